@@ -131,7 +131,7 @@ class RunSummary:
         self._task_memory = 0.0
         self._requested = _Range()
         self._classes: Counter[str] = Counter()
-        self._failures: dict[tuple[str, str], _Failure] = {}
+        self._failures: dict[tuple[str, str, str], _Failure] = {}
         self._failed_tasks: dict[tuple[str, str], _FailedTasks] = {}
         self._hits: Counter[bool] = Counter()
         self._cost: Mapping[str, Any] = {}
@@ -158,11 +158,14 @@ class RunSummary:
         """
         self.add_all(file, (record,))
 
-    def add_all(self, file: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take in records of one journal, in the order of the journal; cheaper than one by one."""
+    def add_all(self, file: str, records: Iterable[Mapping[str, Any]]) -> int:
+        """Take in records of one journal, in the order of the journal; return how many.
+
+        Cheaper than one by one.
+        """
         handle = self._handlers.get(file)
         if handle is None:
-            return
+            return 0
         last = self._last
         count = 0
         for record in records:
@@ -176,6 +179,7 @@ class RunSummary:
                 self._unusable += 1
         self._last = last
         self._events[file] += count
+        return count
 
     @property
     def last_timestamp(self) -> str | None:
@@ -437,21 +441,22 @@ class RunSummary:
         if failure_class not in self._classes and len(self._classes) >= MAX_FAILURE_GROUPS:
             failure_class = OTHER
         self._classes[failure_class] += 1
-        message = record.get("message")
-        key = _cause(failure_class, message)
+        # The error that ended the run is told apart from the attempt that raised it first.
+        phase = str((record.get("details") or {}).get("phase") or "")
+        key = (*_cause(failure_class, record.get("message")), phase)
         if key not in self._failures and len(self._failures) >= MAX_FAILURE_GROUPS:
-            key = (failure_class, OTHER)
+            key = (failure_class, OTHER, "")
         group = self._failures.get(key)
         if group is None:
-            group = self._failures[key] = _Failure(record, key[1] == OTHER)
+            group = self._failures[key] = _Failure(key, record)
         group.add(record)
 
     def _failure_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for key, group in self._failures.items():
-            row = group.document(key)
-            tasks = self._failed_tasks.get(key)
-            if tasks is not None:
+        for (failure_class, pattern, _), group in self._failures.items():
+            row = group.document()
+            tasks = self._failed_tasks.get((failure_class, pattern))
+            if tasks is not None and row["task_names"]:
                 row["task_names"] = _most(tasks.names) or row["task_names"]
                 row["dependents_failed"] = tasks.blamed
             rows.append(row)
@@ -913,21 +918,21 @@ class _Failure:
         "_cause",
         "_count",
         "_first",
+        "_key",
         "_last",
         "_message",
         "_names",
-        "_phase",
         "_retried",
         "_task_id",
         "_traceback",
         "_workers",
     )
 
-    def __init__(self, record: Mapping[str, Any], mixed: bool) -> None:
-        details = record.get("details") or {}
+    def __init__(self, key: tuple[str, str, str], record: Mapping[str, Any]) -> None:
+        self._key = key
+        mixed = key[1] == OTHER
         self._message = OTHER if mixed else str(record.get("message") or "")[:_MAX_MESSAGE]
-        self._phase = details.get("phase")
-        self._cause = details.get("cause")
+        self._cause = (record.get("details") or {}).get("cause")
         self._task_id: str | None = None
         self._traceback: str | None = None
         self._count = 0
@@ -955,15 +960,15 @@ class _Failure:
         if traceback and self._traceback is None:
             self._traceback = _middle_cut(traceback, _MAX_TRACEBACK)
 
-    def document(self, key: tuple[str, str]) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         return {
-            "failure_class": key[0],
+            "failure_class": self._key[0],
             "message": self._message,
-            "pattern": key[1],
+            "pattern": self._key[1],
             "count": self._count,
             "retried": self._retried,
             "dependents_failed": 0,
-            "phase": self._phase,
+            "phase": self._key[2] or None,
             "cause": self._cause,
             "task_names": _most(self._names),
             "workers": _most(self._workers),
