@@ -233,6 +233,7 @@ class RunSummary:
         return {
             "schema_version": SCHEMA_VERSION,
             "run": dict(run),
+            "last_at": self.last_timestamp,
             "counts": {
                 **{name: self._events[file] for file, name in _COUNTED.items()},
                 "unusable_events": self._unusable,
