@@ -1,0 +1,616 @@
+"""Reads run directories, whatever state they are in.
+
+A reader takes no lock and changes nothing. It stands files that are torn, damaged, missing or
+written by something else: what can be read is read, the rest is counted and said. Memory stays
+bounded, however large a file or a line is. Nothing but JSON is ever decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, cast
+
+import orjson
+
+from scalable_runs import layout
+from scalable_runs._process import is_alive
+from scalable_runs.layout import Record, RunStatus
+
+_BLOCK: Final = 256 * 1024
+#: A longer line is no record: it is skipped without being kept in memory.
+_MAX_LINE: Final = 16 * 1024 * 1024
+_MAX_DOCUMENT: Final = 64 * 1024 * 1024
+#: Gaps listed one by one; all of them are counted.
+_MAX_GAPS: Final = 10
+#: A recorder that cannot be seen from here is taken for dead after that much silence.
+_MAX_SILENCE_S: Final = 30.0
+_ID_TIME: Final = re.compile(r"run-(\d{8}T\d{6})Z")
+
+
+class RunNotFoundError(LookupError):
+    """There is no such run; the message says what there is and what to do."""
+
+
+class AmbiguousRunError(LookupError):
+    """More than one run's id begins like that; the message names them."""
+
+
+@dataclass(slots=True)
+class FileProblems:
+    """What is wrong with one file, by kind; empty if nothing is.
+
+    Attributes
+    ----------
+    torn
+        Last lines that were cut off in the middle.
+    broken
+        Other lines that are not JSON, are no object or are longer than 16 MiB.
+    foreign
+        Objects that are no record of this run.
+    newer
+        Records of a schema version that this reader does not know.
+    nul_bytes
+        NUL bytes, which a file system may leave behind a power cut.
+    missing
+        Lines whose sequence numbers are absent: they were lost.
+    gaps
+        The first and the last of such numbers, for the first gaps.
+    repeated
+        Lines that came a second time and were skipped.
+    disordered
+        Records with a sequence number that fits neither neighbour.
+    missing_bytes
+        Bytes that were synced and are no longer there.
+    crc_mismatches
+        Files of this journal whose synced part is not what was written.
+    unreadable
+        Why the file cannot be read at all.
+    """
+
+    name: str
+    torn: int = 0
+    broken: int = 0
+    foreign: int = 0
+    newer: int = 0
+    nul_bytes: int = 0
+    missing: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    repeated: int = 0
+    disordered: int = 0
+    missing_bytes: int = 0
+    crc_mismatches: int = 0
+    unreadable: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.torn
+            or self.broken
+            or self.foreign
+            or self.newer
+            or self.nul_bytes
+            or self.missing
+            or self.repeated
+            or self.disordered
+            or self.missing_bytes
+            or self.crc_mismatches
+            or self.unreadable
+        )
+
+    def sentences(self) -> list[str]:
+        """Say each problem in one sentence for a person, the worst first."""
+        return [f"{self.name}: {sentence}" for sentence in self._sentences()]
+
+    def _sentences(self) -> Iterator[str]:
+        if self.unreadable:
+            yield f"cannot be read: {self.unreadable}"
+        if self.crc_mismatches:
+            yield "its bytes are not those that were written (checksum)"
+        if self.missing_bytes:
+            yield f"{_count(self.missing_bytes, 'byte')} that had been synced are gone"
+        if self.missing:
+            where = ", ".join(
+                f"{first}" if first == last else f"{first}–{last}" for first, last in self.gaps
+            )
+            more = ", …" if len(self.gaps) >= _MAX_GAPS else ""
+            yield f"{_count(self.missing, 'line')} missing (seq {where}{more})"
+        if self.broken:
+            yield f"{_count(self.broken, 'broken line')} skipped"
+        if self.torn:
+            yield "its last line is torn and was skipped"
+        if self.nul_bytes:
+            yield f"{_count(self.nul_bytes, 'NUL byte')}, left by a power cut or a damaged disk"
+        if self.foreign:
+            yield f"{_count(self.foreign, 'line')} that are no record of this run skipped"
+        if self.newer:
+            yield f"{_count(self.newer, 'line')} of a newer schema skipped; update this tool"
+        if self.repeated:
+            yield f"{_count(self.repeated, 'repeated line')} skipped"
+        if self.disordered:
+            yield f"{_count(self.disordered, 'line')} with a wrong sequence number"
+
+
+class RunReader:
+    """One run directory, read by the thread that made this; not to be shared.
+
+    Parameters
+    ----------
+    path
+        The run's directory. It need not be a good one: look at :attr:`problems`.
+
+    Attributes
+    ----------
+    path
+        The run's directory.
+    run_id
+        As run.json says, else the directory's name.
+    document
+        run.json; empty if it cannot be read.
+    owner
+        owner.json; empty if it cannot be read.
+    status
+        As run.json says, but `lost` for a run that says `running` and whose recorder is gone.
+    started_at, finished_at
+        None where the run does not tell.
+    last_seen_at
+        When the recorder last gave a sign of life: where to count the end of a lost run from.
+    problems
+        What is wrong, by file: run.json and summary.json from the start or when they are read, a
+        journal once it has been read to its end. Files without problems are not in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Path = Path(path)
+        self.problems: dict[str, FileProblems] = {}
+        self.document: dict[str, Any] = self._read_document(layout.RUN) or {}
+        quietly = layout.OWNER not in self._names()
+        self.owner: dict[str, Any] = {} if quietly else self._read_document(layout.OWNER) or {}
+        named: Any = self.document.get("run_id")
+        self._named_run_id: str | None = named if isinstance(named, str) and named else None
+        self.run_id: str = self._named_run_id or self.path.name
+        self.started_at: datetime | None = parse_time(self.document.get("started_at"))
+        self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
+        self.last_seen_at: datetime | None = self.finished_at or self._last_seen()
+        self.status: RunStatus = self._status()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id} {self.status}>"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run is being recorded now."""
+        return self.status == "running"
+
+    def files(self) -> list[str]:
+        """Return the journals of this run that exist, in the order of the contract."""
+        names = self._names()
+        return [file for file in (*layout.JOURNALS, *layout.SIGNALS) if _segments(file, names)]
+
+    def size(self, file: str) -> int:
+        """Return how many bytes a journal has now, for telling how far a scan has come."""
+        total = 0
+        for name in _segments(file, self._names()):
+            try:
+                total += (self.path / name).lstat().st_size
+            except OSError:
+                continue
+        return total
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return summary.json, or None if it is missing or cannot be read."""
+        if layout.SUMMARY not in self._names():
+            return None
+        return self._read_document(layout.SUMMARY)
+
+    def records(
+        self, file: str, *, progress: Callable[[int], None] | None = None
+    ) -> Iterator[Record]:
+        """Read a journal from its beginning to its present end, in the order it was written.
+
+        Parameters
+        ----------
+        file
+            The journal, such as `tasks.jsonl`. What was written on after a failed sync
+            (`tasks.1.jsonl`) is read with it. A missing journal has no records.
+        progress
+            Called with the bytes read since the last call, a few times a megabyte.
+
+        Yields
+        ------
+        dict
+            One record. Fields of older tools may be missing or null.
+        """
+        problems = FileProblems(file)
+        self.problems.pop(file, None)
+        marks = self._marks()
+        segments = _segments(file, self._names())
+        missing = [name for name in marks if _journal_of(name) == file and name not in segments]
+        order = _Sequence(problems)
+        try:
+            for name in segments:
+                mark = marks.get(name, _NO_MARK)
+                yield from self._segment(name, mark, problems, order, progress)
+            for name in missing:
+                problems.missing_bytes += marks[name][0]
+                if marks[name][0]:
+                    problems.unreadable = "the file is missing"
+            synced = max((marks[name][1] for name in marks if _journal_of(name) == file), default=0)
+            order.end(synced)
+        finally:
+            if problems:
+                self.problems[file] = problems
+
+    def _segment(
+        self,
+        name: str,
+        mark: tuple[int, int, int],
+        problems: FileProblems,
+        order: _Sequence,
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[Record]:
+        loads, follows = orjson.loads, order.follows
+        expected = self._named_run_id
+        try:
+            for line, is_last in _lines(self.path / name, mark, problems, progress):
+                try:
+                    record = loads(line)
+                except ValueError:
+                    record = _repaired(line, problems, is_last and not self.is_live)
+                    if record is None:
+                        continue
+                if record.__class__ is not dict:
+                    problems.broken += 1
+                    continue
+                run_id = record.get("run_id")
+                if run_id != expected:
+                    if expected is not None or not isinstance(run_id, str):
+                        problems.foreign += 1
+                        continue
+                    # Without run.json the first record says whose the others are.
+                    expected = self._named_run_id = run_id
+                if record.get("schema_version") != layout.SCHEMA_VERSION or (
+                    record.get("event_type").__class__ is not str
+                ):
+                    version = record.get("schema_version")
+                    if isinstance(version, int) and version > layout.SCHEMA_VERSION:
+                        problems.newer += 1
+                    else:
+                        problems.foreign += 1
+                    continue
+                if follows(record.get("seq")):
+                    yield record
+        except OSError as error:
+            problems.unreadable = error.strerror or str(error)
+
+    def _names(self) -> set[str]:
+        try:
+            return set(os.listdir(self.path))  # noqa: PTH208 (names alone; no Path for each)
+        except OSError:
+            return set()
+
+    def _read_document(self, name: str) -> dict[str, Any] | None:
+        problems = FileProblems(name)
+        self.problems.pop(name, None)
+        try:
+            with _opened(self.path / name) as fd:
+                data = _read_all(fd)
+            document: Any = orjson.loads(data)
+            if isinstance(document, dict):
+                return cast("dict[str, Any]", document)
+            problems.broken = 1
+            problems.unreadable = "it is not a JSON object"
+        except OSError as error:
+            problems.unreadable = error.strerror or str(error)
+        except ValueError as error:
+            problems.nul_bytes = _nul_bytes(error)
+            problems.unreadable = "it is not JSON"
+        self.problems[name] = problems
+        return None
+
+    def _marks(self) -> dict[str, tuple[int, int, int]]:
+        """Return what run.json says of each file at the last sync: bytes, seq, CRC-32."""
+        journal: Any = self.document.get("journal")
+        marks: dict[str, tuple[int, int, int]] = {}
+        if isinstance(journal, dict):
+            for name, mark in cast("dict[str, Any]", journal).items():
+                if isinstance(mark, dict):
+                    values = [cast("dict[str, Any]", mark).get(key) for key in _MARK_FIELDS]
+                    if all(type(value) is int and value >= 0 for value in values):
+                        marks[name] = cast("tuple[int, int, int]", tuple(values))
+        return marks
+
+    def _recorder(self) -> dict[str, Any]:
+        recorder: Any = self.document.get("recorder")
+        return cast("dict[str, Any]", recorder) if isinstance(recorder, dict) else {}
+
+    def _last_seen(self) -> datetime | None:
+        heartbeat = parse_time(self._recorder().get("heartbeat_at"))
+        if heartbeat is not None:
+            return heartbeat
+        latest = 0.0
+        for name in self._names():
+            if name == layout.RUN or name.endswith(".jsonl"):
+                try:
+                    latest = max(latest, (self.path / name).lstat().st_mtime)
+                except OSError:
+                    continue
+        return datetime.fromtimestamp(latest, UTC) if latest else None
+
+    def _status(self) -> RunStatus:
+        status: Any = self.document.get("status")
+        if status in layout.RUN_STATUSES and status != "running":
+            return status
+        alive = is_alive(self._recorder() or self.owner, self.owner)
+        if alive is None:
+            silence = (
+                (datetime.now(UTC) - self.last_seen_at).total_seconds()
+                if self.last_seen_at is not None
+                else _MAX_SILENCE_S
+            )
+            alive = silence < _MAX_SILENCE_S
+        return "running" if alive else "lost"
+
+
+def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
+    """Return the runs in a directory, newest first by the time they started.
+
+    Parameters
+    ----------
+    runs_dir
+        Where runs live. If it does not exist there are none.
+
+    Returns
+    -------
+    list of RunReader
+        Also broken and foreign directories, with :attr:`RunReader.problems`; those that lead out
+        of `runs_dir` by a symbolic link are left out.
+    """
+    try:
+        with os.scandir(runs_dir) as entries:
+            paths = [
+                Path(entry.path)
+                for entry in entries
+                if layout.RUN_ID_PATTERN.fullmatch(entry.name)
+                and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+    return sorted(map(RunReader, paths), key=_start_key, reverse=True)
+
+
+def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> RunReader:
+    """Return one run of a directory.
+
+    Parameters
+    ----------
+    runs_dir
+        Where runs live.
+    run_id
+        The run's id or the beginning of one; None is the run that started last.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none like that.
+    AmbiguousRunError
+        More than one run's id begins like that.
+    """
+    runs_dir = Path(runs_dir)
+    if run_id is not None and layout.RUN_ID_PATTERN.fullmatch(run_id) is None:
+        raise RunNotFoundError(
+            f"{run_id!r} is not a run id: give the name of a directory in {runs_dir}, or the "
+            "beginning of one"
+        )
+    if run_id is not None and (runs_dir / run_id).is_dir() and not (runs_dir / run_id).is_symlink():
+        return RunReader(runs_dir / run_id)
+    runs = find_runs(runs_dir)
+    if not runs:
+        reason = "has no runs" if runs_dir.is_dir() else "does not exist"
+        raise RunNotFoundError(
+            f"{runs_dir} {reason}. Record one with scalable.instrument(client), or point at "
+            "another directory"
+        )
+    if run_id is None:
+        return next((run for run in runs if run.document), runs[0])
+    matching = [run for run in runs if run.path.name.startswith(run_id)]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise RunNotFoundError(
+            f"no run in {runs_dir} begins with {run_id!r}; the latest of {len(runs)} is "
+            f"{runs[0].path.name}"
+        )
+    names = ", ".join(run.path.name for run in matching[:5])
+    more = f" and {len(matching) - 5} more" if len(matching) > 5 else ""
+    raise AmbiguousRunError(f"{run_id!r} begins {names}{more}: give more of the id")
+
+
+def parse_time(value: Any) -> datetime | None:
+    """Return an ISO 8601 time as an aware datetime (UTC unless it says otherwise), else None."""
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+_MARK_FIELDS: Final = ("bytes", "seq", "crc32")
+_NO_MARK: Final = (0, 0, 0)
+
+
+class _Sequence:
+    """Follows `seq` through a journal; used by the thread that reads."""
+
+    __slots__ = ("_before", "_last", "_problems")
+
+    def __init__(self, problems: FileProblems) -> None:
+        self._problems = problems
+        self._last = 0
+        #: The number before a jump forward, while that jump was the line before.
+        self._before: int | None = None
+
+    def follows(self, seq: Any) -> bool:
+        """Note the number of a record; False if the record came before already."""
+        if seq == self._last + 1:
+            self._last += 1
+            self._before = None
+            return True
+        if seq is None:
+            return True  # older tools wrote none
+        problems = self._problems
+        if type(seq) is not int or seq < 1:
+            problems.disordered += 1
+            return True
+        if seq > self._last:
+            self._before = self._last
+            self._skip(self._last + 1, seq - 1)
+            self._last = seq
+            return True
+        before, self._before = self._before, None
+        if before is not None and before + 1 < seq:
+            # The line before had a damaged number, this one continues the one before that.
+            problems.missing -= self._last - 1 - before
+            if problems.gaps and problems.gaps[-1] == (before + 1, self._last - 1):
+                problems.gaps.pop()
+            problems.disordered += 1
+            if before + 2 < seq:
+                self._skip(before + 2, seq - 1)
+            self._last = seq
+            return True
+        problems.repeated += 1
+        return False
+
+    def end(self, synced: int) -> None:
+        """Count what had been synced and is not there."""
+        if synced > self._last:
+            self._skip(self._last + 1, synced)
+
+    def _skip(self, first: int, last: int) -> None:
+        self._problems.missing += last - first + 1
+        if len(self._problems.gaps) < _MAX_GAPS:
+            self._problems.gaps.append((first, last))
+
+
+def _lines(
+    path: Path,
+    mark: tuple[int, int, int],
+    problems: FileProblems,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines of a file that are not empty, and whether it is the end without newline."""
+    synced, _, expected_crc = mark
+    crc = position = 0
+    tail = b""
+    too_long = False
+    with _opened(path) as fd:
+        while block := os.read(fd, _BLOCK):
+            if position < synced:
+                crc = zlib.crc32(memoryview(block)[: synced - position], crc)
+            position += len(block)
+            if progress is not None:
+                progress(len(block))
+            if too_long:
+                end = block.find(b"\n")
+                problems.nul_bytes += block.count(b"\0", 0, end if end >= 0 else len(block))
+                if end < 0:
+                    continue
+                block, too_long = block[end + 1 :], False
+            *whole, tail = (tail + block if tail else block).split(b"\n")
+            for line in whole:
+                if line:
+                    yield line, False
+            if len(tail) > _MAX_LINE:
+                problems.broken += 1
+                problems.nul_bytes += tail.count(b"\0")
+                tail, too_long = b"", True
+        if tail:
+            yield tail, True
+    if position < synced:
+        problems.missing_bytes += synced - position
+    elif crc != expected_crc:
+        problems.crc_mismatches += 1
+
+
+def _repaired(line: bytes, problems: FileProblems, at_end: bool) -> Any:
+    """Count a line that is not JSON; return what it holds between NULs, if that is a record."""
+    stripped = line.strip(b"\0")
+    problems.nul_bytes += len(line) - len(stripped)
+    if len(stripped) < len(line):
+        if not stripped:
+            return None
+        try:
+            return orjson.loads(stripped)
+        except ValueError:
+            pass
+    if not stripped.strip():
+        return None
+    problems.nul_bytes += stripped.count(b"\0")
+    if at_end:
+        problems.torn += 1
+    else:
+        problems.broken += 1
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[int]:
+    """Open a regular file; a link, a pipe or a device in its place is an error, and never waits."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is not a regular file")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_all(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    if size > _MAX_DOCUMENT:
+        raise OSError(f"it is larger than {_MAX_DOCUMENT // 1024**2} MiB")
+    parts: list[bytes] = []
+    while part := os.read(fd, _BLOCK):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _nul_bytes(error: ValueError) -> int:
+    document = getattr(error, "doc", "")
+    return document.count("\0") if isinstance(document, str) else 0
+
+
+def _segments(file: str, names: set[str]) -> list[str]:
+    """Return the files of a journal that exist, in the order they were written."""
+    pattern = re.compile(re.escape(file.removesuffix(".jsonl")) + r"\.([1-9]\d{0,5})\.jsonl")
+    later = sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
+    stem = file.removesuffix(".jsonl")
+    return [name for name in (file,) if name in names] + [f"{stem}.{n}.jsonl" for n in later]
+
+
+def _journal_of(name: str) -> str:
+    return re.sub(r"\.\d+\.jsonl$", ".jsonl", name)
+
+
+def _start_key(run: RunReader) -> tuple[datetime, str]:
+    started = run.started_at
+    if started is None and (match := _ID_TIME.match(run.path.name)):
+        started = parse_time(f"{match[1]}+00:00")
+    if started is None:
+        try:
+            started = datetime.fromtimestamp(run.path.stat().st_mtime, UTC)
+        except OSError:
+            started = datetime.fromtimestamp(0, UTC)
+    return started, run.path.name
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
