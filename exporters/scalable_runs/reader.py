@@ -255,39 +255,54 @@ class RunReader:
         order: _Sequence,
         progress: Callable[[int], None] | None,
     ) -> Iterator[Record]:
-        loads, follows = orjson.loads, order.follows
-        expected = self._named_run_id
+        loads = orjson.loads
         try:
-            for line, is_last in _lines(self.path / name, mark, problems, progress):
-                try:
-                    record = loads(line)
-                except ValueError:
-                    record = _repaired(line, problems, is_last and not self.is_live)
-                    if record is None:
-                        continue
-                if record.__class__ is not dict:
-                    problems.broken += 1
-                    continue
-                run_id = record.get("run_id")
-                if run_id != expected:
-                    if expected is not None or not isinstance(run_id, str):
-                        problems.foreign += 1
-                        continue
-                    # Without run.json the first record says whose the others are.
-                    expected = self._named_run_id = run_id
-                if record.get("schema_version") != layout.SCHEMA_VERSION or (
-                    record.get("event_type").__class__ is not str
-                ):
-                    version = record.get("schema_version")
-                    if isinstance(version, int) and version > layout.SCHEMA_VERSION:
-                        problems.newer += 1
-                    else:
-                        problems.foreign += 1
-                    continue
-                if follows(record.get("seq")):
-                    yield record
+            for lines, is_end in _blocks(self.path / name, mark, problems, progress):
+                for line in lines:
+                    try:
+                        record = loads(line)
+                        # Nearly every line passes here; all others are looked at closely.
+                        if (
+                            record["seq"] == order.last + 1
+                            and record["run_id"] == self._named_run_id
+                            and record["schema_version"] == layout.SCHEMA_VERSION
+                            and record["event_type"].__class__ is str
+                        ):
+                            order.last += 1
+                            order.before = None
+                            yield record
+                            continue
+                    except ValueError:
+                        record = _repaired(line, problems, is_end and not self.is_live)
+                        if record is None:
+                            continue
+                    except (LookupError, TypeError):
+                        record = loads(line)
+                    if self._is_ours(record, problems) and order.follows(record.get("seq")):
+                        yield record
         except OSError as error:
             problems.unreadable = error.strerror or str(error)
+
+    def _is_ours(self, record: Any, problems: FileProblems) -> bool:
+        if not isinstance(record, dict):
+            problems.broken += 1
+            return False
+        fields = cast("dict[str, Any]", record)
+        run_id, version = fields.get("run_id"), fields.get("schema_version")
+        if self._named_run_id is None and isinstance(run_id, str):
+            # Without run.json the first record says whose the others are.
+            self._named_run_id = run_id
+        if type(version) is int and version > layout.SCHEMA_VERSION:
+            problems.newer += 1
+            return False
+        if (
+            run_id != self._named_run_id
+            or type(version) is not int
+            or not isinstance(fields.get("event_type"), str)
+        ):
+            problems.foreign += 1
+            return False
+        return True
 
     def _names(self) -> set[str]:
         try:
@@ -450,19 +465,20 @@ _NO_MARK: Final = (0, 0, 0)
 class _Sequence:
     """Follows `seq` through a journal; used by the thread that reads."""
 
-    __slots__ = ("_before", "_last", "_problems")
+    __slots__ = ("_problems", "before", "last")
 
     def __init__(self, problems: FileProblems) -> None:
         self._problems = problems
-        self._last = 0
+        #: The last number seen.
+        self.last = 0
         #: The number before a jump forward, while that jump was the line before.
-        self._before: int | None = None
+        self.before: int | None = None
 
     def follows(self, seq: Any) -> bool:
         """Note the number of a record; False if the record came before already."""
-        if seq == self._last + 1:
-            self._last += 1
-            self._before = None
+        if seq == self.last + 1:
+            self.last += 1
+            self.before = None
             return True
         if seq is None:
             return True  # older tools wrote none
@@ -470,29 +486,29 @@ class _Sequence:
         if type(seq) is not int or seq < 1:
             problems.disordered += 1
             return True
-        if seq > self._last:
-            self._before = self._last
-            self._skip(self._last + 1, seq - 1)
-            self._last = seq
+        if seq > self.last:
+            self.before = self.last
+            self._skip(self.last + 1, seq - 1)
+            self.last = seq
             return True
-        before, self._before = self._before, None
+        before, self.before = self.before, None
         if before is not None and before + 1 < seq:
             # The line before had a damaged number, this one continues the one before that.
-            problems.missing -= self._last - 1 - before
-            if problems.gaps and problems.gaps[-1] == (before + 1, self._last - 1):
+            problems.missing -= self.last - 1 - before
+            if problems.gaps and problems.gaps[-1] == (before + 1, self.last - 1):
                 problems.gaps.pop()
             problems.disordered += 1
             if before + 2 < seq:
                 self._skip(before + 2, seq - 1)
-            self._last = seq
+            self.last = seq
             return True
         problems.repeated += 1
         return False
 
     def end(self, synced: int) -> None:
         """Count what had been synced and is not there."""
-        if synced > self._last:
-            self._skip(self._last + 1, synced)
+        if synced > self.last:
+            self._skip(self.last + 1, synced)
 
     def _skip(self, first: int, last: int) -> None:
         self._problems.missing += last - first + 1
@@ -500,13 +516,13 @@ class _Sequence:
             self._problems.gaps.append((first, last))
 
 
-def _lines(
+def _blocks(
     path: Path,
     mark: tuple[int, int, int],
     problems: FileProblems,
     progress: Callable[[int], None] | None,
-) -> Iterator[tuple[bytes, bool]]:
-    """Yield the lines of a file that are not empty, and whether it is the end without newline."""
+) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield a file's lines block by block, and whether they are the end that has no newline."""
     synced, _, expected_crc = mark
     crc = position = 0
     tail = b""
@@ -524,16 +540,14 @@ def _lines(
                 if end < 0:
                     continue
                 block, too_long = block[end + 1 :], False
-            *whole, tail = (tail + block if tail else block).split(b"\n")
-            for line in whole:
-                if line:
-                    yield line, False
+            *lines, tail = (tail + block if tail else block).split(b"\n")
+            yield lines, False
             if len(tail) > _MAX_LINE:
                 problems.broken += 1
                 problems.nul_bytes += tail.count(b"\0")
                 tail, too_long = b"", True
         if tail:
-            yield tail, True
+            yield [tail], True
     if position < synced:
         problems.missing_bytes += synced - position
     elif crc != expected_crc:
