@@ -1,0 +1,535 @@
+"""The public verbs: ``instrument()`` joins a client's cluster with a recorder, ``uninstrument()``
+parts them again.
+
+Nothing heavy is imported before a run really begins, so that switched-off telemetry costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from time import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+
+from scalable.guard import printable
+from scalable.options import InstrumentOptions, Settings, resolve
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from scalable.instrumentation.instrumentor import Link
+    from scalable.telemetry.recorder import Recorder
+    from scalable_runs.layout import RunStatus
+
+logger = logging.getLogger("scalable")
+
+#: Attribute of a client that holds its instrumentation.
+_ATTRIBUTE: Final = "_scalable_instrumentation"
+_STATUSES: Final = ("completed", "failed", "cancelled")
+_instrument_lock: Final = threading.Lock()
+
+
+def instrument(client: Client | None = None, **options: Unpack[InstrumentOptions]) -> Instrumentation:
+    """Record what a client's cluster does, from now until the run is closed.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        The client to record; default: Dask's current one.
+    project : str, optional
+        Name of the project, part of the run's id. Default: the working directory's name.
+    runs_dir : path, optional
+        Where the run's directory is made. Default: ``.scalable/runs``.
+    scope : {"client", "cluster"}, optional
+        Record what this client causes, nested tasks included (default), or all tasks.
+    enabled : bool, optional
+        False records nothing and touches nothing.
+    sample_interval : float, optional
+        Seconds between samples of the workers' usage. Default: 5.
+    close_timeout : float, optional
+        Longest time in seconds that closing waits for the scheduler. Default: 5.
+    redact_off : str, optional
+        Names of redaction families not to apply, separated by commas.
+
+    Returns
+    -------
+    Instrumentation
+        A context manager, synchronous and asynchronous. It also ends by itself with the client,
+        and at the latest with the interpreter. A second call for the same client returns the
+        first one's.
+
+    Raises
+    ------
+    OptionError
+        An option, or its environment variable, has a value that is not allowed.
+    ValueError
+        There is no client, or it is closed.
+    TypeError
+        `client` is no Dask client.
+    """
+    settings = resolve(options)
+    if not settings.enabled:
+        return _OFF
+    client = _checked(client)
+    with _instrument_lock:
+        existing = client.__dict__.get(_ATTRIBUTE)
+        if isinstance(existing, Instrumentation) and not existing.closed:
+            return existing
+        try:
+            instrumentation = _begin(client, settings)
+        except OSError as error:
+            # A disk that takes no run must not keep the work from being done.
+            logger.warning("scalable records nothing: %s", error)
+            return _OFF
+        setattr(client, _ATTRIBUTE, instrumentation)
+    return instrumentation
+
+
+def uninstrument(client: Client | None = None) -> None:
+    """Close the run of a client and take everything off its cluster; no run, nothing to do."""
+    if client is None:
+        from distributed.client import _get_global_client
+
+        client = _get_global_client()
+    existing = client.__dict__.get(_ATTRIBUTE) if client is not None else None
+    if isinstance(existing, Instrumentation):
+        existing.close()
+
+
+class Instrumentation:
+    """A run that is being recorded.
+
+    Its methods may be called from any thread; the work is done by the recorder's thread.
+
+    Attributes
+    ----------
+    run_id : str
+        Id of the run.
+    run_dir : pathlib.Path
+        Its directory.
+    trace_id : str
+        Trace id of the run's root span, 32 hexadecimal digits.
+    enabled : bool
+        False for the object that stands for telemetry switched off.
+    """
+
+    enabled: bool = True
+
+    def __init__(
+        self,
+        run_id: str,
+        run_dir: Path,
+        trace_id: str,
+        settings: Settings,
+        client: Client,
+        link: Link,
+        recorder: Recorder,
+    ) -> None:
+        self.run_id = run_id
+        self.run_dir = run_dir
+        self.trace_id = trace_id
+        self._settings = settings
+        self._client = client
+        self._link = link
+        self._recorder = recorder
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._status = "running"
+        self._unhook = _hook_client(client, self)
+        atexit.register(self._at_exit)
+
+    @property
+    def closed(self) -> bool:
+        """The run has ended."""
+        return self._closed
+
+    @property
+    def status(self) -> str:
+        """``running``, or how the run ended."""
+        return self._status
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until all that the scheduler knows by now is written.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            False if it took longer.
+        """
+        return True if self._closed else self._recorder.flush(timeout)
+
+    def close(self, status: str | None = None) -> None:
+        """End the run; the second call does nothing.
+
+        Parameters
+        ----------
+        status : {"completed", "failed", "cancelled"}, optional
+            How it ended. Default: ``completed``.
+
+        Raises
+        ------
+        ValueError
+            There is no such status.
+        """
+        if status is not None and status not in _STATUSES:
+            raise ValueError(f"status cannot be {status!r}; allowed: {', '.join(_STATUSES)}")
+        self._close(status or "completed", None)
+
+    def _close(self, status: Any, error: BaseException | None) -> None:
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._status = status
+        atexit.unregister(self._at_exit)
+        self._unhook()
+        if self._client.__dict__.get(_ATTRIBUTE) is self:
+            del self._client.__dict__[_ATTRIBUTE]
+        timeout = self._settings.close_timeout
+        if not self._recorder.close(status, timeout, None if error is None else _described(error)):
+            logger.warning(
+                "scalable: run %s is still being written after %g s; it goes on in the background",
+                self.run_id,
+                timeout + 1.0,
+            )
+        self._link.disconnect(self._recorder.guard)
+
+    def _at_exit(self) -> None:
+        """The interpreter ends, and nobody has closed the run."""
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self._close(_status_after(error), error)
+        else:
+            self._close("completed", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = _status_after(exception)
+        self._close(status, exception if status == "failed" else None)
+
+    async def __aenter__(self) -> Self:
+        await self._link.settle()
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = _status_after(exception)
+        await asyncio.to_thread(self._close, status, exception if status == "failed" else None)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id!r} {self._status}, in {self.run_dir}>"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "Run": self.run_id,
+            "Status": self._status,
+            "Directory": str(self.run_dir),
+            "Trace": self.trace_id,
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+
+class _Off(Instrumentation):
+    """Stands for a run that is not recorded: everything works, nothing happens."""
+
+    enabled = False
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.run_dir = Path()
+        self.trace_id = "0" * 32
+        self._status = "off"
+
+    @property
+    def closed(self) -> bool:
+        return True
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        return True
+
+    def close(self, status: str | None = None) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "<Instrumentation off>"
+
+    def _repr_html_(self) -> str:
+        return "<p>Telemetry is switched off.</p>"
+
+
+_OFF: Final = _Off()
+
+
+# -- beginning ------------------------------------------------------------------------------------
+
+
+def _checked(client: Client | None) -> Client:
+    from distributed import Client
+
+    if client is None:
+        from distributed.client import _get_global_client
+
+        client = _get_global_client()
+        if client is None:
+            raise ValueError(
+                "instrument() found no Dask client: make one first (client = Client(...)), "
+                "or pass it: instrument(client)"
+            )
+    elif not isinstance(client, Client):
+        raise TypeError(f"instrument() needs a distributed.Client, not {type(client).__name__}")
+    if client.status in ("closed", "closing"):
+        raise ValueError(f"instrument() needs a connected client; this one is {client.status}")
+    return client
+
+
+def _begin(client: Client, settings: Settings) -> Instrumentation:
+    from scalable.instrumentation.instrumentor import Link
+    from scalable.telemetry.providers import make_resource
+    from scalable.telemetry.recorder import Recorder, RunIdentity
+    from scalable.telemetry.spans import Submissions, new_span_id, new_trace_id
+    from scalable_runs.redact import Redactor
+    from scalable_runs.writer import RunWriter
+
+    started = time()
+    run_id = _new_run_id(settings.project, started)
+    identity = RunIdentity(
+        run_id, settings.project, _provider(client), new_trace_id(), new_span_id(), started
+    )
+    warn = _Warnings(run_id)
+    submissions = Submissions(run_id)
+    link = Link(
+        client,
+        run_id,
+        scope=settings.scope,
+        sample_interval=settings.sample_interval,
+        carrier=submissions.carrier,
+        problem=warn,
+    )
+    manifest, lock = _manifest(settings, identity.provider)
+    trace_id = f"{identity.trace_id:032x}"
+    writer = RunWriter.create(
+        settings.runs_dir,
+        {
+            "schema_version": 1,
+            "run_id": run_id,
+            "project_name": settings.project,
+            "target_name": "existing",
+            "provider_name": identity.provider,
+            "manifest_lock": lock,
+            "source_manifest_path": None,
+            "started_at": _iso(started),
+            "finished_at": None,
+            "status": "running",
+            "trace_id": trace_id,
+            "environment": _environment(),
+            "code_identities": {},
+        },
+        manifest=manifest,
+        plan={
+            "version": 1,
+            "target": "existing",
+            "provider": identity.provider,
+            "manifest_lock": lock,
+            "workers": link.workers(),
+        },
+        lock=f"{lock}\n",
+        on_problem=lambda problem: warn(problem.message),
+    )
+    link.connect()
+    recorder = Recorder(
+        identity,
+        link.source,
+        writer,
+        make_resource(run_id, settings.project),
+        submissions,
+        redact=_redactor(Redactor, settings),
+        warn=warn,
+    )
+    recorder.start()
+    return Instrumentation(
+        run_id, writer.path, trace_id, settings, client, link, recorder
+    )
+
+
+class _Warnings:
+    """Tells the user each thing once; called by whichever thread found it."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._said: set[str] = set()
+
+    def __call__(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            logger.warning("scalable, run %s: %s", self._run_id, sentence)
+
+
+def _redactor(redactor: Any, settings: Settings) -> Callable[[str], str]:
+    import dask
+
+    return redactor.from_environment(os.environ, _flat(dask.config.config), off=settings.redact_off)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            items.update(_flat(value, f"{prefix}{name}."))
+        else:
+            items[f"{prefix}{name}"] = value
+    return items
+
+
+def _new_run_id(project: str, started: float) -> str:
+    stamp = datetime.fromtimestamp(started, UTC).strftime("%Y%m%dT%H%M%SZ")
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", project).strip("-").lower() or "run"
+    return f"run-{stamp}-{slug[:48].rstrip('-')}-{secrets.token_hex(4)}"
+
+
+def _provider(client: Client) -> str:
+    cluster = client.cluster
+    if cluster is None or isinstance(cluster, str):
+        return "existing"
+    return type(cluster).__name__.removesuffix("Cluster").lower() or "cluster"
+
+
+def _manifest(settings: Settings, provider: str) -> tuple[str, str]:
+    """The run as found, in the manifest's shape, and the digest of its canonical content."""
+    import hashlib
+    import json
+
+    import yaml
+
+    content = {
+        "version": 1,
+        "project": {"name": settings.project},
+        "targets": {"existing": {"provider": provider}},
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True), f"sha256:{digest}"
+
+
+def _environment() -> dict[str, Any]:
+    """What ran: versions and host. The environment's variables are nobody's business."""
+    import platform
+    import socket
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages: dict[str, str] = {}
+    for name in ("scalable-otel", "dask", "distributed", "opentelemetry-sdk"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu_count": os.cpu_count(),
+        "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
+        "packages": packages,
+    }
+
+
+def _iso(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+# -- ending ---------------------------------------------------------------------------------------
+
+
+def _status_after(error: BaseException | None) -> RunStatus:
+    if error is None or isinstance(error, GeneratorExit):
+        return "completed"
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return "cancelled"
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return "completed"
+    return "failed"
+
+
+def _described(error: BaseException) -> tuple[str, str, str]:
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:
+        text = ""
+    return type(error).__qualname__, printable(error), text
+
+
+def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:
+    """Let the run end before its client does; returns what takes the hooks off again."""
+    close, close_async = client.close, client._close
+
+    def closing(*args: Any, **kwargs: Any) -> Any:
+        if not _on_client_loop(client):
+            instrumentation.close()
+        return close(*args, **kwargs)
+
+    async def closing_async(*args: Any, **kwargs: Any) -> Any:
+        if not instrumentation.closed:
+            await asyncio.to_thread(instrumentation.close)
+        return await close_async(*args, **kwargs)
+
+    client.close = closing
+    client._close = closing_async
+
+    def unhook() -> None:
+        for name, ours in (("close", closing), ("_close", closing_async)):
+            if client.__dict__.get(name) is ours:
+                del client.__dict__[name]
+
+    return unhook
+
+
+def _on_client_loop(client: Client) -> bool:
+    try:
+        return client.loop.asyncio_loop is asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+

@@ -1,0 +1,297 @@
+"""The facts that plugins see and the recorder consumes: the only types that cross the wire.
+
+A fact says what was seen, when, and for which task attempt or worker. Facts are tuples, so that a
+hook pays for one small allocation and Dask's own message packing carries them; the first element is
+the kind. All times are seconds since the epoch on the scheduler's clock; keys are strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeAlias
+
+#: Name of the annotation that carries a run's id and the OTel context to every task.
+ANNOTATION: Final = "scalable"
+#: RPC of the scheduler by which a recorder pulls facts.
+PULL_OP: Final = "scalable_pull"
+#: RPC of the scheduler by which a client takes the plugins of its run away.
+LEAVE_OP: Final = "scalable_leave"
+#: Name of the worker plugin; one serves all runs of a scheduler.
+WORKER_PLUGIN_NAME: Final = "scalable"
+#: Stream message by which a worker hands its facts to the scheduler.
+STREAM_OP: Final = "scalable-facts"
+
+#: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
+Phase: TypeAlias = tuple[str, float, float]
+
+
+class Submitted(NamedTuple):
+    """The scheduler took a task in."""
+
+    kind: int
+    time: float
+    key: str
+    name: str
+    function: str | None
+    dependencies: tuple[str, ...]
+    dependency_count: int
+    #: The annotation the client put on the task: run id and OTel context.
+    carrier: dict[str, Any] | None
+    #: The scheduler knew the task before this run began or before this client asked for it.
+    known_before: bool
+
+
+class Started(NamedTuple):
+    """A worker began to execute a task."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int
+    worker: str
+
+
+class Succeeded(NamedTuple):
+    """An attempt returned."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int
+    worker: str
+    start: float
+    stop: float
+    #: When the task became runnable: from here to `start` it queued.
+    ready: float
+    phases: tuple[Phase, ...]
+    nbytes: int
+    typename: str
+    cpu: float | None
+
+
+class Failed(NamedTuple):
+    """An attempt raised, or the scheduler itself failed the task (`worker` may be empty then)."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int | None
+    worker: str
+    start: float | None
+    stop: float | None
+    ready: float
+    phases: tuple[Phase, ...]
+    error_type: str
+    message: str
+    traceback: str
+    cpu: float | None
+    will_retry: bool
+
+
+class Blamed(NamedTuple):
+    """A task failed without running because the task `cause` had failed."""
+
+    kind: int
+    time: float
+    key: str
+    cause: str
+
+
+class Unassigned(NamedTuple):
+    """A task left its worker without a result: worker lost, cancelled, rescheduled."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int | None
+    worker: str
+    #: ``worker-lost``, or the beginning of the scheduler's stimulus id.
+    reason: str
+
+
+class Waiting(NamedTuple):
+    """A task that was known already will run (again)."""
+
+    kind: int
+    time: float
+    key: str
+
+
+class Forgotten(NamedTuple):
+    """Nobody needs the task any more, and the scheduler forgot it."""
+
+    kind: int
+    time: float
+    key: str
+
+
+class WorkerReady(NamedTuple):
+    """A worker registered with the scheduler."""
+
+    kind: int
+    time: float
+    address: str
+    name: str
+    host: str
+    pid: int
+    nthreads: int
+    memory_limit: int
+    nanny: str | None
+
+
+class WorkerHello(NamedTuple):
+    """A worker's own word about itself: when its process was launched."""
+
+    kind: int
+    time: float
+    address: str
+    launched: float
+
+
+class WorkerGone(NamedTuple):
+    """A worker left the scheduler."""
+
+    kind: int
+    time: float
+    address: str
+    #: True if it was asked to go.
+    expected: bool
+    reason: str
+    nthreads: int
+    #: ``(key, run_id)`` of what was assigned to it, in the order in which it would run.
+    assigned: tuple[tuple[str, int], ...]
+    #: ``(run_id, start)`` of what was executing, read from the worker's board; None if unreadable.
+    executing: tuple[tuple[int, float], ...] | None
+    tasks_recomputed: int
+    memory: int
+
+
+class Sample(NamedTuple):
+    """A worker's usage as of its last heartbeat."""
+
+    kind: int
+    time: float
+    address: str
+    #: Cores in use.
+    cpu: float
+    #: Bytes.
+    memory: int
+    memory_limit: int
+
+
+class Restarted(NamedTuple):
+    """``client.restart()``: the scheduler forgot every task."""
+
+    kind: int
+    time: float
+
+
+class AttemptError(NamedTuple):
+    """What only the worker knows of an attempt that raised; joined to its :class:`Failed`."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int
+    error_type: str
+    message: str
+    traceback: str
+    cpu: float | None
+
+
+Fact: TypeAlias = (
+    Submitted
+    | Started
+    | Succeeded
+    | Failed
+    | Blamed
+    | Unassigned
+    | Waiting
+    | Forgotten
+    | WorkerReady
+    | WorkerHello
+    | WorkerGone
+    | Sample
+    | Restarted
+    | AttemptError
+)
+
+SUBMITTED: Final = 1
+STARTED: Final = 2
+SUCCEEDED: Final = 3
+FAILED: Final = 4
+BLAMED: Final = 5
+UNASSIGNED: Final = 6
+WAITING: Final = 7
+FORGOTTEN: Final = 8
+WORKER_READY: Final = 9
+WORKER_HELLO: Final = 10
+WORKER_GONE: Final = 11
+SAMPLE: Final = 12
+RESTARTED: Final = 13
+ATTEMPT_ERROR: Final = 14
+
+_TYPES: Final[dict[int, Any]] = {
+    SUBMITTED: Submitted,
+    STARTED: Started,
+    SUCCEEDED: Succeeded,
+    FAILED: Failed,
+    BLAMED: Blamed,
+    UNASSIGNED: Unassigned,
+    WAITING: Waiting,
+    FORGOTTEN: Forgotten,
+    WORKER_READY: WorkerReady,
+    WORKER_HELLO: WorkerHello,
+    WORKER_GONE: WorkerGone,
+    SAMPLE: Sample,
+    RESTARTED: Restarted,
+    ATTEMPT_ERROR: AttemptError,
+}
+
+
+def decode(raw: Iterable[Any]) -> list[Fact]:
+    """Turn tuples as they came over the wire into facts; what is no fact is left out.
+
+    A newer or hostile peer may send anything: an unknown kind or a tuple of another length is not
+    an error of the run.
+    """
+    facts: list[Fact] = []
+    for item in raw:
+        if isinstance(item, tuple) and item:
+            fact_type = _TYPES.get(item[0])
+            if fact_type is type(item):
+                facts.append(item)
+            elif fact_type is not None and len(item) == len(fact_type._fields):
+                facts.append(fact_type._make(item))
+    return facts
+
+
+def attempt_span_id(run: str, key: str, run_id: int) -> int:
+    """Span id of an attempt, the same wherever it is computed: no message is needed to agree.
+
+    Parameters
+    ----------
+    run, key : str
+        Id of the run, key of the task.
+    run_id : int
+        Dask's own number of the execution, unique on a scheduler.
+    """
+    digest = blake2b(f"{run}\0{key}\0{run_id}".encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+class Batch(NamedTuple):
+    """What one pull brings."""
+
+    facts: list[Fact]
+    #: Number of the next fact: what the next pull acknowledges.
+    next: int
+    #: More is there already.
+    more: bool
+    #: Facts dropped so far because nobody pulled them in time.
+    dropped: int
+    #: Internal errors of the plugins so far, by place.
+    errors: dict[str, int]
+    #: The scheduler's clock now.
+    now: float

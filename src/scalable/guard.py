@@ -1,0 +1,88 @@
+"""The one error barrier between telemetry and the workload."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Set to ``1`` (the tests do) to let an internal error out instead of counting it.
+STRICT_VARIABLE: Final = "SCALABLE_STRICT"
+
+#: What a barrier must let through: they belong to the interpreter, a user's Ctrl-C or asyncio.
+_NOT_OURS: Final = (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+
+logger = logging.getLogger("scalable")
+
+
+class Guard:
+    """Counts internal errors by place, logs the first of each place, and swallows them.
+
+    Called from whichever thread or loop runs the guarded code; a count that two threads add to at
+    the same instant may be one short, which is why nothing but diagnostics reads it.
+    """
+
+    def __init__(self) -> None:
+        #: Errors by place (the name of the hook or step that failed).
+        self.errors: Counter[str] = Counter()
+
+    def failed(self, place: str, error: BaseException) -> None:
+        """Count `error`; log it the first time; re-raise what is not telemetry's to keep.
+
+        Raises
+        ------
+        BaseException
+            `error` itself, if it is a cancellation, Ctrl-C or the end of a generator, or if
+            ``SCALABLE_STRICT=1``. ``SystemExit`` is kept: only hostile user code (a ``__str__``
+            that exits) can have raised it inside a hook.
+        """
+        if isinstance(error, _NOT_OURS):
+            raise error
+        self.errors[f"{place}:{type(error).__name__}"] += 1
+        if os.environ.get(STRICT_VARIABLE) == "1":
+            raise error
+        if self.errors[f"{place}:{type(error).__name__}"] == 1:
+            logger.warning(
+                "scalable: internal error in %s, the workload goes on (further ones are counted)",
+                place,
+                exc_info=error,
+            )
+
+
+def guarded(place: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
+    """Wrap a method of an object that has a ``guard`` attribute (a :class:`Guard`)."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R | None]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                owner: Any = args[0]
+                owner.guard.failed(place, error)
+                return None
+
+        return wrapper
+
+    return decorate
+
+
+def printable(value: object, *, limit: int = 100_000) -> str:
+    """``str(value)`` that survives hostile ``__str__`` methods, cut at `limit` characters."""
+    try:
+        text = str(value)
+    except _NOT_OURS:
+        raise
+    except BaseException:
+        text = f"<unprintable {type(value).__qualname__} object>"
+    if len(text) > limit:
+        text = f"{text[:limit]}… [{len(text) - limit} more characters]"
+    # Lone surrogates cannot be encoded; they would cost the whole record.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,257 @@
+"""A client's half of the instrumentation: plugins put on its cluster, its graphs annotated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Literal
+
+import distributed
+from distributed import Client, Scheduler, Status
+from distributed.protocol.pickle import dumps
+
+from scalable.facts import LEAVE_OP, WORKER_PLUGIN_NAME
+from scalable.guard import Guard
+from scalable.instrumentation import propagation
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
+from scalable.instrumentation.source import LocalSource, RemoteSource, Source
+from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
+
+#: Seconds that attaching or detaching may take where the caller waits for it.
+LINK_TIMEOUT: Final = 5.0
+#: The oldest distributed whose hooks are known to bring what the facts need.
+OLDEST_DISTRIBUTED: Final = (2025, 5, 0)
+
+
+class Link:
+    """Ties one run to the cluster of one client.
+
+    Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
+    event loop is sent there.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        The client whose cluster is recorded.
+    run : str
+        Id of the run.
+    scope : {"client", "cluster"}
+        Whose tasks are recorded.
+    sample_interval : float
+        Seconds between samples of the workers' usage.
+    carrier : callable
+        Makes the annotation of the next graph of the client.
+    problem : callable
+        Told in one sentence what could not be attached, and where.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run: str,
+        *,
+        scope: Literal["client", "cluster"],
+        sample_interval: float,
+        carrier: Callable[[], propagation.Carrier | None],
+        problem: Callable[[str], None],
+    ) -> None:
+        self.client = client
+        self.run = run
+        self._problem = problem
+        self._carrier = carrier
+        self._plugin = ScalableSchedulerPlugin(
+            run, client=client.id, scope=scope, sample_interval=sample_interval
+        )
+        self._local = _scheduler_in_this_process(client)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._connected = False
+        self.source: Source | None = None
+
+    # -- attaching ----------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Attach everything; where the caller *is* the event loop, the workers follow later."""
+        if not self._supported():
+            return
+        propagation.install()
+        propagation.set_source(self.client, self._carrier)
+        self._connected = True
+        try:
+            if self._local is not None:
+                self._connect_local(self._local)
+            else:
+                self._connect_remote()
+        except Exception as error:
+            self._problem(f"the scheduler at {_address(self.client)} cannot be watched: {error!r}")
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers as found: name, address, threads, memory limit."""
+        if self._local is not None:
+            return [
+                {
+                    "name": str(worker.name),
+                    "address": worker.address,
+                    "nthreads": worker.nthreads,
+                    "memory_limit_bytes": worker.memory_limit or None,
+                }
+                for worker in list(self._local.workers.values())
+            ]
+        identity: Any = self.client._scheduler_identity
+        return [
+            {
+                "name": str(worker.get("name")),
+                "address": address,
+                "nthreads": worker.get("nthreads"),
+                "memory_limit_bytes": worker.get("memory_limit"),
+            }
+            for address, worker in dict(identity.get("workers", {})).items()
+        ]
+
+    async def settle(self) -> None:
+        """Wait for what :meth:`connect` had to leave to the event loop."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=LINK_TIMEOUT)
+
+    def _supported(self) -> bool:
+        version = tuple(int(part) for part in distributed.__version__.split(".")[:3] if part.isdigit())
+        if version < OLDEST_DISTRIBUTED:
+            oldest = ".".join(map(str, OLDEST_DISTRIBUTED))
+            self._problem(f"distributed {distributed.__version__} is too old, {oldest} is needed")
+            return False
+        return True
+
+    def _connect_local(self, scheduler: Scheduler) -> None:
+        def attach() -> None:
+            self._plugin.attach(scheduler)
+            scheduler.add_plugin(self._plugin, name=self._plugin.name)
+
+        async def attach_all() -> None:
+            attach()
+            await self._watch_workers(scheduler)
+
+        self.source = LocalSource(self._plugin)
+        if _on_loop(scheduler.loop):
+            attach()
+            self._later(self._watch_workers(scheduler))
+        else:
+            _run_on(scheduler.loop, attach_all)
+
+    def _connect_remote(self) -> None:
+        self.source = RemoteSource(
+            self.client.scheduler.address, self.client.connection_args, self.run
+        )
+        if _on_loop(self.client.loop):
+            self._later(self._register())
+        else:
+            _run_on(self.client.loop, self._register)
+
+    async def _register(self) -> None:
+        scheduler: Any = self.client.scheduler
+        try:
+            await scheduler.register_scheduler_plugin(
+                plugin=dumps(self._plugin), name=self._plugin.name, idempotent=True
+            )
+        except Exception as error:
+            self.source = None
+            self._problem(
+                f"the scheduler at {_address(self.client)} cannot load scalable ({error!r}); "
+                "install the same version there"
+            )
+            return
+        await self._watch_workers(scheduler)
+
+    async def _watch_workers(self, scheduler: Any) -> None:
+        """Put the worker plugin on all workers, now and to come."""
+        plugin = dumps(ScalableWorkerPlugin())
+        try:
+            if isinstance(scheduler, Scheduler):
+                answers = await scheduler.register_worker_plugin(
+                    None, plugin=plugin, name=WORKER_PLUGIN_NAME, idempotent=True
+                )
+            else:
+                answers = await scheduler.register_worker_plugin(
+                    plugin=plugin, name=WORKER_PLUGIN_NAME, idempotent=True
+                )
+        except Exception as error:
+            self._problem(f"the workers cannot be watched: {error!r}")
+            return
+        failed = [address for address, answer in answers.items() if answer["status"] == "error"]
+        if failed:
+            self._problem(f"these workers cannot be watched: {', '.join(sorted(failed)[:10])}")
+
+    def _later(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- detaching ----------------------------------------------------------------------------
+
+    def disconnect(self, guard: Guard) -> None:
+        """Undo :meth:`connect`, as far as the cluster still answers."""
+        if not self._connected:
+            return
+        self._connected = False
+        propagation.set_source(self.client, None)
+        propagation.remove()
+        try:
+            if self._local is not None:
+                self._disconnect_local(self._local)
+            elif self.client.status == "running":
+                if _on_loop(self.client.loop):
+                    self._later(self._unregister())
+                else:
+                    _run_on(self.client.loop, self._unregister)
+        except Exception as error:
+            # The cluster is going away by itself: nothing is left there to undo.
+            guard.errors[f"disconnect:{type(error).__name__}"] += 1
+
+    def _disconnect_local(self, scheduler: Scheduler) -> None:
+        loop: Any = scheduler.loop
+        if loop.asyncio_loop.is_closed() or not loop.asyncio_loop.is_running():
+            self._plugin.detach_quietly()
+        elif _on_loop(loop):
+            self._later(self._plugin.leave())
+        else:
+            _run_on(loop, self._plugin.leave)
+
+    async def _unregister(self) -> None:
+        scheduler: Any = self.client.scheduler
+        await getattr(scheduler, LEAVE_OP)(run=self.run)
+
+
+def _run_on(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function on the running event loop of another thread; bounded in time.
+
+    Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
+    """
+    future = asyncio.run_coroutine_threadsafe(function(), loop.asyncio_loop)
+    try:
+        future.result(LINK_TIMEOUT)
+    except TimeoutError:
+        future.cancel()
+        raise
+
+
+def _scheduler_in_this_process(client: Client) -> Scheduler | None:
+    address = _address(client)
+    for scheduler in list(Scheduler._instances):
+        if scheduler.status == Status.running and address in _addresses(scheduler):
+            return scheduler
+    return None
+
+
+def _addresses(scheduler: Scheduler) -> list[str]:
+    return [scheduler.address, *(listener.contact_address for listener in scheduler.listeners)]
+
+
+def _address(client: Client) -> str:
+    scheduler: Any = client.scheduler
+    return str(scheduler.address) if scheduler is not None else "?"
+
+
+def _on_loop(loop: Any) -> bool:
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return getattr(loop, "asyncio_loop", None) is running

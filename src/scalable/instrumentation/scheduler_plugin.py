@@ -1,0 +1,799 @@
+"""Scheduler → facts: the life of every task and worker, as the scheduler decides it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from time import time
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from distributed import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.pickle import loads
+
+from scalable import facts
+from scalable.facts import (
+    ANNOTATION,
+    LEAVE_OP,
+    PULL_OP,
+    STREAM_OP,
+    WORKER_PLUGIN_NAME,
+    Fact,
+)
+from scalable.guard import Guard, guarded, printable
+from scalable.instrumentation.board import read_board
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+#: Memory that facts nobody has pulled yet may take, in bytes; beyond it new facts are dropped.
+BUFFER_LIMIT: Final = 64 * 2**20
+#: Largest number of facts one pull returns: bounds how long answering it holds the loop.
+PULL_LIMIT: Final = 2_000
+#: Dependencies named on a task; their number is always exact.
+MAX_DEPENDENCIES: Final = 1_000
+#: Errors that a worker announced and whose attempt has not ended yet.
+MAX_PENDING_ERRORS: Final = 1_000
+#: Tasks assigned to a lost worker that are named, in the order in which they would have run.
+MAX_ASSIGNED: Final = 1_000
+#: Known tasks looked at in one step when a run begins on a busy scheduler.
+ADOPTION_STEP: Final = 2_000
+#: How long a closing scheduler waits for its recorder to fetch the last facts, in seconds.
+FAREWELL: Final = 1.0
+
+#: Estimated bytes of a fact in memory (measured with tracemalloc), without its texts.
+_FACT_BYTES: Final = 320
+_SMALL_FACT_BYTES: Final = 160
+
+
+class ScalableSchedulerPlugin(SchedulerPlugin):
+    """Notes facts of one run and hands them out on request.
+
+    Every hook is called by the scheduler's event loop. :meth:`pull` is called there too (RPC) or by
+    a recorder's thread in the same process; deque operations are atomic, so both need no lock.
+
+    Parameters
+    ----------
+    run : str
+        Id of the run; tasks annotated with it belong to the run.
+    client : str or None
+        Id of the Dask client whose tasks the run records.
+    scope : {"client", "cluster"}
+        ``cluster`` records every task of the scheduler.
+    sample_interval : float
+        Seconds between samples of the workers' usage.
+    """
+
+    idempotent = True
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        client: str | None,
+        scope: Literal["client", "cluster"] = "client",
+        sample_interval: float = 5.0,
+    ) -> None:
+        self.name = plugin_name(run)
+        self.run = run
+        self.client = client
+        self.scope = scope
+        self.sample_interval = sample_interval
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Attach to `scheduler` (called by Dask where the plugin was registered by RPC)."""
+        self.attach(scheduler)
+
+    def attach(self, scheduler: Scheduler) -> None:
+        """Begin to note facts; must be called on the scheduler's event loop."""
+        self.guard = Guard()
+        self._scheduler = scheduler
+        self._facts: deque[Fact] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._next = 1
+        self._inflight: list[Fact] = []
+        #: Tasks of this run that the scheduler still knows → when they became runnable.
+        self._known: dict[Any, float] = {}
+        self._workers: dict[str, WorkerState] = {}
+        self._closing: dict[str, str] = {}
+        self._suspects: dict[str, str] = {}
+        self._gone: str | None = None
+        self._errors: dict[tuple[str, int], facts.AttemptError] = {}
+        self._graph_is_ours = False
+        self._was_pulled = False
+        self._farewell: asyncio.Event | None = None
+        self._loop = asyncio.get_running_loop()
+        self._detached = False
+        self._hub = Hub.of(scheduler)
+        self._hub.plugins[self.run] = self
+        for address, worker in scheduler.workers.items():
+            self._worker_ready(address, worker, _registered_at(scheduler, address))
+        # A list of all keys now: later ones come through the hooks.
+        self._adopt_existing(deque(scheduler.tasks))
+        self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
+
+    async def leave(self) -> None:
+        """Undo :meth:`attach` and, with the last run, what the runs share; on the loop."""
+        scheduler = self._scheduler
+        if scheduler.plugins.get(self.name) is self:
+            scheduler.remove_plugin(self.name)
+        self.detach_quietly()
+        running = scheduler.status == Status.running
+        if running and not self._hub.plugins and WORKER_PLUGIN_NAME in scheduler.worker_plugins:
+            await scheduler.unregister_worker_plugin(None, name=WORKER_PLUGIN_NAME)
+
+    def detach_quietly(self) -> None:
+        """Note nothing any more; the part of :meth:`leave` that needs no running loop."""
+        if not self._detached:
+            self._detached = True
+            self._sampler.cancel()
+            self._hub.forget(self)
+
+    async def before_close(self) -> None:
+        """The scheduler closes: note it for every worker, let the recorder fetch the rest."""
+        if self._detached:
+            return
+        self._scheduler_closing()
+        if self._was_pulled:
+            deadline = self._loop.time() + FAREWELL
+            self._farewell = pulled = asyncio.Event()
+            while self._facts or self._inflight:
+                pulled.clear()
+                left = deadline - self._loop.time()
+                if left <= 0:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(pulled.wait(), left)
+
+    async def close(self) -> None:
+        """The scheduler is closed: sample nothing any more (what is buffered stays readable)."""
+        self._sampler.cancel()
+
+    @guarded("scheduler_closing")
+    def _scheduler_closing(self) -> None:
+        for address in list(self._workers):
+            self._closing.setdefault(address, "scheduler-close")
+            self._note_worker_gone(address, expected=True, recomputed=0)
+
+    # -- pulling ------------------------------------------------------------------------------
+
+    def pull(self, after: int, limit: int = PULL_LIMIT) -> dict[str, Any]:
+        """Hand out facts from number `after` on; everything before it is acknowledged.
+
+        Parameters
+        ----------
+        after : int
+            Number of the first fact wanted: `next` of the previous answer, 1 at first. The
+            previous `after` again repeats the previous answer.
+        limit : int
+            Most facts to return; bounded by :data:`PULL_LIMIT`.
+
+        Returns
+        -------
+        dict
+            The fields of :class:`scalable.facts.Batch`.
+        """
+        if self._inflight and after == self._next + len(self._inflight):
+            self._next = after
+            self._inflight = []
+        if not self._inflight:
+            queue = self._facts
+            count = min(len(queue), max(1, min(int(limit), PULL_LIMIT)))
+            self._inflight = [queue.popleft() for _ in range(count)]
+            # The hooks add to the sum meanwhile: an empty queue is what keeps it from drifting.
+            if not queue:
+                self._bytes = 0
+            else:
+                self._bytes -= sum(map(_size, self._inflight))
+        self._was_pulled = True
+        if self._farewell is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._farewell.set)
+        return {
+            "facts": self._inflight,
+            "next": self._next + len(self._inflight),
+            "more": bool(self._facts),
+            "dropped": self._dropped,
+            "errors": dict(self.guard.errors),
+            "now": time(),
+        }
+
+    def _note(self, fact: Fact, size: int) -> None:
+        if self._bytes + size > BUFFER_LIMIT:
+            self._dropped += 1
+            return
+        self._bytes += size
+        self._facts.append(fact)
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    def update_graph(
+        self,
+        scheduler: Scheduler,
+        *,
+        client: str,
+        tasks: list[Any],
+        **kwargs: Any,
+    ) -> None:
+        """A graph arrived; its new tasks are noted as they make their first transition."""
+        try:
+            self._graph_is_ours = ours = self.scope == "cluster" or client == self.client
+            if not ours:
+                return
+            known, states = self._known, scheduler.tasks
+            # Tasks that another client has submitted already are this client's from now on.
+            shared = [key for key in tasks if states[key].run_id is not None]
+            for key in shared:
+                task = states[key]
+                if key not in known and task.state not in ("memory", "erred", "released"):
+                    self._adopt(key, task, time(), known_before=True)
+        except BaseException as error:
+            self.guard.failed("update_graph", error)
+
+    def transition(
+        self,
+        key: Any,
+        start: str,
+        finish: str,
+        *args: Any,
+        stimulus_id: str = "",
+        **kwargs: Any,
+    ) -> None:
+        """A task changed its state. The hottest hook: five calls a task."""
+        try:
+            known = self._known
+            if key not in known:
+                if start != "released" or finish == "forgotten":
+                    return
+                task = self._scheduler.tasks[key]
+                if not self._is_ours(task):
+                    return
+                self._adopt(key, task, time(), known_before=False)
+                if finish == "waiting":
+                    return
+            if finish == "processing":
+                if start == "waiting":
+                    known[key] = time()
+            elif finish == "memory":
+                if start == "processing":
+                    self._succeeded(key, kwargs)
+            elif finish == "waiting":
+                known[key] = 0.0
+                self._note(facts.Waiting(facts.WAITING, time(), str(key)), _SMALL_FACT_BYTES)
+            elif finish == "released":
+                if start == "processing":
+                    self._left_worker(key, stimulus_id)
+            elif finish == "forgotten":
+                del known[key]
+                self._note(facts.Forgotten(facts.FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
+            elif finish == "erred":
+                self._erred(key, start, kwargs)
+            elif start == "waiting":  # queued, no-worker: runnable, but there is no place yet
+                known[key] = time()
+        except BaseException as error:
+            self.guard.failed("transition", error)
+
+    def _is_ours(self, task: TaskState) -> bool:
+        if task.run_spec is None:  # scattered data: nothing that runs
+            return False
+        annotations = task.annotations
+        if annotations and ANNOTATION in annotations:
+            carrier = annotations[ANNOTATION]
+            if isinstance(carrier, dict) and carrier.get("run") == self.run:
+                return True
+            return self.scope == "cluster"
+        return self._graph_is_ours
+
+    def _adopt(self, key: Any, task: TaskState, now: float, *, known_before: bool) -> None:
+        self._known[key] = 0.0
+        dependencies = task.dependencies
+        names: tuple[str, ...] = ()
+        size = _SMALL_FACT_BYTES
+        if dependencies:
+            names = tuple(
+                str(dependency.key) for dependency, _ in zip(dependencies, _UP_TO_MAX, strict=False)
+            )
+            size += 56 * len(names)
+        annotations = task.annotations
+        carrier = annotations.get(ANNOTATION) if annotations else None
+        self._note(
+            facts.Submitted(
+                facts.SUBMITTED,
+                now,
+                str(key),
+                task.prefix.name if task.prefix else str(key),
+                _function_name(task.run_spec),
+                names,
+                len(dependencies),
+                carrier,
+                known_before,
+            ),
+            size,
+        )
+
+    def _succeeded(self, key: Any, kwargs: Mapping[str, Any]) -> None:
+        task = self._scheduler.tasks[key]
+        run_id = cast("int", task.run_id)
+        start, stop, phases = _execution(kwargs.get("startstops"))
+        now = time()
+        cpu = None
+        metadata = kwargs.get("metadata")
+        if metadata and ANNOTATION in metadata:
+            cpu = _cpu(metadata[ANNOTATION], run_id)
+            self._hub.tidy_metadata(task)
+        self._note(
+            facts.Succeeded(
+                facts.SUCCEEDED,
+                now,
+                str(key),
+                run_id,
+                kwargs.get("worker", ""),
+                now if start is None else start,
+                now if stop is None else stop,
+                self._known[key],
+                phases,
+                kwargs.get("nbytes", -1),
+                kwargs.get("typename", ""),
+                cpu,
+            ),
+            _FACT_BYTES,
+        )
+
+    def _left_worker(self, key: Any, stimulus_id: str) -> None:
+        erring = self._hub.erring
+        if erring is not None and erring[0] == key:
+            self._failed(key, erring[1], will_retry=True)
+            return
+        run_id = self._scheduler.tasks[key].run_id
+        worker = self._gone
+        reason = "worker-lost" if worker else stimulus_id.rstrip("0123456789.-")
+        self._note(
+            facts.Unassigned(
+                facts.UNASSIGNED, time(), str(key), run_id, worker or "", reason
+            ),
+            _SMALL_FACT_BYTES + 80,
+        )
+
+    def _erred(self, key: Any, start: str, kwargs: Mapping[str, Any]) -> None:
+        cause = kwargs.get("cause")
+        if cause is None:
+            blame = self._scheduler.tasks[key].exception_blame
+            cause = blame.key if blame is not None else key
+        if cause != key:
+            self._note(
+                facts.Blamed(facts.BLAMED, time(), str(key), str(cause)), _SMALL_FACT_BYTES + 80
+            )
+        elif start == "processing" or kwargs.get("exception") is not None:
+            self._failed(key, kwargs, will_retry=False)
+        else:
+            # An actor whose worker went away: memory → erred, with no more in the arguments.
+            self._failed(
+                key, {"exception": self._scheduler.tasks[key].exception}, will_retry=False
+            )
+
+    def _failed(self, key: Any, details: Mapping[str, Any], *, will_retry: bool) -> None:
+        task = self._scheduler.tasks[key]
+        text = str(key)
+        worker = details.get("worker") or ""
+        run_id: int | None = details.get("run_id", task.run_id)
+        start, stop, phases = _execution(details.get("startstops"))
+        announced = None if run_id is None else self._errors.pop((text, run_id), None)
+        cpu = None
+        exception_text = details.get("exception_text")
+        if announced is not None:
+            error_type, message = announced.error_type, announced.message
+            traceback, cpu = announced.traceback, announced.cpu
+        elif exception_text is not None:
+            error_type, message = _split_repr(exception_text)
+            traceback = details.get("traceback_text") or ""
+        else:
+            # The scheduler made this exception itself: KilledWorker, NoValidWorkerError, ….
+            error_type, message = _scheduler_exception(details.get("exception"))
+            traceback = ""
+            start = stop = None
+            if worker and worker not in self._scheduler.workers:
+                self._note_worker_gone(worker, expected=False, recomputed=None, also=task)
+        self._note(
+            facts.Failed(
+                facts.FAILED,
+                time(),
+                text,
+                run_id,
+                worker,
+                start,
+                stop,
+                self._known.get(key, 0.0),
+                phases,
+                error_type,
+                message,
+                traceback,
+                cpu,
+                will_retry,
+            ),
+            _FACT_BYTES + len(message) + len(traceback),
+        )
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """``client.restart()``: every task is forgotten, every worker will be replaced."""
+        try:
+            for address in scheduler.workers:
+                self._closing[address] = "restart"
+            self._known.clear()
+            self._note(facts.Restarted(facts.RESTARTED, time()), _SMALL_FACT_BYTES)
+        except BaseException as error:
+            self.guard.failed("restart", error)
+
+    def _adopt_existing(self, keys: deque[Any]) -> None:
+        """Take in tasks that were there before the run, a bounded number in one step."""
+        try:
+            tasks = self._scheduler.tasks
+            client = self._scheduler.clients.get(self.client) if self.client else None
+            now = time()
+            for _ in range(min(len(keys), ADOPTION_STEP)):
+                key = keys.popleft()
+                task = tasks.get(key)
+                if task is None or key in self._known or task.run_spec is None:
+                    continue
+                if task.state in ("memory", "erred", "released", "forgotten"):
+                    continue
+                if self.scope == "cluster" or _wanted_by(task, client, self.run):
+                    self._adopt(key, task, now, known_before=True)
+                    if task.state != "waiting":
+                        self._known[key] = now
+            if keys and not self._detached:
+                self._loop.call_soon(self._adopt_existing, keys)
+        except BaseException as error:
+            self.guard.failed("adopt_existing", error)
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """A worker registered."""
+        try:
+            self._worker_ready(worker, scheduler.workers[worker], time())
+        except BaseException as error:
+            self.guard.failed("add_worker", error)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """A worker left, and its tasks have made their transitions."""
+        self._gone = None
+        self._closing.pop(worker, None)
+        self._suspects.pop(worker, None)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Dask logs an event: the only sign of a worker's removal before its tasks are moved."""
+        try:
+            if not isinstance(msg, dict):
+                return
+            action = cast("dict[str, Any]", msg).get("action")
+            if action == "remove-worker" and topic == "all":
+                address = msg["worker"]
+                self._note_worker_gone(
+                    address,
+                    expected=bool(msg.get("expected")),
+                    recomputed=len(msg.get("lost-computed-tasks", ())),
+                )
+                self._gone = address
+            elif action == "closing-worker":
+                self._closing.setdefault(topic, str(msg.get("reason") or "worker-close"))
+            elif action in ("close-worker", "retire-workers"):
+                for address in [topic, *_addresses(msg)]:
+                    self._closing.setdefault(address, str(action))
+            elif action == "restart-workers":
+                for address in _addresses(msg):
+                    self._closing.setdefault(address, "restart")
+            elif action in ("worker-ttl-timed-out", "worker-ttl-timeout"):
+                for address in _addresses(msg):
+                    self._suspects[address] = "worker-ttl"
+            elif topic == "worker-restart-memory":
+                self._suspects[str(msg.get("worker"))] = "memory-limit"
+        except BaseException as error:
+            self.guard.failed("log_event", error)
+
+    def _worker_ready(self, address: str, worker: WorkerState, since: float) -> None:
+        self._workers[address] = worker
+        self._note(
+            facts.WorkerReady(
+                facts.WORKER_READY,
+                since,
+                address,
+                str(worker.name),
+                worker.host,
+                worker.pid,
+                worker.nthreads,
+                worker.memory_limit or 0,
+                worker.nanny,
+            ),
+            _FACT_BYTES,
+        )
+        self._sample(address, worker, since)
+
+    def _note_worker_gone(
+        self,
+        address: str,
+        *,
+        expected: bool,
+        recomputed: int | None,
+        also: TaskState | None = None,
+    ) -> None:
+        worker = self._workers.pop(address, None)
+        if worker is None:
+            return
+        now = time()
+        self._sample(address, worker, now)
+        suspect = self._suspects.get(address)
+        reason = suspect or self._closing.get(address) or ("retired" if expected else "lost")
+        expected = (expected or address in self._closing) and suspect is None
+        tasks = set(worker.processing)
+        if also is not None:
+            tasks.add(also)
+        ordered = sorted(tasks, key=_priority)[:MAX_ASSIGNED]
+        if recomputed is None:
+            recomputed = sum(
+                1 for task in worker.has_what if task.run_spec and len(task.who_has or ()) == 1
+            )
+        self._note(
+            facts.WorkerGone(
+                facts.WORKER_GONE,
+                now,
+                address,
+                expected,
+                reason,
+                worker.nthreads,
+                tuple((str(task.key), task.run_id) for task in ordered if task.run_id is not None),
+                read_board(str(worker.server_id)),
+                recomputed,
+                _memory(worker),
+            ),
+            _FACT_BYTES + 120 * len(ordered),
+        )
+
+    def _sample_all(self) -> None:
+        try:
+            now = time()
+            for address, worker in self._workers.items():
+                self._sample(address, worker, now)
+            if not self._detached:
+                self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
+        except BaseException as error:
+            self.guard.failed("sample", error)
+
+    def _sample(self, address: str, worker: WorkerState, now: float) -> None:
+        metrics = worker.metrics
+        self._note(
+            facts.Sample(
+                facts.SAMPLE,
+                now,
+                address,
+                float(metrics.get("cpu") or 0.0) / 100.0,
+                _memory(worker),
+                worker.memory_limit or 0,
+            ),
+            _SMALL_FACT_BYTES,
+        )
+
+    # -- from the workers ---------------------------------------------------------------------
+
+    def hear(self, fact: Fact, worker: str) -> None:
+        """A worker's own fact, brought by the hub."""
+        if isinstance(fact, facts.AttemptError):
+            while len(self._errors) >= MAX_PENDING_ERRORS:
+                del self._errors[next(iter(self._errors))]
+            self._errors[fact.key, fact.run_id] = fact
+        elif isinstance(fact, facts.Started | facts.WorkerHello):
+            self._note(fact, _SMALL_FACT_BYTES + 64)
+
+
+class Hub:
+    """What the runs on one scheduler share; lives on the scheduler's event loop.
+
+    Adds the RPC by which recorders pull and the stream message by which workers report, and listens
+    in on `task-erred`: an attempt that will be retried reaches no plugin with its exception.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.plugins: dict[str, ScalableSchedulerPlugin] = {}
+        #: The task whose `task-erred` message is being handled, and the message.
+        self.erring: tuple[Any, Mapping[str, Any]] | None = None
+        self._scheduler = scheduler
+        self._task_erred: Callable[..., Any] | None = None
+        handlers: dict[str, Any] = scheduler.handlers
+        handlers[PULL_OP] = self.pull
+        handlers[LEAVE_OP] = self.leave
+        stream: dict[str, Any] = scheduler.stream_handlers
+        # Stays when the last run is gone: a worker's late message with an unknown name would make
+        # Dask close that worker's stream.
+        stream[STREAM_OP] = self.hear
+        original = stream.get("task-erred")
+        if original is not None:
+            self._task_erred = original
+            stream["task-erred"] = self.task_erred
+
+    @classmethod
+    def of(cls, scheduler: Scheduler) -> Hub:
+        """The hub of `scheduler`, made at first use."""
+        extensions: dict[str, Any] = scheduler.extensions
+        hub = extensions.get("scalable")
+        if hub is None:
+            hub = extensions["scalable"] = cls(scheduler)
+        return hub
+
+    def forget(self, plugin: ScalableSchedulerPlugin) -> None:
+        """A run ended; with the last one the scheduler's own handlers come back."""
+        self.plugins.pop(plugin.run, None)
+        if self.plugins:
+            return
+        self._scheduler.handlers.pop(PULL_OP, None)
+        self._scheduler.handlers.pop(LEAVE_OP, None)
+        stream: dict[str, Any] = self._scheduler.stream_handlers
+        if self._task_erred is not None and stream.get("task-erred") == self.task_erred:
+            stream["task-erred"] = self._task_erred
+        self._scheduler.extensions.pop("scalable", None)
+
+    def pull(self, run: str = "", after: int = 1, limit: int = PULL_LIMIT) -> dict[str, Any]:
+        """RPC of the recorders."""
+        plugin = self.plugins.get(run)
+        if plugin is None:
+            return {"error": "no such run"}
+        return plugin.pull(after, limit)
+
+    async def leave(self, run: str = "") -> None:
+        """RPC of a client that ends its run."""
+        plugin = self.plugins.get(run)
+        if plugin is not None:
+            await plugin.leave()
+
+    def hear(self, worker: str = "", reports: Iterable[Any] = (), **_: Any) -> None:
+        """Stream message of the workers: ``(run id or None, fact)`` pairs."""
+        for plugin in list(self.plugins.values()):
+            try:
+                for run, raw in reports:
+                    if run is None or run == plugin.run or plugin.scope == "cluster":
+                        for fact in facts.decode([raw]):
+                            plugin.hear(fact, worker)
+            except BaseException as error:
+                plugin.guard.failed("hear", error)
+
+    def task_erred(self, key: Any, **message: Any) -> None:
+        """Keep the message at hand while Dask handles it."""
+        self.erring = (key, message)
+        try:
+            if self._task_erred is not None:
+                self._task_erred(key=key, **message)
+        finally:
+            self.erring = None
+
+    def tidy_metadata(self, task: TaskState) -> None:
+        """Give back what the workers' report took in the scheduler's memory.
+
+        The report was copied into the task's metadata before the hook; each run's plugin has read
+        the message itself, so that nothing needs the copy.
+        """
+        metadata = task.metadata
+        if metadata is not None:
+            metadata.pop(ANNOTATION, None)
+            if not metadata:
+                task.metadata = None
+
+
+def plugin_name(run: str) -> str:
+    """Name under which the plugin of a run is registered."""
+    return f"scalable-{run}"
+
+
+_UP_TO_MAX: Final = range(MAX_DEPENDENCIES)
+
+
+def _size(fact: Fact) -> int:
+    if isinstance(fact, facts.Succeeded | facts.WorkerReady):
+        return _FACT_BYTES
+    if isinstance(fact, facts.Failed):
+        return _FACT_BYTES + len(fact.message) + len(fact.traceback)
+    if isinstance(fact, facts.Submitted):
+        return _SMALL_FACT_BYTES + 56 * len(fact.dependencies)
+    if isinstance(fact, facts.WorkerGone):
+        return _FACT_BYTES + 120 * len(fact.assigned)
+    return _SMALL_FACT_BYTES
+
+
+def _function_name(run_spec: Any) -> str | None:
+    function = getattr(run_spec, "func", None)
+    name = getattr(function, "__name__", None)
+    if isinstance(name, str):
+        return name
+    inner = getattr(function, "func", None)  # functools.partial
+    name = getattr(inner, "__name__", None)
+    return name if isinstance(name, str) else None
+
+
+def _execution(
+    startstops: Collection[Mapping[str, Any]] | None,
+) -> tuple[float | None, float | None, tuple[facts.Phase, ...]]:
+    if not startstops:
+        return None, None, ()
+    start = stop = None
+    phases: list[facts.Phase] = []
+    for item in startstops:
+        if item["action"] == "compute":
+            start, stop = item["start"], item["stop"]
+        else:
+            phases.append((item["action"], item["start"], item["stop"]))
+    return start, stop, tuple(phases)
+
+
+def _cpu(report: Any, run_id: int) -> float | None:
+    if isinstance(report, tuple | list) and len(report) == 2 and report[0] == run_id:
+        return report[1]
+    return None
+
+
+def _split_repr(text: str) -> tuple[str, str]:
+    """``ValueError('bad input')`` → type and message, where no worker told them apart."""
+    name, bracket, rest = text.partition("(")
+    if bracket and name.replace(".", "").replace("_", "").isalnum():
+        return name, rest.removesuffix(")").strip("'\"")
+    return "Exception", text
+
+
+def _scheduler_exception(exception: Any) -> tuple[str, str]:
+    try:
+        if isinstance(exception, bytes):
+            value = loads(exception)
+        elif hasattr(exception, "deserialize"):
+            value = exception.deserialize()
+        else:
+            value = exception
+        if isinstance(value, bytes):
+            value = loads(value)
+    except Exception:
+        value = None
+    if isinstance(value, BaseException):
+        return type(value).__qualname__, printable(value)
+    return "Exception", "the scheduler failed the task and gave no readable reason"
+
+
+def _priority(task: TaskState) -> Any:
+    return task.priority or ()
+
+
+def _memory(worker: WorkerState) -> int:
+    return int(worker.metrics.get("memory") or 0)
+
+
+def _addresses(message: Mapping[str, Any]) -> list[str]:
+    workers: Any = message.get("workers") or ()
+    if isinstance(workers, Mapping):
+        return [str(address) for address in cast("Mapping[Any, Any]", workers)]
+    return [str(address) for address in workers]
+
+
+def _wanted_by(task: TaskState, client: Any, run: str) -> bool:
+    annotations = task.annotations
+    if annotations and ANNOTATION in annotations:
+        return annotations[ANNOTATION].get("run") == run
+    if client is None:
+        return False
+    # A dependency is wanted through its dependents; graphs are shallow where tasks still wait.
+    seen: set[Any] = set()
+    stack: list[TaskState] = [task]
+    while stack:
+        candidate = stack.pop()
+        if client in (candidate.who_wants or ()):
+            return True
+        if candidate not in seen and len(seen) < ADOPTION_STEP:
+            seen.add(candidate)
+            stack.extend(candidate.dependents)
+    return False
+
+
+def _registered_at(scheduler: Scheduler, address: str) -> float:
+    with contextlib.suppress(Exception):
+        for when, event in scheduler.get_events(address):
+            if isinstance(event, dict) and event.get("action") == "add-worker":
+                return float(when)
+    return time()

@@ -1,0 +1,115 @@
+"""Where a recorder gets its facts: the plugin in this process, or one behind Dask's RPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Protocol
+
+from distributed.core import rpc
+
+from scalable import facts
+from scalable.facts import PULL_OP, Batch
+from scalable.instrumentation.scheduler_plugin import PULL_LIMIT, ScalableSchedulerPlugin
+
+
+class SourceGoneError(ConnectionError):
+    """The scheduler cannot be reached, or knows nothing of the run any more."""
+
+
+class Source(Protocol):
+    """What the recorder's thread pulls from; every method is called by that thread."""
+
+    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
+        """Facts from number `after` on; raises :class:`SourceGoneError`."""
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        ...
+
+
+class LocalSource:
+    """Reads the plugin of a scheduler in this process; its event loop takes no part."""
+
+    def __init__(self, plugin: ScalableSchedulerPlugin) -> None:
+        self._plugin = plugin
+
+    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
+        """Facts from number `after` on."""
+        return _batch(self._plugin.pull(after, limit))
+
+    def close(self) -> None:
+        """Nothing to release: the plugin belongs to the scheduler."""
+
+
+class RemoteSource:
+    """Asks a scheduler elsewhere, over a connection and an event loop of the recorder's thread.
+
+    The client's own loop may be the user's, and blocked, or gone before the run is closed.
+
+    Parameters
+    ----------
+    address : str
+        Address of the scheduler.
+    connection_args : dict
+        Dask's arguments for TLS, as the client has them.
+    run : str
+        Id of the run.
+    timeout : float
+        Seconds to wait for one answer.
+    """
+
+    def __init__(
+        self, address: str, connection_args: dict[str, Any], run: str, *, timeout: float = 5.0
+    ) -> None:
+        self._address = address
+        self._connection_args = connection_args
+        self._run = run
+        self._timeout = timeout
+        self._runner: asyncio.Runner | None = None
+        self._rpc: Any = None
+
+    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
+        """Facts from number `after` on; raises :class:`SourceGoneError`."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            answer = self._runner.run(self._ask(after, limit))
+        except (OSError, asyncio.TimeoutError) as error:
+            raise SourceGoneError(f"{self._address}: {error or type(error).__name__}") from error
+        if "facts" not in answer:
+            raise SourceGoneError(f"{self._address}: {answer.get('error', 'no answer')}")
+        return _batch(answer)
+
+    async def _ask(self, after: int, limit: int) -> dict[str, Any]:
+        if self._rpc is None:
+            self._rpc = rpc(self._address, connection_args=self._connection_args)
+        call = getattr(self._rpc, PULL_OP)
+        return await asyncio.wait_for(
+            call(run=self._run, after=after, limit=limit), self._timeout
+        )
+
+    def close(self) -> None:
+        """Close the connection and the loop."""
+        if self._runner is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                self._runner.run(self._hang_up())
+            self._runner.close()
+            self._runner = None
+
+    async def _hang_up(self) -> None:
+        if self._rpc is not None:
+            await self._rpc.close_rpc()
+            self._rpc = None
+
+
+def _batch(answer: dict[str, Any]) -> Batch:
+    return Batch(
+        facts.decode(answer["facts"]),
+        int(answer["next"]),
+        bool(answer["more"]),
+        int(answer["dropped"]),
+        {str(place): int(count) for place, count in answer["errors"].items()},
+        float(answer["now"]),
+    )

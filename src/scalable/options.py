@@ -1,0 +1,236 @@
+"""Every option of ``instrument()``: one table that declares name, variable, default and meaning.
+
+Precedence is argument, environment, default. The documentation's table is made from this one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict
+
+Scope = Literal["client", "cluster"]
+
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on", "enable", "enabled"})
+_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", "disable", "disabled", "none"})
+#: Longest project name that becomes part of a run id.
+_MAX_PROJECT: Final = 60
+
+
+class OptionError(ValueError):
+    """An option has a value that it cannot have; the message names it and what is allowed."""
+
+
+class InstrumentOptions(TypedDict, total=False):
+    """Keyword arguments of ``instrument()``; None means: not given."""
+
+    project: str | None
+    runs_dir: str | os.PathLike[str] | None
+    scope: Scope | None
+    enabled: bool | None
+    sample_interval: float | None
+    close_timeout: float | None
+    redact_off: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        Keyword argument of ``instrument()``.
+    variable : str
+        Environment variable that sets it.
+    default : object
+        Value where neither is given.
+    allowed : str
+        What it can be, in words, for messages and documentation.
+    meaning : str
+        What it does.
+    parse : callable
+        Makes the value of what was given; raises ValueError or TypeError.
+    """
+
+    name: str
+    variable: str
+    default: Any
+    allowed: str
+    meaning: str
+    parse: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of one run, resolved."""
+
+    project: str
+    runs_dir: Path
+    scope: Scope
+    enabled: bool
+    sample_interval: float
+    close_timeout: float
+    redact_off: frozenset[str]
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(value)
+    return value.strip()[:_MAX_PROJECT]
+
+
+def _path(value: Any) -> Path:
+    path = Path(value)
+    if "\0" in str(path) or not str(value):
+        raise ValueError(value)
+    return path.expanduser()
+
+
+def _scope(value: Any) -> str:
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text not in ("client", "cluster"):
+        raise ValueError(value)
+    return text
+
+
+def _seconds(minimum: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool):
+            raise TypeError(value)
+        seconds = float(value)
+        if not math.isfinite(seconds) or seconds < minimum:
+            raise ValueError(value)
+        return seconds
+
+    return parse
+
+
+def _names(value: Any) -> frozenset[str]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return frozenset(part.strip() for part in parts if part.strip())
+
+
+#: The table.
+OPTIONS: Final = (
+    Option(
+        "project",
+        "SCALABLE_PROJECT",
+        None,
+        "a name, not empty",
+        "Name of the project; part of the run id. Default: the name of the working directory.",
+        _text,
+    ),
+    Option(
+        "runs_dir",
+        "SCALABLE_RUNS_DIR",
+        Path(".scalable/runs"),
+        "a path",
+        "Directory in which each run gets a directory of its own.",
+        _path,
+    ),
+    Option(
+        "scope",
+        "SCALABLE_SCOPE",
+        "client",
+        "client, cluster",
+        "Whose tasks are recorded: those this client causes, or all of the scheduler's.",
+        _scope,
+    ),
+    Option(
+        "enabled",
+        "SCALABLE_TELEMETRY",
+        True,
+        "1, true, yes, on, 0, false, no, off",
+        "Off records nothing: no plugin, no thread, no file.",
+        _boolean,
+    ),
+    Option(
+        "sample_interval",
+        "SCALABLE_SAMPLE_INTERVAL",
+        5.0,
+        "seconds, at least 0.1",
+        "Time between two samples of the workers' CPU and memory.",
+        _seconds(0.1),
+    ),
+    Option(
+        "close_timeout",
+        "SCALABLE_CLOSE_TIMEOUT",
+        5.0,
+        "seconds, at least 0",
+        "Longest time that closing a run waits for what the scheduler still holds.",
+        _seconds(0.0),
+    ),
+    Option(
+        "redact_off",
+        "SCALABLE_REDACT_OFF",
+        frozenset[str](),
+        "names of redaction families, separated by commas",
+        "Families of secrets that are not looked for in messages and tracebacks.",
+        _names,
+    ),
+)
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Resolve the options of a run.
+
+    Parameters
+    ----------
+    given : mapping
+        Keyword arguments; None counts as not given.
+    environ : mapping, optional
+        Environment; default ``os.environ``.
+
+    Raises
+    ------
+    OptionError
+        A value is not allowed.
+    TypeError
+        There is no option of that name.
+    """
+    environment = os.environ if environ is None else environ
+    known = {option.name for option in OPTIONS}
+    for name in given:
+        if name not in known:
+            raise TypeError(f"instrument() has no option {name!r}; it has {', '.join(sorted(known))}")
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        value, origin = given.get(option.name), f"{option.name}="
+        if value is None:
+            value, origin = environment.get(option.variable, "").strip() or None, option.variable
+        values[option.name] = _parsed(option, value, origin)
+    if _disabled_by_otel(environment) and given.get("enabled") is None:
+        values["enabled"] = False
+    if values["project"] is None:
+        values["project"] = Path.cwd().name[:_MAX_PROJECT] or "run"
+    assert set(values) == {field.name for field in fields(Settings)}
+    return Settings(**values)
+
+
+def _parsed(option: Option, value: Any, origin: str) -> Any:
+    if value is None:
+        return option.default
+    try:
+        return option.parse(value)
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{origin} cannot be {value!r}; allowed: {option.allowed}") from error
+
+
+def _disabled_by_otel(environ: Mapping[str, str]) -> bool:
+    # The specification knows one spelling: "true", in any case. Everything else means false.
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

@@ -1,0 +1,745 @@
+"""Facts → signals: what each fact means for the life of a task or a worker.
+
+No thread, no clock and no I/O of its own: the same facts give the same signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanKind
+
+from scalable import facts
+from scalable.facts import attempt_span_id
+from scalable.guard import Guard
+from scalable.telemetry import semconv
+from scalable.telemetry.instruments import UsagePoint
+from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.spans import (
+    Parent,
+    SpanFactory,
+    exception_event,
+    parse_traceparent,
+)
+from scalable_runs.layout import MAX_ERROR_MESSAGE
+from scalable_runs.summary import name_of_key
+
+#: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.
+CANCEL_WAIT: Final = 0.3
+#: How long a new worker waits for its own word of when it was launched, in seconds.
+HELLO_WAIT: Final = 1.0
+#: Usage is recorded for each attempt of at least this duration (seconds) …
+USAGE_MIN_DURATION: Final = 0.05
+#: … and for so many shorter ones of each task name.
+USAGE_SHORT_ATTEMPTS: Final = 100
+#: Parsed trace contexts kept.
+_MAX_PARENTS: Final = 4096
+
+
+class Signals(NamedTuple):
+    """One stretch of signals whose lines may be written logs first, then spans."""
+
+    logs: list[ReadableLogRecord]
+    spans: list[ReadableSpan]
+
+
+class _Task:
+    """One task as long as the scheduler knows it."""
+
+    __slots__ = (
+        "attempt",
+        "cancelled_by",
+        "final",
+        "function",
+        "key",
+        "name",
+        "parent",
+        "recomputed",
+        "reopens",
+        "run_id",
+        "running",
+        "start",
+        "worker",
+    )
+
+    def __init__(self, key: str, name: str, function: str | None, parent: Parent | None) -> None:
+        self.key = key
+        self.name = name
+        self.function = function
+        #: The span under which attempts hang; None: the run's root.
+        self.parent = parent
+        #: Attempts that began so far.
+        self.attempt = 0
+        #: Dask's number of the last attempt that began.
+        self.run_id = -1
+        self.running = False
+        self.start = 0.0
+        self.worker = ""
+        #: Final state, while that is what the task is in.
+        self.final: str | None = None
+        #: The final state that no longer holds; said on the first line after it.
+        self.reopens: str | None = None
+        #: It had succeeded, and its result was lost.
+        self.recomputed = False
+        #: It left its worker for a reason that the next fact will tell.
+        self.cancelled_by: facts.Unassigned | None = None
+
+
+class _Worker:
+    """One worker of the cluster."""
+
+    __slots__ = ("announced", "deadline", "memory", "ready")
+
+    def __init__(self, ready: facts.WorkerReady, deadline: float) -> None:
+        self.ready = ready
+        self.deadline = deadline
+        self.announced = False
+        self.memory = 0
+
+
+class _Limbo(NamedTuple):
+    task: _Task
+    run_id: int
+    time: float
+    deadline: float
+
+
+class Ledger:
+    """Keeps the books of one run; fed and asked by the recorder's thread only.
+
+    Parameters
+    ----------
+    run : str
+        Id of the run.
+    root : Parent
+        Trace and span id of the run's root span.
+    resource, scope
+        Of every signal.
+    provider : str
+        Kind of cluster.
+    redact : callable
+        Passed every message and traceback before anything else sees it.
+    guard : Guard
+        Counts facts that could not be made sense of.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        root: Parent,
+        resource: Resource,
+        scope: InstrumentationScope,
+        *,
+        provider: str,
+        redact: Callable[[str], str],
+        guard: Guard,
+    ) -> None:
+        self._run = run
+        self._root = root
+        self._provider = provider
+        self._redact = redact
+        self._guard = guard
+        self._spans = SpanFactory(resource, scope)
+        self._events = EventFactory(resource, scope)
+        self._tasks: dict[str, _Task] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._names: dict[str, str] = {}
+        self._limbo: dict[str, _Limbo] = {}
+        self._unannounced: set[str] = set()
+        self._parents: dict[str, Parent | None] = {}
+        self._short: dict[str, int] = {}
+        self._errors: dict[str, tuple[str, str]] = {}
+        self._stretches: list[Signals] = []
+        self._logs: list[ReadableLogRecord] = []
+        self._ended: list[ReadableSpan] = []
+        #: Tasks with a span in the present stretch: their next event begins a new one.
+        self._ended_keys: set[str] = set()
+        self._points: list[UsagePoint] = []
+        self._now = 0.0
+        #: Usage records of short attempts that were not written.
+        self.usage_left_out = 0
+        #: Set when something happened that must be on disk at once.
+        self.urgent = False
+        #: Workers that never said a word of their own.
+        self.silent_workers: list[str] = []
+        self._handlers: dict[int, Callable[[Any], None]] = {
+            facts.SUBMITTED: self._submitted,
+            facts.STARTED: self._started,
+            facts.SUCCEEDED: self._succeeded,
+            facts.FAILED: self._failed,
+            facts.BLAMED: self._blamed,
+            facts.UNASSIGNED: self._unassigned,
+            facts.WAITING: self._waiting,
+            facts.FORGOTTEN: self._forgotten,
+            facts.WORKER_READY: self._worker_ready,
+            facts.WORKER_HELLO: self._worker_hello,
+            facts.WORKER_GONE: self._worker_gone,
+            facts.SAMPLE: self._sample,
+            facts.RESTARTED: self._restarted,
+        }
+
+    # -- in and out ---------------------------------------------------------------------------
+
+    def take(self, batch: Iterable[facts.Fact], now: float) -> None:
+        """Enter facts, in order; `now` is the scheduler's clock."""
+        self._now = now
+        handlers = self._handlers
+        for fact in batch:
+            try:
+                handler = handlers.get(fact[0])
+                if handler is not None:
+                    handler(fact)
+            except BaseException as error:
+                self._guard.failed("ledger", error)
+        self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """Decide what has waited long enough for further word."""
+        self._now = max(self._now, now)
+        if self._limbo:
+            for key in [key for key, limbo in self._limbo.items() if limbo.deadline <= now]:
+                self._leave_limbo(key)
+        if self._unannounced:
+            for address in list(self._unannounced):
+                worker = self._workers[address]
+                if worker.deadline <= now:
+                    self.silent_workers.append(address)
+                    self._announce_worker(worker, worker.ready.time)
+
+    def signals(self) -> list[Signals]:
+        """Signals since the last call, in stretches to be written one after the other."""
+        self._break()
+        stretches, self._stretches = self._stretches, []
+        return stretches
+
+    def points(self) -> list[UsagePoint]:
+        """Usage of workers since the last call."""
+        points, self._points = self._points, []
+        return points
+
+    @property
+    def unsettled(self) -> bool:
+        """Something waits for further word."""
+        return bool(self._limbo)
+
+    @property
+    def unfinished(self) -> bool:
+        """A task has no final state yet."""
+        return any(task.final is None for task in self._tasks.values())
+
+    def close(self, now: float, *, lost_facts: bool = False) -> None:
+        """The run ends: what nobody will wait for any more is cancelled.
+
+        Parameters
+        ----------
+        now : float
+            Time of the end.
+        lost_facts : bool
+            Facts were dropped or the scheduler is gone, so that the end of a task may be unknown
+            rather than a cancellation; its line says so.
+        """
+        for key in list(self._limbo):
+            self._leave_limbo(key)
+        for address in list(self._unannounced):
+            worker = self._workers[address]
+            self._announce_worker(worker, worker.ready.time)
+        message = "the end of this task was not recorded" if lost_facts else None
+        for task in self._tasks.values():
+            if task.final is None:
+                self._cancel(task, now, message)
+        self._tasks.clear()
+
+    def run_failure(self, error_type: str, message: str, traceback: str, now: float) -> None:
+        """The block that was recorded was left by an exception."""
+        self._failure(
+            now,
+            self._root,
+            {
+                semconv.EXCEPTION_TYPE: error_type,
+                semconv.EXCEPTION_MESSAGE: self._redact(message),
+                semconv.EXCEPTION_STACKTRACE: self._redact(traceback),
+                semconv.PHASE: "run",
+            },
+        )
+
+    def add_span(self, span: ReadableSpan) -> None:
+        """A span that is no attempt: the root, a submission."""
+        self._ended.append(span)
+
+    # -- tasks: from submission to the first attempt -------------------------------------------
+
+    def _submitted(self, fact: facts.Submitted) -> None:
+        key = fact.key
+        if key in self._limbo:
+            self._leave_limbo(key)
+        old = self._tasks.get(key)
+        if old is not None and old.final is None:
+            return
+        name = self._names.setdefault(fact.name, fact.name)
+        carrier = fact.carrier
+        parent = self._parent(carrier) if carrier and carrier.get("run") == self._run else None
+        task = self._tasks[key] = _Task(key, name, fact.function, parent)
+        attributes = self._task_attributes(task, "submitted")
+        if fact.dependency_count:
+            attributes[semconv.TASK_DEPENDENCIES] = fact.dependencies
+            attributes[semconv.TASK_DEPENDENCY_COUNT] = fact.dependency_count
+        if fact.known_before:
+            attributes[semconv.TASK_KNOWN_BEFORE] = True
+        self._event(task, fact.time, attributes, None)
+
+    def _started(self, fact: facts.Started) -> None:
+        task = self._tasks.get(fact.key)
+        limbo = self._limbo.get(fact.key)
+        if limbo is not None and limbo.run_id == fact.run_id:
+            self._begin(limbo.task, fact.run_id, fact.worker, min(fact.time, limbo.time))
+            self._leave_limbo(fact.key)
+        elif task is not None and task.final is None and fact.run_id > task.run_id:
+            self._begin(task, fact.run_id, fact.worker, fact.time)
+
+    def _begin(self, task: _Task, run_id: int, worker: str, start: float) -> None:
+        """An attempt really started on a worker."""
+        task.attempt += 1
+        task.run_id = run_id
+        task.running = True
+        task.start = start
+        task.worker = worker
+        attributes = self._task_attributes(task, "running")
+        attributes[semconv.WORKER_ADDRESS] = worker
+        self._event(task, start, attributes, self._ids(task))
+
+    # -- tasks: the ends of attempts ------------------------------------------------------------
+
+    def _succeeded(self, fact: facts.Succeeded) -> None:
+        task = self._tasks.get(fact.key) or self._unknown(fact.key)
+        if fact.run_id != task.run_id:
+            self._begin(task, fact.run_id, fact.worker, fact.start)
+        elif not task.running:
+            return
+        attributes = self._task_attributes(task, "succeeded")
+        attributes[semconv.TASK_RESULT] = "success"
+        self._measure(task, attributes, fact)
+        attributes[semconv.TASK_NBYTES] = fact.nbytes
+        if fact.typename:
+            attributes[semconv.TASK_RESULT_TYPE] = fact.typename
+        task.final = "succeeded"
+        self._end(task, fact.start, fact.stop, attributes)
+
+    def _failed(self, fact: facts.Failed) -> None:
+        task = self._tasks.get(fact.key) or self._unknown(fact.key)
+        message, traceback = self._redact(fact.message), self._redact(fact.traceback)
+        raised = fact.start is not None or bool(fact.traceback)
+        if raised and fact.run_id is not None and fact.run_id != task.run_id:
+            start = fact.time if fact.start is None else fact.start
+            self._begin(task, fact.run_id, fact.worker, start)
+        state = "retried" if fact.will_retry else "failed"
+        attributes = self._task_attributes(task, state)
+        attributes[semconv.ERROR_TYPE] = fact.error_type
+        attributes[semconv.EXCEPTION_MESSAGE] = message[:MAX_ERROR_MESSAGE]
+        attributes[semconv.TASK_RESULT] = "failure" if raised else "error"
+        ids = self._ids(task)
+        began = task.running
+        if not fact.will_retry:
+            task.final = "failed"
+            self._errors[fact.key] = (fact.error_type, message[:MAX_ERROR_MESSAGE])
+        if began:
+            start = task.start if fact.start is None else fact.start
+            stop = fact.time if fact.stop is None else fact.stop
+            if fact.start is not None:
+                self._measure(task, attributes, fact)
+            else:
+                attributes[semconv.WORKER_ADDRESS] = task.worker
+            self._end(task, start, stop, attributes, error=fact.error_type, traceback=traceback)
+        else:
+            if fact.worker:
+                attributes[semconv.WORKER_ADDRESS] = fact.worker
+            self._event(task, fact.time, attributes, None, error=True)
+        failure = {
+            semconv.EXCEPTION_TYPE: fact.error_type,
+            semconv.EXCEPTION_MESSAGE: message,
+            semconv.TASK_KEY: task.key,
+            semconv.FAILED_TASK: task.key,
+            semconv.PHASE: "task_execution",
+            semconv.TASK_ATTEMPT: task.attempt,
+            semconv.TASK_WILL_RETRY: fact.will_retry,
+        }
+        if fact.worker:
+            failure[semconv.WORKER_ADDRESS] = fact.worker
+            failure[semconv.WORKER_NAME] = self._worker_name(fact.worker)
+        if traceback:
+            failure[semconv.EXCEPTION_STACKTRACE] = traceback
+        self._failure(fact.stop or fact.time, ids if began else None, failure)
+
+    def _blamed(self, fact: facts.Blamed) -> None:
+        task = self._tasks.get(fact.key) or self._unknown(fact.key)
+        if task.final is not None:
+            return
+        attributes = self._task_attributes(task, "failed")
+        attributes[semconv.TASK_BLAME] = fact.cause
+        error = self._errors.get(fact.cause)
+        if error is not None:
+            attributes[semconv.ERROR_TYPE], attributes[semconv.EXCEPTION_MESSAGE] = error
+        task.final = "failed"
+        self._event(task, fact.time, attributes, None, error=True)
+
+    def _unassigned(self, fact: facts.Unassigned) -> None:
+        task = self._tasks.get(fact.key)
+        if task is None or task.final is not None:
+            return
+        if fact.reason != "worker-lost":
+            task.cancelled_by = fact
+        elif task.running and task.run_id == fact.run_id:
+            self._lose(task, fact.time)
+
+    def _waiting(self, fact: facts.Waiting) -> None:
+        task = self._tasks.get(fact.key)
+        if task is None:
+            return
+        if task.final is not None:
+            task.reopens = task.final
+            task.recomputed = task.final == "succeeded"
+            task.final = None
+            self._errors.pop(fact.key, None)
+            return
+        left = task.cancelled_by
+        if left is None:
+            return
+        task.cancelled_by = None
+        if task.running and task.run_id == left.run_id:
+            if left.reason.startswith("reschedule"):
+                attributes = self._task_attributes(task, "retried")
+                attributes[semconv.TASK_RESULT] = "error"
+                attributes[semconv.ERROR_TYPE] = "Reschedule"
+                attributes[semconv.WORKER_ADDRESS] = task.worker
+                self._end(task, task.start, left.time, attributes, error="Reschedule")
+            else:
+                self._lose(task, left.time)
+
+    def _lose(self, task: _Task, time: float) -> None:
+        attributes = self._task_attributes(task, "lost")
+        attributes[semconv.TASK_RESULT] = "error"
+        attributes[semconv.ERROR_TYPE] = "WorkerLost"
+        attributes[semconv.WORKER_ADDRESS] = task.worker
+        self._end(task, task.start, time, attributes, error="WorkerLost")
+
+    def _forgotten(self, fact: facts.Forgotten) -> None:
+        task = self._tasks.pop(fact.key, None)
+        if task is None:
+            return
+        if task.final is not None:
+            self._errors.pop(fact.key, None)
+            return
+        left = task.cancelled_by
+        if left is None or left.run_id is None or task.run_id == left.run_id:
+            self._cancel(task, fact.time if left is None else left.time)
+        else:
+            # It was on a worker: whether it had begun there, only the worker knows.
+            deadline = self._now + CANCEL_WAIT
+            self._limbo[fact.key] = _Limbo(task, left.run_id, left.time, deadline)
+
+    def _leave_limbo(self, key: str) -> None:
+        limbo = self._limbo.pop(key)
+        self._cancel(limbo.task, limbo.time)
+
+    def _cancel(self, task: _Task, time: float, message: str | None = None) -> None:
+        attributes = self._task_attributes(task, "cancelled")
+        attributes[semconv.TASK_RESULT] = "cancellation"
+        if message is not None:
+            attributes[semconv.EXCEPTION_MESSAGE] = message
+        task.final = "cancelled"
+        if task.running:
+            attributes[semconv.WORKER_ADDRESS] = task.worker
+            self._end(task, task.start, time, attributes)
+        else:
+            self._event(task, time, attributes, None)
+
+    def _restarted(self, fact: facts.Restarted) -> None:
+        for task in self._tasks.values():
+            if task.final is None:
+                self._cancel(task, fact.time)
+        self._tasks.clear()
+        self._errors.clear()
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def _worker_ready(self, fact: facts.WorkerReady) -> None:
+        self._workers[fact.address] = _Worker(fact, self._now + HELLO_WAIT)
+        self._unannounced.add(fact.address)
+
+    def _worker_hello(self, fact: facts.WorkerHello) -> None:
+        worker = self._workers.get(fact.address)
+        if worker is not None and not worker.announced:
+            self._announce_worker(worker, min(fact.launched, worker.ready.time))
+
+    def _announce_worker(self, worker: _Worker, launched: float) -> None:
+        self._unannounced.discard(worker.ready.address)
+        worker.announced = True
+        for state, time in (("launched", launched), ("ready", worker.ready.time)):
+            self._worker_event(worker, state, time, {})
+
+    def _worker_gone(self, fact: facts.WorkerGone) -> None:
+        running = self._begun_on(fact)
+        worker = self._workers.pop(fact.address, None)
+        if worker is None:
+            return
+        if not worker.announced:
+            self._announce_worker(worker, worker.ready.time)
+        more: dict[str, Any] = {
+            semconv.WORKER_REASON: fact.reason,
+            semconv.WORKER_TASKS_RUNNING: running,
+            semconv.WORKER_TASKS_RECOMPUTED: fact.tasks_recomputed,
+        }
+        if fact.memory:
+            more[semconv.WORKER_MEMORY] = fact.memory
+        self._worker_event(worker, "removed" if fact.expected else "lost", fact.time, more)
+        if not fact.expected:
+            self._failure(
+                fact.time,
+                None,
+                {
+                    semconv.EXCEPTION_TYPE: "WorkerLost",
+                    semconv.EXCEPTION_MESSAGE: (
+                        f"worker {worker.ready.name} at {fact.address} was lost while it ran "
+                        f"{running} task{'' if running == 1 else 's'} ({fact.reason})"
+                    ),
+                    semconv.PHASE: "worker_lost",
+                    semconv.WORKER_ADDRESS: fact.address,
+                    semconv.WORKER_NAME: worker.ready.name,
+                    semconv.WORKER_REASON: fact.reason,
+                },
+            )
+
+    def _begun_on(self, fact: facts.WorkerGone) -> int:
+        """Find out which attempts had begun on a worker that is gone; returns their number.
+
+        The worker's board says it exactly. Without one: attempts that run for a while were
+        announced; of those assigned and not announced, the first in order fill the free threads.
+        """
+        address = fact.address
+        running = {
+            key
+            for key, task in self._tasks.items()
+            if task.running and task.final is None and task.worker == address
+        }
+        if fact.executing is not None:
+            keys = {run_id: key for key, run_id in fact.assigned}
+            begun = [
+                (keys[run_id], run_id, start) for run_id, start in fact.executing if run_id in keys
+            ]
+        else:
+            free = fact.nthreads - len(running)
+            silent = [pair for pair in fact.assigned if pair[0] not in running]
+            begun = [(key, run_id, fact.time) for key, run_id in silent[: max(0, free)]]
+        for key, run_id, start in begun:
+            task = self._tasks.get(key)
+            if task is not None and task.final is None and run_id > task.run_id:
+                self._begin(task, run_id, address, start)
+                running.add(key)
+        return len(running)
+
+    def _sample(self, fact: facts.Sample) -> None:
+        worker = self._workers.get(fact.address)
+        if worker is None:
+            return
+        worker.memory = fact.memory
+        attributes = {
+            semconv.RECORD: "resource",
+            semconv.ENTITY_TYPE: "worker",
+            semconv.ENTITY_ID: worker.ready.name,
+            semconv.WORKER_ADDRESS: fact.address,
+            semconv.PROVIDER: self._provider,
+        }
+        self._points.append(
+            UsagePoint(fact.time, attributes, fact.cpu, fact.memory, fact.memory_limit)
+        )
+
+    def _worker_event(
+        self, worker: _Worker, state: str, time: float, more: dict[str, Any]
+    ) -> None:
+        ready = worker.ready
+        attributes: dict[str, Any] = {
+            semconv.RECORD: "worker",
+            semconv.WORKER_NAME: ready.name,
+            semconv.WORKER_ADDRESS: ready.address,
+            semconv.WORKER_STATE: state,
+            semconv.PROVIDER: self._provider,
+            semconv.HOST_NAME: ready.host,
+            semconv.PROCESS_PID: ready.pid,
+            semconv.WORKER_NTHREADS: ready.nthreads,
+            semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
+            semconv.WORKER_NANNY: ready.nanny,
+            **more,
+        }
+        self._logs.append(
+            self._events.event(
+                semconv.EVENT_WORKER, time, attributes, self._root, error=state == "lost"
+            )
+        )
+        self.urgent = self.urgent or state == "lost"
+
+    # -- signals ----------------------------------------------------------------------------------
+
+    def _task_attributes(self, task: _Task, state: str) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            semconv.RECORD: "task",
+            semconv.TASK_KEY: task.key,
+            semconv.TASK_NAME: task.name,
+            semconv.TASK_STATE: state,
+            semconv.TASK_ATTEMPT: task.attempt if state != "submitted" else 0,
+        }
+        if task.function is not None and task.function != task.name:
+            attributes[semconv.FUNCTION_NAME] = task.function
+        if task.reopens is not None:
+            attributes[semconv.TASK_REOPENS] = task.reopens
+            task.reopens = None
+        if task.recomputed:
+            attributes[semconv.TASK_RECOMPUTED] = True
+        return attributes
+
+    def _measure(
+        self, task: _Task, attributes: dict[str, Any], fact: facts.Succeeded | facts.Failed
+    ) -> None:
+        """Durations and usage of an attempt whose start and stop its worker measured."""
+        start, stop = fact.start, fact.stop
+        if start is None or stop is None:
+            return
+        duration = round(max(0.0, stop - start), 6)
+        attributes[semconv.WORKER_ADDRESS] = fact.worker
+        attributes[semconv.TASK_DURATION] = duration
+        if fact.ready:
+            attributes[semconv.TASK_QUEUED] = round(max(0.0, start - fact.ready), 6)
+        if fact.phases:
+            transfer = _covered((a, b) for action, a, b in fact.phases if action == "transfer")
+            if transfer:
+                attributes[semconv.TASK_TRANSFER] = round(transfer, 6)
+        cpu = fact.cpu
+        if cpu is not None:
+            attributes[semconv.TASK_CPU] = round(cpu, 6)
+        if duration < USAGE_MIN_DURATION:
+            short = self._short.get(task.name, 0)
+            if short >= USAGE_SHORT_ATTEMPTS:
+                self.usage_left_out += 1
+                return
+            self._short[task.name] = short + 1
+        attributes[semconv.RECORD] = ("task", "resource")
+        if cpu is not None and duration > 0:
+            attributes[semconv.OBSERVED_CPU] = round(cpu / duration, 4)
+        worker = self._workers.get(fact.worker)
+        if worker is not None and worker.memory:
+            attributes[semconv.OBSERVED_MEMORY] = worker.memory / semconv.GIGABYTE
+        attributes[semconv.PROVIDER] = self._provider
+
+    def _end(
+        self,
+        task: _Task,
+        start: float,
+        stop: float,
+        attributes: dict[str, Any],
+        *,
+        error: str | None = None,
+        traceback: str = "",
+    ) -> None:
+        """The end of an attempt is a span."""
+        worker = self._workers.get(task.worker)
+        if worker is not None:
+            attributes[semconv.WORKER_NAME] = worker.ready.name
+        events = ()
+        if error is not None:
+            exception = {
+                semconv.EXCEPTION_TYPE: error,
+                semconv.EXCEPTION_MESSAGE: attributes.get(semconv.EXCEPTION_MESSAGE, ""),
+            }
+            if traceback:
+                exception[semconv.EXCEPTION_STACKTRACE] = traceback
+            events = (exception_event(stop, exception),)
+        if task.key in self._ended_keys:
+            self._break()
+        self._ended_keys.add(task.key)
+        self._ended.append(
+            self._spans.span(
+                task.name,
+                self._ids(task),
+                task.parent or self._root,
+                start,
+                stop,
+                attributes,
+                kind=SpanKind.CONSUMER,
+                error=error,
+                events=events,
+            )
+        )
+        task.running = False
+
+    def _event(
+        self,
+        task: _Task,
+        time: float,
+        attributes: dict[str, Any],
+        ids: Parent | None,
+        *,
+        error: bool = False,
+    ) -> None:
+        """What happens to a task at an instant is an event."""
+        if task.key in self._ended_keys:
+            self._break()
+        self._logs.append(
+            self._events.event(semconv.EVENT_TASK, time, attributes, ids, error=error)
+        )
+
+    def _failure(self, time: float, ids: Parent | None, attributes: dict[str, Any]) -> None:
+        attributes[semconv.RECORD] = "failure"
+        attributes[semconv.PROVIDER] = self._provider
+        self._logs.append(
+            self._events.event(
+                semconv.EVENT_FAILURE, time, attributes, ids or self._root, error=True
+            )
+        )
+        self.urgent = True
+
+    def _break(self) -> None:
+        """Logs and spans are written in two calls: an event after its task's span needs a third."""
+        if self._logs or self._ended:
+            self._stretches.append(Signals(self._logs, self._ended))
+            self._logs, self._ended = [], []
+        self._ended_keys.clear()
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    def _ids(self, task: _Task) -> Parent:
+        parent = task.parent or self._root
+        return Parent(parent.trace_id, attempt_span_id(self._run, task.key, task.run_id))
+
+    def _parent(self, carrier: dict[str, Any]) -> Parent | None:
+        text = carrier.get("traceparent")
+        if not isinstance(text, str):
+            return None
+        if text not in self._parents:
+            if len(self._parents) >= _MAX_PARENTS:
+                del self._parents[next(iter(self._parents))]
+            self._parents[text] = parse_traceparent(text)
+        return self._parents[text]
+
+    def _unknown(self, key: str) -> _Task:
+        """A task whose submission was dropped: what follows is recorded all the same."""
+        task = self._tasks[key] = _Task(key, name_of_key(key), None, None)
+        return task
+
+    def _worker_name(self, address: str) -> str:
+        worker = self._workers.get(address)
+        return worker.ready.name if worker is not None else address
+
+
+
+def _covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of time intervals: transfers from several workers overlap."""
+    total = 0.0
+    end = float("-inf")
+    for start, stop in sorted(intervals):
+        if stop > end:
+            total += stop - max(start, end)
+            end = stop
+    return total

@@ -1,0 +1,381 @@
+"""The one consumer of facts: pulls them, turns them into signals, hands those to the exporters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic, time
+from typing import Any, Final, Protocol
+
+from opentelemetry.sdk.resources import Resource
+
+from scalable.facts import Batch
+from scalable.guard import Guard
+from scalable.telemetry import semconv
+from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
+from scalable.telemetry.providers import SCOPE, Exits
+from scalable.telemetry.spans import Parent, SpanFactory, Submission, Submissions, link
+from scalable_runs.layout import Record, RunStatus
+from scalable_runs.summary import RunSummary
+from scalable_runs.writer import RunWriter
+
+#: Seconds between two pulls where nothing is going on.
+PULL_INTERVAL: Final = 0.2
+#: Facts asked for at once.
+PULL_SIZE: Final = 2_000
+#: Seconds between two attempts to reach a scheduler that did not answer.
+RETRY_INTERVAL: Final = 0.5
+#: A scheduler that did not answer for so long is gone, in seconds.
+GONE_AFTER: Final = 30.0
+#: At close, word of attempts that have just begun may still be under way, in seconds.
+SETTLE: Final = 0.05
+
+
+class Source(Protocol):
+    """Where facts come from; see :mod:`scalable.instrumentation.source`."""
+
+    def pull(self, after: int, limit: int = ...) -> Batch:
+        """Facts from number `after` on; raises ConnectionError."""
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a run is called and where it hangs."""
+
+    run_id: str
+    project: str
+    provider: str
+    trace_id: int
+    root_span_id: int
+    started: float
+
+
+@dataclass(slots=True)
+class Closing:
+    """How a run is to end."""
+
+    status: RunStatus
+    deadline: float
+    error: tuple[str, str, str] | None = None
+    #: Called once the scheduler has nothing more for us.
+    left: list[str] = field(default_factory=list[str])
+
+
+class Recorder:
+    """Records one run, on a daemon thread of its own.
+
+    :meth:`flush` and :meth:`close` are called by threads of the application and wait on a
+    condition; everything else happens on the recorder's thread.
+
+    Parameters
+    ----------
+    identity : RunIdentity
+        The run.
+    source : Source or None
+        Where facts come from; None where the scheduler cannot be watched.
+    writer : RunWriter
+        The run's directory.
+    resource : Resource
+        Of every signal.
+    submissions : Submissions
+        Where the client's threads note what they send.
+    redact : callable
+        Passed every message and traceback.
+    warn : callable
+        Told, once a kind, what the user should know.
+    """
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        source: Source | None,
+        writer: RunWriter,
+        resource: Resource,
+        submissions: Submissions,
+        *,
+        redact: Callable[[str], str],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.guard = Guard()
+        self.summary = RunSummary()
+        self._identity = identity
+        self._source = source
+        self._writer = writer
+        self._submissions = submissions
+        self._warn = warn
+        self._root = Parent(identity.trace_id, identity.root_span_id)
+        self._spans = SpanFactory(resource, SCOPE)
+        self._ledger = Ledger(
+            identity.run_id,
+            self._root,
+            resource,
+            SCOPE,
+            provider=identity.provider,
+            redact=redact,
+            guard=self.guard,
+        )
+        self._exits = Exits(writer, resource, self._on_records)
+        self._after = 1
+        self._more = False
+        self._offset = 0.0
+        self._dropped = 0
+        self._remote_errors: dict[str, int] = {}
+        self._silent_since: float | None = None
+        self._warned_silent = False
+        self._gone = False
+        self._told: dict[str, Any] = {}
+        self._condition = threading.Condition()
+        self._flush_asked = 0
+        self._flush_done = 0
+        self._closing: Closing | None = None
+        self.finished = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to record."""
+        self._thread.start()
+
+    # -- for the application's threads ----------------------------------------------------------
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything the scheduler knows by now is in the kernel's hands."""
+        with self._condition:
+            self._flush_asked += 1
+            wanted = self._flush_asked
+            self._condition.notify_all()
+            return self._condition.wait_for(
+                lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
+            )
+
+    def close(
+        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
+    ) -> bool:
+        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
+
+        Returns
+        -------
+        bool
+            False if the recorder is still busy: it goes on in the background.
+        """
+        with self._condition:
+            if self._closing is None:
+                self._closing = Closing(status, monotonic() + timeout, error)
+                self._condition.notify_all()
+        return self.finished.wait(timeout + 1.0)
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._step()
+                with self._condition:
+                    if self._closing is not None and self._drained():
+                        break
+                    if not self._more:
+                        if self._flush_done < self._flush_asked and self._pulled_all:
+                            self._flush_done = self._flush_asked
+                            self._condition.notify_all()
+                        waiting = self._flush_done < self._flush_asked
+                        if self._closing is None and not waiting:
+                            self._condition.wait(self._interval())
+            self._finish()
+        except BaseException as error:
+            # A recorder that stops must not look like one that has nothing to say.
+            self.guard.errors[f"recorder:{type(error).__name__}"] += 1
+            self._warn(f"recording stopped by an internal error: {error!r}")
+            self._give_up()
+        finally:
+            with self._condition:
+                self.finished.set()
+                self._condition.notify_all()
+
+    _pulled_all = False
+
+    def _step(self) -> None:
+        """Pull once, write what follows from it."""
+        with self._condition:
+            asked = self._flush_asked
+        batch = self._pull()
+        self._more = batch is not None and batch.more
+        self._pulled_all = not self._more and asked == self._flush_asked
+        now = time() + self._offset
+        if batch is not None:
+            self._ledger.take(batch.facts, now)
+        else:
+            self._ledger.tick(now)
+        self._note_submissions(self._submissions.ended(time()))
+        self._emit()
+        self._tell_run()
+
+    def _pull(self) -> Batch | None:
+        source = self._source
+        if source is None or self._gone:
+            return None
+        try:
+            batch = source.pull(self._after, PULL_SIZE)
+        except ConnectionError as error:
+            self._unreachable(error)
+            return None
+        except Exception as error:
+            self.guard.errors[f"pull:{type(error).__name__}"] += 1
+            self._unreachable(error)
+            return None
+        self._silent_since = None
+        self._after = batch.next
+        self._offset = batch.now - time()
+        self._dropped = batch.dropped
+        self._remote_errors = batch.errors
+        return batch
+
+    def _unreachable(self, error: Exception) -> None:
+        now = monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if self._closing is not None or now - self._silent_since > GONE_AFTER:
+            self._gone = True
+            self.guard.errors["scheduler_gone"] += 1
+            if self._closing is None:
+                self._warn(f"the scheduler does not answer any more ({error}); recording pauses")
+
+    def _interval(self) -> float:
+        return PULL_INTERVAL if self._silent_since is None else RETRY_INTERVAL
+
+    def _drained(self) -> bool:
+        closing = self._closing
+        assert closing is not None
+        if monotonic() >= closing.deadline:
+            return True
+        return not self._more and (self._silent_since is None or self._gone)
+
+    def _emit(self) -> None:
+        stretches, points = self._ledger.signals(), self._ledger.points()
+        if stretches or points:
+            self._exits.export(stretches, points)
+        if self._ledger.urgent:
+            self._ledger.urgent = False
+            self._writer.request_sync()
+
+    def _on_records(self, file: str, records: Sequence[Record]) -> None:
+        self.summary.add_all(file, records)
+
+    def _note_submissions(self, ended: Sequence[Submission]) -> None:
+        for submission in ended:
+            own_trace = submission.parent is None
+            self._ledger.add_span(
+                self._spans.span(
+                    semconv.SPAN_SUBMIT.format(name=self._identity.project),
+                    submission.ids,
+                    submission.parent,
+                    submission.start + self._offset,
+                    submission.last + self._offset,
+                    {semconv.RUN_ID: self._identity.run_id, semconv.GRAPH_COUNT: submission.graphs},
+                    kind=semconv.KIND_SUBMIT,
+                    links=(link(self._root),) if own_trace else (),
+                )
+            )
+
+    def _tell_run(self) -> None:
+        """Keep run.json's account of what the record lacks up to date."""
+        silent = self._ledger.silent_workers
+        if silent and not self._warned_silent and self._source is not None and not self._gone:
+            self._warned_silent = True
+            self._warn(
+                f"worker {silent[0]} sends nothing of its own: is scalable installed there? "
+                "Starts and CPU times of its attempts are missing"
+            )
+        telemetry = self._telemetry()
+        if telemetry != self._told:
+            self._told = telemetry
+            self._writer.update_run(telemetry=telemetry)
+
+    def _telemetry(self) -> dict[str, Any]:
+        errors: dict[str, int] = {**self._remote_errors}
+        for place, count in self.guard.errors.items():
+            errors[place] = errors.get(place, 0) + count
+        dropped: dict[str, int] = {}
+        if self._dropped:
+            dropped["facts"] = self._dropped
+        telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
+        if self._ledger.usage_left_out:
+            telemetry["usage_left_out"] = self._ledger.usage_left_out
+        return telemetry
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        closing = self._closing
+        assert closing is not None
+        self._settle(closing)
+        now = time() + self._offset
+        if closing.error is not None:
+            self._ledger.run_failure(*closing.error, now)
+        left = self._more or (self._silent_since is not None and not self._gone)
+        self._ledger.close(now, lost_facts=bool(left or self._dropped or self._gone))
+        self._note_submissions(self._submissions.ended(time(), all_of_them=True))
+        self._ledger.add_span(self._root_span(closing.status, now))
+        self._emit()
+        if left:
+            self.guard.errors["close:timeout"] += 1
+            self._warn("closing took too long: the scheduler still holds facts of this run")
+        if self._dropped:
+            self._warn(f"{self._dropped} facts were dropped because nobody fetched them in time")
+        self._exits.shutdown()
+        if self._source is not None:
+            self._source.close()
+        self._writer.close(
+            self._make_summary,
+            status=closing.status,
+            finished_at=iso(now),
+            telemetry=self._telemetry(),
+        )
+
+    def _settle(self, closing: Closing) -> None:
+        """Give word that is under way a moment: attempts just begun, cancellations just made."""
+        wait = SETTLE if self._ledger.unfinished else 0.0
+        if self._ledger.unsettled:
+            wait = CANCEL_WAIT
+        end = min(closing.deadline, monotonic() + wait)
+        while (left := end - monotonic()) > 0 and not self._gone:
+            with self._condition:
+                self._condition.wait(min(left, SETTLE))
+            self._step()
+
+    def _root_span(self, status: RunStatus, now: float) -> Any:
+        identity = self._identity
+        return self._spans.span(
+            semconv.SPAN_RUN.format(project=identity.project),
+            self._root,
+            None,
+            identity.started,
+            now,
+            {
+                semconv.RUN_ID: identity.run_id,
+                semconv.RUN_STATUS: status,
+                semconv.PROVIDER: identity.provider,
+            },
+            error=status if status in ("failed", "lost") else None,
+        )
+
+    def _make_summary(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return self.summary.document(run)
+
+    def _give_up(self) -> None:
+        try:
+            self._writer.close(status="failed", finished_at=iso(time()), telemetry=self._telemetry())
+        except BaseException as error:
+            self.guard.errors[f"give_up:{type(error).__name__}"] += 1
+
+
+def iso(seconds: float) -> str:
+    """ISO 8601, UTC, microseconds, ``Z``."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -1,0 +1,180 @@
+"""All names: of attributes, events, metrics and spans, and which record field each becomes.
+
+``dask.*`` is what Dask did, ``scalable.*`` what the run is; the rest are OpenTelemetry's semantic
+conventions. There is none for workflows or tasks yet, hence the namespaces of our own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry.trace import SpanKind
+
+from scalable_runs.encode import RecordMap
+
+SCOPE_NAME: Final = "scalable"
+
+# -- what a signal is a record of ---------------------------------------------------------------
+
+#: Event type of the record that a signal becomes in the run directory.
+RECORD: Final = "scalable.record"
+
+# -- the run ------------------------------------------------------------------------------------
+
+RUN_ID: Final = "scalable.run.id"
+RUN_STATUS: Final = "scalable.run.status"
+PROJECT: Final = "scalable.project.name"
+PHASE: Final = "scalable.phase"
+PROVIDER: Final = "scalable.provider"
+
+# -- tasks --------------------------------------------------------------------------------------
+
+TASK_KEY: Final = "dask.task.key"
+TASK_NAME: Final = "dask.task.name"
+TASK_STATE: Final = "dask.task.state"
+#: How the attempt ended: success, failure, error, cancellation.
+TASK_RESULT: Final = "dask.task.result"
+TASK_ATTEMPT: Final = "dask.task.attempt"
+TASK_DEPENDENCIES: Final = "dask.task.dependencies"
+TASK_DEPENDENCY_COUNT: Final = "dask.task.dependency_count"
+TASK_DURATION: Final = "dask.task.duration"
+TASK_QUEUED: Final = "dask.task.queue.duration"
+TASK_TRANSFER: Final = "dask.task.transfer.duration"
+TASK_CPU: Final = "dask.task.cpu.time"
+TASK_NBYTES: Final = "dask.task.result.size"
+TASK_RESULT_TYPE: Final = "dask.task.result.type"
+TASK_BLAME: Final = "dask.task.blame"
+TASK_RECOMPUTED: Final = "dask.task.recomputed"
+TASK_REOPENS: Final = "dask.task.reopens"
+TASK_KNOWN_BEFORE: Final = "dask.task.known_before"
+TASK_WILL_RETRY: Final = "dask.task.will_retry"
+#: The key once more: a failure record names it beside the message and in the details.
+FAILED_TASK: Final = "scalable.failure.task"
+#: Graphs that a submission stands for.
+GRAPH_COUNT: Final = "dask.graph.count"
+
+ERROR_TYPE: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+FUNCTION_NAME: Final = "code.function.name"
+
+# -- workers ------------------------------------------------------------------------------------
+
+WORKER_ADDRESS: Final = "dask.worker.address"
+WORKER_NAME: Final = "dask.worker.name"
+WORKER_STATE: Final = "dask.worker.state"
+WORKER_NTHREADS: Final = "dask.worker.nthreads"
+WORKER_MEMORY_LIMIT: Final = "dask.worker.memory.limit"
+WORKER_MEMORY: Final = "dask.worker.memory.last"
+WORKER_NANNY: Final = "dask.worker.nanny"
+WORKER_REASON: Final = "dask.worker.reason"
+WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
+WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
+HOST_NAME: Final = "host.name"
+PROCESS_PID: Final = "process.pid"
+
+# -- samples ------------------------------------------------------------------------------------
+
+ENTITY_TYPE: Final = "scalable.entity.type"
+ENTITY_ID: Final = "scalable.entity.id"
+OBSERVED_CPU: Final = "scalable.observed.cpu"
+OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
+
+METRIC_WORKER_CPU: Final = "dask.worker.cpu.usage"
+METRIC_WORKER_MEMORY: Final = "dask.worker.memory.usage"
+METRIC_WORKER_MEMORY_LIMIT: Final = "dask.worker.memory.limit"
+
+# -- events and spans ---------------------------------------------------------------------------
+
+EVENT_TASK: Final = "dask.task.state_change"
+EVENT_WORKER: Final = "dask.worker.state_change"
+EVENT_FAILURE: Final = "exception"
+
+SPAN_RUN: Final = "run {project}"
+SPAN_SUBMIT: Final = "submit {name}"
+KIND_SUBMIT: Final = SpanKind.PRODUCER
+
+#: Bytes in the contract's unit of memory.
+GIGABYTE: Final = 1e9
+
+_TASK_FIELDS: Final = {
+    TASK_KEY: "task_id",
+    TASK_NAME: "task_name",
+    TASK_STATE: "state",
+    TASK_ATTEMPT: "attempt",
+    FUNCTION_NAME: "function_name",
+    WORKER_ADDRESS: "worker",
+    WORKER_NAME: "worker_id",
+    TASK_DURATION: "duration_s",
+    TASK_QUEUED: "queue_s",
+    TASK_TRANSFER: "transfer_s",
+    TASK_CPU: "cpu_s",
+    TASK_NBYTES: "nbytes",
+    TASK_RESULT_TYPE: "result_type",
+    TASK_DEPENDENCIES: "dependencies",
+    TASK_DEPENDENCY_COUNT: "dependency_count",
+    ERROR_TYPE: "error_type",
+    EXCEPTION_MESSAGE: "error_message",
+    TASK_BLAME: "blame",
+    TASK_RECOMPUTED: "recomputed",
+    TASK_REOPENS: "reopens",
+    TASK_KNOWN_BEFORE: "known_before",
+}
+
+_WORKER_FIELDS: Final = {
+    WORKER_NAME: "worker_id",
+    WORKER_ADDRESS: "worker",
+    WORKER_STATE: "state",
+    PROVIDER: "provider",
+    HOST_NAME: "details.host",
+    PROCESS_PID: "details.pid",
+    WORKER_NTHREADS: "details.nthreads",
+    WORKER_MEMORY_LIMIT: "details.memory_limit_bytes",
+    WORKER_NANNY: "details.nanny",
+    WORKER_REASON: "details.reason",
+    WORKER_TASKS_RUNNING: "details.tasks_running",
+    WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
+    WORKER_MEMORY: "details.memory_bytes",
+}
+
+_FAILURE_FIELDS: Final = {
+    EXCEPTION_TYPE: "failure_class",
+    EXCEPTION_MESSAGE: "message",
+    TASK_KEY: "task_id",
+    PROVIDER: "provider",
+    PHASE: "details.phase",
+    FAILED_TASK: "details.task_id",
+    WORKER_NAME: "details.worker_id",
+    WORKER_ADDRESS: "details.worker",
+    TASK_ATTEMPT: "details.attempt",
+    TASK_WILL_RETRY: "details.will_retry",
+    EXCEPTION_STACKTRACE: "details.traceback",
+    WORKER_REASON: "details.reason",
+}
+
+_RESOURCE_FIELDS: Final = {
+    ENTITY_TYPE: "entity_type",
+    ENTITY_ID: "entity_id",
+    PROVIDER: "provider",
+    TASK_KEY: "entity_id",
+    OBSERVED_CPU: "observed_cpu",
+    OBSERVED_MEMORY: "observed_memory_gb",
+}
+
+#: How signals become records of the run directory.
+RECORD_MAP: Final = RecordMap(
+    route=RECORD,
+    fields={
+        "task": _TASK_FIELDS,
+        "worker": _WORKER_FIELDS,
+        "failure": _FAILURE_FIELDS,
+        "resource": _RESOURCE_FIELDS,
+    },
+    constants={"resource": {"entity_type": "task"}},
+    metrics={
+        METRIC_WORKER_CPU: ("observed_cpu", 1.0),
+        METRIC_WORKER_MEMORY: ("observed_memory_gb", 1 / GIGABYTE),
+        METRIC_WORKER_MEMORY_LIMIT: ("observed_memory_limit_gb", 1 / GIGABYTE),
+    },
+)
