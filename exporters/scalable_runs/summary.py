@@ -136,7 +136,6 @@ class RunSummary:
         self._hits: Counter[bool] = Counter()
         self._cost: Mapping[str, Any] = {}
         self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
-            TASKS: self._add_task,
             RESOURCES: self._add_resource,
             WORKERS: self._add_worker,
             FAILURES: self._add_failure,
@@ -163,6 +162,8 @@ class RunSummary:
 
         Cheaper than one by one.
         """
+        if file == TASKS:
+            return self._add_tasks(records)
         handle = self._handlers.get(file)
         if handle is None:
             return 0
@@ -175,7 +176,7 @@ class RunSummary:
                 if timestamp > last:
                     last = timestamp
                 handle(record)
-            except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            except _UNUSABLE:
                 self._unusable += 1
         self._last = last
         self._events[file] += count
@@ -295,78 +296,93 @@ class RunSummary:
 
     # -- tasks ---------------------------------------------------------------------------------
 
-    def _add_task(self, record: Mapping[str, Any]) -> None:
-        # Runs a million times in one scan: flat, and the common states first.
-        get = record.get
-        state = record["state"]
-        task_id = record["task_id"]
-        given: Any = get("task_name")
-        name = self._names.get(given) or self._name(given)
-        attempt = get("attempt")
+    def _add_tasks(self, records: Iterable[Mapping[str, Any]]) -> int:
+        # A scan comes here a million times: one flat loop, no call for what every task does.
+        names, waiting, running = self._names, self._waiting, self._running
+        workers = self._workers
+        last = self._last
+        count = 0
+        for record in records:
+            count += 1
+            try:
+                get = record.get
+                timestamp = record["timestamp"]
+                if timestamp > last:
+                    last = timestamp
+                state = record["state"]
+                task_id = record["task_id"]
+                given: Any = get("task_name")
+                name = names.get(given) or self._name(given)
+                attempt = get("attempt")
 
-        if state == "running":
-            seen = self._waiting.pop(task_id, None)
-            if seen is None:
-                entry = self._running.get(task_id)
-                if entry is None:
+                if state == "running":
+                    seen = waiting.pop(task_id, None)
+                    if seen is None:
+                        entry = running.get(task_id)
+                        if entry is None:
+                            self._begin(name, record)
+                            seen = 0
+                        else:
+                            seen = entry[0]
+                    if attempt is None:
+                        attempt = seen + 1
+                    if attempt > seen:
+                        name.attempts += 1
+                    running[task_id] = (attempt, name, get("worker"), timestamp)
+                    continue
+
+                if state == "submitted":
+                    name.submitted += 1
+                    if task_id not in waiting and task_id not in running:
+                        waiting[task_id] = attempt or 0
+                        self._begin(name, record)
+                    continue
+
+                if state not in _ENDS:
+                    raise ValueError(state)
+                entry = running.pop(task_id, None)
+                seen = waiting.pop(task_id, None) if entry is None else entry[0]
+                if seen is None:
                     self._begin(name, record)
-                    seen = 0
+                    if attempt and _ended_an_attempt(state, record):
+                        name.attempts += 1
+                elif attempt is not None and attempt > seen:
+                    # It began too shortly before its worker was lost to be told as `running`.
+                    name.attempts += 1
+
+                if state == "succeeded":
+                    name.succeeded += 1
                 else:
-                    seen = entry[0]
-            if attempt is None:
-                attempt = seen + 1
-            if attempt > seen:
-                name.attempts += 1
-            self._running[task_id] = (attempt, name, get("worker"), record["timestamp"])
-            return
+                    self._add_unsuccessful(name, state, record, attempt or seen or 0)
 
-        if state == "submitted":
-            name.submitted += 1
-            if task_id not in self._waiting and task_id not in self._running:
-                self._waiting[task_id] = attempt or 0
-                self._begin(name, record)
-            return
-
-        if state not in _ENDS:
-            raise ValueError(state)
-        entry = self._running.pop(task_id, None)
-        seen = self._waiting.pop(task_id, None) if entry is None else entry[0]
-        if seen is None:
-            self._begin(name, record)
-            if attempt and _ended_an_attempt(state, record):
-                name.attempts += 1
-        elif attempt is not None and attempt > seen:
-            # The attempt began too shortly before its worker was lost to be told as `running`.
-            name.attempts += 1
-
-        if state == "succeeded":
-            name.succeeded += 1
-        else:
-            self._add_unsuccessful(name, state, record, attempt or seen or 0)
-
-        address = get("worker")
-        duration = get("duration_s")
-        if duration is not None:
-            if not 0 <= duration < math.inf:
-                raise ValueError(duration)
-            name.durations.append(duration)
-            if address is not None:
-                worker = self._workers.get(address) or self._worker(address)
-                if worker is not None:
-                    worker.busy += duration
-                    worker.attempts += 1
-            if duration > self._slow_floor:
-                self._slow(duration, record)
-        queued = get("queue_s")
-        if queued is not None:
-            # Two clocks, aligned to within a millisecond: a wait is never negative.
-            name.queueing.append(queued if queued > 0 else 0.0)
-        cpu = get("cpu_s")
-        if cpu is not None:
-            name.cpu += cpu
-        transfer = get("transfer_s")
-        if transfer is not None:
-            name.transfer += transfer
+                duration = get("duration_s")
+                if duration is not None:
+                    if not 0 <= duration < math.inf:
+                        raise ValueError(duration)
+                    name.durations.append(duration)
+                    address = get("worker")
+                    if address is not None:
+                        worker = workers.get(address) or self._worker(address)
+                        if worker is not None:
+                            worker.busy += duration
+                            worker.attempts += 1
+                    if duration > self._slow_floor:
+                        self._slow(duration, record)
+                queued = get("queue_s")
+                if queued is not None:
+                    # Two clocks, aligned to within a millisecond: a wait is never negative.
+                    name.queueing.append(queued if queued > 0 else 0.0)
+                cpu = get("cpu_s")
+                if cpu is not None:
+                    name.cpu += cpu
+                transfer = get("transfer_s")
+                if transfer is not None:
+                    name.transfer += transfer
+            except _UNUSABLE:
+                self._unusable += 1
+        self._last = last
+        self._events[TASKS] += count
+        return count
 
     def _add_unsuccessful(
         self, name: _Name, state: str, record: Mapping[str, Any], attempt: int
@@ -564,6 +580,9 @@ class RunSummary:
         known = [second for text in (self._last, heartbeat) if (second := _seconds(text))]
         return _seconds(run.get("started_at")), max(known, default=None)
 
+
+#: Raised by values of types that no record has.
+_UNUSABLE: Final = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 _INDEX: Final = re.compile(r"\[\d+\]$")
 _SLOW_FIELDS: Final = (
