@@ -1,0 +1,73 @@
+# make demo    record a real run on a small cluster and print the report
+# make test    the whole test suite
+# make check   lint, format and types
+# make chaos   kill recorded programs at random moments; N=1000 for more of them
+#
+# Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
+
+SHELL := /bin/sh
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+# The first that really runs: a version manager may list versions that it cannot start. Looked for
+# only when the environment is made.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+		&& { echo $$python; break; }; done)
+N ?= 100
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# An environment whose interpreter is gone, or that was made in another place, is made anew.
+ifneq ($(shell $(BIN)/python -c "print(open('$(VENV)/.made').read())" 2>/dev/null),$(CURDIR))
+$(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
+endif
+
+.NOTPARALLEL:
+.PHONY: help demo test check format chaos clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.demo
+	@$(BIN)/scalable demo
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+chaos: $(VENV)/.dev
+	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist build
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 or newer with venv and ensurepip was found." >&2; \
+		echo "Install one (Debian, Ubuntu: apt-get install python3-venv), or name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ($(PYTHON))"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@printf '%s' '$(CURDIR)' >$@
+
+# Two sizes of the same environment: the larger one also serves for the demo.
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	@echo "Installing the package and what the demo needs; a minute or two when nothing is cached"
+	@$(PIP) install --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	@echo "Installing the package and what its tests need; some minutes when nothing is cached"
+	@$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

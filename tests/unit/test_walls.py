@@ -1,0 +1,321 @@
+"""The walls between the rooms: who may import whom, and what an import may bring along."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT / "src", ROOT / "exporters")
+
+DASK = frozenset({"dask", "distributed"})
+OTEL = frozenset({"opentelemetry"})
+OURS = frozenset({"scalable", "scalable_runs"})
+
+
+@dataclass(frozen=True)
+class Room:
+    """Some modules, the other rooms they may import from, and what they never import."""
+
+    name: str
+    modules: tuple[str, ...]
+    doors: tuple[str, ...] = ()
+    never: frozenset[str] = frozenset()
+
+
+RUNS = ("run store", "run store's SDK side")
+LEAVES = ("facts", "guard", "options")
+
+#: A module belongs to the first room that names it or a package above it.
+ROOMS = (
+    Room("facts", ("scalable.facts",), never=DASK | OTEL),
+    Room("guard", ("scalable.guard",), never=DASK | OTEL),
+    Room("options", ("scalable.options",), never=DASK | OTEL),
+    Room(
+        "instrumentation",
+        ("scalable.instrumentation",),
+        doors=LEAVES,
+        # Inside the cluster there are facts, not spans: of OpenTelemetry at most the API.
+        never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
+    ),
+    Room("telemetry", ("scalable.telemetry",), doors=(*LEAVES, *RUNS), never=DASK),
+    Room("analysis", ("scalable.analysis",), doors=("run store",), never=DASK | OTEL),
+    Room(
+        "demo command",
+        ("scalable.cli.demo",),
+        doors=("cli", "demo", "public face", "analysis", "run store"),
+        never=DASK | OTEL,
+    ),
+    Room(
+        "cli",
+        ("scalable.cli",),
+        doors=("demo command", "analysis", "run store"),
+        never=DASK | OTEL,
+    ),
+    Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
+    Room(
+        "composition",
+        ("scalable.api",),
+        doors=("instrumentation", "telemetry", *LEAVES, *RUNS),
+    ),
+    Room(
+        "run store's SDK side",
+        ("scalable_runs.encode", "scalable_runs.exporter"),
+        doors=("run store",),
+        never=DASK,
+    ),
+    Room("run store", ("scalable_runs",), never=DASK | OTEL),
+    Room("public face", ("scalable",), doors=("composition", "options"), never=DASK | OTEL),
+)
+
+
+def room_of(module: str) -> Room | None:
+    for room in ROOMS:
+        for member in room.modules:
+            # "scalable" stands for itself alone: a new module must be given a room.
+            if module == member or (member != "scalable" and module.startswith(f"{member}.")):
+                return room
+    return None
+
+
+def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of every import, wherever it stands, also those for type checkers.
+
+    ``from a import b`` is ``a.b``, as `b` may be a module. A literal in ``import_module`` counts.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level + is_package or None] if node.level else []
+            for alias in node.names:
+                yield node.lineno, ".".join(filter(None, [*above, node.module, alias.name]))
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith("import_module")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield node.lineno, str(node.args[0].value)
+
+
+def breaches(sources: Mapping[str, str], packages: frozenset[str] = frozenset()) -> list[str]:
+    """Say every import in `sources` (module to text) that goes through a wall."""
+    found: list[str] = []
+    for module, source in sources.items():
+        room = room_of(module)
+        if room is None:
+            found.append(f"{module} is in no room")
+            continue
+        for line, name in imports_of(source, module, is_package=module in packages):
+            parts = name.split(".")
+            above = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            target = next((module for module in above if module in sources), None)
+            if name == "scalable.__version__" and module.startswith("scalable."):
+                continue
+            if any(name in room.never for name in above):
+                found.append(f"{module}:{line}: {room.name} must not import {name}")
+            elif target is not None:
+                other = room_of(target)
+                if other is not room and (other is None or other.name not in room.doors):
+                    found.append(f"{module}:{line}: {room.name} must not import {target}")
+    return found
+
+
+def our_sources() -> tuple[dict[str, str], frozenset[str]]:
+    sources: dict[str, str] = {}
+    packages: set[str] = set()
+    for base in SOURCES:
+        for path in base.rglob("*.py"):
+            parts = path.relative_to(base).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+                packages.add(".".join(parts))
+            sources[".".join(parts)] = path.read_text()
+    return sources, frozenset(packages)
+
+
+def test_no_module_imports_through_a_wall():
+    sources, packages = our_sources()
+    assert {"scalable.facts", "scalable.api", "scalable_runs.reader"} <= set(sources)
+    assert breaches(sources, packages) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "said"),
+    [
+        ("scalable.facts", "import distributed", "facts must not import distributed"),
+        ("scalable.facts", "from scalable import guard", "must not import scalable.guard"),
+        ("scalable.guard", "from . import facts", "guard must not import scalable.facts"),
+        (
+            "scalable.instrumentation.plugin",
+            "def f():\n    from scalable_runs.layout import TASKS",
+            "plugin:2: instrumentation must not import scalable_runs.layout",
+        ),
+        (
+            "scalable.instrumentation.plugin",
+            "from opentelemetry.sdk.trace import Span",
+            "instrumentation must not import opentelemetry.sdk.trace.Span",
+        ),
+        (
+            "scalable.telemetry.recorder",
+            "from ..instrumentation.plugin import X",
+            "telemetry must not import scalable.instrumentation.plugin",
+        ),
+        ("scalable.telemetry.recorder", "from distributed import Client", "telemetry must not"),
+        (
+            "scalable.analysis",
+            "import importlib\nimportlib.import_module('dask.array')",
+            "analysis must not import dask.array",
+        ),
+        ("scalable.analysis", "from scalable_runs import exporter", "scalable_runs.exporter"),
+        ("scalable.cli.report", "import scalable.api", "cli must not import scalable.api"),
+        (
+            "scalable_runs.reader",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import opentelemetry.trace",
+            "reader:3: run store must not import opentelemetry.trace",
+        ),
+        ("scalable_runs.reader", "from scalable_runs.exporter import E", "scalable_runs.exporter"),
+        ("scalable_runs.exporter", "import scalable", "must not import scalable"),
+        ("scalable", "from distributed import Client", "public face must not import distributed"),
+        ("scalable.helpers", "", "scalable.helpers is in no room"),
+    ],
+)
+def test_the_check_sees_a_breach(module: str, source: str, said: str):
+    sources = dict.fromkeys(
+        (
+            "scalable",
+            "scalable.facts",
+            "scalable.guard",
+            "scalable.api",
+            "scalable.analysis",
+            "scalable.cli.report",
+            "scalable.instrumentation.plugin",
+            "scalable.telemetry.recorder",
+            "scalable_runs",
+            "scalable_runs.layout",
+            "scalable_runs.reader",
+            "scalable_runs.exporter",
+        ),
+        "",
+    )
+    packages = frozenset({"scalable", "scalable.analysis", "scalable_runs"})
+    assert breaches(sources, packages) == []
+    (breach,) = breaches({**sources, module: source}, packages)
+    assert said in breach
+
+
+# --- what an import really brings along -------------------------------------------------------
+
+BLOCKED = textwrap.dedent(
+    """
+    import sys
+
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in {blocked!r}:
+                raise ModuleNotFoundError("blocked: " + name, name=name)
+
+    sys.meta_path.insert(0, Blocker())
+    """
+)
+
+
+def python(code: str, *, blocked: frozenset[str] = frozenset()) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a fresh interpreter in which the packages `blocked` do not exist."""
+    code = BLOCKED.format(blocked=sorted(blocked)) + textwrap.dedent(code)
+    # Isolated, so that neither the working directory nor the tests' own paths help an import.
+    paths = f"import sys; sys.path[:0] = {[str(base) for base in SOURCES]!r}\n"
+    return subprocess.run(
+        [sys.executable, "-I", "-c", paths + code], capture_output=True, text=True, check=False
+    )
+
+
+def brought_along(code: str) -> set[str]:
+    """Which of Dask's and OpenTelemetry's packages are imported after `code`."""
+    result = python(
+        f"""
+        {code}
+        print("brought", *{{name.split(".")[0] for name in sys.modules}})
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split()) & (DASK | OTEL)
+
+
+def test_brought_along_sees_what_an_import_brings():
+    assert brought_along("import opentelemetry.trace") == {"opentelemetry"}
+
+
+def test_importing_scalable_imports_neither_dask_nor_opentelemetry():
+    assert brought_along("import scalable") == set()
+
+
+def test_help_imports_neither_dask_nor_opentelemetry():
+    assert (
+        brought_along(
+            """
+        from scalable.cli import main
+        sys.argv[1:] = ["--help"]
+        try:
+            main()
+        except SystemExit as stop:
+            assert stop.code == 0, stop.code
+        """
+        )
+        == set()
+    )
+
+
+def test_reading_and_judging_runs_imports_neither_dask_nor_opentelemetry():
+    modules = "scalable_runs.reader, scalable_runs.writer, scalable_runs.summary"
+    assert brought_along(f"import {modules}, scalable_runs.redact, scalable.analysis") == set()
+
+
+def test_every_public_name_can_be_had():
+    result = python(
+        """
+        import scalable
+        missing = [name for name in scalable.__all__ if not hasattr(scalable, name)]
+        assert scalable.__all__ and not missing, missing
+        assert set(scalable.__all__) <= set(dir(scalable))
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_report_works_where_dask_and_opentelemetry_are_not_installed(tmp_path: Path):
+    made = python(
+        f"""
+        from scalable_runs.writer import RunWriter
+        from scalable_runs.layout import SCHEMA_VERSION
+        writer = RunWriter.create({str(tmp_path / "runs")!r}, dict(
+            schema_version=SCHEMA_VERSION, run_id="run-20260101T000000Z-walls-00000000",
+            project_name="walls", target_name="existing", provider_name="local",
+            manifest_lock="", source_manifest_path=None, started_at="2026-01-01T00:00:00.000000Z",
+            finished_at=None, status="running", trace_id="0" * 31 + "1", environment={{}},
+            code_identities={{}}, telemetry=dict(dropped={{}}, errors={{}}), journal={{}},
+        ))
+        writer.close(status="completed", finished_at="2026-01-01T00:00:01.000000Z")
+        """,
+        blocked=DASK | OTEL,
+    )
+    assert made.returncode == 0, made.stderr
+    report = python(
+        f"""
+        from scalable.cli import main
+        sys.argv[1:] = ["report", "--runs-dir", {str(tmp_path / "runs")!r}]
+        main()
+        """,
+        blocked=DASK | OTEL,
+    )
+    assert report.returncode == 0, report.stderr
+    assert "run-20260101T000000Z-walls-00000000" in report.stdout
