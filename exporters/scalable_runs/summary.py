@@ -201,7 +201,9 @@ class RunSummary:
         """Return the tasks that run and have no end yet, the longest running first."""
         oldest = heapq.nsmallest(limit, self._running.items(), key=lambda item: item[1][3])
         return [
-            UnfinishedTask(task_id, name.name, attempt, worker, since)
+            UnfinishedTask(
+                task_id, name.name, attempt, worker if _is_address(worker) else None, since
+            )
             for task_id, (attempt, name, worker, since) in oldest
         ]
 
@@ -425,6 +427,8 @@ class RunSummary:
 
     def _slow(self, duration: float, record: Mapping[str, Any]) -> None:
         kept = {key: record[key] for key in _SLOW_FIELDS if record.get(key) is not None}
+        if not _is_address(kept.get("worker")):
+            kept.pop("worker", None)
         # Of equal durations the first stays.
         self._slow_seen += 1
         entry = (duration, -self._slow_seen, kept)
@@ -486,8 +490,7 @@ class RunSummary:
     # -- workers -------------------------------------------------------------------------------
 
     def _worker(self, address: str) -> _Worker | None:
-        # Older records have the task's key where the worker's address belongs.
-        if "://" not in address:
+        if not _is_address(address):
             return None
         worker = self._workers.get(address)
         if worker is None and len(self._workers) < MAX_WORKERS:
@@ -603,6 +606,11 @@ _by_duration = itemgetter(0, 1)
 
 def _only_count(record: Mapping[str, Any]) -> None:
     """Make nothing of a record but its being there."""
+
+
+def _is_address(worker: Any) -> bool:
+    """Older records have the task's key where the worker's address belongs."""
+    return isinstance(worker, str) and "://" in worker
 
 
 def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:
@@ -909,7 +917,7 @@ class _FailedTasks:
         self.last = record["timestamp"]
         _count_member(self.names, name)
         worker = record.get("worker")
-        if worker is not None and "://" in worker:
+        if _is_address(worker):
             _count_member(self.workers, worker)
 
     def document(self, key: tuple[str, str]) -> dict[str, Any]:

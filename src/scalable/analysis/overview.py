@@ -1,0 +1,89 @@
+"""One line for each run: what `scalable runs` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, cast
+
+from scalable.analysis.report import read_journals
+from scalable_runs.layout import JOURNALS, SCHEMA_VERSION
+from scalable_runs.reader import RunReader
+
+#: Bytes of journals read for one listing; a larger unfinished run keeps its numbers to itself.
+MAX_READ: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A run in one line.
+
+    Attributes
+    ----------
+    duration_s
+        From the start to the end, or to the last thing known of the run.
+    tasks, failures
+        Tasks seen and tasks failed; None where that is not known without a long scan.
+    readable
+        Whether this is a run at all: its run.json could be read.
+    """
+
+    run_id: str
+    path: Path
+    project: str
+    status: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_s: float | None
+    tasks: int | None
+    failures: int | None
+    readable: bool
+
+
+def load_overviews(readers: Iterable[RunReader], max_read: int = MAX_READ) -> Iterator[Overview]:
+    """Yield an overview of each run.
+
+    Runs with a summary.json cost little. The journals of others are read, as long as all of them
+    together stay within `max_read` bytes.
+    """
+    left = max_read
+    for reader in readers:
+        document = reader.summary()
+        if document is None or document.get("schema_version") != SCHEMA_VERSION:
+            document = None
+            size = sum(map(reader.size, JOURNALS))
+            if size <= left:
+                left -= size
+                document = read_journals(reader).document(reader.document)
+        yield _overview(reader, document or {})
+
+
+def _overview(reader: RunReader, document: Mapping[str, Any]) -> Overview:
+    counts = _section(document, "counts")
+    duration = _section(document, "timing").get("wall_s")
+    end = reader.finished_at or reader.last_seen_at
+    if duration is None and end is not None and reader.started_at is not None:
+        duration = max(0.0, (end - reader.started_at).total_seconds())
+    return Overview(
+        run_id=reader.run_id,
+        path=reader.path,
+        project=str(reader.document.get("project_name") or ""),
+        status=reader.status,
+        started_at=reader.started_at,
+        finished_at=reader.finished_at,
+        duration_s=duration if isinstance(duration, int | float) else None,
+        tasks=_count(counts.get("tasks")),
+        failures=_count(counts.get("tasks_failed")),
+        readable=bool(reader.document),
+    )
+
+
+def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = document.get(name)
+    return cast("Mapping[str, Any]", section) if isinstance(section, Mapping) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None

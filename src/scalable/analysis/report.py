@@ -1,0 +1,435 @@
+"""The report of one run: what ran, how it went, what it took, and what the record lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from scalable_runs.layout import JOURNALS, SCHEMA_VERSION
+from scalable_runs.reader import RunReader, parse_time
+from scalable_runs.summary import MAX_NAMES, OTHER, RunSummary
+
+Document: TypeAlias = Mapping[str, Any]
+
+#: Told how many bytes of how many a scan has read.
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took, in seconds; None where it never happened."""
+
+    count: int
+    total: float
+    mean: float | None
+    p50: float | None
+    p95: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGroup:
+    """The tasks of one name."""
+
+    name: str
+    count: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    lost: int
+    recomputed: int
+    attempts: int
+    duration: Spread
+    queue: Spread
+    cpu_s: float
+    transfer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One of the slowest attempts."""
+
+    task_id: str
+    task_name: str
+    state: str
+    attempt: int | None
+    worker: str | None
+    duration_s: float
+    queue_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures of one cause."""
+
+    failure_class: str
+    message: str
+    count: int
+    retried: int
+    dependents_failed: int
+    phase: str | None
+    task_names: Mapping[str, int]
+    workers: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The workers at one address."""
+
+    address: str | None
+    name: str | None
+    host: str | None
+    state: str | None
+    reason: str | None
+    exit_code: int | None
+    signal: str | None
+    lost: int
+    nthreads: int | None
+    lifetime_s: float
+    busy_s: float
+    busy_ratio: float | None
+    attempts: int
+    memory_gb_max: float | None
+    memory_limit_gb: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A task that runs now, or ran when the record ends."""
+
+    task_id: str
+    task_name: str
+    attempt: int
+    worker: str | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a report tells of one run.
+
+    Attributes
+    ----------
+    status
+        The run's status as its reader sees it: a run whose recorder is gone is `lost`.
+    why
+        Why the run ended so, as one sentence; None where there is nothing to explain.
+    is_live
+        Whether the run is still being recorded: all numbers are of this moment.
+    as_of
+        When the last thing known of the run happened.
+    missing
+        What the record lacks, a sentence each.
+    notes
+        What a reader has to know to take the numbers as they are meant, a sentence each.
+    source
+        Whether the numbers come from `summary.json`, written as the run closed, or from reading
+        every journal (`scan`).
+    document
+        The whole of it in the shape of summary.json.
+    """
+
+    run_id: str
+    path: Path
+    project: str
+    target: str
+    provider: str
+    status: str
+    why: str | None
+    is_live: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+    as_of: datetime | None
+    wall_s: float | None
+    trace_id: str | None
+    source: Literal["summary.json", "scan"]
+    counts: Mapping[str, int]
+    busy_s: float
+    busy_ratio: float | None
+    thread_seconds: float
+    memory_gb_max: float | None
+    cache_hits: int
+    cache_misses: int
+    tasks: tuple[TaskGroup, ...]
+    slowest: tuple[Attempt, ...]
+    failures: tuple[FailureGroup, ...]
+    workers: tuple[Worker, ...]
+    unfinished: tuple[Unfinished, ...]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    document: Document
+
+
+def load_report(
+    reader: RunReader, progress: Progress | None = None, *, scan: bool = False
+) -> Report:
+    """Make the report of a run.
+
+    A finished run's `summary.json` is taken at its word if every journal still has the length that
+    run.json notes. Every other run is read line by line, in memory that does not grow with it.
+
+    Parameters
+    ----------
+    reader
+        The run.
+    progress
+        Called now and then while journals are read.
+    scan
+        Read the journals in any case.
+    """
+    if not scan and reader.status not in _UNFINISHED and not changed_journals(reader):
+        document = _summary(reader)
+        if document is not None:
+            try:
+                return _report(reader, document, "summary.json")
+            except (AttributeError, KeyError, TypeError, ValueError):
+                pass  # damaged, or of another tool: the journals tell the same
+    summary = read_journals(reader, progress)
+    return _report(reader, summary.document(reader.document), "scan")
+
+
+def read_journals(reader: RunReader, progress: Progress | None = None) -> RunSummary:
+    """Read every journal of a run into a summary."""
+    summary = RunSummary()
+    total = sum(map(reader.size, JOURNALS))
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for file in JOURNALS:
+        summary.add_all(file, reader.records(file, progress=advance))
+    return summary
+
+
+def changed_journals(reader: RunReader) -> list[str]:
+    """Name the journals that are not as long as run.json says they were left."""
+    marks = reader.document.get("journal")
+    if not isinstance(marks, Mapping):
+        return []
+    return [
+        file
+        for file, mark in marks.items()
+        if isinstance(mark, Mapping) and mark.get("bytes") != file_size(reader, file)
+    ]
+
+
+def file_size(reader: RunReader, file: str) -> int:
+    """Return a file's length in bytes, 0 if it is not there."""
+    try:
+        return (reader.path / file).lstat().st_size
+    except OSError:
+        return 0
+
+
+_UNFINISHED: Final = frozenset({"running", "lost"})
+
+
+def _summary(reader: RunReader) -> Document | None:
+    """summary.json, if it is one of this contract; older tools wrote less into theirs."""
+    document = reader.summary()
+    if document is None or document.get("schema_version") != SCHEMA_VERSION:
+        return None
+    return document
+
+
+def _report(
+    reader: RunReader, document: Document, source: Literal["summary.json", "scan"]
+) -> Report:
+    run = {**reader.document, "status": reader.status}
+    document = {**document, "run": run}
+    counts = document["counts"]
+    timing = document["timing"]
+    resources = document["resources"]
+    failures = tuple(_failure_group(row) for row in document["failures"]["groups"])
+    unfinished = tuple(_unfinished(row) for row in document["unfinished"]["tasks"])
+    seen = _last_sign(reader, document)
+    return Report(
+        run_id=reader.run_id,
+        path=reader.path,
+        project=str(run.get("project_name") or ""),
+        target=str(run.get("target_name") or ""),
+        provider=str(run.get("provider_name") or ""),
+        status=reader.status,
+        why=_why(reader.status, run, failures, seen),
+        is_live=reader.is_live,
+        started_at=reader.started_at,
+        finished_at=reader.finished_at,
+        as_of=seen,
+        wall_s=timing["wall_s"],
+        trace_id=run.get("trace_id"),
+        source=source,
+        counts={name: int(count) for name, count in counts.items()},
+        busy_s=resources["busy_seconds"],
+        busy_ratio=resources["busy_ratio"],
+        thread_seconds=resources["thread_seconds"],
+        memory_gb_max=resources["observed_memory_gb_max"],
+        cache_hits=document["cache"]["hits"],
+        cache_misses=document["cache"]["misses"],
+        tasks=tuple(_task_group(name, row) for name, row in timing["tasks"].items()),
+        slowest=tuple(_attempt(row) for row in timing["slowest"]),
+        failures=failures,
+        workers=tuple(_worker(row) for row in resources["workers"]),
+        unfinished=unfinished,
+        missing=tuple(_missing(reader, counts)),
+        notes=tuple(_notes(reader, source, counts, timing["tasks"])),
+        document=document,
+    )
+
+
+def _last_sign(reader: RunReader, document: Document) -> datetime | None:
+    """When the last known thing happened: a record, or a heartbeat of the recorder."""
+    recorder = reader.document.get("recorder")
+    heartbeat = recorder.get("heartbeat_at") if isinstance(recorder, Mapping) else None
+    known = [parse_time(document.get("last_at")), parse_time(heartbeat), reader.finished_at]
+    # Without any of these the files' own times are all there is; a copy of a run has new ones.
+    return max(filter(None, known), default=reader.last_seen_at)
+
+
+def _why(
+    status: str, run: Document, failures: tuple[FailureGroup, ...], seen: datetime | None
+) -> str | None:
+    if status == "lost":
+        recorder = run.get("recorder")
+        if not isinstance(recorder, Mapping):
+            return "The run was never closed, and nothing records it any more."
+        process = f"process {recorder.get('pid')} on {recorder.get('host')}"
+        if seen is None:
+            return f"Its recorder ({process}) is gone."
+        return f"Its recorder ({process}) is gone; last sign of life at {seen:%H:%M:%S} UTC."
+    for group in failures:
+        if group.phase == "run":
+            return f"{group.failure_class}: {group.message}".removesuffix(": ")
+    return None
+
+
+def _missing(reader: RunReader, counts: Document) -> Iterator[str]:
+    for problems in reader.problems.values():
+        yield from (f"{sentence}." for sentence in problems.sentences())
+    telemetry = reader.document.get("telemetry")
+    if isinstance(telemetry, Mapping):
+        for what, count in _positive(telemetry.get("dropped")):
+            if what.endswith(".jsonl"):
+                yield f"{what}: {_records(count)} could not be written, and are lost."
+            else:
+                yield f"{count:,} × {what}: dropped while recording."
+        for what, count in _positive(telemetry.get("uncertain")):
+            yield f"{what}: {_records(count)} may not have reached the disk (a sync failed)."
+        for what, count in _positive(telemetry.get("errors")):
+            yield f"{count:,} × {what}: an error while recording."
+    unusable = counts.get("unusable_events")
+    if unusable:
+        yield f"{_records(unusable)} could not be understood, and are not in the numbers."
+
+
+def _positive(counts: object) -> Iterator[tuple[str, int]]:
+    if isinstance(counts, Mapping):
+        for what, count in counts.items():
+            if isinstance(count, int) and count > 0:
+                yield str(what), count
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count:,} records"
+
+
+def _notes(reader: RunReader, source: str, counts: Document, tasks: Document) -> Iterator[str]:
+    if OTHER in tasks:
+        yield f"Only {MAX_NAMES:,} task names are told apart; the rest is summed as {OTHER}."
+    if counts["tasks"] and "recorder" not in reader.document:
+        yield (
+            "Written by an older tool: without sequence numbers a loss cannot be seen, and its "
+            "`running` may stand for submitted."
+        )
+    if source == "scan" and reader.status not in _UNFINISHED:
+        yield "Counted from the journals line by line."
+
+
+def _spread(row: Document) -> Spread:
+    return Spread(row["count"], row["total"], row["mean"], row["p50"], row["p95"], row["max"])
+
+
+def _task_group(name: str, row: Document) -> TaskGroup:
+    return TaskGroup(
+        name=name,
+        count=row["count"],
+        succeeded=row["succeeded"],
+        failed=row["failed"],
+        cancelled=row["cancelled"],
+        retried=row["retried"],
+        lost=row["lost"],
+        recomputed=row["recomputed"],
+        attempts=row["attempts"],
+        duration=_spread(row["duration"]),
+        queue=_spread(row["queue"]),
+        cpu_s=row["cpu_s"],
+        transfer_s=row["transfer_s"],
+    )
+
+
+def _attempt(row: Document) -> Attempt:
+    return Attempt(
+        task_id=str(row["task_id"]),
+        task_name=str(row.get("task_name") or ""),
+        state=str(row["state"]),
+        attempt=row.get("attempt"),
+        worker=row.get("worker"),
+        duration_s=row["duration_s"],
+        queue_s=row.get("queue_s"),
+    )
+
+
+def _failure_group(row: Document) -> FailureGroup:
+    return FailureGroup(
+        failure_class=row["failure_class"],
+        message=row["message"],
+        count=row["count"],
+        retried=row["retried"],
+        dependents_failed=row["dependents_failed"],
+        phase=row["phase"],
+        task_names=row["task_names"],
+        workers=row["workers"],
+        first_at=parse_time(row["first_at"]),
+        last_at=parse_time(row["last_at"]),
+        traceback=row["traceback"],
+    )
+
+
+def _worker(row: Document) -> Worker:
+    return Worker(
+        address=row["worker"],
+        name=row["worker_id"],
+        host=row["host"],
+        state=row["state"],
+        reason=row["reason"],
+        exit_code=row["exit_code"],
+        signal=row["signal"],
+        lost=row["lost"],
+        nthreads=row["nthreads"],
+        lifetime_s=row["lifetime_s"],
+        busy_s=row["busy_s"],
+        busy_ratio=row["busy_ratio"],
+        attempts=row["attempts"],
+        memory_gb_max=row["memory_gb_max"],
+        memory_limit_gb=row["memory_limit_gb"],
+    )
+
+
+def _unfinished(row: Document) -> Unfinished:
+    return Unfinished(
+        task_id=row["task_id"],
+        task_name=row["task_name"],
+        attempt=row["attempt"],
+        worker=row["worker"],
+        since=parse_time(row["since"]),
+    )

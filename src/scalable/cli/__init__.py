@@ -1,0 +1,113 @@
+"""The `scalable` command.
+
+Each command lives in a module of its own and is imported when it is called; `scalable --help`
+imports neither Dask nor OpenTelemetry nor any command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, Final
+
+import click
+
+#: Name of a command: where it is, and what the list of commands says of it.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "report": ("scalable.cli.report:report", "Tell what one run did, and how it went."),
+    "runs": ("scalable.cli.runs:runs", "List the recorded runs, newest first."),
+    "demo": ("scalable.cli.demo:demo", "Record a real workload and show its report."),
+}
+
+_EPILOG: Final = """\b
+Record a run: one line in your own program,
+  with scalable.instrument(client):
+      ...  # any Dask
+then look at it:
+  scalable report                      the latest run
+  scalable report --run-id run-2026    another one, by the beginning of its id
+  scalable report --format json | jq .counts
+  scalable runs                        all of them
+
+Runs are read from .scalable/runs below the current directory; --runs-dir or SCALABLE_RUNS_DIR
+names another place. Exit codes: 0 done, 1 no such run or not readable, 2 wrong usage.
+"""
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is called, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from scalable import __version__
+
+        click.echo(f"scalable {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Look at what Dask runs really did.
+
+    Every run recorded with scalable.instrument(client) keeps a complete copy of itself on disk:
+    each task attempt, each worker, each failure. `report` and `runs` read it, also while the run
+    goes on and after its program was killed. They need no cluster and no Dask.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit; what the `scalable` script calls."""
+    # A name that the terminal's encoding lacks must not end a report with a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    try:
+        status = cli.main(prog_name="scalable", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted.", err=True)
+        status = 130
+    except BrokenPipeError:
+        status = _end_of_reader()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_of_reader() -> int:
+    """Go quietly when the reader of a pipe (`head`, a pager) has seen enough."""
+    # The interpreter flushes once more on its way out: let that go nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
