@@ -317,8 +317,8 @@ class RunWriter:
                         seq += 1
                         try:
                             body = dumps(record, _plain, _OPTIONS)
-                        except Exception as error:
-                            body = self._rescue(file, record, error)
+                        except Exception:
+                            body = self._rescue(file, record)
                             if body is None:
                                 continue
                         line = b"%b%d,%b" % (head, seq, body[1:])
@@ -462,11 +462,11 @@ class RunWriter:
         journal = self._journals[file] = _Journal(file)
         return journal
 
-    def _rescue(self, file: str, record: Record, error: Exception) -> bytes | None:
+    def _rescue(self, file: str, record: Record) -> bytes | None:
         """Encode what orjson refuses: lone surrogates, huge integers, values within themselves."""
         try:
             return orjson.dumps(_sanitised(record, 0), _plain, _OPTIONS)
-        except Exception:
+        except Exception as error:
             self._lose(file, 1)
             kind = f"encode:{type(error).__name__}"
             self._note(kind, file, f"a record cannot be written as JSON ({type(error).__name__})")
@@ -826,7 +826,8 @@ class RunWriter:
             self._closed = True
         self._guarded(self._sync_journals)
         self._guarded(self._close_journals)
-        self._guarded(self._write_last)
+        self._guarded(self._write_summary)
+        self._guarded(self._write_last_run)
         with self._files:
             self._close_retired()
             if self._directory >= 0:
@@ -852,13 +853,19 @@ class RunWriter:
                 journal.backlog = b""
         return True
 
-    def _write_last(self) -> bool:
-        if self._summary is not None:
-            run, _ = self._run_json()
-            summary = self._summary(run) if callable(self._summary) else self._summary
-            self._replace(layout.SUMMARY, _dumps({"run": run, **summary} | {"run": run}, _PRETTY))
+    def _write_summary(self) -> bool:
+        if self._summary is None:
+            return True
+        run, _ = self._run_json()
+        summary = self._summary(run) if callable(self._summary) else self._summary
+        return self._replace(
+            layout.SUMMARY, _dumps({"run": run, **summary} | {"run": run}, _PRETTY)
+        )
+
+    def _write_last_run(self) -> bool:
+        replaced = self._replace_run()
         self._free_reserve()
-        return self._replace_run()
+        return replaced
 
     def _tell(self) -> None:
         """Call `on_problem` with no lock held, whatever it does."""
@@ -916,7 +923,7 @@ def _dumps(document: Mapping[str, Any], options: int) -> bytes:
 def _plain(value: Any) -> Any:
     """Stand in for what JSON has no word for. No method of a foreign class is called."""
     if isinstance(value, Mapping):
-        return {_key(key): item for key, item in cast("Mapping[Any, Any]", value).items()}
+        return {_key(key): item for key, item in _items(cast("Mapping[Any, Any]", value))}
     if isinstance(value, (set, frozenset)):
         return list(cast("set[Any]", value))
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -938,12 +945,18 @@ def _sanitised(value: Any, depth: int) -> Any:
     if depth >= _MAX_DEPTH:
         return "<nested too deeply>"
     if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {_key(key): _sanitised(item, depth + 1) for key, item in items}
+        return {
+            _key(key): _sanitised(item, depth + 1)
+            for key, item in _items(cast("Mapping[Any, Any]", value))
+        }
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_sanitised(item, depth + 1) for item in cast("Iterator[Any]", value)]
     plain = _plain(value)
     return _sanitised(plain, depth + 1) if isinstance(plain, str) else plain
+
+
+def _items(value: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    return dict.items(value) if isinstance(value, dict) else value.items()
 
 
 def _key(key: Any) -> str:
