@@ -41,7 +41,9 @@ _STATUSES: Final = ("completed", "failed", "cancelled")
 _instrument_lock: Final = threading.Lock()
 
 
-def instrument(client: Client | None = None, **options: Unpack[InstrumentOptions]) -> Instrumentation:
+def instrument(
+    client: Client | None = None, **options: Unpack[InstrumentOptions]
+) -> Instrumentation:
     """Record what a client's cluster does, from now until the run is closed.
 
     Parameters
@@ -390,9 +392,7 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         warn=warn,
     )
     recorder.start()
-    return Instrumentation(
-        run_id, writer.path, trace_id, settings, client, link, recorder
-    )
+    return Instrumentation(run_id, writer.path, trace_id, settings, client, link, recorder)
 
 
 class _Warnings:
@@ -532,4 +532,3 @@ def _on_client_loop(client: Client) -> bool:
         return client.loop.asyncio_loop is asyncio.get_running_loop()
     except RuntimeError:
         return False
-

@@ -207,7 +207,9 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
     known = {option.name for option in OPTIONS}
     for name in given:
         if name not in known:
-            raise TypeError(f"instrument() has no option {name!r}; it has {', '.join(sorted(known))}")
+            raise TypeError(
+                f"instrument() has no option {name!r}; it has {', '.join(sorted(known))}"
+            )
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value, origin = given.get(option.name), f"{option.name}="

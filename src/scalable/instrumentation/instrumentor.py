@@ -113,7 +113,9 @@ class Link:
             await asyncio.wait(set(self._tasks), timeout=LINK_TIMEOUT)
 
     def _supported(self) -> bool:
-        version = tuple(int(part) for part in distributed.__version__.split(".")[:3] if part.isdigit())
+        version = tuple(
+            int(part) for part in distributed.__version__.split(".")[:3] if part.isdigit()
+        )
         if version < OLDEST_DISTRIBUTED:
             oldest = ".".join(map(str, OLDEST_DISTRIBUTED))
             self._problem(f"distributed {distributed.__version__} is too old, {oldest} is needed")

@@ -353,9 +353,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         worker = self._gone
         reason = "worker-lost" if worker else stimulus_id.rstrip("0123456789.-")
         self._note(
-            facts.Unassigned(
-                facts.UNASSIGNED, time(), str(key), run_id, worker or "", reason
-            ),
+            facts.Unassigned(facts.UNASSIGNED, time(), str(key), run_id, worker or "", reason),
             _SMALL_FACT_BYTES + 80,
         )
 
@@ -372,9 +370,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._failed(key, kwargs, will_retry=False)
         else:
             # An actor whose worker went away: memory → erred, with no more in the arguments.
-            self._failed(
-                key, {"exception": self._scheduler.tasks[key].exception}, will_retry=False
-            )
+            self._failed(key, {"exception": self._scheduler.tasks[key].exception}, will_retry=False)
 
     def _failed(self, key: Any, details: Mapping[str, Any], *, will_retry: bool) -> None:
         task = self._scheduler.tasks[key]
@@ -593,7 +589,8 @@ class Hub:
     """What the runs on one scheduler share; lives on the scheduler's event loop.
 
     Adds the RPC by which recorders pull and the stream message by which workers report, and listens
-    in on `task-erred`: an attempt that will be retried reaches no plugin with its exception.
+    in on two messages of the workers: an attempt that will be retried reaches no plugin with its
+    exception, and one that ended before its worker heard of the cancellation reaches none at all.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -601,7 +598,7 @@ class Hub:
         #: The task whose `task-erred` message is being handled, and the message.
         self.erring: tuple[Any, Mapping[str, Any]] | None = None
         self._scheduler = scheduler
-        self._task_erred: Callable[..., Any] | None = None
+        self._originals: dict[str, Callable[..., Any]] = {}
         handlers: dict[str, Any] = scheduler.handlers
         handlers[PULL_OP] = self.pull
         handlers[LEAVE_OP] = self.leave
@@ -609,10 +606,10 @@ class Hub:
         # Stays when the last run is gone: a worker's late message with an unknown name would make
         # Dask close that worker's stream.
         stream[STREAM_OP] = self.hear
-        original = stream.get("task-erred")
-        if original is not None:
-            self._task_erred = original
-            stream["task-erred"] = self.task_erred
+        for name, listener in self._listeners().items():
+            if name in stream:
+                self._originals[name] = stream[name]
+                stream[name] = listener
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Hub:
@@ -631,8 +628,9 @@ class Hub:
         self._scheduler.handlers.pop(PULL_OP, None)
         self._scheduler.handlers.pop(LEAVE_OP, None)
         stream: dict[str, Any] = self._scheduler.stream_handlers
-        if self._task_erred is not None and stream.get("task-erred") == self.task_erred:
-            stream["task-erred"] = self._task_erred
+        for name, listener in self._listeners().items():
+            if name in self._originals and stream.get(name) == listener:
+                stream[name] = self._originals[name]
         self._scheduler.extensions.pop("scalable", None)
 
     def pull(self, run: str = "", after: int = 1, limit: int = PULL_LIMIT) -> dict[str, Any]:
@@ -659,14 +657,38 @@ class Hub:
             except BaseException as error:
                 plugin.guard.failed("hear", error)
 
+    def _listeners(self) -> dict[str, Callable[..., Any]]:
+        return {"task-erred": self.task_erred, "task-finished": self.task_finished}
+
     def task_erred(self, key: Any, **message: Any) -> None:
         """Keep the message at hand while Dask handles it."""
+        self._notice_late(key, message)
         self.erring = (key, message)
         try:
-            if self._task_erred is not None:
-                self._task_erred(key=key, **message)
+            self._originals["task-erred"](key=key, **message)
         finally:
             self.erring = None
+
+    def task_finished(self, key: Any, **message: Any) -> None:
+        """Look at what Dask is about to ignore."""
+        self._notice_late(key, message)
+        self._originals["task-finished"](key=key, **message)
+
+    def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
+        """An attempt ended that is no attempt any more: all it can tell is that it had begun."""
+        task = self._scheduler.tasks.get(key)
+        if task is not None and task.run_id == message.get("run_id"):
+            return
+        for plugin in list(self.plugins.values()):
+            try:
+                start, _, _ = _execution(message.get("startstops"))
+                if start is not None:
+                    fact = facts.Started(
+                        facts.STARTED, start, str(key), message["run_id"], message["worker"]
+                    )
+                    plugin.hear(fact, message["worker"])
+            except BaseException as error:
+                plugin.guard.failed("late", error)
 
     def tidy_metadata(self, task: TaskState) -> None:
         """Give back what the workers' report took in the scheduler's memory.

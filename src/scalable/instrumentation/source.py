@@ -86,9 +86,7 @@ class RemoteSource:
         if self._rpc is None:
             self._rpc = rpc(self._address, connection_args=self._connection_args)
         call = getattr(self._rpc, PULL_OP)
-        return await asyncio.wait_for(
-            call(run=self._run, after=after, limit=limit), self._timeout
-        )
+        return await asyncio.wait_for(call(run=self._run, after=after, limit=limit), self._timeout)
 
     def close(self) -> None:
         """Close the connection and the loop."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: An attempt that still runs after this time is announced to the scheduler, in seconds.
 ANNOUNCE_AFTER: Final = 0.02
+#: Seconds between looks at tasks that ran when the watch began.
+TIDY_INTERVAL: Final = 0.5
 #: Characters kept of a traceback.
 MAX_TRACEBACK: Final = 100_000
 
@@ -90,9 +92,9 @@ _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1]
 
 
 class Attempt:
-    """One execution of a task; made and read on the worker's loop."""
+    """One execution of a task; made on the worker's loop, begun and metered by its thread."""
 
-    __slots__ = ("announced", "carrier", "cpu", "key", "run_id", "slot", "start")
+    __slots__ = ("announced", "began", "carrier", "cpu", "key", "run_id", "slot", "start")
 
     def __init__(
         self,
@@ -100,13 +102,14 @@ class Attempt:
         run_id: int,
         carrier: propagation.Carrier | None,
         start: float,
-        slot: int = 0,
     ) -> None:
         self.key = key
         self.run_id = run_id
         self.carrier = carrier
+        #: The task's own code runs: said by its thread.
+        self.began = False
         self.start = start
-        self.slot = slot
+        self.slot = 0
         self.announced = False
         #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
         self.cpu: float | None = None
@@ -117,7 +120,7 @@ class Attempt:
         return self.carrier.get("run") if self.carrier else None
 
     def nested_carrier(self) -> propagation.Carrier | None:
-        """What the tasks are annotated with that this attempt's code submits: it is their parent."""
+        """Annotation of the tasks that this attempt's code submits: it is their parent."""
         carrier = self.carrier
         if carrier is None:
             return None
@@ -133,19 +136,56 @@ class Attempt:
             self.cpu = value
 
 
+class ActiveThreads(dict[int, Any]):
+    """The worker's own table of what each thread runs, telling :class:`Watch` of each entry.
+
+    Dask's first act in the thread of a task is to enter its key here: the one moment at which the
+    thread itself can say that an attempt really began, and not only its turn in the queue.
+    """
+
+    def __init__(self, replaced: dict[int, Any]) -> None:
+        super().__init__(replaced)
+        #: The worker's first table: what ran when this one came leaves that one.
+        self._replaced = replaced
+        self._before = dict(replaced)
+        #: Called in the thread of each task; None once nobody watches. The table itself stays:
+        #: threads hold on to it.
+        self.began: Callable[[Any], None] | None = None
+
+    def __setitem__(self, thread: int, key: Any) -> None:
+        super().__setitem__(thread, key)
+        began = self.began
+        if began is not None:
+            began(key)
+
+    def tidy(self) -> bool:
+        """Drop what has left the first table; returns whether something is still there."""
+        for thread, key in list(self._before.items()):
+            if thread not in self._replaced:
+                del self._before[thread]
+                if self.get(thread) is key:
+                    del self[thread]
+        return bool(self._before)
+
+
 class Watch:
-    """What the plugin keeps of one worker; lives on the worker's loop."""
+    """What the plugin keeps of one worker; lives on the worker's loop.
+
+    :meth:`_began` is called by the threads that run tasks.
+    """
 
     def __init__(self, worker: Worker, guard: Guard) -> None:
         self._worker = worker
         self._guard = guard
         self._loop = asyncio.get_running_loop()
         self._attempts: dict[int, Attempt] = {}
+        self._by_key: dict[Any, Attempt] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._board = self._open_board()
         self._execute: Execute = worker.execute
         self._wrapper = self._make_wrapper(self._execute)
         worker.execute = self._wrapper  # type: ignore[method-assign]
+        self._watch_threads()
         propagation.install()
         now = time() + worker.scheduler_delay
         launched = _launched(worker) + worker.scheduler_delay
@@ -155,8 +195,10 @@ class Watch:
     def stop(self) -> None:
         """Undo everything; what runs at this moment is announced, nobody will read the board."""
         for attempt in list(self._attempts.values()):
-            if not attempt.announced:
+            if attempt.began and not attempt.announced:
                 self._announce_one(attempt)
+        if isinstance(self._worker.active_threads, ActiveThreads):
+            self._worker.active_threads.began = None
         if self._worker.__dict__.get("execute") is self._wrapper:
             # The bound method of the class shows again.
             del self._worker.__dict__["execute"]
@@ -166,6 +208,21 @@ class Watch:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+    def _watch_threads(self) -> None:
+        worker = self._worker
+        with worker.active_threads_lock:
+            table = worker.active_threads
+            if not isinstance(table, ActiveThreads):
+                table = worker.active_threads = ActiveThreads(table)
+        table.began = self._began
+        self._tidy(table)
+
+    def _tidy(self, table: ActiveThreads) -> None:
+        with self._worker.active_threads_lock:
+            again = table.tidy()
+        if again:
+            self._loop.call_later(TIDY_INTERVAL, self._tidy, table)
 
     def _open_board(self) -> Board | None:
         try:
@@ -198,10 +255,9 @@ class Watch:
             annotations = task.annotations
             carrier = annotations.get(ANNOTATION) if annotations else None
             start = time() + worker.scheduler_delay
-            board = self._board
-            slot = board.begin(run_id, start) if board is not None else 0
-            attempt = Attempt(str(key), run_id, carrier, start, slot)
+            attempt = Attempt(str(key), run_id, carrier, start)
             self._attempts[run_id] = attempt
+            self._by_key[key] = attempt
             if self._timer is None:
                 self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
             # This coroutine is an asyncio task of its own: what is set here ends with it.
@@ -214,15 +270,30 @@ class Watch:
             self._guard.failed("begin", error)
             return None
 
+    def _began(self, key: Any) -> None:
+        try:
+            attempt = self._by_key.get(key)
+            if attempt is not None:
+                attempt.start = time() + self._worker.scheduler_delay
+                attempt.began = True
+                if self._board is not None:
+                    attempt.slot = self._board.begin(attempt.run_id, attempt.start)
+        except BaseException as error:
+            self._guard.failed("began", error)
+
     def _end(self, attempt: Attempt, key: Any, event: StateMachineEvent | None) -> None:
         try:
             self._attempts.pop(attempt.run_id, None)
-            if self._board is not None:
+            if self._by_key.get(key) is attempt:
+                del self._by_key[key]
+            # Without an event the worker is going down (a task called sys.exit, the loop closes):
+            # the board keeps what ran, since an announcement may not leave the process any more.
+            if self._board is not None and event is not None:
                 self._board.end(attempt.slot)
             task = self._worker.state.tasks.get(key)
             if event is None or task is None or task.state not in ("executing", "long-running"):
                 # Cancelled meanwhile: Dask will tell the scheduler nothing of this execution.
-                if not attempt.announced:
+                if not attempt.announced and (attempt.began or event is not None):
                     self._announce_one(attempt)
             elif isinstance(event, ExecuteFailureEvent):
                 self._report_error(attempt, event)
@@ -253,6 +324,9 @@ class Watch:
 
     def _announce_one(self, attempt: Attempt) -> None:
         attempt.announced = True
+        if self._board is not None and not attempt.slot:
+            # No thread of this process runs it: a coroutine, or another kind of executor.
+            attempt.slot = self._board.begin(attempt.run_id, attempt.start)
         self._report(
             attempt.run,
             facts.Started(

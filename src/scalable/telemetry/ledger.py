@@ -557,9 +557,7 @@ class Ledger:
             UsagePoint(fact.time, attributes, fact.cpu, fact.memory, fact.memory_limit)
         )
 
-    def _worker_event(
-        self, worker: _Worker, state: str, time: float, more: dict[str, Any]
-    ) -> None:
+    def _worker_event(self, worker: _Worker, state: str, time: float, more: dict[str, Any]) -> None:
         ready = worker.ready
         attributes: dict[str, Any] = {
             semconv.RECORD: "worker",
@@ -731,7 +729,6 @@ class Ledger:
     def _worker_name(self, address: str) -> str:
         worker = self._workers.get(address)
         return worker.ready.name if worker is not None else address
-
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -371,7 +371,9 @@ class Recorder:
 
     def _give_up(self) -> None:
         try:
-            self._writer.close(status="failed", finished_at=iso(time()), telemetry=self._telemetry())
+            self._writer.close(
+                status="failed", finished_at=iso(time()), telemetry=self._telemetry()
+            )
         except BaseException as error:
             self.guard.errors[f"give_up:{type(error).__name__}"] += 1
 

@@ -1,0 +1,193 @@
+"""What really happened, as the tests know it without the package, held against the record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+FINAL = {"succeeded", "failed", "cancelled"}
+FILES = {
+    "manifest.yaml",
+    "plan.json",
+    "manifest.lock",
+    "run.json",
+    "tasks.jsonl",
+    "resources.jsonl",
+    "workers.jsonl",
+    "failures.jsonl",
+    "cache.jsonl",
+    "artifacts.jsonl",
+    "cost.jsonl",
+    "summary.json",
+}
+
+
+class TransitionLog(SchedulerPlugin):
+    """Every transition of the scheduler, with what Dask itself measured."""
+
+    name = "oracle"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.workers: list[tuple[str, str]] = []
+        self.known_at_start: set[str] = set()
+
+    async def start(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def transition(self, key, start, finish, *args, stimulus_id="", **kwargs):
+        ts = self.scheduler.tasks[key]
+        compute = [s for s in kwargs.get("startstops") or () if s["action"] == "compute"]
+        self.rows.append(
+            {
+                "key": str(key),
+                "start": start,
+                "finish": finish,
+                "run_id": ts.run_id,
+                "worker": kwargs.get("worker"),
+                "duration": compute[-1]["stop"] - compute[-1]["start"] if compute else None,
+                "begin": compute[-1]["start"] if compute else None,
+                "stimulus": stimulus_id,
+                "error": kwargs.get("exception_text"),
+            }
+        )
+
+
+def read(run_dir: Path, file: str) -> list[dict[str, Any]]:
+    text = (Path(run_dir) / file).read_text(encoding="utf-8")
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def notes(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in Path(directory).glob("*.json")]
+
+
+def lives(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    """Lines of tasks.jsonl by task, in file order."""
+    tasks: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in read(run_dir, "tasks.jsonl"):
+        tasks[record["task_id"]].append(record)
+    return dict(tasks)
+
+
+def states(run_dir: Path, key: str) -> list[str]:
+    return [record["state"] for record in lives(run_dir)[key]]
+
+
+def check_contract(run_dir: Path) -> None:
+    """The run directory keeps the contract, whatever happened."""
+    run_dir = Path(run_dir)
+    assert {path.name for path in run_dir.iterdir()} >= FILES
+    run = json.loads((run_dir / "run.json").read_text())
+    assert run["run_id"] == run_dir.name
+    assert run["status"] in {"completed", "failed", "cancelled"}
+    assert run["telemetry"]["errors"] == {}, run["telemetry"]
+    assert run["telemetry"]["dropped"] == {}, run["telemetry"]
+    for path in run_dir.glob("*.jsonl"):
+        for number, record in enumerate(read(run_dir, path.name), 1):
+            assert record["seq"] == number
+            assert record["schema_version"] == 1
+            assert record["run_id"] == run["run_id"]
+            assert record["timestamp"].endswith("Z")
+            assert len(record["timestamp"]) == 27
+            assert None not in record.values()
+    check_lives(run_dir)
+    check_summary(run_dir)
+
+
+def check_lives(run_dir: Path) -> None:
+    """Each task's lines tell a life that can be lived, and it has an end."""
+    for key, lines in lives(run_dir).items():
+        assert lines[0]["state"] == "submitted", (key, lines)
+        attempt, running, final = 0, False, None
+        for line in lines:
+            state = line["state"]
+            if state == "submitted":
+                assert final is not None or line is lines[0], (key, lines)
+                attempt, running, final = 0, False, None
+                continue
+            if final is not None:
+                assert line.get("reopens") == final, (key, lines)
+                final = None
+            if state == "running":
+                assert not running, (key, lines)
+                attempt += 1
+                running = True
+            elif state in ("retried", "lost"):
+                assert running, (key, lines)
+                running = False
+            else:
+                running, final = False, state
+            assert line["attempt"] == attempt, (key, lines)
+            if state == "succeeded":
+                assert math.isfinite(line["duration_s"])
+                assert line["queue_s"] >= 0
+        assert final is not None, (key, lines)
+
+
+def check_summary(run_dir: Path) -> None:
+    """The numbers of summary.json are those of the lines."""
+    counts = json.loads((Path(run_dir) / "summary.json").read_text())["counts"]
+    records = read(run_dir, "tasks.jsonl")
+    by_state = Counter(record["state"] for record in records)
+    reopened = Counter(record["reopens"] for record in records if "reopens" in record)
+    assert counts["tasks_submitted"] == by_state["submitted"]
+    assert counts["tasks_succeeded"] == by_state["succeeded"] - reopened["succeeded"]
+    assert counts["tasks_failed"] == by_state["failed"] - reopened["failed"]
+    assert counts["tasks_cancelled"] == by_state["cancelled"]
+    assert counts["tasks_retried"] == by_state["retried"]
+    assert counts["attempts"] == by_state["running"]
+    assert counts["task_events"] == len(records)
+    workers = Counter(record["state"] for record in read(run_dir, "workers.jsonl"))
+    assert counts["workers_lost"] == workers["lost"]
+
+
+def check_attempts(run_dir: Path, directory: Path, keys: Iterable[str] | None = None) -> None:
+    """As many `running` lines as tasks noted a start on disk, on the same workers' processes."""
+    pids = {
+        record["worker"]: record["details"]["pid"]
+        for record in read(run_dir, "workers.jsonl")
+        if record["state"] == "ready"
+    }
+    noted: dict[str, Counter[int]] = defaultdict(Counter)
+    for entry in notes(directory):
+        if entry["what"] == "start":
+            noted[entry["key"]][entry["pid"]] += 1
+    wanted = set(noted) if keys is None else set(keys)
+    recorded: dict[str, Counter[int]] = defaultdict(Counter)
+    for record in read(run_dir, "tasks.jsonl"):
+        if record["state"] == "running":
+            recorded[record["task_id"]][pids[record["worker"]]] += 1
+    assert {key: recorded[key] for key in wanted} == {key: noted[key] for key in wanted}
+
+
+def check_transitions(run_dir: Path, log: TransitionLog, keys: Iterable[str]) -> None:
+    """Results, durations and starts are Dask's own."""
+    wanted = set(keys)
+    dask: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    for row in log.rows:
+        if row["key"] not in wanted or row["start"] != "processing":
+            continue
+        if row["finish"] == "memory":
+            dask[row["key"]].append(("succeeded", row["duration"], row["begin"]))
+        elif row["finish"] == "erred" and row["error"] is not None:
+            dask[row["key"]].append(("failed", row["duration"], row["begin"]))
+    ours: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for key, lines in lives(run_dir).items():
+        for line in lines:
+            measured = line["state"] in ("succeeded", "failed") and "duration_s" in line
+            if key in wanted and measured:
+                ours[key].append(line)
+    assert {key: [row[0] for row in rows] for key, rows in dask.items()} == {
+        key: [line["state"] for line in lines] for key, lines in ours.items()
+    }
+    for key, rows in dask.items():
+        for (_, duration, _), line in zip(rows, ours[key], strict=True):
+            assert abs(line["duration_s"] - duration) < 1e-3
