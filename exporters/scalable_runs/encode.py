@@ -239,14 +239,18 @@ def encode_metrics(
 
 def iso_time(nanoseconds: int) -> str:
     """Return a time since the epoch as ISO 8601, UTC, cut to microseconds, `Z`."""
-    seconds, rest = divmod(nanoseconds, _SECOND)
-    return f"{_whole_second(seconds)}{rest // 1000:06d}Z"
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    return _whole_millisecond(milliseconds) + _MICROSECONDS[rest // 1000]
 
 
-@lru_cache(maxsize=256)
-def _whole_second(seconds: int) -> str:
-    """Most records share their second with the one before."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}."
+_MICROSECONDS: Final = tuple(f"{microseconds:03d}Z" for microseconds in range(1000))
+
+
+@lru_cache(maxsize=1024)
+def _whole_millisecond(milliseconds: int) -> str:
+    """Most records share their millisecond with one just before."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}"
 
 
 @lru_cache(maxsize=256)
@@ -265,23 +269,26 @@ def _split(values: Mapping[str, Any]) -> tuple[Record, Record]:
 def _record(
     plan: _Plan, attributes: Mapping[str, Any], at: int, trace_id: int, span_id: int
 ) -> Record:
-    record: Record = {"event_type": plan.event_type, "timestamp": iso_time(at)}
+    _, event_type, constants, constant_details, fields, detail_fields = plan
+    record: Record = {"event_type": event_type, "timestamp": iso_time(at)}
     if trace_id:
         record["trace_id"] = _trace_id(trace_id)
         if span_id:
-            record["span_id"] = f"{span_id:016x}"
-    if plan.constants:
-        record.update(plan.constants)
-    fields = plan.fields
+            record["span_id"] = span_id.to_bytes(8, "big").hex()
+    if constants:
+        record.update(constants)
+    field_of = fields.get
     for name, value in attributes.items():
-        if name in fields and value is not None:
-            record[fields[name]] = value
-    if plan.details or plan.constant_details:
-        nested = plan.details
-        details = dict(plan.constant_details)
+        to = field_of(name)
+        if to is not None and value is not None:
+            record[to] = value
+    if detail_fields or constant_details:
+        details = dict(constant_details)
+        field_of = detail_fields.get
         for name, value in attributes.items():
-            if name in nested and value is not None:
-                details[nested[name]] = value
+            to = field_of(name)
+            if to is not None and value is not None:
+                details[to] = value
         if details:
             record["details"] = details
     return record
