@@ -18,16 +18,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-import dask
+import dask.config
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+from dask.base import compute
 from dask.delayed import Delayed, delayed
-from distributed import Client, Future, LocalCluster, wait
+from distributed import Client, LocalCluster, wait
 
 import scalable
+
+#: A table of pandas. Its own types, like those of Dask's client, are unions too wide to be checked.
+Frame: TypeAlias = Any
 
 #: Minutes behind schedule from which a departure counts as late.
 LATE: Final = 15
@@ -147,7 +151,7 @@ def run(
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address=None,  # pyright: ignore[reportArgumentType]
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
             ) as cluster,
@@ -189,7 +193,7 @@ def data_directory() -> Path:
 
 
 def _answer(
-    client: Client, data: Path, scratch: Path, progress: Callable[[str], None]
+    client: Any, data: Path, scratch: Path, progress: Callable[[str], None]
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     progress("splitting the flights of 2013 by month")
     months = client.submit(split_months, str(data), str(scratch))
@@ -202,7 +206,7 @@ def _answer(
         flights = flights.map_partitions(classify).persist()
 
     progress("counting late departures by hour, airport and weather")
-    by_hour, by_airport, by_weather, by_carrier = dask.compute(
+    by_hour, by_airport, by_weather, by_carrier = compute(
         *(
             flights.groupby(column)[["late", "dep_delay"]].agg(["count", "mean"])
             for column in ("hours", "origin", "sky")
@@ -226,7 +230,7 @@ def _answer(
 
 
 def _kill_a_busy_worker(
-    client: Client, futures: Sequence[Future], progress: Callable[[str], None]
+    client: Any, futures: Sequence[Any], progress: Callable[[str], None]
 ) -> None:
     """SIGKILL a worker that executes one of `futures` once a third of them is there.
 
@@ -249,7 +253,7 @@ def _kill_a_busy_worker(
 
 
 def _rate_carriers(
-    client: Client, partitions: list[Delayed], names: list[str]
+    client: Any, partitions: list[Delayed], names: list[str]
 ) -> tuple[list[Row], tuple[str, ...]]:
     ratings = client.compute(
         [
@@ -282,7 +286,7 @@ def split_months(data: str, directory: str) -> list[str]:
     return paths
 
 
-def load_weather(data: str, directory: str) -> pd.DataFrame:
+def load_weather(data: str, directory: str) -> Frame:
     """Read the weather; the first attempts fail, as with a file server that is busy.
 
     The attempts are counted in a file, because a retry may run in another process.
@@ -301,7 +305,7 @@ def load_weather(data: str, directory: str) -> pd.DataFrame:
     return pd.read_csv(Path(data) / "weather.csv", usecols=columns)
 
 
-def classify(flights: pd.DataFrame) -> pd.DataFrame:
+def classify(flights: Frame) -> Frame:
     """Add what the question is asked about: late or not, part of the day, kind of weather."""
     conditions = {
         "no record": flights["visib"].isna(),
@@ -322,7 +326,7 @@ def classify(flights: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def previous_flights(flights: pd.DataFrame) -> pd.DataFrame:
+def previous_flights(flights: Frame) -> Frame:
     """Flights of planes that left New York before on the same day, with how late they came then."""
     flights = flights[flights["dep_delay"].notna() & flights["tailnum"].notna()]
     flights = flights.sort_values(["tailnum", "month", "day", "sched_dep_time"], kind="stable")
@@ -336,7 +340,7 @@ def previous_flights(flights: pd.DataFrame) -> pd.DataFrame:
     return flights.loc[flights["previous"] != "", ["previous", "late", "dep_delay"]]
 
 
-def follow_planes(flights: pd.DataFrame) -> pd.DataFrame:
+def follow_planes(flights: Frame) -> Frame:
     """Count late departures by how the plane came in before; `variance` is that of resamples."""
     flights = previous_flights(flights)
     # A seed of its own a month: a task that runs again on another worker finds the same.
@@ -351,12 +355,12 @@ def follow_planes(flights: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def select_carrier(flights: pd.DataFrame, carrier: str) -> pd.DataFrame:
+def select_carrier(flights: Frame, carrier: str) -> Frame:
     """Pick one carrier's flights of a month."""
     return flights.loc[flights["carrier"] == carrier, ["carrier", "late", "dep_delay", "arr_time"]]
 
 
-def check_carrier(months: list[pd.DataFrame]) -> pd.DataFrame:
+def check_carrier(months: list[Frame]) -> Frame:
     """Put a carrier's year together and refuse it if its records are incomplete.
 
     Raises
@@ -364,7 +368,7 @@ def check_carrier(months: list[pd.DataFrame]) -> pd.DataFrame:
     IncompleteRecordsError
         More than :data:`TOLERATED` of its departures have no arrival.
     """
-    year = pd.concat(months)
+    year = _together(months)
     departed = year[year["dep_delay"].notna()]
     vanished = int(departed["arr_time"].isna().sum())
     if vanished > TOLERATED * len(departed):
@@ -374,7 +378,7 @@ def check_carrier(months: list[pd.DataFrame]) -> pd.DataFrame:
     return departed
 
 
-def rate_carrier(departed: pd.DataFrame) -> Row:
+def rate_carrier(departed: Frame) -> Row:
     """Say how often a carrier is late."""
     return Row(
         factor="carrier",
@@ -388,7 +392,7 @@ def rate_carrier(departed: pd.DataFrame) -> Row:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _rows(factor: str, table: pd.DataFrame) -> list[Row]:
+def _rows(factor: str, table: Frame) -> list[Row]:
     return [
         Row(
             factor=factor,
@@ -402,14 +406,18 @@ def _rows(factor: str, table: pd.DataFrame) -> list[Row]:
     ]
 
 
-def _previous_rows(months: list[pd.DataFrame]) -> list[Row]:
-    total = pd.concat(months).groupby("previous").sum()
+def _previous_rows(months: list[Frame]) -> list[Row]:
+    total = _together(months).groupby("previous").sum()
     rows: list[Row] = []
     for group, (count, late, delay, variance) in zip(total.index, total.to_numpy(), strict=True):
         share, margin = float(late / count), float(1.96 * variance**0.5 / count)
         interval = (share - margin, share + margin)
         rows.append(Row("previous", str(group), int(count), share, float(delay / count), interval))
     return _by_lateness(rows)
+
+
+def _together(months: list[Frame]) -> Frame:
+    return pd.concat(months)
 
 
 def _by_lateness(rows: Iterable[Row]) -> list[Row]:
