@@ -506,8 +506,8 @@ class RunSummary:
         if worker_id is not None:
             worker_id = str(worker_id)
         key = address or worker_id
-        if key is None:
-            raise ValueError("a worker without a name")
+        if not isinstance(key, str):
+            raise TypeError(key)
         worker = self._workers.get(key)
         if worker_id is not None and worker_id != key:
             # Launched under its name alone, it has an address now.
@@ -667,15 +667,15 @@ class _Values:
             "mean": total / count,
             "p50": p50,
             "p95": p95,
-            "max": max(self._maximum, *self._pending),
+            "max": max((self._maximum, *self._pending)),
         }
 
     def _fold(self) -> None:
         values = self._pending
         self._count += len(values)
         self._total = math.fsum((self._total, *values))
-        self._minimum = min(self._minimum, *values)
-        self._maximum = max(self._maximum, *values)
+        self._minimum = min((self._minimum, *values))
+        self._maximum = max((self._maximum, *values))
         self._zeros += _count_in_buckets(values, self._buckets)
         self._pending = array("d")
 
@@ -687,8 +687,8 @@ class _Values:
         # A copy: asking must not change what comes out later.
         buckets = self._buckets.copy()
         zeros = self._zeros + _count_in_buckets(self._pending, buckets)
-        minimum = min(self._minimum, *self._pending)
-        maximum = max(self._maximum, *self._pending)
+        minimum = min((self._minimum, *self._pending))
+        maximum = max((self._maximum, *self._pending))
         return [min(maximum, max(minimum, _bucketed(buckets, zeros, share))) for share in shares]
 
 
@@ -916,7 +916,7 @@ class _FailedTasks:
         self.first = self.first or record["timestamp"]
         self.last = record["timestamp"]
         _count_member(self.names, name)
-        worker = record.get("worker")
+        worker: Any = record.get("worker")
         if _is_address(worker):
             _count_member(self.workers, worker)
 
