@@ -202,7 +202,11 @@ class RunSummary:
         oldest = heapq.nsmallest(limit, self._running.items(), key=lambda item: item[1][3])
         return [
             UnfinishedTask(
-                task_id, name.name, attempt, worker if _is_address(worker) else None, since
+                task_id,
+                name_of_key(task_id) if name.name == OTHER else name.name,
+                attempt,
+                worker if _is_address(worker) else None,
+                since,
             )
             for task_id, (attempt, name, worker, since) in oldest
         ]

@@ -5,7 +5,13 @@ OpenTelemetry.
 """
 
 from scalable.analysis.overview import Overview, load_overviews
-from scalable.analysis.render import json_text, render_json, render_overviews, render_text
+from scalable.analysis.render import (
+    json_text,
+    path_text,
+    render_json,
+    render_overviews,
+    render_text,
+)
 from scalable.analysis.report import Report, load_report
 
 __all__ = [
@@ -14,6 +20,7 @@ __all__ = [
     "json_text",
     "load_overviews",
     "load_report",
+    "path_text",
     "render_json",
     "render_overviews",
     "render_text",

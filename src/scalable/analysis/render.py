@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -54,7 +55,7 @@ def render_json(report: Report) -> dict[str, Any]:
     return {
         **report.document,
         "report": {
-            "path": str(report.path),
+            "path": path_text(report.path),
             "status": report.status,
             "why": report.why,
             "is_live": report.is_live,
@@ -69,6 +70,11 @@ def render_json(report: Report) -> dict[str, Any]:
 def json_text(document: Any) -> str:
     """Return a document as JSON that is as safe to look at on a terminal as it is to parse."""
     return escape_json(orjson.dumps(document, option=_JSON_OPTIONS).decode())
+
+
+def path_text(path: Path) -> str:
+    """Return a path as text that can be encoded: a file name may be any bytes."""
+    return str(path).encode(errors="replace").decode()
 
 
 def render_text(report: Report, width: int = 80, color: bool = False) -> str:

@@ -48,6 +48,20 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)  # here --help and --version are printed
+        except BrokenPipeError:
+            raise _end_of_reader() from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _end_of_reader() from None
+        return result
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -104,7 +118,6 @@ def main() -> None:
             reconfigure(errors="replace")
     try:
         status = cli.main(prog_name="scalable", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         status = exit_.exit_code
     except click.ClickException as error:
@@ -113,13 +126,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nInterrupted.", err=True)
         status = 130
-    except BrokenPipeError:
-        status = _end_of_reader()
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _end_of_reader() -> int:
-    """Go quietly when the reader of a pipe (`head`, a pager) has seen enough."""
+def _end_of_reader() -> click.exceptions.Exit:
+    """Go quietly when the reader of a pipe (`head`, a pager) has seen enough: all went well."""
     # The interpreter flushes once more on its way out: let that go nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return click.exceptions.Exit(0)

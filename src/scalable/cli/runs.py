@@ -39,14 +39,14 @@ def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
     """
     from dataclasses import asdict
 
-    from scalable.analysis import json_text, load_overviews, render_overviews
+    from scalable.analysis import json_text, load_overviews, path_text, render_overviews
     from scalable_runs.reader import find_runs
 
     check_readable(runs_dir)
     readers = find_runs(runs_dir)
     overviews = list(load_overviews(readers[:limit]))
     if as_json:
-        rows = [{**asdict(overview), "path": str(overview.path)} for overview in overviews]
+        rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
         click.echo(json_text(rows), nl=False)
     elif overviews:
         click.echo(render_overviews(overviews, terminal_width(), wants_color()), nl=False)

@@ -1,0 +1,395 @@
+"""The command line: what it prints where, how it exits, what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from run_builder import RunBuilder, eventful, life
+from scalable import __version__
+from scalable.cli import COMMANDS, cli
+from scalable.cli import _common as common
+
+FIRST = "run-20260102T030405Z-flights-0a1b2c3d"
+SECOND = "run-20260102T040506Z-flights-1a1b2c3d"
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    """Two runs where the commands look by default; the later one by name began first."""
+    runs = tmp_path / ".scalable" / "runs"
+    first = RunBuilder(runs, FIRST)
+    eventful(first)
+    first.finish(12.5)
+    second = RunBuilder(runs, SECOND, started_at="2026-01-02T03:00:00.000000Z", project_name="old")
+    second.add(*life("inc-1", 0, 1.0))
+    second.finish(2, status="failed")
+    return runs
+
+
+def scalable(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="scalable", **options)
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scalable.cli", *arguments],
+        timeout=60,
+        check=False,
+        **{"capture_output": True, "encoding": "utf-8", **options},
+    )
+
+
+def on_a_terminal(*arguments: str, **environ: str) -> str:
+    """Run a command whose output is a terminal of 80 columns; return what it shows."""
+    controller, terminal = os.openpty()
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "scalable.cli", *arguments],
+            stdout=terminal,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environ},
+        )
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                part = os.read(controller, 65536)
+            except OSError:  # the other end was closed
+                break
+            if not part:
+                break
+            shown += part
+        assert child.wait(60) == 0
+    finally:
+        os.close(controller)
+    return shown.decode().replace("\r\n", "\n")
+
+
+# -- help and version --------------------------------------------------------------------------
+
+
+def test_help_teaches_how_to_record_and_what_there_is() -> None:
+    shown = process("--help")
+    assert shown.returncode == 0
+    assert "scalable.instrument(client)" in shown.stdout
+    for name, (_, text) in COMMANDS.items():
+        assert f"  {name:<6}  {text}" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["report", "runs"])
+def test_the_help_of_a_command_fits_80_columns_and_has_examples(name: str) -> None:
+    shown = scalable(name, "--help")
+    assert shown.exit_code == 0
+    assert "Examples:" in shown.output
+    assert "SCALABLE_RUNS_DIR" in shown.output
+    assert max(map(len, shown.output.splitlines())) <= 80
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert scalable("--version").output == f"scalable {__version__}\n"
+
+
+LOADED = """
+import sys
+from scalable.cli import main
+try:
+    main()
+except SystemExit as exit:
+    status = exit.code
+names = {name.partition(".")[0] for name in sys.modules}
+heavy = {"dask", "distributed", "opentelemetry", "rich", "orjson"}
+print(status, sorted(names & heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [(["--help"], []), (["--version"], []), (["report"], ["orjson"]), (["runs"], ["orjson"])],
+)
+@pytest.mark.usefixtures("runs_dir")
+def test_what_a_command_imports(arguments: list[str], allowed: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1] == f"0 {allowed}"
+
+
+def test_every_command_in_the_table_is_there() -> None:
+    with click.Context(cli) as context:
+        for name in COMMANDS:
+            command = cli.get_command(context, name)
+            assert command is not None
+            assert command.name == name
+
+
+# -- report ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_report_tells_the_run_that_started_last() -> None:
+    for arguments in (["report"], ["report", "--latest"]):
+        shown = scalable(*arguments)
+        assert shown.exit_code == 0
+        assert shown.output.startswith(f"flights  completed in 12.5 s\n{FIRST}\n")
+
+
+def test_report_tells_the_run_whose_id_begins_so(runs_dir: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    runs_dir.rename(elsewhere)
+    shown = scalable("report", "--run-id", "run-20260102T04", "--runs-dir", str(elsewhere))
+    assert shown.output.startswith("old  failed in ")
+    shown = scalable("report", "--run-id", SECOND, env={"SCALABLE_RUNS_DIR": str(elsewhere)})
+    assert SECOND in shown.output
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_report_as_json_is_one_document() -> None:
+    shown = scalable("report", "--format", "json")
+    document = json.loads(shown.output)
+    assert document["run"]["run_id"] == FIRST
+    assert document["counts"]["tasks_succeeded"] == 128
+    assert document["report"]["source"] == "summary.json"
+    scanned = json.loads(scalable("report", "--format", "json", "--scan").output)
+    assert scanned["report"].pop("source") == "scan"
+    assert scanned["counts"] == document["counts"]
+
+
+@pytest.mark.usefixtures("runs_dir")
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_report_to_a_file_is_what_it_would_print(tmp_path: Path, format_: str) -> None:
+    output = tmp_path / "report.out"
+    done = scalable("report", "--format", format_, "--output", str(output))
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert done.stderr == f"Wrote the report of {FIRST} to {output}\n"
+    assert output.read_text() == scalable("report", "--format", format_).output
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_a_pipe_gets_80_columns_without_colour() -> None:
+    shown = process("report", env={**os.environ, "COLUMNS": "200"})
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_a_terminal_gets_colour_unless_it_is_told_otherwise() -> None:
+    assert "\x1b[32;1mcompleted\x1b[0m" in on_a_terminal("report")
+    for refusal in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        shown = on_a_terminal("report", **refusal)
+        assert "\x1b" not in shown
+        assert "completed in 12.5 s" in shown
+
+
+@pytest.mark.usefixtures("runs_dir")
+@pytest.mark.parametrize("arguments", [["report", "--format", "json"], ["runs"], ["--help"]])
+def test_the_reader_of_a_pipe_may_leave_early(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = process(*arguments, capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_an_encoding_that_lacks_a_character_ends_no_report() -> None:
+    shown = process("report", encoding="latin-1", env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert shown.returncode == 0
+    assert "03:04:05 ? 03:04:17" in shown.stdout
+
+
+def test_a_run_whose_program_was_killed_reads_as_lost(tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from run_builder import RunBuilder, eventful
+run = RunBuilder(Path({str(tmp_path / "runs")!r}), {FIRST!r})
+eventful(run)
+run.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == -9
+    shown = scalable("report", "--runs-dir", str(tmp_path / "runs"))
+    assert shown.exit_code == 0
+    assert shown.output.startswith("flights  lost after ")
+    assert "Running when the recorder died (1 task)" in shown.output
+    assert "128 succeeded, 6 failed, 1 running" in shown.output
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_runs_lists_the_newest_first() -> None:
+    head, first, second = scalable("runs").output.splitlines()
+    assert head.split() == ["Run", "Project", "Status", "Started", "Took", "Tasks", "Failed"]
+    assert first.split()[1:3] == ["flights", "completed"]
+    assert second.split()[1:3] == ["old", "failed"]
+    assert first.split()[-2:] == ["135", "6"]
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_runs_as_json_has_ids_and_numbers_whole() -> None:
+    first, second = json.loads(scalable("runs", "--json").output)
+    assert first == {
+        "run_id": FIRST,
+        "path": f".scalable/runs/{FIRST}",
+        "project": "flights",
+        "status": "completed",
+        "started_at": "2026-01-02T03:04:05Z",
+        "finished_at": "2026-01-02T03:04:17.500000Z",
+        "duration_s": 12.5,
+        "tasks": 135,
+        "failures": 6,
+        "readable": True,
+    }
+    assert second["run_id"] == SECOND
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_runs_may_be_limited_and_says_so() -> None:
+    shown = scalable("runs", "--limit", "1")
+    assert len(shown.stdout.splitlines()) == 2
+    assert shown.stderr == "… and 1 older\n"
+
+
+def test_no_runs_is_an_empty_list_and_tells_how_to_record_one() -> None:
+    shown = scalable("runs")
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert "There are no runs yet" in shown.stderr
+    assert "scalable.instrument(client)" in shown.stderr
+    assert json.loads(scalable("runs", "--json").stdout) == []
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_report_without_runs_tells_how_to_record_one(tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / ".scalable" / "runs").mkdir(parents=True)
+    done = process("report")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: There are no runs")
+    assert "scalable.instrument(client)" in done.stderr
+    assert "scalable demo" in done.stderr
+
+
+@pytest.mark.usefixtures("runs_dir")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["report", "--run-id", "run-1999"], "List all runs: scalable runs"),
+        (["report", "--run-id", "run-2026"], "give more of the id"),
+        (["report", "--run-id", "../../etc"], "is not a run id"),
+        (["report", "--output", "missing/dir/report"], "Name another file by --output."),
+        (["report", "--runs-dir", "nowhere"], "There are no runs yet: nowhere"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_1_and_says_what_to_do(
+    arguments: Sequence[str], says: str
+) -> None:
+    done = process(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_is_no_run_is_refused(runs_dir: Path) -> None:
+    (runs_dir / "stray").mkdir()
+    done = scalable("report", "--run-id", "stray")
+    assert done.exit_code == 1
+    assert "is not a run: it has neither run.json nor journals" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["report", "--latest", "--run-id", "x"], "--latest and --run-id exclude each other"),
+        (["report", "--format", "yaml"], "'yaml' is not one of 'text', 'json'"),
+        (["report", "--nope"], "No such option"),
+        (["report", "extra"], "unexpected extra argument"),
+        (["runs", "--limit", "0"], "0 is not in the range"),
+        (["reprot"], "Did you mean 'report'?"),
+        (["zzz"], "There are: report, runs, demo."),
+    ],
+)
+def test_misuse_exits_with_2_and_says_what_is_allowed(arguments: Sequence[str], says: str) -> None:
+    done = process(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "--help" in done.stderr
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = process()
+    assert done.returncode == 2
+    assert "Commands:" in done.stderr
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "check_readable", interrupted)
+    monkeypatch.setattr(cli, "main", interrupted)
+    from scalable.cli import main
+
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 130
+
+
+# -- progress ----------------------------------------------------------------------------------
+
+
+def test_a_scan_that_takes_long_shows_a_bar_and_a_short_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(common.sys.stderr, "isatty", lambda: True, raising=False)
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(common._Bar, "_start", lambda _, *where: started.append(where))
+    with common.progress_bar("Reading") as progress:
+        assert progress is not None
+        progress(1, 10)
+        clock[0] = 0.9
+        progress(2, 10)
+        assert started == []
+        clock[0] = 1.1
+        progress(3, 10)
+    assert started == [(3, 10)]
+
+
+def test_nobody_is_shown_a_bar_where_standard_error_is_no_terminal() -> None:
+    with common.progress_bar("Reading") as progress:
+        assert progress is None
+
+
+def test_the_bar_starts_moves_and_goes(capfd: pytest.CaptureFixture[str]) -> None:
+    bar = common._Bar("Reading")
+    bar._start(1, 10)
+    bar.advance(10, 10)
+    bar.stop()
