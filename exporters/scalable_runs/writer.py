@@ -497,13 +497,17 @@ class RunWriter:
         if lines:
             fresh = b"".join(lines)
             journal.backlog = journal.backlog + fresh if journal.backlog else fresh
-        data = journal.backlog
-        done = 0
         try:
             if journal.fd < 0:
                 self._open_journal(journal)
             elif os.fstat(journal.fd).st_nlink == 0:
                 self._replace_removed(journal)
+        except OSError as error:
+            self._failed("open", journal.file, error)
+            return
+        data = journal.backlog
+        done = 0
+        try:
             view = memoryview(data)
             while done < len(data):
                 end = _piece_end(data, done)
@@ -582,6 +586,12 @@ class RunWriter:
             return error.errno == errno.ESTALE
 
     def _remake_directory(self) -> None:
+        again = self._reopened()
+        self._retired.append(self._directory)
+        if again is not None:
+            self._directory = again
+            self._continue_in_new_files()
+            return
         with self._buffer:
             self._note("removed", "", "the run's directory was removed while it was recorded")
             for journal in self._journals.values():
@@ -591,9 +601,35 @@ class RunWriter:
             journal.segment_lines.clear()
             journal.marks.clear()
             journal.written_lines = journal.segment = 0
-        self._retired.append(self._directory)
         self._directory = -1
         self._make_directory()
+
+    def _reopened(self) -> int | None:
+        """Open the directory anew if it is still ours: a file server may have come back."""
+        try:
+            directory = os.open(self.path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            owner = os.open(layout.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                ours = os.read(owner, _PIECE) == _dumps(dict(self._owner), _PRETTY)
+            finally:
+                os.close(owner)
+        except OSError:
+            ours = False
+        if ours:
+            return directory
+        os.close(directory)
+        return None
+
+    def _continue_in_new_files(self) -> None:
+        """The descriptors went stale: what was not synced through them is uncertain."""
+        with self._buffer:
+            self._note("stale", "", "the run's directory had to be opened anew")
+        for journal in self._journals.values():
+            if journal.fd >= 0:
+                self._leave_segment(journal)
 
     def _retire(self, journal: _Journal) -> None:
         """The sync thread may be within `fsync` of this descriptor: it closes it later."""
@@ -738,8 +774,9 @@ class RunWriter:
     def _leave_segment(self, journal: _Journal) -> None:
         """Nothing written since the last good sync is certain: say so and go on elsewhere."""
         doubtful = journal.written_lines - journal.synced_lines
-        with self._buffer:
-            self.uncertain[journal.file] = self.uncertain.get(journal.file, 0) + doubtful
+        if doubtful:
+            with self._buffer:
+                self.uncertain[journal.file] = self.uncertain.get(journal.file, 0) + doubtful
         if journal.segment >= _MAX_SEGMENTS:
             journal.trusted = False
             return
@@ -747,11 +784,11 @@ class RunWriter:
         journal.fd = -1
         journal.segment_lines[journal.name] = journal.written_lines
         journal.segment += 1
+        journal.begin_segment()
         try:
             self._open_journal(journal)
             os.fsync(self._directory)
         except OSError as error:
-            journal.begin_segment()
             self._failed("open", journal.file, error)
 
     def _damaged(self, journal: _Journal) -> None:
@@ -770,22 +807,32 @@ class RunWriter:
         return self._replace(layout.RUN, self._run_json()[1])
 
     def _replace(self, name: str, data: bytes) -> bool:
-        temporary = _TEMPORARY.format(name)
-        directory = self._directory
+        """Replace a document atomically; at the end of the run not only once."""
+        if self._directory < 0:
+            return False
+        for attempts_left in (2, 1, 0) if self._closing.is_set() else (0,):
+            try:
+                self._replace_once(name, data)
+            except OSError as error:
+                made_room = error.errno in _IS_FULL and attempts_left and self._free_reserve()
+                if not made_room:
+                    self._failed("replace", name, error)
+            else:
+                return True
+        return False
+
+    def _replace_once(self, name: str, data: bytes) -> None:
+        temporary, directory = _TEMPORARY.format(name), self._directory
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             self._write_new(temporary, data)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
-        except OSError as error:
+        except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
-            if error.errno in _IS_FULL and self._closing.is_set() and self._free_reserve():
-                return self._replace(name, data)
-            self._failed("replace", name, error)
-            return False
-        return True
+            raise
 
     def _free_reserve(self) -> bool:
         """Make room for the last words of a run whose disk is full; False if there is none."""
@@ -849,7 +896,8 @@ class RunWriter:
                     except OSError as error:
                         self._failed("close", journal.file, error)
                 with self._buffer:
-                    self._lose(journal.file, journal.backlog.count(b"\n"))
+                    self._lose(journal.file, journal.backlog.count(b"\n") + len(journal.lines))
+                    journal.lines.clear()
                 journal.backlog = b""
         return True
 
