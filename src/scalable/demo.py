@@ -151,7 +151,8 @@ def run(
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                # Any free port: the usual one may be taken by a cluster of the user's.
+                dashboard_address="127.0.0.1:0",
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
             ) as cluster,

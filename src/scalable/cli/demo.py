@@ -125,6 +125,6 @@ def _carry_over(rows: Sequence[Row]) -> str:
     previous = [row for row in rows if row.factor == "previous"]
     best, worst = previous[0], previous[-1]
     return (
-        "A plane carries its delay on: after a flight that came in an hour late or more it leaves\n"
-        f"late again in {worst.late:.0%} of cases, after one that came in time in {best.late:.0%}."
+        "A plane carries its delay on: after a flight that came in an hour late or more,\n"
+        f"it leaves late again in {worst.late:.0%} of cases; after one in time, in {best.late:.0%}."
     )
