@@ -418,7 +418,8 @@ class RunSummary:
             name.failed -= 1
         elif reopens == "cancelled":
             name.cancelled -= 1
-        if record.get("recomputed"):
+        # One that nobody waited for any more was to be computed again, and was not.
+        if record.get("recomputed") and record["state"] != "cancelled":
             name.recomputed += 1
 
     def _name(self, given: object) -> _Name:
@@ -466,9 +467,14 @@ class RunSummary:
         if failure_class not in self._classes and len(self._classes) >= MAX_FAILURE_GROUPS:
             failure_class = OTHER
         self._classes[failure_class] += 1
-        # The error that ended the run is told apart from the attempt that raised it first.
-        phase = str((record.get("details") or {}).get("phase") or "")
-        key = (*_cause(failure_class, record.get("message")), phase)
+        details = record.get("details") or {}
+        phase = str(details.get("phase") or "")
+        if phase == "worker_lost":
+            # The message names the worker: losses are alike if they have one reason.
+            key = (failure_class, str(details.get("reason") or ""), phase)
+        else:
+            # With the phase: what ended the run is not one more failed attempt.
+            key = (*_cause(failure_class, record.get("message")), phase)
         if key not in self._failures and len(self._failures) >= MAX_FAILURE_GROUPS:
             key = (failure_class, OTHER, "")
         group = self._failures.get(key)
@@ -562,7 +568,8 @@ class RunSummary:
             if memory > self._task_memory:
                 self._task_memory = memory
             return
-        entity = str(record["entity_id"])
+        # The address if it is there: workers may have had one name one after the other.
+        entity = str(record.get("worker") or record["entity_id"])
         usage = self._memory.get(entity)
         if usage is None:
             if len(self._memory) >= MAX_WORKERS:

@@ -101,6 +101,7 @@ def test_a_damaged_summary_is_replaced_by_a_scan(finished: Path, damage: str) ->
     (finished / "summary.json").write_text(damage)
     told = report(finished)
     assert (told.source, told.counts) == ("scan", expected)
+    assert told.notes == ("summary.json is missing or does not fit: counted from the journals.",)
 
 
 def test_a_missing_summary_is_replaced_by_a_scan(finished: Path) -> None:
@@ -200,6 +201,30 @@ def test_the_text_tells_names_failures_and_workers(finished: Path) -> None:
     assert '          return float(row["delay"])' in lines
     assert not any("^^^^" in line or "Traceback" in line for line in lines)
     assert "    lost: SIGKILL, worker process died" in lines
+
+
+def test_a_traceback_shows_the_users_frames_and_not_dasks(tmp_path: Path) -> None:
+    run = RunBuilder(tmp_path, RUN_ID)
+    frames = [
+        ("/env/lib/python3.11/site-packages/distributed/worker.py", "_run_task", "task(data)"),
+        ("/env/lib/python3.11/site-packages/dask/_task_spec.py", "__call__", "self.func()"),
+        ("/home/ada/flights.py", "outer", "inner()"),
+        ("/home/ada/flights.py", "inner", "1 / 0"),
+    ]
+    traceback = "Traceback (most recent call last):\n" + "".join(
+        f'  File "{file}", line 1, in {name}\n    {code}\n    ~~^~~\n'
+        for file, name, code in frames
+    )
+    run.add(
+        failure("ZeroDivisionError", "division by zero", 1, traceback=traceback + "Zero…\n"),
+        failure("KeyError", "x", 1, traceback="\n".join(traceback.splitlines()[:4])),
+    )
+    shown = text(run.finish(2))
+    assert "in outer" in shown
+    assert "          1 / 0\n" in shown
+    assert "_task_spec" not in shown
+    assert "          task(data)\n" in shown  # nothing of the user's: better Dask's than none
+    assert "~~^~~" not in shown
 
 
 def test_the_slowest_attempts_come_slowest_first(finished: Path) -> None:

@@ -221,6 +221,15 @@ def test_a_result_computed_again_is_one_task_with_two_attempts() -> None:
     assert row["duration"]["count"] == 2
 
 
+def test_a_lost_result_that_nobody_waits_for_is_cancelled_and_not_computed_again() -> None:
+    row = document(
+        *life("inc-1", 0, 1.0),
+        task("cancelled", "inc-1", 3, attempt=1, reopens="succeeded", recomputed=True),
+    )["timing"]["tasks"]["inc"]
+    assert (row["count"], row["succeeded"], row["cancelled"]) == (1, 0, 1)
+    assert (row["attempts"], row["recomputed"]) == (1, 0)
+
+
 def test_a_task_seen_first_when_it_ends_counts_with_its_attempt() -> None:
     row = document(task("succeeded", "inc-1", 1, attempt=1, worker=address(0), duration_s=0.5))[
         "timing"
@@ -456,6 +465,40 @@ def test_the_error_that_ended_the_run_is_not_one_more_failed_attempt() -> None:
         ("run", 1),
     ]
     assert groups[1]["task_names"] == {}
+
+
+def test_lost_workers_are_grouped_by_their_reason() -> None:
+    groups = document(
+        *(
+            failure(
+                "WorkerLost",
+                f"worker {name} at {address(i)} was lost",
+                i,
+                phase="worker_lost",
+                reason="killed" if i < 2 else "timeout",
+                worker=address(i),
+            )
+            for i, name in enumerate(("ann", "bob", "cid"))
+        )
+    )["failures"]["groups"]
+    assert [(group["pattern"], group["count"]) for group in groups] == [
+        ("killed", 2),
+        ("timeout", 1),
+    ]
+    assert groups[0]["workers"] == {address(0): 1, address(1): 1}
+
+
+def test_usage_is_that_of_the_address_where_a_name_came_twice() -> None:
+    def used(number: int, memory_gb: float) -> Record:
+        return {**usage(number, 1, memory_gb), "entity_id": "same", "worker": address(number)}
+
+    rows = document(
+        worker("ready", 0, 0) | {"worker_id": "same"},
+        worker("ready", 1, 0) | {"worker_id": "same"},
+        used(0, 3.0),
+        used(1, 1.0),
+    )["resources"]["workers"]
+    assert [row["memory_gb_max"] for row in rows] == [3.0, 1.0]
 
 
 def test_without_failure_records_the_tasks_tell_the_causes() -> None:

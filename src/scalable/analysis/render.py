@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,8 @@ MIN_WIDTH: Final = 60
 _MAX_NAMES: Final = 20
 _MAX_FAILURES: Final = 10
 _MAX_WORKERS: Final = 16
-_TRACEBACK_LINES: Final = 4
+_FRAMES: Final = 2
+_DASK_FRAME: Final = re.compile(r'  File ".*/site-packages/(?:dask|distributed)/')
 
 _JSON_OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
@@ -279,13 +281,14 @@ class _Text:
         running, waiting = report.counts["tasks_running"], report.counts["tasks_waiting"]
         if not running and not waiting:
             return
+        doing = "Running" if running else "Waiting"
         if report.is_live:
-            title = "Running now"
+            title = f"{doing} now"
         elif report.status == "lost":
-            title = "Running when the recorder died"
+            title = f"{doing} when the recorder died"
         else:
             title = "Without an end"
-        yield self._title(title, plural(running, "task"))
+        yield self._title(title, plural(running or waiting, "task"))
         rows = [
             [
                 seconds(_between(task.since, report.as_of)),
@@ -302,7 +305,7 @@ class _Text:
         more = running - len(rows)
         if more > 0:
             yield self._note(f"and {more:,} more that began later")
-        if waiting:
+        if waiting and running:
             yield self._note(f"{plural(waiting, 'task')} waiting to run")
 
     def _tasks(self) -> Iterator[str]:
@@ -391,7 +394,9 @@ class _Text:
             yield from wrap(text, self._width, first=indent, indent=indent)
         if group.traceback:
             for line in _frames(group.traceback):
-                yield self._paint(fit(f"{indent}{line}", self._width), "dim")
+                yield self._paint(
+                    indent + fit(line, self._width - cells(indent), keep="ends"), "dim"
+                )
 
     def _circumstances(self, group: FailureGroup) -> Iterator[str]:
         parts: list[str] = []
@@ -439,8 +444,9 @@ class _Text:
         yield first
         for worker, line in zip(shown, lines, strict=True):
             yield line
-            if worker.lost:
-                for part in wrap(_loss(worker), self._width - 4):
+            loss = _loss(worker)
+            if loss:
+                for part in wrap(loss, self._width - 4):
                     yield "    " + self._paint(part, "red")
         rest = workers[_MAX_WORKERS:]
         if rest:
@@ -555,25 +561,31 @@ def _members(members: Mapping[str, int], limit: int) -> str:
 
 
 def _frames(traceback: str) -> list[str]:
-    """Return the innermost frames: what raised, without the headline and the message."""
-    lines = [
-        line for line in printable_lines(traceback) if line.startswith("  ") and line.strip(" ^~")
-    ]
-    return lines[-_TRACEBACK_LINES:]
+    """Return the innermost frames of the user's code, without Dask's own and the message."""
+    frames: list[list[str]] = []
+    for line in printable_lines(traceback):
+        if line.startswith("  File "):
+            frames.append([line])
+        elif frames and line.startswith("    ") and line.strip(" ^~"):
+            frames[-1].append(line)
+    own = [frame for frame in frames if not _DASK_FRAME.match(frame[0])] or frames
+    return [line for frame in own[-_FRAMES:] for line in frame]
 
 
 def _loss(worker: Worker) -> str:
-    """Say how a worker was lost, as far as that is known."""
+    """Say what is known of a worker's loss beyond that it was lost."""
+    if not worker.lost:
+        return ""
+    if worker.state != "lost":
+        return "lost before" if worker.lost == 1 else f"lost {worker.lost:,} times before"
     how = [
         worker.signal or "",
         f"exit code {worker.exit_code}" if worker.exit_code and not worker.signal else "",
-        worker.reason or "",
+        worker.reason if worker.reason and worker.reason != worker.state else "",
     ]
     known = ", ".join(printable(part) for part in how if part)
-    if worker.state != "lost":
-        return f"lost {worker.lost:,} times before" if worker.lost > 1 else "lost once before"
-    times = f" {worker.lost:,} times" if worker.lost > 1 else ""
-    return f"lost{times}: {known}" if known else f"lost{times}"
+    times = f"lost {worker.lost:,} times" if worker.lost > 1 else ""
+    return ": ".join(filter(None, (times or (known and "lost"), known)))
 
 
 def _natural(worker: Worker) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -192,7 +192,11 @@ def load_report(
             except (AttributeError, KeyError, TypeError, ValueError):
                 pass  # damaged, or of another tool: the journals tell the same
     summary = read_journals(reader, progress)
-    return _report(reader, summary.document(reader.document), "scan")
+    loaded = _report(reader, summary.document(reader.document), "scan")
+    if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
+        return loaded
+    note = "summary.json is missing or does not fit: counted from the journals."
+    return replace(loaded, notes=(*loaded.notes, note))
 
 
 def read_journals(reader: RunReader, progress: Progress | None = None) -> RunSummary:
@@ -282,7 +286,7 @@ def _report(
         workers=tuple(_worker(row) for row in resources["workers"]),
         unfinished=unfinished,
         missing=tuple(_missing(reader, counts)),
-        notes=tuple(_notes(reader, source, counts, timing["tasks"])),
+        notes=tuple(_notes(reader, counts, timing["tasks"])),
         document=document,
     )
 
@@ -343,7 +347,7 @@ def _records(count: int) -> str:
     return "1 record" if count == 1 else f"{count:,} records"
 
 
-def _notes(reader: RunReader, source: str, counts: Document, tasks: Document) -> Iterator[str]:
+def _notes(reader: RunReader, counts: Document, tasks: Document) -> Iterator[str]:
     if OTHER in tasks:
         yield f"Only {MAX_NAMES:,} task names are told apart; the rest is summed as {OTHER}."
     if counts["tasks"] and "recorder" not in reader.document:
@@ -351,8 +355,6 @@ def _notes(reader: RunReader, source: str, counts: Document, tasks: Document) ->
             "Written by an older tool: without sequence numbers a loss cannot be seen, and its "
             "`running` may stand for submitted."
         )
-    if source == "scan" and reader.status not in _UNFINISHED:
-        yield "Counted from the journals line by line."
 
 
 def _spread(row: Document) -> Spread:
