@@ -360,8 +360,8 @@ class RunReader:
 
     def _status(self) -> RunStatus:
         status: Any = self.document.get("status")
-        if status in layout.RUN_STATUSES and status != "running":
-            return status
+        if isinstance(status, str) and status in layout.RUN_STATUSES and status != "running":
+            return cast("RunStatus", status)
         alive = is_alive(self._recorder() or self.owner, self.owner)
         if alive is None:
             silence = (
