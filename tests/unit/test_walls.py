@@ -88,12 +88,17 @@ def room_of(module: str) -> Room | None:
 def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:
     """Line and absolute name of every import, wherever it stands, also those for type checkers.
 
-    ``from a import b`` is ``a.b``, as `b` may be a module. A literal in ``import_module`` counts.
+    ``from a import b`` is ``a.b``, as `b` may be a module; and so is ``import scalable`` with the
+    names that are then used of it. A literal in ``import_module`` counts.
     """
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name
+                if alias.name == "scalable" and alias.asname is None:
+                    yield from attributes_of(tree, "scalable")
+                else:
+                    yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: -node.level + is_package or None] if node.level else []
             for alias in node.names:
@@ -105,6 +110,12 @@ def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[tuple[
             and isinstance(node.args[0], ast.Constant)
         ):
             yield node.lineno, str(node.args[0].value)
+
+
+def attributes_of(tree: ast.Module, name: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == name:
+            yield node.lineno, f"{name}.{node.attr}"
 
 
 def breaches(sources: Mapping[str, str], packages: frozenset[str] = frozenset()) -> list[str]:
@@ -184,7 +195,17 @@ def test_no_module_imports_through_a_wall():
             "reader:3: run store must not import opentelemetry.trace",
         ),
         ("scalable_runs.reader", "from scalable_runs.exporter import E", "scalable_runs.exporter"),
-        ("scalable_runs.exporter", "import scalable", "must not import scalable"),
+        ("scalable_runs.exporter", "import scalable as s", "must not import scalable"),
+        (
+            "scalable_runs.exporter",
+            "import scalable\nscalable.__version__",
+            "exporter:2: run store's SDK side must not import scalable",
+        ),
+        (
+            "scalable.telemetry.recorder",
+            "import scalable\nscalable.__version__\nscalable.instrument",
+            "recorder:3: telemetry must not import scalable",
+        ),
         ("scalable", "from distributed import Client", "public face must not import distributed"),
         ("scalable.helpers", "", "scalable.helpers is in no room"),
     ],

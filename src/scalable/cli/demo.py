@@ -28,12 +28,13 @@ _TITLES: Final = {
 
 _EPILOG: Final = """\b
 What happens while it runs, all of it real and all of it in the report:
-  load_weather     fails twice and is retried
-  a worker         is killed with SIGKILL in the middle of its work, and replaced;
-                   what it was computing and what it held is computed again
-  check_carrier    refuses carriers whose records are incomplete;
-  rate_carrier     cannot run for those, and is blamed on the check
-It takes about a quarter of a minute, and needs: pip install 'scalable-otel[demo]'
+  load_weather    fails twice and is retried
+  a worker        is killed with SIGKILL while it works; what it was doing and
+                  what it held is computed again
+  check_carrier   refuses carriers whose records are incomplete
+  rate_carrier    cannot run for those: the check is to blame
+It takes less than a minute on two cores.
+It needs more packages: pip install 'scalable-otel[demo]'
 """
 
 
