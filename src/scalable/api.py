@@ -102,9 +102,9 @@ def instrument(
 def uninstrument(client: Client | None = None) -> None:
     """Close the run of a client and take everything off its cluster; no run, nothing to do."""
     if client is None:
-        from distributed.client import _get_global_client
+        from scalable.instrumentation.internals import global_client
 
-        client = _get_global_client()
+        client = global_client()
     existing = client.__dict__.get(_ATTRIBUTE) if client is not None else None
     if isinstance(existing, Instrumentation):
         existing.close()
@@ -309,13 +309,13 @@ _OFF: Final = _Off()
 # -- beginning ------------------------------------------------------------------------------------
 
 
-def _checked(client: Client | None) -> Client:
+def _checked(client: object) -> Client:
     from distributed import Client
 
-    if client is None:
-        from distributed.client import _get_global_client
+    from scalable.instrumentation.internals import global_client
 
-        client = _get_global_client()
+    if client is None:
+        client = global_client()
         if client is None:
             raise ValueError(
                 "instrument() found no Dask client: make one first (client = Client(...)), "
@@ -409,9 +409,9 @@ class _Warnings:
 
 
 def _redactor(redactor: Any, settings: Settings) -> Callable[[str], str]:
-    import dask
+    from scalable.instrumentation.internals import configuration
 
-    return redactor.from_environment(os.environ, _flat(dask.config.config), off=settings.redact_off)
+    return redactor.from_environment(os.environ, _flat(configuration()), off=settings.redact_off)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -504,7 +504,9 @@ def _described(error: BaseException) -> tuple[str, str, str]:
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:
     """Let the run end before its client does; returns what takes the hooks off again."""
-    close, close_async = client.close, client._close
+    from scalable.instrumentation.internals import close_method
+
+    close, close_async = client.close, close_method(client)
 
     def closing(*args: Any, **kwargs: Any) -> Any:
         if not _on_client_loop(client):
@@ -516,11 +518,11 @@ def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[
             await asyncio.to_thread(instrumentation.close)
         return await close_async(*args, **kwargs)
 
-    client.close = closing
-    client._close = closing_async
+    hooks = {"close": closing, "_close": closing_async}
+    client.__dict__.update(hooks)
 
     def unhook() -> None:
-        for name, ours in (("close", closing), ("_close", closing_async)):
+        for name, ours in hooks.items():
             if client.__dict__.get(name) is ours:
                 del client.__dict__[name]
 
@@ -529,6 +531,8 @@ def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[
 
 def _on_client_loop(client: Client) -> bool:
     try:
-        return client.loop.asyncio_loop is asyncio.get_running_loop()
+        from scalable.instrumentation.internals import asyncio_loop
+
+        return asyncio_loop(client.loop) is asyncio.get_running_loop()
     except RuntimeError:
         return False

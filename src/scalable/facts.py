@@ -259,9 +259,10 @@ def decode(raw: Iterable[Any]) -> list[Fact]:
     facts: list[Fact] = []
     for item in raw:
         if isinstance(item, tuple) and item:
-            fact_type = _TYPES.get(item[0])
-            if fact_type is type(item):
-                facts.append(item)
+            known: Any = item
+            fact_type = _TYPES.get(known[0])
+            if fact_type is type(known):
+                facts.append(known)
             elif fact_type is not None and len(item) == len(fact_type._fields):
                 facts.append(fact_type._make(item))
     return facts

@@ -13,8 +13,8 @@ import time
 import uuid
 from pathlib import Path
 
+from distributed import get_client, get_worker, rejoin, secede, worker_client
 from distributed.worker import thread_state
-from distributed import get_client, get_worker, secede, rejoin, worker_client
 
 
 def note(directory: str, what: str, **more: object) -> None:

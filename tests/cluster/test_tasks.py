@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-from pathlib import Path
 
-import dask
 import pytest
 from distributed import KilledWorker, wait
 
@@ -214,19 +212,21 @@ def test_lost_result_is_computed_again(make_cluster, notes_dir, transitions):
 
 
 def test_cancelled_while_waiting_and_while_running(make_cluster, notes_dir):
-    _, client = make_cluster(n_workers=1)
+    cluster, client = make_cluster(n_workers=1)
     with scalable.instrument(client) as run:
         running = client.submit(tasks.hold, str(notes_dir), "gate")
         waiting = client.submit(tasks.add, str(notes_dir), 1)
         behind = client.submit(operator.add, running, 1)
         tasks.wait_for_notes(notes_dir, 1)
         client.cancel([running, waiting, behind], force=True)
+        tasks.wait_until(lambda: running.key not in cluster.scheduler.tasks)
         (notes_dir / "gate").touch()
         assert client.submit(operator.add, 1, 2).result() == 3
     oracle.check_contract(run.run_dir)
     oracle.check_attempts(run.run_dir, notes_dir)
     assert oracle.states(run.run_dir, running.key) == ["submitted", "running", "cancelled"]
-    assert oracle.states(run.run_dir, waiting.key) == ["submitted", "cancelled"]
+    # The worker may have begun it before it heard of the cancellation: the notes decide.
+    assert oracle.states(run.run_dir, waiting.key)[-1] == "cancelled"
     assert oracle.states(run.run_dir, behind.key) == ["submitted", "cancelled"]
 
 

@@ -1,9 +1,10 @@
 """The board: what a worker executes right now, readable by others after it was killed.
 
 A worker that dies by SIGKILL sends nothing, and Dask's scheduler knows only what was *assigned* to
-it, not what had begun. So each worker keeps the attempts that are executing in a small memory-mapped
-file; a page of a mapped file outlives the process. Writing a slot costs half a microsecond and no
-system call. The scheduler, if it runs on the same host, reads the file once the worker is gone.
+it, not what had begun. So each worker keeps the attempts that are executing in a small file mapped
+into its memory; the pages of a file outlive the process. Writing a slot costs half a microsecond
+and no system call. The scheduler, if it runs on the same host, reads the file once the worker is
+gone.
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal
 
-import distributed
-from distributed import Client, Scheduler, Status
+from distributed import Client, Scheduler
 from distributed.protocol.pickle import dumps
 
 from scalable.facts import LEAVE_OP, WORKER_PLUGIN_NAME
 from scalable.guard import Guard
-from scalable.instrumentation import propagation
+from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.source import LocalSource, RemoteSource, Source
 from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
@@ -62,6 +61,7 @@ class Link:
         self._plugin = ScalableSchedulerPlugin(
             run, client=client.id, scope=scope, sample_interval=sample_interval
         )
+        self._address = internals.scheduler_address(client)
         self._local = _scheduler_in_this_process(client)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected = False
@@ -82,7 +82,7 @@ class Link:
             else:
                 self._connect_remote()
         except Exception as error:
-            self._problem(f"the scheduler at {_address(self.client)} cannot be watched: {error!r}")
+            self._problem(f"the scheduler at {self._address} cannot be watched: {error!r}")
 
     def workers(self) -> list[dict[str, Any]]:
         """The workers as found: name, address, threads, memory limit."""
@@ -96,7 +96,6 @@ class Link:
                 }
                 for worker in list(self._local.workers.values())
             ]
-        identity: Any = self.client._scheduler_identity
         return [
             {
                 "name": str(worker.get("name")),
@@ -104,7 +103,7 @@ class Link:
                 "nthreads": worker.get("nthreads"),
                 "memory_limit_bytes": worker.get("memory_limit"),
             }
-            for address, worker in dict(identity.get("workers", {})).items()
+            for address, worker in dict(internals.identity(self.client).get("workers", {})).items()
         ]
 
     async def settle(self) -> None:
@@ -113,12 +112,11 @@ class Link:
             await asyncio.wait(set(self._tasks), timeout=LINK_TIMEOUT)
 
     def _supported(self) -> bool:
-        version = tuple(
-            int(part) for part in distributed.__version__.split(".")[:3] if part.isdigit()
-        )
+        installed = internals.distributed_version()
+        version = tuple(int(part) for part in installed.split(".")[:3] if part.isdigit())
         if version < OLDEST_DISTRIBUTED:
             oldest = ".".join(map(str, OLDEST_DISTRIBUTED))
-            self._problem(f"distributed {distributed.__version__} is too old, {oldest} is needed")
+            self._problem(f"distributed {installed} is too old, {oldest} is needed")
             return False
         return True
 
@@ -139,9 +137,7 @@ class Link:
             _run_on(scheduler.loop, attach_all)
 
     def _connect_remote(self) -> None:
-        self.source = RemoteSource(
-            self.client.scheduler.address, self.client.connection_args, self.run
-        )
+        self.source = RemoteSource(self._address, self.client.connection_args, self.run)
         if _on_loop(self.client.loop):
             self._later(self._register())
         else:
@@ -156,7 +152,7 @@ class Link:
         except Exception as error:
             self.source = None
             self._problem(
-                f"the scheduler at {_address(self.client)} cannot load scalable ({error!r}); "
+                f"the scheduler at {self._address} cannot load scalable ({error!r}); "
                 "install the same version there"
             )
             return
@@ -208,8 +204,9 @@ class Link:
             guard.errors[f"disconnect:{type(error).__name__}"] += 1
 
     def _disconnect_local(self, scheduler: Scheduler) -> None:
-        loop: Any = scheduler.loop
-        if loop.asyncio_loop.is_closed() or not loop.asyncio_loop.is_running():
+        loop = scheduler.loop
+        running = internals.asyncio_loop(loop)
+        if running is None or running.is_closed() or not running.is_running():
             self._plugin.detach_quietly()
         elif _on_loop(loop):
             self._later(self._plugin.leave())
@@ -226,7 +223,7 @@ def _run_on(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> Non
 
     Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
     """
-    future = asyncio.run_coroutine_threadsafe(function(), loop.asyncio_loop)
+    future = asyncio.run_coroutine_threadsafe(function(), internals.asyncio_loop(loop))
     try:
         future.result(LINK_TIMEOUT)
     except TimeoutError:
@@ -235,20 +232,11 @@ def _run_on(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> Non
 
 
 def _scheduler_in_this_process(client: Client) -> Scheduler | None:
-    address = _address(client)
-    for scheduler in list(Scheduler._instances):
-        if scheduler.status == Status.running and address in _addresses(scheduler):
+    address = internals.scheduler_address(client)
+    for scheduler in internals.schedulers_here():
+        if address in internals.addresses(scheduler):
             return scheduler
     return None
-
-
-def _addresses(scheduler: Scheduler) -> list[str]:
-    return [scheduler.address, *(listener.contact_address for listener in scheduler.listeners)]
-
-
-def _address(client: Client) -> str:
-    scheduler: Any = client.scheduler
-    return str(scheduler.address) if scheduler is not None else "?"
 
 
 def _on_loop(loop: Any) -> bool:
@@ -256,4 +244,4 @@ def _on_loop(loop: Any) -> bool:
         running = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    return getattr(loop, "asyncio_loop", None) is running
+    return internals.asyncio_loop(loop) is running

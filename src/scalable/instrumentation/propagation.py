@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
-import dask
 from distributed import Client
 
 from scalable.facts import ANNOTATION
+from scalable.instrumentation import internals
 
 #: JSON-like: ``{"run": …, "traceparent": …}``.
 Carrier: TypeAlias = dict[str, Any]
@@ -49,8 +49,8 @@ def install() -> None:
     with _lock:
         _users += 1
         if _users == 1:
-            _original = Client._graph_to_futures
-            Client._graph_to_futures = _annotating(_original)
+            _original = internals.graph_to_futures()
+            internals.set_graph_to_futures(_annotating(_original))
 
 
 def remove() -> None:
@@ -62,8 +62,8 @@ def remove() -> None:
         _users -= 1
         if _users == 0 and _original is not None:
             # Somebody may have wrapped the method after us: theirs stays, ours finds no carrier.
-            if getattr(Client._graph_to_futures, "_scalable", False):
-                Client._graph_to_futures = _original
+            if getattr(internals.graph_to_futures(), "_scalable", False):
+                internals.set_graph_to_futures(_original)
             _original = None
 
 
@@ -73,10 +73,10 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
         carrier = _carrier_of(self)
         if carrier is None:
             return original(self, *args, **kwargs)
-        with dask.annotate(**{ANNOTATION: carrier}):
+        with internals.annotate(**{ANNOTATION: carrier}):
             return original(self, *args, **kwargs)
 
-    graph_to_futures._scalable = True  # type: ignore[attr-defined]
+    graph_to_futures.__dict__["_scalable"] = True
     return graph_to_futures
 
 

@@ -439,8 +439,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     continue
                 if self.scope == "cluster" or _wanted_by(task, client, self.run):
                     self._adopt(key, task, now, known_before=True)
-                    if task.state != "waiting":
-                        self._known[key] = now
             if keys and not self._detached:
                 self._loop.call_soon(self._adopt_existing, keys)
         except BaseException as error:

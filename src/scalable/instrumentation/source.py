@@ -76,7 +76,7 @@ class RemoteSource:
             self._runner = asyncio.Runner()
         try:
             answer = self._runner.run(self._ask(after, limit))
-        except (OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError) as error:
             raise SourceGoneError(f"{self._address}: {error or type(error).__name__}") from error
         if "facts" not in answer:
             raise SourceGoneError(f"{self._address}: {answer.get('error', 'no answer')}")

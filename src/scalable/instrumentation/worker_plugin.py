@@ -6,21 +6,18 @@ import asyncio
 import os
 import traceback
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
 from time import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
-from distributed import Scheduler, Status
 from distributed.diagnostics.plugin import WorkerPlugin
-from distributed.metrics import context_meter
 from distributed.protocol.pickle import loads
-from distributed.worker_state_machine import ExecuteFailureEvent
+from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEvent
 
 from scalable import facts
 from scalable.facts import ANNOTATION, STREAM_OP, WORKER_PLUGIN_NAME
 from scalable.guard import Guard, guarded, printable
-from scalable.instrumentation import propagation
+from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
 
 if TYPE_CHECKING:
@@ -184,7 +181,7 @@ class Watch:
         self._board = self._open_board()
         self._execute: Execute = worker.execute
         self._wrapper = self._make_wrapper(self._execute)
-        worker.execute = self._wrapper  # type: ignore[method-assign]
+        setattr(worker, "execute", self._wrapper)  # noqa: B010
         self._watch_threads()
         propagation.install()
         now = time() + worker.scheduler_delay
@@ -199,9 +196,10 @@ class Watch:
                 self._announce_one(attempt)
         if isinstance(self._worker.active_threads, ActiveThreads):
             self._worker.active_threads.began = None
-        if self._worker.__dict__.get("execute") is self._wrapper:
+        own = vars(self._worker)
+        if own.get("execute") is self._wrapper:
             # The bound method of the class shows again.
-            del self._worker.__dict__["execute"]
+            delattr(self._worker, "execute")
         if self._timer is not None:
             self._timer.cancel()
         propagation.remove()
@@ -260,11 +258,15 @@ class Watch:
             self._by_key[key] = attempt
             if self._timer is None:
                 self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
+            # Dask's own callback on this task hands the result in; ours looks whether it did.
+            current = asyncio.current_task()
+            if current is not None:
+                current.add_done_callback(lambda _: self._after(attempt, key))
             # This coroutine is an asyncio task of its own: what is set here ends with it.
             if carrier is not None:
                 propagation.nested_carrier.set(attempt.nested_carrier)
-            callbacks = _METER_CALLBACKS.get()
-            _METER_CALLBACKS.set({**callbacks, ANNOTATION: attempt.meter})
+            callbacks = internals.METER_CALLBACKS.get()
+            internals.METER_CALLBACKS.set({**callbacks, ANNOTATION: attempt.meter})
             return attempt
         except BaseException as error:
             self._guard.failed("begin", error)
@@ -290,17 +292,29 @@ class Watch:
             # the board keeps what ran, since an announcement may not leave the process any more.
             if self._board is not None and event is not None:
                 self._board.end(attempt.slot)
-            task = self._worker.state.tasks.get(key)
-            if event is None or task is None or task.state not in ("executing", "long-running"):
-                # Cancelled meanwhile: Dask will tell the scheduler nothing of this execution.
-                if not attempt.announced and (attempt.began or event is not None):
+            if event is None or isinstance(event, RescheduleEvent):
+                if attempt.began and not attempt.announced:
                     self._announce_one(attempt)
             elif isinstance(event, ExecuteFailureEvent):
                 self._report_error(attempt, event)
             elif attempt.cpu is not None:
+                task = self._worker.state.tasks[key]
                 task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
         except BaseException as error:
             self._guard.failed("end", error)
+
+    def _after(self, attempt: Attempt, key: Any) -> None:
+        """Dask took the result in, or dropped it: the task was cancelled meanwhile.
+
+        In that case the scheduler hears nothing of this execution but what we tell it.
+        """
+        try:
+            if not attempt.announced:
+                task = self._worker.state.tasks.get(key)
+                if task is None or task.state not in ("memory", "error"):
+                    self._announce_one(attempt)
+        except BaseException as error:
+            self._guard.failed("after", error)
 
     # -- to the scheduler ---------------------------------------------------------------------
 
@@ -324,7 +338,7 @@ class Watch:
 
     def _announce_one(self, attempt: Attempt) -> None:
         attempt.announced = True
-        if self._board is not None and not attempt.slot:
+        if self._board is not None and not attempt.slot and attempt.run_id in self._attempts:
             # No thread of this process runs it: a coroutine, or another kind of executor.
             attempt.slot = self._board.begin(attempt.run_id, attempt.start)
         self._report(
@@ -362,15 +376,9 @@ class Watch:
         self._worker.batched_send({"op": STREAM_OP, "reports": [(run, tuple(fact))]})
 
 
-#: Dask's meter offers this as a context manager only; setting it directly costs a fifth.
-_METER_CALLBACKS: Final = cast(
-    "ContextVar[dict[Any, Callable[[Any, float, str], None]]]", context_meter._callbacks
-)
-
-
 def _launched(worker: Worker) -> float:
     """When the worker's process began; its first own measurement where it shares a process."""
-    if any(scheduler.status == Status.running for scheduler in Scheduler._instances):
+    if internals.schedulers_here():
         times: Any = worker.monitor.quantities["time"]
         return float(times[0]) if times else time()
     return psutil.Process(os.getpid()).create_time()

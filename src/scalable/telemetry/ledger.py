@@ -418,6 +418,9 @@ class Ledger:
                 self._end(task, task.start, left.time, attributes, error="Reschedule")
             else:
                 self._lose(task, left.time)
+        elif left.run_id is not None:
+            # It never began as far as anybody knows; later word of it would come out of turn.
+            task.run_id = max(task.run_id, left.run_id)
 
     def _lose(self, task: _Task, time: float) -> None:
         attributes = self._task_attributes(task, "lost")

@@ -1,0 +1,85 @@
+"""Every place where we reach behind Dask's public interface, and nothing else.
+
+Each name was looked up in the oldest and the newest supported distributed; a test calls each.
+"""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final, cast
+
+import dask
+import distributed
+from distributed import Client, Scheduler, Status
+from distributed.client import _get_global_client
+from distributed.metrics import context_meter
+
+#: Dask's meter offers this as a context manager only; setting it directly costs a fifth.
+METER_CALLBACKS: Final = cast(
+    "ContextVar[dict[Any, Callable[[Any, float, str], None]]]", context_meter._callbacks
+)
+
+
+def global_client() -> Client | None:
+    """The client that is current, or None."""
+    return _get_global_client()
+
+
+def schedulers_here() -> list[Scheduler]:
+    """Schedulers that run in this process."""
+    return [found for found in list(Scheduler._instances) if found.status == Status.running]
+
+
+def addresses(scheduler: Scheduler) -> set[str]:
+    """All addresses at which a scheduler can be reached."""
+    found = {listener.contact_address for listener in scheduler.listeners}
+    return {str(address) for address in (scheduler.address, *found) if address}
+
+
+def scheduler_address(client: Client) -> str:
+    """Address of a client's scheduler."""
+    scheduler: Any = client.scheduler
+    return str(scheduler.address) if scheduler is not None else ""
+
+
+def identity(client: Client) -> dict[str, Any]:
+    """What the client was told of its scheduler when it connected."""
+    return dict(cast("Any", client)._scheduler_identity or {})
+
+
+def asyncio_loop(loop: Any) -> Any:
+    """The asyncio loop below Tornado's, or None."""
+    return getattr(loop, "asyncio_loop", None)
+
+
+def graph_to_futures() -> Callable[..., Any]:
+    """The method of a client through which every graph passes."""
+    return cast("Any", Client)._graph_to_futures
+
+
+def set_graph_to_futures(function: Callable[..., Any]) -> None:
+    """Put another function in its place."""
+    cast("Any", Client)._graph_to_futures = function
+
+
+def close_method(client: Client) -> Callable[..., Any]:
+    """The coroutine function by which every client ends, whoever asks for it."""
+    return cast("Any", client)._close
+
+
+def annotate(**annotations: Any) -> Any:
+    """:func:`dask.annotate`."""
+    return cast("Any", dask).annotate(**annotations)
+
+
+def configuration() -> dict[str, Any]:
+    """Dask's configuration, as nested dictionaries."""
+    return cast("Any", dask).config.config
+
+
+def distributed_version() -> str:
+    """Version of distributed."""
+    return cast("Any", distributed).__version__

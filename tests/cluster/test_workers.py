@@ -1,0 +1,153 @@
+"""Every worker's life: asked to go or lost, and how it used its host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from distributed import Client, LocalCluster
+
+import scalable
+from cluster import oracle, tasks
+
+
+def _last_states(run) -> dict[str, str]:
+    states: dict[str, str] = {}
+    for record in oracle.read(run.run_dir, "workers.jsonl"):
+        states[record["worker"]] = record["state"]
+    return states
+
+
+def _reasons(run) -> list[tuple[str, str]]:
+    return [
+        (record["state"], record["details"]["reason"])
+        for record in oracle.read(run.run_dir, "workers.jsonl")
+        if record["state"] in ("lost", "removed")
+    ]
+
+
+def test_scale_up_and_down(make_cluster):
+    cluster, client = make_cluster(n_workers=1)
+    with scalable.instrument(client) as run:
+        cluster.scale(3)
+        client.wait_for_workers(3)
+        cluster.scale(1)
+        tasks.wait_until(lambda: len(cluster.scheduler.workers) == 1)
+    oracle.check_contract(run.run_dir)
+    assert sorted(_last_states(run).values()) == ["ready", "removed", "removed"]
+    for record in oracle.read(run.run_dir, "workers.jsonl"):
+        assert record["details"]["pid"] > 0
+        assert record["details"]["nthreads"] == 1
+        assert record["details"]["nanny"].startswith("tcp://")
+
+
+def test_adaptive_scaling_removes_what_it_started(make_cluster, notes_dir):
+    cluster, client = make_cluster(n_workers=0)
+    with scalable.instrument(client) as run:
+        cluster.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
+        client.gather(client.map(tasks.add, [str(notes_dir)] * 20, range(20)))
+        tasks.wait_until(lambda: not cluster.scheduler.workers)
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert set(_last_states(run).values()) == {"removed"}
+
+
+def test_retire_and_close_are_removals(make_cluster):
+    cluster, client = make_cluster(n_workers=3)
+    with scalable.instrument(client) as run:
+        first, second, _ = list(cluster.scheduler.workers)
+        client.retire_workers([first])
+        tasks.wait_until(lambda: first not in cluster.scheduler.workers)
+        cluster.scheduler.loop.add_callback(cluster.scheduler.close_worker, second)
+        tasks.wait_until(lambda: second not in cluster.scheduler.workers)
+    oracle.check_contract(run.run_dir)
+    states = _last_states(run)
+    assert states[first] == "removed"
+    assert states[second] == "removed"
+
+
+def test_sigkill_is_a_loss(make_cluster, notes_dir):
+    cluster, client = make_cluster(n_workers=2)
+    with scalable.instrument(client) as run:
+        held = client.submit(tasks.hold, str(notes_dir), "gate")
+        tasks.wait_for_notes(notes_dir, 1)
+        victim = oracle.notes(notes_dir)[0]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        tasks.wait_for_notes(notes_dir, 2)
+        (notes_dir / "gate").touch()
+        held.result()
+        client.wait_for_workers(2)
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    lost = [r for r in oracle.read(run.run_dir, "workers.jsonl") if r["state"] == "lost"]
+    assert [record["details"]["pid"] for record in lost] == [victim]
+
+
+def test_closing_the_cluster_first_removes_all(notes_dir):
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
+    client = Client(cluster)
+    run = scalable.instrument(client)
+    client.gather(client.map(tasks.add, [str(notes_dir)] * 10, range(10)))
+    cluster.close()
+    client.close()
+    assert run.closed
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert sorted(_last_states(run).values()) == ["removed", "removed"]
+
+
+def test_usage_is_sampled_at_join_on_an_interval_and_at_leave(make_cluster):
+    cluster, client = make_cluster(n_workers=1)
+    with scalable.instrument(client, sample_interval=0.1) as run:
+        tasks.wait_until(lambda: run.flush() and len(_samples(run)) >= 6)
+        cluster.scale(0)
+        tasks.wait_until(lambda: not cluster.scheduler.workers)
+    oracle.check_contract(run.run_dir)
+    samples = _samples(run)
+    assert all(sample["entity_id"] == "0" for sample in samples)
+    assert all(sample["observed_cpu"] >= 0 for sample in samples)
+    assert max(sample["observed_memory_gb"] for sample in samples) > 0.01
+    gone = oracle.read(run.run_dir, "workers.jsonl")[-1]
+    assert samples[-1]["timestamp"] == gone["timestamp"]
+
+
+def _samples(run):
+    records = oracle.read(run.run_dir, "resources.jsonl")
+    return [record for record in records if record["entity_type"] == "worker"]
+
+
+def test_memory_and_cpu_of_an_attempt(make_cluster, notes_dir):
+    _, client = make_cluster(n_workers=1)
+    with scalable.instrument(client) as run:
+        future = client.submit(sum, range(3_000_000))
+        future.result()
+    oracle.check_contract(run.run_dir)
+    (usage,) = [
+        record
+        for record in oracle.read(run.run_dir, "resources.jsonl")
+        if record["entity_type"] == "task"
+    ]
+    assert usage["entity_id"] == future.key
+    assert 0 < usage["observed_cpu"] < 1.5
+    assert oracle.lives(run.run_dir)[future.key][-1]["cpu_s"] > 0
+
+
+def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):
+    """`asyncio.run` with the cluster in the same loop, closed before the client."""
+
+    async def main():
+        cluster = await LocalCluster(
+            n_workers=1, threads_per_worker=1, asynchronous=True, dashboard_address=":0"
+        )
+        client = await Client(cluster, asynchronous=True)
+        run = scalable.instrument(client)
+        await client.gather(client.map(tasks.add, [str(notes_dir)] * 5, range(5)))
+        await cluster.close()
+        await client.close()
+        return run
+
+    run = asyncio.run(main())
+    assert run.closed
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
