@@ -7,16 +7,17 @@ export under `SCALABLE_RUNS_DIR` and closed when the last of them is shut down.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+import orjson
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
@@ -26,12 +27,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from scalable_runs.encode import RecordMap, encode_logs, encode_metrics, encode_spans
 from scalable_runs.layout import SCHEMA_VERSION, Record
+from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Problem, RunWriter
 
 _logger = logging.getLogger(__name__)
 
 _RUNS_DIR_VARIABLE: Final = "SCALABLE_RUNS_DIR"
 _DEFAULT_RUNS_DIR: Final = ".scalable/runs"
+_PROVIDER: Final = "opentelemetry"
 
 _T = TypeVar("_T")
 
@@ -210,7 +213,10 @@ class _Output:
         taken = 0
         for files in encoded:
             for file, records in files.items():
-                taken += writer.append(file, records)
+                if self._writer is None:
+                    taken += _shared_run.append(writer, file, records)
+                else:
+                    taken += writer.append(file, records)
                 self._tell(writer, file, records)
         writer.flush()
         return taken > 0
@@ -259,6 +265,7 @@ class _SharedRun:
 
     def __init__(self) -> None:
         self.writer: RunWriter | None = None
+        self._summary = RunSummary()
         self._resource: Resource | None = None
         self._outputs: set[_Output] = set()
         self._lock = threading.Lock()
@@ -280,7 +287,15 @@ class _SharedRun:
                         _logger.warning("Signals are not recorded: no run directory: %s", error)
                     return None
                 self._resource = resource
+                self._summary = RunSummary()
             return self.writer, self._resource
+
+    def append(self, writer: RunWriter, file: str, records: Sequence[Record]) -> int:
+        """Append and sum up together: the summary needs the records in their order."""
+        with self._lock:
+            if writer is self.writer:
+                self._summary.add_all(file, records)
+            return writer.append(file, records)
 
     def leave(self, output: _Output) -> None:
         with self._lock:
@@ -288,7 +303,9 @@ class _SharedRun:
             if self._outputs or self.writer is None:
                 return
             writer, self.writer, self._resource = self.writer, None, None
-        writer.close(status="completed", finished_at=_now())
+            summary = self._summary
+        finished = _iso(datetime.now(UTC))
+        writer.close(summary.document, status="completed", finished_at=finished)
 
     def forget(self) -> None:
         """In a forked child: the parent's run is not ours, and its lock may be held for ever."""
@@ -308,6 +325,12 @@ def _create_run(resource: Resource | None) -> RunWriter:
     started = datetime.now(UTC)
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", project).strip("-.")[:64] or "service"
     run_id = f"run-{started:%Y%m%dT%H%M%SZ}-{label}-{secrets.token_hex(4)}"
+    manifest = {
+        "version": 1,
+        "project": {"name": project},
+        "targets": {"existing": {"provider": _PROVIDER}},
+    }
+    digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return RunWriter.create(
         os.environ.get(_RUNS_DIR_VARIABLE) or _DEFAULT_RUNS_DIR,
         {
@@ -315,24 +338,27 @@ def _create_run(resource: Resource | None) -> RunWriter:
             "run_id": run_id,
             "project_name": project,
             "target_name": "existing",
-            "provider_name": "opentelemetry",
-            "manifest_lock": "",
+            "provider_name": _PROVIDER,
+            "manifest_lock": f"sha256:{digest}",
             "source_manifest_path": None,
-            "started_at": _now(),
+            "started_at": _iso(started),
             "finished_at": None,
             "status": "running",
             "trace_id": "",
             "environment": {"resource": attributes},
             "code_identities": {},
         },
+        # JSON is YAML.
+        manifest=orjson.dumps(manifest, option=orjson.OPT_INDENT_2).decode() + "\n",
+        plan={"version": 1, "target": "existing", "provider": _PROVIDER, "workers": []},
+        lock=f"sha256:{digest}\n",
         on_problem=_warn,
     )
 
 
 def _warn(problem: Problem) -> None:
-    where = f" ({problem.file})" if problem.file else ""
-    _logger.warning("The run's record is incomplete%s: %s", where, problem.message)
+    _logger.warning("The record of this run may be incomplete: %s", problem.message)
 
 
-def _now() -> str:
-    return f"{datetime.fromtimestamp(time.time(), UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+def _iso(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%S.%f}Z"

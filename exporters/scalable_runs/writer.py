@@ -308,7 +308,8 @@ class RunWriter:
                 journal.seq += lost
                 self._lose(file, lost)
                 if not self._closed:
-                    self._note("overflow", file, "lines come faster than the disk takes them")
+                    message = f"{file} loses lines: they come faster than the disk takes them"
+                    self._note("overflow", file, message)
             else:
                 seq = journal.seq
                 add = journal.lines.append
@@ -469,7 +470,7 @@ class RunWriter:
         except Exception as error:
             self._lose(file, 1)
             kind = f"encode:{type(error).__name__}"
-            self._note(kind, file, f"a record cannot be written as JSON ({type(error).__name__})")
+            self._note(kind, file, f"a record of {file} cannot be written as JSON")
             return None
 
     def _lose(self, file: str, lines: int) -> None:
@@ -564,7 +565,8 @@ class RunWriter:
             return
         with self._buffer:
             self._lose(journal.file, journal.written_lines)
-            self._note("removed", journal.file, "the file was removed while the run was recorded")
+            message = f"{journal.file} was removed while the run was recorded"
+            self._note("removed", journal.file, message)
         self._retire(journal)
         self._open_journal(journal)
 
@@ -697,7 +699,8 @@ class RunWriter:
     def _failed(self, what: str, file: str, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         with self._buffer:
-            self._note(f"{what}:{name}", file, f"{what} failed: {error.strerror or error}")
+            message = f"{what} of {file or 'the run directory'} failed: {error.strerror or error}"
+            self._note(f"{what}:{name}", file, message)
 
     # The sync thread
 
@@ -793,7 +796,7 @@ class RunWriter:
 
     def _damaged(self, journal: _Journal) -> None:
         with self._buffer:
-            message = "somebody else wrote into the file or cut it"
+            message = f"somebody else wrote into {journal.file} or cut it"
             self._note("damaged", journal.file, message)
         self._leave_segment(journal)
 
