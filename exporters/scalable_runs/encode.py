@@ -7,7 +7,7 @@ into spans.jsonl, logs.jsonl and metrics.jsonl.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,6 +33,8 @@ from scalable_runs.layout import FILE_OF, LOGS, METRICS, SPANS, Record
 
 _SECOND: Final = 1_000_000_000
 _DETAILS: Final = "details."
+#: Combinations of event types that a record map keeps at hand.
+_MAX_ROUTES: Final = 64
 
 
 class _Plan(NamedTuple):
@@ -73,40 +75,51 @@ class RecordMap:
     fields: Mapping[str, Mapping[str, str]]
     constants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     metrics: Mapping[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
-    _plans: dict[str, _Plan] = field(init=False, repr=False)
+    _plans: dict[Any, tuple[_Plan, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.fields, *self.constants} - set(FILE_OF))
         if unknown:
             raise ValueError(f"unknown event types {unknown}: known are {sorted(FILE_OF)}")
         plans = {
-            event_type: _Plan(
-                FILE_OF[event_type],
-                event_type,
-                *_split(self.constants.get(event_type, {})),
-                {name: to for name, to in fields.items() if not to.startswith(_DETAILS)},
-                {
-                    name: to.removeprefix(_DETAILS)
-                    for name, to in fields.items()
-                    if to.startswith(_DETAILS)
-                },
-            )
+            event_type: (self._plan(event_type, fields),)
             for event_type, fields in self.fields.items()
         }
         object.__setattr__(self, "_plans", plans)
 
-    def plans(self, attributes: Mapping[str, Any]) -> Sequence[_Plan]:
+    def _plan(self, event_type: str, fields: Mapping[str, str]) -> _Plan:
+        return _Plan(
+            FILE_OF[event_type],
+            event_type,
+            *_split(self.constants.get(event_type, {})),
+            {name: to for name, to in fields.items() if not to.startswith(_DETAILS)},
+            {
+                name: to.removeprefix(_DETAILS)
+                for name, to in fields.items()
+                if to.startswith(_DETAILS)
+            },
+        )
+
+    def plans(self, attributes: Mapping[str, Any]) -> tuple[_Plan, ...]:
         """Return how to make the records of a signal with these attributes; empty if unrouted."""
         routed: Any = attributes.get(self.route)
         if routed is None:
             return ()
-        if routed.__class__ is str:
-            plan = self._plans.get(routed)
-            return (plan,) if plan is not None else ()
-        if isinstance(routed, Sequence):
-            plans = [self._plans.get(str(event_type)) for event_type in routed]
-            return [plan for plan in plans if plan is not None]
-        return ()
+        if routed.__class__ is list:
+            routed = tuple(routed)
+        elif routed.__class__ is not str and routed.__class__ is not tuple:
+            return ()
+        plans = self._plans.get(routed)
+        return plans if plans is not None else self._add_plans(routed)
+
+    def _add_plans(self, routed: str | tuple[Any, ...]) -> tuple[_Plan, ...]:
+        names = (routed,) if isinstance(routed, str) else routed
+        plans = tuple(
+            plan for name in names if isinstance(name, str) for plan in self._plans.get(name, ())
+        )
+        if plans and len(self._plans) < _MAX_ROUTES:
+            self._plans[routed] = plans
+        return plans
 
 
 def encode_spans(

@@ -187,7 +187,7 @@ def test_an_unknown_event_type_in_a_map_is_refused() -> None:
         RecordMap(route="r", fields={"tusk": {}})
 
 
-@pytest.mark.parametrize("route", [None, "nonsense", 3, (), ("nonsense",)])
+@pytest.mark.parametrize("route", [None, "nonsense", 3, (), ("nonsense",), (("task",),), b"task"])
 def test_what_is_not_routed_goes_to_the_file_of_its_signal(route: Any) -> None:
     attributes = {"scalable.record": route}
     assert list(encode_spans([span(attributes)], MAP)) == ["spans.jsonl"]
