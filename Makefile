@@ -38,9 +38,11 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@failed=0; \
+	$(BIN)/ruff check --quiet . || failed=1; \
+	$(BIN)/ruff format --quiet --check . || failed=1; \
+	$(BIN)/pyright || failed=1; \
+	exit $$failed
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .
