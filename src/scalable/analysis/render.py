@@ -223,9 +223,9 @@ class _Text:
             last = "" if report.finished_at else "last seen " if report.status == "lost" else "now "
             end = f" – {last}{self._clock(until)}" if until else ""
             yield "When", f"{report.started_at:%Y-%m-%d %H:%M:%S}{end} UTC"
-        where = ", ".join(filter(None, map(printable, (report.provider, report.target))))
-        if where:
-            yield "Where", where
+        where = filter(None, map(printable, (report.provider, report.target)))
+        if report.provider or report.target:
+            yield "Where", ", ".join(dict.fromkeys(where))
         yield (
             "Tasks",
             _sentence(
