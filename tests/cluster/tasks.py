@@ -33,7 +33,7 @@ def wait_for_file(path: str | Path, timeout: float = 60.0) -> None:
     """Block the task until the test lets it go."""
     gate = threading.Event()
     deadline = time.monotonic() + timeout
-    while not os.path.exists(path):
+    while not Path(path).exists():
         if time.monotonic() > deadline:
             raise TimeoutError(path)
         gate.wait(0.01)
@@ -146,10 +146,17 @@ def on_worker_of(directory: str) -> int:
     return os.getpid()
 
 
-def nested_worker_client(directory: str, n: int) -> int:
+def after(directory: str, inputs: list[object]) -> int:
+    """Depend on other tasks, whatever they return."""
+    note(directory, "start")
+    note(directory, "end")
+    return len(inputs)
+
+
+def nested_worker_client(directory: str, n: int, salt: int = 1) -> int:
     note(directory, "start")
     with worker_client() as client:
-        total = sum(client.gather([client.submit(add, directory, i, 1) for i in range(n)]))
+        total = sum(client.gather([client.submit(add, directory, i, salt) for i in range(n)]))
     note(directory, "end")
     return total
 

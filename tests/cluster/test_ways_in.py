@@ -152,7 +152,7 @@ def _knows(key, dask_scheduler=None):
 
 
 def test_threads_instead_of_processes(make_cluster, notes_dir):
-    cluster, client = make_cluster(n_workers=2, threads=2, processes=False)
+    _, client = make_cluster(n_workers=2, threads=2, processes=False)
     with scalable.instrument(client) as run:
         client.gather(client.map(tasks.add, [str(notes_dir)] * 30, range(30)))
         assert client.submit(tasks.nested_worker_client, str(notes_dir), 3).result() == 6

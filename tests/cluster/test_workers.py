@@ -68,7 +68,7 @@ def test_retire_and_close_are_removals(make_cluster):
 
 
 def test_sigkill_is_a_loss(make_cluster, notes_dir):
-    cluster, client = make_cluster(n_workers=2)
+    _, client = make_cluster(n_workers=2)
     with scalable.instrument(client) as run:
         held = client.submit(tasks.hold, str(notes_dir), "gate")
         tasks.wait_for_notes(notes_dir, 1)

@@ -12,7 +12,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from scalable import facts
 from scalable.facts import attempt_span_id
@@ -21,10 +21,10 @@ from scalable.telemetry import semconv
 from scalable.telemetry.instruments import UsagePoint
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import (
-    Parent,
     SpanFactory,
     exception_event,
     parse_traceparent,
+    span_context,
 )
 from scalable_runs.layout import MAX_ERROR_MESSAGE
 from scalable_runs.summary import name_of_key
@@ -56,6 +56,7 @@ class _Task:
         "cancelled_by",
         "final",
         "function",
+        "ids",
         "key",
         "name",
         "parent",
@@ -67,7 +68,9 @@ class _Task:
         "worker",
     )
 
-    def __init__(self, key: str, name: str, function: str | None, parent: Parent | None) -> None:
+    def __init__(
+        self, key: str, name: str, function: str | None, parent: SpanContext | None
+    ) -> None:
         self.key = key
         self.name = name
         self.function = function
@@ -77,6 +80,8 @@ class _Task:
         self.attempt = 0
         #: Dask's number of the last attempt that began.
         self.run_id = -1
+        #: Span of that attempt.
+        self.ids: SpanContext | None = None
         self.running = False
         self.start = 0.0
         self.worker = ""
@@ -116,7 +121,7 @@ class Ledger:
     ----------
     run : str
         Id of the run.
-    root : Parent
+    root : SpanContext
         Trace and span id of the run's root span.
     resource, scope
         Of every signal.
@@ -131,7 +136,7 @@ class Ledger:
     def __init__(
         self,
         run: str,
-        root: Parent,
+        root: SpanContext,
         resource: Resource,
         scope: InstrumentationScope,
         *,
@@ -151,7 +156,7 @@ class Ledger:
         self._names: dict[str, str] = {}
         self._limbo: dict[str, _Limbo] = {}
         self._unannounced: set[str] = set()
-        self._parents: dict[str, Parent | None] = {}
+        self._parents: dict[str, SpanContext | None] = {}
         self._short: dict[str, int] = {}
         self._errors: dict[str, tuple[str, str]] = {}
         self._stretches: list[Signals] = []
@@ -308,9 +313,11 @@ class Ledger:
         task.running = True
         task.start = start
         task.worker = worker
+        trace_id = (task.parent or self._root).trace_id
+        task.ids = span_context(trace_id, attempt_span_id(self._run, task.key, run_id))
         attributes = self._task_attributes(task, "running")
         attributes[semconv.WORKER_ADDRESS] = worker
-        self._event(task, start, attributes, self._ids(task))
+        self._event(task, start, attributes, task.ids)
 
     # -- tasks: the ends of attempts ------------------------------------------------------------
 
@@ -341,7 +348,6 @@ class Ledger:
         attributes[semconv.ERROR_TYPE] = fact.error_type
         attributes[semconv.EXCEPTION_MESSAGE] = message[:MAX_ERROR_MESSAGE]
         attributes[semconv.TASK_RESULT] = "failure" if raised else "error"
-        ids = self._ids(task)
         began = task.running
         if not fact.will_retry:
             task.final = "failed"
@@ -372,7 +378,7 @@ class Ledger:
             failure[semconv.WORKER_NAME] = self._worker_name(fact.worker)
         if traceback:
             failure[semconv.EXCEPTION_STACKTRACE] = traceback
-        self._failure(fact.stop or fact.time, ids if began else None, failure)
+        self._failure(fact.stop or fact.time, task.ids if began else None, failure)
 
     def _blamed(self, fact: facts.Blamed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
@@ -663,7 +669,7 @@ class Ledger:
         self._ended.append(
             self._spans.span(
                 task.name,
-                self._ids(task),
+                task.ids or self._root,
                 task.parent or self._root,
                 start,
                 stop,
@@ -680,7 +686,7 @@ class Ledger:
         task: _Task,
         time: float,
         attributes: dict[str, Any],
-        ids: Parent | None,
+        ids: SpanContext | None,
         *,
         error: bool = False,
     ) -> None:
@@ -691,7 +697,7 @@ class Ledger:
             self._events.event(semconv.EVENT_TASK, time, attributes, ids, error=error)
         )
 
-    def _failure(self, time: float, ids: Parent | None, attributes: dict[str, Any]) -> None:
+    def _failure(self, time: float, ids: SpanContext | None, attributes: dict[str, Any]) -> None:
         attributes[semconv.RECORD] = "failure"
         attributes[semconv.PROVIDER] = self._provider
         self._logs.append(
@@ -710,11 +716,7 @@ class Ledger:
 
     # -- helpers ----------------------------------------------------------------------------------
 
-    def _ids(self, task: _Task) -> Parent:
-        parent = task.parent or self._root
-        return Parent(parent.trace_id, attempt_span_id(self._run, task.key, task.run_id))
-
-    def _parent(self, carrier: dict[str, Any]) -> Parent | None:
+    def _parent(self, carrier: dict[str, Any]) -> SpanContext | None:
         text = carrier.get("traceparent")
         if not isinstance(text, str):
             return None

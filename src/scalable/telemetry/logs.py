@@ -6,14 +6,43 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import TraceFlags
+from opentelemetry.trace import SpanContext, TraceFlags
 
-from scalable.telemetry.spans import Parent, nanoseconds
+from scalable.telemetry.spans import nanoseconds
 
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NO_CONTEXT: Final = Context()
+
+
+class _Event(LogRecord):
+    """A log record whose span is given: the API's own looks up the current one each time."""
+
+    def __init__(
+        self,
+        name: str,
+        timestamp: int,
+        severity: SeverityNumber,
+        attributes: Mapping[str, Any],
+        ids: SpanContext | None,
+    ) -> None:
+        self.timestamp = timestamp
+        self.observed_timestamp = timestamp
+        self.context = _NO_CONTEXT
+        self.severity_text = None
+        self.severity_number = severity
+        self.body = None
+        self.attributes = attributes
+        self.event_name = name
+        self.exception = None
+        if ids is None:
+            self.trace_id = self.span_id = 0
+            self.trace_flags = TraceFlags.get_default()
+        else:
+            self.trace_id, self.span_id = ids.trace_id, ids.span_id
+            self.trace_flags = ids.trace_flags
 
 
 class EventFactory:
@@ -30,20 +59,11 @@ class EventFactory:
         name: str,
         time: float,
         attributes: Mapping[str, Any],
-        ids: Parent | None,
+        ids: SpanContext | None,
         *,
         error: bool = False,
     ) -> ReadableLogRecord:
         """One event, belonging to the span `ids` if there is one."""
-        at = nanoseconds(time)
-        record = LogRecord(
-            timestamp=at,
-            observed_timestamp=at,
-            severity_number=SeverityNumber.ERROR if error else SeverityNumber.INFO,
-            attributes=attributes,
-            event_name=name,
-        )
-        if ids is not None:
-            record.trace_id, record.span_id = ids
-            record.trace_flags = _SAMPLED
+        severity = SeverityNumber.ERROR if error else SeverityNumber.INFO
+        record = _Event(name, nanoseconds(time), severity, attributes, ids)
         return ReadableLogRecord(record, self._resource, self._scope, self._limits)

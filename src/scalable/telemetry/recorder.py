@@ -16,7 +16,7 @@ from scalable.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits
-from scalable.telemetry.spans import Parent, SpanFactory, Submission, Submissions, link
+from scalable.telemetry.spans import SpanFactory, Submission, Submissions, link, span_context
 from scalable_runs.layout import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
@@ -110,7 +110,7 @@ class Recorder:
         self._writer = writer
         self._submissions = submissions
         self._warn = warn
-        self._root = Parent(identity.trace_id, identity.root_span_id)
+        self._root = span_context(identity.trace_id, identity.root_span_id)
         self._spans = SpanFactory(resource, SCOPE)
         self._ledger = Ledger(
             identity.run_id,

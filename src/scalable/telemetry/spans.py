@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from time import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -25,11 +25,9 @@ _OK: Final = Status(StatusCode.UNSET)
 SUBMISSION_WINDOW: Final = 1.0
 
 
-class Parent(NamedTuple):
-    """The trace and span under which something hangs."""
-
-    trace_id: int
-    span_id: int
+def span_context(trace_id: int, span_id: int) -> SpanContext:
+    """Ids of a sampled span."""
+    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
 
 
 def new_trace_id() -> int:
@@ -50,12 +48,12 @@ def nanoseconds(seconds: float) -> int:
     return round(seconds * 1e6) * 1000
 
 
-def traceparent(parent: Parent) -> str:
+def traceparent(parent: SpanContext) -> str:
     """W3C trace context of a sampled span."""
     return f"00-{parent.trace_id:032x}-{parent.span_id:016x}-01"
 
 
-def parse_traceparent(text: object) -> Parent | None:
+def parse_traceparent(text: object) -> SpanContext | None:
     """Inverse of :func:`traceparent`; None for what is none."""
     parts = text.split("-") if isinstance(text, str) else []
     try:
@@ -63,7 +61,7 @@ def parse_traceparent(text: object) -> Parent | None:
     except (IndexError, ValueError):
         return None
     if 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64:
-        return Parent(trace_id, span_id)
+        return span_context(trace_id, span_id)
     return None
 
 
@@ -80,8 +78,8 @@ class SpanFactory:
     def span(
         self,
         name: str,
-        ids: Parent,
-        parent: Parent | None,
+        ids: SpanContext,
+        parent: SpanContext | None,
         start: float,
         end: float,
         attributes: Mapping[str, Any],
@@ -94,8 +92,8 @@ class SpanFactory:
         """One ended span; `error` is the description of its status, None if it went well."""
         return ReadableSpan(
             name=name,
-            context=_context(ids),
-            parent=None if parent is None else _context(parent),
+            context=ids,
+            parent=parent,
             resource=self._resource,
             attributes=attributes,
             events=events,
@@ -113,13 +111,9 @@ def exception_event(time: float, attributes: Mapping[str, Any]) -> Event:
     return Event(semconv.EVENT_FAILURE, attributes, nanoseconds(time))
 
 
-def link(ids: Parent) -> Link:
+def link(ids: SpanContext) -> Link:
     """A link to another span."""
-    return Link(_context(ids))
-
-
-def _context(ids: Parent) -> SpanContext:
-    return SpanContext(ids.trace_id, ids.span_id, is_remote=False, trace_flags=_SAMPLED)
+    return Link(ids)
 
 
 class Submission:
@@ -127,9 +121,9 @@ class Submission:
 
     __slots__ = ("carrier", "graphs", "ids", "last", "parent", "start")
 
-    def __init__(self, run: str, parent: Parent | None, now: float) -> None:
+    def __init__(self, run: str, parent: SpanContext | None, now: float) -> None:
         trace_id = parent.trace_id if parent is not None else new_trace_id()
-        self.ids = Parent(trace_id, new_span_id())
+        self.ids = span_context(trace_id, new_span_id())
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
@@ -152,7 +146,7 @@ class Submissions:
     def carrier(self) -> dict[str, Any]:
         """The annotation for a graph that is sent now."""
         current = trace.get_current_span().get_span_context()
-        parent = Parent(current.trace_id, current.span_id) if current.is_valid else None
+        parent = current if current.is_valid else None
         now = time()
         with self._lock:
             submission = self._open

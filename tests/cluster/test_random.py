@@ -1,0 +1,142 @@
+"""Random workloads: whatever is submitted, fails, is killed or cancelled, the record is true."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster, wait
+from distributed.client import FuturesCancelledError
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import scalable
+from cluster import oracle, tasks
+
+EXAMPLES = int(os.environ.get("FIDELITY_EXAMPLES", "12"))
+
+KINDS = st.sampled_from(
+    ["work", "work", "work", "fail", "flaky", "die_once", "die", "nested", "unpicklable"]
+)
+NODES = st.lists(
+    st.tuples(KINDS, st.lists(st.integers(0, 30), max_size=3), st.integers(0, 2)),
+    min_size=1,
+    max_size=18,
+)
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["cancel", "release", "kill", "flush"]), st.integers(0, 30)),
+    max_size=4,
+)
+
+
+@pytest.mark.timeout(900)
+def test_random_workloads(tmp_path_factory):
+    """One cluster for all: it has to survive what the workloads do to it, as clusters do."""
+    with LocalCluster(
+        n_workers=3,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+        memory_limit=0,
+    ) as cluster:
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(nodes=NODES, actions=ACTIONS)
+        def check(nodes, actions):
+            _check(cluster, tmp_path_factory.mktemp("notes"), nodes, actions)
+
+        check()
+
+
+def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
+    log = oracle.TransitionLog()
+    log.scheduler = cluster.scheduler
+    log.name = f"oracle-{uuid.uuid4().hex}"
+    cluster.loop.add_callback(cluster.scheduler.add_plugin, log)
+    with Client(cluster) as client:
+        client.wait_for_workers(3)
+        with scalable.instrument(client, runs_dir=directory / "runs") as run:
+            futures = _submit(client, directory, nodes)
+            keys = [future.key for future in futures]
+            dropped = _act(cluster, client, run, futures, actions)
+            left = [future for future in futures if future is not None]
+            with contextlib.suppress(FuturesCancelledError):
+                wait(left, timeout=120)
+            statuses = {future.key: future.status for future in left}
+    cluster.loop.add_callback(cluster.scheduler.remove_plugin, log.name)
+
+    oracle.check_contract(run.run_dir)
+    killed = any(action == "kill" for action, _ in actions)
+    oracle.check_attempts(run.run_dir, directory, cut_short=killed)
+    recorded = oracle.lives(run.run_dir)
+    assert set(keys) <= set(recorded)
+    known = {row["key"] for row in log.rows}
+    assert set(recorded) <= known
+    wanted = {"finished": "succeeded", "error": "failed", "cancelled": "cancelled"}
+    for key, status in statuses.items():
+        last = recorded[key][-1]
+        if key in dropped or status not in wanted:
+            continue  # a future whose result is lost is being computed again when the run ends
+        if last.get("recomputed") or last.get("reopens"):
+            assert last["state"] in (wanted[status], "cancelled"), (key, status, recorded[key])
+        else:
+            assert last["state"] == wanted[status], (key, status, recorded[key])
+    oracle.check_transitions(run.run_dir, log, recorded)
+
+
+def _submit(client: Client, directory: Path, nodes) -> list:
+    futures: list = []
+    where = str(directory)
+    for number, (kind, dependencies, retries) in enumerate(nodes):
+        inputs = [futures[index % len(futures)] for index in dependencies if futures]
+        common = {"key": f"{kind}-{number}", "retries": retries}
+        name = f"mark-{number}"
+        if kind == "work":
+            future = client.submit(tasks.after, where, inputs, **common)
+        elif kind == "fail":
+            future = client.submit(tasks.fail, where, f"node {number}", **common)
+        elif kind == "flaky":
+            future = client.submit(tasks.flaky, where, 1, name, **common)
+        elif kind == "die_once":
+            future = client.submit(tasks.die_once, where, name, **common)
+        elif kind == "die":
+            future = client.submit(tasks.die, where, **common)
+        elif kind == "nested":
+            future = client.submit(tasks.nested_worker_client, where, 2, number, **common)
+        else:
+            future = client.submit(tasks.fail_unpicklable, where, **common)
+        futures.append(future)
+    return futures
+
+
+def _act(cluster, client: Client, run, futures: list, actions) -> set[str]:
+    """Disturb the workload; returns the keys whose futures were cancelled or released."""
+    dropped: set[str] = set()
+    for action, number in actions:
+        index = number % len(futures)
+        if action == "kill":
+            workers = list(cluster.scheduler.workers.values())
+            if workers:
+                victim = workers[number % len(workers)].pid
+                try:
+                    os.kill(victim, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        elif action == "flush":
+            run.flush()
+        elif futures[index] is not None:
+            dropped.add(futures[index].key)
+            if action == "cancel":
+                client.cancel([futures[index]])
+            futures[index] = None
+    return dropped
