@@ -277,6 +277,28 @@ def test_a_directory_that_cannot_be_made_is_an_error_and_leaves_nothing(
     assert len(set(Path("/proc/self/fd").iterdir()) - descriptors) <= 1
 
 
+def test_a_new_run_is_on_the_disk_with_its_directory_before_it_is_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+        real(fd)
+
+    monkeypatch.setattr(writer_module.os, "fsync", watched)
+    writer = create(tmp_path / "runs", sync_interval=10)
+    assert synced[-3:] == [writer.path / layout.RUN, writer.path, writer.path.parent]
+    synced.clear()
+    writer.append(TASKS, [task(1)])
+    assert writer.sync(10)
+    # First what run.json says is synced, then run.json, then its name.
+    assert synced == [writer.path / TASKS, writer.path / ".run.json.tmp", writer.path]
+    monkeypatch.undo()
+    writer.close()
+
+
 def test_after_a_failed_fsync_writing_goes_on_in_a_new_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
