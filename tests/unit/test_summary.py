@@ -245,6 +245,25 @@ def test_a_dependent_that_never_ran_has_no_attempt() -> None:
     assert (counts["tasks_failed"], counts["attempts"]) == (1, 0)
 
 
+def test_a_dependent_that_fails_again_without_running_has_no_further_attempt() -> None:
+    counts = document(
+        *life("inc-1", 0, 1.0),
+        task("failed", "inc-1", 3, attempt=1, error_type="E", blame="a-1", reopens="succeeded"),
+    )["counts"]
+    assert (counts["attempts"], counts["tasks_failed"], counts["tasks_succeeded"]) == (1, 1, 0)
+
+
+def test_a_task_submitted_twice_while_it_lives_is_one_task() -> None:
+    summary = fed(
+        task("submitted", "inc-1", 0),
+        task("running", "inc-1", 1, worker=address(0)),
+        task("submitted", "inc-1", 2),
+    )
+    counts = summary.document(RUN)["counts"]
+    assert (counts["tasks"], counts["tasks_submitted"]) == (1, 2)
+    assert (summary.running_count, summary.waiting_count) == (1, 0)
+
+
 def test_what_runs_is_told_oldest_first() -> None:
     summary = fed(
         *(task("submitted", f"inc-{i}", 0) for i in range(4)),
@@ -301,6 +320,16 @@ def test_percentiles_of_many_values_are_within_the_stated_error(count: int, seed
     assert told["count"] == count
 
 
+def test_asking_in_the_middle_changes_nothing() -> None:
+    values = [1.0 + i for i in range(3 * EXACT_VALUES)]  # one counted twice would show
+    summary = RunSummary()
+    for i, value in enumerate(values):
+        summary.add("tasks.jsonl", task("succeeded", f"inc-{i}", 0, duration_s=value))
+        if i % 500 == 0:
+            summary.document(RUN)
+    assert summary.document(RUN)["timing"]["tasks"]["inc"]["duration"] == durations(values)
+
+
 def test_many_equal_values_have_that_value_as_percentile() -> None:
     told = durations([0.01] * (EXACT_VALUES * 3))
     assert told["p50"] == told["p95"] == told["max"] == 0.01
@@ -321,7 +350,7 @@ def test_an_impossible_duration_is_counted_and_left_out() -> None:
     assert counted["counts"]["unusable_events"] == 3
     assert counted["counts"]["tasks_succeeded"] == 4
     assert counted["timing"]["task_duration_total_s"] == 2.0
-    assert counted["timing"]["tasks"]["inc"]["queue"]["max"] == 0.0
+    assert counted["timing"]["tasks"]["inc"]["queue"]["total"] == 0.0
 
 
 def test_the_slowest_attempts_are_the_slowest_the_first_of_equals_first() -> None:
@@ -374,13 +403,14 @@ def test_two_workers_at_one_address_have_two_lives() -> None:
 
 
 def test_a_worker_launched_without_an_address_is_the_one_that_gets_ready() -> None:
-    launched = worker("launched", 7, 1, nanny=True)
+    launched = worker("launched", 7, 1, host="node-1")
     del launched["worker"]
     attempts = list(life("inc-1", 3, 1.0, number=7))
     ready = worker("ready", 7, 2)
     for records in ([launched, ready, *attempts], [*attempts, launched, ready]):
         (row,) = document(*records)["resources"]["workers"]
         assert (row["worker"], row["worker_id"], row["state"]) == (address(7), "7", "ready")
+        assert row["host"] == "node-1"
 
 
 def test_requested_cpus_cache_and_cost_are_summed_up() -> None:
