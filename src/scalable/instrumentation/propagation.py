@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from distributed import Client
 
 from scalable.facts import ANNOTATION
+from scalable.guard import Guard
 from scalable.instrumentation import internals
 
 #: JSON-like: ``{"run": …, "traceparent": …}``.
@@ -29,6 +30,9 @@ nested_carrier: Final[ContextVar[Callable[[], Carrier | None] | None]] = Context
 
 #: Attribute of a client: makes the carrier of the next graph.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
+
+#: Errors of this room, in any run of the process.
+guard: Final = Guard()
 
 _lock = threading.Lock()
 _users = 0
@@ -70,7 +74,11 @@ def remove() -> None:
 def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def graph_to_futures(self: Client, *args: Any, **kwargs: Any) -> Any:
-        carrier = _carrier_of(self)
+        try:
+            carrier = _carrier_of(self)
+        except BaseException as error:
+            guard.failed("carrier", error)
+            carrier = None
         if carrier is None:
             return original(self, *args, **kwargs)
         with internals.annotate(**{ANNOTATION: carrier}):

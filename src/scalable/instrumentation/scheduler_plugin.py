@@ -111,11 +111,15 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._detached = False
         self._hub = Hub.of(scheduler)
         self._hub.plugins[self.run] = self
-        for address, worker in scheduler.workers.items():
-            self._worker_ready(address, worker, _registered_at(scheduler, address))
-        # A list of all keys now: later ones come through the hooks.
-        self._adopt_existing(deque(scheduler.tasks))
         self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
+        self._take_stock()
+
+    @guarded("take_stock")
+    def _take_stock(self) -> None:
+        """Note what is there already; later things come through the hooks."""
+        for address, worker in self._scheduler.workers.items():
+            self._worker_ready(address, worker, _registered_at(self._scheduler, address))
+        self._adopt_existing(deque(self._scheduler.tasks))
 
     async def leave(self) -> None:
         """Undo :meth:`attach` and, with the last run, what the runs share; on the loop."""
@@ -636,7 +640,11 @@ class Hub:
         plugin = self.plugins.get(run)
         if plugin is None:
             return {"error": "no such run"}
-        return plugin.pull(after, limit)
+        try:
+            return plugin.pull(after, limit)
+        except BaseException as error:
+            plugin.guard.failed("pull", error)
+            return {"error": f"internal error: {type(error).__name__}"}
 
     async def leave(self, run: str = "") -> None:
         """RPC of a client that ends its run."""
@@ -660,7 +668,7 @@ class Hub:
 
     def task_erred(self, key: Any, **message: Any) -> None:
         """Keep the message at hand while Dask handles it."""
-        self._notice_late(key, message)
+        self._listen(key, message)
         self.erring = (key, message)
         try:
             self._originals["task-erred"](key=key, **message)
@@ -669,24 +677,26 @@ class Hub:
 
     def task_finished(self, key: Any, **message: Any) -> None:
         """Look at what Dask is about to ignore."""
-        self._notice_late(key, message)
+        self._listen(key, message)
         self._originals["task-finished"](key=key, **message)
+
+    def _listen(self, key: Any, message: Mapping[str, Any]) -> None:
+        try:
+            task = self._scheduler.tasks.get(key)
+            if task is None or task.run_id != message.get("run_id"):
+                self._notice_late(key, message)
+        except BaseException as error:
+            for plugin in self.plugins.values():
+                plugin.guard.failed("listen", error)
 
     def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
         """An attempt ended that is no attempt any more: all it can tell is that it had begun."""
-        task = self._scheduler.tasks.get(key)
-        if task is not None and task.run_id == message.get("run_id"):
+        start, _, _ = _execution(message.get("startstops"))
+        if start is None:
             return
+        fact = facts.Started(facts.STARTED, start, str(key), message["run_id"], message["worker"])
         for plugin in list(self.plugins.values()):
-            try:
-                start, _, _ = _execution(message.get("startstops"))
-                if start is not None:
-                    fact = facts.Started(
-                        facts.STARTED, start, str(key), message["run_id"], message["worker"]
-                    )
-                    plugin.hear(fact, message["worker"])
-            except BaseException as error:
-                plugin.guard.failed("late", error)
+            plugin.hear(fact, message["worker"])
 
     def tidy_metadata(self, task: TaskState) -> None:
         """Give back what the workers' report took in the scheduler's memory.

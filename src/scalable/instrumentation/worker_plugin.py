@@ -140,8 +140,9 @@ class ActiveThreads(dict[int, Any]):
     thread itself can say that an attempt really began, and not only its turn in the queue.
     """
 
-    def __init__(self, replaced: dict[int, Any]) -> None:
+    def __init__(self, replaced: dict[int, Any], guard: Guard) -> None:
         super().__init__(replaced)
+        self._guard = guard
         #: The worker's first table: what ran when this one came leaves that one.
         self._replaced = replaced
         self._before = dict(replaced)
@@ -153,7 +154,10 @@ class ActiveThreads(dict[int, Any]):
         super().__setitem__(thread, key)
         began = self.began
         if began is not None:
-            began(key)
+            try:
+                began(key)
+            except BaseException as error:
+                self._guard.failed("began", error)
 
     def tidy(self) -> bool:
         """Drop what has left the first table; returns whether something is still there."""
@@ -212,7 +216,7 @@ class Watch:
         with worker.active_threads_lock:
             table = worker.active_threads
             if not isinstance(table, ActiveThreads):
-                table = worker.active_threads = ActiveThreads(table)
+                table = worker.active_threads = ActiveThreads(table, self._guard)
         table.began = self._began
         self._tidy(table)
 
@@ -231,110 +235,115 @@ class Watch:
             return None
 
     def _make_wrapper(self, original: Execute) -> Execute:
+        guard = self._guard
+
+        def end(attempt: Attempt, key: Any, event: StateMachineEvent | None) -> None:
+            try:
+                self._end(attempt, key, event)
+            except BaseException as error:
+                guard.failed("end", error)
+
         async def execute(key: Any, *, stimulus_id: str) -> StateMachineEvent:
-            attempt = self._begin(key)
-            if attempt is None:
+            try:
+                attempt = self._begin(key)
+            except BaseException as error:
+                guard.failed("begin", error)
                 return await original(key, stimulus_id=stimulus_id)
             try:
                 event = await original(key, stimulus_id=stimulus_id)
             except BaseException:
-                self._end(attempt, key, None)
+                end(attempt, key, None)
                 raise
-            self._end(attempt, key, event)
+            end(attempt, key, event)
             return event
 
         return execute
 
-    def _begin(self, key: Any) -> Attempt | None:
-        try:
-            worker = self._worker
-            task: TaskState = worker.state.tasks[key]
-            run_id = task.run_id
-            annotations = task.annotations
-            carrier = annotations.get(ANNOTATION) if annotations else None
-            start = time() + worker.scheduler_delay
-            attempt = Attempt(str(key), run_id, carrier, start)
-            self._attempts[run_id] = attempt
-            self._by_key[key] = attempt
-            if self._timer is None:
-                self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
-            # Dask's own callback on this task hands the result in; ours looks whether it did.
-            current = asyncio.current_task()
-            if current is not None:
-                current.add_done_callback(lambda _: self._after(attempt, key))
-            # This coroutine is an asyncio task of its own: what is set here ends with it.
-            if carrier is not None:
-                propagation.nested_carrier.set(attempt.nested_carrier)
-            callbacks = internals.METER_CALLBACKS.get()
-            internals.METER_CALLBACKS.set({**callbacks, ANNOTATION: attempt.meter})
-            return attempt
-        except BaseException as error:
-            self._guard.failed("begin", error)
-            return None
+    def _begin(self, key: Any) -> Attempt:
+        worker = self._worker
+        task: TaskState = worker.state.tasks[key]
+        run_id = task.run_id
+        annotations = task.annotations
+        carrier = annotations.get(ANNOTATION) if annotations else None
+        attempt = Attempt(str(key), run_id, carrier, time() + worker.scheduler_delay)
+        self._attempts[run_id] = attempt
+        self._by_key[key] = attempt
+        if self._timer is None:
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
+        # Dask's own callback on this task hands the result in; ours looks whether it did.
+        current = asyncio.current_task()
+        if current is not None:
+            current.add_done_callback(lambda _: self._on_done(attempt, key))
+        # This coroutine is an asyncio task of its own: what is set here ends with it.
+        if carrier is not None:
+            propagation.nested_carrier.set(attempt.nested_carrier)
+        callbacks = internals.METER_CALLBACKS.get()
+        internals.METER_CALLBACKS.set({**callbacks, ANNOTATION: attempt.meter})
+        return attempt
 
     def _began(self, key: Any) -> None:
-        try:
-            attempt = self._by_key.get(key)
-            if attempt is not None:
-                attempt.start = time() + self._worker.scheduler_delay
-                attempt.began = True
-                if self._board is not None:
-                    attempt.slot = self._board.begin(attempt.run_id, attempt.start)
-        except BaseException as error:
-            self._guard.failed("began", error)
+        attempt = self._by_key.get(key)
+        if attempt is not None:
+            attempt.start = time() + self._worker.scheduler_delay
+            attempt.began = True
+            if self._board is not None:
+                attempt.slot = self._board.begin(attempt.run_id, attempt.start)
 
     def _end(self, attempt: Attempt, key: Any, event: StateMachineEvent | None) -> None:
+        self._attempts.pop(attempt.run_id, None)
+        if self._by_key.get(key) is attempt:
+            del self._by_key[key]
+        # Without an event the worker is going down (a task called sys.exit, the loop closes): the
+        # board keeps what ran, since an announcement may not leave the process any more.
+        if self._board is not None and event is not None:
+            self._board.end(attempt.slot)
+        if event is None or isinstance(event, RescheduleEvent):
+            if attempt.began and not attempt.announced:
+                self._announce_one(attempt)
+        elif isinstance(event, ExecuteFailureEvent):
+            self._report_error(attempt, event)
+        elif attempt.cpu is not None:
+            task = self._worker.state.tasks[key]
+            task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
+
+    def _on_done(self, attempt: Attempt, key: Any) -> None:
         try:
-            self._attempts.pop(attempt.run_id, None)
-            if self._by_key.get(key) is attempt:
-                del self._by_key[key]
-            # Without an event the worker is going down (a task called sys.exit, the loop closes):
-            # the board keeps what ran, since an announcement may not leave the process any more.
-            if self._board is not None and event is not None:
-                self._board.end(attempt.slot)
-            if event is None or isinstance(event, RescheduleEvent):
-                if attempt.began and not attempt.announced:
-                    self._announce_one(attempt)
-            elif isinstance(event, ExecuteFailureEvent):
-                self._report_error(attempt, event)
-            elif attempt.cpu is not None:
-                task = self._worker.state.tasks[key]
-                task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
+            self._after(attempt, key)
         except BaseException as error:
-            self._guard.failed("end", error)
+            self._guard.failed("after", error)
 
     def _after(self, attempt: Attempt, key: Any) -> None:
         """Dask took the result in, or dropped it: the task was cancelled meanwhile.
 
         In that case the scheduler hears nothing of this execution but what we tell it.
         """
-        try:
-            if not attempt.announced:
-                task = self._worker.state.tasks.get(key)
-                if task is None or task.state not in ("memory", "error"):
-                    self._announce_one(attempt)
-        except BaseException as error:
-            self._guard.failed("after", error)
+        if not attempt.announced:
+            task = self._worker.state.tasks.get(key)
+            if task is None or task.state not in ("memory", "error"):
+                self._announce_one(attempt)
 
     # -- to the scheduler ---------------------------------------------------------------------
 
-    def _announce(self) -> None:
-        """Tell the scheduler what has begun a while ago and still runs."""
+    def _on_timer(self) -> None:
+        self._timer = None
         try:
-            self._timer = None
-            horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
-            waiting = False
-            for attempt in self._attempts.values():
-                if attempt.announced:
-                    continue
-                if attempt.start <= horizon:
-                    self._announce_one(attempt)
-                else:
-                    waiting = True
-            if waiting:
-                self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._announce)
+            self._announce()
         except BaseException as error:
             self._guard.failed("announce", error)
+
+    def _announce(self) -> None:
+        """Tell the scheduler what has begun a while ago and still runs."""
+        horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
+        waiting = False
+        for attempt in list(self._attempts.values()):
+            if attempt.announced:
+                continue
+            if attempt.start <= horizon:
+                self._announce_one(attempt)
+            else:
+                waiting = True
+        if waiting:
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
 
     def _announce_one(self, attempt: Attempt) -> None:
         attempt.announced = True

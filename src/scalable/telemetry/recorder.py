@@ -121,6 +121,8 @@ class Recorder:
             redact=redact,
             guard=self.guard,
         )
+        if source is None:
+            self.guard.errors["scheduler_not_watched"] = 1
         self._exits = Exits(writer, resource, self._on_records)
         self._after = 1
         self._more = False
@@ -226,7 +228,7 @@ class Recorder:
         except ConnectionError as error:
             self._unreachable(error)
             return None
-        except Exception as error:
+        except BaseException as error:
             self.guard.errors[f"pull:{type(error).__name__}"] += 1
             self._unreachable(error)
             return None
@@ -237,7 +239,7 @@ class Recorder:
         self._remote_errors = batch.errors
         return batch
 
-    def _unreachable(self, error: Exception) -> None:
+    def _unreachable(self, error: BaseException) -> None:
         now = monotonic()
         if self._silent_since is None:
             self._silent_since = now
@@ -367,7 +369,12 @@ class Recorder:
         )
 
     def _make_summary(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return self.summary.document(run)
+        """Called by the writer's thread, which goes on without a summary if there can be none."""
+        try:
+            return self.summary.document(run)
+        except BaseException as error:
+            self.guard.errors[f"summary:{type(error).__name__}"] += 1
+            raise RuntimeError(f"the summary cannot be made: {error!r}") from error
 
     def _give_up(self) -> None:
         try:
