@@ -203,3 +203,11 @@ def wait_until(condition, timeout: float = 30.0) -> None:
 def wait_for_notes(directory: Path, count: int) -> None:
     """Wait until at least `count` notes are in the directory."""
     wait_until(lambda: len(list(Path(directory).glob("*.json"))) >= count)
+
+
+def nap(directory: str, value: int) -> int:
+    """Work for a few milliseconds."""
+    note(directory, "start")
+    threading.Event().wait(0.005)
+    note(directory, "end")
+    return value
