@@ -101,11 +101,14 @@ CALLS = {
 }
 
 
-def killed_at(runs: Path, call: str, when: int) -> tuple[int, Said]:
-    tracer = strace()
-    if tracer is None:
-        shim = {"rename": "rename", "openat": "open"}.get(call, call)
-        return run_writer(runs, "--kill-at", f"{shim}:{when}")
+def killed_before(runs: Path, call: str, when: int) -> tuple[int, Said]:
+    """Kill the writer before the Nth such call of `os` that any of its threads makes."""
+    return run_writer(runs, "--kill-at", f"{'open' if call == 'openat' else call}:{when}")
+
+
+def killed_within(runs: Path, call: str, when: int) -> tuple[int, Said]:
+    """Kill the writer in the kernel, at the Nth such call of whichever thread gets there first."""
+    tracer = str(strace())
     names = CALLS[call] if call == "rename" else call
     # Only calls on the run's own files and directories count: not the interpreter's, not the pipe.
     within = [
@@ -128,13 +131,22 @@ def killed_at(runs: Path, call: str, when: int) -> tuple[int, Said]:
     return run_writer(runs, prefix=prefix)
 
 
+@pytest.mark.parametrize(
+    "kill",
+    [
+        killed_before,
+        pytest.param(
+            killed_within, marks=pytest.mark.skipif(strace() is None, reason="needs strace")
+        ),
+    ],
+)
 @pytest.mark.parametrize("call", sorted(CALLS))
 def test_killed_at_every_system_call_a_run_keeps_what_was_flushed(
-    tmp_path: Path, call: str
+    tmp_path: Path, call: str, kill: Callable[[Path, str, int], tuple[int, Said]]
 ) -> None:
     for when in range(1, 200):
         runs = tmp_path / f"{call}-{when}"
-        code, said = killed_at(runs, call, when)
+        code, said = kill(runs, call, when)
         check_dead_run(runs, said)
         if code == 0:
             assert said.closed is not None
