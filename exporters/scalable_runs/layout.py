@@ -94,6 +94,10 @@ class Telemetry(TypedDict):
 
     dropped: dict[str, int]
     errors: dict[str, int]
+    #: Lines, by file, that were written after the last good sync before one that failed.
+    uncertain: NotRequired[dict[str, int]]
+    #: Short attempts whose usage has no record in resources.jsonl.
+    usage_left_out: NotRequired[int]
 
 
 class JournalMark(TypedDict):

@@ -31,8 +31,9 @@ from scalable_runs.summary import name_of_key
 
 #: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.
 CANCEL_WAIT: Final = 0.3
-#: How long a new worker waits for its own word of when it was launched, in seconds.
-HELLO_WAIT: Final = 1.0
+#: How long a new worker waits for its own word of when it was launched, in seconds. Its lines wait
+#: with it, so that a slow start on a busy machine is not taken for a worker without the package.
+HELLO_WAIT: Final = 5.0
 #: Usage is recorded for each attempt of at least this duration (seconds) …
 USAGE_MIN_DURATION: Final = 0.05
 #: … and for so many shorter ones of each task name.
@@ -535,6 +536,7 @@ class Ledger:
             if task.running and task.final is None and task.worker == address
         }
         if fact.executing is not None:
+            self._settle_cancelled(fact.executing, address)
             keys = {run_id: key for key, run_id in fact.assigned}
             begun = [
                 (keys[run_id], run_id, start) for run_id, start in fact.executing if run_id in keys
@@ -549,6 +551,15 @@ class Ledger:
                 self._begin(task, run_id, address, start)
                 running.add(key)
         return len(running)
+
+    def _settle_cancelled(self, executing: tuple[tuple[int, float], ...], address: str) -> None:
+        """A task was cancelled, had begun all the same, and its worker died before it said so."""
+        starts = dict(executing)
+        for limbo in list(self._limbo.values()):
+            start = starts.get(limbo.run_id)
+            if start is not None:
+                self._begin(limbo.task, limbo.run_id, address, min(start, limbo.time))
+                self._leave_limbo(limbo.task.key)
 
     def _sample(self, fact: facts.Sample) -> None:
         worker = self._workers.get(fact.address)

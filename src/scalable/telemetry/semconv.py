@@ -158,6 +158,7 @@ _RESOURCE_FIELDS: Final = {
     ENTITY_ID: "entity_id",
     PROVIDER: "provider",
     TASK_KEY: "entity_id",
+    WORKER_ADDRESS: "worker",
     OBSERVED_CPU: "observed_cpu",
     OBSERVED_MEMORY: "observed_memory_gb",
 }
