@@ -147,9 +147,10 @@ def test_task_is_run_again_after_its_worker_was_killed(make_cluster, notes_dir):
     assert failures[0]["details"]["phase"] == "worker_lost"
 
 
-def test_only_what_had_begun_on_a_killed_worker_is_lost(make_cluster, notes_dir):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_what_had_begun_on_a_killed_worker_is_lost(make_cluster, notes_dir, threads):
     """Tasks that only waited on the worker were no attempts there."""
-    _, client = make_cluster(n_workers=2, threads=2)
+    _, client = make_cluster(n_workers=2, threads=threads)
     with scalable.instrument(client) as run:
         futures = [client.submit(tasks.add, str(notes_dir), i) for i in range(30)]
         futures += [client.submit(tasks.die_once, str(notes_dir), f"d{i}") for i in range(2)]
@@ -157,7 +158,8 @@ def test_only_what_had_begun_on_a_killed_worker_is_lost(make_cluster, notes_dir)
         wait(futures)
         assert all(future.status == "finished" for future in futures)
     oracle.check_contract(run.run_dir)
-    oracle.check_attempts(run.run_dir, notes_dir)
+    # With two threads, one may kill the process while the other writes its note.
+    oracle.check_attempts(run.run_dir, notes_dir, cut_short=threads > 1)
 
 
 @pytest.mark.parametrize("function", [tasks.die, tasks.leave])

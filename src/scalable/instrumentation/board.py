@@ -16,6 +16,7 @@ import os
 import stat
 import struct
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,12 @@ _SIZE: Final = len(_MAGIC) + 8 + _SLOT.size * _SLOTS
 
 
 class Board:
-    """Written by the event loop of one worker; read by anybody, at any time."""
+    """Written by the loop and the task threads of one worker; read by anybody, at any time.
+
+    An attempt that ended stays on the board until its slot is needed again, the longest ended
+    first: word of a result may still be in the worker's send buffer when it is killed. Readers look
+    only for attempts that the scheduler takes for unfinished.
+    """
 
     def __init__(self, worker_id: str) -> None:
         directory = _directory()
@@ -42,21 +48,20 @@ class Board:
         finally:
             os.close(descriptor)
         self._map[: len(_MAGIC)] = _MAGIC
-        self._free = list(range(len(_MAGIC) + 8, _SIZE, _SLOT.size))
-        self._free.reverse()
+        self._free = deque(range(len(_MAGIC) + 8, _SIZE, _SLOT.size))
 
     def begin(self, run_id: int, start: float) -> int:
         """Note that an attempt executes; returns its slot, or 0 where the board is full."""
-        if not self._free:
+        try:
+            slot = self._free.popleft()
+        except IndexError:
             return 0
-        slot = self._free.pop()
         _SLOT.pack_into(self._map, slot, run_id + 1, start)
         return slot
 
     def end(self, slot: int) -> None:
-        """Free the slot that :meth:`begin` returned."""
+        """Let the slot that :meth:`begin` returned be used again, once all others were."""
         if slot:
-            _SLOT.pack_into(self._map, slot, 0, 0.0)
             self._free.append(slot)
 
     def close(self) -> None:
@@ -73,8 +78,8 @@ def read_board(worker_id: str) -> tuple[tuple[int, float], ...] | None:
     Returns
     -------
     tuple of (int, float) or None
-        Run id and start of each attempt that was executing; None where there is no board of ours
-        on this host.
+        Run id and start of each attempt that was executing or had ended a short time ago; None
+        where there is no board of ours on this host.
     """
     path = _path(worker_id)
     try:

@@ -530,7 +530,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         tasks = set(worker.processing)
         if also is not None:
             tasks.add(also)
-        ordered = sorted(tasks, key=_priority)[:MAX_ASSIGNED]
+        board = read_board(str(worker.server_id))
+        began = {run_id for run_id, _ in board or ()}
+        ordered = sorted(tasks, key=lambda task: (task.run_id not in began, _priority(task)))
+        del ordered[MAX_ASSIGNED:]
         if recomputed is None:
             recomputed = sum(
                 1 for task in worker.has_what if task.run_spec and len(task.who_has or ()) == 1
@@ -544,7 +547,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 reason,
                 worker.nthreads,
                 tuple((str(task.key), task.run_id) for task in ordered if task.run_id is not None),
-                read_board(str(worker.server_id)),
+                board,
                 recomputed,
                 _memory(worker),
             ),
