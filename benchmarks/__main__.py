@@ -1,0 +1,125 @@
+"""``python -m benchmarks``: measure, print the table, write JSON and plot, judge."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import machine, plot, table
+from benchmarks.table import Row
+
+#: Each part runs in a process of its own: what one leaves behind is not measured by the next.
+PARTS: Final = {
+    "startup": "benchmarks.startup:startup",
+    "memory": "benchmarks.hooks:memory",
+    "loops": "benchmarks.hooks:in_the_loops",
+    "hold": "benchmarks.hooks:longest_hold",
+    "recorder": "benchmarks.recording:recorder",
+    "report": "benchmarks.reports:report",
+    "noop": "benchmarks.overhead:noop_tasks",
+    "short": "benchmarks.overhead:short_tasks",
+    "apart": "benchmarks.overhead:processes_apart",
+    "loss": "benchmarks.loss:loss",
+}
+_RESULTS: Final = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller, two minutes; only counts decide"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=sorted(PARTS),
+        default=[],
+        metavar="PART",
+        help=f"measure these anew and keep the rest of the last table: {', '.join(PARTS)}",
+    )
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="directory of the results")
+    parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.part:
+        print(json.dumps(table.documents(_measure(given.part, given.quick))))
+        return
+    sys.exit(_run_all(given.only or list(PARTS), given.quick, given.results, bool(given.only)))
+
+
+def _run_all(parts: list[str], quick: bool, results: Path, keep: bool) -> int:
+    name = "quick" if quick else "full"
+    target = results / f"{name}.json"
+    found: dict[str, list[dict[str, Any]]] = {}
+    machines: dict[str, Any] = {}
+    if keep and target.exists():
+        before = json.loads(target.read_bytes())
+        found, machines = before["parts"], before["machines"]
+    broken: list[str] = []
+    for part in parts:
+        print(f"{part} …", file=sys.stderr, flush=True)
+        machines[part] = machine.describe()
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks", "--part", part]
+        answer = subprocess.run(
+            [*command, *(["--quick"] if quick else [])], stdout=subprocess.PIPE, check=False
+        )
+        if answer.returncode:
+            broken.append(part)
+            found.pop(part, None)
+            continue
+        found[part] = json.loads(answer.stdout.splitlines()[-1])
+        print(f"  took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    found = {part: found[part] for part in PARTS if part in found}
+    rows = [row for part in found.values() for row in table.rows_of(part)]
+    _write(target, quick, rows, found, {part: machines[part] for part in found})
+    print(table.render(rows))
+    for row in rows:
+        if row.note:
+            print(f"  {row.key}: {row.note}")
+    return _verdict(rows, broken, quick)
+
+
+def _write(
+    target: Path,
+    quick: bool,
+    rows: list[Row],
+    parts: dict[str, list[dict[str, Any]]],
+    machines: dict[str, Any],
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    document = {"quick": quick, "machines": machines, "parts": parts}
+    target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    target.with_suffix(".md").write_text(table.render_markdown(rows) + "\n")
+    if any(row.control for row in rows):
+        target.with_suffix(".svg").write_text(plot.ratios_plot(rows))
+
+
+def _verdict(rows: list[Row], broken: list[str], quick: bool) -> int:
+    missed = table.missed(rows, counts_only=quick)
+    for row in missed:
+        print(f"missed: {row.what}: {table.number(row.measured)} {row.unit}".rstrip())
+    for part in broken:
+        print(f"could not be measured: {part}")
+    if quick:
+        later = len(table.missed(rows)) - len(missed)
+        if later:
+            print(f"{later} budgets of time are missed; in the short form they decide nothing")
+    return 1 if missed or broken else 0
+
+
+def _measure(part: str, quick: bool) -> list[Row]:
+    module, _, function = PARTS[part].partition(":")
+    with tempfile.TemporaryDirectory(prefix="scalable-bench-") as directory:
+        return getattr(importlib.import_module(module), function)(Path(directory), quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Clusters to measure on, the workloads, and rounds of bare against instrumented."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+from distributed import Client, LocalCluster, wait
+
+import scalable
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def noop(x: Any) -> Any:
+    """A task that does nothing."""
+    return x
+
+
+def nap(x: Any, seconds: float = 0.01) -> Any:
+    """A task that waits."""
+    time.sleep(seconds)
+    return x
+
+
+def run_map(client: Client, tasks: int) -> None:
+    """One `map`."""
+    wait(client.map(noop, range(tasks), pure=False))
+
+
+def run_submit(client: Client, tasks: int) -> None:
+    """As many calls of `submit`."""
+    wait([client.submit(noop, number, pure=False) for number in range(tasks)])
+
+
+def run_delayed(client: Client, tasks: int) -> None:
+    """One delayed graph: chains of two, joined by none."""
+    first = [dask.delayed(noop, pure=False)(number) for number in range(tasks // 2)]
+    second = [dask.delayed(noop, pure=False)(value) for value in first]
+    # Without optimization: fused chains would be half the tasks.
+    wait(client.compute(second, optimize_graph=False))
+
+
+def run_naps(client: Client, tasks: int) -> None:
+    """Tasks of 10 ms."""
+    wait(client.map(nap, range(tasks), pure=False))
+
+
+Work = Callable[[Client, int], None]
+
+
+@dataclass
+class Cluster:
+    """A warm cluster, and whose CPU time is looked at."""
+
+    client: Client
+    #: Name → ids of its processes; the driver is this process.
+    processes: dict[str, list[int]]
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds so far, by name."""
+        used = {"driver": time.process_time()}
+        for name, ids in self.processes.items():
+            times = [psutil.Process(pid).cpu_times() for pid in ids]
+            used[name] = sum(t.user + t.system for t in times)
+        return used
+
+    def settle(self) -> None:
+        """Wait until nothing is left of the work before."""
+        gc.collect()
+        deadline = time.monotonic() + 30
+        while self.client.run_on_scheduler(_count_tasks) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+
+
+def _count_tasks(dask_scheduler: Any) -> int:
+    return len(dask_scheduler.tasks)
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int = 2) -> Iterator[Cluster]:
+    """Scheduler in this process, workers in processes of their own."""
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        pids = list(client.run(os.getpid).values())
+        yield Cluster(client, {"workers": pids})
+
+
+@contextlib.contextmanager
+def apart(directory: Path, workers: int = 2) -> Iterator[Cluster]:
+    """Scheduler and workers as `dask` starts them, each in a process of its own."""
+    address = directory / "scheduler.json"
+    paths = os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(address)],
+            env=environment,
+            cwd=directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    started = [start("scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")]
+    worker = ("worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
+    started += [start(*worker) for _ in range(workers)]
+    try:
+        deadline = time.monotonic() + 60
+        while not address.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with Client(scheduler_file=str(address)) as client:
+            client.wait_for_workers(workers, timeout=60)
+            yield Cluster(
+                client,
+                {"scheduler": [started[0].pid], "workers": [p.pid for p in started[1:]]},
+            )
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@dataclass
+class Sample:
+    """One execution of a workload."""
+
+    wall: float
+    cpu: dict[str, float]
+
+
+@dataclass
+class Tally:
+    """Counts over the instrumented executions."""
+
+    tasks: int = 0
+    recorded: int = 0
+    dropped: int = 0
+    errors: int = 0
+    bytes: int = 0
+
+
+def bare(cluster: Cluster, work: Work, tasks: int) -> Sample:
+    """Execute a workload with nothing of ours there."""
+    cluster.settle()
+    before, began = cluster.cpu(), time.perf_counter()
+    work(cluster.client, tasks)
+    wall = time.perf_counter() - began
+    after = cluster.cpu()
+    return Sample(wall, {name: after[name] - before[name] for name in after})
+
+
+def off(cluster: Cluster, work: Work, tasks: int) -> Sample:
+    """Execute a workload with telemetry switched off."""
+    os.environ["SCALABLE_TELEMETRY"] = "0"
+    try:
+        with scalable.instrument(cluster.client):
+            return bare(cluster, work, tasks)
+    finally:
+        del os.environ["SCALABLE_TELEMETRY"]
+
+
+def instrumented(
+    cluster: Cluster, work: Work, tasks: int, runs_dir: Path, tally: Tally | None = None
+) -> Sample:
+    """Execute a recorded workload; CPU counts until all of it is written, wall to its end."""
+    with scalable.instrument(cluster.client, project="bench", runs_dir=runs_dir) as run:
+        cluster.settle()
+        run.flush()
+        before, began = cluster.cpu(), time.perf_counter()
+        work(cluster.client, tasks)
+        wall = time.perf_counter() - began
+        run.flush(60)
+        after = cluster.cpu()
+    if tally is not None:
+        summary = json.loads((run.run_dir / "summary.json").read_bytes())
+        telemetry = summary["run"]["telemetry"]
+        tally.tasks += tasks
+        tally.recorded += summary["counts"]["tasks_succeeded"]
+        tally.dropped += sum(telemetry["dropped"].values())
+        tally.errors += sum(telemetry["errors"].values())
+        tally.bytes += run_bytes(run.run_dir)
+    return Sample(wall, {name: after[name] - before[name] for name in after})
+
+
+def run_bytes(directory: Path) -> int:
+    """Bytes of all files of a run."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def rounds(
+    order: str, count: int, measure: dict[str, Callable[[], Sample]], name: str
+) -> list[dict[str, list[Sample]]]:
+    """Execute `count` rounds, each in `order`, a letter an execution; palindromes cancel drift."""
+    taken: list[dict[str, list[Sample]]] = []
+    for number in range(count):
+        found: dict[str, list[Sample]] = {letter: [] for letter in order}
+        for letter in order:
+            found[letter].append(measure[letter]())
+        taken.append(found)
+        walls = " ".join(f"{letter} {_sum(found[letter], None):.2f}" for letter in found)
+        print(f"  {name}, round {number + 1} of {count}: {walls}", file=sys.stderr, flush=True)
+    return taken
+
+
+def ratios(
+    taken: list[dict[str, list[Sample]]], letter: str, cpu: str | None = None
+) -> list[float]:
+    """Ratio of each round's sums to those of its bare executions, of wall or of someone's CPU."""
+    return [_sum(found[letter], cpu) / _sum(found["b"], cpu) for found in taken]
+
+
+def _sum(samples: list[Sample], cpu: str | None) -> float:
+    return sum(sample.wall if cpu is None else sample.cpu[cpu] for sample in samples)

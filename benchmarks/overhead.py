@@ -1,0 +1,171 @@
+"""Instrumented against bare: whole workloads on one warm cluster."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+
+import scalable
+from benchmarks import clusters
+from benchmarks.clusters import Cluster, Tally
+from benchmarks.table import Row
+
+#: b bare, i instrumented, c the control (bare again), o switched off.
+_ORDER = "bicoocib"
+_SHORT = "biccib"
+
+
+def noop_tasks(directory: Path, quick: bool) -> list[Row]:
+    """Tasks that do nothing, three ways of sending them."""
+    tasks, count = (2_000, 1) if quick else (10_000, 7)
+    rows: list[Row] = []
+    tally = Tally()
+    works = {
+        "map": clusters.run_map,
+        "submit": clusters.run_submit,
+        "delayed": clusters.run_delayed,
+    }
+    with clusters.local_cluster() as cluster:
+        for name, work in works.items():
+            work(cluster.client, tasks)
+            order = _ORDER if name == "map" else _SHORT
+            measure = _measures(cluster, work, tasks, directory, tally)
+            taken = clusters.rounds(order, count, measure, name)
+            control = clusters.ratios(taken, "c")
+            what = f"{tasks:,} no-op tasks, {name}"
+            rows.append(
+                Row.of_rounds(
+                    f"noop-{name}-wall",
+                    f"{what}: wall, instrumented ÷ bare",
+                    clusters.ratios(taken, "i"),
+                    control,
+                    budget=1.03,
+                )
+            )
+            rows.append(
+                Row.of_rounds(
+                    f"noop-{name}-cpu",
+                    f"{what}: CPU of the driver's process",
+                    clusters.ratios(taken, "i", "driver"),
+                    clusters.ratios(taken, "c", "driver"),
+                    budget=1.06,
+                )
+            )
+            if name == "map":
+                rows.append(
+                    Row.of_rounds(
+                        "off",
+                        f"{what}: wall, switched off ÷ bare",
+                        clusters.ratios(taken, "o"),
+                        control,
+                        # Within noise: within what bare against bare showed in the same rounds.
+                        budget=max(1.01, *control),
+                    )
+                )
+        closings = [_close_at_once(cluster, tasks, directory) for _ in range(1 if quick else 5)]
+    rows.append(
+        Row.of_rounds(
+            "close-real",
+            f"close() right after the last of {tasks:,} results",
+            closings,
+            unit="s",
+            budget=0.5,
+        )
+    )
+    return rows + _counted(tally)
+
+
+def short_tasks(directory: Path, quick: bool) -> list[Row]:
+    """Tasks of 10 ms."""
+    tasks, count = (200, 1) if quick else (2_000, 7)
+    tally = Tally()
+    with clusters.local_cluster() as cluster:
+        clusters.run_naps(cluster.client, 100)
+        measure = _measures(cluster, clusters.run_naps, tasks, directory, tally)
+        taken = clusters.rounds(_SHORT, count, measure, "10 ms")
+    return [
+        Row.of_rounds(
+            "tasks-10ms-wall",
+            f"{tasks:,} tasks of 10 ms: wall, instrumented ÷ bare",
+            clusters.ratios(taken, "i"),
+            clusters.ratios(taken, "c"),
+            budget=1.005,
+        )
+    ]
+
+
+def processes_apart(directory: Path, quick: bool) -> list[Row]:
+    """CPU of a scheduler and of workers that share their processes with nothing else."""
+    tasks, count = (2_000, 1) if quick else (10_000, 7)
+    with clusters.apart(directory) as cluster:
+        clusters.run_map(cluster.client, tasks)
+        measure = _measures(cluster, clusters.run_map, tasks, directory, None)
+        taken = clusters.rounds(_SHORT, count, measure, "apart")
+    rows = [
+        Row.of_rounds(
+            f"{name}-cpu",
+            f"{tasks:,} no-op tasks: CPU of {words}, instrumented ÷ bare",
+            clusters.ratios(taken, "i", name),
+            clusters.ratios(taken, "c", name),
+            budget=1.03,
+        )
+        for name, words in (
+            ("scheduler", "the scheduler in a process of its own"),
+            ("workers", "the workers"),
+        )
+    ]
+    rows.append(
+        Row.of_rounds(
+            "apart-wall",
+            f"{tasks:,} no-op tasks, scheduler apart: wall",
+            clusters.ratios(taken, "i"),
+            clusters.ratios(taken, "c"),
+        )
+    )
+    return rows
+
+
+def _measures(cluster: Cluster, work: clusters.Work, tasks: int, directory: Path, tally):
+    bare = functools.partial(clusters.bare, cluster, work, tasks)
+    return {
+        "b": bare,
+        "c": bare,
+        "i": functools.partial(clusters.instrumented, cluster, work, tasks, directory, tally),
+        "o": functools.partial(clusters.off, cluster, work, tasks),
+    }
+
+
+def _counted(tally: Tally) -> list[Row]:
+    return [
+        Row(
+            key="lost",
+            what=f"tasks of {tally.tasks:,} whose end is not in the record",
+            measured=tally.tasks - tally.recorded,
+            budget=0,
+            kind="count",
+        ),
+        Row(
+            key="dropped",
+            what="facts dropped and internal errors meanwhile",
+            measured=tally.dropped + tally.errors,
+            budget=0,
+            kind="count",
+        ),
+        Row(
+            key="disk",
+            what="disk: bytes per successful task, all files, real cluster",
+            measured=tally.bytes / tally.tasks,
+            unit="B",
+            budget=900,
+            kind="count",
+        ),
+    ]
+
+
+def _close_at_once(cluster: Cluster, tasks: int, directory: Path) -> float:
+    run = scalable.instrument(cluster.client, project="bench", runs_dir=directory)
+    clusters.run_map(cluster.client, tasks)
+    began = time.perf_counter()
+    run.close()
+    return time.perf_counter() - began

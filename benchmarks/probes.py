@@ -1,0 +1,175 @@
+"""Probes put from outside around what of ours runs inside Dask's event loops.
+
+They are sent into schedulers and workers by reference, so this module must be importable there.
+Each probed call is followed by a probed call of nothing: what the clock itself costs is known from
+the same run and taken off. So is a garbage collection that happens to begin within a probed call:
+the collector runs wherever the next allocation comes, for what all the process has allocated. It is
+counted apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+import time
+from collections import Counter
+from typing import Any, Final
+
+_HOOKS: Final = (
+    "transition",
+    "update_graph",
+    "log_event",
+    "add_worker",
+    "remove_worker",
+    "_sample_all",
+    "_adopt_existing",
+)
+_ATTRIBUTE: Final = "_scalable_benchmark_probe"
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+class Probe:
+    """CPU time of the calls of some functions, all on one thread."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self.empty: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.longest: Counter[str] = Counter()
+        #: Bytes and messages, where they are counted.
+        self.traffic: Counter[str] = Counter()
+        #: CPU time of garbage collections on the probed thread; set as the first call comes.
+        self.collected = 0
+        self._collecting = 0
+        self._thread = 0
+        gc.callbacks.append(self._on_collection)
+
+    def _on_collection(self, phase: str, details: dict[str, int]) -> None:
+        if threading.get_ident() == self._thread:
+            now = time.thread_time_ns()
+            if phase == "start":
+                self._collecting = now
+            else:
+                self.collected += now - self._collecting
+
+    def around(self, name: str, function: Any) -> Any:
+        """`function`, metered."""
+        now = time.thread_time_ns
+        spent, empty, calls, longest = self.spent, self.empty, self.calls, self.longest
+
+        @functools.wraps(function)
+        def probed(*args: Any, **kwargs: Any) -> Any:
+            if not self._thread:
+                self._thread = threading.get_ident()
+            collected = self.collected
+            first = now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                second = now()
+                _nothing(*args, **kwargs)
+                third = now()
+                taken = second - first - (self.collected - collected)
+                spent[name] += taken
+                empty[name] += third - second
+                calls[name] += 1
+                if taken > longest[name]:
+                    longest[name] = taken
+
+        return probed
+
+    def reading(self) -> dict[str, Any]:
+        """Net CPU seconds by name, calls, the longest call."""
+        return {
+            "cpu": {name: (self.spent[name] - self.empty[name]) / 1e9 for name in self.spent},
+            "calls": dict(self.calls),
+            "longest": {name: taken / 1e9 for name, taken in self.longest.items()},
+            "traffic": dict(self.traffic),
+            "collected": self.collected / 1e9,
+        }
+
+
+def watch_scheduler(dask_scheduler: Any) -> None:
+    """Meter every hook, handler and listener of the one run on a scheduler."""
+    probe = Probe()
+    hub = dask_scheduler.extensions["scalable"]
+    (plugin,) = hub.plugins.values()
+    for name in _HOOKS:
+        setattr(plugin, name, probe.around(name, getattr(plugin, name)))
+    # Dask's own handler runs within a listener: only what comes before it is ours.
+    hub._listen = probe.around("listener", hub._listen)
+    dask_scheduler.stream_handlers["scalable-facts"] = probe.around("hear", hub.hear)
+    if "scalable_pull" in dask_scheduler.handlers:
+        dask_scheduler.handlers["scalable_pull"] = probe.around("pull", hub.pull)
+    setattr(dask_scheduler, _ATTRIBUTE, probe)
+
+
+def read_scheduler(dask_scheduler: Any) -> dict[str, Any]:
+    """What the probe of :func:`watch_scheduler` found."""
+    return getattr(dask_scheduler, _ATTRIBUTE).reading()
+
+
+def watch_worker(dask_worker: Any) -> None:
+    """Meter what surrounds each execution on a worker."""
+    probe = Probe()
+    watch = dask_worker.plugins["scalable"]._watch
+    for name in ("_begin", "_end", "_on_done", "_on_timer"):
+        setattr(watch, name, probe.around(name, getattr(watch, name)))
+    watch._report = _counting(probe, watch._report)
+    setattr(dask_worker, _ATTRIBUTE, probe)
+    # In the thread of the task, one for each worker here.
+    probe_of_thread = Probe()
+    dask_worker.active_threads.began = probe_of_thread.around("began", watch._began)
+    setattr(dask_worker, f"{_ATTRIBUTE}_thread", probe_of_thread)
+
+
+def read_worker(dask_worker: Any) -> dict[str, Any]:
+    """What the probes of :func:`watch_worker` found: of the loop, and of the task's thread."""
+    return {
+        "loop": getattr(dask_worker, _ATTRIBUTE).reading(),
+        "thread": getattr(dask_worker, f"{_ATTRIBUTE}_thread").reading(),
+    }
+
+
+def _counting(probe: Probe, report: Any) -> Any:
+    def counted(*args: Any) -> Any:
+        probe.traffic["reports"] += 1
+        return report(*args)
+
+    return counted
+
+
+def count_traffic(dask_scheduler: Any) -> None:
+    """Count what passes the scheduler's connections from now on."""
+    from distributed.comm import tcp
+
+    probe = getattr(dask_scheduler, f"{_ATTRIBUTE}_traffic", None)
+    if probe is None:
+        probe = Probe()
+        setattr(dask_scheduler, f"{_ATTRIBUTE}_traffic", probe)
+        tcp.to_frames = _sized(probe, "sent", tcp.to_frames, argument=False)
+        tcp.from_frames = _sized(probe, "received", tcp.from_frames, argument=True)
+    probe.traffic.clear()
+
+
+def read_traffic(dask_scheduler: Any) -> dict[str, int]:
+    """Messages and bytes since :func:`count_traffic`."""
+    return dict(getattr(dask_scheduler, f"{_ATTRIBUTE}_traffic").traffic)
+
+
+def _sized(probe: Probe, name: str, function: Any, *, argument: bool) -> Any:
+    @functools.wraps(function)
+    async def sized(first: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await function(first, *args, **kwargs)
+        frames, message = (first, result) if argument else (result, first)
+        probe.traffic[f"{name} bytes"] += sum(memoryview(frame).nbytes for frame in frames)
+        probe.traffic[f"{name} messages"] += (
+            len(message) if isinstance(message, list | tuple) else 1
+        )
+        return result
+
+    return sized
