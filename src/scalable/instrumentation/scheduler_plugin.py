@@ -525,7 +525,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         now = time()
         self._sample(address, worker, now)
         suspect = self._suspects.get(address)
-        reason = suspect or self._closing.get(address) or ("retired" if expected else "lost")
+        reason = (
+            suspect or self._closing.get(address) or ("retired" if expected else "connection-lost")
+        )
         expected = (expected or address in self._closing) and suspect is None
         tasks = set(worker.processing)
         if also is not None:
