@@ -86,6 +86,17 @@ def test_collections(shared):
     assert set(_counts(run)) == {"succeeded"}
 
 
+def test_shuffle_between_workers(shared):
+    """Dask's P2P shuffle puts annotations of its own on its tasks, and reschedules some of them."""
+    _, client = shared
+    frame = dd.from_pandas(pd.DataFrame({"a": range(2000), "b": [i % 7 for i in range(2000)]}), 4)
+    with scalable.instrument(client) as run:
+        assert len(frame.shuffle("b").compute()) == 2000
+    oracle.check_contract(run.run_dir)
+    assert set(_counts(run)) == {"succeeded"}
+    assert any(name.startswith("shuffle") for name in _names(run))
+
+
 def test_futures_of_futures(shared):
     _, client = shared
     with scalable.instrument(client) as run:
@@ -281,6 +292,28 @@ def test_scheduler_and_workers_of_the_command_line(command_line_cluster, notes_d
         "without": ["launched", "ready"],
         "late": ["launched", "ready", "removed"],
     }
+
+
+@pytest.mark.parametrize("block", ["async with", "with"])
+def test_asynchronous_client_of_a_scheduler_elsewhere(command_line_cluster, notes_dir, block):
+    file, _ = command_line_cluster
+
+    async def main():
+        async with Client(scheduler_file=str(file), asynchronous=True) as client:
+            await client.wait_for_workers(2)
+            run = scalable.instrument(client)
+            if block == "async with":
+                async with run:
+                    await client.gather(client.map(tasks.add, [str(notes_dir)] * 20, range(20)))
+            else:
+                with run:
+                    await client.gather(client.map(tasks.add, [str(notes_dir)] * 20, range(20)))
+        return run
+
+    run = asyncio.run(main())
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert _counts(run) == {"succeeded": 20}
 
 
 def _plugins(dask_scheduler=None):

@@ -65,6 +65,7 @@ class Link:
         self._local = _scheduler_in_this_process(client)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected = False
+        self._remote: RemoteSource | None = None
         self.source: Source | None = None
 
     # -- attaching ----------------------------------------------------------------------------
@@ -137,7 +138,9 @@ class Link:
             _run_on(scheduler.loop, attach_all)
 
     def _connect_remote(self) -> None:
-        self.source = RemoteSource(self._address, self.client.connection_args, self.run)
+        self.source = self._remote = RemoteSource(
+            self._address, self.client.connection_args, self.run
+        )
         if _on_loop(self.client.loop):
             self._later(self._register())
         else:
@@ -156,6 +159,8 @@ class Link:
                 "install the same version there"
             )
             return
+        if self._remote is not None:
+            self._remote.registered.set()
         await self._watch_workers(scheduler)
 
     async def _watch_workers(self, scheduler: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from time import time
 from typing import Any, Protocol
 
 from distributed.core import rpc
@@ -58,6 +60,11 @@ class RemoteSource:
         Id of the run.
     timeout : float
         Seconds to wait for one answer.
+
+    Attributes
+    ----------
+    registered : threading.Event
+        Set by the client once the scheduler has the plugin: before that there is nothing to ask.
     """
 
     def __init__(
@@ -67,11 +74,14 @@ class RemoteSource:
         self._connection_args = connection_args
         self._run = run
         self._timeout = timeout
+        self.registered = threading.Event()
         self._runner: asyncio.Runner | None = None
         self._rpc: Any = None
 
     def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
         """Facts from number `after` on; raises :class:`SourceGoneError`."""
+        if not self.registered.is_set():
+            return Batch([], after, False, 0, {}, time())
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
