@@ -219,7 +219,7 @@ def rounds(
         for letter in order:
             found[letter].append(measure[letter]())
         taken.append(found)
-        walls = " ".join(f"{letter} {_sum(found[letter], None):.2f}" for letter in found)
+        walls = " ".join(f"{letter} {_mean(found[letter], None):.2f}" for letter in found)
         print(f"  {name}, round {number + 1} of {count}: {walls}", file=sys.stderr, flush=True)
     return taken
 
@@ -227,9 +227,10 @@ def rounds(
 def ratios(
     taken: list[dict[str, list[Sample]]], letter: str, cpu: str | None = None
 ) -> list[float]:
-    """Ratio of each round's sums to those of its bare executions, of wall or of someone's CPU."""
-    return [_sum(found[letter], cpu) / _sum(found["b"], cpu) for found in taken]
+    """Ratio of each round's executions to its bare ones, of wall or of someone's CPU."""
+    return [_mean(found[letter], cpu) / _mean(found["b"], cpu) for found in taken]
 
 
-def _sum(samples: list[Sample], cpu: str | None) -> float:
-    return sum(sample.wall if cpu is None else sample.cpu[cpu] for sample in samples)
+def _mean(samples: list[Sample], cpu: str | None) -> float:
+    values = [sample.wall if cpu is None else sample.cpu[cpu] for sample in samples]
+    return sum(values) / len(values)

@@ -12,8 +12,8 @@ from benchmarks.clusters import Cluster, Tally
 from benchmarks.table import Row
 
 #: b bare, i instrumented, c the control (bare again), o switched off.
-_ORDER = "bicoocib"
-_SHORT = "biccib"
+_ORDER = "bicocib"
+_SHORT = "bicib"
 
 
 def noop_tasks(directory: Path, quick: bool) -> list[Row]:

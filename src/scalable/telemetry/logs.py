@@ -15,10 +15,19 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from scalable.telemetry.spans import nanoseconds
 
 _NO_CONTEXT: Final = Context()
+_NO_FLAGS: Final = TraceFlags.get_default()
+_INFO: Final = SeverityNumber.INFO
+_ERROR: Final = SeverityNumber.ERROR
 
 
 class _Event(LogRecord):
     """A log record whose span is given: the API's own looks up the current one each time."""
+
+    # What is the same for all of them costs nothing at the making.
+    context = _NO_CONTEXT
+    severity_text = None
+    body = None
+    exception = None
 
     def __init__(
         self,
@@ -30,29 +39,33 @@ class _Event(LogRecord):
     ) -> None:
         self.timestamp = timestamp
         self.observed_timestamp = timestamp
-        self.context = _NO_CONTEXT
-        self.severity_text = None
         self.severity_number = severity
-        self.body = None
         self.attributes = attributes
         self.event_name = name
-        self.exception = None
         if ids is None:
             self.trace_id = self.span_id = 0
-            self.trace_flags = TraceFlags.get_default()
+            self.trace_flags = _NO_FLAGS
         else:
-            self.trace_id, self.span_id = ids.trace_id, ids.span_id
-            self.trace_flags = ids.trace_flags
+            # A span context is a tuple; its properties cost a call each.
+            self.trace_id, self.span_id, _, self.trace_flags, *_ = ids
+
+
+class _Readable(ReadableLogRecord):
+    """A readable log record whose other fields its class has."""
+
+    def __init__(self, log_record: LogRecord) -> None:
+        self.__dict__["log_record"] = log_record
 
 
 class EventFactory:
     """Builds event records; called by the recorder's thread only."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        self._resource = resource
-        self._scope = scope
-        # Left to its default, the SDK reads the environment anew for every record.
-        self._limits = LogRecordLimits()
+        # The SDK's class is a frozen dataclass, slow to make; all but one of its fields are the
+        # same for every record, so that they can belong to the class. Left to their default, the
+        # limits would be read anew from the environment for every record.
+        shared = {"resource": resource, "instrumentation_scope": scope, "limits": LogRecordLimits()}
+        self._make: type[_Readable] = type("_RunReadable", (_Readable,), shared)
 
     def event(
         self,
@@ -64,6 +77,5 @@ class EventFactory:
         error: bool = False,
     ) -> ReadableLogRecord:
         """One event, belonging to the span `ids` if there is one."""
-        severity = SeverityNumber.ERROR if error else SeverityNumber.INFO
-        record = _Event(name, nanoseconds(time), severity, attributes, ids)
-        return ReadableLogRecord(record, self._resource, self._scope, self._limits)
+        record = _Event(name, nanoseconds(time), _ERROR if error else _INFO, attributes, ids)
+        return self._make(record)
