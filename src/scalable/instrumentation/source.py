@@ -12,7 +12,7 @@ from distributed.core import rpc
 
 from scalable import facts
 from scalable.facts import PULL_OP, Batch
-from scalable.instrumentation.scheduler_plugin import PULL_LIMIT, ScalableSchedulerPlugin
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 
 class SourceGoneError(ConnectionError):
@@ -22,8 +22,8 @@ class SourceGoneError(ConnectionError):
 class Source(Protocol):
     """What the recorder's thread pulls from; every method is called by that thread."""
 
-    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
-        """Facts from number `after` on; raises :class:`SourceGoneError`."""
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on; raises :class:`SourceGoneError` after `timeout` seconds."""
         ...
 
     def close(self) -> None:
@@ -37,8 +37,8 @@ class LocalSource:
     def __init__(self, plugin: ScalableSchedulerPlugin) -> None:
         self._plugin = plugin
 
-    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
-        """Facts from number `after` on."""
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on, at once."""
         return _batch(self._plugin.pull(after, limit))
 
     def close(self) -> None:
@@ -58,8 +58,6 @@ class RemoteSource:
         Dask's arguments for TLS, as the client has them.
     run : str
         Id of the run.
-    timeout : float
-        Seconds to wait for one answer.
 
     Attributes
     ----------
@@ -67,36 +65,33 @@ class RemoteSource:
         Set by the client once the scheduler has the plugin: before that there is nothing to ask.
     """
 
-    def __init__(
-        self, address: str, connection_args: dict[str, Any], run: str, *, timeout: float = 5.0
-    ) -> None:
+    def __init__(self, address: str, connection_args: dict[str, Any], run: str) -> None:
         self._address = address
         self._connection_args = connection_args
         self._run = run
-        self._timeout = timeout
         self.registered = threading.Event()
         self._runner: asyncio.Runner | None = None
         self._rpc: Any = None
 
-    def pull(self, after: int, limit: int = PULL_LIMIT) -> Batch:
-        """Facts from number `after` on; raises :class:`SourceGoneError`."""
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on; raises :class:`SourceGoneError` after `timeout` seconds."""
         if not self.registered.is_set():
             return Batch([], after, False, 0, {}, time())
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            answer = self._runner.run(self._ask(after, limit))
+            answer = self._runner.run(self._ask(after, limit, timeout))
         except (TimeoutError, OSError) as error:
             raise SourceGoneError(f"{self._address}: {error or type(error).__name__}") from error
         if "facts" not in answer:
             raise SourceGoneError(f"{self._address}: {answer.get('error', 'no answer')}")
         return _batch(answer)
 
-    async def _ask(self, after: int, limit: int) -> dict[str, Any]:
+    async def _ask(self, after: int, limit: int, timeout: float) -> dict[str, Any]:
         if self._rpc is None:
             self._rpc = rpc(self._address, connection_args=self._connection_args)
         call = getattr(self._rpc, PULL_OP)
-        return await asyncio.wait_for(call(run=self._run, after=after, limit=limit), self._timeout)
+        return await asyncio.wait_for(call(run=self._run, after=after, limit=limit), timeout)
 
     def close(self) -> None:
         """Close the connection and the loop."""

@@ -27,8 +27,11 @@ PULL_INTERVAL: Final = 0.2
 PULL_SIZE: Final = 2_000
 #: Seconds between two attempts to reach a scheduler that did not answer.
 RETRY_INTERVAL: Final = 0.5
-#: A scheduler that did not answer for so long is gone, in seconds.
-GONE_AFTER: Final = 30.0
+#: A scheduler that did not answer for so long is worth a warning, in seconds. It is asked again
+#: until the run is closed: taking in a very large graph can keep it busy for minutes.
+SILENT_AFTER: Final = 30.0
+#: Longest wait for one answer, in seconds.
+ANSWER_TIMEOUT: Final = 2.0
 #: At close, word of attempts that have just begun may still be under way, in seconds.
 SETTLE: Final = 0.05
 
@@ -36,8 +39,8 @@ SETTLE: Final = 0.05
 class Source(Protocol):
     """Where facts come from; see :mod:`scalable.instrumentation.source`."""
 
-    def pull(self, after: int, limit: int = ...) -> Batch:
-        """Facts from number `after` on; raises ConnectionError."""
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on; raises ConnectionError after `timeout` seconds."""
         ...
 
     def close(self) -> None:
@@ -126,11 +129,13 @@ class Recorder:
         self._exits = Exits(writer, resource, self._on_records)
         self._after = 1
         self._more = False
+        self._pulled_all = False
         self._offset = 0.0
         self._dropped = 0
         self._remote_errors: dict[str, int] = {}
         self._silent_since: float | None = None
         self._warned_silent = False
+        self._warned_gone = False
         self._gone = False
         self._told: dict[str, Any] = {}
         self._condition = threading.Condition()
@@ -179,7 +184,7 @@ class Recorder:
     def _run(self) -> None:
         try:
             while True:
-                self._step()
+                self._guarded_step()
                 with self._condition:
                     if self._closing is not None and self._drained():
                         break
@@ -201,7 +206,13 @@ class Recorder:
                 self.finished.set()
                 self._condition.notify_all()
 
-    _pulled_all = False
+    def _guarded_step(self) -> None:
+        """One step; what an internal error costs is the batch in hand, not the rest of the run."""
+        try:
+            self._step()
+        except BaseException as error:
+            self.guard.failed("recorder", error)
+            self._pulled_all = True
 
     def _step(self) -> None:
         """Pull once, write what follows from it."""
@@ -224,7 +235,7 @@ class Recorder:
         if source is None or self._gone:
             return None
         try:
-            batch = source.pull(self._after, PULL_SIZE)
+            batch = source.pull(self._after, PULL_SIZE, self._patience())
         except ConnectionError as error:
             self._unreachable(error)
             return None
@@ -243,11 +254,18 @@ class Recorder:
         now = monotonic()
         if self._silent_since is None:
             self._silent_since = now
-        if self._closing is not None or now - self._silent_since > GONE_AFTER:
+        if self._closing is not None:
             self._gone = True
             self.guard.errors["scheduler_gone"] += 1
-            if self._closing is None:
-                self._warn(f"the scheduler does not answer any more ({error}); recording pauses")
+        elif now - self._silent_since > SILENT_AFTER and not self._warned_gone:
+            self._warned_gone = True
+            self._warn(f"the scheduler does not answer ({error}); it is asked again and again")
+
+    def _patience(self) -> float:
+        closing = self._closing
+        if closing is None:
+            return ANSWER_TIMEOUT
+        return min(ANSWER_TIMEOUT, max(0.1, closing.deadline - monotonic()))
 
     def _interval(self) -> float:
         return PULL_INTERVAL if self._silent_since is None else RETRY_INTERVAL
@@ -350,7 +368,7 @@ class Recorder:
         while (left := end - monotonic()) > 0 and not self._gone:
             with self._condition:
                 self._condition.wait(min(left, SETTLE))
-            self._step()
+            self._guarded_step()
 
     def _root_span(self, status: RunStatus, now: float) -> Any:
         identity = self._identity
@@ -377,10 +395,11 @@ class Recorder:
             raise RuntimeError(f"the summary cannot be made: {error!r}") from error
 
     def _give_up(self) -> None:
+        """Close the directory whatever else went wrong; its status is the workload's."""
+        closing = self._closing
+        status = closing.status if closing is not None else "failed"
         try:
-            self._writer.close(
-                status="failed", finished_at=iso(time()), telemetry=self._telemetry()
-            )
+            self._writer.close(status=status, finished_at=iso(time()), telemetry=self._telemetry())
         except BaseException as error:
             self.guard.errors[f"give_up:{type(error).__name__}"] += 1
 
