@@ -317,7 +317,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         function = getattr(task.run_spec, "func", None)
         if function is not self._function[0]:
             self._function = (function, _function_name(function))
-        prefix = task.prefix
         self._note(
             # A plain tuple, as all facts of every task: made in a tenth of the time of the named
             # one, and unlike that no concern of the garbage collector's after its first look.
@@ -325,7 +324,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 facts.SUBMITTED,
                 now,
                 str(key),
-                prefix.name if prefix is not None else str(key),
+                prefix.name if prefix else str(key),
                 self._function[1],
                 names,
                 len(dependencies),
