@@ -40,6 +40,8 @@ MAX_PENDING_ERRORS: Final = 1_000
 MAX_ASSIGNED: Final = 1_000
 #: Known tasks looked at in one step when a run begins on a busy scheduler.
 ADOPTION_STEP: Final = 2_000
+#: How long after a task left its worker its attempt's end may still be reported, in seconds.
+LATE_AFTER: Final = 5.0
 #: How long a closing scheduler waits for its recorder to fetch the last facts, in seconds.
 FAREWELL: Final = 1.0
 
@@ -324,7 +326,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 facts.SUBMITTED,
                 now,
                 str(key),
-                prefix.name if prefix else str(key),
+                task.prefix.name,
                 self._function[1],
                 names,
                 len(dependencies),
@@ -369,6 +371,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             return
         run_id = self._scheduler.tasks[key].run_id
         worker = self._gone
+        if not worker:
+            self._hub.expect_late()
         reason = "worker-lost" if worker else stimulus_id.rstrip("0123456789.-")
         self._note(
             facts.Unassigned(facts.UNASSIGNED, time(), str(key), run_id, worker or "", reason),
@@ -628,10 +632,9 @@ class Hub:
         # Stays when the last run is gone: a worker's late message with an unknown name would make
         # Dask close that worker's stream.
         stream[STREAM_OP] = self.hear
-        for name, listener in self._listeners().items():
-            if name in stream:
-                self._originals[name] = stream[name]
-                stream[name] = listener
+        self._late: asyncio.TimerHandle | None = None
+        self._late_until = 0.0
+        self._listen_in("task-erred", self.task_erred)
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Hub:
@@ -649,11 +652,44 @@ class Hub:
             return
         self._scheduler.handlers.pop(PULL_OP, None)
         self._scheduler.handlers.pop(LEAVE_OP, None)
-        stream: dict[str, Any] = self._scheduler.stream_handlers
-        for name, listener in self._listeners().items():
-            if name in self._originals and stream.get(name) == listener:
-                stream[name] = self._originals[name]
+        self._listen_no_more("task-erred", self.task_erred)
+        self._expect_no_more()
         self._scheduler.extensions.pop("scalable", None)
+
+    def expect_late(self) -> None:
+        """A task left its worker: word of an attempt that ended meanwhile may be under way.
+
+        Only then does listening to the most frequent of all messages have a purpose.
+        """
+        loop = asyncio.get_running_loop()
+        self._late_until = loop.time() + LATE_AFTER
+        if self._late is None:
+            self._listen_in("task-finished", self.task_finished)
+            self._late = loop.call_later(LATE_AFTER, self._on_late_timer, loop)
+
+    def _on_late_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop.time() < self._late_until:
+            self._late = loop.call_at(self._late_until, self._on_late_timer, loop)
+        else:
+            self._expect_no_more()
+
+    def _expect_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+            self._listen_no_more("task-finished", self.task_finished)
+
+    def _listen_in(self, name: str, listener: Callable[..., None]) -> None:
+        stream: dict[str, Any] = self._scheduler.stream_handlers
+        if name in stream and stream[name] != listener:
+            self._originals[name] = stream[name]
+            stream[name] = listener
+
+    def _listen_no_more(self, name: str, listener: Callable[..., None]) -> None:
+        # Somebody may have put a listener over ours: theirs stays, and with it ours.
+        stream: dict[str, Any] = self._scheduler.stream_handlers
+        if name in self._originals and stream.get(name) == listener:
+            stream[name] = self._originals[name]
 
     def pull(self, run: str = "", after: int = 1, limit: int = PULL_LIMIT) -> dict[str, Any]:
         """RPC of the recorders."""
@@ -683,9 +719,6 @@ class Hub:
             except BaseException as error:
                 plugin.guard.failed("hear", error)
 
-    def _listeners(self) -> dict[str, Callable[..., Any]]:
-        return {"task-erred": self.task_erred, "task-finished": self.task_finished}
-
     def task_erred(self, key: Any, **message: Any) -> None:
         """Keep the message at hand while Dask handles it."""
         self._listen(key, message)
@@ -695,15 +728,10 @@ class Hub:
         finally:
             self.erring = None
 
-    def task_finished(self, key: Any, run_id: Any = None, **message: Any) -> None:
+    def task_finished(self, key: Any, **message: Any) -> None:
         """Look at what Dask is about to ignore."""
-        try:
-            task = self._scheduler.tasks.get(key)
-            if task is None or task.run_id != run_id:
-                self._notice_late(key, {**message, "run_id": run_id})
-        except BaseException as error:
-            self._failed_to_listen(error)
-        self._originals["task-finished"](key=key, run_id=run_id, **message)
+        self._listen(key, message)
+        self._originals["task-finished"](key=key, **message)
 
     def _listen(self, key: Any, message: Mapping[str, Any]) -> None:
         try:
@@ -711,11 +739,8 @@ class Hub:
             if task is None or task.run_id != message.get("run_id"):
                 self._notice_late(key, message)
         except BaseException as error:
-            self._failed_to_listen(error)
-
-    def _failed_to_listen(self, error: BaseException) -> None:
-        for plugin in self.plugins.values():
-            plugin.guard.failed("listen", error)
+            for plugin in self.plugins.values():
+                plugin.guard.failed("listen", error)
 
     def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
         """An attempt ended that is no attempt any more: all it can tell is that it had begun."""
