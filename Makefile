@@ -1,6 +1,7 @@
 # make demo    record a real run on a small cluster and print the report
 # make test    the whole test suite
 # make check   lint, format and types
+# make bench   measure every budget, print the table; make bench-quick: in two minutes
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 #
 # Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
@@ -26,7 +27,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test check format chaos clean
+.PHONY: help demo test check format bench bench-quick chaos clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -47,6 +48,13 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Decides on counts only (lost, dropped, memory, bytes), never on time.
+bench-quick: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
 
 chaos: $(VENV)/.dev
 	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)

@@ -158,6 +158,7 @@ def _counted(tally: Tally) -> list[Row]:
             measured=tally.bytes / tally.tasks,
             unit="B",
             budget=900,
+            ceiling=1_150,
             kind="count",
         ),
     ]

@@ -122,9 +122,10 @@ def watch_scheduler(dask_scheduler: Any) -> None:
         setattr(plugin, name, probe.around(name, getattr(plugin, name)))
     # Dask's own handler runs within each listener: only what is around it is ours.
     for name, original in list(hub._originals.items()):
-        hub._originals[name] = probe.not_ours(original)
-        listener = dask_scheduler.stream_handlers[name]
-        dask_scheduler.stream_handlers[name] = probe.around("listener", listener)
+        if dask_scheduler.stream_handlers[name] != original:
+            hub._originals[name] = probe.not_ours(original)
+            listener = dask_scheduler.stream_handlers[name]
+            dask_scheduler.stream_handlers[name] = probe.around("listener", listener)
     dask_scheduler.stream_handlers["scalable-facts"] = probe.around("hear", hub.hear)
     if "scalable_pull" in dask_scheduler.handlers:
         dask_scheduler.handlers["scalable_pull"] = probe.around("pull", hub.pull)

@@ -324,7 +324,7 @@ class SyntheticSource:
         self._facts = cluster.facts()
         self._left: float | None = None
 
-    def pull(self, after: int, limit: int = PULL_SIZE) -> Batch:
+    def pull(self, after: int, limit: int = PULL_SIZE, timeout: float = 0.0) -> Batch:
         """The next facts; they are never asked for twice."""
         entered = time.thread_time()
         if self._left is not None:
@@ -401,7 +401,10 @@ def record(runs_dir: Path | str, shape: Shape, *, close: bool = True) -> Recorde
     )
     began = time.perf_counter()
     recorder.start()
-    recorder.flush(timeout=3600.0)
+    taken = recorder.flush(timeout=3600.0)
+    errors = dict(recorder.guard.errors)
+    if not taken or errors or cluster.truth["submitted"] != shape.tasks:
+        raise RuntimeError(f"the synthetic run was not recorded: {errors}")
     recorded = Recorded(
         writer.path,
         cluster.truth,

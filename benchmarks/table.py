@@ -29,6 +29,9 @@ class Row:
         Smallest and largest of the single measurements.
     floor
         Median, smallest and largest of the control (bare against bare) of the same rounds.
+    ceiling
+        Of a count whose budget is known to be out of reach: what it must not grow beyond all the
+        same.
     rounds, control
         The single measurements, for the plot.
     note
@@ -41,6 +44,7 @@ class Row:
     unit: str = ""
     budget: float | None = None
     kind: Kind = "time"
+    ceiling: float | None = None
     spread: tuple[float, float] | None = None
     floor: tuple[float, float, float] | None = None
     rounds: tuple[float, ...] = ()
@@ -100,8 +104,19 @@ def rows_of(found: Iterable[dict[str, Any]]) -> list[Row]:
 
 
 def missed(rows: Iterable[Row], *, counts_only: bool = False) -> list[Row]:
-    """Rows whose budget is missed; with `counts_only` those that no slow machine explains."""
-    return [row for row in rows if row.met is False and (row.kind == "count" or not counts_only)]
+    """Rows whose budget is missed.
+
+    With `counts_only`, those that no slow machine explains, and of them where there is a ceiling
+    those that are beyond it.
+    """
+    missed = [row for row in rows if row.met is False]
+    if not counts_only:
+        return missed
+    return [
+        row
+        for row in missed
+        if row.kind == "count" and (row.ceiling is None or row.measured > row.ceiling)
+    ]
 
 
 def render(rows: Sequence[Row]) -> str:
