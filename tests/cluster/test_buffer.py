@@ -1,0 +1,90 @@
+"""What the scheduler keeps for a recorder: bounded, in order, repeated until acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from distributed import Scheduler
+
+from scalable import facts
+from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.instrumentation import scheduler_plugin
+from scalable.instrumentation.scheduler_plugin import PULL_LIMIT, Hub, ScalableSchedulerPlugin
+
+
+def on_a_scheduler(check):
+    async def main():
+        async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0") as scheduler:
+            plugin = ScalableSchedulerPlugin("run", client="Client-1")
+            plugin.attach(scheduler)
+            scheduler.add_plugin(plugin, name=plugin.name)
+            check(plugin, scheduler)
+            await plugin.leave()
+
+    asyncio.run(main())
+
+
+def _fill(plugin, count: int) -> None:
+    for number in range(count):
+        plugin._note((facts.FORGOTTEN, float(number), f"key-{number}"), 160)
+
+
+def _times(answer) -> list[float]:
+    return [fact[1] for fact in answer["facts"]]
+
+
+def test_an_answer_is_repeated_until_the_next_call_acknowledges_it():
+    def check(plugin, scheduler):
+        _fill(plugin, 5)
+        first = plugin.pull(1, 2)
+        assert _times(first) == [0.0, 1.0]
+        assert first["next"] == 3
+        assert first["more"] is True
+        _fill(plugin, 1)
+        assert _times(plugin.pull(1, 2)) == [0.0, 1.0]
+        second = plugin.pull(3, 10)
+        assert _times(second) == [2.0, 3.0, 4.0, 0.0]
+        assert second["more"] is False
+        assert plugin.pull(second["next"])["facts"] == []
+
+    on_a_scheduler(check)
+
+
+@pytest.mark.parametrize("limit", [10**9, 0, -5])
+def test_no_caller_gets_more_than_the_bound_or_less_than_one(limit):
+    def check(plugin, scheduler):
+        _fill(plugin, PULL_LIMIT + 10)
+        expected = PULL_LIMIT if limit > 0 else 1
+        assert len(plugin.pull(1, limit)["facts"]) == expected
+
+    on_a_scheduler(check)
+
+
+def test_beyond_the_bound_facts_are_dropped_and_counted_exactly(monkeypatch):
+    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", 160 * 100)
+
+    def check(plugin, scheduler):
+        _fill(plugin, 250)
+        answer = plugin.pull(1)
+        assert _times(answer) == [float(number) for number in range(100)]
+        assert answer["dropped"] == 150
+        _fill(plugin, 10)
+        assert len(plugin.pull(answer["next"])["facts"]) == 10
+        assert plugin.pull(111)["dropped"] == 150
+
+    on_a_scheduler(check)
+
+
+def test_rpc_knows_its_runs_only_and_leaves_nothing_behind():
+    def check(plugin, scheduler):
+        assert scheduler.handlers[PULL_OP](run="other") == {"error": "no such run"}
+        assert "facts" in scheduler.handlers[PULL_OP](run="run", after=1, limit=5)
+        # Whatever a worker sends, nobody is harmed.
+        scheduler.stream_handlers[STREAM_OP](worker="tcp://x", reports=[(None, (1, 2)), ("run", 7)])
+        assert Hub.of(scheduler).plugins == {"run": plugin}
+        plugin.detach_quietly()
+        assert PULL_OP not in scheduler.handlers
+        assert LEAVE_OP not in scheduler.handlers
+
+    on_a_scheduler(check)

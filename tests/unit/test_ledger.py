@@ -1,0 +1,252 @@
+"""Facts become signals: the cases that a cluster brings about only now and then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+
+from scalable import facts
+from scalable.guard import Guard
+from scalable.telemetry import semconv
+from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger
+from scalable.telemetry.providers import SCOPE
+from scalable.telemetry.spans import span_context
+from scalable_runs.encode import encode_logs, encode_spans
+
+RUN = "run-20260101T000000Z-test-00000000"
+ROOT = span_context(1 << 100, 1 << 50)
+A, B = "tcp://a:1", "tcp://b:1"
+
+
+class Book:
+    """A ledger and the records that come out of it."""
+
+    def __init__(self) -> None:
+        self.guard = Guard()
+        self.ledger = Ledger(
+            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=str, guard=self.guard
+        )
+        self.records: list[tuple[str, dict[str, Any]]] = []
+        self.take(ready(A), hello(A), ready(B), hello(B))
+
+    def take(self, *new: Any, now: float = 100.0) -> None:
+        self.ledger.take(list(new), now)
+        self.collect()
+
+    def collect(self) -> None:
+        for logs, spans in self.ledger.signals():
+            for files in (
+                encode_logs(logs, semconv.RECORD_MAP),
+                encode_spans(spans, semconv.RECORD_MAP),
+            ):
+                for file, records in files.items():
+                    self.records += [(file, record) for record in records]
+
+    def lines(self, key: str) -> list[tuple[str, int]]:
+        return [
+            (record["state"], record["attempt"])
+            for file, record in self.records
+            if file == "tasks.jsonl" and record["task_id"] == key
+        ]
+
+    def of(self, file: str) -> list[dict[str, Any]]:
+        return [record for name, record in self.records if name == file]
+
+
+def ready(address: str, name: str = "0") -> facts.WorkerReady:
+    return facts.WorkerReady(facts.WORKER_READY, 90.0, address, name, "host", 1, 2, 0, None)
+
+
+def hello(address: str) -> facts.WorkerHello:
+    return facts.WorkerHello(facts.WORKER_HELLO, 90.0, address, 89.0)
+
+
+def submitted(key: str) -> facts.Submitted:
+    return facts.Submitted(facts.SUBMITTED, 91.0, key, key, None, (), 0, None, False)
+
+
+def started(key: str, run_id: int, worker: str = A) -> facts.Started:
+    return facts.Started(facts.STARTED, 92.0, key, run_id, worker)
+
+
+def succeeded(key: str, run_id: int, worker: str = A) -> facts.Succeeded:
+    return facts.Succeeded(
+        facts.SUCCEEDED, 94.0, key, run_id, worker, 92.0, 93.0, 91.5, (), 8, "int", 0.5
+    )
+
+
+def gone(worker: str, *assigned: tuple[str, int], executing: Any = None) -> facts.WorkerGone:
+    return facts.WorkerGone(
+        facts.WORKER_GONE, 95.0, worker, False, "connection-lost", 2, assigned, executing, 0, 0
+    )
+
+
+def unassigned(key: str, run_id: int | None, reason: str = "worker-lost") -> facts.Unassigned:
+    return facts.Unassigned(facts.UNASSIGNED, 95.0, key, run_id, A, reason)
+
+
+def forgotten(key: str) -> facts.Forgotten:
+    return facts.Forgotten(facts.FORGOTTEN, 96.0, key)
+
+
+def waiting(key: str) -> facts.Waiting:
+    return facts.Waiting(facts.WAITING, 96.0, key)
+
+
+@pytest.fixture
+def book():
+    book = Book()
+    yield book
+    assert not book.guard.errors
+
+
+def test_without_a_board_the_first_in_order_fill_the_free_threads(book):
+    book.take(*map(submitted, "wxyz"), started("w", 1))
+    # Two threads: w was announced, so one more had begun: x is the first in the queue.
+    book.take(gone(A, ("w", 1), ("x", 2), ("y", 3), ("z", 4)))
+    book.take(*(unassigned(key, number) for number, key in enumerate("wxyz", 1)))
+    assert book.lines("w") == [("submitted", 0), ("running", 1), ("lost", 1)]
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("lost", 1)]
+    assert book.lines("y") == book.lines("z") == [("submitted", 0)]
+
+
+def test_with_a_board_it_is_known_exactly(book):
+    book.take(*map(submitted, "xyz"))
+    book.take(gone(A, ("x", 1), ("y", 2), ("z", 3), executing=((2, 94.5),)))
+    book.take(*(unassigned(key, number) for number, key in enumerate("xyz", 1)))
+    assert book.lines("y") == [("submitted", 0), ("running", 1), ("lost", 1)]
+    assert book.lines("x") == book.lines("z") == [("submitted", 0)]
+
+
+def test_cancelled_task_waits_for_word_whether_it_had_begun(book):
+    book.take(submitted("x"), submitted("y"))
+    for key, run_id in (("x", 1), ("y", 2)):
+        book.take(unassigned(key, run_id, "client-releases-keys"), forgotten(key))
+    assert book.lines("x") == [("submitted", 0)]
+    assert book.ledger.unsettled
+    book.take(started("x", 1))
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
+    book.ledger.tick(100.0 + CANCEL_WAIT + 0.01)
+    book.collect()
+    assert book.lines("y") == [("submitted", 0), ("cancelled", 0)]
+    assert not book.ledger.unsettled
+
+
+def test_cancelled_task_that_killed_its_worker_had_begun(book):
+    book.take(submitted("x"), unassigned("x", 1, "client-releases-keys"), forgotten("x"))
+    book.take(gone(A, executing=((1, 94.0),)))
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
+
+
+def test_same_key_again_ends_the_waiting_for_the_old_one(book):
+    book.take(submitted("x"), unassigned("x", 1, "client-releases-keys"), forgotten("x"))
+    book.take(submitted("x"), succeeded("x", 2))
+    assert book.lines("x") == [
+        ("submitted", 0),
+        ("cancelled", 0),
+        ("submitted", 0),
+        ("running", 1),
+        ("succeeded", 1),
+    ]
+
+
+def test_late_word_of_an_attempt_that_was_taken_back_is_no_attempt(book):
+    book.take(submitted("x"), unassigned("x", 1, "missing-data"), waiting("x"), started("x", 1))
+    book.take(succeeded("x", 2, B))
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+
+
+def test_attempt_taken_back_while_it_ran_is_lost(book):
+    book.take(submitted("x"), started("x", 1), unassigned("x", 1, "missing-data"), waiting("x"))
+    book.take(succeeded("x", 2, B))
+    assert book.lines("x") == [
+        ("submitted", 0),
+        ("running", 1),
+        ("lost", 1),
+        ("running", 2),
+        ("succeeded", 2),
+    ]
+
+
+def test_reschedule_is_a_retry(book):
+    book.take(submitted("x"), started("x", 1), unassigned("x", 1, "reschedule"), waiting("x"))
+    book.take(succeeded("x", 2, B))
+    assert [state for state, _ in book.lines("x")] == [
+        "submitted",
+        "running",
+        "retried",
+        "running",
+        "succeeded",
+    ]
+
+
+def test_result_lost_and_nobody_wants_it_again(book):
+    book.take(submitted("x"), succeeded("x", 1), waiting("x"), forgotten("x"))
+    assert book.lines("x")[-2:] == [("succeeded", 1), ("cancelled", 1)]
+    last = book.of("tasks.jsonl")[-1]
+    assert last["reopens"] == "succeeded"
+    assert last["recomputed"] is True
+
+
+def test_dropped_submission_still_leaves_the_attempt(book):
+    book.take(succeeded("inc-0123456789abcdef0123456789abcdef", 1))
+    (running, last) = book.of("tasks.jsonl")
+    assert running["state"] == "running"
+    assert last["task_name"] == "inc"
+
+
+def test_close_says_where_the_end_is_unknown(book):
+    book.take(submitted("x"), submitted("y"), started("y", 1))
+    book.ledger.close(120.0, lost_facts=True)
+    book.collect()
+    assert [state for state, _ in book.lines("y")] == ["submitted", "running", "cancelled"]
+    assert "not recorded" in book.of("tasks.jsonl")[-1]["error_message"]
+
+
+def test_silent_worker_is_announced_after_a_while(book):
+    book.take(ready("tcp://c:1"), now=200.0)
+    assert len(book.of("workers.jsonl")) == 4
+    book.ledger.tick(200.0 + HELLO_WAIT + 0.01)
+    book.collect()
+    states = [r["state"] for r in book.of("workers.jsonl") if r["worker"] == "tcp://c:1"]
+    assert states == ["launched", "ready"]
+    assert book.ledger.silent_workers == ["tcp://c:1"]
+
+
+def test_a_fact_that_makes_no_sense_costs_itself_alone(book, monkeypatch):
+    monkeypatch.delenv("SCALABLE_STRICT", raising=False)
+    broken = facts.Succeeded(
+        facts.SUCCEEDED, 94.0, "x", 1, A, "early", None, 91.5, (), 8, "int", 0.5
+    )
+    book.take(submitted("x"), broken, submitted("y"))
+    assert book.lines("y") == [("submitted", 0)]
+    assert book.guard.errors
+    book.guard.errors.clear()
+
+
+def test_facts_from_the_wire_are_decoded_and_rubbish_left_out():
+    raw: list[Any] = [
+        tuple(started("x", 1)),
+        (999, 1.0),
+        (facts.STARTED, 1.0),
+        "text",
+        (),
+        None,
+        started("y", 2),
+    ]
+    assert facts.decode(raw) == [started("x", 1), started("y", 2)]
+
+
+def test_ids_of_attempts_are_the_same_everywhere_and_differ():
+    one = facts.attempt_span_id(RUN, "x", 1)
+    assert one == facts.attempt_span_id(RUN, "x", 1)
+    others = {
+        facts.attempt_span_id(RUN, "x", 2),
+        facts.attempt_span_id(RUN, "y", 1),
+        facts.attempt_span_id(f"{RUN}x", "", 1),
+    }
+    assert one not in others
+    assert len(others) == 3
+    assert all(0 < number < 1 << 64 for number in (one, *others))

@@ -1,0 +1,70 @@
+"""Options of instrument(): one table, argument before environment before default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scalable.options import OPTIONS, OptionError, resolve
+
+
+def test_defaults_of_an_empty_environment(tmp_path):
+    settings = resolve({}, {})
+    assert settings.enabled is True
+    assert settings.scope == "client"
+    assert settings.runs_dir == Path(".scalable/runs")
+    assert settings.sample_interval == settings.close_timeout == 5.0
+    assert settings.redact_off == frozenset()
+    assert settings.project == tmp_path.name[:60]
+
+
+@pytest.mark.parametrize("text", ["1", "true", "TRUE", "t", "Yes", "y", "on", " enabled "])
+def test_every_usual_true(text):
+    assert resolve({}, {"SCALABLE_TELEMETRY": text}).enabled is True
+
+
+@pytest.mark.parametrize("text", ["0", "false", "False", "f", "NO", "n", "off", "disabled", "none"])
+def test_every_usual_false(text):
+    assert resolve({}, {"SCALABLE_TELEMETRY": text}).enabled is False
+
+
+@pytest.mark.parametrize(("text", "enabled"), [("true", False), ("True", False), ("1", True)])
+def test_sdk_disabled_has_the_one_spelling_of_the_specification(text, enabled):
+    assert resolve({}, {"OTEL_SDK_DISABLED": text}).enabled is enabled
+    assert resolve({"enabled": True}, {"OTEL_SDK_DISABLED": text}).enabled is True
+
+
+def test_an_empty_variable_counts_as_unset():
+    empty = dict.fromkeys((option.variable for option in OPTIONS), "")
+    assert resolve({}, empty) == resolve({}, {})
+
+
+def test_none_counts_as_not_given():
+    given = dict.fromkeys((option.name for option in OPTIONS), None)
+    assert resolve(given, {"SCALABLE_SCOPE": "cluster"}).scope == "cluster"
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "message"),
+    [
+        ({"scope": "all"}, {}, "scope= cannot be 'all'; allowed: client, cluster"),
+        ({"scope": 3}, {}, "scope= cannot be 3; allowed: client, cluster"),
+        ({"project": " "}, {}, "project= cannot be ' '; allowed: a name, not empty"),
+        ({"runs_dir": ""}, {}, "runs_dir= cannot be ''; allowed: a path"),
+        ({"runs_dir": "a\0b"}, {}, "runs_dir= cannot be 'a\\x00b'; allowed: a path"),
+        ({"enabled": "perhaps"}, {}, "enabled= cannot be 'perhaps'; allowed: 1, true, yes"),
+        ({"sample_interval": True}, {}, "sample_interval= cannot be True; allowed: seconds"),
+        ({}, {"SCALABLE_CLOSE_TIMEOUT": "-1"}, "SCALABLE_CLOSE_TIMEOUT cannot be '-1'"),
+        ({}, {"SCALABLE_SAMPLE_INTERVAL": "inf"}, "SCALABLE_SAMPLE_INTERVAL cannot be 'inf'"),
+    ],
+)
+def test_a_wrong_value_names_what_and_what_is_allowed(given, environ, message):
+    with pytest.raises(OptionError) as caught:
+        resolve(given, environ)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_unknown_option_is_named_with_those_there_are():
+    with pytest.raises(TypeError, match="no option 'projekt'; it has close_timeout, enabled"):
+        resolve({"projekt": "x"}, {})
