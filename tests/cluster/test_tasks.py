@@ -292,6 +292,22 @@ def test_task_submitted_before_the_run_and_running_after(make_cluster, notes_dir
     assert oracle.lives(run.run_dir)[early.key][0]["known_before"] is True
 
 
+def test_task_of_an_earlier_run_that_still_runs(make_cluster, notes_dir):
+    _, client = make_cluster(n_workers=1)
+    with scalable.instrument(client, project="first") as first:
+        held = client.submit(tasks.hold, str(notes_dir), "gate", 7)
+        after = client.submit(operator.add, held, 1)
+        tasks.wait_for_notes(notes_dir, 1)
+    with scalable.instrument(client, project="second") as second:
+        (notes_dir / "gate").touch()
+        assert after.result() == 8
+    oracle.check_contract(first.run_dir)
+    oracle.check_contract(second.run_dir)
+    assert oracle.states(first.run_dir, held.key) == ["submitted", "running", "cancelled"]
+    for future in (held, after):
+        assert oracle.states(second.run_dir, future.key) == ["submitted", "running", "succeeded"]
+
+
 def test_retry_by_the_client_reopens_the_task(make_cluster, notes_dir):
     _, client = make_cluster(n_workers=1)
     with scalable.instrument(client) as run:

@@ -123,7 +123,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         """Note what is there already; later things come through the hooks."""
         for address, worker in self._scheduler.workers.items():
             self._worker_ready(address, worker, _registered_at(self._scheduler, address))
-        self._adopt_existing(deque(self._scheduler.tasks))
+        tasks = self._scheduler.tasks
+        client = self._scheduler.clients.get(self.client) if self.client else None
+        wanted = deque(client.wants_what if client is not None else ())
+        self._adopt_existing(wanted, deque(tasks), set())
 
     async def leave(self) -> None:
         """Undo :meth:`attach` and, with the last run, what the runs share; on the loop."""
@@ -446,23 +449,38 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         except BaseException as error:
             self.guard.failed("restart", error)
 
-    def _adopt_existing(self, keys: deque[Any]) -> None:
-        """Take in tasks that were there before the run, a bounded number in one step."""
+    def _adopt_existing(
+        self, wanted: deque[TaskState], keys: deque[Any], seen: set[TaskState]
+    ) -> None:
+        """Take in tasks that were there before the run, a bounded number in one step.
+
+        Those are what the client waits for, down to what that depends on (`wanted`), and what was
+        annotated while the plugin was still on its way here (`keys`).
+        """
         try:
             tasks = self._scheduler.tasks
-            client = self._scheduler.clients.get(self.client) if self.client else None
             now = time()
-            for _ in range(min(len(keys), ADOPTION_STEP)):
-                key = keys.popleft()
-                task = tasks.get(key)
-                if task is None or key in self._known or task.run_spec is None:
-                    continue
-                if task.state in ("memory", "erred", "released", "forgotten"):
-                    continue
-                if self.scope == "cluster" or _wanted_by(task, client, self.run):
-                    self._adopt(key, task, now, known_before=True)
-            if keys and not self._detached:
-                self._loop.call_soon(self._adopt_existing, keys)
+            for _ in range(ADOPTION_STEP):
+                if wanted:
+                    task = wanted.popleft()
+                    if task in seen:
+                        continue
+                    seen.add(task)
+                    wanted.extend(task.dependencies)
+                    ours = True
+                elif keys:
+                    found = tasks.get(keys.popleft())
+                    if found is None:
+                        continue
+                    task = found
+                    ours = self.scope == "cluster" or _annotated(task, self.run)
+                else:
+                    return
+                under_way = task.state not in ("memory", "erred", "released", "forgotten")
+                if ours and under_way and task.run_spec is not None and task.key not in self._known:
+                    self._adopt(task.key, task, now, known_before=True)
+            if not self._detached:
+                self._loop.call_soon(self._adopt_existing, wanted, keys, seen)
         except BaseException as error:
             self.guard.failed("adopt_existing", error)
 
@@ -862,23 +880,10 @@ def _addresses(message: Mapping[str, Any]) -> list[str]:
     return [str(address) for address in workers]
 
 
-def _wanted_by(task: TaskState, client: Any, run: str) -> bool:
+def _annotated(task: TaskState, run: str) -> bool:
     annotations = task.annotations
-    if annotations and ANNOTATION in annotations:
-        return annotations[ANNOTATION].get("run") == run
-    if client is None:
-        return False
-    # A dependency is wanted through its dependents; graphs are shallow where tasks still wait.
-    seen: set[Any] = set()
-    stack: list[TaskState] = [task]
-    while stack:
-        candidate = stack.pop()
-        if client in (candidate.who_wants or ()):
-            return True
-        if candidate not in seen and len(seen) < ADOPTION_STEP:
-            seen.add(candidate)
-            stack.extend(candidate.dependents)
-    return False
+    carrier = annotations.get(ANNOTATION) if annotations else None
+    return isinstance(carrier, dict) and carrier.get("run") == run
 
 
 def _registered_at(scheduler: Scheduler, address: str) -> float:
