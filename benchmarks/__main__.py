@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=_RESULTS, help="directory of the results")
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    # So that whatever was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if given.part:
         print(json.dumps(table.documents(_measure(given.part, given.quick))))
         return
@@ -68,18 +71,17 @@ def _run_all(parts: list[str], quick: bool, results: Path, keep: bool) -> int:
         machines[part] = machine.describe()
         began = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks", "--part", part]
-        answer = subprocess.run(
-            [*command, *(["--quick"] if quick else [])], stdout=subprocess.PIPE, check=False
-        )
-        if answer.returncode:
+        output, status = _output([*command, *(["--quick"] if quick else [])])
+        if status:
             broken.append(part)
             found.pop(part, None)
             continue
-        found[part] = json.loads(answer.stdout.splitlines()[-1])
+        found[part] = json.loads(output.splitlines()[-1])
         print(f"  took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    found = {part: found[part] for part in PARTS if part in found}
-    rows = [row for part in found.values() for row in table.rows_of(part)]
-    _write(target, quick, rows, found, {part: machines[part] for part in found})
+        # After each part: the whole takes long, and may be interrupted.
+        found = {part: found[part] for part in PARTS if part in found}
+        _write(target, quick, found, {part: machines[part] for part in found})
+    rows = _rows(found)
     print(table.render(rows))
     for row in rows:
         if row.note:
@@ -87,19 +89,33 @@ def _run_all(parts: list[str], quick: bool, results: Path, keep: bool) -> int:
     return _verdict(rows, broken, quick)
 
 
+def _output(command: list[str]) -> tuple[bytes, int]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+        return output, process.returncode
+
+
 def _write(
     target: Path,
     quick: bool,
-    rows: list[Row],
     parts: dict[str, list[dict[str, Any]]],
     machines: dict[str, Any],
 ) -> None:
+    rows = _rows(parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {"quick": quick, "machines": machines, "parts": parts}
     target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     target.with_suffix(".md").write_text(table.render_markdown(rows) + "\n")
     if any(row.control for row in rows):
         target.with_suffix(".svg").write_text(plot.ratios_plot(rows))
+
+
+def _rows(parts: dict[str, list[dict[str, Any]]]) -> list[Row]:
+    return [row for part in parts.values() for row in table.rows_of(part)]
 
 
 def _verdict(rows: list[Row], broken: list[str], quick: bool) -> int:

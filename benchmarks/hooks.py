@@ -27,7 +27,7 @@ _PULL = 2_000
 
 def in_the_loops(directory: Path, quick: bool) -> list[Row]:
     """CPU of our code in the loops of scheduler and workers; bytes and messages it adds."""
-    tasks, count = (3_000, 2) if quick else (10_000, 7)
+    tasks, count = (1_000, 1) if quick else (10_000, 7)
     hooks: list[float] = []
     pulls: list[float] = []
     loops: list[float] = []
@@ -125,8 +125,8 @@ def _traffic(cluster: Cluster, tasks: int, directory: Path) -> list[Row]:
 
 def longest_hold(directory: Path, quick: bool) -> list[Row]:
     """How long any hook or handler holds the scheduler's loop at a stretch."""
-    tasks = 20_000 if quick else 200_000
-    away = 3.0 if quick else 30.0
+    tasks = 5_000 if quick else 200_000
+    away = 2.0 if quick else 30.0
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
@@ -217,7 +217,7 @@ def _on_loop(scheduler: Any, function: Any) -> Any:
 
 def memory(directory: Path, quick: bool) -> list[Row]:
     """What facts take that nobody has pulled yet, and what happens at the bound."""
-    tasks = 2_000 if quick else 10_000
+    tasks = 1_000 if quick else 10_000
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50

@@ -49,7 +49,7 @@ def noted(notes: str, number: int) -> None:
 
 def loss(directory: Path, quick: bool) -> list[Row]:
     """Kill drivers at random moments and look for the oldest end that is not in the record."""
-    kills = 3 if quick else 20
+    kills = 2 if quick else 20
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     oldest: list[float] = []

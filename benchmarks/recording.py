@@ -17,7 +17,7 @@ from benchmarks.table import Row
 
 def recorder(directory: Path, quick: bool) -> list[Row]:
     """CPU per task, its growth, memory, disk, and the end of a long run."""
-    tasks = 50_000 if quick else 1_000_000
+    tasks = 30_000 if quick else 1_000_000
     # Once to load everything, then the figure's own runs.
     synthetic.record(directory / "warm", Shape(tasks=10_000))
     few = [

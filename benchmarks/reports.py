@@ -15,7 +15,7 @@ from benchmarks.table import Row
 
 def report(directory: Path, quick: bool) -> list[Row]:
     """Of a run that was closed, and of one whose driver was killed."""
-    tasks = 20_000 if quick else 333_000
+    tasks = 10_000 if quick else 333_000
     count = 1 if quick else 3
     rows: list[Row] = []
     for name, words, crash, budget in (
