@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,9 @@ PARTS: Final = {
     "loss": "benchmarks.loss:loss",
 }
 _RESULTS: Final = Path(__file__).parent / "results"
+_PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+_BEGIN: Final = "<!-- figures: written by `make bench` -->\n"
+_END: Final = "<!-- end of figures -->"
 
 
 def main() -> None:
@@ -46,6 +50,7 @@ def main() -> None:
         metavar="PART",
         help=f"measure these anew and keep the rest of the last table: {', '.join(PARTS)}",
     )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each ratio (default 7)")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="directory of the results")
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -54,6 +59,7 @@ def main() -> None:
     if given.part:
         print(json.dumps(table.documents(_measure(given.part, given.quick))))
         return
+    os.environ["SCALABLE_BENCH_ROUNDS"] = str(given.rounds)
     sys.exit(_run_all(given.only or list(PARTS), given.quick, given.results, bool(given.only)))
 
 
@@ -109,9 +115,30 @@ def _write(
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {"quick": quick, "machines": machines, "parts": parts}
     target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    target.with_suffix(".md").write_text(table.render_markdown(rows) + "\n")
+    if quick:
+        return
     if any(row.control for row in rows):
         target.with_suffix(".svg").write_text(plot.ratios_plot(rows))
+    if target.parent == _RESULTS:
+        _write_page(rows, machines)
+
+
+def _write_page(rows: list[Row], machines: dict[str, Any]) -> None:
+    """Put the table, and what it was measured on, between the marks of docs/performance.md."""
+    before, begin, rest = _PAGE.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    latest: dict[str, Any] = max(machines.values(), key=lambda found: found["measured_at"])
+    loads = [found["load"][0] for found in machines.values()]
+    packages = ", ".join(f"{name} {found}" for name, found in latest["packages"].items())
+    words = (
+        f"Measured until {latest['measured_at']} on {latest['processors']} processors "
+        f"({latest['processor']}), {latest['memory_gb']} GB, {latest['system']}, "
+        f"Python {latest['python']}, {packages}. Load as the parts began: {min(loads)} to "
+        f"{max(loads)}; figures in µs and s grow with it, and ratios get noisier."
+    )
+    notes = "\n".join(f"- {row.what}: {row.note}." for row in rows if row.note)
+    middle = f"\n{table.render_markdown(rows)}\n\n{words}\n\nNotes:\n\n{notes}\n\n"
+    _PAGE.write_text(before + begin + middle + end + after)
 
 
 def _rows(parts: dict[str, list[dict[str, Any]]]) -> list[Row]:

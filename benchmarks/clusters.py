@@ -20,6 +20,8 @@ from distributed import Client, LocalCluster, wait
 
 import scalable
 
+#: By which ``--rounds`` reaches the processes of the parts.
+ROUNDS_VARIABLE = "SCALABLE_BENCH_ROUNDS"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -58,6 +60,11 @@ def run_naps(client: Client, tasks: int) -> None:
 
 
 Work = Callable[[Client, int], None]
+
+
+def rounds_asked() -> int:
+    """Rounds of each ratio: seven, or what ``--rounds`` says."""
+    return int(os.environ.get(ROUNDS_VARIABLE, "7"))
 
 
 @dataclass

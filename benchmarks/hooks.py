@@ -27,7 +27,7 @@ _PULL = 2_000
 
 def in_the_loops(directory: Path, quick: bool) -> list[Row]:
     """CPU of our code in the loops of scheduler and workers; bytes and messages it adds."""
-    tasks, count = (1_000, 1) if quick else (10_000, 7)
+    tasks, count = (1_000, 1) if quick else (3_000, 7)
     hooks: list[float] = []
     pulls: list[float] = []
     loops: list[float] = []

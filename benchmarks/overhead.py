@@ -18,7 +18,7 @@ _SHORT = "bicib"
 
 def noop_tasks(directory: Path, quick: bool) -> list[Row]:
     """Tasks that do nothing, three ways of sending them."""
-    tasks, count = (1_000, 1) if quick else (10_000, 7)
+    tasks, count = (1_000, 1) if quick else (10_000, clusters.rounds_asked())
     rows: list[Row] = []
     tally = Tally()
     works = {
@@ -78,7 +78,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
 
 def short_tasks(directory: Path, quick: bool) -> list[Row]:
     """Tasks of 10 ms."""
-    tasks, count = (100, 1) if quick else (2_000, 7)
+    tasks, count = (100, 1) if quick else (2_000, clusters.rounds_asked())
     tally = Tally()
     with clusters.local_cluster() as cluster:
         clusters.run_naps(cluster.client, 100)
@@ -97,7 +97,7 @@ def short_tasks(directory: Path, quick: bool) -> list[Row]:
 
 def processes_apart(directory: Path, quick: bool) -> list[Row]:
     """CPU of a scheduler and of workers that share their processes with nothing else."""
-    tasks, count = (1_000, 1) if quick else (10_000, 7)
+    tasks, count = (1_000, 1) if quick else (10_000, clusters.rounds_asked())
     with clusters.apart(directory) as cluster:
         clusters.run_map(cluster.client, tasks)
         measure = _measures(cluster, clusters.run_map, tasks, directory, None)
