@@ -148,10 +148,13 @@ def test_coroutine_function(shared, notes_dir):
 def test_fire_and_forget(shared, notes_dir):
     _, client = shared
     with scalable.instrument(client) as run:
-        future = client.submit(tasks.add, str(notes_dir), 3, pure=False)
+        future = client.submit(tasks.hold, str(notes_dir), "gate", pure=False)
         fire_and_forget(future)
         key = future.key
         del future
+        # Dask forgets the task only if it heard of the wish before the task was finished.
+        tasks.wait_until(lambda: client.run_on_scheduler(_wished, key))
+        (notes_dir / "gate").touch()
         tasks.wait_for_notes(notes_dir, 2)
         tasks.wait_until(lambda: client.run_on_scheduler(_knows, key) is False)
     oracle.check_contract(run.run_dir)
@@ -160,6 +163,12 @@ def test_fire_and_forget(shared, notes_dir):
 
 def _knows(key, dask_scheduler=None):
     return key in dask_scheduler.tasks
+
+
+def _wished(key, dask_scheduler=None):
+    return [client.client_key for client in dask_scheduler.tasks[key].who_wants or ()] == [
+        "fire-and-forget"
+    ]
 
 
 def test_threads_instead_of_processes(make_cluster, notes_dir):
