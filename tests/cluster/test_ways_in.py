@@ -166,9 +166,9 @@ def _knows(key, dask_scheduler=None):
 
 
 def _wished(key, dask_scheduler=None):
-    return [client.client_key for client in dask_scheduler.tasks[key].who_wants or ()] == [
-        "fire-and-forget"
-    ]
+    task = dask_scheduler.tasks.get(key)
+    wishes = {client.client_key for client in task.who_wants or ()} if task is not None else set()
+    return wishes == {"fire-and-forget"}
 
 
 def test_threads_instead_of_processes(make_cluster, notes_dir):
