@@ -33,6 +33,7 @@ PARTS: Final = {
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _BEGIN: Final = "<!-- figures: written by `make bench` -->\n"
+_IMAGE: Final = "Instrumented ÷ bare: each round, beside bare ÷ bare"
 _END: Final = "<!-- end of figures -->"
 
 
@@ -117,7 +118,7 @@ def _write(
     target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if quick:
         return
-    if any(row.control for row in rows):
+    if any(row.control and not row.unit for row in rows):
         target.with_suffix(".svg").write_text(plot.ratios_plot(rows))
     if target.parent == _RESULTS:
         _write_page(rows, machines)
@@ -137,7 +138,13 @@ def _write_page(rows: list[Row], machines: dict[str, Any]) -> None:
         f"{max(loads)}; figures in µs and s grow with it, and ratios get noisier."
     )
     notes = "\n".join(f"- {row.what}: {row.note}." for row in rows if row.note)
-    middle = f"\n{table.render_markdown(rows)}\n\n{words}\n\nNotes:\n\n{notes}\n\n"
+    image = ""
+    if any(row.control and not row.unit for row in rows):
+        image = f"\n![{_IMAGE}](../benchmarks/results/full.svg)\n"
+    missing = [part for part in PARTS if part not in machines]
+    if missing:
+        words += f" Not measured there: {', '.join(missing)}."
+    middle = f"{image}\n{table.render_markdown(rows)}\n\n{words}\n\nNotes:\n\n{notes}\n\n"
     _PAGE.write_text(before + begin + middle + end + after)
 
 

@@ -97,7 +97,7 @@ def short_tasks(directory: Path, quick: bool) -> list[Row]:
 
 def processes_apart(directory: Path, quick: bool) -> list[Row]:
     """CPU of a scheduler and of workers that share their processes with nothing else."""
-    tasks, count = (1_000, 1) if quick else (10_000, clusters.rounds_asked())
+    tasks, count = (500, 1) if quick else (10_000, clusters.rounds_asked())
     with clusters.apart(directory) as cluster:
         clusters.run_map(cluster.client, tasks)
         measure = _measures(cluster, clusters.run_map, tasks, directory, None)
@@ -158,7 +158,7 @@ def _counted(tally: Tally) -> list[Row]:
             measured=tally.bytes / tally.tasks,
             unit="B",
             budget=900,
-            ceiling=1_150,
+            ceiling=1_200,
             kind="count",
         ),
     ]
