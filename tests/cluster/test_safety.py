@@ -224,10 +224,10 @@ def foreign(tmp_path):
 
     launch.add_worker = add_worker
     yield launch
+    # A worker without a nanny may take a SIGTERM for a lost scheduler, and wait for it.
     for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait(30)
+        process.kill()
+        process.wait()
 
 
 def test_scheduler_without_the_package(foreign, caplog):
