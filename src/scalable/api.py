@@ -331,8 +331,9 @@ def _checked(client: object) -> Client:
 def _begin(client: Client, settings: Settings) -> Instrumentation:
     from scalable.instrumentation.instrumentor import Link
     from scalable.telemetry.providers import make_resource
-    from scalable.telemetry.recorder import Recorder, RunIdentity
+    from scalable.telemetry.recorder import Recorder, RunIdentity, iso
     from scalable.telemetry.spans import Submissions, new_span_id, new_trace_id
+    from scalable_runs.layout import SCHEMA_VERSION
     from scalable_runs.redact import Redactor
     from scalable_runs.writer import RunWriter
 
@@ -356,14 +357,14 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
     writer = RunWriter.create(
         settings.runs_dir,
         {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
             "project_name": settings.project,
             "target_name": "existing",
             "provider_name": identity.provider,
             "manifest_lock": lock,
             "source_manifest_path": None,
-            "started_at": _iso(started),
+            "started_at": iso(started),
             "finished_at": None,
             "status": "running",
             "trace_id": trace_id,
@@ -475,10 +476,6 @@ def _environment() -> dict[str, Any]:
         "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
         "packages": packages,
     }
-
-
-def _iso(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 # -- ending ---------------------------------------------------------------------------------------

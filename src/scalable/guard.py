@@ -86,3 +86,11 @@ def printable(value: object, *, limit: int = 100_000) -> str:
         text = f"{text[:limit]}… [{len(text) - limit} more characters]"
     # Lone surrogates cannot be encoded; they would cost the whole record.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def split_repr(text: str) -> tuple[str, str]:
+    """``ValueError('bad input')`` → class and message, where only the ``repr`` is left."""
+    name, bracket, rest = text.partition("(")
+    if bracket and name.replace(".", "").replace("_", "").isalnum():
+        return name, rest.removesuffix(")").strip("'\"")
+    return "Exception", text

@@ -22,7 +22,7 @@ from scalable.facts import (
     WORKER_PLUGIN_NAME,
     Fact,
 )
-from scalable.guard import Guard, guarded, printable
+from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation.board import read_board
 
 if TYPE_CHECKING:
@@ -410,7 +410,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             error_type, message = announced.error_type, announced.message
             traceback, cpu = announced.traceback, announced.cpu
         elif exception_text is not None:
-            error_type, message = _split_repr(exception_text)
+            error_type, message = split_repr(exception_text)
             traceback = details.get("traceback_text") or ""
         else:
             # The scheduler made this exception itself: KilledWorker, NoValidWorkerError, ….
@@ -618,7 +618,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
 
     # -- from the workers ---------------------------------------------------------------------
 
-    def hear(self, fact: Fact, worker: str) -> None:
+    def hear(self, fact: Fact) -> None:
         """A worker's own fact, brought by the hub."""
         if isinstance(fact, facts.AttemptError):
             while len(self._errors) >= MAX_PENDING_ERRORS:
@@ -733,7 +733,7 @@ class Hub:
                 for run, raw in reports:
                     if run is None or run == plugin.run or plugin.scope == "cluster":
                         for fact in facts.decode([raw]):
-                            plugin.hear(fact, worker)
+                            plugin.hear(fact)
             except BaseException as error:
                 plugin.guard.failed("hear", error)
 
@@ -767,7 +767,7 @@ class Hub:
             return
         fact = facts.Started(facts.STARTED, start, str(key), message["run_id"], message["worker"])
         for plugin in list(self.plugins.values()):
-            plugin.hear(fact, message["worker"])
+            plugin.hear(fact)
 
 
 def plugin_name(run: str) -> str:
@@ -838,14 +838,6 @@ def _cpu(report: Any, run_id: int) -> float | None:
     if report.__class__ in (tuple, list) and len(report) == 2 and report[0] == run_id:
         return report[1]
     return None
-
-
-def _split_repr(text: str) -> tuple[str, str]:
-    """``ValueError('bad input')`` → type and message, where no worker told them apart."""
-    name, bracket, rest = text.partition("(")
-    if bracket and name.replace(".", "").replace("_", "").isalnum():
-        return name, rest.removesuffix(")").strip("'\"")
-    return "Exception", text
 
 
 def _scheduler_exception(exception: Any) -> tuple[str, str]:

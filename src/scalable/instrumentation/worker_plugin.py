@@ -16,7 +16,7 @@ from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEven
 
 from scalable import facts
 from scalable.facts import ANNOTATION, STREAM_OP, WORKER_PLUGIN_NAME
-from scalable.guard import Guard, guarded, printable
+from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
 
@@ -408,11 +408,7 @@ def _describe(event: ExecuteFailureEvent) -> tuple[str, str, str]:
         exception = None
     text = event.exception_text
     if not isinstance(exception, BaseException) or _is_stand_in(exception, text):
-        name, bracket, rest = text.partition("(")
-        if bracket and name.replace(".", "").replace("_", "").isalnum():
-            message = rest.removesuffix(")").strip("'\"")
-        else:
-            name, message = "Exception", text
+        name, message = split_repr(text)
         return name, message, f"{_HEADER}{event.traceback_text}{text}\n"
     name = type(exception).__qualname__
     message = printable(exception)

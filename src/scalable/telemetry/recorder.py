@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any, Final, Protocol
@@ -67,8 +67,6 @@ class Closing:
     status: RunStatus
     deadline: float
     error: tuple[str, str, str] | None = None
-    #: Called once the scheduler has nothing more for us.
-    left: list[str] = field(default_factory=list[str])
 
 
 class Recorder:
