@@ -10,7 +10,8 @@ from distributed import Scheduler
 from scalable import facts
 from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
 from scalable.instrumentation import scheduler_plugin
-from scalable.instrumentation.scheduler_plugin import PULL_LIMIT, Hub, ScalableSchedulerPlugin
+from scalable.instrumentation.hub import PULL_LIMIT, Hub
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 
 def on_a_scheduler(check):

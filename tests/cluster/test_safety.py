@@ -16,7 +16,8 @@ from distributed import Client, LocalCluster, wait
 import scalable
 from cluster import oracle, tasks
 from scalable.instrumentation.board import Board
-from scalable.instrumentation.scheduler_plugin import Hub, ScalableSchedulerPlugin
+from scalable.instrumentation.hub import Hub
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.source import LocalSource
 from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
