@@ -1,9 +1,9 @@
-"""Metric definitions, and the points that the recorder makes of samples."""
+"""The table of metrics, and the points that the recorder makes of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from opentelemetry.sdk.metrics.export import (
     Gauge,
@@ -19,23 +19,266 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import nanoseconds
 
+#: What the points of an instrument are.
+Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
+
 
 class Instrument(NamedTuple):
-    """Name, unit (UCUM) and description of a metric."""
+    """One row of the table of metrics.
+
+    Attributes
+    ----------
+    name, unit, description : str
+        As they are exported; the unit is UCUM.
+    kind : {"counter", "updowncounter", "gauge", "histogram"}
+        A counter only grows; an updowncounter is a sum that also shrinks.
+    attributes : tuple of str
+        What the points are told apart by. Never a key: their number stays small. A worker's own
+        gauges name the worker.
+    bounds : tuple of float
+        Bucket bounds of a histogram.
+    """
 
     name: str
+    kind: Kind
     unit: str
     description: str
+    attributes: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
 
 
+#: Tasks take from a millisecond to hours.
+TASK_BOUNDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 150.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0,
+)  # fmt: skip
+
+_NAME: Final = semconv.TASK_NAME
+_BY_WORKER: Final = (semconv.WORKER_NAME,)
+
+TASK_DURATION: Final = Instrument(
+    semconv.METRIC_TASK_DURATION,
+    "histogram",
+    "s",
+    "Execution of one attempt, never queueing.",
+    (_NAME, semconv.TASK_RESULT),
+    TASK_BOUNDS,
+)
+TASK_QUEUED: Final = Instrument(
+    semconv.METRIC_TASK_QUEUED,
+    "histogram",
+    "s",
+    "From the moment a task could run to the start of its attempt.",
+    (_NAME,),
+    TASK_BOUNDS,
+)
+TASK_TRANSFER: Final = Instrument(
+    semconv.METRIC_TASK_TRANSFER,
+    "histogram",
+    "s",
+    "Fetching the results of other workers for one attempt; attempts that fetched none are not in.",
+    (_NAME,),
+    TASK_BOUNDS,
+)
+TASK_ATTEMPTS: Final = Instrument(
+    semconv.METRIC_TASK_ATTEMPTS,
+    "counter",
+    "{attempt}",
+    "Attempts that ended, by result: success, failure (raised), error (lost), cancellation.",
+    (_NAME, semconv.TASK_RESULT),
+)
+TASK_RETRIES: Final = Instrument(
+    semconv.METRIC_TASK_RETRIES,
+    "counter",
+    "{attempt}",
+    "Attempts after which the task runs again.",
+    (_NAME,),
+)
+TASK_RECOMPUTATIONS: Final = Instrument(
+    semconv.METRIC_TASK_RECOMPUTATIONS,
+    "counter",
+    "{attempt}",
+    "Attempts made again because a result was lost with its worker.",
+    (_NAME,),
+)
+TASK_WASTED: Final = Instrument(
+    semconv.METRIC_TASK_WASTED,
+    "counter",
+    "s",
+    "Execution time thrown away, by reason: retry, worker-lost, recomputed, cancelled.",
+    (_NAME, semconv.WASTE_REASON),
+)
+TASK_CPU: Final = Instrument(
+    semconv.METRIC_TASK_CPU, "counter", "s", "CPU time of the tasks' own threads.", (_NAME,)
+)
+TASK_OUTPUT: Final = Instrument(
+    semconv.METRIC_TASK_OUTPUT, "counter", "By", "Size of the results returned.", (_NAME,)
+)
+TASK_COUNT: Final = Instrument(
+    semconv.METRIC_TASK_COUNT,
+    "updowncounter",
+    "{task}",
+    "Tasks of the run by the state they are in now: waiting, running, succeeded, failed, "
+    "cancelled.",
+    (semconv.TASK_STATE,),
+)
+WORKER_COUNT: Final = Instrument(
+    semconv.METRIC_WORKER_COUNT,
+    "updowncounter",
+    "{worker}",
+    "Workers by the state they are in now: running, paused, closing.",
+    (semconv.WORKER_STATE,),
+)
+WORKER_LOST: Final = Instrument(
+    semconv.METRIC_WORKER_LOST,
+    "counter",
+    "{worker}",
+    "Workers that went away without having been asked to.",
+    (semconv.WORKER_REASON,),
+)
+WORKER_THREADS: Final = Instrument(
+    semconv.METRIC_WORKER_THREADS, "updowncounter", "{thread}", "Threads that can run tasks."
+)
 WORKER_CPU: Final = Instrument(
-    semconv.METRIC_WORKER_CPU, "{cpu}", "Cores that a worker's process uses."
+    semconv.METRIC_WORKER_CPU,
+    "gauge",
+    "{cpu}",
+    "Cores that a worker's process uses.",
+    _BY_WORKER,
 )
 WORKER_MEMORY: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY, "By", "Memory of a worker's process."
+    semconv.METRIC_WORKER_MEMORY, "gauge", "By", "Memory of a worker's process.", _BY_WORKER
+)
+WORKER_MEMORY_MANAGED: Final = Instrument(
+    semconv.METRIC_WORKER_MEMORY_MANAGED,
+    "gauge",
+    "By",
+    "Results that a worker keeps in memory.",
+    _BY_WORKER,
+)
+WORKER_MEMORY_UNMANAGED: Final = Instrument(
+    semconv.METRIC_WORKER_MEMORY_UNMANAGED,
+    "gauge",
+    "By",
+    "Memory of a worker's process that is not of results: modules, running tasks, leaks.",
+    _BY_WORKER,
+)
+WORKER_MEMORY_SPILLED: Final = Instrument(
+    semconv.METRIC_WORKER_MEMORY_SPILLED,
+    "gauge",
+    "By",
+    "Results that a worker keeps on disk.",
+    _BY_WORKER,
 )
 WORKER_MEMORY_LIMIT: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY_LIMIT, "By", "Memory that a worker may use."
+    semconv.METRIC_WORKER_MEMORY_LIMIT, "gauge", "By", "Memory that a worker may use.", _BY_WORKER
+)
+WORKER_LAG: Final = Instrument(
+    semconv.METRIC_WORKER_LAG,
+    "gauge",
+    "s",
+    "How late a worker's event loop ran what was due.",
+    _BY_WORKER,
+)
+SCHEDULER_LAG: Final = Instrument(
+    semconv.METRIC_SCHEDULER_LAG,
+    "gauge",
+    "s",
+    "How late the scheduler's event loop ran what was due.",
+)
+TRANSFERRED: Final = Instrument(
+    semconv.METRIC_TRANSFERRED,
+    "counter",
+    "By",
+    "Results moved between workers, of all tasks of the scheduler.",
+)
+SPILLED: Final = Instrument(
+    semconv.METRIC_SPILLED,
+    "counter",
+    "By",
+    "Results written to disk and read back for want of memory, of all tasks of the scheduler.",
+    (semconv.DISK_DIRECTION,),
+)
+FACTS: Final = Instrument(
+    semconv.METRIC_FACTS, "counter", "{fact}", "Facts that reached the recorder."
+)
+FACTS_DROPPED: Final = Instrument(
+    semconv.METRIC_FACTS_DROPPED,
+    "counter",
+    "{fact}",
+    "Facts dropped because nobody fetched them in time.",
+)
+ERRORS: Final = Instrument(
+    semconv.METRIC_ERRORS, "counter", "{error}", "Internal errors of the telemetry itself."
+)
+LAG: Final = Instrument(
+    semconv.METRIC_LAG,
+    "gauge",
+    "s",
+    "Age of the newest fact when the recorder last took in a batch; 0 while nothing happens.",
+)
+EXPORTED: Final = Instrument(
+    semconv.METRIC_EXPORTED,
+    "counter",
+    "{item}",
+    "Spans, metric points and log records by what became of them over OTLP: sent, failed, "
+    "dropped (the queue was full).",
+    (semconv.SIGNAL, semconv.OUTCOME),
+)
+EXPORT_FAILURES: Final = Instrument(
+    semconv.METRIC_EXPORT_FAILURES,
+    "counter",
+    "{export}",
+    "Exports over OTLP that failed.",
+    (semconv.SIGNAL,),
+)
+EXPORT_QUEUE: Final = Instrument(
+    semconv.METRIC_EXPORT_QUEUE,
+    "updowncounter",
+    "{item}",
+    "Items that wait to be sent over OTLP now.",
+    (semconv.SIGNAL,),
+)
+SUMMARIZED: Final = Instrument(
+    semconv.METRIC_SUMMARIZED,
+    "counter",
+    "{span}",
+    "Spans of attempts that rollup spans stand for over OTLP; the run directory has them all.",
+)
+
+#: The table, in the order of the documentation.
+INSTRUMENTS: Final = (
+    TASK_DURATION,
+    TASK_QUEUED,
+    TASK_TRANSFER,
+    TASK_ATTEMPTS,
+    TASK_RETRIES,
+    TASK_RECOMPUTATIONS,
+    TASK_WASTED,
+    TASK_CPU,
+    TASK_OUTPUT,
+    TASK_COUNT,
+    WORKER_COUNT,
+    WORKER_LOST,
+    WORKER_THREADS,
+    WORKER_CPU,
+    WORKER_MEMORY,
+    WORKER_MEMORY_MANAGED,
+    WORKER_MEMORY_UNMANAGED,
+    WORKER_MEMORY_SPILLED,
+    WORKER_MEMORY_LIMIT,
+    WORKER_LAG,
+    SCHEDULER_LAG,
+    TRANSFERRED,
+    SPILLED,
+    FACTS,
+    FACTS_DROPPED,
+    ERRORS,
+    LAG,
+    EXPORTED,
+    EXPORT_FAILURES,
+    EXPORT_QUEUE,
+    SUMMARIZED,
 )
 
 

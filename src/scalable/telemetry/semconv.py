@@ -81,9 +81,50 @@ ENTITY_ID: Final = "scalable.entity.id"
 OBSERVED_CPU: Final = "scalable.observed.cpu"
 OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 
+# -- metrics (their kinds, units and meanings: instruments.py) -----------------------------------
+
+METRIC_TASK_DURATION: Final = TASK_DURATION
+METRIC_TASK_QUEUED: Final = TASK_QUEUED
+METRIC_TASK_TRANSFER: Final = TASK_TRANSFER
+METRIC_TASK_ATTEMPTS: Final = "dask.task.attempts"
+METRIC_TASK_RETRIES: Final = "dask.task.retries"
+METRIC_TASK_RECOMPUTATIONS: Final = "dask.task.recomputations"
+METRIC_TASK_WASTED: Final = "dask.task.wasted.time"
+METRIC_TASK_CPU: Final = TASK_CPU
+METRIC_TASK_OUTPUT: Final = "dask.task.output.size"
+METRIC_TASK_COUNT: Final = "dask.task.count"
+METRIC_WORKER_COUNT: Final = "dask.worker.count"
+METRIC_WORKER_LOST: Final = "dask.worker.lost"
+METRIC_WORKER_THREADS: Final = "dask.worker.threads"
 METRIC_WORKER_CPU: Final = "dask.worker.cpu.usage"
 METRIC_WORKER_MEMORY: Final = "dask.worker.memory.usage"
-METRIC_WORKER_MEMORY_LIMIT: Final = "dask.worker.memory.limit"
+METRIC_WORKER_MEMORY_MANAGED: Final = "dask.worker.memory.managed"
+METRIC_WORKER_MEMORY_UNMANAGED: Final = "dask.worker.memory.unmanaged"
+METRIC_WORKER_MEMORY_SPILLED: Final = "dask.worker.memory.spilled"
+METRIC_WORKER_MEMORY_LIMIT: Final = WORKER_MEMORY_LIMIT
+METRIC_WORKER_LAG: Final = "dask.worker.event_loop.lag"
+METRIC_SCHEDULER_LAG: Final = "dask.scheduler.event_loop.lag"
+METRIC_TRANSFERRED: Final = "dask.cluster.transfer.io"
+METRIC_SPILLED: Final = "dask.cluster.spill.io"
+METRIC_FACTS: Final = "scalable.recorder.facts"
+METRIC_FACTS_DROPPED: Final = "scalable.recorder.facts.dropped"
+METRIC_ERRORS: Final = "scalable.recorder.errors"
+METRIC_LAG: Final = "scalable.recorder.lag"
+METRIC_SUMMARIZED: Final = "scalable.export.spans.summarized"
+METRIC_EXPORTED: Final = "scalable.export.items"
+METRIC_EXPORT_FAILURES: Final = "scalable.export.failures"
+METRIC_EXPORT_QUEUE: Final = "scalable.export.queue.size"
+
+#: Why time was thrown away: retry, worker-lost, recomputed, cancelled.
+WASTE_REASON: Final = "dask.waste.reason"
+#: Of bytes read from and written to disk; OpenTelemetry's own name for it.
+DISK_DIRECTION: Final = "disk.io.direction"
+#: traces, metrics, logs.
+SIGNAL: Final = "scalable.signal"
+#: What became of exported items: sent, failed, dropped.
+OUTCOME: Final = "scalable.export.outcome"
+#: The task name of everything beyond the number of names told apart.
+OTHER_NAMES: Final = "other"
 
 # -- events and spans ---------------------------------------------------------------------------
 
