@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make check   lint, format and types
 # make bench   measure every budget, print the table; make bench-quick: in two minutes
+# make servers get the real servers that some tests start (collector, Jaeger, Prometheus …)
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 #
 # Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
@@ -27,7 +28,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench bench-quick chaos clean
+.PHONY: help demo test check format bench bench-quick chaos servers clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -58,6 +59,11 @@ bench-quick: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)
+
+# Builds some of them, which takes minutes, once: they are kept outside of the tree.
+servers:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) tests/servers/install.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build

@@ -1,0 +1,483 @@
+"""Real servers on free loopback ports: started, waited for, asked, stopped.
+
+Tests get them from the fixtures in conftest.py. Everything a server writes, its configuration and
+its output included, is below the directory that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import install, otlp_json
+
+#: Longest time for a server to become ready, and for a condition on it to come true.
+PATIENCE = 60.0
+
+
+def program(name: str) -> str:
+    """The program of a server; skips the test where it is not installed."""
+    path = install.find(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed: `make servers` gets it")
+    return str(path)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on the loopback interface that nobody listens on, all different."""
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in taken]
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+    """Wait until a condition gives something true, and return that; else fail and say for what."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if found := condition():
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:.0f} s in vain for {what}")
+        threading.Event().wait(0.05)
+
+
+def wait_for(count: int, items: Callable[[], list[Any]], what: str) -> list[Any]:
+    """Wait until there are at least so many items, and return them."""
+    return wait_until(lambda: found if len(found := items()) >= count else None, f"{count} {what}")
+
+
+def http_get(url: str, timeout: float = 10.0) -> tuple[int, bytes]:
+    """Status and body of an answer; status 0 where there was none. No proxy is asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+    except OSError:
+        return 0, b""
+
+
+class Server:
+    """A process that serves: used by the thread of the test."""
+
+    #: What it is called in messages.
+    name = "server"
+    #: How many ports it needs.
+    ports_needed = 1
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.log_path = directory / f"{self.name}.log"
+        self.ports: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        """The command line that starts it on `ports`."""
+        raise NotImplementedError
+
+    def health_url(self) -> str:
+        """What answers 200 when it is ready."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it and return when it is ready; after a `stop`, on the same ports."""
+        for _ in range(5):
+            fresh = not self.ports
+            if fresh:
+                self.ports = free_ports(self.ports_needed)
+            offset = self.log_path.stat().st_size if self.log_path.exists() else 0
+            with self.log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    self.command(),
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Neither what a developer has set nor what a test sets is meant for a server.
+                    env={k: v for k, v in os.environ.items() if not k.startswith("OTEL_")},
+                )
+            if self._becomes_ready():
+                return
+            said = self.log_path.read_bytes()[offset:].decode(errors="replace")
+            self.stop()
+            # Somebody may have taken a port since it was found free.
+            if not (fresh and "address already in use" in said):
+                pytest.fail(f"{self.name} did not start; its last words:\n{said[-3000:]}")
+            self.ports = []
+        pytest.fail(f"{self.name} found its ports taken, five times")
+
+    def _becomes_ready(self) -> bool:
+        process = self._process
+        assert process is not None
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            if http_get(self.health_url())[0] == 200:
+                return True
+            threading.Event().wait(0.05)
+        return False
+
+    def stop(self) -> None:
+        """Ask it to end, and kill it if it does not; what it had to write is written then."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+
+class Collector(Server):
+    """An OpenTelemetry Collector: OTLP in over gRPC and HTTP, files and a Prometheus page out.
+
+    Attributes
+    ----------
+    exporters : mapping
+        More exporters, by name, each with its configuration; all pipelines send to them.
+    signals : sequence of str
+        The pipelines it has.
+    """
+
+    name = "collector"
+    ports_needed = 4
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        exporters: Mapping[str, Mapping[str, Any]] | None = None,
+        signals: Sequence[str] = ("traces", "metrics", "logs"),
+        receiver: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self._program = program("collector")
+        self._more = dict(exporters or {})
+        self._signals = signals
+        self._receiver = dict(receiver or {})
+        self._config = directory / "collector.json"
+
+    @property
+    def grpc(self) -> str:
+        """Endpoint for OTLP over gRPC."""
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def http(self) -> str:
+        """Endpoint for OTLP over HTTP; exporters add `/v1/traces` and the like."""
+        return f"http://127.0.0.1:{self.ports[1]}"
+
+    @property
+    def prometheus_target(self) -> str:
+        """Host and port of the page that Prometheus scrapes."""
+        return f"127.0.0.1:{self.ports[2]}"
+
+    def health_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[3]}/"
+
+    def command(self) -> Sequence[str]:
+        self._config.write_text(json.dumps(self.configuration(), indent=1))
+        return [self._program, "--config", str(self._config)]
+
+    def configuration(self) -> dict[str, Any]:
+        """What it runs with. JSON is YAML."""
+        grpc, http, page, health = (f"127.0.0.1:{port}" for port in self.ports)
+        exporters: dict[str, Any] = {
+            f"file/{signal}": {
+                "path": str(self._file(signal)),
+                "append": True,  # what it wrote before it was started again stays
+                "flush_interval": "50ms",
+            }
+            for signal in self._signals
+        }
+        exporters["prometheus"] = {
+            "endpoint": page,
+            "enable_open_metrics": True,
+            "resource_to_telemetry_conversion": {"enabled": True},
+        }
+        exporters.update(self._more)
+        pipelines = {
+            signal: {
+                "receivers": ["otlp"],
+                "exporters": [
+                    f"file/{signal}",
+                    *(["prometheus"] if signal == "metrics" else []),
+                    *self._more,
+                ],
+            }
+            for signal in self._signals
+        }
+        return {
+            "receivers": {
+                "otlp": {
+                    "protocols": {
+                        "grpc": {"endpoint": grpc, "max_recv_msg_size_mib": 16, **self._receiver},
+                        "http": {"endpoint": http, **self._receiver},
+                    }
+                }
+            },
+            "exporters": exporters,
+            "extensions": {"health_check": {"endpoint": health}},
+            "service": {
+                "extensions": ["health_check"],
+                # Its own metrics would want a port.
+                "telemetry": {"metrics": {"level": "none"}},
+                "pipelines": pipelines,
+            },
+        }
+
+    def _file(self, signal: str) -> Path:
+        return self.directory / f"{signal}.jsonl"
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Every span that has arrived; see :func:`servers.otlp_json.spans`."""
+        return otlp_json.spans(self._file("traces"))
+
+    def metric_points(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Every metric point that has arrived; see :func:`servers.otlp_json.metric_points`."""
+        points = otlp_json.metric_points(self._file("metrics"))
+        return [point for point in points if name is None or point["name"] == name]
+
+    def log_records(self) -> list[dict[str, Any]]:
+        """Every log record that has arrived; see :func:`servers.otlp_json.log_records`."""
+        return otlp_json.log_records(self._file("logs"))
+
+    def validate(self, config: Path, environ: Mapping[str, str] | None = None) -> None:
+        """Fail unless the collector accepts this configuration."""
+        done = subprocess.run(
+            [self._program, "validate", "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **(environ or {})},
+        )
+        assert done.returncode == 0, done.stderr
+
+
+class ConfiguredCollector(Server):
+    """A collector that runs a configuration file as it is.
+
+    Its ports are those that the file names; `environ` fills in what the file takes from the
+    environment. `health` is the URL that tells that it is ready.
+    """
+
+    name = "collector"
+
+    def __init__(
+        self, directory: Path, config: Path, health: str, environ: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(directory)
+        self._program = program("collector")
+        self._config = config
+        self._health = health
+        self._environ = dict(environ or {})
+
+    def command(self) -> Sequence[str]:
+        sets = [f"{name}={value}" for name, value in self._environ.items()]
+        return ["env", *sets, self._program, "--config", str(self._config)]
+
+    def health_url(self) -> str:
+        return self._health
+
+
+class Jaeger(Server):
+    """Jaeger all-in-one with its store in memory: OTLP in, the query API out."""
+
+    name = "jaeger"
+    ports_needed = 8
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._program = program("jaeger")
+
+    @property
+    def grpc(self) -> str:
+        """Endpoint for OTLP over gRPC."""
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def http(self) -> str:
+        """Endpoint for OTLP over HTTP."""
+        return f"http://127.0.0.1:{self.ports[1]}"
+
+    @property
+    def query(self) -> str:
+        """Address of the query API."""
+        return f"http://127.0.0.1:{self.ports[2]}"
+
+    def health_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[3]}/"
+
+    def command(self) -> Sequence[str]:
+        flags = (
+            "collector.otlp.grpc.host-port",
+            "collector.otlp.http.host-port",
+            "query.http-server.host-port",
+            "admin.http.host-port",
+            "query.grpc-server.host-port",
+            "collector.grpc-server.host-port",
+            "collector.http-server.host-port",
+            "http-server.host-port",
+        )
+        ports = zip(flags, self.ports, strict=True)
+        return [self._program, *(f"--{flag}=127.0.0.1:{port}" for flag, port in ports)]
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The `data` of an answer of the query API; None where it knows nothing of it."""
+        query = urllib.parse.urlencode(parameters)
+        status, body = http_get(f"{self.query}/api/{path}?{query}")
+        if status == 404:
+            return None
+        assert status == 200, (status, body)
+        return json.loads(body)["data"]
+
+    def trace(self, trace_id: str) -> list[dict[str, Any]]:
+        """The spans of a trace as Jaeger has them, each with its `tags` as a dict."""
+        found = self.get(f"traces/{trace_id}") or [{"spans": []}]
+        return [_jaeger_span(span, found[0]["processes"]) for span in found[0]["spans"]]
+
+    def services(self) -> list[str]:
+        """Names of the services that sent spans."""
+        return self.get("services") or []
+
+    def search(self, service: str, **parameters: Any) -> list[str]:
+        """Ids of the traces of a service, as the search page would find them."""
+        found = self.get("traces", service=service, lookback="1h", limit=1000, **parameters)
+        return [trace["traceID"] for trace in found]
+
+
+def _jaeger_span(span: dict[str, Any], processes: dict[str, Any]) -> dict[str, Any]:
+    process = processes[span["processID"]]
+    return {
+        "name": span["operationName"],
+        "trace_id": span["traceID"],
+        "span_id": span["spanID"],
+        "parent_span_id": next(
+            (ref["spanID"] for ref in span["references"] if ref["refType"] == "CHILD_OF"), ""
+        ),
+        "links": [
+            (ref["traceID"], ref["spanID"])
+            for ref in span["references"]
+            if ref["refType"] == "FOLLOWS_FROM"
+        ],
+        "duration_us": span["duration"],
+        "service": process["serviceName"],
+        "tags": {tag["key"]: tag["value"] for tag in span["tags"]},
+        "logs": [{field["key"]: field["value"] for field in log["fields"]} for log in span["logs"]],
+    }
+
+
+class Prometheus(Server):
+    """Prometheus that scrapes `targets` (host:port) twice a second."""
+
+    name = "prometheus"
+
+    def __init__(self, directory: Path, targets: Sequence[str]) -> None:
+        super().__init__(directory)
+        self._program = program("prometheus")
+        self._targets = list(targets)
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def health_url(self) -> str:
+        return f"{self.url}/-/ready"
+
+    def command(self) -> Sequence[str]:
+        config = {
+            "global": {"scrape_interval": "500ms"},
+            "scrape_configs": [
+                {
+                    "job_name": "collector",
+                    "honor_labels": True,
+                    "static_configs": [{"targets": self._targets}],
+                }
+            ],
+        }
+        path = self.directory / "prometheus.json"
+        path.write_text(json.dumps(config))
+        return [
+            self._program,
+            f"--config.file={path}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.ports[0]}",
+            "--enable-feature=exemplar-storage,native-histograms",
+        ]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an instant query: each `metric` (labels) and `value` (a number).
+
+        Raises
+        ------
+        AssertionError
+            The query is wrong, in the words of Prometheus.
+        """
+        answer = self._ask("query", query=expression)
+        if answer["resultType"] == "scalar":
+            return [{"metric": {}, "value": float(answer["result"][1])}]
+        return [
+            {"metric": series["metric"], "value": float(series["value"][1])}
+            for series in answer["result"]
+        ]
+
+    def query_range(
+        self, expression: str, start: float, end: float, step: float
+    ) -> list[dict[str, Any]]:
+        """The series of a range query: each `metric` and `values`, pairs of time and number."""
+        answer = self._ask("query_range", query=expression, start=start, end=end, step=step)
+        return [
+            {
+                "metric": series["metric"],
+                "values": [(at, float(value)) for at, value in series["values"]],
+            }
+            for series in answer["result"]
+        ]
+
+    def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        """The exemplars of the series that an expression names, in the last hour."""
+        now = time.time()
+        found = self._ask("query_exemplars", query=expression, start=now - 3600, end=now + 60)
+        return [exemplar for series in found for exemplar in series["exemplars"]]
+
+    def label_values(self, label: str, match: str) -> list[str]:
+        """The values of a label among the series that match."""
+        return self._ask(f"label/{label}/values", **{"match[]": match})
+
+    def _ask(self, what: str, **parameters: Any) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        status, body = http_get(f"{self.url}/api/v1/{what}?{query}")
+        assert status, f"Prometheus did not answer; it said last:\n{self.log()[-2000:]}"
+        answer = json.loads(body)
+        assert answer["status"] == "success", f"{answer.get('error')}: {parameters}"
+        return answer["data"]
