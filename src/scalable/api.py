@@ -64,6 +64,18 @@ def instrument(
         Longest time in seconds that closing waits for the scheduler. Default: 5.
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
+    span_budget : int, optional
+        Spans of tasks sent over OTLP for each trace at most. Default: 5,000.
+    task_events : bool, optional
+        Send the two events of every task over OTLP too. Default: False.
+    running_after : float, optional
+        Show an attempt over OTLP before it ends once it has run so many seconds. Default: 10.
+    log_level : str or int, optional
+        Least severe log record that is kept. Default: ``INFO``.
+    tracer_provider, meter_provider, logger_provider : optional
+        Where signals go besides the run's directory. Default: the application's own providers if
+        it has set any, else what the ``OTEL_*`` variables configure, else nowhere. They are used,
+        never shut down.
 
     Returns
     -------

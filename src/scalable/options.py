@@ -1,10 +1,12 @@
 """Every option of ``instrument()``: one table that declares name, variable, default and meaning.
 
-Precedence is argument, environment, default. The documentation's table is made from this one.
+Precedence is argument, environment, manifest, default. The documentation's table is made from this
+one (:func:`documentation`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -34,6 +36,13 @@ class InstrumentOptions(TypedDict, total=False):
     sample_interval: float | None
     close_timeout: float | None
     redact_off: str | None
+    span_budget: int | None
+    task_events: bool | None
+    running_after: float | None
+    log_level: str | int | None
+    tracer_provider: Any
+    meter_provider: Any
+    logger_provider: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class Option:
     name : str
         Keyword argument of ``instrument()``.
     variable : str
-        Environment variable that sets it.
+        Environment variable that sets it; empty where only an argument can.
     default : object
         Value where neither is given.
     allowed : str
@@ -75,6 +84,13 @@ class Settings:
     sample_interval: float
     close_timeout: float
     redact_off: frozenset[str]
+    span_budget: int
+    task_events: bool
+    running_after: float
+    log_level: int
+    tracer_provider: Any
+    meter_provider: Any
+    logger_provider: Any
 
 
 def _boolean(value: Any) -> bool:
@@ -123,6 +139,36 @@ def _seconds(minimum: float) -> Callable[[Any], float]:
 def _names(value: Any) -> frozenset[str]:
     parts = value.split(",") if isinstance(value, str) else list(value)
     return frozenset(part.strip() for part in parts if part.strip())
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    count = int(value)
+    if count < 0 or count != float(value):
+        raise ValueError(value)
+    return count
+
+
+def _log_level(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    text = str(value).strip().upper()
+    if text == "OFF":
+        return logging.CRITICAL + 1
+    level = int(text) if text.isdigit() else logging.getLevelNamesMapping()[text]
+    if not 0 <= level <= logging.CRITICAL + 1:
+        raise ValueError(value)
+    return level
+
+
+def _provider(method: str) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        if not callable(getattr(value, method, None)):
+            raise TypeError(value)
+        return value
+
+    return parse
 
 
 #: The table.
@@ -183,10 +229,72 @@ OPTIONS: Final = (
         "Families of secrets that are not looked for in messages and tracebacks.",
         _names,
     ),
+    Option(
+        "span_budget",
+        "SCALABLE_SPAN_BUDGET",
+        5_000,
+        "a whole number, 0 for none",
+        "Spans of tasks that go over OTLP for each trace at most: all that failed, the slowest, a "
+        "sample; the rest is summed up. The run directory has them all.",
+        _count,
+    ),
+    Option(
+        "task_events",
+        "SCALABLE_TASK_EVENTS",
+        False,
+        "1, true, yes, on, 0, false, no, off",
+        "Send the events of every task (submitted, running) over OTLP too.",
+        _boolean,
+    ),
+    Option(
+        "running_after",
+        "SCALABLE_RUNNING_AFTER",
+        10.0,
+        "seconds, at least 0",
+        "An attempt that runs for so long is shown over OTLP before it ends, by a span of no "
+        "length; 0 shows none.",
+        _seconds(0.0),
+    ),
+    Option(
+        "log_level",
+        "SCALABLE_LOG_LEVEL",
+        logging.INFO,
+        "a level of Python's logging (DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number), OFF",
+        "Least severe log record of tasks and of Dask that is kept.",
+        _log_level,
+    ),
+    Option(
+        "tracer_provider",
+        "",
+        None,
+        "a tracer provider",
+        "Where spans go. Default: the application's, if it has set one; else as OTEL_* says.",
+        _provider("get_tracer"),
+    ),
+    Option(
+        "meter_provider",
+        "",
+        None,
+        "a meter provider",
+        "Where metrics go. Default: the application's, if it has set one; else as OTEL_* says.",
+        _provider("get_meter"),
+    ),
+    Option(
+        "logger_provider",
+        "",
+        None,
+        "a logger provider",
+        "Where log records go. Default: the application's, if it has set one; else as OTEL_* says.",
+        _provider("get_logger"),
+    ),
 )
 
 
-def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+def resolve(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> Settings:
     """Resolve the options of a run.
 
     Parameters
@@ -195,6 +303,8 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
         Keyword arguments; None counts as not given.
     environ : mapping, optional
         Environment; default ``os.environ``.
+    manifest : mapping, optional
+        What the manifest's `telemetry` section says, by name of option; None counts as not given.
 
     Raises
     ------
@@ -210,11 +320,20 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
             raise TypeError(
                 f"instrument() has no option {name!r}; it has {', '.join(sorted(known))}"
             )
+    in_manifest = {} if manifest is None else manifest
+    settable = {option.name for option in OPTIONS if option.variable}
+    for name in in_manifest:
+        if name not in settable:
+            raise OptionError(
+                f"telemetry.{name} is no option; allowed: {', '.join(sorted(settable))}"
+            )
     values: dict[str, Any] = {}
     for option in OPTIONS:
         value, origin = given.get(option.name), f"{option.name}="
-        if value is None:
+        if value is None and option.variable:
             value, origin = environment.get(option.variable, "").strip() or None, option.variable
+        if value is None:
+            value, origin = in_manifest.get(option.name), f"telemetry.{option.name}"
         values[option.name] = _parsed(option, value, origin)
     if _disabled_by_otel(environment) and given.get("enabled") is None:
         values["enabled"] = False
@@ -224,12 +343,37 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
     return Settings(**values)
 
 
+def documentation() -> str:
+    """The table of all options in Markdown, as it stands in the documentation."""
+    rows = ["| option | variable | default | allowed | meaning |", "|---|---|---|---|---|"]
+    for option in OPTIONS:
+        variable = f"`{option.variable}`" if option.variable else "argument only"
+        default = _DEFAULT_TEXTS.get(option.name) or str(option.default)
+        rows.append(
+            f"| `{option.name}` | {variable} | {default} | {option.allowed} | {option.meaning} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+_DEFAULT_TEXTS: Final = {
+    "project": "the working directory's name",
+    "runs_dir": "`.scalable/runs`",
+    "enabled": "on",
+    "redact_off": "none",
+    "task_events": "off",
+    "log_level": "INFO",
+    "tracer_provider": "see meaning",
+    "meter_provider": "see meaning",
+    "logger_provider": "see meaning",
+}
+
+
 def _parsed(option: Option, value: Any, origin: str) -> Any:
     if value is None:
         return option.default
     try:
         return option.parse(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise OptionError(f"{origin} cannot be {value!r}; allowed: {option.allowed}") from error
 
 

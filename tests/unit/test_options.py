@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.options import OPTIONS, OptionError, resolve
+from scalable.options import OPTIONS, OptionError, documentation, resolve
 
 
 def test_defaults_of_an_empty_environment(tmp_path):
@@ -36,7 +36,7 @@ def test_sdk_disabled_has_the_one_spelling_of_the_specification(text, enabled):
 
 
 def test_an_empty_variable_counts_as_unset():
-    empty = dict.fromkeys((option.variable for option in OPTIONS), "")
+    empty = dict.fromkeys((option.variable for option in OPTIONS if option.variable), "")
     assert resolve({}, empty) == resolve({}, {})
 
 
@@ -57,6 +57,13 @@ def test_none_counts_as_not_given():
         ({"sample_interval": True}, {}, "sample_interval= cannot be True; allowed: seconds"),
         ({}, {"SCALABLE_CLOSE_TIMEOUT": "-1"}, "SCALABLE_CLOSE_TIMEOUT cannot be '-1'"),
         ({}, {"SCALABLE_SAMPLE_INTERVAL": "inf"}, "SCALABLE_SAMPLE_INTERVAL cannot be 'inf'"),
+        (
+            {},
+            {"SCALABLE_SPAN_BUDGET": "1.5"},
+            "SCALABLE_SPAN_BUDGET cannot be '1.5'; allowed: a",
+        ),
+        ({}, {"SCALABLE_LOG_LEVEL": "loud"}, "SCALABLE_LOG_LEVEL cannot be 'loud'; allowed: a lev"),
+        ({"tracer_provider": 3}, {}, "tracer_provider= cannot be 3; allowed: a tracer provider"),
     ],
 )
 def test_a_wrong_value_names_what_and_what_is_allowed(given, environ, message):
@@ -68,3 +75,32 @@ def test_a_wrong_value_names_what_and_what_is_allowed(given, environ, message):
 def test_an_unknown_option_is_named_with_those_there_are():
     with pytest.raises(TypeError, match="no option 'projekt'; it has close_timeout, enabled"):
         resolve({"projekt": "x"}, {})
+
+
+def test_argument_environment_manifest_default_in_this_order():
+    manifest = {"span_budget": 3, "scope": "cluster", "project": None}
+    environ = {"SCALABLE_SPAN_BUDGET": "2"}
+    assert resolve({}, {}).span_budget == 5_000
+    assert resolve({}, {}, manifest).span_budget == 3
+    assert resolve({}, environ, manifest).span_budget == 2
+    assert resolve({"span_budget": 1}, environ, manifest).span_budget == 1
+    assert resolve({}, environ, manifest).scope == "cluster"
+
+
+def test_an_unknown_or_wrong_option_of_the_manifest_is_named():
+    with pytest.raises(OptionError, match=r"telemetry\.spans is no option; allowed: close_timeout"):
+        resolve({}, {}, {"spans": 3})
+    with pytest.raises(OptionError, match=r"telemetry\.span_budget cannot be -1; allowed: a whole"):
+        resolve({}, {}, {"span_budget": -1})
+
+
+@pytest.mark.parametrize(
+    ("text", "level"), [("warning", 30), ("25", 25), ("OFF", 51), (" Debug ", 10)]
+)
+def test_log_levels(text, level):
+    assert resolve({}, {"SCALABLE_LOG_LEVEL": text}).log_level == level
+
+
+def test_the_documentation_has_the_table_as_it_is():
+    page = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text()
+    assert documentation() in page
