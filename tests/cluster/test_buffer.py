@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from distributed import Scheduler
+from distributed import Client, LocalCluster, Scheduler, wait
 
 from scalable import facts
 from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
@@ -87,5 +87,59 @@ def test_rpc_knows_its_runs_only_and_leaves_nothing_behind():
         plugin.detach_quietly()
         assert PULL_OP not in scheduler.handlers
         assert LEAVE_OP not in scheduler.handlers
+
+    on_a_scheduler(check)
+
+
+def _one_more(number: int) -> int:
+    return number + 1
+
+
+def test_successes_that_nobody_pulls_are_worked_out_all_the_same():
+    """The hook leaves them raw; what waits long must not keep tasks and messages alive."""
+    tasks = 500
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        scheduler = cluster.scheduler
+        plugin = ScalableSchedulerPlugin("run", client=client.id, scope="cluster")
+
+        async def attach():
+            plugin.attach(scheduler)
+            scheduler.add_plugin(plugin, name=plugin.name)
+
+        client.sync(attach)
+        futures = client.map(_one_more, range(tasks), pure=False)
+        wait(futures)
+        keys = [future.key for future in futures]
+        raw = [fact for fact in plugin._facts if fact[0] < 0]
+        assert 0 < len(raw) < tasks / 2
+        assert plugin._bytes == sum(map(scheduler_plugin._size, plugin._facts))
+
+        answer = plugin.pull(1)
+        done = [fact for fact in facts.decode(answer["facts"]) if fact.kind == facts.SUCCEEDED]
+        assert sorted(fact.key for fact in done) == sorted(keys)
+        for fact in done:
+            assert fact.worker == next(iter(scheduler.workers))
+            assert fact.ready <= fact.start <= fact.stop
+            assert fact.typename == "int"
+            assert fact.nbytes > 0
+        client.sync(plugin.leave)
+
+
+def test_a_full_buffer_is_searched_once_not_for_every_fact(monkeypatch):
+    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", 160 * 100)
+    searched = []
+
+    def check(plugin, scheduler):
+        monkeypatch.setattr(plugin, "_worked_out", lambda raw: searched.append(raw) or raw)
+        _fill(plugin, 99)
+        plugin._facts.append((scheduler_plugin._RAW, 99.0))
+        plugin._bytes += 160
+        _fill(plugin, 500)
+        assert len(searched) == 1
 
     on_a_scheduler(check)

@@ -43,6 +43,16 @@ FAREWELL: Final = 1.0
 _FACT_BYTES: Final = 320
 _SMALL_FACT_BYTES: Final = 160
 
+#: A fact as the hook of a successful attempt leaves it: ``(_RAW, time, key, task, run_id, ready,
+#: arguments)``. What it says is worked out when it is pulled, in a row with others: in the hook,
+#: between two stretches of Dask's own code, the same lines take several times as long.
+_RAW: Final = -facts.SUCCEEDED
+_FORGOTTEN: Final = facts.FORGOTTEN
+_SUBMITTED: Final = facts.SUBMITTED
+_RAW_BYTES: Final = 1_400
+#: Bytes of facts after which raw ones are worked out where nobody pulls.
+_RAW_WINDOW: Final = 128 * 1024
+
 
 class ScalableSchedulerPlugin(SchedulerPlugin):
     """Notes facts of one run and hands them out on request.
@@ -91,6 +101,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._facts: deque[tuple[Any, ...]] = deque()
         self._bytes = 0
         self._dropped = 0
+        #: Bytes at which noting takes the long way: raw facts are due, or the buffer is full.
+        self._ceiling = min(BUFFER_LIMIT, _RAW_WINDOW)
+        #: Bytes of facts when no raw one was among them.
+        self._settled = 0
         self._next = 1
         self._inflight: list[tuple[Any, ...]] = []
         #: Tasks of this run that the scheduler still knows → when they became runnable.
@@ -101,7 +115,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._gone: str | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._graph_is_ours = False
-        self._carrier: dict[str, Any] | None = None
+        #: Annotation of the last task that was found to be this run's: shared by those of a graph.
+        self._carrier: dict[str, Any] = {}
         self._function: tuple[Any, str | None] = (None, None)
         self._was_pulled = False
         self._farewell: asyncio.Event | None = None
@@ -189,12 +204,16 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if not self._inflight:
             queue = self._facts
             count = min(len(queue), max(1, min(int(limit), PULL_LIMIT)))
-            self._inflight = [queue.popleft() for _ in range(count)]
+            pulled = [queue.popleft() for _ in range(count)]
             # The hooks add to the sum meanwhile: an empty queue is what keeps it from drifting.
             if not queue:
                 self._bytes = 0
             else:
-                self._bytes -= sum(map(_size, self._inflight))
+                self._bytes -= sum(map(_size, pulled))
+            self._ceiling = min(self._ceiling, self._bytes + _RAW_WINDOW)
+            self._inflight = [
+                self._worked_out(fact) if fact[0] == _RAW else fact for fact in pulled
+            ]
         self._was_pulled = True
         if self._farewell is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
@@ -209,12 +228,63 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         }
 
     def _note(self, fact: tuple[Any, ...], size: int) -> None:
-        size += self._bytes
-        if size > BUFFER_LIMIT:
-            self._dropped += 1
-            return
-        self._bytes = size
+        if self._bytes + size > self._ceiling:
+            self._make_room()
+            if self._bytes + size > BUFFER_LIMIT:
+                self._dropped += 1
+                return
+        self._bytes += size
         self._facts.append(fact)
+
+    def _make_room(self) -> None:
+        """Work out the raw facts since the last time, so that what waits takes little memory."""
+        if self._bytes == self._settled:  # a full buffer: nothing came since
+            return
+        queue = self._facts
+        freed = 0
+        # From the right, where a recorder's thread that pulls meanwhile changes no position. What
+        # came since the last time is a window, and another one if a pull has moved the ceiling.
+        for position in range(1, 2 * _RAW_WINDOW // _SMALL_FACT_BYTES):
+            try:
+                fact = queue[-position]
+                if fact[0] == _RAW:
+                    fact = self._worked_out(fact)
+                    queue[-position] = fact
+                    freed += _RAW_BYTES - _size(fact)
+            except IndexError:
+                break
+        self._bytes -= freed
+        self._settled = self._bytes
+        self._ceiling = min(BUFFER_LIMIT, self._bytes + _RAW_WINDOW)
+
+    def _worked_out(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What a raw fact says; called on the loop or by a recorder's thread."""
+        _, now, key, task, run_id, ready, arguments = raw
+        start, stop, phases = execution(arguments.get("startstops"))
+        metadata = arguments.get("metadata")
+        cpu = None
+        if metadata and ANNOTATION in metadata:
+            cpu = _cpu(metadata[ANNOTATION], run_id)
+            # The workers' report was copied into the task's metadata before the hook; each run's
+            # plugin has the message itself, so that nothing needs the copy.
+            if task.metadata:
+                task.metadata.pop(ANNOTATION, None)
+        # A plain tuple, as all facts of every task: made in a tenth of the time of the named one,
+        # and unlike that no concern of the garbage collector's after its first look.
+        return (
+            facts.SUCCEEDED,
+            now,
+            str(key),
+            run_id,
+            arguments.get("worker", ""),
+            now if start is None else start,
+            now if stop is None else stop,
+            ready,
+            phases,
+            arguments.get("nbytes", -1),
+            arguments.get("typename", ""),
+            cpu,
+        )
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -250,14 +320,19 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         stimulus_id: str = "",
         **kwargs: Any,
     ) -> None:
-        """A task changed its state. The hottest hook: five calls a task."""
+        """A task changed its state. The hottest hook: six calls a task."""
         try:
             known = self._known
             if key not in known:
                 if start != "released" or finish == "forgotten":
                     return
                 task = self._scheduler.tasks[key]
-                if not self._is_ours(task):
+                annotations = task.annotations
+                if (
+                    not annotations
+                    or annotations.get(ANNOTATION) is not self._carrier
+                    or task.run_spec is None
+                ) and not self._is_ours(task):
                     return
                 self._adopt(key, task, time(), known_before=False)
                 if finish == "waiting":
@@ -267,7 +342,15 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     known[key] = time()
             elif finish == "memory":
                 if start == "processing":
-                    self._succeeded(key, kwargs)
+                    task = self._scheduler.tasks[key]
+                    fact = (_RAW, time(), key, task, task.run_id, known[key], kwargs)
+                    # What `_note` does, without a call.
+                    size = self._bytes + _RAW_BYTES
+                    if size > self._ceiling:
+                        self._note(fact, _RAW_BYTES)
+                    else:
+                        self._bytes = size
+                        self._facts.append(fact)
             elif finish == "waiting":
                 if start != "waiting":  # else it turned out that it must queue
                     known[key] = 0.0
@@ -277,7 +360,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     self._left_worker(key, stimulus_id)
             elif finish == "forgotten":
                 del known[key]
-                self._note((facts.FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
+                self._note((_FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
             elif finish == "erred":
                 self._erred(key, start, kwargs)
             elif start == "waiting":  # queued, no-worker: runnable, but there is no place yet
@@ -291,8 +374,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         annotations = task.annotations
         if annotations and ANNOTATION in annotations:
             carrier = annotations[ANNOTATION]
-            if carrier is self._carrier:
-                return True
             if isinstance(carrier, dict) and carrier.get("run") == self.run:
                 # The tasks of one graph share the object: they need no second look.
                 self._carrier = cast("dict[str, Any]", carrier)
@@ -317,10 +398,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if function is not self._function[0]:
             self._function = (function, _function_name(function))
         self._note(
-            # A plain tuple, as all facts of every task: made in a tenth of the time of the named
-            # one, and unlike that no concern of the garbage collector's after its first look.
             (
-                facts.SUBMITTED,
+                _SUBMITTED,
                 now,
                 str(key),
                 task.prefix.name,
@@ -331,34 +410,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 known_before,
             ),
             size,
-        )
-
-    def _succeeded(self, key: Any, kwargs: Mapping[str, Any]) -> None:
-        task = self._scheduler.tasks[key]
-        run_id = cast("int", task.run_id)
-        start, stop, phases = execution(kwargs.get("startstops"))
-        now = time()
-        cpu = None
-        metadata = kwargs.get("metadata")
-        if metadata and ANNOTATION in metadata:
-            cpu = _cpu(metadata[ANNOTATION], run_id)
-            _tidy_metadata(task)
-        self._note(
-            (
-                facts.SUCCEEDED,
-                now,
-                str(key),
-                run_id,
-                kwargs.get("worker", ""),
-                now if start is None else start,
-                now if stop is None else stop,
-                self._known[key],
-                phases,
-                kwargs.get("nbytes", -1),
-                kwargs.get("typename", ""),
-                cpu,
-            ),
-            _FACT_BYTES,
         )
 
     def _left_worker(self, key: Any, stimulus_id: str) -> None:
@@ -631,21 +682,10 @@ def plugin_name(run: str) -> str:
 _UP_TO_MAX: Final = range(MAX_DEPENDENCIES)
 
 
-def _tidy_metadata(task: TaskState) -> None:
-    """Give back what the workers' report took in the scheduler's memory.
-
-    The report was copied into the task's metadata before the hook; each run's plugin has read the
-    message itself, so that nothing needs the copy.
-    """
-    metadata = task.metadata
-    if metadata is not None:
-        metadata.pop(ANNOTATION, None)
-        if not metadata:
-            task.metadata = None
-
-
 def _size(fact: Any) -> int:
     kind = fact[0]
+    if kind == _RAW:
+        return _RAW_BYTES
     if kind == facts.SUBMITTED:
         return _SMALL_FACT_BYTES + 56 * len(fact[5])
     if kind in (facts.SUCCEEDED, facts.WORKER_READY):
