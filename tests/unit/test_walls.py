@@ -46,6 +46,20 @@ ROOMS = (
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),
     Room("telemetry", ("scalable.telemetry",), doors=(*LEAVES, *RUNS), never=DASK),
+    Room(
+        "manifest",
+        tuple(
+            f"scalable.session.{module}"
+            for module in (
+                *("errors", "source", "model", "overlays", "lock", "manifest", "schema"),
+                *("scaffold", "providers"),
+            )
+        ),
+        doors=("options",),
+        # What is checked and planned starts nothing: a provider imports Dask when it starts.
+        never=DASK | OTEL,
+    ),
+    Room("session", ("scalable.session",), doors=("manifest",)),
     Room("analysis", ("scalable.analysis",), doors=("run store",), never=DASK | OTEL),
     Room(
         "demo command",
@@ -56,7 +70,7 @@ ROOMS = (
     Room(
         "cli",
         ("scalable.cli",),
-        doors=("demo command", "analysis", "run store"),
+        doors=("demo command", "analysis", "run store", "manifest"),
         never=DASK | OTEL,
     ),
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),

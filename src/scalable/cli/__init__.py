@@ -17,6 +17,9 @@ import click
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("scalable.cli.report:report", "Tell what one run did, and how it went."),
     "runs": ("scalable.cli.runs:runs", "List the recorded runs, newest first."),
+    "init": ("scalable.cli.init:init", "Write a commented manifest."),
+    "validate": ("scalable.cli.validate:validate", "Check a manifest in one pass."),
+    "schema": ("scalable.cli.schema:schema", "Print the manifest's JSON schema, for editors."),
     "demo": ("scalable.cli.demo:demo", "Record a real workload and show its report."),
 }
 

@@ -1,0 +1,47 @@
+"""`scalable schema`: the manifest's JSON schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scalable.cli._common import CommandError
+from scalable.cli._manifest import session_errors
+
+_EPILOG = """\b
+Examples:
+  scalable schema --output scalable.schema.json
+and, for editors, as the first line of the manifest:
+  # yaml-language-server: $schema=./scalable.schema.json
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to a file instead of standard output.",
+)
+def schema(output: Path | None) -> None:
+    """Print the JSON schema of scalable.yaml, by which editors complete and check.
+
+    It has the options of every provider that is installed.
+    """
+    from scalable.analysis import json_text
+
+    with session_errors():
+        from scalable.session.schema import manifest_schema
+
+        text = json_text(manifest_schema())
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(
+            f"{output} cannot be written: {error.strerror}. Name another file by --output."
+        ) from None
+    click.echo(f"Wrote the schema to {output}", err=True)

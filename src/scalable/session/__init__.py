@@ -1,0 +1,1 @@
+"""Manifest-driven use: what is run and where, and everything recorded without a further line."""

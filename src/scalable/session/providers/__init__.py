@@ -1,0 +1,76 @@
+"""Where a session's workers come from, by the name of the provider.
+
+The providers of this package are named here; others are found by the entry point
+``scalable.providers``. A provider's module is imported when a manifest names it, and what it starts
+clusters with only when it starts one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from scalable.session.providers.base import Provider, ProviderError, WorkerGroup
+
+__all__ = [
+    "BUILT_IN",
+    "GROUP",
+    "Provider",
+    "ProviderError",
+    "WorkerGroup",
+    "find_provider",
+    "provider_names",
+]
+
+GROUP: Final = "scalable.providers"
+_HERE: Final = "scalable.session.providers"
+
+#: Name of a provider: module and class.
+BUILT_IN: Final = {
+    "local": f"{_HERE}.local:LocalProvider",
+    "existing": f"{_HERE}.existing:ExistingProvider",
+    "slurm": f"{_HERE}.slurm:SlurmProvider",
+    "kubernetes": f"{_HERE}.kubernetes:KubernetesProvider",
+    "aws": f"{_HERE}.cloud:AwsProvider",
+    "gcp": f"{_HERE}.cloud:GcpProvider",
+}
+
+
+def provider_names() -> list[str]:
+    """Names of all providers that are installed."""
+    return [*BUILT_IN, *sorted({point.name for point in _others()} - set(BUILT_IN))]
+
+
+def find_provider(name: str) -> type[Provider] | None:
+    """The provider of that name, or None.
+
+    Raises
+    ------
+    ProviderError
+        It is installed and cannot be loaded.
+    """
+    place = BUILT_IN.get(name)
+    if place is not None:
+        module, _, attribute = place.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for point in _others():
+        if point.name == name:
+            return _load(point)
+    return None
+
+
+def _others() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
+
+
+def _load(point: EntryPoint) -> type[Provider]:
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ProviderError(f"provider {point.name!r} cannot be loaded ({error!r})") from error
+    if not isinstance(found, type) or not issubclass(found, Provider):
+        raise ProviderError(
+            f"provider {point.name!r} ({point.value}) is no subclass of scalable.session.Provider"
+        )
+    return found

@@ -1,0 +1,115 @@
+"""Workers in jobs of Slurm, by dask-jobqueue."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from scalable.session.model import Count, Memory, Target, Text, Texts, Walltime, clock, memory_bytes
+from scalable.session.providers.base import Provider, WorkerGroup, adapt, grow
+
+
+class SlurmTarget(Target):
+    """Workers in jobs of Slurm."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"env"})
+
+    queue: Text | None = Field(None, description="Partition.")
+    account: Text | None = Field(None, description="Account that is charged.")
+    walltime: Walltime | None = Field(None, description="Time limit of a job, such as 02:00:00.")
+    interface: Text | None = Field(None, description="Network interface, such as ib0.")
+    cores: Count | None = Field(None, description="Cores of a job. Default: the component's cpus.")
+    memory: Memory | None = Field(None, description="Memory of a job. Default: the component's.")
+    threads_per_worker: Count | None = Field(
+        None, description="Tasks that a worker runs at a time. Default: its cores."
+    )
+    job_cpu: Count | None = Field(None, description="Cores asked of Slurm, where not `cores`.")
+    job_extra_directives: Texts = Field(
+        default_factory=list[str], description="Further options of sbatch, such as --exclusive."
+    )
+    job_script_prologue: Texts = Field(
+        default_factory=list[str], description="Lines of shell before the worker starts."
+    )
+    job_directives_skip: Texts = Field(
+        default_factory=list[str], description="Directives to leave out of the job's script."
+    )
+    local_directory: Text | None = Field(None, description="Where workers spill to.")
+    log_directory: Text | None = Field(None, description="Where jobs write their output.")
+    python: Text | None = Field(None, description="Interpreter of the workers.")
+    shebang: Text | None = None
+    env: dict[Text, Text] = Field(
+        default_factory=dict[str, str], description="Environment variables of the jobs."
+    )
+
+
+class SlurmProvider(Provider):
+    """A :class:`dask_jobqueue.SLURMCluster`, one worker a job."""
+
+    name: ClassVar[str] = "slurm"
+    extra: ClassVar[str] = "slurm"
+    options_type: ClassVar[type[Target]] = SlurmTarget
+    patience: ClassVar[float] = 600.0
+    one_by_one: ClassVar[bool] = True
+
+    def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> Any:
+        """Start a scheduler here; its jobs are submitted by :meth:`populate`."""
+        cluster_type = self._module("dask_jobqueue").SLURMCluster
+        options: SlurmTarget = self.options
+        arguments: dict[str, Any] = {
+            "queue": options.queue,
+            "account": options.account,
+            "interface": options.interface,
+            "job_cpu": options.job_cpu,
+            "job_extra_directives": options.job_extra_directives,
+            "job_directives_skip": options.job_directives_skip,
+            "local_directory": options.local_directory,
+            "log_directory": options.log_directory,
+            "python": options.python,
+            "shebang": options.shebang,
+            "asynchronous": asynchronous,
+            "processes": 1,
+            "scheduler_options": {"dashboard_address": ":0"},
+        }
+        arguments = {key: value for key, value in arguments.items() if value is not None}
+        return cluster_type(n_workers=0, **arguments, **self._job(groups[0]))
+
+    def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
+        """Submit a job for each worker, or as many as the work needs."""
+        if self.options.adaptive is not None:
+            adapt(cluster, self.options, groups)
+        else:
+            grow(cluster, groups, self._job)
+
+    def _job(self, group: WorkerGroup) -> dict[str, Any]:
+        options: SlurmTarget = self.options
+        cores = options.cores or math.ceil(group.cpus)
+        memory = options.memory or group.memory or "2GB"
+        resources = ",".join(f"{name}={value:g}" for name, value in group.resources.items())
+        job: dict[str, Any] = {
+            "cores": group.threads,
+            "memory": str(memory_bytes(memory)) + "B",
+            "job_cpu": options.job_cpu or cores,
+            "worker_extra_args": ["--resources", f"'{resources}'"] if resources else [],
+            "job_script_prologue": [
+                *(f"export {key}={_quoted(value)}" for key, value in self._env(group).items()),
+                *options.job_script_prologue,
+            ],
+        }
+        if group.walltime is not None:
+            job["walltime"] = clock(group.walltime)
+        return job
+
+    def _env(self, group: WorkerGroup) -> dict[str, str]:
+        return {**group.env, **self.options.env}
+
+    def _default_threads(self, cpus: float) -> int:
+        options: SlurmTarget = self.options
+        return options.threads_per_worker or options.cores or max(1, math.floor(cpus))
+
+
+def _quoted(value: str) -> str:
+    import shlex
+
+    return shlex.quote(value)
