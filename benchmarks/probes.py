@@ -140,14 +140,19 @@ def read_scheduler(dask_scheduler: Any) -> dict[str, Any]:
 def watch_worker(dask_worker: Any) -> None:
     """Meter what surrounds each execution on a worker."""
     probe = Probe()
-    watch = dask_worker.plugins["scalable"]._watch
-    for name in ("_begin", "_end", "_on_done", "_on_timer"):
+    plugin = dask_worker.plugins["scalable"]
+    plugin.transition = probe.around("transition", plugin.transition)
+    watch = plugin._watch
+    for name in ("_begin", "_on_timer"):
         setattr(watch, name, probe.around(name, getattr(watch, name)))
+    watch._begin = _answered(dask_worker, watch._begin)
     watch._report = _counting(probe, watch._report)
     setattr(dask_worker, _ATTRIBUTE, probe)
     # In the thread of the task, one for each worker here.
     probe_of_thread = Probe()
-    dask_worker.active_threads.began = probe_of_thread.around("began", watch._began)
+    threads = dask_worker.active_threads
+    threads.began = probe_of_thread.around("began", watch._began)
+    threads.ended = probe_of_thread.around("ended", watch._ended)
     setattr(dask_worker, f"{_ATTRIBUTE}_thread", probe_of_thread)
 
 
@@ -157,6 +162,16 @@ def read_worker(dask_worker: Any) -> dict[str, Any]:
         "loop": getattr(dask_worker, _ATTRIBUTE).reading(),
         "thread": getattr(dask_worker, f"{_ATTRIBUTE}_thread").reading(),
     }
+
+
+def _answered(dask_worker: Any, begin: Any) -> Any:
+    """Dask asks each task once whether it is a coroutine and keeps the answer: not our time."""
+
+    def after_dask(key: Any) -> Any:
+        _ = dask_worker.state.tasks[key].run_spec.is_coro
+        return begin(key)
+
+    return after_dask
 
 
 def _counting(probe: Probe, report: Any) -> Any:

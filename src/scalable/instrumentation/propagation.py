@@ -1,8 +1,9 @@
-"""Which run a task belongs to, carried by Dask's annotations from client to scheduler to worker.
+"""Which run and which span a task belongs to, carried from client to scheduler to worker.
 
 In the process of an instrumented client, and in every worker process, graphs are annotated as they
 are sent. The annotation is the *carrier*: the run's id and the OTel context (in the form of the
-configured propagator) under which the tasks are to appear.
+configured propagator) under which the tasks are to appear. On the worker, the code of a task runs
+in that context, with its attempt as the current span.
 """
 
 from __future__ import annotations
@@ -11,22 +12,52 @@ import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from distributed import Client
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanContext,
+    get_current_span,
+    set_span_in_context,
+)
 
-from scalable.facts import ANNOTATION
+from scalable.facts import ANNOTATION, attempt_span_id
 from scalable.guard import Guard
 from scalable.instrumentation import internals
 
 #: JSON-like: ``{"run": …, "traceparent": …}``.
 Carrier: TypeAlias = dict[str, Any]
 
-#: Makes the carrier of the attempt whose code is running: set by the worker, called where that code
-#: submits tasks of its own.
-nested_carrier: Final[ContextVar[Callable[[], Carrier | None] | None]] = ContextVar(
-    "scalable_nested_carrier", default=None
+#: Carriers whose context is kept at hand: the tasks of one graph have equal ones.
+_MAX_CONTEXTS: Final = 1024
+
+
+class RunningAttempt(Protocol):
+    """What this room needs to know of an attempt that is about to run."""
+
+    run_id: int
+    carrier: Carrier | None
+
+    @property
+    def key(self) -> str:
+        """The task."""
+        ...
+
+
+#: The attempt whose code is running: set in the thread (or coroutine) that runs it.
+current_attempt: Final[ContextVar[RunningAttempt | None]] = ContextVar(
+    "scalable_current_attempt", default=None
 )
+
+_contexts: Final[dict[Any, Context]] = {}
+#: The key under which a context keeps its span, found by asking.
+_SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 
 #: Attribute of a client: makes the carrier of the next graph.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
@@ -37,6 +68,62 @@ guard: Final = Guard()
 _lock = threading.Lock()
 _users = 0
 _original: Callable[..., Any] | None = None
+
+
+class AttemptSpan(NonRecordingSpan):
+    """The span of an attempt, as the code of the task sees it.
+
+    Made in the thread of each task, where mostly nobody asks for it: its ids are computed only when
+    somebody does. The span itself is made by the recorder, under the same ids.
+    """
+
+    def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
+        self._attempt = attempt
+        self._parent = parent
+
+    # The base class keeps a span context in this attribute.
+    @property
+    def _context(self) -> SpanContext:
+        return self.get_span_context()
+
+    def get_span_context(self) -> SpanContext:
+        """Ids of the attempt, with flags and state of the trace that its task came with."""
+        attempt, carrier = self._attempt, self._attempt.carrier
+        parent = get_current_span(self._parent).get_span_context()
+        if carrier is None or not parent.is_valid:
+            return INVALID_SPAN_CONTEXT
+        span_id = attempt_span_id(str(carrier.get("run")), attempt.key, attempt.run_id)
+        return SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
+
+
+def enter(attempt: RunningAttempt) -> None:
+    """Let an attempt be the current span, and its baggage the current one, in this context.
+
+    Nothing undoes it: called where Dask has made a context for this execution alone.
+    """
+    carrier = attempt.carrier
+    if carrier is not None:
+        parent = _context_of(carrier)
+        otel_context.attach(Context({**parent, _SPAN_KEY: AttemptSpan(attempt, parent)}))
+    elif current_attempt.get() is not None:
+        # Dask made the context from one in which another task has seceded.
+        otel_context.attach(Context())
+    current_attempt.set(attempt)
+
+
+def _context_of(carrier: Carrier) -> Context:
+    # Of one graph's tasks each has a carrier of its own, equal to the others'; without baggage and
+    # trace state the one text tells them apart.
+    key: Any = carrier.get("traceparent") if len(carrier) == 2 else tuple(carrier.items())
+    try:
+        found = _contexts.get(key)
+    except TypeError:  # something unhashable: not ours
+        return Context()
+    if found is None:
+        if len(_contexts) >= _MAX_CONTEXTS:
+            _contexts.clear()
+        found = _contexts[key] = propagate.extract(carrier, Context())
+    return found
 
 
 def set_source(client: Client, source: Callable[[], Carrier | None] | None) -> None:
@@ -89,7 +176,12 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _carrier_of(client: Client) -> Carrier | None:
-    source = nested_carrier.get()
-    if source is None:
-        source = getattr(client, SOURCE_ATTRIBUTE, None)
+    attempt = current_attempt.get()
+    if attempt is not None and attempt.carrier is not None:
+        # The parent of what a task submits is the span that is current there: one that its code
+        # has opened, or the attempt.
+        carrier: Carrier = {"run": attempt.carrier.get("run")}
+        propagate.inject(carrier)
+        return carrier
+    source = getattr(client, SOURCE_ATTRIBUTE, None)
     return source() if source is not None else None

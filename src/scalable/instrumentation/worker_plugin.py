@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import loads
-from distributed.worker_state_machine import ExecuteFailureEvent, RescheduleEvent
 
 from scalable import facts
 from scalable.facts import ANNOTATION, STREAM_OP, WORKER_PLUGIN_NAME
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from distributed import Worker
     from distributed.worker_state_machine import StateMachineEvent, TaskState
 
+    from scalable.instrumentation.propagation import Carrier
+
 #: An attempt that still runs after this time is announced to the scheduler, in seconds.
 ANNOUNCE_AFTER: Final = 0.02
 #: Seconds between looks at tasks that ran when the watch began.
@@ -31,14 +32,20 @@ TIDY_INTERVAL: Final = 0.5
 #: Characters kept of a traceback.
 MAX_TRACEBACK: Final = 100_000
 
+#: States of a task on its worker in which its code runs, or may still run.
+_UNDER_WAY: Final = frozenset({"executing", "long-running", "cancelled", "resumed"})
+#: What becomes of a task when its code has ended.
+_ENDS: Final = frozenset({"memory", "error", "rescheduled"})
+#: Those states in which Dask will take the result in and tell the scheduler.
+_WANTED: Final = frozenset({"executing", "long-running"})
+
 Execute = Callable[..., Coroutine[Any, Any, "StateMachineEvent"]]
 
 
 class ScalableWorkerPlugin(WorkerPlugin):
     """Watches the executions of one worker.
 
-    Every method is called by the worker's event loop, except :meth:`Attempt.meter`, which Dask
-    calls in the thread that ran the task.
+    Every method is called by the worker's event loop.
     """
 
     name = WORKER_PLUGIN_NAME
@@ -61,6 +68,16 @@ class ScalableWorkerPlugin(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """Give the worker back as it was."""
         self._tear_down()
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """A task changed its state; nothing to do but where its code ran, or may still run."""
+        if start in _UNDER_WAY:
+            watch = self._watch
+            if watch is not None:
+                try:
+                    watch.moved(key, start, finish)
+                except BaseException as error:
+                    self.guard.failed("moved", error)
 
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
@@ -89,43 +106,40 @@ _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1]
 
 
 class Attempt:
-    """One execution of a task; made on the worker's loop, begun and metered by its thread."""
+    """One execution of a task.
 
-    __slots__ = ("announced", "began", "carrier", "cpu", "key", "run_id", "slot", "start")
+    Made on the worker's loop; begun, metered and ended by the thread that runs the task.
+    """
 
-    def __init__(
-        self,
-        key: str,
-        run_id: int,
-        carrier: propagation.Carrier | None,
-        start: float,
-    ) -> None:
-        self.key = key
-        self.run_id = run_id
+    # Of the class until they change: that costs nothing at the making.
+    #: When it began; 0 while it waits for its thread.
+    start = 0.0
+    #: The task's own code runs: said by its thread.
+    began = False
+    announced = False
+    #: No thread of this process runs it: a coroutine, or a task for a pool of processes.
+    elsewhere = False
+    #: The task was cancelled: no message of Dask's will tell that it had begun.
+    dropped = False
+    #: Place on the board.
+    slot = 0
+    #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
+    cpu: float | None = None
+
+    def __init__(self, task: TaskState, carrier: Carrier | None) -> None:
+        self.task = task
+        self.run_id = task.run_id
         self.carrier = carrier
-        #: The task's own code runs: said by its thread.
-        self.began = False
-        self.start = start
-        self.slot = 0
-        self.announced = False
-        #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
-        self.cpu: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The task."""
+        return str(self.task.key)
 
     @property
     def run(self) -> str | None:
         """Id of the run that the task was annotated with."""
         return self.carrier.get("run") if self.carrier else None
-
-    def nested_carrier(self) -> propagation.Carrier | None:
-        """Annotation of the tasks that this attempt's code submits: it is their parent."""
-        carrier = self.carrier
-        if carrier is None:
-            return None
-        parts = str(carrier.get("traceparent", "")).split("-")
-        if len(parts) != 4:
-            return carrier
-        parts[2] = f"{facts.attempt_span_id(str(carrier.get('run')), self.key, self.run_id):016x}"
-        return {**carrier, "traceparent": "-".join(parts)}
 
     def meter(self, label: Any, value: float, unit: str) -> None:
         """Take Dask's own measurement of the task's CPU time."""
@@ -137,7 +151,9 @@ class ActiveThreads(dict[int, Any]):
     """The worker's own table of what each thread runs, telling :class:`Watch` of each entry.
 
     Dask's first act in the thread of a task is to enter its key here: the one moment at which the
-    thread itself can say that an attempt really began, and not only its turn in the queue.
+    thread itself can say that an attempt really began, and not only its turn in the queue. Its last
+    is to take the entry out. The thread works in a copy of the context made for this execution:
+    what is set there ends with it.
     """
 
     def __init__(self, replaced: dict[int, Any], guard: Guard) -> None:
@@ -149,6 +165,7 @@ class ActiveThreads(dict[int, Any]):
         #: Called in the thread of each task; None once nobody watches. The table itself stays:
         #: threads hold on to it.
         self.began: Callable[[Any], None] | None = None
+        self.ended: Callable[[], None] | None = None
 
     def __setitem__(self, thread: int, key: Any) -> None:
         super().__setitem__(thread, key)
@@ -159,30 +176,42 @@ class ActiveThreads(dict[int, Any]):
             except BaseException as error:
                 self._guard.failed("began", error)
 
+    def __delitem__(self, thread: int) -> None:
+        super().__delitem__(thread)
+        ended = self.ended
+        if ended is not None:
+            try:
+                ended()
+            except BaseException as error:
+                self._guard.failed("ended", error)
+
     def tidy(self) -> bool:
         """Drop what has left the first table; returns whether something is still there."""
         for thread, key in list(self._before.items()):
             if thread not in self._replaced:
                 del self._before[thread]
                 if self.get(thread) is key:
-                    del self[thread]
+                    super().__delitem__(thread)
         return bool(self._before)
 
 
 class Watch:
     """What the plugin keeps of one worker; lives on the worker's loop.
 
-    :meth:`_began` is called by the threads that run tasks.
+    :meth:`_began` and :meth:`_ended` are called by the threads that run tasks, each of which
+    touches its own attempt only, and nothing of it that the loop changes meanwhile.
     """
 
     def __init__(self, worker: Worker, guard: Guard) -> None:
         self._worker = worker
         self._guard = guard
         self._loop = asyncio.get_running_loop()
-        self._attempts: dict[int, Attempt] = {}
-        self._by_key: dict[Any, Attempt] = {}
+        #: What executes here, by key: Dask runs a task once at a time.
+        self._attempts: dict[Any, Attempt] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._board = self._open_board()
+        self._tasks = worker.state.tasks
+        self._threads_by_default = _has_threads(worker, "default")
         self._execute: Execute = worker.execute
         self._wrapper = self._make_wrapper(self._execute)
         setattr(worker, "execute", self._wrapper)  # noqa: B010
@@ -198,8 +227,9 @@ class Watch:
         for attempt in list(self._attempts.values()):
             if attempt.began and not attempt.announced:
                 self._announce_one(attempt)
+        self._attempts.clear()
         if isinstance(self._worker.active_threads, ActiveThreads):
-            self._worker.active_threads.began = None
+            self._worker.active_threads.began = self._worker.active_threads.ended = None
         own = vars(self._worker)
         if own.get("execute") is self._wrapper:
             # The bound method of the class shows again.
@@ -217,7 +247,7 @@ class Watch:
             table = worker.active_threads
             if not isinstance(table, ActiveThreads):
                 table = worker.active_threads = ActiveThreads(table, self._guard)
-        table.began = self._began
+        table.began, table.ended = self._began, self._ended
         self._tidy(table)
 
     def _tidy(self, table: ActiveThreads) -> None:
@@ -234,93 +264,85 @@ class Watch:
             self._guard.errors[f"board:{type(error).__name__}"] += 1
             return None
 
+    # -- one attempt ------------------------------------------------------------------------------
+
     def _make_wrapper(self, original: Execute) -> Execute:
-        guard = self._guard
-
-        def end(attempt: Attempt, key: Any, event: StateMachineEvent | None) -> None:
+        # No coroutine around Dask's own: that would cost as much as all the rest.
+        def execute(key: Any, *, stimulus_id: str) -> Coroutine[Any, Any, StateMachineEvent]:
             try:
-                self._end(attempt, key, event)
+                self._begin(key)
             except BaseException as error:
-                guard.failed("end", error)
-
-        async def execute(key: Any, *, stimulus_id: str) -> StateMachineEvent:
-            try:
-                attempt = self._begin(key)
-            except BaseException as error:
-                guard.failed("begin", error)
-                return await original(key, stimulus_id=stimulus_id)
-            try:
-                event = await original(key, stimulus_id=stimulus_id)
-            except BaseException:
-                end(attempt, key, None)
-                raise
-            end(attempt, key, event)
-            return event
+                self._guard.failed("begin", error)
+            return original(key, stimulus_id=stimulus_id)
 
         return execute
 
-    def _begin(self, key: Any) -> Attempt:
+    def _begin(self, key: Any) -> None:
+        """Dask is about to execute a task: the run id is the one that it will report."""
         worker = self._worker
-        task: TaskState = worker.state.tasks[key]
-        run_id = task.run_id
-        annotations = task.annotations
-        carrier = annotations.get(ANNOTATION) if annotations else None
-        attempt = Attempt(str(key), run_id, carrier, time() + worker.scheduler_delay)
-        self._attempts[run_id] = attempt
-        self._by_key[key] = attempt
+        task = self._tasks[key]
+        annotations: dict[str, Any] = task.annotations or _NO_ANNOTATIONS
+        attempt = Attempt(task, annotations.get(ANNOTATION))
+        self._attempts[key] = attempt
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
-        # Dask's own callback on this task hands the result in; ours looks whether it did.
-        current = asyncio.current_task()
-        if current is not None:
-            current.add_done_callback(lambda _: self._on_done(attempt, key))
-        # This coroutine is an asyncio task of its own: what is set here ends with it.
-        if carrier is not None:
-            propagation.nested_carrier.set(attempt.nested_carrier)
-        callbacks = internals.METER_CALLBACKS.get()
-        internals.METER_CALLBACKS.set({**callbacks, ANNOTATION: attempt.meter})
-        return attempt
+        threads = self._threads_by_default
+        if "executor" in annotations:
+            threads = _has_threads(worker, annotations["executor"])
+        # Dask asks the same next, and the answer is kept.
+        run_spec: Any = task.run_spec
+        if run_spec.is_coro or not threads:
+            # This runs in an asyncio task of its own: what is set here ends with the execution.
+            attempt.began = attempt.elsewhere = True
+            attempt.start = time() + worker.scheduler_delay
+            propagation.enter(attempt)
 
     def _began(self, key: Any) -> None:
-        attempt = self._by_key.get(key)
+        attempt = self._attempts.get(key)
         if attempt is not None:
-            attempt.start = time() + self._worker.scheduler_delay
+            attempt.start = start = time() + self._worker.scheduler_delay
             attempt.began = True
             if self._board is not None:
-                attempt.slot = self._board.begin(attempt.run_id, attempt.start)
+                attempt.slot = self._board.begin(attempt.run_id, start)
+            propagation.enter(attempt)
+            callbacks = internals.METER_CALLBACKS
+            callbacks.set({**callbacks.get(), ANNOTATION: attempt.meter})
+            if attempt.dropped:
+                self._loop.call_soon_threadsafe(self._announce_late, attempt)
 
-    def _end(self, attempt: Attempt, key: Any, event: StateMachineEvent | None) -> None:
-        self._attempts.pop(attempt.run_id, None)
-        if self._by_key.get(key) is attempt:
-            del self._by_key[key]
-        # Without an event the worker is going down (a task called sys.exit, the loop closes): the
-        # board keeps what ran, since an announcement may not leave the process any more.
-        if self._board is not None and event is not None:
-            self._board.end(attempt.slot)
-        if event is None or isinstance(event, RescheduleEvent):
-            if attempt.began and not attempt.announced:
-                self._announce_one(attempt)
-        elif isinstance(event, ExecuteFailureEvent):
-            self._report_error(attempt, event)
-        elif attempt.cpu is not None:
-            task = self._worker.state.tasks[key]
-            task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
+    def _ended(self) -> None:
+        attempt = propagation.current_attempt.get()
+        if isinstance(attempt, Attempt) and not attempt.elsewhere:
+            if self._board is not None:
+                self._board.end(attempt.slot)
+            if attempt.cpu is not None:
+                # Travels with Dask's own message, which is made from this dictionary.
+                attempt.task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
 
-    def _on_done(self, attempt: Attempt, key: Any) -> None:
-        try:
-            self._after(attempt, key)
-        except BaseException as error:
-            self._guard.failed("after", error)
+    def moved(self, key: Any, start: str, finish: str) -> None:
+        """A task left a state in which its code ran, or may still run.
 
-    def _after(self, attempt: Attempt, key: Any) -> None:
-        """Dask took the result in, or dropped it: the task was cancelled meanwhile.
-
-        In that case the scheduler hears nothing of this execution but what we tell it.
+        Where Dask drops what the task returned, the scheduler hears nothing of this execution but
+        what we tell it: the task was cancelled meanwhile, or is wanted from elsewhere by now.
         """
-        if not attempt.announced:
-            task = self._worker.state.tasks.get(key)
-            if task is None or task.state not in ("memory", "error"):
-                self._announce_one(attempt)
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            return
+        if finish in _ENDS:
+            del self._attempts[key]
+            if attempt.elsewhere and self._board is not None:
+                self._board.end(attempt.slot)
+            if finish == "error" and start in _WANTED:
+                self._report_error(attempt)
+            elif finish == "rescheduled" or start not in _WANTED:
+                self._announce_late(attempt)
+        elif finish == "released":
+            attempt.dropped = True
+            self._announce_late(attempt)
+
+    def _announce_late(self, attempt: Attempt) -> None:
+        if attempt.began and not attempt.announced:
+            self._announce_one(attempt)
 
     # -- to the scheduler ---------------------------------------------------------------------
 
@@ -338,7 +360,7 @@ class Watch:
         for attempt in list(self._attempts.values()):
             if attempt.announced:
                 continue
-            if attempt.start <= horizon:
+            if attempt.began and attempt.start <= horizon:
                 self._announce_one(attempt)
             else:
                 waiting = True
@@ -347,8 +369,7 @@ class Watch:
 
     def _announce_one(self, attempt: Attempt) -> None:
         attempt.announced = True
-        if self._board is not None and not attempt.slot and attempt.run_id in self._attempts:
-            # No thread of this process runs it: a coroutine, or another kind of executor.
+        if self._board is not None and attempt.elsewhere and attempt.task.key in self._attempts:
             attempt.slot = self._board.begin(attempt.run_id, attempt.start)
         self._report(
             attempt.run,
@@ -363,10 +384,12 @@ class Watch:
         for task in [*state.executing, *state.long_running]:
             if task.start_time is not None:
                 start = task.start_time + self._worker.scheduler_delay
-                self._announce_one(Attempt(str(task.key), task.run_id, None, start))
+                attempt = Attempt(task, None)
+                attempt.start = start
+                self._announce_one(attempt)
 
-    def _report_error(self, attempt: Attempt, event: ExecuteFailureEvent) -> None:
-        error_type, message, text = _describe(event)
+    def _report_error(self, attempt: Attempt) -> None:
+        error_type, message, text = _describe(attempt.task)
         self._report(
             attempt.run,
             facts.AttemptError(
@@ -393,7 +416,12 @@ def _launched(worker: Worker) -> float:
     return psutil.Process(os.getpid()).create_time()
 
 
-def _describe(event: ExecuteFailureEvent) -> tuple[str, str, str]:
+def _has_threads(worker: Worker, executor: str) -> bool:
+    """By Dask's own test: others get neither the context nor an entry among the threads."""
+    return "ThreadPoolExecutor" in str(type(worker.executors.get(executor)))
+
+
+def _describe(task: TaskState) -> tuple[str, str, str]:
     """Exception class, message and whole traceback, with the chain of causes.
 
     Dask has pickled the exception, and unpickled it to see whether that works, in this very
@@ -401,24 +429,25 @@ def _describe(event: ExecuteFailureEvent) -> tuple[str, str, str]:
     """
     exception: Any = None
     try:
-        data: Any = event.exception
+        data: Any = task.exception
         data = getattr(data, "data", data)
         exception = loads(data) if isinstance(data, bytes | bytearray) else data
     except Exception:
         exception = None
-    text = event.exception_text
+    text = task.exception_text
     if not isinstance(exception, BaseException) or _is_stand_in(exception, text):
         name, message = split_repr(text)
-        return name, message, f"{_HEADER}{event.traceback_text}{text}\n"
+        return name, message, f"{_HEADER}{task.traceback_text}{text}\n"
     name = type(exception).__qualname__
     message = printable(exception)
     try:
         whole = "".join(traceback.format_exception(exception))
     except Exception:
-        whole = f"{_HEADER}{event.traceback_text}{name}: {message}\n"
+        whole = f"{_HEADER}{task.traceback_text}{name}: {message}\n"
     return name, message, _cut(whole)
 
 
+_NO_ANNOTATIONS: Final[dict[str, Any]] = {}
 _HEADER: Final = "Traceback (most recent call last):\n"
 
 
