@@ -238,6 +238,14 @@ def ratios(
     return [_mean(found[letter], cpu) / _mean(found["b"], cpu) for found in taken]
 
 
+def controls(taken: list[dict[str, list[Sample]]], cpu: str | None = None) -> list[float]:
+    """Each round's last bare execution by its first: what ratios show where nothing differs.
+
+    Pessimistic twice: single executions, and the two that lie furthest apart.
+    """
+    return [_mean(found["b"][-1:], cpu) / _mean(found["b"][:1], cpu) for found in taken]
+
+
 def _mean(samples: list[Sample], cpu: str | None) -> float:
     values = [sample.wall if cpu is None else sample.cpu[cpu] for sample in samples]
     return sum(values) / len(values)

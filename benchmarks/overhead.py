@@ -11,9 +11,9 @@ from benchmarks import clusters
 from benchmarks.clusters import Cluster, Tally
 from benchmarks.table import Row
 
-#: b bare, i instrumented, c the control (bare again), o switched off.
-_ORDER = "bicocib"
-_SHORT = "bicib"
+#: b bare, i instrumented, o switched off. The control is the last bare one by the first.
+_ORDER = "biooib"
+_SHORT = "biib"
 
 
 def noop_tasks(directory: Path, quick: bool) -> list[Row]:
@@ -32,7 +32,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
             order = _ORDER if name == "map" else _SHORT
             measure = _measures(cluster, work, tasks, directory, tally)
             taken = clusters.rounds(order, count, measure, name)
-            control = clusters.ratios(taken, "c")
+            control = clusters.controls(taken)
             what = f"{tasks:,} no-op tasks, {name}"
             rows.append(
                 Row.of_rounds(
@@ -48,7 +48,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                     f"noop-{name}-cpu",
                     f"{what}: CPU of the driver's process",
                     clusters.ratios(taken, "i", "driver"),
-                    clusters.ratios(taken, "c", "driver"),
+                    clusters.controls(taken, "driver"),
                     budget=1.06,
                 )
             )
@@ -89,7 +89,7 @@ def short_tasks(directory: Path, quick: bool) -> list[Row]:
             "tasks-10ms-wall",
             f"{tasks:,} tasks of 10 ms: wall, instrumented ÷ bare",
             clusters.ratios(taken, "i"),
-            clusters.ratios(taken, "c"),
+            clusters.controls(taken),
             budget=1.005,
         )
     ]
@@ -107,7 +107,7 @@ def processes_apart(directory: Path, quick: bool) -> list[Row]:
             f"{name}-cpu",
             f"{tasks:,} no-op tasks: CPU of {words}, instrumented ÷ bare",
             clusters.ratios(taken, "i", name),
-            clusters.ratios(taken, "c", name),
+            clusters.controls(taken, name),
             budget=1.03,
         )
         for name, words in (
@@ -120,7 +120,7 @@ def processes_apart(directory: Path, quick: bool) -> list[Row]:
             "apart-wall",
             f"{tasks:,} no-op tasks, scheduler apart: wall",
             clusters.ratios(taken, "i"),
-            clusters.ratios(taken, "c"),
+            clusters.controls(taken),
         )
     )
     return rows
@@ -130,7 +130,6 @@ def _measures(cluster: Cluster, work: clusters.Work, tasks: int, directory: Path
     bare = functools.partial(clusters.bare, cluster, work, tasks)
     return {
         "b": bare,
-        "c": bare,
         "i": functools.partial(clusters.instrumented, cluster, work, tasks, directory, tally),
         "o": functools.partial(clusters.off, cluster, work, tasks),
     }
