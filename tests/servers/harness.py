@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -284,29 +285,49 @@ class Collector(Server):
 
 
 class ConfiguredCollector(Server):
-    """A collector that runs a configuration file as it is.
+    """A collector that runs a configuration file as it is, but for the numbers of its ports.
 
-    Its ports are those that the file names; `environ` fills in what the file takes from the
-    environment. `health` is the URL that tells that it is ready.
+    `environ` is what the file takes from the environment.
     """
 
     name = "collector"
+    #: Ports that the files of collector-config/ name; each becomes a free one.
+    well_known = (4317, 4318, 13133, 9464, 8888)
+    ports_needed = len(well_known)
 
     def __init__(
-        self, directory: Path, config: Path, health: str, environ: Mapping[str, str] | None = None
+        self, directory: Path, config: Path, environ: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(directory)
         self._program = program("collector")
         self._config = config
-        self._health = health
         self._environ = dict(environ or {})
 
+    def port(self, well_known: int) -> int:
+        """The port that stands for a well-known one."""
+        return self.ports[self.well_known.index(well_known)]
+
+    @property
+    def grpc(self) -> str:
+        """Endpoint for OTLP over gRPC."""
+        return f"http://127.0.0.1:{self.port(4317)}"
+
+    @property
+    def http(self) -> str:
+        """Endpoint for OTLP over HTTP."""
+        return f"http://127.0.0.1:{self.port(4318)}"
+
     def command(self) -> Sequence[str]:
+        text = self._config.read_text()
+        for well_known in self.well_known:
+            text = re.sub(rf"\b{well_known}\b", str(self.port(well_known)), text)
+        path = self.directory / self._config.name
+        path.write_text(text)
         sets = [f"{name}={value}" for name, value in self._environ.items()]
-        return ["env", *sets, self._program, "--config", str(self._config)]
+        return ["env", *sets, self._program, "--config", str(path)]
 
     def health_url(self) -> str:
-        return self._health
+        return f"http://127.0.0.1:{self.port(13133)}/"
 
 
 class Jaeger(Server):

@@ -156,8 +156,12 @@ def _collector_manifest() -> str:
     return "\n".join(lines) + "\n"
 
 
+# The line `go` matters: from 1.17 on, Go does not ask for modules that only tests of others need,
+# some of which are not to be had any more.
 _JAEGER_MODULE = f"""\
 module localhost/jaeger
+
+go 1.24.6
 
 require github.com/jaegertracing/jaeger v{JAEGER_VERSION}
 

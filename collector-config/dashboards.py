@@ -1,0 +1,1207 @@
+"""Makes the Grafana dashboards in ``grafana/dashboards`` from the table of metrics.
+
+``make dashboards`` runs this file; ``--check`` says whether the files are in step. No name of a
+metric or of an attribute stands here: they come from the package that records them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    logs,
+    loki,
+    prometheus,
+    stat,
+    table,
+    tempo,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as common_model
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import prometheus as prometheus_model
+from grafana_foundation_sdk.models import tempo as tempo_model
+
+from scalable.telemetry import instruments as m
+from scalable.telemetry import semconv
+from scalable.telemetry.instruments import Instrument
+
+FOLDER: Final = Path(__file__).parent / "grafana" / "dashboards"
+TAG: Final = "scalable"
+
+PROMETHEUS: Final = model.DataSourceRef(type_val="prometheus", uid="${prometheus}")
+TEMPO: Final = model.DataSourceRef(type_val="tempo", uid="${tempo}")
+LOKI: Final = model.DataSourceRef(type_val="loki", uid="${loki}")
+
+GREEN, RED, ORANGE, YELLOW, BLUE, GREY = "green", "red", "orange", "yellow", "blue", "#8e8e8e"
+RESULT_COLOURS: Final = {
+    "success": GREEN,
+    "failure": RED,
+    "error": ORANGE,
+    "cancellation": GREY,
+}
+STATE_COLOURS: Final = {
+    "waiting": GREY,
+    "running": BLUE,
+    "succeeded": GREEN,
+    "failed": RED,
+    "cancelled": YELLOW,
+}
+WORKER_COLOURS: Final = {"running": GREEN, "paused": ORANGE, "closing": GREY}
+
+#: What Dask does as a worker's memory fills, by default: move results to disk, pause, kill.
+SPILL, PAUSE, TERMINATE = 0.7, 0.8, 0.95
+
+_UNITS: Final = {"s": "seconds", "By": "bytes", "1": "ratio"}
+
+
+# -- queries ------------------------------------------------------------------------------------
+
+
+def series_name(instrument: Instrument, part: str = "") -> str:
+    """The name that a metric has in Prometheus; `part` is ``bucket``, ``sum`` or ``count``."""
+    words = [label(instrument.name)]
+    if unit := _UNITS.get(instrument.unit):
+        words.append(unit)
+    if instrument.kind == "counter":
+        words.append("total")
+    return "_".join([*words, *([part] if part else [])])
+
+
+def label(attribute: str) -> str:
+    """The name that an attribute has as a label."""
+    return attribute.replace(".", "_")
+
+
+RUN, SERVICE = label(semconv.RUN_ID), "service_name"
+NAME, RESULT, STATE = (
+    label(semconv.TASK_NAME),
+    label(semconv.TASK_RESULT),
+    label(semconv.TASK_STATE),
+)
+WORKER, WORKER_STATE = label(semconv.WORKER_NAME), label(semconv.WORKER_STATE)
+REASON, WASTE = label(semconv.WORKER_REASON), label(semconv.WASTE_REASON)
+DIRECTION = label(semconv.DISK_DIRECTION)
+SIGNAL, OUTCOME = label(semconv.SIGNAL), label(semconv.OUTCOME)
+
+
+def of(instrument: Instrument, part: str = "", *more: str) -> str:
+    """The series of a metric that belong to what is chosen on top of the dashboard."""
+    chosen = [f'{SERVICE}=~"$service"', f'{RUN}=~"$run"']
+    if semconv.TASK_NAME in instrument.attributes:
+        chosen.append(f'{NAME}=~"$task"')
+    if semconv.WORKER_NAME in instrument.attributes:
+        chosen.append(f'{WORKER}=~"$worker"')
+    return f"{series_name(instrument, part)}{{{', '.join([*chosen, *more])}}}"
+
+
+def match(name: str, *values: str) -> str:
+    """A condition on a label: one of these values."""
+    joined = "|".join(values)
+    return f'{name}=~"{joined}"' if len(values) > 1 else f'{name}="{values[0]}"'
+
+
+def rate(instrument: Instrument, part: str = "", *more: str) -> str:
+    """Growth a second."""
+    return f"rate({of(instrument, part, *more)}[$__rate_interval])"
+
+
+def total(instrument: Instrument, part: str = "", *more: str) -> str:
+    """The last a counter said: also of a run that ended before the end of the time range."""
+    return f"max_over_time({of(instrument, part, *more)}[$__range])"
+
+
+def latest(instrument: Instrument, *more: str) -> str:
+    """The last a gauge said."""
+    return f"last_over_time({of(instrument, '', *more)}[$__range])"
+
+
+def add(expression: str, *by: str) -> str:
+    """Sum over everything but the labels named."""
+    return f"sum by ({', '.join(by)}) ({expression})" if by else f"sum({expression})"
+
+
+def or_zero(expression: str) -> str:
+    """Nothing counted is a count of zero."""
+    return f"{expression} or vector(0)"
+
+
+def quantile(q: float, expression: str, *by: str) -> str:
+    """A quantile of the buckets of a histogram."""
+    return f"histogram_quantile({q}, {add(expression, 'le', *by)})"
+
+
+# -- pieces of panels ---------------------------------------------------------------------------
+
+
+def query(expr: str, legend: str = "__auto", *, exemplar: bool = False) -> prometheus.Dataquery:
+    """A query over the time range."""
+    built = prometheus.Dataquery().expr(expr).legend_format(legend).range().datasource(PROMETHEUS)
+    return built.exemplar(True) if exemplar else built
+
+
+def instant(expr: str, legend: str = "__auto") -> prometheus.Dataquery:
+    """A query at the end of the time range."""
+    built = prometheus.Dataquery().expr(expr).legend_format(legend).instant()
+    return built.datasource(PROMETHEUS)
+
+
+def steps(base: str, *more: tuple[float, str]) -> dashboard.ThresholdsConfig:
+    """Thresholds: a colour, and others from values on."""
+    colours = [model.Threshold(value=None, color=base)]
+    colours += [model.Threshold(value=value, color=colour) for value, colour in more]
+    return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(colours)
+
+
+def fixed(colour: str) -> list[model.DynamicConfigValue]:
+    """The property that gives a series one colour."""
+    value = {"mode": "fixed", "fixedColor": colour}
+    return [model.DynamicConfigValue(id_val="color", value=value)]
+
+
+def number(
+    title: str,
+    description: str,
+    expr: str,
+    *,
+    unit: str = "short",
+    thresholds: dashboard.ThresholdsConfig | None = None,
+    width: int = 3,
+    decimals: int | None = None,
+    none: str = "–",
+) -> stat.Panel:
+    """One large number."""
+    panel = (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .with_target(instant(expr, title))
+        .unit(unit)
+        .thresholds(thresholds or steps("text"))
+        .color_mode(common_model.BigValueColorMode.VALUE)
+        .graph_mode(common_model.BigValueGraphMode.NONE)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .no_value(none)
+        .height(4)
+        .span(width)
+    )
+    return panel if decimals is None else panel.decimals(decimals)
+
+
+def lines(
+    title: str,
+    description: str,
+    *targets: prometheus.Dataquery,
+    unit: str = "short",
+    width: int = 12,
+    height: int = 8,
+    stacked: bool = False,
+    colours: Mapping[str, str] | None = None,
+    thresholds: dashboard.ThresholdsConfig | None = None,
+    calcs: Sequence[str] = ("lastNotNull", "max"),
+    maximum: float | None = None,
+    links: Sequence[dashboard.DashboardLink] = (),
+    none: str = "Nothing in this time",
+) -> timeseries.Panel:
+    """Lines over time, or areas on top of each other, with a legend that has their numbers."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .unit(unit)
+        .min(0)
+        .line_width(1)
+        .fill_opacity(30 if stacked else 8)
+        .show_points(common_model.VisibilityMode.AUTO)
+        # A metric comes once an export interval: nothing in between is no gap.
+        .span_nulls(120_000)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(common_model.LegendDisplayMode.TABLE)
+            .placement(common_model.LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(list(calcs))
+        )
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(common_model.TooltipDisplayMode.MULTI)
+            .sort(common_model.SortOrder.DESCENDING)
+        )
+        .no_value(none)
+        .height(height)
+        .span(width)
+    )
+    for target in targets:
+        panel = panel.with_target(target)
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(common_model.StackingMode.NORMAL))
+    for name, colour in (colours or {}).items():
+        panel = panel.override_by_name(name, fixed(colour))
+    if thresholds is not None:
+        panel = panel.thresholds(thresholds).thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(common_model.GraphThresholdsStyleMode.DASHED)
+        )
+    if maximum is not None:
+        panel = panel.max(maximum)
+    return panel.data_links(list(links)) if links else panel
+
+
+def columns(
+    panel: table.Panel, key: str, key_title: str, described: Iterable[tuple[str, str, str, str]]
+) -> table.Panel:
+    """Join instant queries into one row per value of the label `key`.
+
+    Each column is its title, the query, its unit, and how its cells look ("" or a display mode).
+    """
+    renamed, order = {key: key_title}, {key: 0}
+    for index, (title, expr, unit, look) in enumerate(described):
+        ref = chr(ord("A") + index)
+        panel = panel.with_target(
+            instant(expr).format(prometheus_model.PromQueryFormat.TABLE).ref_id(ref)
+        )
+        field = f"Value #{ref}"
+        renamed[field], order[field] = title, index + 1
+        properties = [model.DynamicConfigValue(id_val="unit", value=unit)]
+        if look:
+            cell: dict[str, Any] = {"type": "gauge", "mode": "basic"}
+            if look == "colour":
+                cell = {"type": "color-text"}
+            properties.append(model.DynamicConfigValue(id_val="custom.cellOptions", value=cell))
+        if look == "colour":
+            alarm = {"mode": "absolute", "steps": [_step(None, "text"), _step(1, RED)]}
+            properties.append(model.DynamicConfigValue(id_val="thresholds", value=alarm))
+        if look == "share":
+            bounds = {
+                "mode": "absolute",
+                "steps": [_step(None, GREEN), _step(SPILL, YELLOW), _step(PAUSE, RED)],
+            }
+            properties += [
+                model.DynamicConfigValue(id_val="thresholds", value=bounds),
+                model.DynamicConfigValue(id_val="min", value=0),
+                model.DynamicConfigValue(id_val="max", value=1),
+            ]
+        panel = panel.override_by_name(title, properties)
+    return panel.with_transformation(
+        model.DataTransformerConfig(id_val="merge", options={})
+    ).with_transformation(
+        model.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {"Time": True},
+                "indexByName": order,
+                "renameByName": renamed,
+            },
+        )
+    )
+
+
+def _step(value: float | None, colour: str) -> dict[str, Any]:
+    return {"value": value, "color": colour}
+
+
+def in_tempo(title: str, traceql: str) -> dashboard.DashboardLink:
+    """A link to the traces that a query finds, in the time range of the dashboard."""
+    state = {
+        "traces": {
+            "datasource": "${tempo}",
+            "queries": [
+                {
+                    "refId": "A",
+                    "datasource": {"type": "tempo", "uid": "${tempo}"},
+                    "queryType": "traceql",
+                    "limit": 50,
+                    "tableType": "spans",
+                    "query": traceql,
+                }
+            ],
+            "range": {"from": "${__from}", "to": "${__to}"},
+        }
+    }
+    # Grafana fills in its variables before the address is read: they must stay as they are.
+    encoded = quote(json.dumps(state, separators=(",", ":")))
+    for variable in ("tempo", "__from", "__to", "run:regex", *_FIELDS):
+        encoded = encoded.replace(quote(f"${{{variable}}}"), f"${{{variable}}}")
+    url = f"/explore?schemaVersion=1&panes={encoded}"
+    return dashboard.DashboardLink(title).url(url).target_blank(True)
+
+
+_FIELDS: Final = (f"__field.labels.{NAME}", "__data.fields.Task")
+
+
+def attempts_of(field: str, *more: str) -> str:
+    """TraceQL for the attempts of the task that a field of a panel names."""
+    conditions = [
+        f'resource.{semconv.RUN_ID}=~"${{run:regex}}"',
+        f'span.{semconv.TASK_NAME}="${{{field}}}"',
+        *more,
+    ]
+    return "{" + " && ".join(conditions) + "}"
+
+
+# -- dashboards ---------------------------------------------------------------------------------
+
+
+def board(
+    uid: str, title: str, description: str, *, task: bool = False, worker: bool = False
+) -> dashboard.Dashboard:
+    """An empty dashboard with what all of them have on top: datasources, service, run, links."""
+    built = (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(description)
+        .tags([TAG])
+        .timezone("browser")
+        .time("now-1h", "now")
+        .refresh("10s")
+        .editable()
+        .tooltip(model.DashboardCursorSync.CROSSHAIR)
+        .link(
+            dashboard.DashboardLink("The other dashboards of a run")
+            .type(model.DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .include_vars(True)
+            .keep_time(True)
+        )
+        .with_variable(
+            dashboard.DatasourceVariable("prometheus").label("Metrics").type("prometheus")
+        )
+        .with_variable(dashboard.DatasourceVariable("tempo").label("Traces").type("tempo"))
+        .with_variable(dashboard.DatasourceVariable("loki").label("Logs").type("loki"))
+    )
+    count = series_name(m.TASK_COUNT)
+    built = built.with_variable(
+        _choice("service", "Service", f"label_values({count}, {SERVICE})").include_all(True)
+    ).with_variable(
+        # A run's id begins with the time: the newest is the first, and the one that is shown.
+        _choice("run", "Run", f'label_values({count}{{{SERVICE}=~"$service"}}, {RUN})').sort(
+            model.VariableSort.ALPHABETICAL_DESC
+        )
+    )
+    chosen = f'{{{SERVICE}=~"$service", {RUN}=~"$run"}}'
+    if task:
+        attempts = series_name(m.TASK_ATTEMPTS)
+        built = built.with_variable(
+            _choice("task", "Task", f"label_values({attempts}{chosen}, {NAME})").include_all(True)
+        )
+    if worker:
+        memory = series_name(m.WORKER_MEMORY)
+        built = built.with_variable(
+            _choice("worker", "Worker", f"label_values({memory}{chosen}, {WORKER})").include_all(
+                True
+            )
+        )
+    return built
+
+
+def _choice(name: str, title: str, values: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(title)
+        .datasource(PROMETHEUS)
+        .query({"query": values, "refId": name})
+        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .multi(True)
+        # Not `.*`: Loki refuses what matches everything.
+        .all_value(".+")
+    )
+
+
+def run_dashboard() -> dashboard.Dashboard:
+    """What a run does: how far it is, how fast, what fails, what is slow."""
+    final = match(STATE, "succeeded", "failed", "cancelled")
+    ended = add(latest(m.TASK_COUNT, final))
+    everything = add(latest(m.TASK_COUNT))
+    left = add(latest(m.TASK_COUNT, match(STATE, "waiting", "running")))
+    succeeded = of(m.TASK_ATTEMPTS, "", match(RESULT, "success"))
+    pace = add(f"rate({succeeded}[5m])")
+    bad = match(RESULT, "failure", "error")
+    traces = in_tempo("Attempts in Tempo", attempts_of("__data.fields.Task"))
+    failed_traces = in_tempo(
+        "Failed attempts in Tempo", attempts_of("__data.fields.Task", "status=error")
+    )
+    slow = "30s"
+    return (
+        board(
+            "scalable-run",
+            "scalable: Run",
+            "How far a run is, how fast it goes, what fails and what is slow.",
+            task=True,
+        )
+        .with_row(dashboard.Row("Progress"))
+        .with_panel(
+            number(
+                "Done",
+                "Tasks in a final state, of all that were submitted so far.",
+                f"(({or_zero(ended)}) / ({everything} > 0))",
+                unit="percentunit",
+                thresholds=steps(BLUE, (1.0, GREEN)),
+                decimals=1,
+            )
+        )
+        .with_panel(
+            number(
+                "Left",
+                "Tasks that wait or run now.",
+                or_zero(left),
+                thresholds=steps("text"),
+            )
+        )
+        .with_panel(
+            number(
+                "Time left at this pace",
+                "What is left, at the pace of the last five minutes. Tasks that are submitted "
+                "later are not in it.",
+                f"({left}) / ({pace} > 0)",
+                unit="dtdurations",
+                none="not going",
+            )
+        )
+        .with_panel(
+            number(
+                "Running now",
+                "Tasks that run now, of all threads that could run one.",
+                or_zero(add(latest(m.TASK_COUNT, match(STATE, "running")))),
+                thresholds=steps(BLUE),
+            )
+        )
+        .with_panel(
+            number(
+                "Failed tasks",
+                "Tasks that failed for good.",
+                or_zero(add(latest(m.TASK_COUNT, match(STATE, "failed")))),
+                thresholds=steps(GREEN, (1, RED)),
+            )
+        )
+        .with_panel(
+            number(
+                "Retries",
+                "Attempts after which the task ran again.",
+                or_zero(add(total(m.TASK_RETRIES))),
+                thresholds=steps(GREEN, (1, YELLOW)),
+            )
+        )
+        .with_panel(
+            number(
+                "Lost workers",
+                "Workers that went away without having been asked to.",
+                or_zero(add(total(m.WORKER_LOST))),
+                thresholds=steps(GREEN, (1, RED)),
+            )
+        )
+        .with_panel(
+            number(
+                "Thrown away",
+                "Execution time that led to nothing, of all execution time: retries, lost workers, "
+                "results computed again, cancellations.",
+                f"({or_zero(add(total(m.TASK_WASTED)))}) / "
+                f"({add(total(m.TASK_DURATION, 'sum'))} > 0)",
+                unit="percentunit",
+                thresholds=steps(GREEN, (0.05, YELLOW), (0.2, RED)),
+                decimals=1,
+            )
+        )
+        .with_panel(
+            lines(
+                "Tasks by state",
+                "How many tasks are in which state.",
+                query(add(of(m.TASK_COUNT), STATE), f"{{{{{STATE}}}}}"),
+                stacked=True,
+                colours=STATE_COLOURS,
+            )
+        )
+        .with_panel(
+            lines(
+                "Throughput",
+                "Attempts that end in a second, by how they end.",
+                query(add(rate(m.TASK_ATTEMPTS), RESULT), f"{{{{{RESULT}}}}}"),
+                unit="suffix: /s",
+                stacked=True,
+                colours=RESULT_COLOURS,
+                calcs=("mean", "max"),
+            )
+        )
+        .with_row(dashboard.Row("Where the time goes"))
+        .with_panel(
+            columns(
+                table.Panel()
+                .title("Slowest tasks")
+                .description(
+                    "By name, those with the largest sum of execution time first. A name leads to "
+                    "its traces."
+                )
+                .datasource(PROMETHEUS)
+                .height(10)
+                .span(24)
+                .filterable(True)
+                .sort_by([common.TableSortByFieldState().display_name("Total time").desc(True)]),
+                NAME,
+                "Task",
+                (
+                    (
+                        "Total time",
+                        f"topk(50, {add(total(m.TASK_DURATION, 'sum'), NAME)})",
+                        "dtdurations",
+                        "gauge",
+                    ),
+                    ("Attempts", add(total(m.TASK_ATTEMPTS), NAME), "short", ""),
+                    (
+                        "Mean",
+                        f"{add(total(m.TASK_DURATION, 'sum'), NAME)} / "
+                        f"{add(total(m.TASK_DURATION, 'count'), NAME)}",
+                        "s",
+                        "",
+                    ),
+                    ("Median", quantile(0.5, total(m.TASK_DURATION, "bucket"), NAME), "s", ""),
+                    ("95 %", quantile(0.95, total(m.TASK_DURATION, "bucket"), NAME), "s", ""),
+                    ("95 % queued", quantile(0.95, total(m.TASK_QUEUED, "bucket"), NAME), "s", ""),
+                    ("CPU", add(total(m.TASK_CPU), NAME), "dtdurations", ""),
+                    ("Results", add(total(m.TASK_OUTPUT), NAME), "bytes", ""),
+                    ("Failures", add(total(m.TASK_ATTEMPTS, "", bad), NAME), "short", "colour"),
+                ),
+            ).override_by_name(
+                "Task",
+                [
+                    model.DynamicConfigValue(
+                        id_val="links", value=[_plain(traces), _plain(failed_traces)]
+                    ),
+                    model.DynamicConfigValue(id_val="custom.minWidth", value=220),
+                ],
+            )
+        )
+        .with_panel(
+            lines(
+                "How long attempts take",
+                "Execution alone. A dot is one attempt: it leads to its trace.",
+                *(
+                    query(quantile(q, rate(m.TASK_DURATION, "bucket")), legend, exemplar=q == 0.95)
+                    for q, legend in ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
+                ),
+                unit="s",
+                width=8,
+            )
+        )
+        .with_panel(
+            heatmap.Panel()
+            .title("Durations")
+            .description("How many attempts took how long: execution alone.")
+            .datasource(PROMETHEUS)
+            .with_target(
+                query(
+                    add(f"increase({of(m.TASK_DURATION, 'bucket')}[$__rate_interval])", "le"),
+                    "{{le}}",
+                ).format(prometheus_model.PromQueryFormat.HEATMAP)
+            )
+            .y_axis(heatmap.YAxisConfig().unit("s"))
+            .color(heatmap.HeatmapColorOptions().scheme("Blues").steps(32))
+            .cell_gap(1)
+            .show_legend()
+            .mode(common_model.TooltipDisplayMode.SINGLE)
+            .height(8)
+            .span(8)
+        )
+        .with_panel(
+            lines(
+                "Waiting and fetching",
+                "From when a task could run until it did, and fetching what it needed from other "
+                "workers.",
+                query(quantile(0.5, rate(m.TASK_QUEUED, "bucket")), "queued, median"),
+                query(quantile(0.95, rate(m.TASK_QUEUED, "bucket")), "queued, 95 %"),
+                query(quantile(0.95, rate(m.TASK_TRANSFER, "bucket")), "fetching, 95 %"),
+                unit="s",
+                width=8,
+            )
+        )
+        .with_row(dashboard.Row("Failures"))
+        .with_panel(
+            lines(
+                "Failed attempts by task",
+                "Attempts that raised (failure) or whose worker was lost (error), a minute.",
+                query(
+                    f"60 * {add(rate(m.TASK_ATTEMPTS, '', bad), NAME, RESULT)} > 0",
+                    f"{{{{{NAME}}}}}: {{{{{RESULT}}}}}",
+                ),
+                unit="suffix: /min",
+                width=8,
+                links=[
+                    in_tempo(
+                        "Failed attempts in Tempo",
+                        attempts_of(f"__field.labels.{NAME}", "status=error"),
+                    )
+                ],
+                none="Nothing failed",
+            )
+        )
+        .with_panel(
+            lines(
+                "Retried and computed again",
+                "Attempts a minute after which a task ran again, and results computed again "
+                "because they were lost with their worker.",
+                query(f"60 * ({or_zero(add(rate(m.TASK_RETRIES)))})", "retried"),
+                query(f"60 * ({or_zero(add(rate(m.TASK_RECOMPUTATIONS)))})", "computed again"),
+                unit="suffix: /min",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "Time thrown away",
+                "Execution time that led to nothing, so far, by reason.",
+                query(add(of(m.TASK_WASTED), WASTE), f"{{{{{WASTE}}}}}"),
+                unit="dtdurations",
+                stacked=True,
+                width=8,
+                calcs=("lastNotNull",),
+                none="Nothing was thrown away",
+            )
+        )
+        .with_row(dashboard.Row("Workers"))
+        .with_panel(
+            lines(
+                "Workers by state",
+                "Workers that the run saw, by what they do now.",
+                query(add(of(m.WORKER_COUNT), WORKER_STATE), f"{{{{{WORKER_STATE}}}}}"),
+                stacked=True,
+                colours=WORKER_COLOURS,
+            )
+        )
+        .with_panel(
+            lines(
+                "Threads in use",
+                "Tasks that run, and threads that can run them. Threads that stay free while tasks "
+                "wait are lost time.",
+                query(add(of(m.TASK_COUNT, "", match(STATE, "running"))), "running tasks"),
+                query(add(of(m.WORKER_THREADS)), "threads"),
+                colours={"running tasks": BLUE, "threads": GREY},
+            )
+        )
+        .with_row(dashboard.Row("Traces and log records"))
+        .with_panel(
+            table.Panel()
+            .title("Attempts that failed, or took long")
+            .description(
+                f"Attempts that failed, and those of more than {slow}. An id opens the trace."
+            )
+            .datasource(TEMPO)
+            .with_target(
+                tempo.TempoQuery()
+                .query_type("traceql")
+                .query(
+                    f'{{resource.{semconv.RUN_ID}=~"${{run:regex}}" '
+                    f"&& span.{semconv.TASK_NAME}!=nil && (status=error || duration>{slow})}} "
+                    f"| select(span.{semconv.TASK_NAME}, span.{semconv.WORKER_NAME}, "
+                    f"span.{semconv.ERROR_TYPE})"
+                )
+                .limit(50)
+                .table_type(tempo_model.SearchTableType.SPANS)
+                .datasource(TEMPO)
+            )
+            .height(10)
+            .span(12)
+        )
+        .with_panel(
+            logs.Panel()
+            .title("Warnings and errors")
+            .description("Failures, and what tasks and Dask logged at level WARNING and above.")
+            .datasource(LOKI)
+            .with_target(
+                loki.Dataquery()
+                .expr(
+                    f'{{{SERVICE}=~"$service"}} | {RUN}=~"$run" | severity_number >= 13 '
+                    f'| line_format "{{{{ if .exception_type }}}}{{{{ .exception_type }}}}: '
+                    f'{{{{ .exception_message }}}}{{{{ else }}}}{{{{ __line__ }}}}{{{{ end }}}}"'
+                )
+                .range(True)
+                .max_lines(500)
+                .datasource(LOKI)
+            )
+            .show_time(True)
+            .wrap_log_message(True)
+            .enable_log_details(True)
+            .sort_order(common_model.LogsSortOrder.DESCENDING)
+            .height(10)
+            .span(12)
+        )
+    )
+
+
+def cluster_dashboard() -> dashboard.Dashboard:
+    """What the cluster is made of and how it bears the load."""
+    share = f"{of(m.WORKER_MEMORY)} / ({of(m.WORKER_MEMORY_LIMIT)} > 0)"
+    full = steps(GREEN, (SPILL, YELLOW), (PAUSE, ORANGE), (TERMINATE, RED))
+    lag = steps("transparent", (0.5, ORANGE), (3.0, RED))
+
+    def by_worker(instrument: Instrument) -> prometheus.Dataquery:
+        return query(f"max by ({WORKER}) ({of(instrument)})", f"{{{{{WORKER}}}}}")
+
+    return (
+        board(
+            "scalable-cluster",
+            "scalable: Cluster",
+            "Memory, CPU, spilling, event loops and lost workers of the cluster that a run used.",
+            worker=True,
+        )
+        .with_row(dashboard.Row("Now"))
+        .with_panel(
+            number(
+                "Workers",
+                "Workers that are there now.",
+                or_zero(add(latest(m.WORKER_COUNT))),
+                thresholds=steps(RED, (1, GREEN)),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Threads",
+                "Tasks that could run at once.",
+                or_zero(add(latest(m.WORKER_THREADS))),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Cores in use",
+                "CPU time of the workers' processes a second.",
+                or_zero(add(latest(m.WORKER_CPU))),
+                decimals=1,
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Memory in use",
+                "Memory of the workers' processes.",
+                or_zero(add(latest(m.WORKER_MEMORY))),
+                unit="bytes",
+                decimals=1,
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Fullest worker",
+                "Memory of the worker that is closest to its limit. By default Dask moves results "
+                f"to disk from {SPILL:.0%} on, pauses the worker at {PAUSE:.0%} and kills it at "
+                f"{TERMINATE:.0%}.",
+                f"max({latest(m.WORKER_MEMORY)} / ({latest(m.WORKER_MEMORY_LIMIT)} > 0))",
+                unit="percentunit",
+                thresholds=full,
+                decimals=0,
+                width=4,
+                none="no limit",
+            )
+        )
+        .with_panel(
+            number(
+                "Lost workers",
+                "Workers that went away without having been asked to.",
+                or_zero(add(total(m.WORKER_LOST))),
+                thresholds=steps(GREEN, (1, RED)),
+                width=4,
+            )
+        )
+        .with_row(dashboard.Row("Memory"))
+        .with_panel(
+            lines(
+                "Memory of the cluster",
+                "Results kept (managed), all else (unmanaged: modules, running tasks, leaks), and "
+                "what the workers may use.",
+                query(add(of(m.WORKER_MEMORY_MANAGED)), "managed"),
+                query(add(of(m.WORKER_MEMORY_UNMANAGED)), "unmanaged"),
+                query(add(of(m.WORKER_MEMORY_SPILLED)), "on disk"),
+                query(add(of(m.WORKER_MEMORY_LIMIT)), "limit"),
+                unit="bytes",
+                colours={"managed": BLUE, "unmanaged": ORANGE, "on disk": GREY, "limit": RED},
+            )
+        )
+        .with_panel(
+            lines(
+                "Memory by worker, of its limit",
+                "Workers without a limit are not in it.",
+                query(f"max by ({WORKER}) ({share})", f"{{{{{WORKER}}}}}"),
+                unit="percentunit",
+                maximum=1,
+                thresholds=steps("transparent", (SPILL, YELLOW), (PAUSE, ORANGE), (TERMINATE, RED)),
+                none="No worker has a limit",
+            )
+        )
+        .with_panel(
+            lines(
+                "Memory by worker",
+                "Memory of each worker's process.",
+                by_worker(m.WORKER_MEMORY),
+                unit="bytes",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "On disk by worker",
+                "Results that a worker keeps on disk for want of memory.",
+                by_worker(m.WORKER_MEMORY_SPILLED),
+                unit="bytes",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "To and from disk",
+                "Results written to disk and read back, of all tasks of the scheduler.",
+                query(add(rate(m.SPILLED), DIRECTION), f"{{{{{DIRECTION}}}}}"),
+                unit="Bps",
+                width=8,
+                none="Nothing was moved to disk",
+            )
+        )
+        .with_row(dashboard.Row("CPU, network, event loops"))
+        .with_panel(
+            lines(
+                "CPU by worker",
+                "Cores that each worker's process uses.",
+                by_worker(m.WORKER_CPU),
+                unit="suffix: cores",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            lines(
+                "Between workers",
+                "Results moved from worker to worker, of all tasks of the scheduler.",
+                query(or_zero(add(rate(m.TRANSFERRED))), "moved"),
+                unit="Bps",
+            )
+        )
+        .with_panel(
+            lines(
+                "Event loop of the scheduler",
+                "How late it did what was due. From some 0.5 s on the whole cluster waits for it.",
+                query(f"max({of(m.SCHEDULER_LAG)})", "scheduler"),
+                unit="s",
+                thresholds=lag,
+            )
+        )
+        .with_panel(
+            lines(
+                "Event loops of the workers",
+                "How late each did what was due. Functions that hold the GIL make it late.",
+                by_worker(m.WORKER_LAG),
+                unit="s",
+                thresholds=lag,
+            )
+        )
+        .with_row(dashboard.Row("Workers"))
+        .with_panel(
+            lines(
+                "Workers by state",
+                "Paused workers take no new tasks: their memory is full.",
+                query(add(of(m.WORKER_COUNT), WORKER_STATE), f"{{{{{WORKER_STATE}}}}}"),
+                stacked=True,
+                colours=WORKER_COLOURS,
+            )
+        )
+        .with_panel(
+            bargauge.Panel()
+            .title("Lost workers by reason")
+            .description("Workers that went away without having been asked to.")
+            .datasource(PROMETHEUS)
+            .with_target(instant(add(total(m.WORKER_LOST), REASON), f"{{{{{REASON}}}}}"))
+            .unit("short")
+            .decimals(0)
+            .min(0)
+            .thresholds(steps(RED))
+            .orientation(common_model.VizOrientation.HORIZONTAL)
+            .display_mode(common_model.BarGaugeDisplayMode.BASIC)
+            .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+            .no_value("None was lost")
+            .height(8)
+            .span(12)
+        )
+        .with_panel(
+            columns(
+                table.Panel()
+                .title("Workers")
+                .description("What each said last.")
+                .datasource(PROMETHEUS)
+                .height(10)
+                .span(24)
+                .filterable(True)
+                .sort_by([common.TableSortByFieldState().display_name("Of its limit").desc(True)]),
+                WORKER,
+                "Worker",
+                (
+                    (
+                        "Of its limit",
+                        f"max by ({WORKER}) ({latest(m.WORKER_MEMORY)} / "
+                        f"({latest(m.WORKER_MEMORY_LIMIT)} > 0))",
+                        "percentunit",
+                        "share",
+                    ),
+                    ("Memory", f"max by ({WORKER}) ({latest(m.WORKER_MEMORY)})", "bytes", ""),
+                    (
+                        "Managed",
+                        f"max by ({WORKER}) ({latest(m.WORKER_MEMORY_MANAGED)})",
+                        "bytes",
+                        "",
+                    ),
+                    (
+                        "Unmanaged",
+                        f"max by ({WORKER}) ({latest(m.WORKER_MEMORY_UNMANAGED)})",
+                        "bytes",
+                        "",
+                    ),
+                    (
+                        "On disk",
+                        f"max by ({WORKER}) ({latest(m.WORKER_MEMORY_SPILLED)})",
+                        "bytes",
+                        "",
+                    ),
+                    ("Cores in use", f"max by ({WORKER}) ({latest(m.WORKER_CPU)})", "short", ""),
+                    ("Late by", f"max by ({WORKER}) ({latest(m.WORKER_LAG)})", "s", ""),
+                ),
+            )
+        )
+    )
+
+
+def health_dashboard() -> dashboard.Dashboard:
+    """Whether the picture that the other dashboards give is whole."""
+    lost = match(OUTCOME, "failed", "dropped")
+    return (
+        board(
+            "scalable-telemetry",
+            "scalable: Telemetry health",
+            "Whether the other dashboards tell all of it: what was recorded, sent, dropped.",
+        )
+        .with_row(dashboard.Row("Recording"))
+        .with_panel(
+            number(
+                "Facts dropped",
+                "Facts that nobody fetched in time. Not 0: the run directory lacks something, and "
+                "says what.",
+                or_zero(add(total(m.FACTS_DROPPED))),
+                thresholds=steps(GREEN, (1, RED)),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Internal errors",
+                "Errors of the recording itself. The first of each kind is in the program's log.",
+                or_zero(add(total(m.ERRORS))),
+                thresholds=steps(GREEN, (1, RED)),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Recorder is behind by",
+                "Age of the newest fact when the recorder took it in.",
+                f"max({latest(m.LAG)})",
+                unit="s",
+                thresholds=steps(GREEN, (5, YELLOW), (30, RED)),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Not sent",
+                "Spans, metric points and log records that were to go over OTLP and did not. They "
+                "are in the run directory: `scalable export` sends them later.",
+                or_zero(add(total(m.EXPORTED, "", lost))),
+                thresholds=steps(GREEN, (1, RED)),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Waiting to be sent",
+                "Items in the queues of the exporters.",
+                or_zero(add(latest(m.EXPORT_QUEUE))),
+                width=4,
+            )
+        )
+        .with_panel(
+            number(
+                "Spans summed up",
+                "Attempts that rollup spans stand for, because their trace had more spans than the "
+                "budget. The run directory has them all.",
+                or_zero(add(total(m.SUMMARIZED))),
+                width=4,
+            )
+        )
+        .with_panel(
+            lines(
+                "Facts",
+                "What the cluster's plugins noted, as it reached the recorder.",
+                query(add(rate(m.FACTS)), "recorded"),
+                query(or_zero(add(rate(m.FACTS_DROPPED))), "dropped"),
+                unit="suffix: /s",
+                colours={"recorded": BLUE, "dropped": RED},
+            )
+        )
+        .with_panel(
+            lines(
+                "Recorder is behind by",
+                "Age of the newest fact when the recorder took it in.",
+                query(f"max by ({RUN}) ({of(m.LAG)})", f"{{{{{RUN}}}}}"),
+                unit="s",
+                thresholds=steps("transparent", (5, YELLOW), (30, RED)),
+            )
+        )
+        .with_row(dashboard.Row("Sending over OTLP"))
+        .with_panel(
+            lines(
+                "Sent",
+                "Items that a backend took, by signal.",
+                query(
+                    add(rate(m.EXPORTED, "", match(OUTCOME, "sent")), SIGNAL), f"{{{{{SIGNAL}}}}}"
+                ),
+                unit="suffix: /s",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "Not sent",
+                "Failed: the backend did not take them, in spite of retries. Dropped: the queue "
+                "was full.",
+                query(
+                    add(rate(m.EXPORTED, "", lost), SIGNAL, OUTCOME),
+                    f"{{{{{SIGNAL}}}}}: {{{{{OUTCOME}}}}}",
+                ),
+                query(
+                    f"{add(rate(m.EXPORT_FAILURES), SIGNAL)}", f"{{{{{SIGNAL}}}}}: failed exports"
+                ),
+                unit="suffix: /s",
+                width=8,
+                none="All was sent",
+            )
+        )
+        .with_panel(
+            lines(
+                "Waiting to be sent",
+                "Items in the queues of the exporters, by signal.",
+                query(add(of(m.EXPORT_QUEUE), SIGNAL), f"{{{{{SIGNAL}}}}}"),
+                width=8,
+            )
+        )
+        .with_row(dashboard.Row("The collector, of all programs that send to it"))
+        .with_panel(
+            lines(
+                "Taken in",
+                "Spans, metric points and log records that the collector accepted.",
+                *(
+                    query(
+                        f"sum(rate({collector('receiver_accepted', item)}[$__rate_interval]))", word
+                    )
+                    for item, word in COLLECTED.items()
+                ),
+                unit="suffix: /s",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "Passed on",
+                "What the collector's exporters delivered.",
+                *(
+                    query(
+                        f"sum by (exporter) (rate({collector('exporter_sent', item)}"
+                        "[$__rate_interval]))",
+                        f"{word}: {{{{exporter}}}}",
+                    )
+                    for item, word in COLLECTED.items()
+                ),
+                unit="suffix: /s",
+                width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "Refused and lost",
+                "Refused: the collector is short of memory, and the sender tries again. Lost: a "
+                "backend behind it did not take it.",
+                *(
+                    query(
+                        or_zero(f"sum(rate({collector(what, item)}[$__rate_interval]))"),
+                        f"{word}: {outcome}",
+                    )
+                    for item, word in COLLECTED.items()
+                    for what, outcome in (
+                        ("receiver_refused", "refused"),
+                        ("exporter_send_failed", "lost"),
+                    )
+                ),
+                unit="suffix: /s",
+                width=8,
+            )
+        )
+    )
+
+
+#: How the collector's own metrics call what it counts.
+COLLECTED: Final = {
+    "spans": "spans",
+    "metric_points": "metric points",
+    "log_records": "log records",
+}
+
+
+def collector(what: str, item: str) -> str:
+    """A counter of the collector itself, with or without the suffix that its settings decide."""
+    return f'{{__name__=~"otelcol_{what}_{item}(_total)?"}}'
+
+
+#: The dashboards by the name of their file.
+DASHBOARDS: Final = {
+    "run.json": run_dashboard,
+    "cluster.json": cluster_dashboard,
+    "telemetry.json": health_dashboard,
+}
+
+
+def _plain(built: dashboard.DashboardLink) -> dict[str, Any]:
+    link = built.build()
+    return {"title": link.title, "url": link.url, "targetBlank": True}
+
+
+def rendered(name: str) -> str:
+    """The text of a dashboard's file."""
+    built = DASHBOARDS[name]().build()
+    for number, panel in enumerate(built.panels or (), start=1):
+        panel.id_val = number
+        for index, target in enumerate(getattr(panel, "targets", None) or ()):
+            target.ref_id = chr(ord("A") + index)
+    return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the files; with ``--check`` only say which are out of step."""
+    stale = 0
+    for name in DASHBOARDS:
+        path, text = FOLDER / name, rendered(name)
+        if path.exists() and path.read_text() == text:
+            continue
+        stale += 1
+        if "--check" in arguments:
+            print(f"{path} is out of step: `make dashboards` writes it anew", file=sys.stderr)
+        else:
+            path.write_text(text)
+            print(f"wrote {path}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
