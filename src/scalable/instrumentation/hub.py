@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
 from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
@@ -12,12 +12,32 @@ from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
-    from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
+    from scalable.guard import Guard
 
 #: Largest number of facts one pull returns: bounds how long answering it holds the loop.
 PULL_LIMIT: Final = 2_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.
 LATE_AFTER: Final = 5.0
+
+
+class Run(Protocol):
+    """What the hub knows of the plugin of one run."""
+
+    run: str
+    scope: str
+    guard: Guard
+
+    def pull(self, after: int, limit: int = ...) -> dict[str, Any]:
+        """Hand out facts."""
+        ...
+
+    def hear(self, fact: facts.Fact) -> None:
+        """Take a worker's own fact."""
+        ...
+
+    async def leave(self) -> None:
+        """End the run on this scheduler."""
+        ...
 
 
 class Hub:
@@ -29,7 +49,7 @@ class Hub:
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.plugins: dict[str, ScalableSchedulerPlugin] = {}
+        self.plugins: dict[str, Run] = {}
         #: The task whose `task-erred` message is being handled, and the message.
         self.erring: tuple[Any, Mapping[str, Any]] | None = None
         self._scheduler = scheduler
@@ -54,7 +74,7 @@ class Hub:
             hub = extensions["scalable"] = cls(scheduler)
         return hub
 
-    def forget(self, plugin: ScalableSchedulerPlugin) -> None:
+    def forget(self, plugin: Run) -> None:
         """A run ended; with the last one the scheduler's own handlers come back."""
         self.plugins.pop(plugin.run, None)
         if self.plugins:
