@@ -451,7 +451,7 @@ class RunSummary:
 
     def _failed_task(self, name: _Name, record: Mapping[str, Any]) -> None:
         """Note whose failure it was: a failure record knows the task's key, not its name."""
-        key = _cause(str(record["error_type"]), record.get("error_message"))
+        key = failure_pattern(str(record["error_type"]), record.get("error_message"))
         tasks = self._failed_tasks.get(key)
         if tasks is None:
             if len(self._failed_tasks) >= MAX_FAILURE_GROUPS:
@@ -474,7 +474,7 @@ class RunSummary:
             key = (failure_class, str(details.get("reason") or ""), phase)
         else:
             # With the phase: what ended the run is not one more failed attempt.
-            key = (*_cause(failure_class, record.get("message")), phase)
+            key = (*failure_pattern(failure_class, record.get("message")), phase)
         if key not in self._failures and len(self._failures) >= MAX_FAILURE_GROUPS:
             key = (failure_class, OTHER, "")
         group = self._failures.get(key)
@@ -1046,7 +1046,8 @@ _VARIABLE: Final = re.compile(
 )
 
 
-def _cause(failure_class: str, message: object) -> tuple[str, str]:
+def failure_pattern(failure_class: str, message: object) -> tuple[str, str]:
+    """Return the class and what messages of one cause share: numbers and ids become ``#``."""
     text = message if isinstance(message, str) else ""
     return failure_class, _VARIABLE.sub("#", text[:500])
 

@@ -38,6 +38,7 @@ ROOMS = (
     Room("facts", ("scalable.facts",), never=DASK | OTEL),
     Room("guard", ("scalable.guard",), never=DASK | OTEL),
     Room("options", ("scalable.options",), never=DASK | OTEL),
+    Room("causes", ("scalable.causes",), never=DASK | OTEL),
     Room(
         "instrumentation",
         ("scalable.instrumentation",),
@@ -45,7 +46,7 @@ ROOMS = (
         # Inside the cluster there are facts, not spans: of OpenTelemetry at most the API.
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),
-    Room("telemetry", ("scalable.telemetry",), doors=(*LEAVES, *RUNS), never=DASK),
+    Room("telemetry", ("scalable.telemetry",), doors=(*LEAVES, "causes", *RUNS), never=DASK),
     Room(
         "manifest",
         tuple(
@@ -60,7 +61,7 @@ ROOMS = (
         never=DASK | OTEL,
     ),
     Room("session", ("scalable.session",), doors=("manifest",)),
-    Room("analysis", ("scalable.analysis",), doors=("run store",), never=DASK | OTEL),
+    Room("analysis", ("scalable.analysis",), doors=("causes", "run store"), never=DASK | OTEL),
     Room(
         "demo command",
         ("scalable.cli.demo",),
@@ -73,6 +74,7 @@ ROOMS = (
         doors=("demo command", "analysis", "run store", "manifest"),
         never=DASK | OTEL,
     ),
+    Room("ai", ("scalable.ai",), doors=("analysis", "run store"), never=DASK | OTEL),
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
     Room(
         "composition",
@@ -86,7 +88,12 @@ ROOMS = (
         never=DASK,
     ),
     Room("run store", ("scalable_runs",), never=DASK | OTEL),
-    Room("public face", ("scalable",), doors=("composition", "options"), never=DASK | OTEL),
+    Room(
+        "public face",
+        ("scalable",),
+        doors=("composition", "options", "ai"),
+        never=DASK | OTEL,
+    ),
 )
 
 

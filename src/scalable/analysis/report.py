@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from scalable_runs.layout import JOURNALS, SCHEMA_VERSION
+from scalable_runs.layout import FAILURES, JOURNALS, SCHEMA_VERSION, WORKERS, Record
 from scalable_runs.reader import RunReader, parse_time
 from scalable_runs.summary import MAX_NAMES, OTHER, RunSummary
 
@@ -16,6 +16,10 @@ Document: TypeAlias = Mapping[str, Any]
 
 #: Told how many bytes of how many a scan has read.
 Progress: TypeAlias = Callable[[int, int], None]
+#: Sees the records of a journal as they pass by.
+Tap: TypeAlias = Callable[[str, Iterator[Record]], Iterator[Record]]
+#: Reads the journals of a run into a summary.
+Scanner: TypeAlias = Callable[[RunReader, Progress | None], RunSummary]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,11 @@ class Report:
 
 
 def load_report(
-    reader: RunReader, progress: Progress | None = None, *, scan: bool = False
+    reader: RunReader,
+    progress: Progress | None = None,
+    *,
+    scan: bool = False,
+    scanner: Scanner | None = None,
 ) -> Report:
     """Make the report of a run.
 
@@ -183,6 +191,8 @@ def load_report(
         Called now and then while journals are read.
     scan
         Read the journals in any case.
+    scanner
+        What reads the journals into a summary, where more is to be seen of them on the way.
     """
     if not scan and reader.status not in _UNFINISHED and not changed_journals(reader):
         document = _summary(reader)
@@ -191,7 +201,7 @@ def load_report(
                 return _report(reader, document, "summary.json")
             except (AttributeError, KeyError, TypeError, ValueError):
                 pass  # damaged, or of another tool: the journals tell the same
-    summary = read_journals(reader, progress)
+    summary = (scanner or read_journals)(reader, progress)
     loaded = _report(reader, summary.document(reader.document), "scan")
     if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
         return loaded
@@ -199,8 +209,19 @@ def load_report(
     return replace(loaded, notes=(*loaded.notes, note))
 
 
-def read_journals(reader: RunReader, progress: Progress | None = None) -> RunSummary:
-    """Read every journal of a run into a summary."""
+def read_journals(
+    reader: RunReader, progress: Progress | None = None, *, tap: Tap | None = None
+) -> RunSummary:
+    """Read every journal of a run into a summary.
+
+    Parameters
+    ----------
+    reader, progress
+        As for :func:`load_report`.
+    tap
+        Given each journal's name and records, and what it yields is summed up. Failures and
+        workers come before tasks.
+    """
     summary = RunSummary()
     total = sum(map(reader.size, JOURNALS))
     done = 0
@@ -211,9 +232,13 @@ def read_journals(reader: RunReader, progress: Progress | None = None) -> RunSum
         if progress is not None:
             progress(done, total)
 
-    for file in JOURNALS:
-        summary.add_all(file, reader.records(file, progress=advance))
+    for file in JOURNALS if tap is None else _FAILURES_FIRST:
+        records = reader.records(file, progress=advance)
+        summary.add_all(file, records if tap is None else tap(file, records))
     return summary
+
+
+_FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contains__, reverse=True))
 
 
 def changed_journals(reader: RunReader) -> list[str]:

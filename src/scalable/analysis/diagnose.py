@@ -1,0 +1,1301 @@
+"""What went wrong in a run and what to do about it: findings, grouped by cause and root."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from scalable.analysis._text import gigabytes, percent, plural, seconds
+from scalable.analysis.report import Progress, Report, Worker, load_report, read_journals
+from scalable.causes import CAUSES, Case, Confidence, case_of, classify
+from scalable_runs.layout import FAILURES, TASKS, WORKERS, Record
+from scalable_runs.reader import RunReader, parse_time, resolve_run
+from scalable_runs.summary import failure_pattern, name_of_key
+
+#: The worst first. `critical`: the run itself failed or was lost; `error`: work was lost for good;
+#: `warning`: it cost something, or nearly did; `info`: worth a look.
+Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
+SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "error", "warning", "info")
+
+#: Journals of tasks up to this size are read for what differs between failures and successes; of
+#: larger finished runs only what summary.json and failures.jsonl tell is used.
+MAX_TASKS_READ: Final = 16 * 2**20
+#: Groups of failures told apart; the rest is one finding.
+MAX_GROUPS: Final = 200
+_MAX_TASKS_KEPT: Final = 2_000
+_MAX_IDS: Final = 10
+_MAX_MEMBERS: Final = 20
+_GIGABYTE: Final = 1e9
+
+#: A worker above this share of its limit is near it; Dask spills from 0.6 of managed memory on,
+#: pauses at 0.8 and ends the worker at 0.95 unless told otherwise.
+NEAR_LIMIT: Final = 0.8
+#: What a worker should have beyond the peak that was seen.
+HEADROOM: Final = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What followed from a finding."""
+
+    title: str
+    count: int
+    task_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a finding rests on.
+
+    Attributes
+    ----------
+    sentences
+        What it was judged by, and what differs from what went well, a sentence each.
+    task_ids
+        The first of the tasks.
+    task_names, workers, hosts
+        How often each; workers by address.
+    first_at, last_at
+        When it began and when it happened last.
+    message
+        What one of the failures said.
+    traceback
+        Of one of the failures.
+    stderr_tail
+        The last lines of a lost worker.
+    files
+        Files to open, relative to the run's directory where they lie in it.
+    """
+
+    sentences: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
+    task_names: Mapping[str, int] = field(default_factory=dict[str, int])
+    workers: Mapping[str, int] = field(default_factory=dict[str, int])
+    hosts: Mapping[str, int] = field(default_factory=dict[str, int])
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    message: str | None = None
+    traceback: str | None = None
+    stderr_tail: str | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that went wrong, or nearly did, with all that belongs to it.
+
+    Attributes
+    ----------
+    severity
+        One of :data:`SEVERITIES`.
+    category
+        One of :data:`scalable.causes.CAUSES`, or what is wrong where nothing failed:
+        ``unfinished``, ``memory_pressure``, ``spilling``, ``straggler``, ``skew``,
+        ``recomputation``, ``transfer``, ``small_tasks``, ``driver_bound``, ``record``.
+    count
+        How often it happened.
+    consequences
+        What followed from it: it has no findings of its own.
+    """
+
+    severity: Severity
+    category: str
+    title: str
+    count: int
+    evidence: Evidence
+    suggestion: str
+    confidence: Confidence
+    consequences: tuple[Consequence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The findings of one run, the worst first.
+
+    Attributes
+    ----------
+    summary
+        The whole in a sentence or two.
+    prose
+        The findings in a model's words, where that was asked for and a model answered.
+    notes
+        What a reader has to know, a sentence each.
+    """
+
+    run_id: str
+    path: Path
+    status: str
+    summary: str
+    findings: tuple[Finding, ...]
+    started_at: datetime | None = None
+    as_of: datetime | None = None
+    prose: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def diagnose_run(
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    run_id: str | None = None,
+    runs_dir: str | os.PathLike[str] | None = None,
+    no_ai: bool = True,
+) -> Diagnosis:
+    """Say what went wrong in a run, and what to do about it.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory; it may be live, finished, crashed or of an older tool.
+    run_id, runs_dir
+        Instead of `run_dir`: a run's id or the beginning of one (the latest without), and where
+        runs live (``SCALABLE_RUNS_DIR``, else ``.scalable/runs``).
+    no_ai
+        False asks a model, if one is configured, to put the findings into prose: see
+        :mod:`scalable.analysis.prose`. Nothing leaves the machine otherwise.
+
+    Returns
+    -------
+    Diagnosis
+        With `summary` and `findings`.
+
+    Raises
+    ------
+    scalable_runs.reader.RunNotFoundError
+        There is no such run.
+    scalable_runs.reader.AmbiguousRunError
+        More than one run's id begins like that.
+
+    Examples
+    --------
+    >>> diagnosis = diagnose_run(".scalable/runs/run-2026…")  # doctest: +SKIP
+    >>> for finding in diagnosis.findings:  # doctest: +SKIP
+    ...     print(finding.severity, finding.title, finding.suggestion)
+    """
+    if run_dir is not None:
+        path = Path(run_dir)
+        reader = resolve_run(path.parent, path.name) if not path.is_dir() else RunReader(path)
+    else:
+        base = runs_dir or os.environ.get("SCALABLE_RUNS_DIR") or ".scalable/runs"
+        reader = resolve_run(base, run_id)
+    diagnosis = diagnose(reader)
+    if no_ai:
+        return diagnosis
+    from scalable.analysis.prose import with_prose
+
+    return with_prose(diagnosis)
+
+
+def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
+    """Make the diagnosis of a run; `progress` is told how many bytes of how many were read."""
+    collected = _Collected()
+    report = _load(reader, collected, progress)
+    findings = [*_failures(report, collected), *_conditions(report, collected)]
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))
+    return Diagnosis(
+        run_id=report.run_id,
+        path=report.path,
+        status=report.status,
+        summary=_summary(report, findings),
+        findings=tuple(findings),
+        started_at=report.started_at,
+        as_of=report.as_of,
+        notes=(*report.missing, *report.notes, *collected.notes),
+    )
+
+
+# -- collecting -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Group:
+    """Failures of one cause and one root."""
+
+    cause: str
+    confidence: Confidence
+    evidence: tuple[str, ...]
+    failure_class: str
+    message: str
+    phase: str
+    count: int = 0
+    final: set[str] = field(default_factory=set[str])
+    retried: set[str] = field(default_factory=set[str])
+    names: Counter[str] = field(default_factory=Counter[str])
+    workers: Counter[str] = field(default_factory=Counter[str])
+    components: Counter[str] = field(default_factory=Counter[str])
+    values: Counter[str] = field(default_factory=Counter[str])
+    patterns: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    first: str = ""
+    last: str = ""
+    traceback: str = ""
+    deaths: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+
+    def add(self, record: Record, details: Mapping[str, Any]) -> None:
+        self.count += 1
+        at = record.get("timestamp")
+        if isinstance(at, str):
+            self.first = min(self.first or at, at)
+            self.last = max(self.last, at)
+        task_id = record.get("task_id") or details.get("task_id")
+        if isinstance(task_id, str):
+            kept = self.retried if details.get("will_retry") else self.final
+            if len(kept) < _MAX_TASKS_KEPT:
+                kept.add(task_id)
+            _count(self.names, str(details.get("task_name") or name_of_key(task_id)))
+        worker = details.get("worker")
+        if isinstance(worker, str):
+            _count(self.workers, worker)
+        component = record.get("component")
+        if isinstance(component, str):
+            _count(self.components, component)
+        message = str(record.get("message") or "")
+        for value in _QUOTED.findall(message[:2_000]):
+            _count(self.values, value)
+        if len(self.patterns) < _MAX_MEMBERS:
+            self.patterns.add(failure_pattern(self.failure_class, message))
+        self.traceback = self.traceback or str(details.get("traceback") or "")
+        if self.phase == "worker_lost" and len(self.deaths) < _MAX_TASKS_KEPT:
+            self.deaths.append({**record, "details": details})
+
+
+class _Collected:
+    """What is read of the journals beyond the report's numbers; one thread feeds it."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, ...], _Group] = {}
+        self.notes: list[str] = []
+        #: KilledWorker failures, to be put under the deaths that they are a consequence of.
+        self.killed: list[tuple[str, Mapping[str, Any]]] = []
+        self.worker_lines: dict[str, Mapping[str, Any]] = {}
+        self.sizes: dict[str, int] = {}
+        self.inputs: dict[str, int] = {}
+        self.durations: dict[str, float] = {}
+        self.blamed: dict[str, list[str]] = {}
+        self.name_workers: dict[str, Counter[str]] = {}
+        self.read_tasks = False
+
+    def failures(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Group failures as they pass by."""
+        for record in records:
+            self._failure(record)
+            yield record
+
+    def workers(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Keep the last line of each worker as they pass by."""
+        for record in records:
+            address = record.get("worker")
+            if isinstance(address, str) and len(self.worker_lines) < 10_000:
+                self.worker_lines[address] = record
+            yield record
+
+    def tasks(self, records: Iterable[Record], *, sizes: bool) -> Iterator[Record]:
+        """Keep, of tasks named like those that failed, what may differ."""
+        self.read_tasks = True
+        names = {name for group in self.groups.values() for name in group.names}
+        failed = {task for group in self.groups.values() for task in group.final}
+        dependencies: dict[str, tuple[str, ...]] = {}
+        for record in records:
+            yield record
+            try:
+                state = record["state"]
+                if sizes and state == "succeeded":
+                    nbytes = record.get("nbytes")
+                    if nbytes is not None and len(self.sizes) < 200_000:
+                        self.sizes[record["task_id"]] = nbytes
+                if not names:
+                    continue
+                blame = record.get("blame")
+                if blame is not None:
+                    followers = self.blamed.setdefault(str(blame), [])
+                    if len(followers) < _MAX_TASKS_KEPT:
+                        followers.append(record["task_id"])
+                    continue
+                if record.get("task_name") not in names:
+                    continue
+                task_id = record["task_id"]
+                if state == "submitted":
+                    if sizes and len(dependencies) < 50_000:
+                        dependencies[task_id] = tuple(record.get("dependencies") or ())
+                elif state in ("failed", "retried") and task_id in failed:
+                    duration = record.get("duration_s")
+                    if duration is not None:
+                        self.durations[task_id] = duration
+                elif state == "succeeded":
+                    worker = record.get("worker")
+                    if worker is not None:
+                        counter = self.name_workers.setdefault(record["task_name"], Counter())
+                        _count(counter, worker, 1_000)
+            except (KeyError, TypeError, ValueError):
+                continue
+        for task_id, names_of in dependencies.items():
+            known = [self.sizes[name] for name in names_of if name in self.sizes]
+            if known:
+                self.inputs[task_id] = sum(known)
+
+    def _failure(self, record: Record) -> None:
+        found: Any = record.get("details")
+        details: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+        failure_class = str(record.get("failure_class") or "Exception")
+        phase = str(details.get("phase") or "task_execution")
+        task_id = record.get("task_id")
+        if failure_class.rpartition(".")[2] == "KilledWorker" and isinstance(task_id, str):
+            if len(self.killed) < _MAX_TASKS_KEPT:
+                self.killed.append((task_id, {**details, "message": record.get("message")}))
+            return
+        case = case_of(record)
+        verdict = classify(case)
+        recorded = details.get("cause")
+        cause = recorded if recorded in CAUSES else verdict.cause
+        evidence: Any = details.get("evidence")
+        said = tuple(map(str, evidence)) if isinstance(evidence, list) else verdict.evidence
+        root = _root(case, phase)
+        key = (cause, failure_class, phase, *root)
+        group = self.groups.get(key)
+        if group is None:
+            if len(self.groups) >= MAX_GROUPS:
+                key = (cause, failure_class, phase, "(other)")
+                group = self.groups.get(key)
+            if group is None:
+                message = str(record.get("message") or "")[:2_000]
+                stated: Any = details.get("confidence")
+                confidence: Confidence = (
+                    stated if stated in ("high", "medium", "low") else verdict.confidence
+                )
+                group = self.groups[key] = _Group(
+                    cause, confidence, said, failure_class, message, phase
+                )
+        group.add(record, details)
+
+
+def _root(case: Case, phase: str) -> tuple[str, ...]:
+    """What failures of one root share: how a process ended, or the line that raised."""
+    if case.is_worker:
+        return (case.signal or "", "" if case.exit_code is None else str(case.exit_code))
+    frame = _own_frame(case.traceback)
+    if frame:
+        return frame
+    return (_QUOTED.sub("'…'", failure_pattern("", case.message)[1]),)
+
+
+_QUOTED: Final = re.compile(r"'([^'\n]{1,200})'|\"([^\"\n]{1,200})\"")
+_FRAME: Final = re.compile(r'^\s+File "([^"\n]+)", line (\d+), in (\S+)', re.MULTILINE)
+_FOREIGN: Final = re.compile(r"(?:site|dist)-packages|/lib/python3|^<")
+
+
+def _own_frame(traceback: str) -> tuple[str, ...]:
+    """The innermost line of the user's own code, of the last exception of the chain."""
+    last = re.split(r"\n\n(?:The above|During handling)[^\n]+:\n\n", traceback)[-1]
+    frames = _FRAME.findall(last)
+    for path, line, function in reversed(frames):
+        if not _FOREIGN.search(path):
+            return (path, line, function)
+    return tuple(frames[-1]) if frames else ()
+
+
+def _load(reader: RunReader, collected: _Collected, progress: Progress | None) -> Report:
+    """Read as little as tells all: summary.json if there is a good one, and the failures."""
+    size = reader.size(TASKS)
+    small = size <= MAX_TASKS_READ
+
+    def tap(file: str, records: Iterator[Record]) -> Iterator[Record]:
+        if file == FAILURES:
+            return collected.failures(records)
+        if file == WORKERS:
+            return collected.workers(records)
+        if file == TASKS:
+            return collected.tasks(records, sizes=small)
+        return records
+
+    report = load_report(
+        reader, progress, scanner=lambda reader, progress: read_journals(reader, progress, tap=tap)
+    )
+    if report.source == "summary.json":
+        for file in (FAILURES, WORKERS):
+            for _ in tap(file, reader.records(file)):
+                pass
+        if collected.groups and small:
+            for _ in tap(TASKS, reader.records(TASKS)):
+                pass
+        elif collected.groups:
+            collected.notes.append(
+                "This run is large: what differs between failed and successful tasks was looked "
+                "for in its summary alone."
+            )
+        report = replace(report, missing=tuple(dict.fromkeys((*report.missing, *_said(reader)))))
+    return report
+
+
+def _said(reader: RunReader) -> Iterator[str]:
+    for problems in reader.problems.values():
+        yield from (f"{sentence}." for sentence in problems.sentences())
+
+
+def _count(members: Counter[str], member: Any, limit: int = 200) -> None:
+    if isinstance(member, tuple):
+        member = next(filter(None, member), "")
+    if member in members or len(members) < limit:
+        members[member] += 1
+
+
+# -- findings: failures ---------------------------------------------------------------------------
+
+
+def _failures(report: Report, collected: _Collected) -> Iterator[Finding]:
+    deaths = [group for group in collected.groups.values() if group.phase == "worker_lost"]
+    killed = _Killed(collected.killed, deaths)
+    for group in deaths:
+        yield _death_finding(report, collected, group, killed)
+    if killed.unexplained:
+        yield _killed_finding(report, killed)
+    for group in collected.groups.values():
+        if group.phase == "worker_lost":
+            continue
+        if group.phase == "run":
+            # The exception of a task, come back to the program that waited for it, is no more news.
+            if not _is_echo(group, collected):
+                yield _run_finding(group)
+        else:
+            yield from _task_findings(report, collected, group)
+
+
+class _Killed:
+    """KilledWorker failures, each put under the deaths that caused it."""
+
+    def __init__(
+        self, failures: Sequence[tuple[str, Mapping[str, Any]]], deaths: Sequence[_Group]
+    ) -> None:
+        self.of: dict[int, list[str]] = {}
+        self.unexplained: list[tuple[str, Mapping[str, Any]]] = []
+        by_worker: dict[str, _Group] = {}
+        present: dict[str, list[tuple[_Group, int]]] = {}
+        for group in deaths:
+            for death in group.deaths:
+                details = death["details"]
+                worker = details.get("worker")
+                if isinstance(worker, str):
+                    by_worker[worker] = group
+                tasks = _strings(details.get("tasks"))
+                for task in tasks:
+                    present.setdefault(task, []).append((group, len(tasks)))
+        #: Of each task that was there when a worker died: at how many deaths, at how many alone.
+        self.present: dict[str, tuple[int, int]] = {
+            task: (len(seen), sum(count == 1 for _, count in seen))
+            for task, seen in present.items()
+        }
+        for task, details in failures:
+            worker: Any = details.get("worker")
+            group = by_worker.get(worker) if isinstance(worker, str) else None
+            if group is None and task in present:
+                group = present[task][-1][0]
+            if group is None:
+                self.unexplained.append((task, details))
+            else:
+                self.of.setdefault(id(group), []).append(task)
+
+
+def _death_finding(
+    report: Report, collected: _Collected, group: _Group, killed: _Killed
+) -> Finding:
+    cause = CAUSES[group.cause]
+    details = [death["details"] for death in group.deaths]
+    last = details[-1]
+    how = _how_it_ended(last)
+    who = plural(group.count, "worker") + (" was lost" if group.count == 1 else " were lost")
+    sentences = [*group.evidence]
+    for death in details[:_MAX_IDS]:
+        sentences.append(_death_sentence(death))
+    running = Counter(task for death in details for task in _strings(death.get("tasks")))
+    sentences += _culprits(running, killed)
+    files = [FAILURES, WORKERS]
+    for death in details:
+        files += [path for path in (death.get("stderr_path"),) if isinstance(path, str)]
+    victims = killed.of.get(id(group), [])
+    consequences: list[Consequence] = []
+    if victims:
+        consequences.append(
+            Consequence(
+                f"{plural(len(victims), 'task')} failed with KilledWorker",
+                len(victims),
+                tuple(victims[:_MAX_IDS]),
+            )
+        )
+        followers = sum(len(collected.blamed.get(task, ())) for task in victims)
+        if followers:
+            consequences.append(
+                Consequence(f"{plural(followers, 'task')} failed because of those", followers)
+            )
+    again = sum(running.values()) - len(victims)
+    if again > 0:
+        consequences.append(
+            Consequence(f"{plural(again, 'attempt')} under way had to begin again", again)
+        )
+    recomputed = sum(_int(death.get("tasks_recomputed")) for death in details)
+    if recomputed:
+        consequences.append(
+            Consequence(
+                f"{plural(recomputed, 'finished result')} held there was lost with it"
+                if recomputed == 1
+                else f"{recomputed:,} finished results held there were lost",
+                recomputed,
+            )
+        )
+    return Finding(
+        severity="error" if victims else "warning",
+        category=group.cause,
+        title=f"{cause.title}: {who}{f' ({how})' if how else ''}",
+        count=group.count,
+        evidence=Evidence(
+            sentences=tuple(dict.fromkeys(filter(None, sentences))),
+            task_ids=tuple(task for task, _ in running.most_common(_MAX_IDS)),
+            task_names=dict(Counter(map(name_of_key, running)).most_common(_MAX_MEMBERS)),
+            workers=dict(group.workers.most_common(_MAX_MEMBERS)),
+            hosts=_hosts(report, group.workers),
+            first_at=parse_time(group.first),
+            last_at=parse_time(group.last),
+            message=group.message,
+            stderr_tail=next(
+                (tail for death in details if (tail := _str(death.get("stderr_tail")))), None
+            ),
+            files=tuple(dict.fromkeys(files)),
+        ),
+        suggestion=_death_suggestion(report, group, last, len(victims)),
+        confidence=group.confidence,
+        consequences=tuple(consequences),
+    )
+
+
+def _how_it_ended(details: Mapping[str, Any]) -> str:
+    if details.get("signal"):
+        return str(details["signal"])
+    if details.get("exit_code") is not None:
+        return f"exit status {details['exit_code']}"
+    return ""
+
+
+def _death_sentence(details: Mapping[str, Any]) -> str:
+    """One worker: who, where, its memory, what it ran."""
+    name = details.get("worker_id") or details.get("worker") or "a worker"
+    text = f"worker {name}"
+    if details.get("host"):
+        text += f" on {details['host']}"
+    tasks = _strings(details.get("tasks"))
+    if tasks:
+        more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
+        text += f" ran {', '.join(tasks[:3])}{more}"
+    memory, limit = _int(details.get("memory_bytes")), _int(details.get("memory_limit_bytes"))
+    if memory:
+        text += f"; last seen using {gigabytes(memory / _GIGABYTE)}"
+        if limit:
+            text += f" of its limit of {gigabytes(limit / _GIGABYTE)}"
+        earlier = details.get("memory_samples")
+        if isinstance(earlier, list) and len(earlier) > 1:
+            begin = _pair(earlier[0])
+            end = _pair(earlier[-1])
+            if begin and end and end[0] > begin[0]:
+                text += (
+                    f", {gigabytes(begin[1] / _GIGABYTE)} {seconds(end[0] - begin[0])} before that"
+                )
+    return text
+
+
+def _culprits(running: Counter[str], killed: _Killed) -> Iterator[str]:
+    """Who was there at how many deaths: the likely culprits and the innocent."""
+    if not running:
+        return
+    alone = [task for task in running if killed.present.get(task, (0, 0))[1]]
+    often = [task for task in running if killed.present.get(task, (0, 0))[0] > 1]
+    likely = [task for task in often if task in alone] or alone or often
+    for task in likely[:3]:
+        deaths, by_itself = killed.present[task]
+        yield (
+            f"likely culprit: {task}, running at {plural(deaths, 'death')}"
+            f"{f', at {by_itself} of them alone' if by_itself else ''}"
+        )
+    innocent = [task for task in running if task not in likely]
+    if likely and innocent:
+        yield (
+            f"likely innocent: {', '.join(innocent[:3])}"
+            f"{f' and {len(innocent) - 3} more' if len(innocent) > 3 else ''}, running beside it"
+        )
+    elif not likely and len(running) > 1:
+        yield f"any of the {len(running)} tasks that ran may be the culprit: none ran alone"
+
+
+def _death_suggestion(
+    report: Report, group: _Group, details: Mapping[str, Any], victims: int
+) -> str:
+    cause = group.cause
+    if cause in ("oom", "memory_limit"):
+        peak, limit = _peak(report, group)
+        return _memory_suggestion(peak, limit, group)
+    text = CAUSES[cause].remedy
+    if cause in ("killed", "preempted", "connection", "walltime") and victims:
+        text += (
+            " Tasks failed with KilledWorker because they had bad luck more often than "
+            "distributed.scheduler.allowed-failures permits: raise that."
+        )
+    left = details.get("time_limit_s")
+    if cause == "walltime" and isinstance(left, int | float):
+        text += f" The limit was {seconds(float(left))}."
+    return text
+
+
+def _peak(report: Report, group: _Group) -> tuple[float | None, float | None]:
+    """The most memory that the lost workers were seen to use, and their limit, in 10^9 bytes."""
+    peaks: list[float] = []
+    limits: list[float] = []
+    for death in group.deaths:
+        details = death["details"]
+        peaks += [
+            _int(details.get(name)) / _GIGABYTE for name in ("memory_bytes", "memory_peak_bytes")
+        ]
+        limits.append(_int(details.get("memory_limit_bytes")) / _GIGABYTE)
+    rows = [worker for worker in report.workers if worker.address in group.workers]
+    peaks += [worker.memory_gb_max or 0.0 for worker in rows]
+    limits += [worker.memory_limit_gb or 0.0 for worker in rows]
+    return max(peaks, default=0.0) or None, max(limits, default=0.0) or None
+
+
+def _memory_suggestion(peak: float | None, limit: float | None, group: _Group | None) -> str:
+    where = "the worker's memory limit (memory_limit=, dask worker --memory-limit)"
+    if group is not None and group.components:
+        where = f"memory of component {next(iter(group.components))!r} in the manifest"
+    if peak is None:
+        return f"Raise {where}, run fewer threads on it, or make the pieces smaller (chunk size)."
+    seen = f"Peak {gigabytes(peak)}"
+    if limit:
+        seen += f" of a limit of {gigabytes(limit)}"
+    # A worker is ended at 0.95 of its limit: what was seen then is a lower bound of what it needs.
+    needed = max(peak, limit or 0.0) * HEADROOM
+    return (
+        f"{seen}, needs at least {gigabytes(needed)}: raise {where}, run fewer threads on it, or "
+        "make the pieces smaller (chunk size)."
+    )
+
+
+def _killed_finding(report: Report, killed: _Killed) -> Finding:
+    tasks = [task for task, _ in killed.unexplained]
+    workers = Counter(
+        worker
+        for _, details in killed.unexplained
+        if isinstance(worker := details.get("worker"), str)
+    )
+    return Finding(
+        severity="error",
+        category="killed",
+        title=f"{plural(len(tasks), 'task')} failed because the workers that ran "
+        f"{'it' if len(tasks) == 1 else 'them'} died",
+        count=len(tasks),
+        evidence=Evidence(
+            sentences=("how those workers ended was not recorded",),
+            task_ids=tuple(tasks[:_MAX_IDS]),
+            task_names=dict(Counter(map(name_of_key, tasks)).most_common(_MAX_MEMBERS)),
+            workers=dict(workers.most_common(_MAX_MEMBERS)),
+            hosts=_hosts(report, workers),
+            message=_str(killed.unexplained[0][1].get("message")),
+            files=(FAILURES, WORKERS),
+        ),
+        suggestion="Look at the logs of the workers named; with nannies the record tells how they "
+        "ended. distributed.scheduler.allowed-failures says how many deaths a task may survive.",
+        confidence="low",
+    )
+
+
+def _task_findings(report: Report, collected: _Collected, group: _Group) -> Iterator[Finding]:
+    """Failures for good are one finding; those that a retry made good a lesser one."""
+    survived = group.retried - group.final
+    if group.final or not survived:
+        yield _task_finding(report, collected, group, sorted(group.final), final=True)
+    if survived:
+        yield _task_finding(report, collected, group, sorted(survived), final=False)
+
+
+def _task_finding(
+    report: Report, collected: _Collected, group: _Group, tasks: list[str], *, final: bool
+) -> Finding:
+    cause = CAUSES[group.cause]
+    # An older record may name no tasks at all.
+    count = len(tasks) or group.count
+    if final and len(group.final) == _MAX_TASKS_KEPT:
+        count = max(count, group.count - len(group.retried))
+    followers = sum(
+        row.dependents_failed
+        for row in report.failures
+        if failure_pattern(row.failure_class, row.message) in group.patterns
+    )
+    names: list[str] = []
+    if collected.blamed:
+        names = [name for task in tasks for name in collected.blamed.get(task, ())]
+        followers = max(followers, len(names)) if final else 0
+    consequences = (
+        (
+            Consequence(
+                f"{plural(followers, 'task')} failed because of {'it' if count == 1 else 'them'}",
+                followers,
+                tuple(names[:_MAX_IDS]),
+            ),
+        )
+        if final and followers
+        else ()
+    )
+    outcome = "failed" if final else "failed and went well when retried"
+    title = f"{cause.title}: {plural(count, 'task')} {outcome} ({group.failure_class})"
+    suggestion = _task_suggestion(report, group, final=final)
+    return Finding(
+        severity="error" if final else "info",
+        category=group.cause,
+        title=title,
+        count=count,
+        evidence=Evidence(
+            sentences=(*group.evidence, *_patterns(report, collected, group, tasks)),
+            task_ids=tuple(tasks[:_MAX_IDS]),
+            task_names=dict(group.names.most_common(_MAX_MEMBERS)),
+            workers=dict(group.workers.most_common(_MAX_MEMBERS)),
+            hosts=_hosts(report, group.workers),
+            first_at=parse_time(group.first),
+            last_at=parse_time(group.last),
+            message=group.message,
+            traceback=group.traceback[-20_000:] or None,
+            files=(FAILURES, TASKS),
+        ),
+        suggestion=suggestion,
+        confidence=group.confidence,
+        consequences=consequences,
+    )
+
+
+def _task_suggestion(report: Report, group: _Group, *, final: bool) -> str:
+    if group.cause == "oom":
+        rows = [worker for worker in report.workers if worker.address in group.workers]
+        peak = max((worker.memory_gb_max or 0.0 for worker in rows), default=0.0) or None
+        limit = max((worker.memory_limit_gb or 0.0 for worker in rows), default=0.0) or None
+        return _memory_suggestion(peak, limit, group)
+    text = CAUSES[group.cause].remedy
+    if group.cause in ("connection", "timeout", "preempted"):
+        if not final:
+            return f"Retries helped. {text}"
+        if not group.retried:
+            text += " These tasks had no retries: client.submit(…, retries=2) would try again."
+    return text
+
+
+def _patterns(
+    report: Report, collected: _Collected, group: _Group, tasks: list[str]
+) -> Iterator[str]:
+    """What the failures have in common, and what differs from those that succeeded."""
+    rows = {row.name: row for row in report.tasks}
+    for name, count in group.names.most_common(3):
+        row = rows.get(name)
+        if row is not None and row.count:
+            yield f"{count:,} of {plural(row.count, 'task')} named {name}"
+    if len(group.values) > 1:
+        shown = ", ".join(repr(value) for value, _ in group.values.most_common(5))
+        yield f"the messages name {shown}{', …' if len(group.values) > 5 else ''}"
+    yield from _places(report, collected, group)
+    yield from _difference(
+        "ran",
+        [collected.durations[task] for task in tasks if task in collected.durations],
+        [
+            row.duration.mean
+            for name in group.names
+            if (row := rows.get(name)) is not None
+            and row.duration.mean is not None
+            and row.succeeded
+        ],
+        seconds,
+    )
+    failed = set(tasks)
+    yield from _difference(
+        "had inputs of",
+        [collected.inputs[task] / _GIGABYTE for task in tasks if task in collected.inputs],
+        [
+            size / _GIGABYTE
+            for task, size in collected.inputs.items()
+            if task not in failed and name_of_key(task) in group.names
+        ],
+        gigabytes,
+    )
+    yield from _memory_difference(report, group)
+
+
+def _places(report: Report, collected: _Collected, group: _Group) -> Iterator[str]:
+    """Failures that keep to one worker or host although the work did not."""
+    total = group.workers.total()
+    if total < 3 or len(report.workers) < 2:
+        return
+    done: Counter[str] = Counter()
+    for name in group.names:
+        done.update(collected.name_workers.get(name, {}))
+    if not done:
+        done.update({row.address: row.attempts for row in report.workers if row.address})
+    hosts = {row.address: row.host for row in report.workers if row.address and row.host}
+    places = (
+        ("host", _by_host(group.workers, hosts), _by_host(done, hosts)),
+        ("worker", group.workers, done),
+    )
+    for what, failures, attempts in places:
+        if not failures or len(attempts) < 2:
+            continue
+        place, count = failures.most_common(1)[0]
+        share = attempts[place] / (attempts.total() or 1)
+        if count >= 0.8 * total and share <= 0.5:
+            yield (
+                f"{'all' if count == total else f'{count:,} of'} {total:,} on {what} {place}, "
+                f"which ran {percent(share)} of those that went well"
+            )
+            return
+
+
+def _by_host(workers: Mapping[str, int], hosts: Mapping[str, str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for worker, count in workers.items():
+        host = hosts.get(worker)
+        if host is not None:
+            found[host] += count
+    return found
+
+
+def _difference(
+    verb: str, failed: Sequence[float], succeeded: Sequence[float], show: Any
+) -> Iterator[str]:
+    if not failed or not succeeded:
+        return
+    mine, theirs = sum(failed) / len(failed), sum(succeeded) / len(succeeded)
+    if mine > 2 * theirs or mine < theirs / 2:
+        yield f"they {verb} {show(mine)} on average, those that went well {show(theirs)}"
+
+
+def _memory_difference(report: Report, group: _Group) -> Iterator[str]:
+    theirs = [
+        worker.memory_gb_max
+        for worker in report.workers
+        if worker.memory_gb_max and worker.address not in group.workers and worker.attempts
+    ]
+    mine = [
+        worker.memory_gb_max
+        for worker in report.workers
+        if worker.memory_gb_max and worker.address in group.workers
+    ]
+    if mine and theirs and sum(mine) / len(mine) > 2 * sum(theirs) / len(theirs):
+        yield (
+            f"their workers used up to {gigabytes(max(mine))}, the others {gigabytes(max(theirs))}"
+        )
+
+
+def _is_echo(group: _Group, collected: _Collected) -> bool:
+    patterns = {
+        pattern
+        for other in collected.groups.values()
+        if other.phase != "run"
+        for pattern in other.patterns
+    }
+    if group.failure_class.rpartition(".")[2] == "KilledWorker":
+        return bool(collected.killed)
+    return bool(group.patterns & patterns)
+
+
+def _run_finding(group: _Group) -> Finding:
+    cause = CAUSES[group.cause]
+    return Finding(
+        severity="critical",
+        category=group.cause,
+        title=f"The program ended with {group.failure_class}: {cause.title.lower()}",
+        count=group.count,
+        evidence=Evidence(
+            sentences=group.evidence,
+            first_at=parse_time(group.first),
+            last_at=parse_time(group.last),
+            message=group.message,
+            traceback=group.traceback[-20_000:] or None,
+            files=(FAILURES,),
+        ),
+        suggestion=cause.remedy,
+        confidence=group.confidence,
+    )
+
+
+def _hosts(report: Report, workers: Mapping[str, int]) -> dict[str, int]:
+    hosts = {row.address: row.host for row in report.workers if row.address and row.host}
+    return dict(_by_host(workers, hosts).most_common(_MAX_MEMBERS))
+
+
+# -- findings: where nothing failed ---------------------------------------------------------------
+
+
+def _conditions(report: Report, collected: _Collected) -> Iterator[Finding]:
+    yield from _unfinished(report)
+    yield from _old_failures(report, collected)
+    yield from _memory_pressure(report)
+    yield from _spilling(report, collected)
+    yield from _stragglers(report)
+    yield from _skew(report)
+    yield from _recomputation(report)
+    yield from _transfer(report)
+    yield from _small_tasks(report)
+    yield from _driver_bound(report)
+    yield from _record(report)
+
+
+def _unfinished(report: Report) -> Iterator[Finding]:
+    counts = report.counts
+    running, waiting = counts["tasks_running"], counts["tasks_waiting"]
+    if report.status != "lost":
+        return
+    sentences = [report.why or "Its recorder is gone."]
+    tasks = report.unfinished
+    for task in tasks[:_MAX_IDS]:
+        since = ""
+        if task.since is not None and report.as_of is not None:
+            since = f" for {seconds((report.as_of - task.since).total_seconds())}"
+        where = f" on {task.worker}" if task.worker else ""
+        sentences.append(f"{task.task_id} was running{where}{since}")
+    yield Finding(
+        severity="critical",
+        category="unfinished",
+        title=f"The program that recorded this run went away with {plural(running, 'task')} "
+        f"running and {waiting:,} waiting",
+        count=max(1, running),
+        evidence=Evidence(
+            sentences=tuple(sentences),
+            task_ids=tuple(task.task_id for task in tasks[:_MAX_IDS]),
+            task_names=dict(Counter(task.task_name for task in tasks).most_common(_MAX_MEMBERS)),
+            workers=dict(Counter(task.worker for task in tasks if task.worker)),
+            last_at=report.as_of,
+            files=("run.json", TASKS),
+        ),
+        suggestion="It was killed, or its host went down: the record ends there, and nothing in it "
+        "tells which. Look at the host's log and the batch system's; what had finished is in "
+        "tasks.jsonl.",
+        confidence="high",
+    )
+
+
+def _old_failures(report: Report, collected: _Collected) -> Iterator[Finding]:
+    """Tasks that failed in a record without failures.jsonl, as older tools leave it."""
+    if collected.groups or collected.killed:
+        return
+    for row in report.failures:
+        verdict = classify(Case(row.failure_class, row.message, row.traceback or ""))
+        cause = CAUSES[verdict.cause]
+        yield Finding(
+            severity="error",
+            category=verdict.cause,
+            title=f"{cause.title}: {plural(row.count, 'task')} failed ({row.failure_class})",
+            count=row.count,
+            evidence=Evidence(
+                sentences=verdict.evidence,
+                task_names=row.task_names,
+                workers=row.workers,
+                hosts=_hosts(report, row.workers),
+                first_at=row.first_at,
+                last_at=row.last_at,
+                message=row.message,
+                traceback=row.traceback,
+                files=(TASKS,),
+            ),
+            suggestion=cause.remedy,
+            confidence=verdict.confidence,
+        )
+
+
+def _memory_pressure(report: Report) -> Iterator[Finding]:
+    near = [
+        (worker.memory_gb_max / worker.memory_limit_gb, worker)
+        for worker in report.workers
+        if worker.memory_gb_max
+        and worker.memory_limit_gb
+        and worker.memory_gb_max >= NEAR_LIMIT * worker.memory_limit_gb
+        and not worker.lost
+    ]
+    if not near:
+        return
+    share, worst = max(near, key=lambda pair: pair[0])
+    yield Finding(
+        severity="warning",
+        category="memory_pressure",
+        title=f"{plural(len(near), 'worker')} used {percent(share)} of "
+        f"{'its' if len(near) == 1 else 'their'} memory limit"
+        if len(near) == 1
+        else f"{len(near):,} workers used up to {percent(share)} of their memory limit",
+        count=len(near),
+        evidence=_of_workers(
+            report,
+            [worker for _, worker in near],
+            [f"worker {worst.name or worst.address} at most {gigabytes(worst.memory_gb_max)}"],
+        ),
+        suggestion=_memory_suggestion(worst.memory_gb_max, worst.memory_limit_gb, None)
+        if share >= 0.95
+        else f"Peak {gigabytes(worst.memory_gb_max)} of a limit of "
+        f"{gigabytes(worst.memory_limit_gb)}: Dask pauses a worker at 80 % and ends it at 95 %. "
+        "Raise the limit, run fewer threads, or make the pieces smaller (chunk size).",
+        confidence="high",
+    )
+
+
+def _spilling(report: Report, collected: _Collected) -> Iterator[Finding]:
+    spilled: dict[str, int] = {}
+    for address, record in collected.worker_lines.items():
+        details: Any = record.get("details")
+        if isinstance(details, Mapping) and _int(details.get("spilled_bytes")):
+            spilled[address] = _int(details.get("spilled_bytes"))
+    if not spilled:
+        return
+    most = max(spilled.values()) / _GIGABYTE
+    workers = [worker for worker in report.workers if worker.address in spilled]
+    yield Finding(
+        severity="warning",
+        category="spilling",
+        title=f"{plural(len(spilled), 'worker')} wrote results to disk for lack of memory",
+        count=len(spilled),
+        evidence=_of_workers(report, workers, [f"up to {gigabytes(most)} on disk at one time"]),
+        suggestion=f"Give the workers {gigabytes(most)} more memory each, or let results go sooner "
+        "(smaller chunks, fewer futures kept): reading back from disk costs far more than keeping.",
+        confidence="high",
+    )
+
+
+def _stragglers(report: Report) -> Iterator[Finding]:
+    rows = {row.name: row for row in report.tasks}
+    found = [
+        (attempt, row)
+        for attempt in report.slowest
+        if (row := rows.get(attempt.task_name)) is not None
+        and row.duration.count >= 5
+        and row.duration.p50 is not None
+        and attempt.duration_s > max(1.0, 5 * row.duration.p50)
+        and attempt.duration_s > 0.05 * (report.wall_s or 0.0)
+    ]
+    if not found:
+        return
+    workers = Counter(attempt.worker for attempt, _ in found if attempt.worker)
+    yield Finding(
+        severity="info",
+        category="straggler",
+        title=f"{plural(len(found), 'attempt')} took far longer than others of the same name",
+        count=len(found),
+        evidence=Evidence(
+            sentences=tuple(
+                f"{attempt.task_id} took {seconds(attempt.duration_s)}; half of the "
+                f"{row.name} tasks took less than {seconds(row.duration.p50)}"
+                for attempt, row in found[:5]
+            ),
+            task_ids=tuple(attempt.task_id for attempt, _ in found),
+            task_names=dict(Counter(row.name for _, row in found)),
+            workers=dict(workers),
+            hosts=_hosts(report, workers),
+            files=(TASKS,),
+        ),
+        suggestion="If they share a host, look at that host; if not, their inputs are larger than "
+        "the others': split those, or submit the largest first (priority=).",
+        confidence="medium",
+    )
+
+
+def _skew(report: Report) -> Iterator[Finding]:
+    rows = [
+        worker
+        for worker in report.workers
+        if worker.lifetime_s >= 0.5 * (report.wall_s or 0.0) and worker.nthreads
+    ]
+    if len(rows) < 3 or not report.wall_s or report.wall_s < 1.0:
+        return
+    busy = sorted(worker.busy_s / (worker.nthreads or 1) for worker in rows)
+    median = busy[len(busy) // 2]
+    worst = max(rows, key=lambda worker: worker.busy_s / (worker.nthreads or 1))
+    most = worst.busy_s / (worst.nthreads or 1)
+    if most < 2 * median or most < 0.3 * report.wall_s:
+        return
+    yield Finding(
+        severity="info",
+        category="skew",
+        title=f"Worker {worst.name or worst.address} did far more than the others",
+        count=1,
+        evidence=_of_workers(
+            report,
+            [worst],
+            [f"busy for {seconds(most)} a thread, half of the workers less than {seconds(median)}"],
+        ),
+        suggestion="Tasks run where their data is: spread large inputs (client.rebalance, smaller "
+        "partitions), or look whether tasks are bound to that worker (workers=, resources=).",
+        confidence="medium",
+    )
+
+
+def _recomputation(report: Report) -> Iterator[Finding]:
+    count = report.counts["tasks_recomputed"]
+    if not count:
+        return
+    rows = Counter({row.name: row.recomputed for row in report.tasks if row.recomputed})
+    cost = sum(
+        row.recomputed * (row.duration.mean or 0.0) for row in report.tasks if row.recomputed
+    )
+    yield Finding(
+        severity="warning",
+        category="recomputation",
+        title=f"{plural(count, 'task')} had to be computed again",
+        count=count,
+        evidence=Evidence(
+            sentences=(f"their results were lost with a worker; about {seconds(cost)} of work",),
+            task_names=dict(rows.most_common(_MAX_MEMBERS)),
+            files=(TASKS,),
+        ),
+        suggestion="Write expensive intermediate results to storage, or replicate them "
+        "(client.replicate), where workers may be lost.",
+        confidence="high",
+    )
+
+
+def _transfer(report: Report) -> Iterator[Finding]:
+    transfer = sum(row.transfer_s for row in report.tasks)
+    total = transfer + report.busy_s
+    if transfer < 1.0 or transfer < 0.2 * total:
+        return
+    rows = Counter({row.name: round(row.transfer_s) for row in report.tasks if row.transfer_s >= 1})
+    yield Finding(
+        severity="warning",
+        category="transfer",
+        title=f"{percent(transfer / total)} of the time went into moving data between workers",
+        count=1,
+        evidence=Evidence(
+            sentences=(f"{seconds(transfer)} of transfers, {seconds(report.busy_s)} of computing",),
+            task_names=dict(rows.most_common(_MAX_MEMBERS)),
+            files=(TASKS,),
+        ),
+        suggestion="Fewer and larger workers keep more data in one place; larger chunks and a "
+        "reduction before a shuffle move less.",
+        confidence="high",
+    )
+
+
+#: Dask itself needs about a millisecond a task: shorter tasks are mostly overhead.
+SMALL_TASK: Final = 0.01
+
+
+def _small_tasks(report: Report) -> Iterator[Finding]:
+    small = [
+        row
+        for row in report.tasks
+        if row.duration.count >= 1_000
+        and row.duration.mean is not None
+        and row.duration.mean < SMALL_TASK
+    ]
+    count = sum(row.duration.count for row in small)
+    total = sum(row.duration.count for row in report.tasks)
+    if not count or count < 0.5 * total or (report.busy_ratio or 0.0) > 0.5:
+        return
+    mean = sum(row.duration.total for row in small) / count
+    yield Finding(
+        severity="info",
+        category="small_tasks",
+        title=f"{count:,} tasks took {seconds(mean)} on average: Dask's own work takes as long",
+        count=count,
+        evidence=Evidence(
+            sentences=(f"workers were busy {percent(report.busy_ratio)} of their time",),
+            task_names={row.name: row.duration.count for row in small[:_MAX_MEMBERS]},
+            files=("summary.json",),
+        ),
+        suggestion=f"Do more in one task: batches of {max(2, round(0.1 / max(mean, 1e-4))):,} "
+        "calls, or larger chunks or partitions, so that each takes a tenth of a second or more.",
+        confidence="medium",
+    )
+
+
+def _driver_bound(report: Report) -> Iterator[Finding]:
+    ratio = report.busy_ratio
+    wall = report.wall_s or 0.0
+    queued = sum(row.queue.total for row in report.tasks)
+    if ratio is None or ratio > 0.3 or wall < 10.0 or report.counts["tasks"] < 20:
+        return
+    if queued > 0.2 * report.thread_seconds or not report.busy_s:
+        return
+    yield Finding(
+        severity="info",
+        category="driver_bound",
+        title=f"Workers were busy {percent(ratio)} of their time, and hardly anything waited",
+        count=1,
+        evidence=Evidence(
+            sentences=(
+                f"{seconds(report.busy_s)} of computing in {seconds(report.thread_seconds)} of "
+                f"threads; tasks waited {seconds(queued)} altogether",
+            ),
+            files=("summary.json",),
+        ),
+        suggestion="The program that submits is the bottleneck: submit more at once (client.map, "
+        "one compute() for many), do its own work in tasks, or take fewer workers.",
+        confidence="medium",
+    )
+
+
+def _record(report: Report) -> Iterator[Finding]:
+    if not report.missing:
+        return
+    yield Finding(
+        severity="info",
+        category="record",
+        title="The record of this run is not complete",
+        count=len(report.missing),
+        evidence=Evidence(sentences=report.missing[:_MAX_IDS], files=("run.json",)),
+        suggestion="Findings may be missing with it.",
+        confidence="high",
+    )
+
+
+def _of_workers(report: Report, workers: Sequence[Worker], sentences: list[str]) -> Evidence:
+    addresses = Counter({worker.address: 1 for worker in workers if worker.address})
+    return Evidence(
+        sentences=tuple(sentences),
+        workers=dict(addresses.most_common(_MAX_MEMBERS)),
+        hosts=_hosts(report, addresses),
+        files=("resources.jsonl", WORKERS),
+    )
+
+
+# -- summary --------------------------------------------------------------------------------------
+
+
+def _summary(report: Report, findings: Sequence[Finding]) -> str:
+    counts = report.counts
+    ended = {
+        "completed": "The run completed",
+        "failed": "The run failed",
+        "cancelled": "The run was cancelled",
+        "running": "The run is going on",
+        "lost": "The run was lost",
+    }.get(report.status, f"The run is {report.status}")
+    tasks = plural(counts["tasks"], "task")
+    head = f"{ended}: {tasks}, {counts['tasks_succeeded']:,} succeeded"
+    if counts["tasks_failed"]:
+        head += f", {counts['tasks_failed']:,} failed"
+    if counts["workers_lost"]:
+        head += f", {plural(counts['workers_lost'], 'worker')} lost"
+    serious = [finding for finding in findings if finding.severity in ("critical", "error")]
+    lesser = [finding for finding in findings if finding.severity == "warning"]
+    shown = serious or lesser
+    if not shown:
+        return f"{head}. Nothing stands out."
+    return f"{head}. {'. '.join(finding.title for finding in shown[:3])}."
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _str(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if isinstance(value, list) and len(value) == 2:
+        first, second = value
+        if isinstance(first, int | float) and isinstance(second, int | float):
+            return float(first), float(second)
+    return None

@@ -1,0 +1,140 @@
+"""The classifier of failures, held against labelled cases: one set to build on, one kept aside."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from scalable.causes import CAUSES, ERRNOS, FRAMES, GENERIC_TYPES, TYPES, WORDS, case_of, classify
+
+HERE = Path(__file__).parent / "causes"
+#: What the classifier got right of the set kept aside when that was last looked at; it may rise.
+FLOOR = 0.9
+
+
+def cases(name: str) -> list[dict]:
+    return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
+
+
+def verdict_of(case: dict):
+    """Through a record of failures.jsonl, as the recorder writes it."""
+    details = {
+        name: value
+        for name, value in case.items()
+        if name not in ("cause", "failure_class", "message")
+    }
+    return classify(
+        case_of(
+            {
+                "failure_class": case["failure_class"],
+                "message": case["message"],
+                "details": details,
+            }
+        )
+    )
+
+
+def test_there_are_enough_cases_and_each_set_has_every_cause():
+    build, aside = cases("build"), cases("aside")
+    assert len(build) + len(aside) >= 120
+    assert {case["cause"] for case in build} == set(CAUSES)
+    assert {case["cause"] for case in aside} >= set(CAUSES) - {"preempted"}
+    texts = [(case["failure_class"], case["message"]) for case in build]
+    both = [case for case in aside if (case["failure_class"], case["message"]) in texts]
+    assert [
+        case for case in both if case["failure_class"] != "WorkerLost" and case["message"]
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "case", cases("build"), ids=lambda case: f"{case['failure_class']}-{case['message'][:30]}"
+)
+def test_every_case_of_the_set_to_build_on(case: dict):
+    verdict = verdict_of(case)
+    assert verdict.cause == case["cause"], verdict
+    assert verdict.confidence in ("high", "medium", "low")
+    assert verdict.evidence
+    assert all(verdict.evidence)
+
+
+def test_score_on_the_set_kept_aside(capsys: pytest.CaptureFixture[str]):
+    aside = cases("aside")
+    wrong: list[str] = []
+    for case in aside:
+        verdict = verdict_of(case)
+        if verdict.cause != case["cause"]:
+            wrong.append(
+                f"  {case['failure_class']}: {case['message'][:60]!r} is {case['cause']}, "
+                f"judged {verdict.cause} ({verdict.confidence})"
+            )
+    score = 1 - len(wrong) / len(aside)
+    with capsys.disabled():
+        print(f"\ncauses: {score:.1%} of {len(aside)} cases kept aside", *wrong, sep="\n")
+    assert score >= FLOOR
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "message", "not_this"),
+    [
+        ("KeyError", "'bathroom'", "oom"),
+        ("ValueError", "zoom level 14 is out of range", "oom"),
+        ("ModuleNotFoundError", "No module named 'roomba'", "oom"),
+        ("ValueError", "expected 403 rows", "credential"),
+        ("KilledWorker", "the last worker was tcp://10.0.0.1:40311", "credential"),
+        ("RuntimeError", "it did not work", "model_runtime"),
+        ("CommClosedError", "", "unknown"),
+        ("OSError", "[Errno 28] No space left on device", "unknown"),
+        ("AssertionError", "", "unknown"),
+        ("CancelledError", "", "unknown"),
+        ("KilledWorker", "", "unknown"),
+        ("RuntimeError", "the words memory limit, timed out, killed, 401 mean nothing", "oom"),
+    ],
+)
+def test_traps(failure_class: str, message: str, not_this: str):
+    verdict = classify(case_of({"failure_class": failure_class, "message": message}))
+    assert verdict.cause != not_this
+
+
+def test_words_in_the_middle_of_a_message_prove_nothing():
+    for words in ("CUDA out of memory", "No space left on device", "Unable to locate credentials"):
+        verdict = classify(case_of({"failure_class": "RuntimeError", "message": f"not: {words}"}))
+        assert verdict.cause in ("unknown", "disk_full"), words
+    assert (
+        classify(case_of({"failure_class": "RuntimeError", "message": "is there: 401 x"})).cause
+        == "unknown"
+    )
+
+
+def test_every_rule_names_a_cause_and_every_pattern_is_anchored_and_bounded():
+    for table in (ERRNOS, TYPES, GENERIC_TYPES, FRAMES):
+        assert {cause for cause, _ in table.values()} <= set(CAUSES)
+    for words in WORDS:
+        assert words.cause in CAUSES
+        # `match` anchors; an unbounded repetition of anything could be made to hurt.
+        assert not re.search(r"(?<!\\)\.[*+]", words.pattern), words.pattern
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"failure_class": None, "message": None, "details": None},
+        {"failure_class": 7, "message": ["x"], "details": {"errno": "x", "bases": 3}},
+        {"failure_class": "WorkerLost", "message": "", "details": {"signal": 9, "exit_code": True}},
+    ],
+)
+def test_records_of_impossible_types_are_unknown(record: dict):
+    assert classify(case_of(record)).cause == "unknown"
+
+
+def test_a_hostile_message_costs_no_time():
+    message = "Command " + "a" * 50_000 + "HTTPConnectionPool(host=" * 5_000
+    counts = Counter(
+        classify(case_of({"failure_class": name, "message": message})).cause
+        for name in ("RuntimeError", "CalledProcessError", "OSError", "HTTPError")
+    )
+    assert counts.total() == 4
