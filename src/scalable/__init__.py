@@ -13,18 +13,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scalable.ai import diagnose_run
     from scalable.api import Instrumentation, instrument, uninstrument
     from scalable.options import OptionError
 
 __version__ = "0.1.0"
 
-__all__ = ["Instrumentation", "OptionError", "__version__", "instrument", "uninstrument"]
+__all__ = [
+    "Instrumentation",
+    "OptionError",
+    "__version__",
+    "diagnose_run",
+    "instrument",
+    "uninstrument",
+]
 
 _HOME = {
     "Instrumentation": "scalable.api",
     "instrument": "scalable.api",
     "uninstrument": "scalable.api",
     "OptionError": "scalable.options",
+    "diagnose_run": "scalable.ai",
 }
 
 

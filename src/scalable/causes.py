@@ -1170,3 +1170,20 @@ def _integer(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def table() -> str:
+    """Return the table of causes, and of how a lost worker is judged, as the documentation has it.
+
+    Printed by ``python -m scalable.causes``.
+    """
+    lines = ["| cause | means | what usually helps |", "|---|---|---|"]
+    lines += [f"| `{cause.name}` | {cause.meaning} | {cause.remedy} |" for cause in CAUSES.values()]
+    lines += ["", "A lost worker is judged by the first of these that holds:", ""]
+    lines += ["| because | cause |", "|---|---|"]
+    lines += [f"| {rule.says} | `{rule.cause}` |" for rule in DEATHS]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

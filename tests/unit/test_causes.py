@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from scalable.causes import CAUSES, ERRNOS, FRAMES, GENERIC_TYPES, TYPES, WORDS, case_of, classify
+from scalable.causes import (
+    CAUSES,
+    ERRNOS,
+    FRAMES,
+    GENERIC_TYPES,
+    TYPES,
+    WORDS,
+    case_of,
+    classify,
+    table,
+)
 
 HERE = Path(__file__).parent / "causes"
 #: What the classifier got right of the set kept aside when that was last looked at; it may rise.
@@ -110,8 +120,8 @@ def test_words_in_the_middle_of_a_message_prove_nothing():
 
 
 def test_every_rule_names_a_cause_and_every_pattern_is_anchored_and_bounded():
-    for table in (ERRNOS, TYPES, GENERIC_TYPES, FRAMES):
-        assert {cause for cause, _ in table.values()} <= set(CAUSES)
+    for rules in (ERRNOS, TYPES, GENERIC_TYPES, FRAMES):
+        assert {cause for cause, _ in rules.values()} <= set(CAUSES)
     for words in WORDS:
         assert words.cause in CAUSES
         # `match` anchors; an unbounded repetition of anything could be made to hurt.
@@ -138,3 +148,9 @@ def test_a_hostile_message_costs_no_time():
         for name in ("RuntimeError", "CalledProcessError", "OSError", "HTTPError")
     )
     assert counts.total() == 4
+
+
+def test_the_documentation_has_the_table_of_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
+    start = page.index("python -m scalable.causes -->") + len("python -m scalable.causes -->\n")
+    assert page[start : page.index("<!-- end of causes -->")] == table()

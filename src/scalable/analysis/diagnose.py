@@ -277,6 +277,7 @@ class _Collected:
         self.durations: dict[str, float] = {}
         self.blamed: dict[str, list[str]] = {}
         self.name_workers: dict[str, Counter[str]] = {}
+        self.succeeded: dict[str, tuple[float, int]] = {}
         self.read_tasks = False
 
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
@@ -330,6 +331,9 @@ class _Collected:
                     if worker is not None:
                         counter = self.name_workers.setdefault(record["task_name"], Counter())
                         _count(counter, worker, 1_000)
+                    total, number = self.succeeded.get(record["task_name"], (0.0, 0))
+                    duration = record.get("duration_s") or 0.0
+                    self.succeeded[record["task_name"]] = (total + duration, number + 1)
             except (KeyError, TypeError, ValueError):
                 continue
         for task_id, names_of in dependencies.items():
@@ -801,11 +805,10 @@ def _patterns(
         "ran",
         [collected.durations[task] for task in tasks if task in collected.durations],
         [
-            row.duration.mean
+            total / number
             for name in group.names
-            if (row := rows.get(name)) is not None
-            and row.duration.mean is not None
-            and row.succeeded
+            for total, number in (collected.succeeded.get(name, (0.0, 0)),)
+            if number
         ],
         seconds,
     )

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from scalable.analysis.diagnose import Diagnosis
@@ -66,7 +66,9 @@ class Endpoint:
         base_url = environment.get(BASE_URL_VARIABLE, "").strip().rstrip("/")
         model = environment.get(MODEL_VARIABLE, "").strip()
         if not base_url or not model:
-            raise ProseError(f"no model is configured: set {BASE_URL_VARIABLE} and {MODEL_VARIABLE}")
+            raise ProseError(
+                f"no model is configured: set {BASE_URL_VARIABLE} and {MODEL_VARIABLE}"
+            )
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ProseError(f"{BASE_URL_VARIABLE} is no http or https address")
@@ -134,4 +136,4 @@ def _ask(diagnosis: Diagnosis, endpoint: Endpoint, timeout: float) -> str:
         words = None
     if not isinstance(words, str) or not words.strip():
         raise ProseError("the model's server gave no answer that can be understood")
-    return cast("str", words).strip()[:MAX_TEXT]
+    return words.strip()[:MAX_TEXT]

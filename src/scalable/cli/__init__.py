@@ -16,6 +16,10 @@ import click
 #: Name of a command: where it is, and what the list of commands says of it.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("scalable.cli.report:report", "Tell what one run did, and how it went."),
+    "diagnose": (
+        "scalable.cli.diagnose:diagnose",
+        "Say what went wrong in one run, and what to do about it.",
+    ),
     "runs": ("scalable.cli.runs:runs", "List the recorded runs, newest first."),
     "init": ("scalable.cli.init:init", "Write a commented manifest."),
     "validate": ("scalable.cli.validate:validate", "Check a manifest in one pass."),
@@ -31,6 +35,7 @@ then look at it:
   scalable report                      the latest run
   scalable report --run-id run-2026    another one, by the beginning of its id
   scalable report --format json | jq .counts
+  scalable diagnose                    why it failed, and what to do about it
   scalable runs                        all of them
 
 Runs are read from .scalable/runs below the current directory; --runs-dir or SCALABLE_RUNS_DIR
@@ -107,8 +112,8 @@ def cli() -> None:
     """Look at what Dask runs really did.
 
     Every run recorded with scalable.instrument(client) keeps a complete copy of itself on disk:
-    each task attempt, each worker, each failure. `report` and `runs` read it, also while the run
-    goes on and after its program was killed. They need no cluster and no Dask.
+    each task attempt, each worker, each failure. `report`, `diagnose` and `runs` read it, also
+    while the run goes on and after its program was killed. They need no cluster and no Dask.
     """
 
 

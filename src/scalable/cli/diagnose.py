@@ -19,8 +19,8 @@ _EPILOG = """\b
 Examples:
   scalable diagnose
   scalable diagnose --run-id run-20260102 --format json | jq '.findings[0]'
-  scalable diagnose --ai        also in a model's words; set SCALABLE_AI_BASE_URL,
-                                SCALABLE_AI_MODEL and, if needed, SCALABLE_AI_API_KEY
+  scalable diagnose --ai    also in a model's words; set SCALABLE_AI_BASE_URL,
+                            SCALABLE_AI_MODEL, SCALABLE_AI_API_KEY
 """
 
 
