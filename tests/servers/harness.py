@@ -334,7 +334,7 @@ class Jaeger(Server):
     """Jaeger all-in-one with its store in memory: OTLP in, the query API out."""
 
     name = "jaeger"
-    ports_needed = 8
+    ports_needed = 7
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -367,7 +367,6 @@ class Jaeger(Server):
             "query.grpc-server.host-port",
             "collector.grpc-server.host-port",
             "collector.http-server.host-port",
-            "http-server.host-port",
         )
         ports = zip(flags, self.ports, strict=True)
         return [self._program, *(f"--{flag}=127.0.0.1:{port}" for flag, port in ports)]
