@@ -162,7 +162,19 @@ class SyntheticCluster:
     def _sample(self, worker: _Worker) -> Fact:
         memory = 100_000_000 + 1_000 * self._chance.randrange(100_000)
         cpu = round(self._chance.random() * self._shape.nthreads, 3)
-        return facts.Sample(facts.SAMPLE, self.now, worker.address, cpu, memory, 2**32)
+        return facts.Sample(
+            facts.SAMPLE,
+            self.now,
+            worker.address,
+            cpu,
+            memory,
+            2**32,
+            memory // 2,
+            0,
+            0.0,
+            "running",
+            0,
+        )
 
     def _run_graph(self, size: int) -> Iterator[Fact]:
         shape, chance = self._shape, self._chance

@@ -78,6 +78,14 @@ class UnfinishedTask(NamedTuple):
     since: str
 
 
+class NameCounts(NamedTuple):
+    """Attempts after which a task ran again, attempts made again, CPU seconds of one task name."""
+
+    retries: int
+    recomputations: int
+    cpu: float
+
+
 class RunSummary:
     """What a run did so far, in bounded memory.
 
@@ -196,6 +204,24 @@ class RunSummary:
     def running_count(self) -> int:
         """Tasks that a worker runs."""
         return len(self._running)
+
+    def states(self) -> dict[str, int]:
+        """Return how many tasks are in each state now; those of all states have no other one."""
+        names = self._names.values()
+        return {
+            "waiting": len(self._waiting),
+            "running": len(self._running),
+            "succeeded": sum(name.succeeded for name in names),
+            "failed": sum(name.failed for name in names),
+            "cancelled": sum(name.cancelled for name in names),
+        }
+
+    def by_name(self) -> dict[str, NameCounts]:
+        """Return what is counted of each task name."""
+        return {
+            name.name: NameCounts(name.retried + name.lost, name.recomputed, name.cpu)
+            for name in self._names.values()
+        }
 
     def running(self, limit: int = MAX_UNFINISHED) -> list[UnfinishedTask]:
         """Return the tasks that run and have no end yet, the longest running first."""

@@ -20,6 +20,8 @@ PULL_OP: Final = "scalable_pull"
 LEAVE_OP: Final = "scalable_leave"
 #: Name of the worker plugin; one serves all runs of a scheduler.
 WORKER_PLUGIN_NAME: Final = "scalable"
+#: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.
+SENT_METRIC: Final = "scalable-sent"
 #: Stream message by which a worker hands its facts to the scheduler.
 STREAM_OP: Final = "scalable-facts"
 
@@ -180,6 +182,27 @@ class Sample(NamedTuple):
     #: Bytes.
     memory: int
     memory_limit: int
+    #: Bytes of results kept in memory and on disk.
+    managed: int
+    spilled: int
+    #: How late its event loop ran what was due, in seconds.
+    lag: float
+    #: Dask's word for the worker's state: running, paused, closing, …
+    status: str
+    #: Bytes that it sent to other workers since it began.
+    sent: int
+
+
+class SchedulerSample(NamedTuple):
+    """The scheduler itself, and what it alone sums up of all workers."""
+
+    kind: int
+    time: float
+    #: How late its event loop ran what was due, in seconds.
+    lag: float
+    #: Bytes of results written to disk and read back since the scheduler began.
+    spill_written: int
+    spill_read: int
 
 
 class Restarted(NamedTuple):
@@ -215,6 +238,7 @@ Fact: TypeAlias = (
     | WorkerHello
     | WorkerGone
     | Sample
+    | SchedulerSample
     | Restarted
     | AttemptError
 )
@@ -233,6 +257,7 @@ WORKER_GONE: Final = 11
 SAMPLE: Final = 12
 RESTARTED: Final = 13
 ATTEMPT_ERROR: Final = 14
+SCHEDULER_SAMPLE: Final = 15
 
 _TYPES: Final[dict[int, Any]] = {
     SUBMITTED: Submitted,
@@ -247,6 +272,7 @@ _TYPES: Final[dict[int, Any]] = {
     WORKER_HELLO: WorkerHello,
     WORKER_GONE: WorkerGone,
     SAMPLE: Sample,
+    SCHEDULER_SAMPLE: SchedulerSample,
     RESTARTED: Restarted,
     ATTEMPT_ERROR: AttemptError,
 }

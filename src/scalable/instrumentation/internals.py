@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import dask
 import distributed
+from dask.utils import parse_timedelta
 from distributed import Client, Scheduler, Status
 from distributed.client import _get_global_client
 from distributed.metrics import context_meter
@@ -83,3 +84,19 @@ def configuration() -> dict[str, Any]:
 def distributed_version() -> str:
     """Version of distributed."""
     return cast("Any", distributed).__version__
+
+
+def observed_tick(scheduler: Scheduler) -> float:
+    """Seconds between two ticks of the scheduler's event loop, as it measured them last."""
+    return float(cast("Any", scheduler)._tick_interval_observed)
+
+
+def loop_lag(tick: float) -> float:
+    """How late an event loop ran what was due, from its observed interval between two ticks."""
+    due = parse_timedelta(cast("Any", dask).config.get("distributed.admin.tick.interval"), "ms")
+    return max(0.0, tick - float(due or 0.0))
+
+
+def cumulative_worker_metrics(scheduler: Scheduler) -> dict[Any, float]:
+    """Dask's fine performance metrics of all workers, summed up by the scheduler."""
+    return dict(cast("Any", scheduler).cumulative_worker_metrics)

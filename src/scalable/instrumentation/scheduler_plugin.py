@@ -16,10 +16,12 @@ from distributed.protocol.pickle import loads
 from scalable import facts
 from scalable.facts import (
     ANNOTATION,
+    SENT_METRIC,
     WORKER_PLUGIN_NAME,
     Fact,
 )
 from scalable.guard import Guard, guarded, printable, split_repr
+from scalable.instrumentation import internals
 from scalable.instrumentation.board import read_board
 from scalable.instrumentation.hub import PULL_LIMIT, Hub, execution
 
@@ -642,6 +644,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             now = time()
             for address, worker in self._workers.items():
                 self._sample(address, worker, now)
+            self._sample_scheduler(now)
             if not self._detached:
                 self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
         except BaseException as error:
@@ -657,6 +660,29 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 float(metrics.get("cpu") or 0.0) / 100.0,
                 _memory(worker),
                 worker.memory_limit or 0,
+                worker.nbytes,
+                int((metrics.get("spilled_bytes") or {}).get("disk") or 0),
+                internals.loop_lag(float(metrics.get("event_loop_interval") or 0.0)),
+                worker.status.name,
+                int(metrics.get(SENT_METRIC) or 0),
+            ),
+            _SMALL_FACT_BYTES,
+        )
+
+    def _sample_scheduler(self, now: float) -> None:
+        scheduler = self._scheduler
+        spilled = {"disk-write": 0, "disk-read": 0}
+        for name, value in internals.cumulative_worker_metrics(scheduler).items():
+            # (…, "disk-write", "bytes"): written by whatever activity, of tasks of whatever name.
+            if isinstance(name, tuple) and name[-1] == "bytes" and name[-2] in spilled:
+                spilled[name[-2]] += int(value)
+        self._note(
+            facts.SchedulerSample(
+                facts.SCHEDULER_SAMPLE,
+                now,
+                internals.loop_lag(internals.observed_tick(scheduler)),
+                spilled["disk-write"],
+                spilled["disk-read"],
             ),
             _SMALL_FACT_BYTES,
         )

@@ -39,6 +39,11 @@ _ENDS: Final = frozenset({"memory", "error", "rescheduled"})
 #: Those states in which Dask will take the result in and tell the scheduler.
 _WANTED: Final = frozenset({"executing", "long-running"})
 
+def _sent(worker: Worker) -> int:
+    """Bytes that a worker has sent to others; told by its heartbeats."""
+    return worker.transfer_outgoing_bytes_total
+
+
 Execute = Callable[..., Coroutine[Any, Any, "StateMachineEvent"]]
 
 
@@ -82,9 +87,12 @@ class ScalableWorkerPlugin(WorkerPlugin):
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
         self._watch = Watch(worker, self.guard)
+        self._metrics: dict[str, Any] = worker.metrics
+        self._metrics[facts.SENT_METRIC] = _sent
 
     @guarded("worker_teardown")
     def _tear_down(self) -> None:
+        self._metrics.pop(facts.SENT_METRIC, None)
         if self._watch is not None:
             self._watch.stop()
             self._watch = None

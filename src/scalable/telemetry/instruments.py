@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from scalable.facts import Sample
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import nanoseconds
 
@@ -283,13 +284,11 @@ INSTRUMENTS: Final = (
 
 
 class UsagePoint(NamedTuple):
-    """A worker's usage at one time: cores, bytes, bytes (0 = unlimited)."""
+    """A worker's usage at one time."""
 
-    time: float
     attributes: dict[str, Any]
-    cpu: float
-    memory: int
-    memory_limit: int
+    #: Cores in use; all sizes in bytes, a limit of 0 is none.
+    sample: Sample
 
 
 def usage_metrics(
@@ -299,12 +298,12 @@ def usage_metrics(
     cpu: list[NumberDataPoint] = []
     memory: list[NumberDataPoint] = []
     limit: list[NumberDataPoint] = []
-    for point in points:
-        at = nanoseconds(point.time)
-        cpu.append(NumberDataPoint(point.attributes, 0, at, point.cpu))
-        memory.append(NumberDataPoint(point.attributes, 0, at, point.memory))
-        if point.memory_limit:
-            limit.append(NumberDataPoint(point.attributes, 0, at, point.memory_limit))
+    for attributes, sample in points:
+        at = nanoseconds(sample.time)
+        cpu.append(NumberDataPoint(attributes, 0, at, sample.cpu))
+        memory.append(NumberDataPoint(attributes, 0, at, sample.memory))
+        if sample.memory_limit:
+            limit.append(NumberDataPoint(attributes, 0, at, sample.memory_limit))
     metrics = [
         Metric(instrument.name, instrument.description, instrument.unit, Gauge(values))
         for instrument, values in (

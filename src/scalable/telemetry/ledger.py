@@ -5,6 +5,7 @@ No thread, no clock and no I/O of its own: the same facts give the same signals.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -187,6 +188,10 @@ class Ledger:
         self._now = 0.0
         #: Usage records of short attempts that were not written.
         self.usage_left_out = 0
+        #: Seconds of execution thrown away, by task name and reason.
+        self.wasted: defaultdict[tuple[str, str], float] = defaultdict(float)
+        #: The scheduler as last sampled.
+        self.scheduler: facts.SchedulerSample | None = None
         #: Set when something happened that must be on disk at once.
         self.urgent = False
         #: Workers that never said a word of their own.
@@ -204,6 +209,7 @@ class Ledger:
             facts.WORKER_HELLO: self._worker_hello,
             facts.WORKER_GONE: self._worker_gone,
             facts.SAMPLE: self._sample,
+            facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.RESTARTED: self._restarted,
         }
 
@@ -353,6 +359,8 @@ class Ledger:
         if typename:
             attributes[_TASK_RESULT_TYPE] = typename
         task.final = "succeeded"
+        if task.recomputed:
+            self.wasted[task.name, "recomputed"] += max(0.0, stop - start)
         self._end(task, start, stop, attributes)
 
     def _failed(self, fact: facts.Failed) -> None:
@@ -374,6 +382,8 @@ class Ledger:
         if began:
             start = task.start if fact.start is None else fact.start
             stop = fact.time if fact.stop is None else fact.stop
+            if fact.will_retry:
+                self.wasted[task.name, "retry"] += max(0.0, stop - start)
             if fact.start is not None and fact.stop is not None:
                 self._measure(
                     task,
@@ -448,6 +458,7 @@ class Ledger:
                 attributes = self._task_attributes(task, "retried")
                 attributes[semconv.TASK_RESULT] = "error"
                 attributes[semconv.ERROR_TYPE] = "Reschedule"
+                self.wasted[task.name, "retry"] += max(0.0, left.time - task.start)
                 attributes[semconv.WORKER_ADDRESS] = task.worker
                 self._end(task, task.start, left.time, attributes, error="Reschedule")
             else:
@@ -460,6 +471,7 @@ class Ledger:
         attributes = self._task_attributes(task, "lost")
         attributes[semconv.TASK_RESULT] = "error"
         attributes[semconv.ERROR_TYPE] = "WorkerLost"
+        self.wasted[task.name, "worker-lost"] += max(0.0, time - task.start)
         attributes[semconv.WORKER_ADDRESS] = task.worker
         self._end(task, task.start, time, attributes, error="WorkerLost")
 
@@ -490,6 +502,7 @@ class Ledger:
         task.final = "cancelled"
         if task.running:
             attributes[semconv.WORKER_ADDRESS] = task.worker
+            self.wasted[task.name, "cancelled"] += max(0.0, time - task.start)
             self._end(task, task.start, time, attributes)
         else:
             self._event(task, time, attributes, None)
@@ -600,9 +613,10 @@ class Ledger:
             semconv.WORKER_ADDRESS: fact.address,
             semconv.PROVIDER: self._provider,
         }
-        self._points.append(
-            UsagePoint(fact.time, attributes, fact.cpu, fact.memory, fact.memory_limit)
-        )
+        self._points.append(UsagePoint(attributes, fact))
+
+    def _scheduler_sample(self, fact: facts.SchedulerSample) -> None:
+        self.scheduler = fact
 
     def _worker_event(self, worker: _Worker, state: str, time: float, more: dict[str, Any]) -> None:
         ready = worker.ready

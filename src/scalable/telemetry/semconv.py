@@ -81,6 +81,30 @@ ENTITY_ID: Final = "scalable.entity.id"
 OBSERVED_CPU: Final = "scalable.observed.cpu"
 OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 
+# -- spans over OTLP alone ----------------------------------------------------------------------
+
+#: Links to attempts whose own spans were left out.
+TASK_LINKS_LEFT_OUT: Final = "dask.task.links.left_out"
+#: transfer, disk-read, deserialize, …
+PHASE_NAME: Final = "dask.phase.name"
+#: Span id of the attempt that a span of something running stands for.
+RUNNING_SPAN: Final = "dask.task.span_id"
+ROLLUP_COUNT: Final = "dask.rollup.count"
+ROLLUP_FAILED: Final = "dask.rollup.failed"
+ROLLUP_SUM: Final = "dask.rollup.duration.sum"
+ROLLUP_MIN: Final = "dask.rollup.duration.min"
+ROLLUP_MAX: Final = "dask.rollup.duration.max"
+ROLLUP_BOUNDS: Final = "dask.rollup.duration.bounds"
+ROLLUP_BUCKETS: Final = "dask.rollup.duration.bucket_counts"
+#: On the run's root: attempts sent as spans, summed up in rollup spans, of unsampled traces.
+SPANS_SENT: Final = "scalable.spans.sent"
+SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
+SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
+#: On the run's root: spans of user code left out, their attempt being left out or too many.
+SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
+#: Bytes on disk, of an event.
+SPILLED_SIZE: Final = "dask.worker.spilled.size"
+
 # -- metrics (their kinds, units and meanings: instruments.py) -----------------------------------
 
 METRIC_TASK_DURATION: Final = TASK_DURATION
@@ -132,8 +156,19 @@ EVENT_TASK: Final = "dask.task.state_change"
 EVENT_WORKER: Final = "dask.worker.state_change"
 EVENT_FAILURE: Final = "exception"
 
+EVENT_RUN: Final = "scalable.run.started"
+EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
+EVENT_WORKER_RESUMED: Final = "dask.worker.resumed"
+EVENT_WORKER_SPILLED: Final = "dask.worker.spilled"
+EVENT_WORKER_LOST: Final = "dask.worker.lost"
+EVENT_TASK_RETRY: Final = "dask.task.retry"
+
 SPAN_RUN: Final = "run {project}"
 SPAN_SUBMIT: Final = "submit {name}"
+SPAN_WORKER: Final = "worker {name}"
+SPAN_PHASE: Final = "{phase}"
+SPAN_ROLLUP: Final = "{name} (others)"
+SPAN_RUNNING: Final = "{name} (running)"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
 
 #: Bytes in the contract's unit of memory.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import time
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -25,9 +25,9 @@ _OK: Final = Status(StatusCode.UNSET)
 SUBMISSION_WINDOW: Final = 1.0
 
 
-def span_context(trace_id: int, span_id: int) -> SpanContext:
-    """Ids of a sampled span."""
-    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:
+    """Ids of a span, sampled unless its flags say otherwise."""
+    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
 
 
 def new_trace_id() -> int:
@@ -49,19 +49,19 @@ def nanoseconds(seconds: float) -> int:
 
 
 def traceparent(parent: SpanContext) -> str:
-    """W3C trace context of a sampled span."""
-    return f"00-{parent.trace_id:032x}-{parent.span_id:016x}-01"
+    """W3C trace context of a span."""
+    return f"00-{parent.trace_id:032x}-{parent.span_id:016x}-{parent.trace_flags:02x}"
 
 
 def parse_traceparent(text: object) -> SpanContext | None:
     """Inverse of :func:`traceparent`; None for what is none."""
     parts = text.split("-") if isinstance(text, str) else []
     try:
-        trace_id, span_id = int(parts[1], 16), int(parts[2], 16)
+        trace_id, span_id, flags = (int(part, 16) for part in parts[1:4])
     except (IndexError, ValueError):
         return None
-    if 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64:
-        return span_context(trace_id, span_id)
+    if 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64 and 0 <= flags < 1 << 8:
+        return span_context(trace_id, span_id, TraceFlags(flags))
     return None
 
 
@@ -116,14 +116,22 @@ def link(ids: SpanContext) -> Link:
     return Link(ids)
 
 
+#: Decides on a trace that begins, or that is continued under a parent.
+Sampled: TypeAlias = Callable[[int, SpanContext | None], TraceFlags]
+
+
+def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
+    return _SAMPLED if parent is None else parent.trace_flags
+
+
 class Submission:
     """One or more graphs that were sent in a row under the same parent."""
 
     __slots__ = ("carrier", "graphs", "ids", "last", "parent", "start")
 
-    def __init__(self, run: str, parent: SpanContext | None, now: float) -> None:
+    def __init__(self, run: str, parent: SpanContext | None, now: float, sampled: Sampled) -> None:
         trace_id = parent.trace_id if parent is not None else new_trace_id()
-        self.ids = span_context(trace_id, new_span_id())
+        self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
@@ -137,8 +145,9 @@ class Submissions:
     recorder's thread; a lock joins them.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, sampled: Sampled | None = None) -> None:
         self._run = run
+        self._sampled = sampled or _all_sampled
         self._lock = threading.Lock()
         self._open: Submission | None = None
         self._ended: list[Submission] = []
@@ -157,7 +166,7 @@ class Submissions:
             ):
                 if submission is not None:
                     self._ended.append(submission)
-                submission = self._open = Submission(self._run, parent, now)
+                submission = self._open = Submission(self._run, parent, now, self._sampled)
             submission.graphs += 1
             submission.last = now
             return submission.carrier

@@ -1,0 +1,357 @@
+"""Which spans of tasks go over OTLP: tracing backends break on giant traces."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Link, SpanContext, StatusCode
+
+from scalable.facts import attempt_span_id
+from scalable.telemetry import semconv
+from scalable.telemetry.instruments import TASK_BOUNDS
+from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
+
+#: Attempts of each task name that are sent as they come, whatever the sample says.
+FIRST_OF_A_NAME: Final = 3
+#: Links on one span.
+MAX_LINKS: Final = 32
+#: Task names that get a rollup span of their own.
+MAX_NAMES: Final = 200
+#: Traces kept in mind; a trace that was quiet for longest is settled and forgotten first.
+MAX_TRACES: Final = 1_000
+#: Bucket bounds of a rollup's histogram, in seconds: a few of the metrics'.
+ROLLUP_BOUNDS: Final = TASK_BOUNDS[::3]
+
+
+class Group(NamedTuple):
+    """The span of an attempt and its phases."""
+
+    attempt: ReadableSpan
+    phases: tuple[ReadableSpan, ...]
+
+
+class _Rollup:
+    """What the left out attempts of one task name did."""
+
+    __slots__ = ("buckets", "count", "failed", "first", "high", "last", "low", "parent", "total")
+
+    def __init__(self, parent: SpanContext | None) -> None:
+        self.parent = parent
+        self.count = self.failed = 0
+        self.total = 0.0
+        self.low, self.high = float("inf"), 0.0
+        self.first, self.last = float("inf"), 0.0
+        self.buckets = [0] * (len(ROLLUP_BOUNDS) + 1)
+
+    def add(self, span: ReadableSpan) -> None:
+        started = (span.start_time or 0) / NANOSECONDS
+        ended = (span.end_time or 0) / NANOSECONDS
+        duration = _duration(span)
+        self.count += 1
+        self.failed += _failed(span)
+        self.total += duration
+        self.low = min(self.low, duration)
+        self.high = max(self.high, duration)
+        self.first = min(self.first, started)
+        self.last = max(self.last, ended)
+        self.buckets[bisect_left(ROLLUP_BOUNDS, duration)] += 1
+
+
+class _Trace:
+    """What is known of one trace."""
+
+    __slots__ = (
+        "credit",
+        "ended",
+        "expected",
+        "first",
+        "names",
+        "parents",
+        "reservoir",
+        "rollups",
+        "seen",
+        "sent",
+        "sent_ids",
+        "settled",
+        "slowest",
+        "summarized",
+    )
+
+    def __init__(self) -> None:
+        #: Attempts that are to be expected: tasks submitted so far.
+        self.expected = 0
+        self.ended = 0
+        self.sent = 0
+        self.sent_ids: set[int] = set()
+        #: Attempts that run and have children: they must be sent, and have their place already.
+        self.parents: set[int] = set()
+        #: The span that rollups hang under where their own parent was left out.
+        self.first: SpanContext | None = None
+        self.names: dict[str, int] = {}
+        self.credit = 0.0
+        self.slowest: list[tuple[float, int, Group]] = []
+        self.reservoir: list[tuple[int, int, Group]] = []
+        self.seen = 0
+        self.rollups: dict[str, _Rollup] = {}
+        self.settled = 0
+        self.summarized = 0
+
+
+class SpanBudget:
+    """Chooses from the spans of tasks; used by the recorder's thread only.
+
+    Of each trace at most `limit` attempts are sent. As long as all that is known to come fits,
+    each is sent when it ends. Beyond that a part goes out as it comes, spread over what is still
+    expected and over task names; failures always go first; the slowest and a uniform sample are
+    held back until the end, when the room that is left is theirs. What is left out adds to one
+    rollup span for each task name.
+
+    Parameters
+    ----------
+    run : str
+        Id of the run.
+    limit : int
+        Attempts sent for each trace.
+    factory : SpanFactory
+        Makes rollup spans.
+    """
+
+    def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:
+        self._run = run
+        self._limit = limit
+        #: A fifth is kept for failures and for the slowest, whatever comes.
+        self._live = limit - limit // 5
+        self._held = max(1, limit // 4)
+        self._factory = factory
+        self._traces: OrderedDict[int, _Trace] = OrderedDict()
+        #: Attempts sent, and attempts that rollups stand for.
+        self.sent = 0
+        self.summarized = 0
+
+    def expect(self, trace_id: int, count: int) -> None:
+        """Tasks were submitted in a trace."""
+        self._trace(trace_id).expected += count
+
+    def parent(self, ids: SpanContext) -> None:
+        """A span that is no attempt, and is sent: attempts may hang under it."""
+        trace = self._trace(ids.trace_id)
+        trace.sent_ids.add(ids.span_id)
+        trace.first = trace.first or ids
+
+    def pin(self, ids: SpanContext) -> bool:
+        """A running attempt has children that are sent: it must be sent too when it ends.
+
+        Returns
+        -------
+        bool
+            False if there is no room: nothing may be sent that hangs under it.
+        """
+        trace = self._trace(ids.trace_id)
+        span_id = ids.span_id
+        if span_id in trace.sent_ids or span_id in trace.parents:
+            return True
+        if trace.sent + len(trace.parents) >= self._live:
+            return False
+        trace.parents.add(span_id)
+        return True
+
+    def is_sent(self, ids: SpanContext) -> bool:
+        """Whether a span was sent, or will be."""
+        trace = self._traces.get(ids.trace_id)
+        return trace is not None and (ids.span_id in trace.sent_ids or ids.span_id in trace.parents)
+
+    def take(self, groups: Iterable[Group]) -> list[ReadableSpan]:
+        """Attempts that ended; returns what is to be sent now."""
+        out: list[ReadableSpan] = []
+        for group in groups:
+            context: Any = group.attempt.context
+            trace = self._trace(context[0])
+            trace.ended += 1
+            span_id = context[1]
+            if span_id in trace.parents:
+                trace.parents.discard(span_id)
+                self._send(trace, group, out)
+            elif not self._has_parent(trace, group.attempt):
+                self._leave_out(trace, group.attempt)
+            elif self._goes_now(trace, group.attempt):
+                self._send(trace, group, out)
+            else:
+                self._hold(trace, group)
+        return out
+
+    def settle(self) -> list[ReadableSpan]:
+        """The run ends: what was held back as far as there is room, and the rollups."""
+        out: list[ReadableSpan] = []
+        for trace_id, trace in self._traces.items():
+            self._settle(trace_id, trace, out)
+        return out
+
+    # -- choosing -------------------------------------------------------------------------------
+
+    def _trace(self, trace_id: int) -> _Trace:
+        trace = self._traces.get(trace_id)
+        if trace is None:
+            trace = self._traces[trace_id] = _Trace()
+        else:
+            self._traces.move_to_end(trace_id)
+        return trace
+
+    def forgotten(self) -> list[ReadableSpan]:
+        """Settle and forget the traces that were quiet for longest, where there are too many."""
+        out: list[ReadableSpan] = []
+        while len(self._traces) > MAX_TRACES:
+            trace_id, trace = self._traces.popitem(last=False)
+            self._settle(trace_id, trace, out)
+        return out
+
+    def _room(self, trace: _Trace) -> int:
+        return self._limit - trace.sent - len(trace.parents)
+
+    def _has_parent(self, trace: _Trace, span: ReadableSpan) -> bool:
+        parent: Any = span.parent
+        if parent is None:
+            return True
+        return parent[1] in trace.sent_ids or parent[1] in trace.parents
+
+    def _goes_now(self, trace: _Trace, span: ReadableSpan) -> bool:
+        room = self._room(trace)
+        if room <= 0:
+            return False
+        if _failed(span):
+            return True
+        if trace.expected <= self._limit:
+            return trace.sent < self._live
+        left = self._limit // 2 - trace.sent
+        if left <= 0:
+            return False
+        count = trace.names.get(span.name, 0)
+        if len(trace.names) < MAX_NAMES or count:
+            trace.names[span.name] = count + 1
+            if count < FIRST_OF_A_NAME:
+                return True
+        # Half of what is left for half of the future: more may be submitted than is known yet.
+        trace.credit += left / 2 / max(1, trace.expected - trace.ended)
+        if trace.credit < 1.0:
+            return False
+        trace.credit = min(1.0, trace.credit - 1.0)
+        return True
+
+    def _send(self, trace: _Trace, group: Group, out: list[ReadableSpan]) -> None:
+        span = group.attempt
+        context: Any = span.context
+        trace.sent += 1
+        self.sent += 1
+        trace.sent_ids.add(context[1])
+        out.append(self._with_known_links(span) if span.links else span)
+        out.extend(group.phases)
+
+    def _with_known_links(self, span: ReadableSpan) -> ReadableSpan:
+        """Without the links that would lead nowhere; their number is said."""
+        links = [link for link in span.links if self.is_sent(link.context)]
+        left_out = len(span.links) - len(links)
+        if not left_out:
+            return span
+        attributes = {**(span.attributes or {}), semconv.TASK_LINKS_LEFT_OUT: left_out}
+        return _relinked(span, attributes, links)
+
+    def _hold(self, trace: _Trace, group: Group) -> None:
+        """Keep the slowest; of the others a uniform sample; the rest is summed up."""
+        trace.seen += 1
+        entry = (_duration(group.attempt), trace.seen, group)
+        if len(trace.slowest) < self._held:
+            heapq.heappush(trace.slowest, entry)
+            return
+        group = heapq.heappushpop(trace.slowest, entry)[2]
+        # The ids are hashes: to keep the smallest of them is to sample uniformly.
+        context: Any = group.attempt.context
+        rank = (-context[1], trace.seen, group)
+        if len(trace.reservoir) < self._held:
+            heapq.heappush(trace.reservoir, rank)
+        else:
+            self._leave_out(trace, heapq.heappushpop(trace.reservoir, rank)[2].attempt)
+
+    def _leave_out(self, trace: _Trace, span: ReadableSpan) -> None:
+        name = span.name
+        if name not in trace.rollups and len(trace.rollups) >= MAX_NAMES:
+            name = semconv.OTHER_NAMES
+        rollup = trace.rollups.get(name)
+        if rollup is None:
+            parent = span.parent if self._has_parent(trace, span) else trace.first
+            rollup = trace.rollups[name] = _Rollup(parent)
+        rollup.add(span)
+        trace.summarized += 1
+        self.summarized += 1
+
+    def _settle(self, trace_id: int, trace: _Trace, out: list[ReadableSpan]) -> None:
+        held = [group for _, _, group in sorted(trace.slowest, reverse=True)]
+        held += [group for _, _, group in sorted(trace.reservoir, reverse=True)]
+        trace.slowest.clear()
+        trace.reservoir.clear()
+        room = max(0, self._room(trace))
+        chosen = sorted(held[:room], key=lambda group: group.attempt.end_time or 0)
+        for group in chosen:
+            self._send(trace, group, out)
+        for group in held[room:]:
+            self._leave_out(trace, group.attempt)
+        trace.settled += 1
+        for name, rollup in trace.rollups.items():
+            out.append(self._rollup_span(trace_id, trace, name, rollup))
+        trace.rollups.clear()
+
+    def _rollup_span(
+        self, trace_id: int, trace: _Trace, name: str, rollup: _Rollup
+    ) -> ReadableSpan:
+        key = f"rollup {trace_id:032x} {name}"
+        span_id = attempt_span_id(self._run, key, trace.settled)
+        return self._factory.span(
+            semconv.SPAN_ROLLUP.format(name=name),
+            span_context(trace_id, span_id),
+            rollup.parent,
+            rollup.first,
+            rollup.last,
+            {
+                semconv.TASK_NAME: name,
+                semconv.ROLLUP_COUNT: rollup.count,
+                semconv.ROLLUP_FAILED: rollup.failed,
+                semconv.ROLLUP_SUM: round(rollup.total, 6),
+                semconv.ROLLUP_MIN: round(rollup.low, 6),
+                semconv.ROLLUP_MAX: round(rollup.high, 6),
+                semconv.ROLLUP_BOUNDS: ROLLUP_BOUNDS,
+                semconv.ROLLUP_BUCKETS: tuple(rollup.buckets),
+            },
+        )
+
+
+def _failed(span: ReadableSpan) -> bool:
+    return span.status.status_code is StatusCode.ERROR
+
+
+def _duration(span: ReadableSpan) -> float:
+    duration: Any = (span.attributes or {}).get(semconv.TASK_DURATION)
+    if duration is None:
+        return ((span.end_time or 0) - (span.start_time or 0)) / NANOSECONDS
+    return duration
+
+
+def _relinked(
+    span: ReadableSpan, attributes: dict[str, Any], links: Sequence[Link]
+) -> ReadableSpan:
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        events=span.events,
+        links=links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )

@@ -1,0 +1,200 @@
+"""Where signals go besides the run's directory: as the application, or OTEL_* variables, say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from scalable.telemetry.shipping import SignalName
+
+#: What to install where an OTLP exporter is configured and missing.
+EXTRA: Final = "pip install 'scalable-otel[otlp]'"
+
+SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
+
+#: The run's directory is written anyway: as a name of an exporter this asks for nothing more.
+_OURS: Final = "scalable_runs"
+_PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+@dataclass(slots=True)
+class Routes:
+    """Where each kind of signal goes; made by the thread that begins a run, cheaply.
+
+    Attributes
+    ----------
+    providers : dict
+        The application's provider of a signal, if there is one.
+    exporters : dict
+        Else the entry points of the exporters that are configured.
+    resource : Resource or None
+        The application's, of its tracer provider.
+    sampler
+        Decides which traces are sent.
+    """
+
+    providers: dict[SignalName, Any] = field(default_factory=dict[SignalName, Any])
+    exporters: dict[SignalName, list[EntryPoint]] = field(
+        default_factory=dict[SignalName, list[EntryPoint]]
+    )
+    resource: Resource | None = None
+    sampler: Any = None
+
+    @property
+    def somewhere(self) -> bool:
+        """Any signal goes anywhere."""
+        return bool(self.providers or self.exporters)
+
+    def sampled(self, trace_id: int, parent: SpanContext | None) -> TraceFlags:
+        """Flags of a span that begins a trace, or continues one; called by any thread."""
+        context = set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
+        try:
+            result = self.sampler.should_sample(
+                context, trace_id, "submit", SpanKind.PRODUCER, None, None
+            )
+        except Exception:
+            # A sampler of the application's that fails: what the parent says, else keep it.
+            return TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
+        other = 0 if parent is None else parent.trace_flags & ~TraceFlags.SAMPLED
+        return TraceFlags(other | (TraceFlags.SAMPLED if result.decision.is_sampled() else 0))
+
+
+def find_routes(
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    *,
+    tracer_provider: Any = None,
+    meter_provider: Any = None,
+    logger_provider: Any = None,
+) -> Routes:
+    """Find out where signals go.
+
+    For each signal: the provider given, else the application's own (the global one, where it has
+    set one), else the exporters that ``OTEL_<SIGNAL>_EXPORTER`` names, else OTLP where an endpoint
+    is configured, else nowhere.
+
+    Parameters
+    ----------
+    environ : mapping
+        Environment.
+    warn : callable
+        Told what is configured and cannot be had.
+    """
+    routes = Routes()
+    given: dict[SignalName, Any] = {
+        "traces": tracer_provider or _set_by_application(trace.get_tracer_provider()),
+        "metrics": meter_provider or _set_by_application(metrics.get_meter_provider()),
+        "logs": logger_provider or _set_by_application(_logs.get_logger_provider()),
+    }
+    for signal, provider in given.items():
+        if provider is not None:
+            routes.providers[signal] = provider
+        elif names := _exporter_names(environ, signal):
+            found = [point for name in names if (point := _entry_point(signal, name, warn))]
+            if found:
+                routes.exporters[signal] = found
+    _add_tracing(routes, warn)
+    return routes
+
+
+def _set_by_application(provider: Any) -> Any:
+    """`provider`, unless it is one of the API's stand-ins for none."""
+    return None if type(provider).__module__.split(".")[:2] in _STAND_INS else provider
+
+
+_STAND_INS: Final = (
+    ["opentelemetry", "trace"],
+    ["opentelemetry", "metrics"],
+    ["opentelemetry", "_logs"],
+)
+
+
+def _add_tracing(routes: Routes, warn: Callable[[str], None]) -> None:
+    provider = routes.providers.get("traces")
+    if provider is not None and not hasattr(provider, "_active_span_processor"):
+        warn(
+            f"the tracer provider {type(provider).__qualname__} takes no finished spans: "
+            "the run's spans are in its directory alone"
+        )
+        del routes.providers["traces"]
+        provider = None
+    if provider is not None:
+        routes.resource = getattr(provider, "resource", None)
+        routes.sampler = getattr(provider, "sampler", None)
+    if routes.sampler is None:
+        # The SDK reads OTEL_TRACES_SAMPLER; its provider itself is of no further use.
+        routes.sampler = TracerProvider(resource=Resource({}), shutdown_on_exit=False).sampler
+
+
+def _exporter_names(environ: Mapping[str, str], signal: SignalName) -> list[str]:
+    text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    if not text:
+        endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        text = "otlp" if any(environ.get(name, "").strip() for name in endpoints) else "none"
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [
+        _by_protocol(environ, signal) if name == "otlp" else name
+        for name in names
+        if name not in ("none", _OURS)
+    ]
+
+
+def _by_protocol(environ: Mapping[str, str], signal: SignalName) -> str:
+    """Name of the OTLP exporter; the specification's default protocol is http/protobuf."""
+    prefix = "OTEL_EXPORTER_OTLP"
+    protocol = environ.get(f"{prefix}_{signal.upper()}_PROTOCOL", "").strip()
+    protocol = protocol or environ.get(f"{prefix}_PROTOCOL", "").strip()
+    if protocol:
+        return _PROTOCOLS.get(protocol, protocol)
+    endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
+        f"{prefix}_ENDPOINT", ""
+    )
+    # 4317 is gRPC's port and nothing else's: other languages' defaults are meant by it.
+    return _PROTOCOLS["grpc" if _port(endpoint) == 4317 else "http/protobuf"]
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").port
+    except ValueError:
+        return None
+
+
+def _entry_point(signal: SignalName, name: str, warn: Callable[[str], None]) -> EntryPoint | None:
+    found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
+    if found is None:
+        hint = f"; {EXTRA}" if name.startswith("otlp") else ""
+        warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
+    return found
+
+
+def load_exporter(signal: SignalName, point: EntryPoint, warn: Callable[[str], None]) -> Any:
+    """An exporter as its variables configure it; None, and a word to the user, if it cannot be."""
+    try:
+        made = point.load()()
+    except Exception as error:
+        hint = f"; {EXTRA}" if isinstance(error, ImportError) else ""
+        warn(f"the exporter {point.name!r} cannot be used: {type(error).__name__}: {error}{hint}")
+        return None
+    if signal == "metrics" and not isinstance(made, MetricExporter):
+        warn(
+            f"the exporter {point.name!r} is read and not sent to: give instrument() a "
+            "meter_provider that has it"
+        )
+        return None
+    return made
