@@ -24,6 +24,7 @@ from scalable import facts
 from scalable.facts import Batch, Fact
 from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity, iso
+from scalable.telemetry.routes import find_routes
 from scalable.telemetry.spans import Submissions
 from scalable_runs.layout import RunStatus
 from scalable_runs.writer import RunWriter
@@ -410,6 +411,7 @@ def record(runs_dir: Path | str, shape: Shape, *, close: bool = True) -> Recorde
         Submissions(shape.run_id),
         redact=str,
         warn=warnings.append,
+        routes=find_routes({}, warnings.append),
     )
     began = time.perf_counter()
     recorder.start()

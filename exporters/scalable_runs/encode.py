@@ -154,6 +154,9 @@ def encode_spans(
         trace_id, span_id = context[:2] if context is not None else (0, 0)
         for plan in plans:
             record = _record(plan, attributes, ended, trace_id, span_id)
+            if plan.event_type == "task" and span.parent is not None:
+                # All that a span of the line would lack: who reads it can make the trace anew.
+                record["parent_span_id"] = _span_id(span.parent[1])
             files.setdefault(plan.file, []).append(record)
         if not plans:
             files.setdefault(SPANS, []).append(_span_record(span, attributes, resource))
@@ -266,6 +269,11 @@ def _whole_second(seconds: int) -> str:
 @lru_cache(maxsize=256)
 def _trace_id(trace_id: int) -> str:
     return f"{trace_id:032x}"
+
+
+@lru_cache(maxsize=256)
+def _span_id(span_id: int) -> str:
+    return f"{span_id:016x}"
 
 
 def _split(values: Mapping[str, Any]) -> tuple[Record, Record]:

@@ -98,6 +98,9 @@ class Telemetry(TypedDict):
     uncertain: NotRequired[dict[str, int]]
     #: Short attempts whose usage has no record in resources.jsonl.
     usage_left_out: NotRequired[int]
+    #: Spans, metric collections and log records, by signal, that a collector should have got and
+    #: did not; this directory has them.
+    not_sent: NotRequired[dict[str, int]]
 
 
 class JournalMark(TypedDict):

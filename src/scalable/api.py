@@ -344,6 +344,7 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
     from scalable.instrumentation.instrumentor import Link
     from scalable.telemetry.providers import make_resource
     from scalable.telemetry.recorder import Recorder, RunIdentity, iso
+    from scalable.telemetry.routes import find_routes
     from scalable.telemetry.spans import Submissions, new_span_id, new_trace_id
     from scalable_runs.layout import SCHEMA_VERSION
     from scalable_runs.redact import Redactor
@@ -355,7 +356,14 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         run_id, settings.project, _provider(client), new_trace_id(), new_span_id(), started
     )
     warn = _Warnings(run_id)
-    submissions = Submissions(run_id)
+    routes = find_routes(
+        os.environ,
+        warn,
+        tracer_provider=settings.tracer_provider,
+        meter_provider=settings.meter_provider,
+        logger_provider=settings.logger_provider,
+    )
+    submissions = Submissions(run_id, routes.sampled)
     link = Link(
         client,
         run_id,
@@ -399,10 +407,14 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         identity,
         link.source,
         writer,
-        make_resource(run_id, settings.project),
+        make_resource(run_id, settings.project, routes.resource),
         submissions,
         redact=_redactor(Redactor, settings),
         warn=warn,
+        routes=routes,
+        span_budget=settings.span_budget,
+        task_events=settings.task_events,
+        running_after=settings.running_after,
     )
     recorder.start()
     return Instrumentation(run_id, writer.path, trace_id, settings, client, link, recorder)

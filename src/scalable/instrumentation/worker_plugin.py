@@ -39,6 +39,7 @@ _ENDS: Final = frozenset({"memory", "error", "rescheduled"})
 #: Those states in which Dask will take the result in and tell the scheduler.
 _WANTED: Final = frozenset({"executing", "long-running"})
 
+
 def _sent(worker: Worker) -> int:
     """Bytes that a worker has sent to others; told by its heartbeats."""
     return worker.transfer_outgoing_bytes_total

@@ -5,15 +5,15 @@ No thread, no clock and no I/O of its own: the same facts give the same signals.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from scalable import facts
 from scalable.facts import attempt_span_id
@@ -23,10 +23,14 @@ from scalable.telemetry.instruments import UsagePoint
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import (
     SpanFactory,
+    event,
     exception_event,
+    link,
+    nanoseconds,
     parse_traceparent,
     span_context,
 )
+from scalable_runs.encode import iso_time
 from scalable_runs.layout import MAX_ERROR_MESSAGE
 from scalable_runs.summary import name_of_key
 
@@ -39,6 +43,14 @@ HELLO_WAIT: Final = 5.0
 USAGE_MIN_DURATION: Final = 0.05
 #: … and for so many shorter ones of each task name.
 USAGE_SHORT_ATTEMPTS: Final = 100
+#: A phase is a span of its own if it took so many seconds …
+PHASE_MIN_DURATION: Final = 0.005
+#: … and this share of the attempt with all its phases.
+PHASE_MIN_SHARE: Final = 0.05
+#: Links of one span.
+MAX_LINKS: Final = 32
+#: Events of a worker's span.
+MAX_WORKER_EVENTS: Final = 100
 #: Parsed trace contexts kept.
 _MAX_PARENTS: Final = 4096
 
@@ -60,6 +72,9 @@ _EVENT_TASK: Final = semconv.EVENT_TASK
 _CONSUMER: Final = SpanKind.CONSUMER
 
 
+ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
+
+
 class Signals(NamedTuple):
     """One stretch of signals whose lines may be written logs first, then spans."""
 
@@ -73,6 +88,7 @@ class _Task:
     __slots__ = (
         "attempt",
         "cancelled_by",
+        "dependencies",
         "final",
         "function",
         "ids",
@@ -95,6 +111,8 @@ class _Task:
         self.function = function
         #: The span under which attempts hang; None: the run's root.
         self.parent = parent
+        #: Whose results it takes, where links are wanted.
+        self.dependencies: tuple[str, ...] = ()
         #: Attempts that began so far.
         self.attempt = 0
         #: Dask's number of the last attempt that began.
@@ -117,7 +135,7 @@ class _Task:
 class _Worker:
     """One worker of the cluster."""
 
-    __slots__ = ("announced", "deadline", "memory", "name", "ready")
+    __slots__ = ("announced", "deadline", "events", "memory", "name", "ready", "sample", "since")
 
     def __init__(self, ready: facts.WorkerReady, deadline: float) -> None:
         self.ready = ready
@@ -125,6 +143,11 @@ class _Worker:
         self.deadline = deadline
         self.announced = False
         self.memory = 0
+        #: When it was launched.
+        self.since = ready.time
+        self.sample: facts.Sample | None = None
+        #: What happened to it, for its span.
+        self.events: list[Event] = []
 
 
 class _Limbo(NamedTuple):
@@ -151,6 +174,12 @@ class Ledger:
         Passed every message and traceback before anything else sees it.
     guard : Guard
         Counts facts that could not be made sense of.
+    follow : bool
+        Spans go to a backend: note what only that needs (links, parents, tasks of each trace).
+    running_after : float
+        An attempt that runs for so many seconds is shown before it ends; 0 shows none.
+    exceptions : {"spans", "logs", "both"}
+        Where a backend is to find exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
     """
 
     def __init__(
@@ -163,9 +192,20 @@ class Ledger:
         provider: str,
         redact: Callable[[str], str],
         guard: Guard,
+        follow: bool = False,
+        running_after: float = 0.0,
+        exceptions: ExceptionSignal = "spans",
     ) -> None:
         self._run = run
         self._root = root
+        self._follow = follow
+        self._running_after = running_after if follow else 0.0
+        self._span_exceptions = exceptions != "logs"
+        #: Attempts that were announced as running, in the order of their start.
+        self._announced: deque[tuple[float, _Task, int]] = deque()
+        self._running: list[ReadableSpan] = []
+        self._submitted_in: dict[int, int] = {}
+        self._new_parents: list[SpanContext] = []
         self._provider = provider
         self._redact = redact
         self._guard = guard
@@ -234,6 +274,8 @@ class Ledger:
         if self._limbo:
             for key in [key for key, limbo in self._limbo.items() if limbo.deadline <= now]:
                 self._leave_limbo(key)
+        if self._announced:
+            self._show_running()
         if self._unannounced:
             for address in list(self._unannounced):
                 worker = self._workers[address]
@@ -246,6 +288,21 @@ class Ledger:
         self._break()
         stretches, self._stretches = self._stretches, []
         return stretches
+
+    def running(self) -> list[ReadableSpan]:
+        """Spans that stand for attempts that have run for a while, since the last call."""
+        running, self._running = self._running, []
+        return running
+
+    def parents(self) -> list[SpanContext]:
+        """Spans under which tasks were submitted for the first time since the last call."""
+        parents, self._new_parents = self._new_parents, []
+        return parents
+
+    def submitted(self) -> dict[int, int]:
+        """Tasks submitted since the last call, by trace."""
+        submitted, self._submitted_in = self._submitted_in, {}
+        return submitted
 
     def points(self) -> list[UsagePoint]:
         """Usage of workers since the last call."""
@@ -283,6 +340,8 @@ class Ledger:
             if task.final is None:
                 self._cancel(task, now, message)
         self._tasks.clear()
+        for worker in self._workers.values():
+            self._worker_span(worker, now)
 
     def run_failure(self, error_type: str, message: str, traceback: str, now: float) -> None:
         """The block that was recorded was left by an exception."""
@@ -313,6 +372,10 @@ class Ledger:
         name = self._names.setdefault(name, name)
         parent = self._parent(carrier) if carrier and carrier.get("run") == self._run else None
         task = self._tasks[key] = _Task(key, name, function, parent)
+        if self._follow:
+            task.dependencies = dependencies[:MAX_LINKS]
+            trace_id = (parent or self._root)[0]
+            self._submitted_in[trace_id] = self._submitted_in.get(trace_id, 0) + 1
         attributes = self._task_attributes(task, "submitted")
         if dependency_count:
             attributes[semconv.TASK_DEPENDENCIES] = dependencies
@@ -329,6 +392,8 @@ class Ledger:
             self._leave_limbo(fact.key)
         elif task is not None and task.final is None and fact.run_id > task.run_id:
             self._begin(task, fact.run_id, fact.worker, fact.time)
+            if self._running_after:
+                self._announced.append((fact.time, task, fact.run_id))
 
     def _begin(self, task: _Task, run_id: int, worker: str, start: float) -> None:
         """An attempt really started on a worker."""
@@ -337,11 +402,34 @@ class Ledger:
         task.running = True
         task.start = start
         task.worker = worker
-        trace_id = (task.parent or self._root)[0]
-        ids = task.ids = span_context(trace_id, attempt_span_id(self._run, task.key, run_id))
+        parent = task.parent or self._root
+        span_id = attempt_span_id(self._run, task.key, run_id)
+        ids = task.ids = span_context(parent[0], span_id, parent[3])
         attributes = self._task_attributes(task, "running")
         attributes[_WORKER_ADDRESS] = worker
         self._event(task, start, attributes, ids)
+
+    def _show_running(self) -> None:
+        """Show what has run for a while: its span proper comes when it ends."""
+        announced, horizon = self._announced, self._now - self._running_after
+        while announced and announced[0][0] <= horizon:
+            start, task, run_id = announced.popleft()
+            ids = task.ids
+            if not task.running or task.run_id != run_id or ids is None:
+                continue
+            parent = task.parent or self._root
+            attributes = {
+                _TASK_NAME: task.name,
+                semconv.RUNNING_KEY: task.key,
+                _TASK_ATTEMPT: task.attempt,
+                _WORKER_ADDRESS: task.worker,
+                semconv.RUNNING_SPAN: f"{ids[1]:016x}",
+            }
+            marker = span_context(ids[0], attempt_span_id(self._run, "running", ids[1]), ids[3])
+            name = semconv.SPAN_RUNNING.format(name=task.name)
+            self._running.append(
+                self._spans.span(name, marker, parent, start, start, attributes, links=(link(ids),))
+            )
 
     # -- tasks: the ends of attempts ------------------------------------------------------------
 
@@ -361,7 +449,7 @@ class Ledger:
         task.final = "succeeded"
         if task.recomputed:
             self.wasted[task.name, "recomputed"] += max(0.0, stop - start)
-        self._end(task, start, stop, attributes)
+        self._end(task, start, stop, attributes, phases)
 
     def _failed(self, fact: facts.Failed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
@@ -397,7 +485,15 @@ class Ledger:
                 )
             else:
                 attributes[semconv.WORKER_ADDRESS] = task.worker
-            self._end(task, start, stop, attributes, error=fact.error_type, traceback=traceback)
+            self._end(
+                task,
+                start,
+                stop,
+                attributes,
+                fact.phases,
+                error=fact.error_type,
+                traceback=traceback,
+            )
         else:
             if fact.worker:
                 attributes[semconv.WORKER_ADDRESS] = fact.worker
@@ -528,6 +624,7 @@ class Ledger:
     def _announce_worker(self, worker: _Worker, launched: float) -> None:
         self._unannounced.discard(worker.ready.address)
         worker.announced = True
+        worker.since = launched
         for state, time in (("launched", launched), ("ready", worker.ready.time)):
             self._worker_event(worker, state, time, {})
 
@@ -546,6 +643,7 @@ class Ledger:
         if fact.memory:
             more[semconv.WORKER_MEMORY] = fact.memory
         self._worker_event(worker, "removed" if fact.expected else "lost", fact.time, more)
+        self._worker_span(worker, fact.time, fact.reason, lost=not fact.expected)
         if not fact.expected:
             self._failure(
                 fact.time,
@@ -606,6 +704,7 @@ class Ledger:
         if worker is None:
             return
         worker.memory = fact.memory
+        self._note_changes(worker, fact)
         attributes = {
             semconv.RECORD: "resource",
             semconv.ENTITY_TYPE: "worker",
@@ -614,6 +713,54 @@ class Ledger:
             semconv.PROVIDER: self._provider,
         }
         self._points.append(UsagePoint(attributes, fact))
+
+    def _note_changes(self, worker: _Worker, sample: facts.Sample) -> None:
+        """What a sample tells of pauses and of results that went to disk."""
+        before, worker.sample = worker.sample, sample
+        if before is None or len(worker.events) >= MAX_WORKER_EVENTS:
+            return
+        paused = (before.status == "paused", sample.status == "paused")
+        if paused[0] != paused[1]:
+            name = semconv.EVENT_WORKER_PAUSED if paused[1] else semconv.EVENT_WORKER_RESUMED
+            worker.events.append(event(name, sample.time, {semconv.WORKER_MEMORY: sample.memory}))
+        if sample.spilled > before.spilled:
+            size = {semconv.SPILLED_SIZE: sample.spilled}
+            worker.events.append(event(semconv.EVENT_WORKER_SPILLED, sample.time, size))
+
+    def _worker_span(
+        self, worker: _Worker, end: float, reason: str | None = None, *, lost: bool = False
+    ) -> None:
+        """A worker's life as far as it fell into the run."""
+        ready = worker.ready
+        attributes: dict[str, Any] = {
+            _WORKER_NAME: worker.name,
+            _WORKER_ADDRESS: ready.address,
+            semconv.WORKER_NTHREADS: ready.nthreads,
+            semconv.HOST_NAME: ready.host,
+            semconv.PROCESS_PID: ready.pid,
+            semconv.PROVIDER: self._provider,
+        }
+        if reason is not None:
+            attributes[semconv.WORKER_REASON] = reason
+        events = list(worker.events)
+        if lost:
+            attributes[semconv.ERROR_TYPE] = "WorkerLost"
+            gone = event(semconv.EVENT_WORKER_LOST, end, {semconv.WORKER_REASON: reason or ""})
+            events.append(gone)
+        number = round(ready.time * 1e6)
+        span_id = attempt_span_id(self._run, f"worker {ready.address}", number)
+        self._ended.append(
+            self._spans.span(
+                semconv.SPAN_WORKER.format(name=worker.name),
+                span_context(self._root[0], span_id, self._root[3]),
+                self._root,
+                worker.since,
+                end,
+                attributes,
+                error="WorkerLost" if lost else None,
+                events=events,
+            )
+        )
 
     def _scheduler_sample(self, fact: facts.SchedulerSample) -> None:
         self.scheduler = fact
@@ -702,6 +849,7 @@ class Ledger:
         start: float,
         stop: float,
         attributes: dict[str, Any],
+        phases: tuple[facts.Phase, ...] = (),
         *,
         error: str | None = None,
         traceback: str = "",
@@ -718,8 +866,25 @@ class Ledger:
             }
             if traceback:
                 exception[semconv.EXCEPTION_STACKTRACE] = traceback
-            events = (exception_event(stop, exception),)
+            events = (exception_event(stop, exception),) if self._span_exceptions else ()
+            state = attributes[_TASK_STATE]
+            if state == "retried":
+                number = {_TASK_ATTEMPT: task.attempt}
+                events = (*events, event(semconv.EVENT_TASK_RETRY, stop, number))
+            elif state == "lost":
+                address = {_WORKER_ADDRESS: task.worker}
+                events = (*events, event(semconv.EVENT_WORKER_LOST, stop, address))
         key, root = task.key, self._root
+        links: Sequence[Link] = ()
+        if task.dependencies:
+            links = self._links(task.dependencies)
+        parts: Sequence[ReadableSpan] = ()
+        if phases and task.ids is not None:
+            parts = self._phases(task.ids, phases, start, stop)
+            if parts:
+                # The span has its phases within it; the duration is that of the task's code alone.
+                start = min(start, *(begin for _, begin, _ in phases))
+                attributes[semconv.SPAN_STARTED] = iso_time(nanoseconds(start))
         if key in self._ended_keys:
             self._break()
         self._ended_keys.add(key)
@@ -734,9 +899,51 @@ class Ledger:
                 kind=_CONSUMER,
                 error=error,
                 events=events,
+                links=links,
             )
         )
+        self._ended += parts
         task.running = False
+
+    def _links(self, dependencies: tuple[str, ...]) -> list[Link]:
+        """To the attempts that made the results; of those that the scheduler still knows."""
+        found: list[Link] = []
+        for key in dependencies:
+            maker = self._tasks.get(key)
+            if maker is not None and maker.ids is not None and maker.final == "succeeded":
+                found.append(link(maker.ids))
+        return found
+
+    def _phases(
+        self, ids: SpanContext, all_phases: tuple[facts.Phase, ...], start: float, stop: float
+    ) -> list[ReadableSpan]:
+        """Spans of what took a noticeable share of an attempt besides its own code."""
+        by_action: dict[str, list[tuple[float, float]]] = {}
+        for action, begin, end in all_phases:
+            by_action.setdefault(action, []).append((begin, end))
+        whole = max(stop, start) - min(start, *(begin for _, begin, _ in all_phases))
+        spans: list[ReadableSpan] = []
+        for number, (action, intervals) in enumerate(by_action.items()):
+            took = _covered(intervals)
+            if took < PHASE_MIN_DURATION or took < PHASE_MIN_SHARE * whole:
+                continue
+            span_id = attempt_span_id(self._run, f"phase {action}", ids[1] + number)
+            attributes = {
+                semconv.PHASE_NAME: action,
+                semconv.PHASE_DURATION: _microseconds(took),
+                semconv.PHASE_COUNT: len(intervals),
+            }
+            spans.append(
+                self._spans.span(
+                    semconv.SPAN_PHASE.format(phase=action),
+                    span_context(ids[0], span_id, ids[3]),
+                    ids,
+                    min(begin for begin, _ in intervals),
+                    max(end for _, end in intervals),
+                    attributes,
+                )
+            )
+        return spans
 
     def _event(
         self,
@@ -780,6 +987,8 @@ class Ledger:
             if len(self._parents) >= _MAX_PARENTS:
                 del self._parents[next(iter(self._parents))]
             parent = self._parents[text] = parse_traceparent(text)
+            if self._follow and parent is not None:
+                self._new_parents.append(parent)
         return parent
 
     def _unknown(self, key: str) -> _Task:

@@ -27,7 +27,7 @@ from scalable.telemetry.metering import (
     Snapshot,
     wants_exponential,
 )
-from scalable.telemetry.routes import Routes, load_exporter
+from scalable.telemetry.routes import Routes, exception_signal, load_exporter
 from scalable.telemetry.shipping import (
     ExporterSink,
     Limits,
@@ -166,6 +166,7 @@ class Exits:
         self._interval = _interval(os.environ)
         self._next_sent = self._next_written = self._next_shown = 0.0
         self._in_trouble = False
+        self._log_exceptions = exception_signal(os.environ) != "spans" or not self.sends_spans
 
     # -- beginning ------------------------------------------------------------------------------
 
@@ -295,9 +296,19 @@ class Exits:
         return [*self._budget.take(groups), *others, *self._budget.forgotten()]
 
     def _wanted(self, logs: Sequence[ReadableLogRecord]) -> list[ReadableLogRecord]:
-        if self._task_events:
-            return list(logs)
-        return [log for log in logs if log.log_record.event_name != semconv.EVENT_TASK]
+        """Not the events of every task; nor, by default, exceptions that stand on spans."""
+        unwanted: set[str | None] = set()
+        if not self._task_events:
+            unwanted.add(semconv.EVENT_TASK)
+        wanted = [log for log in logs if log.log_record.event_name not in unwanted]
+        if self._log_exceptions:
+            return wanted
+        return [
+            log
+            for log in wanted
+            if log.log_record.event_name != semconv.EVENT_FAILURE
+            or semconv.TASK_KEY not in (log.log_record.attributes or {})
+        ]
 
     def _send_spans(self, spans: Sequence[ReadableSpan]) -> None:
         for shipper in self._span_shippers:
@@ -440,14 +451,13 @@ class Exits:
         for shipper in shippers:
             shipper.close(deadline)
 
-    def lost(self) -> dict[str, int]:
-        """Items that were not sent, by signal; the directory has them."""
+    def not_sent(self) -> dict[str, int]:
+        """Items that were to be sent and could not be, by signal; the directory has them."""
         lost: dict[str, int] = {}
         for shipper in self._shippers():
             count = shipper.counts.dropped + shipper.counts.failed
             if count:
-                name = f"otlp_{shipper.signal}"
-                lost[name] = lost.get(name, 0) + count
+                lost[shipper.signal] = lost.get(shipper.signal, 0) + count
         return lost
 
     def shutdown(self) -> None:

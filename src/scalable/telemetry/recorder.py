@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from scalable.facts import Batch
 from scalable.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
-from scalable.telemetry.providers import SCOPE, Exits
+from scalable.telemetry.providers import SCOPE, Exits, Figures
+from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, Submission, Submissions, link, span_context
 from scalable_runs.layout import Record, RunStatus
 from scalable_runs.summary import RunSummary
@@ -32,6 +34,8 @@ RETRY_INTERVAL: Final = 0.5
 SILENT_AFTER: Final = 30.0
 #: Longest wait for one answer, in seconds.
 ANSWER_TIMEOUT: Final = 2.0
+#: At close, signals have so long at least to be sent, in seconds.
+MIN_FAREWELL: Final = 0.5
 #: At close, word of attempts that have just begun may still be under way, in seconds.
 SETTLE: Final = 0.05
 
@@ -91,6 +95,10 @@ class Recorder:
         Passed every message and traceback.
     warn : callable
         Told, once a kind, what the user should know.
+    routes : Routes
+        Where signals go besides the directory.
+    span_budget, task_events, running_after
+        The options of these names.
     """
 
     def __init__(
@@ -103,6 +111,10 @@ class Recorder:
         *,
         redact: Callable[[str], str],
         warn: Callable[[str], None],
+        routes: Routes,
+        span_budget: int = 5_000,
+        task_events: bool = False,
+        running_after: float = 10.0,
     ) -> None:
         self.guard = Guard()
         self.summary = RunSummary()
@@ -111,8 +123,20 @@ class Recorder:
         self._writer = writer
         self._submissions = submissions
         self._warn = warn
-        self._root = span_context(identity.trace_id, identity.root_span_id)
+        flags = routes.sampled(identity.trace_id, None)
+        self._root = span_context(identity.trace_id, identity.root_span_id, flags)
         self._spans = SpanFactory(resource, SCOPE)
+        self._exits = Exits(
+            writer,
+            resource,
+            self._on_records,
+            root=self._root,
+            run=identity.run_id,
+            routes=routes,
+            span_budget=span_budget,
+            task_events=task_events,
+            warn=warn,
+        )
         self._ledger = Ledger(
             identity.run_id,
             self._root,
@@ -121,10 +145,14 @@ class Recorder:
             provider=identity.provider,
             redact=redact,
             guard=self.guard,
+            follow=self._exits.sends_spans,
+            running_after=running_after,
+            exceptions=exception_signal(os.environ),
         )
         if source is None:
             self.guard.errors["scheduler_not_watched"] = 1
-        self._exits = Exits(writer, resource, self._on_records)
+        self._taken = 0
+        self._lag = 0.0
         self._after = 1
         self._more = False
         self._pulled_all = False
@@ -181,6 +209,7 @@ class Recorder:
 
     def _run(self) -> None:
         try:
+            self._open_exits()
             while True:
                 self._guarded_step()
                 with self._condition:
@@ -204,6 +233,12 @@ class Recorder:
                 self.finished.set()
                 self._condition.notify_all()
 
+    def _open_exits(self) -> None:
+        try:
+            self._exits.open()
+        except BaseException as error:
+            self.guard.failed("exits", error)
+
     def _guarded_step(self) -> None:
         """One step; what an internal error costs is the batch in hand, not the rest of the run."""
         try:
@@ -222,6 +257,8 @@ class Recorder:
         now = time() + self._offset
         if batch is not None:
             self._ledger.take(batch.facts, now)
+            self._taken += len(batch.facts)
+            self._lag = max(0.0, now - batch.facts[-1][1]) if batch.facts else 0.0
         else:
             self._ledger.tick(now)
         self._note_submissions(self._submissions.ended(time()))
@@ -277,11 +314,34 @@ class Recorder:
 
     def _emit(self) -> None:
         stretches, points = self._ledger.signals(), self._ledger.points()
+        exits, ledger = self._exits, self._ledger
+        if exits.sends_spans:
+            exits.parents(self._submissions.opened(), ledger.parents())
+            exits.expect(ledger.submitted())
+            exits.show_running(ledger.running())
         if stretches or points:
-            self._exits.export(stretches, points)
+            exits.export(stretches, points)
+        self._collect()
         if self._ledger.urgent:
             self._ledger.urgent = False
             self._writer.request_sync()
+
+    def _collect(self, *, last: bool = False) -> None:
+        """Metrics, where it is time for them; no failure of theirs is one of the journals."""
+        ledger = self._ledger
+        figures = Figures(
+            self.summary,
+            ledger.wasted,
+            ledger.scheduler,
+            self._taken,
+            self._dropped,
+            sum(self.guard.errors.values()) + sum(self._remote_errors.values()),
+            self._lag,
+        )
+        try:
+            self._exits.collect(figures, last=last)
+        except BaseException as error:
+            self.guard.failed("metrics", error)
 
     def _on_records(self, file: str, records: Sequence[Record]) -> None:
         self.summary.add_all(file, records)
@@ -326,6 +386,9 @@ class Recorder:
         telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out
+        not_sent = self._exits.not_sent()
+        if not_sent:
+            telemetry["not_sent"] = not_sent
         return telemetry
 
     # -- the end ----------------------------------------------------------------------------------
@@ -340,13 +403,18 @@ class Recorder:
         left = self._more or (self._silent_since is not None and not self._gone)
         self._ledger.close(now, lost_facts=bool(left or self._dropped or self._gone))
         self._note_submissions(self._submissions.ended(time(), all_of_them=True))
-        self._ledger.add_span(self._root_span(closing.status, now))
         self._emit()
+        self._ledger.add_span(self._root_span(closing.status, now, self._exits.settle()))
+        self._emit()
+        self._collect(last=True)
         if left:
             self.guard.errors["close:timeout"] += 1
             self._warn("closing took too long: the scheduler still holds facts of this run")
         if self._dropped:
             self._warn(f"{self._dropped} facts were dropped because nobody fetched them in time")
+        # What is on disk is safe now; what waits to be sent has the rest of the time.
+        self._writer.request_sync()
+        self._exits.finish(max(closing.deadline, monotonic() + MIN_FAREWELL))
         self._exits.shutdown()
         if self._source is not None:
             self._source.close()
@@ -368,7 +436,7 @@ class Recorder:
                 self._condition.wait(min(left, SETTLE))
             self._guarded_step()
 
-    def _root_span(self, status: RunStatus, now: float) -> Any:
+    def _root_span(self, status: RunStatus, now: float, counts: Mapping[str, int]) -> Any:
         identity = self._identity
         return self._spans.span(
             semconv.SPAN_RUN.format(project=identity.project),
@@ -380,6 +448,7 @@ class Recorder:
                 semconv.RUN_ID: identity.run_id,
                 semconv.RUN_STATUS: status,
                 semconv.PROVIDER: identity.provider,
+                **counts,
             },
             error=status if status in ("failed", "lost") else None,
         )

@@ -20,6 +20,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from scalable.telemetry.ledger import ExceptionSignal
 from scalable.telemetry.shipping import SignalName
 
 #: What to install where an OTLP exporter is configured and missing.
@@ -181,6 +182,16 @@ def _entry_point(signal: SignalName, name: str, warn: Callable[[str], None]) -> 
         hint = f"; {EXTRA}" if name.startswith("otlp") else ""
         warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
     return found
+
+
+def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
+    """Where a backend is to find exceptions: on spans (today's default), in logs, or in both."""
+    chosen = {
+        part.strip() for part in environ.get("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "").split(",")
+    }
+    if "logs/dup" in chosen:
+        return "both"
+    return "logs" if "logs" in chosen else "spans"
 
 
 def load_exporter(signal: SignalName, point: EntryPoint, warn: Callable[[str], None]) -> Any:

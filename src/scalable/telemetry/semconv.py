@@ -87,6 +87,12 @@ OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 TASK_LINKS_LEFT_OUT: Final = "dask.task.links.left_out"
 #: transfer, disk-read, deserialize, …
 PHASE_NAME: Final = "dask.phase.name"
+PHASE_DURATION: Final = "dask.phase.duration"
+#: Single transfers (or reads) that a phase is made of.
+PHASE_COUNT: Final = "dask.phase.count"
+#: When a span began, where that was before its task's own code did: with its phases.
+SPAN_STARTED: Final = "dask.task.phases.start"
+RUNNING_KEY: Final = "dask.running.key"
 #: Span id of the attempt that a span of something running stands for.
 RUNNING_SPAN: Final = "dask.task.span_id"
 ROLLUP_COUNT: Final = "dask.rollup.count"
@@ -185,6 +191,7 @@ _TASK_FIELDS: Final = {
     TASK_DURATION: "duration_s",
     TASK_QUEUED: "queue_s",
     TASK_TRANSFER: "transfer_s",
+    SPAN_STARTED: "phases_start",
     TASK_CPU: "cpu_s",
     TASK_NBYTES: "nbytes",
     TASK_RESULT_TYPE: "result_type",

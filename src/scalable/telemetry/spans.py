@@ -111,6 +111,11 @@ def exception_event(time: float, attributes: Mapping[str, Any]) -> Event:
     return Event(semconv.EVENT_FAILURE, attributes, nanoseconds(time))
 
 
+def event(name: str, time: float, attributes: Mapping[str, Any]) -> Event:
+    """An event of a span."""
+    return Event(name, attributes, nanoseconds(time))
+
+
 def link(ids: SpanContext) -> Link:
     """A link to another span."""
     return Link(ids)
@@ -151,6 +156,7 @@ class Submissions:
         self._lock = threading.Lock()
         self._open: Submission | None = None
         self._ended: list[Submission] = []
+        self._opened: list[SpanContext] = []
 
     def carrier(self) -> dict[str, Any]:
         """The annotation for a graph that is sent now."""
@@ -167,9 +173,16 @@ class Submissions:
                 if submission is not None:
                     self._ended.append(submission)
                 submission = self._open = Submission(self._run, parent, now, self._sampled)
+                self._opened.append(submission.ids)
             submission.graphs += 1
             submission.last = now
             return submission.carrier
+
+    def opened(self) -> list[SpanContext]:
+        """Ids of the submissions begun since the last call."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        return opened
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Submission]:
         """Submissions that nothing will be added to any more, each given out once."""
