@@ -371,6 +371,10 @@ class Jaeger(Server):
         ports = zip(flags, self.ports, strict=True)
         return [self._program, *(f"--{flag}=127.0.0.1:{port}" for flag, port in ports)]
 
+    def stop(self) -> None:
+        """End it at once: asked to end it takes ten seconds, and it has nothing to write."""
+        self.kill()
+
     def get(self, path: str, **parameters: Any) -> Any:
         """The `data` of an answer of the query API; None where it knows nothing of it."""
         query = urllib.parse.urlencode(parameters)
