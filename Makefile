@@ -2,7 +2,7 @@
 # make test    the whole test suite
 # make check   lint, format and types
 # make bench   measure every budget, print the table; make bench-quick: in two minutes
-# make servers get the real servers that some tests start (collector, Jaeger, Prometheus …)
+# make servers get the real servers that some tests start (collector, Jaeger, Prometheus, Slurm)
 # make dashboards  write the Grafana dashboards anew from their code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 #

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from servers.harness import Collector, Jaeger, Prometheus, Server
+from servers.harness import Collector, Jaeger, Prometheus, Server, Slurm
 
 
 @pytest.fixture
@@ -50,3 +50,16 @@ def jaeger(servers: Callable[..., Any]) -> Jaeger:
 def start_prometheus(servers: Callable[..., Any]) -> Callable[..., Prometheus]:
     """Prometheus that scrapes the targets it is given."""
     return lambda *targets: servers(Prometheus, targets)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """A Slurm of one node, partition `short`; `sbatch` and the like are on PATH."""
+    server = Slurm(tmp_path / "slurm")
+    try:
+        server.start()
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        yield server
+    finally:
+        server.stop()

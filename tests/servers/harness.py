@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -139,12 +142,7 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -505,3 +503,164 @@ class Prometheus(Server):
         answer = json.loads(body)
         assert answer["status"] == "success", f"{answer.get('error')}: {parameters}"
         return answer["data"]
+
+
+class Slurm:
+    """A Slurm of one node on this machine: munged, slurmctld and slurmd with files of their own.
+
+    Used by the thread of the test. `environ` is what `sbatch`, `squeue` and the like need to find
+    it: the fixture sets it.
+
+    Attributes
+    ----------
+    cpus, memory_mb : int
+        What the node says it has, whatever the machine has.
+    """
+
+    def __init__(self, directory: Path, *, cpus: int = 8, memory_mb: int = 16_000) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.cpus, self.memory_mb = cpus, memory_mb
+        self._bin = Path(program("slurm")).parent
+        self._config = directory / "slurm.conf"
+        # A socket's path may have 107 characters; that of a test's directory may be longer.
+        self._sockets = Path(tempfile.mkdtemp(prefix="munge-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.environ = {
+            "SLURM_CONF": str(self._config),
+            "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def start(self) -> None:
+        """Start it and return when the node takes jobs."""
+        self._begin("munged", "--foreground", "--force", *self._munge_files())
+        socket_path = self._sockets / "socket"
+        wait_until(socket_path.exists, f"munged; it said: {self.log('munged')}")
+        for _ in range(5):
+            self._config.write_text(self._configuration(*free_ports(2)))
+            stepd = self._bin / "slurmstepd"
+            daemons = [
+                self._begin("slurmctld", "-D", "-f", str(self._config)),
+                self._begin("slurmd", "-D", "-f", str(self._config), "-d", str(stepd)),
+            ]
+            deadline = time.monotonic() + PATIENCE
+            while all(daemon.poll() is None for daemon in daemons):
+                if self.run("sinfo", "--noheader", "--format=%T").strip() == "idle":
+                    return
+                if time.monotonic() > deadline:
+                    break
+                threading.Event().wait(0.1)
+            for daemon in daemons:
+                _end(daemon)
+                self._processes.remove(daemon)
+            if "Address already in use" not in self.log("slurmctld") + self.log("slurmd"):
+                break
+        pytest.fail(f"Slurm did not start:\n{self.log('slurmctld')}\n{self.log('slurmd')}")
+
+    def stop(self) -> None:
+        """Cancel its jobs, wait until they are gone, end it."""
+        if len(self._processes) == 3:
+            self.run("scancel", "--full", "--signal=KILL", f"--user={_user()}")
+            self.run("scancel", f"--user={_user()}")
+            wait_until(lambda: not self.jobs(), "Slurm's jobs to be gone")
+        for process in reversed(self._processes):
+            _end(process)
+        self._processes.clear()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def run(self, command: str, *arguments: str) -> str:
+        """What one of Slurm's commands prints; nothing where it fails."""
+        done = subprocess.run(
+            [self._bin / command, *arguments],
+            env={**os.environ, **self.environ},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """Id, name and state of every job that waits, runs or ends now."""
+        lines = self.run("squeue", "--noheader", "--format=%i|%j|%T").splitlines()
+        return [(job, name, state) for job, name, state in (line.split("|") for line in lines)]
+
+    def log(self, daemon: str) -> str:
+        """What a daemon has said so far."""
+        path = self.directory / f"{daemon}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _begin(self, daemon: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{daemon}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [self._bin / daemon, *arguments],
+                cwd=self.directory,
+                env={**os.environ, "SLURM_CONF": str(self._config)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._processes.append(process)
+        return process
+
+    def _munge_files(self) -> list[str]:
+        key = self._sockets / "key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        return [
+            f"--key-file={key}",
+            *(f"--{option}={self._sockets / name}" for option, name in files.items()),
+        ]
+
+    def _configuration(self, controller_port: int, node_port: int) -> str:
+        host = socket.gethostname().split(".")[0]
+        (plugins,) = self._bin.parent.glob("usr/lib/*/slurm-wlm")
+        for name in ("state", "spool"):
+            (self.directory / name).mkdir(exist_ok=True)
+        settings = {
+            "ClusterName": "test",
+            "SlurmctldHost": f"{host}(127.0.0.1)",
+            "SlurmUser": _user(),
+            "SlurmdUser": _user(),
+            "AuthType": "auth/munge",
+            "AuthInfo": f"socket={self._sockets / 'socket'}",
+            "PluginDir": plugins,
+            "SlurmctldPort": controller_port,
+            "SlurmdPort": node_port,
+            "StateSaveLocation": self.directory / "state",
+            "SlurmdSpoolDir": self.directory / "spool",
+            "SlurmctldPidFile": self.directory / "slurmctld.pid",
+            "SlurmdPidFile": self.directory / "slurmd.pid",
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none",
+            "ReturnToService": 2,
+            "KillWait": 5,
+            "MpiDefault": "none",
+            "SelectType": "select/cons_tres",
+            "SelectTypeParameters": "CR_CPU",
+            "SlurmdParameters": "config_overrides",
+            "AccountingStorageType": "accounting_storage/none",
+            "JobAcctGatherType": "jobacct_gather/none",
+        }
+        node = f"{host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb}"
+        return "\n".join(
+            (
+                *(f"{name}={value}" for name, value in settings.items()),
+                f"NodeName={node} State=UNKNOWN",
+                "PartitionName=short Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+                "",
+            )
+        )
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

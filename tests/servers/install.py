@@ -34,6 +34,7 @@ GO_MINIMUM = (1, 25)
 COLLECTOR_VERSION = "0.155.0"
 JAEGER_VERSION = "1.76.0"
 PROMETHEUS_VERSION = "2.42"
+SLURM_VERSION = "22.05"
 
 _CORE = "go.opentelemetry.io/collector"
 _CONTRIB = "github.com/open-telemetry/opentelemetry-collector-contrib"
@@ -186,34 +187,82 @@ def _install_jaeger(job: Job) -> None:
 
 
 def _install_prometheus(job: Job) -> None:
-    # A package of Debian, unpacked and not installed: installing it would start a service.
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+    if not _unpack_debian(job, ("prometheus",), PROMETHEUS_VERSION):
         _link_prometheus_on_path(job)
-        return
-    version = _debian_version(job, "prometheus")
+
+
+def _install_slurm(job: Job) -> None:
+    packages = ("slurmctld", "slurmd", "slurm-client", "munge")
+    if not _unpack_debian(job, packages, SLURM_VERSION, with_dependencies=True):
+        raise InstallError(f"no Debian package of Slurm {SLURM_VERSION} is offered here")
+    # Programs that find the libraries beside them, under their plain names.
+    programs = job.target / "bin"
+    programs.mkdir()
+    for folder in ("bin", "sbin"):
+        for program in (job.target / "usr" / folder).iterdir():
+            wrapper = programs / program.name.removesuffix("-wlm")
+            wrapper.write_text(_SLURM_WRAPPER.format(program=f"usr/{folder}/{program.name}"))
+            wrapper.chmod(0o755)
+
+
+_SLURM_WRAPPER = """\
+#!/bin/sh
+here=$(dirname "$(dirname "$(readlink -f "$0")")")
+for lib in "$here"/usr/lib/*-linux-gnu; do
+    LD_LIBRARY_PATH="$lib:$lib/slurm-wlm${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+done
+export LD_LIBRARY_PATH
+exec "$here/{program}" "$@"
+"""
+
+
+def _unpack_debian(
+    job: Job, packages: Sequence[str], wanted: str, *, with_dependencies: bool = False
+) -> bool:
+    """Unpack packages of Debian without installing them: that would start services.
+
+    False where they are not offered in the version that is wanted: the first package's counts.
+    With dependencies, those that this machine lacks are unpacked too.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return False
+    version = _debian_version(job, packages[0], wanted)
     if version is None and os.geteuid() == 0:
         job.run("refreshing the list of Debian packages", ["apt-get", "update", "-q"])
-        version = _debian_version(job, "prometheus")
+        version = _debian_version(job, packages[0], wanted)
     if version is None:
-        _link_prometheus_on_path(job)
-        return
+        return False
+    names = [f"{packages[0]}={version}", *packages[1:]]
+    if with_dependencies:
+        simulated = job.run(
+            f"looking for what {packages[0]} needs",
+            ["apt-get", "install", "--simulate", "--no-install-recommends", "-q", *names],
+        )
+        needed = re.findall(r"^Inst (\S+)", simulated, re.MULTILINE)
+        names += [name for name in needed if name not in packages]
     # Here and not in the cache: apt's own user, who downloads, may not be let into a home.
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o777)
         job.run(
-            f"downloading Debian's prometheus {version}",
-            ["apt-get", "download", "-q", f"prometheus={version}"],
+            f"downloading Debian's {packages[0]} {version}",
+            ["apt-get", "download", "-q", *names],
             cwd=Path(folder),
         )
-        (package,) = Path(folder).glob("prometheus_*.deb")
-        job.run("unpacking Prometheus", ["dpkg-deb", "-x", str(package), str(job.target)])
+        job.say("unpacking")
+        for package in sorted(Path(folder).glob("*.deb")):
+            job.run(
+                f"unpacking {package.name}",
+                ["dpkg-deb", "-x", str(package), str(job.target)],
+                quiet=True,
+            )
+    return True
 
 
-def _debian_version(job: Job, package: str) -> str | None:
+def _debian_version(job: Job, package: str, wanted: str) -> str | None:
     offered = job.run(f"looking for Debian's {package}", ["apt-cache", "madison", package])
     for line in offered.splitlines():
         fields = [field.strip() for field in line.split("|")]
-        if len(fields) == 3 and re.match(rf"{re.escape(PROMETHEUS_VERSION)}\b", fields[1]):
+        if len(fields) == 3 and re.match(rf"{re.escape(wanted)}\b", fields[1]):
             return fields[1]
     return None
 
@@ -231,7 +280,7 @@ def _link_prometheus_on_path(job: Job) -> None:
     link.symlink_to(program)
 
 
-#: Every server, in the order in which they are installed: the quick one first.
+#: Every server, in the order in which they are installed: the quick ones first.
 SERVERS: Mapping[str, Server] = {
     server.name: server
     for server in (
@@ -242,6 +291,14 @@ SERVERS: Mapping[str, Server] = {
             "Debian package",
             "some seconds",
             _install_prometheus,
+        ),
+        Server(
+            "slurm",
+            SLURM_VERSION,
+            "bin/slurmctld",
+            _SLURM_WRAPPER,
+            "some seconds",
+            _install_slurm,
         ),
         Server(
             "collector",
@@ -331,6 +388,7 @@ class Job:
         *,
         env: Mapping[str, str] | None = None,
         may_fail: bool = False,
+        quiet: bool = False,
         progress: Callable[[int], str] | None = None,
     ) -> str:
         """Run one command at low priority, its output in the log; return what it wrote to stdout.
@@ -354,7 +412,10 @@ class Job:
                 start_new_session=True,
             )
             try:
-                self._follow(what, process, begun, err, progress)
+                if quiet:
+                    process.wait()
+                else:
+                    self._follow(what, process, begun, err, progress)
             except BaseException:
                 # Of its session, since `go` has compilers under it.
                 os.killpg(process.pid, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from servers.harness import (
     Collector,
     Jaeger,
     Prometheus,
+    Slurm,
     free_ports,
     http_get,
     wait_for,
@@ -256,3 +258,23 @@ def test_a_missing_server_skips_and_says_how_to_get_it(
 def test_free_ports_are_all_different():
     ports = free_ports(50)
     assert len(set(ports)) == 50
+
+
+def test_slurm_runs_a_job_and_ends_what_still_runs_with_the_test(slurm: Slurm, tmp_path: Path):
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\necho ran in $SLURM_JOB_PARTITION\n")
+    output = tmp_path / "output.txt"
+    said = subprocess.run(
+        ["sbatch", f"--output={output}", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.startswith("Submitted batch job ")
+    wait_until(lambda: output.exists() and output.read_text(), "the job's output")
+    assert output.read_text() == "ran in short\n"
+
+    script.write_text("#!/bin/sh\nexec sleep 3600\n")
+    subprocess.run(["sbatch", "--job-name=endless", script], check=True, capture_output=True)
+    wait_until(
+        lambda: [state for _, name, state in slurm.jobs() if name == "endless"] == ["RUNNING"],
+        "the endless job to run",
+    )
+    # That it is gone with the test is seen after the test.

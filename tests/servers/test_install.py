@@ -115,4 +115,4 @@ def test_an_unknown_server_is_wrong_usage(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         install.main(["colector"])
     assert stopped.value.code == 2
-    assert "there is no colector; there are prometheus, collector" in capsys.readouterr().err
+    assert "there is no colector; there are prometheus, slurm" in capsys.readouterr().err
