@@ -82,6 +82,12 @@ ROOMS = (
         doors=("instrumentation", "telemetry", *LEAVES, *RUNS),
     ),
     Room(
+        "instrumentor",
+        ("scalable.autoinstrument",),
+        doors=("composition", "options"),
+        never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
+    ),
+    Room(
         "run store's SDK side",
         ("scalable_runs.encode", "scalable_runs.exporter"),
         doors=("run store",),

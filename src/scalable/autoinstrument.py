@@ -1,0 +1,142 @@
+"""Instrumentation without a line of code: ``opentelemetry-instrument python app.py``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import threading
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakSet
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from scalable.api import Instrumentation
+
+logger = logging.getLogger("scalable")
+
+#: What a client is marked with that starts on an event loop and is recorded once it has started.
+_MARK: Final = "_scalable_to_be_instrumented"
+
+
+class DaskInstrumentor(BaseInstrumentor):
+    """Instruments each Dask client of this process as it is made.
+
+    Used by the thread that calls :meth:`instrument`, mostly that of ``opentelemetry-instrument``;
+    the hooks run in whichever thread makes a client. Clients that tasks make in a worker are left
+    alone: their tasks belong to the run already.
+
+    Examples
+    --------
+    >>> from scalable.autoinstrument import DaskInstrumentor
+    >>> DaskInstrumentor().instrument(project="tides")  # doctest: +SKIP
+    """
+
+    _undo: tuple[Callable[[], None], ...] = ()
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The versions of Dask that can be instrumented."""
+        return ("distributed >= 2025.5.0",)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        from distributed import Client
+
+        from scalable.options import resolve
+
+        # A wrong option is the caller's to hear of, and not each client's.
+        resolve({name: value for name, value in kwargs.items() if name not in _FOREIGN})
+        options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}
+        self._lock = threading.Lock()
+        self._runs: WeakSet[Instrumentation] = WeakSet()
+        undo: list[Callable[[], None]] = []
+        try:
+            for name, wrapped in (
+                ("__init__", self._init(Client.__init__, options)),
+                ("_start", self._start(cast("Any", Client)._start, options)),
+            ):
+                undo.append(_replace(Client, name, wrapped))
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
+        self._undo = tuple(undo)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        undo, self._undo = self._undo, ()
+        for step in reversed(undo):
+            step()
+        with self._lock:
+            runs = list(self._runs)
+        for run in runs:
+            run.close()
+
+    def _init(self, original: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def __init__(client: Client, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            original(client, *args, **kwargs)
+            if not self._undo or _in_a_worker():
+                return
+            if client.asynchronous:
+                client.__dict__[_MARK] = True
+            elif client.status == "running":
+                self._begin(client, options)
+
+        return __init__
+
+    def _start(self, original: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        async def _start(client: Client, *args: Any, **kwargs: Any) -> Any:
+            result = await original(client, *args, **kwargs)
+            if client.__dict__.pop(_MARK, False) and client.status == "running":
+                self._begin(client, options)
+            return result
+
+        return _start
+
+    def _begin(self, client: Client, options: dict[str, Any]) -> None:
+        from scalable.api import instrument
+
+        try:
+            run = instrument(client, **options)
+        except Exception as error:
+            logger.warning("scalable cannot record %r: %s", client, error)
+            return
+        if run.enabled:
+            with self._lock:
+                self._runs.add(run)
+
+
+#: What ``opentelemetry-instrument`` and other instrumentors pass to all, and is not ours.
+_FOREIGN: Final = frozenset({"skip_dep_check", "raise_exception_on_conflict"})
+#: What a nanny calls the process of its worker.
+_WORKER_PROCESS: Final = "Dask Worker process (from Nanny)"
+
+
+def _in_a_worker() -> bool:
+    """Whether a task, or a worker's process, is what makes a client."""
+    from distributed import get_worker
+
+    if multiprocessing.current_process().name == _WORKER_PROCESS:
+        return True
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _replace(owner: type, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
+    """Put a function in the place of a method; returns what takes it back."""
+    original = owner.__dict__[name]
+    setattr(owner, name, replacement)
+
+    def undo() -> None:
+        # Somebody may have wrapped it after us: theirs stays, and ours does nothing any more.
+        if owner.__dict__.get(name) is replacement:
+            setattr(owner, name, original)
+
+    return undo
