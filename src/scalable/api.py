@@ -220,6 +220,7 @@ class Instrumentation:
         if self._client.__dict__.get(_ATTRIBUTE) is self:
             del self._client.__dict__[_ATTRIBUTE]
         timeout = self._settings.close_timeout
+        self._link.drain()
         if not self._recorder.close(status, timeout, None if error is None else _described(error)):
             logger.warning(
                 "scalable: run %s is still being written after %g s; it goes on in the background",
@@ -369,6 +370,7 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         run_id,
         scope=settings.scope,
         sample_interval=settings.sample_interval,
+        log_level=settings.log_level,
         carrier=submissions.carrier,
         problem=warn,
     )
@@ -410,6 +412,7 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         make_resource(run_id, settings.project, routes.resource),
         submissions,
         redact=_redactor(Redactor, settings),
+        log_level=settings.log_level,
         warn=warn,
         routes=routes,
         span_budget=settings.span_budget,

@@ -22,6 +22,12 @@ LEAVE_OP: Final = "scalable_leave"
 WORKER_PLUGIN_NAME: Final = "scalable"
 #: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.
 SENT_METRIC: Final = "scalable-sent"
+#: Stream message by which the scheduler tells a worker what its runs want.
+CONFIG_OP: Final = "scalable-config"
+#: RPC of a worker by which it hands over at once what its code has recorded.
+FLUSH_OP: Final = "scalable_flush"
+#: RPC of the scheduler by which a client has the workers asked for that.
+DRAIN_OP: Final = "scalable_drain"
 #: Stream message by which a worker hands its facts to the scheduler.
 STREAM_OP: Final = "scalable-facts"
 
@@ -225,6 +231,23 @@ class AttemptError(NamedTuple):
     cpu: float | None
 
 
+class Relayed(NamedTuple):
+    """Spans, log records or metrics (as `kind` says) from a process of the cluster.
+
+    What the code of tasks records, and the records of Dask's own loggers.
+    """
+
+    kind: int
+    time: float
+    #: Address of the worker; empty for the scheduler's process.
+    worker: str
+    number: int
+    #: JSON: ``{"resource": {…}, "items": […]}``. Nobody on the way needs to look into it.
+    payload: bytes
+    #: Items of this kind that were dropped since the last report.
+    dropped: int
+
+
 Fact: TypeAlias = (
     Submitted
     | Started
@@ -241,6 +264,7 @@ Fact: TypeAlias = (
     | SchedulerSample
     | Restarted
     | AttemptError
+    | Relayed
 )
 
 SUBMITTED: Final = 1
@@ -258,6 +282,9 @@ SAMPLE: Final = 12
 RESTARTED: Final = 13
 ATTEMPT_ERROR: Final = 14
 SCHEDULER_SAMPLE: Final = 15
+RELAY_SPANS: Final = 20
+RELAY_LOGS: Final = 21
+RELAY_METRICS: Final = 22
 
 _TYPES: Final[dict[int, Any]] = {
     SUBMITTED: Submitted,
@@ -275,6 +302,9 @@ _TYPES: Final[dict[int, Any]] = {
     SCHEDULER_SAMPLE: SchedulerSample,
     RESTARTED: Restarted,
     ATTEMPT_ERROR: AttemptError,
+    RELAY_SPANS: Relayed,
+    RELAY_LOGS: Relayed,
+    RELAY_METRICS: Relayed,
 }
 
 _new: Final[Any] = tuple.__new__

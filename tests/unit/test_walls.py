@@ -40,9 +40,16 @@ ROOMS = (
     Room("options", ("scalable.options",), never=DASK | OTEL),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),
     Room(
+        "worker's SDK side",
+        # Imported when user code in a worker first records something, and no provider is there.
+        ("scalable.instrumentation.relay_sdk",),
+        doors=("instrumentation",),
+        never=frozenset({"opentelemetry.exporter"}),
+    ),
+    Room(
         "instrumentation",
         ("scalable.instrumentation",),
-        doors=LEAVES,
+        doors=(*LEAVES, "worker's SDK side"),
         # Inside the cluster there are facts, not spans: of OpenTelemetry at most the API.
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),

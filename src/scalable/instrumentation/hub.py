@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
-from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.facts import CONFIG_OP, DRAIN_OP, FLUSH_OP, LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.guard import Guard
+from scalable.instrumentation.outbox import Outbox, process
+from scalable.instrumentation.python_logs import Listener
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 PULL_LIMIT: Final = 2_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.
 LATE_AFTER: Final = 5.0
+#: Longest wait at the end of a run for what workers have measured, in seconds.
+DRAIN_TIMEOUT: Final = 0.5
 
 
 class Run(Protocol):
@@ -25,6 +31,7 @@ class Run(Protocol):
 
     run: str
     scope: str
+    log_level: int
     guard: Guard
 
     def pull(self, after: int, limit: int = ...) -> dict[str, Any]:
@@ -64,6 +71,15 @@ class Hub:
         self._late: asyncio.TimerHandle | None = None
         self._late_until = 0.0
         self._listen_in("task-erred", self.task_erred)
+        handlers[DRAIN_OP] = self.drain
+        #: Workers that have our plugin → whether they relay metrics.
+        self._workers: dict[str, bool] = {}
+        outbox = Outbox(
+            asyncio.get_running_loop(), str, lambda reports: self.hear(reports=reports), process()
+        )
+        # Those of nannies too, where they live in this process.
+        self._records = Listener(outbox, float, Guard())
+        self._records.start()
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Hub:
@@ -74,11 +90,52 @@ class Hub:
             hub = extensions["scalable"] = cls(scheduler)
         return hub
 
+    def configure(self) -> None:
+        """A run came or went: tell the workers what all of them want."""
+        self._records.level = self._log_level
+        for address in self._workers:
+            self._tell(address)
+
+    @property
+    def _log_level(self) -> int:
+        return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
+
+    def _tell(self, address: str) -> None:
+        if address in self._scheduler.stream_comms:
+            message = {"op": CONFIG_OP, "log_level": self._log_level}
+            self._scheduler.worker_send(address, message)
+
+    async def drain(self) -> None:
+        """RPC of a client that will end its run: fetch what workers have measured until now."""
+        known = self._scheduler.workers
+        measured = [address for address, yes in self._workers.items() if yes and address in known]
+        if measured:
+            fetching = [asyncio.ensure_future(self._fetch(address)) for address in measured]
+            _, late = await asyncio.wait(fetching, timeout=DRAIN_TIMEOUT)
+            for task in late:
+                task.cancel()
+
+    async def _fetch(self, address: str) -> None:
+        try:
+            reports: Any = await getattr(self._scheduler.rpc(address), FLUSH_OP)()
+        except Exception:
+            return  # it is on its way out, and has handed over what it could
+        self.hear(address, reports)
+
+    @property
+    def measures(self) -> bool:
+        """Some worker relays metrics; asked by any thread."""
+        return True in list(self._workers.values())
+
     def forget(self, plugin: Run) -> None:
         """A run ended; with the last one the scheduler's own handlers come back."""
         self.plugins.pop(plugin.run, None)
         if self.plugins:
+            self.configure()
             return
+        self._records.stop()
+        self._records.outbox.close()
+        self._scheduler.handlers.pop(DRAIN_OP, None)
         self._scheduler.handlers.pop(PULL_OP, None)
         self._scheduler.handlers.pop(LEAVE_OP, None)
         self._listen_no_more("task-erred", self.task_erred)
@@ -139,6 +196,15 @@ class Hub:
 
     def hear(self, worker: str = "", reports: Iterable[Any] = (), **_: Any) -> None:
         """Stream message of the workers: ``(run id or None, fact)`` pairs."""
+        for _run, raw in reports:
+            if raw and raw[0] == facts.WORKER_HELLO:
+                if len(self._workers) > 2 * len(self._scheduler.workers):
+                    known = self._scheduler.workers
+                    self._workers = {it: yes for it, yes in self._workers.items() if it in known}
+                self._workers[worker] = False
+                self._tell(worker)
+            elif raw and raw[0] == facts.RELAY_METRICS and worker in self._workers:
+                self._workers[worker] = True
         for plugin in list(self.plugins.values()):
             try:
                 for run, raw in reports:

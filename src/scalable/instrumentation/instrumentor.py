@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from distributed import Client, Scheduler
 from distributed.protocol.pickle import dumps
 
-from scalable.facts import LEAVE_OP, WORKER_PLUGIN_NAME
+from scalable.facts import DRAIN_OP, LEAVE_OP, WORKER_PLUGIN_NAME
 from scalable.guard import Guard
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
@@ -18,6 +18,8 @@ from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
 LINK_TIMEOUT: Final = 5.0
+#: Seconds that closing a run waits at most for what workers have measured.
+DRAIN_WAIT: Final = 1.0
 #: The oldest distributed whose hooks are known to bring what the facts need.
 OLDEST_DISTRIBUTED: Final = (2025, 5, 0)
 
@@ -38,6 +40,8 @@ class Link:
         Whose tasks are recorded.
     sample_interval : float
         Seconds between samples of the workers' usage.
+    log_level : int
+        Least level of the log records that the run wants.
     carrier : callable
         Makes the annotation of the next graph of the client.
     problem : callable
@@ -51,6 +55,7 @@ class Link:
         *,
         scope: Literal["client", "cluster"],
         sample_interval: float,
+        log_level: int,
         carrier: Callable[[], propagation.Carrier | None],
         problem: Callable[[str], None],
     ) -> None:
@@ -59,7 +64,11 @@ class Link:
         self._problem = problem
         self._carrier = carrier
         self._plugin = ScalableSchedulerPlugin(
-            run, client=client.id, scope=scope, sample_interval=sample_interval
+            run,
+            client=client.id,
+            scope=scope,
+            sample_interval=sample_interval,
+            log_level=log_level,
         )
         self._address = internals.scheduler_address(client)
         self._local = _scheduler_in_this_process(client)
@@ -189,6 +198,22 @@ class Link:
 
     # -- detaching ----------------------------------------------------------------------------
 
+    def drain(self) -> None:
+        """Have the workers hand over what their code has measured until now; bounded in time."""
+        try:
+            if self._local is not None:
+                hub = self._local.extensions.get("scalable")
+                if hub is not None and hub.measures and not _on_loop(self._local.loop):
+                    _run_on(self._local.loop, hub.drain, DRAIN_WAIT)
+            elif self.client.status == "running" and not _on_loop(self.client.loop):
+                _run_on(self.client.loop, self._drain, DRAIN_WAIT)
+        except Exception:
+            return  # the cluster does not answer: the recorder will find that out for itself
+
+    async def _drain(self) -> None:
+        scheduler: Any = self.client.scheduler
+        await getattr(scheduler, DRAIN_OP)()
+
     def disconnect(self, guard: Guard) -> None:
         """Undo :meth:`connect`, as far as the cluster still answers."""
         if not self._connected:
@@ -223,14 +248,16 @@ class Link:
         await getattr(scheduler, LEAVE_OP)(run=self.run)
 
 
-def _run_on(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _run_on(
+    loop: Any, function: Callable[[], Coroutine[Any, Any, None]], timeout: float = LINK_TIMEOUT
+) -> None:
     """Run a coroutine function on the running event loop of another thread; bounded in time.
 
     Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
     """
     future = asyncio.run_coroutine_threadsafe(function(), internals.asyncio_loop(loop))
     try:
-        future.result(LINK_TIMEOUT)
+        future.result(timeout)
     except TimeoutError:
         future.cancel()
         raise

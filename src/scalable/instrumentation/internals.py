@@ -7,9 +7,10 @@ Each name was looked up in the oldest and the newest supported distributed; a te
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import dask
 import distributed
@@ -17,6 +18,9 @@ from dask.utils import parse_timedelta
 from distributed import Client, Scheduler, Status
 from distributed.client import _get_global_client
 from distributed.metrics import context_meter
+from opentelemetry import trace
+from opentelemetry._logs import _internal as otel_logs
+from opentelemetry.metrics import _internal as otel_metrics
 
 #: Dask's meter offers this as a context manager only; setting it directly costs a fifth.
 METER_CALLBACKS: Final = cast(
@@ -100,3 +104,46 @@ def loop_lag(tick: float) -> float:
 def cumulative_worker_metrics(scheduler: Scheduler) -> dict[Any, float]:
     """Dask's fine performance metrics of all workers, summed up by the scheduler."""
     return dict(cast("Any", scheduler).cumulative_worker_metrics)
+
+
+# -- of OpenTelemetry and of logging --------------------------------------------------------------
+
+Signal = Literal["traces", "metrics", "logs"]
+
+_OTEL_PROVIDERS: Final[dict[Signal, tuple[Any, str]]] = {
+    "traces": (trace, "_TRACER_PROVIDER"),
+    "metrics": (otel_metrics, "_METER_PROVIDER"),
+    "logs": (otel_logs, "_LOGGER_PROVIDER"),
+}
+
+
+def otel_provider(signal: Signal) -> Any:
+    """The provider that was set for this process, or None."""
+    module, name = _OTEL_PROVIDERS[signal]
+    return getattr(module, name)
+
+
+def place_otel_provider(signal: Signal, provider: Any) -> None:
+    """Put a provider in the place of none, or take it away (None).
+
+    Not by ``set_tracer_provider`` and its like: those work once, and that is the user's.
+    """
+    module, name = _OTEL_PROVIDERS[signal]
+    setattr(module, name, provider)
+    if signal == "metrics":
+        # Instruments made before any provider was there wait for one.
+        waiting = cast("Any", otel_metrics)._PROXY_METER_PROVIDER
+        if provider is None:
+            waiting._real_meter_provider = None
+        else:
+            waiting.on_set_meter_provider(provider)
+
+
+def call_handlers() -> Callable[..., Any]:
+    """The method of every logger that passes a record to its handlers."""
+    return logging.Logger.callHandlers
+
+
+def set_call_handlers(function: Callable[..., Any]) -> None:
+    """Put another function in its place."""
+    logging.Logger.callHandlers = function  # pyright: ignore[reportAttributeAccessIssue]

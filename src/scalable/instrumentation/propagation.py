@@ -43,6 +43,8 @@ class RunningAttempt(Protocol):
 
     run_id: int
     carrier: Carrier | None
+    #: Takes what the code of the attempt records.
+    outbox: Any
 
     @property
     def key(self) -> str:
@@ -78,7 +80,7 @@ class AttemptSpan(NonRecordingSpan):
     """
 
     def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
-        self._attempt = attempt
+        self.scalable_attempt = attempt
         self._parent = parent
 
     # The base class keeps a span context in this attribute.
@@ -88,12 +90,23 @@ class AttemptSpan(NonRecordingSpan):
 
     def get_span_context(self) -> SpanContext:
         """Ids of the attempt, with flags and state of the trace that its task came with."""
-        attempt, carrier = self._attempt, self._attempt.carrier
+        attempt = self.scalable_attempt
+        carrier = attempt.carrier
         parent = get_current_span(self._parent).get_span_context()
         if carrier is None or not parent.is_valid:
             return INVALID_SPAN_CONTEXT
         span_id = attempt_span_id(str(carrier.get("run")), attempt.key, attempt.run_id)
         return SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
+
+
+def attempt_of(span: Any) -> RunningAttempt | None:
+    """The attempt below which a span stands, also where only OpenTelemetry's context travelled."""
+    return getattr(span, "scalable_attempt", None) or current_attempt.get()
+
+
+def run_of(attempt: RunningAttempt | None) -> str | None:
+    """Id of the run that an attempt belongs to; None: of none, or unknown."""
+    return attempt.carrier.get("run") if attempt is not None and attempt.carrier else None
 
 
 def enter(attempt: RunningAttempt) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Mapping
 from time import time
@@ -72,6 +73,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         ``cluster`` records every task of the scheduler.
     sample_interval : float
         Seconds between samples of the workers' usage.
+    log_level : int
+        Least level of the log records that the run wants.
     """
 
     idempotent = True
@@ -83,12 +86,14 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         client: str | None,
         scope: Literal["client", "cluster"] = "client",
         sample_interval: float = 5.0,
+        log_level: int = logging.INFO,
     ) -> None:
         self.name = plugin_name(run)
         self.run = run
         self.client = client
         self.scope = scope
         self.sample_interval = sample_interval
+        self.log_level = log_level
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -126,6 +131,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._detached = False
         self._hub = Hub.of(scheduler)
         self._hub.plugins[self.run] = self
+        self._hub.configure()
         self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
         self._take_stock()
 
@@ -698,6 +704,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         elif isinstance(fact, facts.Started | facts.WorkerHello):
             # Its texts came over the wire: they are nobody else's.
             self._note(fact, _SMALL_FACT_BYTES + 160)
+        elif isinstance(fact, facts.Relayed):
+            self._note(fact, _size(fact))
 
 
 def plugin_name(run: str) -> str:
@@ -722,6 +730,8 @@ def _size(fact: Any) -> int:
         return _FACT_BYTES + 120 * len(fact.assigned)
     if kind in (facts.STARTED, facts.WORKER_HELLO):
         return _SMALL_FACT_BYTES + 160
+    if kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
+        return _FACT_BYTES + len(fact.payload)
     return _SMALL_FACT_BYTES
 
 

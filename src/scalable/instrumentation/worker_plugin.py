@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import traceback
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +16,20 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import loads
 
 from scalable import facts
-from scalable.facts import ANNOTATION, STREAM_OP, WORKER_PLUGIN_NAME
+from scalable.facts import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP, WORKER_PLUGIN_NAME
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
+from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.pools import ContextPool
+from scalable.instrumentation.python_logs import Listener
+from scalable.instrumentation.relay import (
+    COLLECT_INTERVAL,
+    OBSERVE_INTERVAL,
+    Relay,
+    is_worker_process,
+    otel_disabled,
+)
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -135,10 +147,11 @@ class Attempt:
     #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
     cpu: float | None = None
 
-    def __init__(self, task: TaskState, carrier: Carrier | None) -> None:
+    def __init__(self, task: TaskState, carrier: Carrier | None, outbox: Outbox) -> None:
         self.task = task
         self.run_id = task.run_id
         self.carrier = carrier
+        self.outbox = outbox
 
     @property
     def key(self) -> str:
@@ -226,6 +239,16 @@ class Watch:
         setattr(worker, "execute", self._wrapper)  # noqa: B010
         self._watch_threads()
         propagation.install()
+        self._outbox = Outbox(self._loop, lambda: worker.address, self._send, _resource(worker))
+        self._records = Listener(
+            self._outbox, self._ahead, guard, everything=is_worker_process(worker)
+        )
+        self._records.start()
+        self._relay = self._start_relay()
+        handlers: dict[str, Any] = worker.stream_handlers
+        handlers[CONFIG_OP] = self._configure
+        rpcs: dict[str, Any] = worker.handlers
+        rpcs[FLUSH_OP] = self.flush
         now = time() + worker.scheduler_delay
         launched = _launched(worker) + worker.scheduler_delay
         self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
@@ -246,6 +269,15 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
         propagation.remove()
+        self._close_pools()
+        self._records.stop()
+        if self._relay is not None:
+            self._relay.stop()
+        self._outbox.close()
+        # A message that is under way must find a handler: Dask would close the stream.
+        handlers: dict[str, Any] = self._worker.stream_handlers
+        handlers[CONFIG_OP] = _ignore
+        self._worker.handlers.pop(FLUSH_OP, None)
         if self._board is not None:
             self._board.close()
             self._board = None
@@ -291,7 +323,7 @@ class Watch:
         worker = self._worker
         task = self._tasks[key]
         annotations: dict[str, Any] = task.annotations or _NO_ANNOTATIONS
-        attempt = Attempt(task, annotations.get(ANNOTATION))
+        attempt = Attempt(task, annotations.get(ANNOTATION), self._outbox)
         self._attempts[key] = attempt
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
@@ -305,6 +337,22 @@ class Watch:
             attempt.began = attempt.elsewhere = True
             attempt.start = time() + worker.scheduler_delay
             propagation.enter(attempt)
+            if not threads:
+                self._open_pool(annotations.get("executor", "default"))
+
+    def _open_pool(self, name: str) -> None:
+        executors: dict[str, Any] = self._worker.executors
+        pool = executors.get(name)
+        if isinstance(pool, ProcessPoolExecutor):
+            executors[name] = ContextPool(
+                pool, self._outbox, lambda: (self._ahead(), self._records.level)
+            )
+
+    def _close_pools(self) -> None:
+        executors: dict[str, Any] = self._worker.executors
+        for name, pool in list(executors.items()):
+            if isinstance(pool, ContextPool):
+                executors[name] = pool.pool
 
     def _began(self, key: Any) -> None:
         attempt = self._attempts.get(key)
@@ -339,6 +387,9 @@ class Watch:
             return
         if finish in _ENDS:
             del self._attempts[key]
+            # Before Dask's own message: what a run's last task recorded must not come too late.
+            if self._outbox.waiting or (self._relay is not None and self._relay.measured):
+                self._hand_over()
             if attempt.elsewhere and self._board is not None:
                 self._board.end(attempt.slot)
             if finish == "error" and start in _WANTED:
@@ -352,6 +403,47 @@ class Watch:
     def _announce_late(self, attempt: Attempt) -> None:
         if attempt.began and not attempt.announced:
             self._announce_one(attempt)
+
+    # -- what user code and loggers record --------------------------------------------------------
+
+    def _start_relay(self) -> Relay | None:
+        # An application's own providers, or their absence, are its own business.
+        if not is_worker_process(self._worker) or otel_disabled():
+            return None
+        relay = Relay(self._outbox, self._ahead, self._guard)
+        relay.start()
+        self._observe = self._loop.call_later(OBSERVE_INTERVAL, self._on_observe)
+        return relay
+
+    def _on_observe(self) -> None:
+        if self._relay is not None:
+            self._relay.collect()
+            self._observe = self._loop.call_later(COLLECT_INTERVAL, self._on_observe)
+
+    def _hand_over(self) -> None:
+        if self._relay is not None:
+            self._relay.collect()
+        self._outbox.flush()
+
+    def flush(self, **_: Any) -> Reports:
+        """RPC of the scheduler: a run ends, what is here now must be in it."""
+        try:
+            if self._relay is not None:
+                self._relay.collect(force=True)
+            return self._outbox.empty()
+        except BaseException as error:
+            self._guard.failed("flush", error)
+            return []
+
+    def _configure(self, log_level: int = logging.INFO, **_: Any) -> None:
+        """Stream message of the scheduler: what its runs want."""
+        self._records.level = log_level
+
+    def _ahead(self) -> float:
+        return self._worker.scheduler_delay
+
+    def _send(self, reports: Reports) -> None:
+        self._worker.batched_send({"op": STREAM_OP, "reports": reports})
 
     # -- to the scheduler ---------------------------------------------------------------------
 
@@ -393,7 +485,7 @@ class Watch:
         for task in [*state.executing, *state.long_running]:
             if task.start_time is not None:
                 start = task.start_time + self._worker.scheduler_delay
-                attempt = Attempt(task, None)
+                attempt = Attempt(task, None, self._outbox)
                 attempt.start = start
                 self._announce_one(attempt)
 
@@ -415,6 +507,17 @@ class Watch:
 
     def _report(self, run: str | None, fact: facts.Fact) -> None:
         self._worker.batched_send({"op": STREAM_OP, "reports": [(run, tuple(fact))]})
+
+
+def _resource(worker: Worker) -> dict[str, Any]:
+    return process() | {
+        "dask.worker.name": str(worker.name),
+        "dask.worker.address": worker.address,
+    }
+
+
+def _ignore(**_: Any) -> None:
+    pass
 
 
 def _launched(worker: Worker) -> float:

@@ -27,7 +27,7 @@ from scalable.telemetry.spans import (
     exception_event,
     link,
     nanoseconds,
-    parse_traceparent,
+    parent_of,
     span_context,
 )
 from scalable_runs.encode import iso_time
@@ -252,6 +252,10 @@ class Ledger:
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.RESTARTED: self._restarted,
         }
+
+    def on(self, kind: int, handler: Callable[[Any], None]) -> None:
+        """Let somebody else have the facts of a kind that are no part of these books."""
+        self._handlers[kind] = handler
 
     # -- in and out ---------------------------------------------------------------------------
 
@@ -979,14 +983,13 @@ class Ledger:
     # -- helpers ----------------------------------------------------------------------------------
 
     def _parent(self, carrier: dict[str, Any]) -> SpanContext | None:
-        text = carrier.get("traceparent")
-        if not isinstance(text, str):
-            return None
+        # Without baggage and trace state the one text tells carriers apart.
+        text: Any = carrier.get("traceparent") if len(carrier) == 2 else repr(carrier)
         parent = self._parents.get(text)
         if parent is None and text not in self._parents:
             if len(self._parents) >= _MAX_PARENTS:
                 del self._parents[next(iter(self._parents))]
-            parent = self._parents[text] = parse_traceparent(text)
+            parent = self._parents[text] = parent_of(carrier)
             if self._follow and parent is not None:
                 self._new_parents.append(parent)
         return parent

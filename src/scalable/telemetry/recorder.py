@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,13 @@ from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
 
+from scalable import facts
 from scalable.facts import Batch
 from scalable.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
+from scalable.telemetry.relay import RelayDesk
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, Submission, Submissions, link, span_context
 from scalable_runs.layout import Record, RunStatus
@@ -99,6 +102,8 @@ class Recorder:
         Where signals go besides the directory.
     span_budget, task_events, running_after
         The options of these names.
+    log_level : int
+        Least level of the log records that are kept.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class Recorder:
         span_budget: int = 5_000,
         task_events: bool = False,
         running_after: float = 10.0,
+        log_level: int = logging.INFO,
     ) -> None:
         self.guard = Guard()
         self.summary = RunSummary()
@@ -149,6 +155,12 @@ class Recorder:
             running_after=running_after,
             exceptions=exception_signal(os.environ),
         )
+        preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
+        self._relay = RelayDesk(
+            resource, redact=redact, log_level=log_level, delta=preference.lower() == "delta"
+        )
+        for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
+            self._ledger.on(kind, self._relay.take)
         if source is None:
             self.guard.errors["scheduler_not_watched"] = 1
         self._taken = 0
@@ -321,10 +333,22 @@ class Recorder:
             exits.show_running(ledger.running())
         if stretches or points:
             exits.export(stretches, points)
+        self._emit_relayed()
         self._collect()
         if self._ledger.urgent:
             self._ledger.urgent = False
             self._writer.request_sync()
+
+    def _emit_relayed(self) -> None:
+        """What user code and loggers recorded; its failure costs no line of a journal."""
+        relayed = self._relay.drain()
+        try:
+            self._exits.foreign_spans(relayed.spans)
+            self._exits.foreign_logs(relayed.logs)
+            for data in relayed.metrics:
+                self._exits.foreign_metrics(data)
+        except BaseException as error:
+            self.guard.failed("relay", error)
 
     def _collect(self, *, last: bool = False) -> None:
         """Metrics, where it is time for them; no failure of theirs is one of the journals."""
@@ -383,6 +407,7 @@ class Recorder:
         dropped: dict[str, int] = {}
         if self._dropped:
             dropped["facts"] = self._dropped
+        dropped |= self._relay.dropped
         telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out

@@ -72,6 +72,7 @@ WORKER_REASON: Final = "dask.worker.reason"
 WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
 WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
 HOST_NAME: Final = "host.name"
+SERVICE_INSTANCE: Final = "service.instance.id"
 PROCESS_PID: Final = "process.pid"
 
 # -- samples ------------------------------------------------------------------------------------

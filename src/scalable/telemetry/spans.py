@@ -8,11 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any, Final, TypeAlias
 
-from opentelemetry import trace
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 
 from scalable.telemetry import semconv
 
@@ -48,21 +57,13 @@ def nanoseconds(seconds: float) -> int:
     return round(seconds * 1e6) * 1000
 
 
-def traceparent(parent: SpanContext) -> str:
-    """W3C trace context of a span."""
-    return f"00-{parent.trace_id:032x}-{parent.span_id:016x}-{parent.trace_flags:02x}"
-
-
-def parse_traceparent(text: object) -> SpanContext | None:
-    """Inverse of :func:`traceparent`; None for what is none."""
-    parts = text.split("-") if isinstance(text, str) else []
+def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
+    """The span that a carrier names, read by whichever propagator is configured; None for none."""
     try:
-        trace_id, span_id, flags = (int(part, 16) for part in parts[1:4])
-    except (IndexError, ValueError):
+        found = trace.get_current_span(propagate.extract(carrier, Context())).get_span_context()
+    except Exception:  # it came over the wire, from a peer that may send anything
         return None
-    if 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64 and 0 <= flags < 1 << 8:
-        return span_context(trace_id, span_id, TraceFlags(flags))
-    return None
+    return found if found.is_valid else None
 
 
 class SpanFactory:
@@ -132,15 +133,22 @@ def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
 class Submission:
     """One or more graphs that were sent in a row under the same parent."""
 
-    __slots__ = ("carrier", "graphs", "ids", "last", "parent", "start")
+    __slots__ = ("baggage", "carrier", "graphs", "ids", "last", "parent", "start")
 
-    def __init__(self, run: str, parent: SpanContext | None, now: float, sampled: Sampled) -> None:
+    def __init__(
+        self, run: str, context: Context, parent: SpanContext | None, now: float, sampled: Sampled
+    ) -> None:
         trace_id = parent.trace_id if parent is not None else new_trace_id()
         self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
-        self.carrier = {"run": run, "traceparent": traceparent(self.ids)}
+        self.baggage = baggage.get_all(context)
+        #: Written by whichever propagator is configured; baggage travels with the context.
+        self.carrier: dict[str, Any] = {"run": run}
+        propagate.inject(
+            self.carrier, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
+        )
 
 
 class Submissions:
@@ -160,7 +168,8 @@ class Submissions:
 
     def carrier(self) -> dict[str, Any]:
         """The annotation for a graph that is sent now."""
-        current = trace.get_current_span().get_span_context()
+        context = get_current()
+        current = trace.get_current_span(context).get_span_context()
         parent = current if current.is_valid else None
         now = time()
         with self._lock:
@@ -168,11 +177,12 @@ class Submissions:
             if (
                 submission is None
                 or submission.parent != parent
+                or submission.baggage != baggage.get_all(context)
                 or not 0 <= now - submission.start < SUBMISSION_WINDOW
             ):
                 if submission is not None:
                     self._ended.append(submission)
-                submission = self._open = Submission(self._run, parent, now, self._sampled)
+                submission = self._open = Submission(self._run, context, parent, now, self._sampled)
                 self._opened.append(submission.ids)
             submission.graphs += 1
             submission.last = now

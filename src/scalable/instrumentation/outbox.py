@@ -1,0 +1,203 @@
+"""What a process of the cluster says beyond facts: spans, metrics, log records, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from scalable import facts
+from scalable.guard import printable
+
+#: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
+FLUSH_INTERVAL: Final = 0.2
+#: Bytes that wait in one process at most; beyond it what is new is dropped, and counted.
+MAX_WAITING: Final = 4 * 2**20
+#: Bytes of one item at most.
+MAX_ITEM: Final = 256 * 2**10
+#: Characters kept of one text.
+MAX_TEXT: Final = 32_768
+
+
+class Rate(NamedTuple):
+    """A bound on the flow of one kind: items a second, and how many may come at once."""
+
+    a_second: float
+    burst: float
+
+
+#: By kind of fact. A scheduler has many workers.
+RATES: Final = {
+    facts.RELAY_SPANS: Rate(1_000.0, 10_000.0),
+    facts.RELAY_LOGS: Rate(200.0, 2_000.0),
+    facts.RELAY_METRICS: Rate(2_000.0, 20_000.0),
+}
+
+#: ``(run id or None, fact)``
+Reports: TypeAlias = list[tuple[str | None, tuple[Any, ...]]]
+Send: TypeAlias = Callable[[Reports], None]
+
+
+class Outbox:
+    """Collects items of one process for the scheduler.
+
+    :meth:`put` is called by any thread, also from within a finalizer or a log call: it takes no
+    lock, and never waits. :meth:`flush` is called by the event loop.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        On which `send` is called.
+    origin : callable
+        Address of the worker the items come from; empty for another process.
+    send : callable
+        Takes ``(run id or None, fact)`` pairs.
+    resource : dict
+        Describes the process; strings and numbers.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        origin: Callable[[], str],
+        send: Send,
+        resource: dict[str, Any],
+    ) -> None:
+        self._loop = loop
+        self._origin = origin
+        self._send = send
+        self._resource = encode(resource)
+        self._items: deque[tuple[int, str | None, bytes]] = deque()
+        self._bytes = 0
+        self._armed = False
+        self._closed = False
+        self._dropped: dict[tuple[int, str | None], int] = {}
+        self._tokens = {kind: (rate.burst, monotonic()) for kind, rate in RATES.items()}
+
+    @property
+    def waiting(self) -> bool:
+        """Something is to be sent."""
+        return bool(self._items or self._dropped)
+
+    def put(self, kind: int, run: str | None, item: bytes) -> None:
+        """Take an item, made by :func:`encode`, or count it as dropped."""
+        size = len(item)
+        if self._closed:
+            return
+        if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take_token(kind):
+            self._dropped[kind, run] = self._dropped.get((kind, run), 0) + 1
+        else:
+            self._bytes += size
+            self._items.append((kind, run, item))
+        self._arm()
+
+    def drop(self, kind: int, run: str | None, count: int) -> None:
+        """Count items that were left out before they came here."""
+        self._dropped[kind, run] = self._dropped.get((kind, run), 0) + count
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._armed and not self._closed:
+            self._armed = True
+            try:
+                self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_INTERVAL, self.flush)
+            except RuntimeError:  # the loop is closed: the process ends
+                self._closed = True
+
+    def flush(self) -> None:
+        """Send what waits."""
+        reports = self.empty()
+        if reports:
+            self._send(reports)
+
+    def empty(self) -> Reports:
+        """Hand out what waits."""
+        self._armed = False
+        batches: dict[tuple[int, str | None], list[bytes]] = {}
+        while self._items:
+            kind, run, item = self._items.popleft()
+            batches.setdefault((kind, run), []).append(item)
+        # Threads add to the sum meanwhile: nothing left is what keeps it from drifting.
+        self._bytes = 0
+        dropped, self._dropped = self._dropped, {}
+        now = time()
+        reports: Reports = []
+        for address in batches.keys() | dropped.keys():
+            kind, run = address
+            items = batches.get(address, [])
+            payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
+            lost = dropped.get(address, 0)
+            reports.append(
+                (run, (kind, now, self._origin(), len(items), payload, lost)),
+            )
+        return reports
+
+    def close(self) -> None:
+        """Send what waits, take nothing more."""
+        self.flush()
+        self._closed = True
+
+    def _take_token(self, kind: int) -> bool:
+        # Two threads may take the same token: it is a bound on a flow, not an account.
+        rate = RATES[kind]
+        tokens, since = self._tokens[kind]
+        now = monotonic()
+        tokens = min(rate.burst, tokens + (now - since) * rate.a_second)
+        self._tokens[kind] = (max(0.0, tokens - 1.0), now)
+        return tokens >= 1.0
+
+
+def process() -> dict[str, Any]:
+    """Describe the process: where it runs, and what its environment says of it."""
+    return {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME"),
+        "attributes": os.environ.get("OTEL_RESOURCE_ATTRIBUTES"),
+        "host.name": socket.gethostname(),
+        "process.pid": os.getpid(),
+    }
+
+
+def encode(item: dict[str, Any]) -> bytes:
+    """JSON of an item; what JSON has no form for becomes text."""
+    try:
+        return orjson.dumps(item, default=printable)
+    except TypeError:  # orjson.JSONEncodeError: a lone surrogate, an integer beyond 64 bits, …
+        return orjson.dumps(_plain(item), default=printable)
+
+
+def attributes_of(given: Any) -> dict[str, Any]:
+    """Attributes as OpenTelemetry allows them, each text bounded."""
+    if not given:
+        return {}
+    return {str(name): _bounded(value) for name, value in dict(given).items()}
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else printable(value, limit=MAX_TEXT)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_bounded(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        return {str(name): _bounded(part) for name, part in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if isinstance(value, dict):
+        return {printable(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return printable(value)

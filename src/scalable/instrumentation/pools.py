@@ -1,0 +1,157 @@
+"""Tasks that a worker hands to a pool of processes: the context goes with them, records come back.
+
+Dask runs such tasks with no word of which task it is. Both ways lead through the executor's own
+``submit()``: what goes out carries the attempt, what comes back the items that it recorded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any, Final, NamedTuple
+
+from scalable.guard import Guard
+from scalable.instrumentation import propagation
+from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.python_logs import Listener, forget_parents
+from scalable.instrumentation.relay import Relay, otel_disabled
+
+#: Items that one task brings back at most, and their bytes.
+MAX_ITEMS: Final = 1_000
+MAX_BYTES: Final = 2**20
+
+
+class Errand(NamedTuple):
+    """What a process of the pool is told of the attempt whose code it runs."""
+
+    key: str
+    run_id: int
+    carrier: dict[str, Any] | None
+    #: How far the scheduler's clock is ahead, in seconds.
+    ahead: float
+    log_level: float
+
+
+class Brought(NamedTuple):
+    """What comes back: the result, ``(kind, run, item)``, and how many items were left out."""
+
+    result: Any
+    items: list[tuple[int, str | None, bytes]]
+    left_out: dict[tuple[int, str | None], int]
+
+
+class ContextPool(Executor):
+    """Stands in a worker's table of executors before a pool of processes.
+
+    :meth:`submit` is called by the worker's loop, in the context of the attempt.
+    """
+
+    def __init__(
+        self, pool: ProcessPoolExecutor, outbox: Outbox, settings: Callable[[], tuple[float, float]]
+    ) -> None:
+        self.pool = pool
+        self._outbox = outbox
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run `fn` in the pool, below the current attempt."""
+        attempt = propagation.current_attempt.get()
+        if attempt is None:
+            return self.pool.submit(fn, *args, **kwargs)
+        errand = Errand(attempt.key, attempt.run_id, attempt.carrier, *self._settings())
+        outer: Future[Any] = Future()
+        inner = self.pool.submit(run_errand, errand, fn, *args, **kwargs)
+
+        def cancel(ended: Future[Any]) -> None:
+            if ended.cancelled():
+                inner.cancel()
+
+        def hand_on(ended: Future[Any]) -> None:
+            if not outer.set_running_or_notify_cancel():
+                return
+            try:
+                brought: Brought = ended.result()
+            except BaseException as error:
+                outer.set_exception(error)
+                return
+            for item in brought.items:
+                self._outbox.put(*item)
+            for (kind, run), count in brought.left_out.items():
+                self._outbox.drop(kind, run, count)
+            outer.set_result(brought.result)
+
+        outer.add_done_callback(cancel)
+        inner.add_done_callback(hand_on)
+        return outer
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the pool down."""
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class _Basket:
+    """Takes the place of the outbox in a process of the pool; one task runs there at a time."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[int, str | None, bytes]] = []
+        self.left_out: dict[tuple[int, str | None], int] = {}
+        self._bytes = 0
+
+    def put(self, kind: int, run: str | None, item: bytes) -> None:
+        if len(self.items) >= MAX_ITEMS or self._bytes + len(item) > MAX_BYTES:
+            self.left_out[kind, run] = self.left_out.get((kind, run), 0) + 1
+        else:
+            self._bytes += len(item)
+            self.items.append((kind, run, item))
+
+    def empty(self) -> tuple[Any, Any]:
+        found = (self.items, self.left_out)
+        self.items, self.left_out, self._bytes = [], {}, 0
+        return found
+
+
+class _Here:
+    """What a process of the pool keeps."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.basket = basket = _Basket()
+        outbox: Any = basket
+        guard = Guard()
+        self.relay: Relay | None = None
+        if not otel_disabled():
+            self.relay = Relay(outbox, lambda: self.ahead, guard)
+            self.relay.start()
+        forget_parents()
+        self.listener = Listener(outbox, lambda: self.ahead, guard)
+        self.listener.start()
+
+
+class _Attempt:
+    def __init__(self, errand: Errand, outbox: Any) -> None:
+        self.key = errand.key
+        self.run_id = errand.run_id
+        self.carrier = errand.carrier
+        self.outbox = outbox
+
+
+_here: _Here | None = None
+_pid = 0
+
+
+def run_errand(errand: Errand, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Brought:
+    """Run a task in a process of the pool."""
+    global _here, _pid
+    if _here is None or _pid != os.getpid():
+        _here, _pid = _Here(), os.getpid()
+    here = _here
+    here.ahead, here.listener.level = errand.ahead, errand.log_level
+    propagation.enter(_Attempt(errand, here.basket))
+    result = fn(*args, **kwargs)
+    if here.relay is not None and here.relay.measured:
+        here.relay.collect(force=True)
+    return Brought(result, *here.basket.empty())

@@ -1,0 +1,177 @@
+"""The SDK behind a worker's stand-in providers; imported when user code first records something."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanContext, get_current_span
+
+from scalable.instrumentation.outbox import attributes_of
+
+# What was added since the last collection travels: a lost batch costs its own part, and a run
+# counts what happened while it was recorded. The recorder sums up.
+_TEMPORALITY: dict[type, AggregationTemporality] = {
+    Counter: AggregationTemporality.DELTA,
+    Histogram: AggregationTemporality.DELTA,
+    ObservableCounter: AggregationTemporality.DELTA,
+    UpDownCounter: AggregationTemporality.CUMULATIVE,
+    ObservableUpDownCounter: AggregationTemporality.CUMULATIVE,
+    ObservableGauge: AggregationTemporality.CUMULATIVE,
+}
+
+
+class RelaySdk:
+    """Tracer and meter provider of one worker process.
+
+    Made in the thread of the first task that records something; :meth:`metric_items` is called by
+    the worker's event loop.
+
+    Parameters
+    ----------
+    on_start, on_end : callable
+        Called as each span begins and ends, in the thread that does it.
+    """
+
+    def __init__(
+        self, on_start: Callable[[Any, Any], None], on_end: Callable[[ReadableSpan, Any], None]
+    ) -> None:
+        # The process's resource travels with each batch: these need none.
+        nothing = Resource.get_empty()
+        self.tracer_provider = TracerProvider(
+            sampler=_KeepAll(), resource=nothing, shutdown_on_exit=False
+        )
+        self.tracer_provider.add_span_processor(_Processor(on_start, on_end))
+        self._reader = InMemoryMetricReader(_TEMPORALITY)
+        self.meter_provider = MeterProvider(
+            [self._reader], resource=nothing, shutdown_on_exit=False
+        )
+
+    def metric_items(self, shift: int) -> Iterator[dict[str, Any]]:
+        """What was measured since the last call, as plain data."""
+        data = self._reader.get_metrics_data()
+        for resource in data.resource_metrics if data is not None else ():
+            for scope_metrics in resource.scope_metrics:
+                scope = scope_metrics.scope
+                for metric in scope_metrics.metrics:
+                    item = _metric_item(metric, shift)
+                    item["scope"] = (scope.name, scope.version, scope.schema_url)
+                    yield item
+
+
+class _KeepAll(Sampler):
+    """Records everything: what is sent further is decided by the flags, which stay the parent's."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: Any = None,
+        attributes: Any = None,
+        links: Sequence[Any] | None = None,
+        trace_state: Any = None,
+    ) -> SamplingResult:
+        parent: SpanContext = get_current_span(parent_context).get_span_context()
+        unsampled = parent.is_valid and not parent.trace_flags.sampled
+        decision = Decision.RECORD_ONLY if unsampled else Decision.RECORD_AND_SAMPLE
+        return SamplingResult(decision, attributes, parent.trace_state)
+
+    def get_description(self) -> str:
+        return "KeepAll"
+
+
+class _Processor(SpanProcessor):
+    def __init__(
+        self, on_start: Callable[[Any, Any], None], on_end: Callable[[ReadableSpan, Any], None]
+    ) -> None:
+        self._on_start = on_start
+        self._on_end = on_end
+        self._ending = threading.local()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._on_start(span, parent_context)
+
+    def _on_ending(self, span: Span) -> None:
+        # What comes next, in this thread, is a copy that has the SDK's own fields only.
+        self._ending.attempt = getattr(span, "scalable_attempt", None)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._on_end(span, getattr(self._ending, "attempt", None))
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+def _metric_item(metric: Metric, shift: int) -> dict[str, Any]:
+    data = metric.data
+    item: dict[str, Any] = {
+        "name": metric.name,
+        "unit": metric.unit or "",
+        "description": metric.description or "",
+        "kind": "gauge",
+    }
+    if isinstance(data, Sum):
+        item["kind"] = "sum"
+        item["monotonic"] = data.is_monotonic
+        item["delta"] = data.aggregation_temporality is AggregationTemporality.DELTA
+    elif isinstance(data, HistogramData):
+        item["kind"] = "histogram"
+    item["points"] = [_point_item(point, shift) for point in data.data_points]
+    return item
+
+
+def _point_item(point: Any, shift: int) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "attributes": attributes_of(point.attributes),
+        "start": (point.start_time_unix_nano or 0) and point.start_time_unix_nano + shift,
+        "time": point.time_unix_nano + shift,
+        "exemplars": [
+            (
+                exemplar.value,
+                exemplar.time_unix_nano + shift,
+                f"{exemplar.trace_id:032x}",
+                f"{exemplar.span_id:016x}",
+                attributes_of(exemplar.filtered_attributes),
+            )
+            for exemplar in point.exemplars
+            if exemplar.trace_id and exemplar.span_id
+        ],
+    }
+    if isinstance(point, HistogramDataPoint):
+        item |= {
+            "count": point.count,
+            "sum": point.sum,
+            "buckets": list(point.bucket_counts),
+            "bounds": list(point.explicit_bounds),
+            "min": point.min,
+            "max": point.max,
+        }
+    else:
+        item["value"] = point.value
+    return item
