@@ -30,6 +30,10 @@ FLUSH_OP: Final = "scalable_flush"
 DRAIN_OP: Final = "scalable_drain"
 #: Stream message by which a worker hands its facts to the scheduler.
 STREAM_OP: Final = "scalable-facts"
+#: RPC of the scheduler by which a nanny hands its facts in.
+NANNY_OP: Final = "scalable_nanny"
+#: Name of the nanny plugin; one serves all runs of a scheduler.
+NANNY_PLUGIN_NAME: Final = "scalable-nanny"
 
 #: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
 Phase: TypeAlias = tuple[str, float, float]
@@ -96,6 +100,9 @@ class Failed(NamedTuple):
     traceback: str
     cpu: float | None
     will_retry: bool
+    #: Classes that the exception's class inherits from, nearest first; its error number.
+    bases: tuple[str, ...] = ()
+    errno: int | None = None
 
 
 class Blamed(NamedTuple):
@@ -175,6 +182,8 @@ class WorkerGone(NamedTuple):
     executing: tuple[tuple[int, float], ...] | None
     tasks_recomputed: int
     memory: int
+    #: Most bytes that it had on disk for lack of memory at one time.
+    spilled: int = 0
 
 
 class Sample(NamedTuple):
@@ -229,6 +238,46 @@ class AttemptError(NamedTuple):
     message: str
     traceback: str
     cpu: float | None
+    bases: tuple[str, ...] = ()
+    errno: int | None = None
+
+
+class WorkerExit(NamedTuple):
+    """A worker's process ended, as its nanny saw it."""
+
+    kind: int
+    #: On the nanny's clock.
+    time: float
+    address: str
+    #: As the operating system tells it; negative: minus the signal's number.
+    status: int
+    signal: str | None
+    #: The nanny starts another process.
+    restarting: bool
+    #: The nanny ended it because of its memory.
+    memory_kill: bool
+    #: Processes that the kernel's out-of-memory killer ended since the one before, in the nanny's
+    #: control group and on its host.
+    oom_kills_group: int
+    oom_kills_host: int
+    #: The worker's log, by its name in the spool of its host; empty if there is none.
+    log: str
+    #: Its end.
+    tail: str
+
+
+class WorkerEvent(NamedTuple):
+    """Something about a worker that is not its coming or going.
+
+    `event` is ``process`` (its log, its batch job's limits: said by itself) or the topic or action
+    of an event of Dask's: ``worker-restart-memory``, ``worker-ttl``.
+    """
+
+    kind: int
+    time: float
+    address: str
+    event: str
+    fields: dict[str, Any]
 
 
 class Relayed(NamedTuple):
@@ -265,6 +314,8 @@ Fact: TypeAlias = (
     | Restarted
     | AttemptError
     | Relayed
+    | WorkerExit
+    | WorkerEvent
 )
 
 SUBMITTED: Final = 1
@@ -285,6 +336,8 @@ SCHEDULER_SAMPLE: Final = 15
 RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
+WORKER_EXIT: Final = 30
+WORKER_EVENT: Final = 31
 
 _TYPES: Final[dict[int, Any]] = {
     SUBMITTED: Submitted,
@@ -305,6 +358,8 @@ _TYPES: Final[dict[int, Any]] = {
     RELAY_SPANS: Relayed,
     RELAY_LOGS: Relayed,
     RELAY_METRICS: Relayed,
+    WORKER_EXIT: WorkerExit,
+    WORKER_EVENT: WorkerEvent,
 }
 
 _new: Final[Any] = tuple.__new__

@@ -31,13 +31,14 @@ class Room:
 
 
 RUNS = ("run store", "run store's SDK side")
-LEAVES = ("facts", "guard", "options")
+LEAVES = ("facts", "guard", "options", "spool")
 
 #: A module belongs to the first room that names it or a package above it.
 ROOMS = (
     Room("facts", ("scalable.facts",), never=DASK | OTEL),
     Room("guard", ("scalable.guard",), never=DASK | OTEL),
     Room("options", ("scalable.options",), never=DASK | OTEL),
+    Room("spool", ("scalable.spool",), never=DASK | OTEL),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),
     Room(
         "worker's SDK side",

@@ -139,7 +139,7 @@ class _Text:
     def _quoted(self, evidence: Evidence, indent: str) -> Iterator[str]:
         if evidence.stderr_tail:
             yield f"{indent}Last output of one of them:"
-            for line in printable_lines(evidence.stderr_tail)[-_STDERR_LINES:]:
+            for line in _last_words(printable_lines(evidence.stderr_tail)):
                 yield f"{indent}  | {fit(line, self._width - 7)}"
         elif evidence.traceback:
             yield f"{indent}Traceback of one of them, its end:"
@@ -148,6 +148,14 @@ class _Text:
 
     def _paint(self, text: str, *styles: str) -> str:
         return paint(text, *styles) if self._color else text
+
+
+def _last_words(lines: list[str]) -> list[str]:
+    """The last lines; of a crash the lines before it and the stack that crashed."""
+    for number, line in enumerate(lines):
+        if line.startswith("Fatal Python error: "):
+            return lines[max(0, number - 3) : number + _STDERR_LINES]
+    return lines[-_STDERR_LINES:]
 
 
 def _own_frames(lines: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
-from scalable.facts import CONFIG_OP, DRAIN_OP, FLUSH_OP, LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.facts import CONFIG_OP, DRAIN_OP, FLUSH_OP, LEAVE_OP, NANNY_OP, PULL_OP, STREAM_OP
 from scalable.guard import Guard
 from scalable.instrumentation.outbox import Outbox, process
 from scalable.instrumentation.python_logs import Listener
@@ -64,6 +64,7 @@ class Hub:
         handlers: dict[str, Any] = scheduler.handlers
         handlers[PULL_OP] = self.pull
         handlers[LEAVE_OP] = self.leave
+        handlers[NANNY_OP] = self.hear
         stream: dict[str, Any] = scheduler.stream_handlers
         # Stays when the last run is gone: a worker's late message with an unknown name would make
         # Dask close that worker's stream.
@@ -138,6 +139,7 @@ class Hub:
         self._scheduler.handlers.pop(DRAIN_OP, None)
         self._scheduler.handlers.pop(PULL_OP, None)
         self._scheduler.handlers.pop(LEAVE_OP, None)
+        self._scheduler.handlers.pop(NANNY_OP, None)
         self._listen_no_more("task-erred", self.task_erred)
         self._expect_no_more()
         self._scheduler.extensions.pop("scalable", None)
@@ -195,7 +197,7 @@ class Hub:
             await plugin.leave()
 
     def hear(self, worker: str = "", reports: Iterable[Any] = (), **_: Any) -> None:
-        """Stream message of the workers: ``(run id or None, fact)`` pairs."""
+        """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs."""
         for _run, raw in reports:
             if raw and raw[0] == facts.WORKER_HELLO:
                 if len(self._workers) > 2 * len(self._scheduler.workers):

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 from distributed import Client, Scheduler
 from distributed.protocol.pickle import dumps
 
-from scalable.facts import DRAIN_OP, LEAVE_OP, WORKER_PLUGIN_NAME
+from scalable.facts import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.guard import Guard
 from scalable.instrumentation import internals, propagation
+from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.source import LocalSource, RemoteSource, Source
 from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
@@ -20,6 +21,8 @@ from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 LINK_TIMEOUT: Final = 5.0
 #: Seconds that closing a run waits at most for what workers have measured.
 DRAIN_WAIT: Final = 1.0
+#: Seconds of them for the nannies.
+NANNY_TIMEOUT: Final = 2.0
 #: The oldest distributed whose hooks are known to bring what the facts need.
 OLDEST_DISTRIBUTED: Final = (2025, 5, 0)
 
@@ -190,6 +193,24 @@ class Link:
         failed = [address for address, answer in answers.items() if answer["status"] == "error"]
         if failed:
             self._problem(f"these workers cannot be watched: {', '.join(sorted(failed)[:10])}")
+        await self._watch_nannies(scheduler)
+
+    async def _watch_nannies(self, scheduler: Any) -> None:
+        """Put the nanny plugin on all nannies, now and to come; workers may have none."""
+        more: dict[str, Any] = {"comm": None} if isinstance(scheduler, Scheduler) else {}
+        plugin = dumps(ScalableNannyPlugin())
+        registered = asyncio.ensure_future(
+            scheduler.register_nanny_plugin(
+                plugin=plugin, name=NANNY_PLUGIN_NAME, idempotent=True, **more
+            )
+        )
+        try:
+            # Dask waits here for every nanny that is starting: that may take longer than we can.
+            await asyncio.wait_for(asyncio.shield(registered), NANNY_TIMEOUT)
+        except TimeoutError:
+            registered.add_done_callback(_retrieve)
+        except Exception as error:
+            self._problem(f"the nannies cannot be watched: {error!r}")
 
     def _later(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -246,6 +267,12 @@ class Link:
     async def _unregister(self) -> None:
         scheduler: Any = self.client.scheduler
         await getattr(scheduler, LEAVE_OP)(run=self.run)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome of what nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _run_on(

@@ -8,14 +8,17 @@ Each name was looked up in the oldest and the newest supported distributed; a te
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
+from time import time
 from typing import Any, Final, Literal, cast
 
 import dask
 import distributed
+import psutil
 from dask.utils import parse_timedelta
-from distributed import Client, Scheduler, Status
+from distributed import Client, Nanny, Scheduler, Status, Worker
 from distributed.client import _get_global_client
 from distributed.metrics import context_meter
 from opentelemetry import trace
@@ -104,6 +107,62 @@ def loop_lag(tick: float) -> float:
 def cumulative_worker_metrics(scheduler: Scheduler) -> dict[Any, float]:
     """Dask's fine performance metrics of all workers, summed up by the scheduler."""
     return dict(cast("Any", scheduler).cumulative_worker_metrics)
+
+
+def is_only_worker_here(worker: Worker) -> bool:
+    """Whether nothing else of Dask lives in the process: no scheduler, nanny or other worker."""
+    others = [found for found in list(Worker._instances) if found is not worker]
+    running = [found for found in others if found.status not in (Status.closed, Status.failed)]
+    return not running and not list(Nanny._instances) and not schedulers_here()
+
+
+def launched(worker: Worker) -> float:
+    """When the worker's process began; its first own measurement where it shares a process."""
+    if schedulers_here():
+        times: Any = worker.monitor.quantities["time"]
+        return float(times[0]) if times else time()
+    return psutil.Process(os.getpid()).create_time()
+
+
+def last_terminated_pid(nanny: Nanny) -> int:
+    """The process that the nanny ended last for its memory; -1 if none."""
+    return int(cast("Any", nanny.memory_manager)._last_terminated_pid)
+
+
+class ExitHook:
+    """Tells of every end of a nanny's worker process; used on the nanny's loop.
+
+    Parameters
+    ----------
+    nanny : distributed.Nanny
+        The nanny.
+    told : callable
+        Called with the exit status and whether the nanny is about to start another process.
+    """
+
+    def __init__(self, nanny: Nanny, told: Callable[[int, bool], object]) -> None:
+        self._nanny: Any = nanny
+        original = self._original = self._nanny._on_worker_exit_sync
+
+        def on_exit(status: int) -> None:
+            told(status, nanny.status in (Status.running, Status.paused))
+            original(status)
+
+        self._hook = on_exit
+        self._nanny._on_worker_exit_sync = on_exit
+        self._put(on_exit)
+
+    def remove(self) -> None:
+        """Undo it."""
+        if self._nanny.__dict__.get("_on_worker_exit_sync") is self._hook:
+            del self._nanny._on_worker_exit_sync
+            self._put(self._original)
+
+    def _put(self, hook: Callable[[int], None]) -> None:
+        # What was started already has its own reference.
+        process = self._nanny.process
+        if process is not None and process.on_exit is not None:
+            process.on_exit = hook
 
 
 # -- of OpenTelemetry and of logging --------------------------------------------------------------

@@ -17,6 +17,7 @@ from distributed.protocol.pickle import loads
 from scalable import facts
 from scalable.facts import (
     ANNOTATION,
+    NANNY_PLUGIN_NAME,
     SENT_METRIC,
     WORKER_PLUGIN_NAME,
     Fact,
@@ -119,6 +120,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._workers: dict[str, WorkerState] = {}
         self._closing: dict[str, str] = {}
         self._suspects: dict[str, str] = {}
+        #: The most that each worker had on disk for lack of memory, in bytes.
+        self._spilled: dict[str, int] = {}
         self._gone: str | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._graph_is_ours = False
@@ -154,6 +157,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         running = scheduler.status == Status.running
         if running and not self._hub.plugins and WORKER_PLUGIN_NAME in scheduler.worker_plugins:
             await scheduler.unregister_worker_plugin(None, name=WORKER_PLUGIN_NAME)
+        if running and not self._hub.plugins and NANNY_PLUGIN_NAME in scheduler.nanny_plugins:
+            await scheduler.unregister_nanny_plugin(None, name=NANNY_PLUGIN_NAME)
 
     def detach_quietly(self) -> None:
         """Note nothing any more; the part of :meth:`leave` that needs no running loop."""
@@ -457,11 +462,13 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         run_id: int | None = details.get("run_id", task.run_id)
         start, stop, phases = execution(details.get("startstops"))
         announced = None if run_id is None else self._errors.pop((text, run_id), None)
-        cpu = None
+        cpu = errno = None
+        bases: tuple[str, ...] = ()
         exception_text = details.get("exception_text")
         if announced is not None:
             error_type, message = announced.error_type, announced.message
             traceback, cpu = announced.traceback, announced.cpu
+            bases, errno = announced.bases, announced.errno
         elif exception_text is not None:
             error_type, message = split_repr(exception_text)
             traceback = details.get("traceback_text") or ""
@@ -488,6 +495,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 traceback,
                 cpu,
                 will_retry,
+                bases,
+                errno,
             ),
             _FACT_BYTES + len(message) + len(traceback),
         )
@@ -578,9 +587,21 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 for address in _addresses(msg):
                     self._suspects[address] = "worker-ttl"
             elif topic == "worker-restart-memory":
-                self._suspects[str(msg.get("worker"))] = "memory-limit"
+                self._memory_kill(msg)
         except BaseException as error:
             self.guard.failed("log_event", error)
+
+    def _memory_kill(self, message: Mapping[str, Any]) -> None:
+        """A nanny ended its worker; the connection may have told that it is gone before."""
+        address = str(message.get("worker"))
+        if address in self._workers:
+            self._suspects[address] = "memory-limit"
+        rss = message.get("rss")
+        fields = {"rss": rss} if isinstance(rss, int) else {}
+        self._note(
+            facts.WorkerEvent(facts.WORKER_EVENT, time(), address, "worker-restart-memory", fields),
+            _FACT_BYTES,
+        )
 
     def _worker_ready(self, address: str, worker: WorkerState, since: float) -> None:
         self._workers[address] = worker
@@ -618,6 +639,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             suspect or self._closing.get(address) or ("retired" if expected else "connection-lost")
         )
         expected = (expected or address in self._closing) and suspect is None
+        if reason.startswith("signal-"):
+            # It went in good order, but nobody of Dask asked it to: a batch system at its limit.
+            expected = False
         tasks = set(worker.processing)
         if also is not None:
             tasks.add(also)
@@ -641,6 +665,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 board,
                 recomputed,
                 _memory(worker),
+                self._spilled.pop(address, 0),
             ),
             _FACT_BYTES + 120 * len(ordered),
         )
@@ -658,6 +683,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
 
     def _sample(self, address: str, worker: WorkerState, now: float) -> None:
         metrics = worker.metrics
+        spilled: Any = metrics.get("spilled_bytes")
+        if spilled:
+            on_disk = spilled.get("disk", 0) if isinstance(spilled, Mapping) else spilled
+            if on_disk > self._spilled.get(address, 0):
+                self._spilled[address] = int(on_disk)
         self._note(
             facts.Sample(
                 facts.SAMPLE,
@@ -704,7 +734,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         elif isinstance(fact, facts.Started | facts.WorkerHello):
             # Its texts came over the wire: they are nobody else's.
             self._note(fact, _SMALL_FACT_BYTES + 160)
-        elif isinstance(fact, facts.Relayed):
+        elif isinstance(fact, facts.Relayed | facts.WorkerExit | facts.WorkerEvent):
             self._note(fact, _size(fact))
 
 
@@ -732,6 +762,10 @@ def _size(fact: Any) -> int:
         return _SMALL_FACT_BYTES + 160
     if kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
         return _FACT_BYTES + len(fact.payload)
+    if kind == facts.WORKER_EXIT:
+        return _FACT_BYTES + len(fact.tail)
+    if kind == facts.WORKER_EVENT:
+        return _FACT_BYTES
     return _SMALL_FACT_BYTES
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
+from distributed import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import loads
 
@@ -20,6 +19,7 @@ from scalable.facts import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP, WORKER_PL
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
+from scalable.instrumentation.capture import Capture
 from scalable.instrumentation.outbox import Outbox, Reports, process
 from scalable.instrumentation.pools import ContextPool
 from scalable.instrumentation.python_logs import Listener
@@ -81,11 +81,14 @@ class ScalableWorkerPlugin(WorkerPlugin):
         """Begin to watch."""
         self.guard = Guard()
         self._watch: Watch | None = None
+        self._capture: Capture | None = None
         self._set_up(worker)
+        self._begin_capture(worker)
 
     def teardown(self, worker: Worker) -> None:
         """Give the worker back as it was."""
         self._tear_down()
+        self._end_capture(worker)
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """A task changed its state; nothing to do but where its code ran, or may still run."""
@@ -109,6 +112,17 @@ class ScalableWorkerPlugin(WorkerPlugin):
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
+
+    @guarded("capture_setup")
+    def _begin_capture(self, worker: Worker) -> None:
+        self._capture = Capture.start(worker)
+
+    @guarded("capture_teardown")
+    def _end_capture(self, worker: Worker) -> None:
+        # A worker that closes takes its process along: its last words are yet to come.
+        if self._capture is not None and worker.status in (Status.running, Status.paused):
+            self._capture.stop()
+            self._capture = None
 
 
 _SOURCE: Final = """
@@ -250,7 +264,7 @@ class Watch:
         rpcs: dict[str, Any] = worker.handlers
         rpcs[FLUSH_OP] = self.flush
         now = time() + worker.scheduler_delay
-        launched = _launched(worker) + worker.scheduler_delay
+        launched = internals.launched(worker) + worker.scheduler_delay
         self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
         self._announce_already_running()
 
@@ -490,7 +504,7 @@ class Watch:
                 self._announce_one(attempt)
 
     def _report_error(self, attempt: Attempt) -> None:
-        error_type, message, text = _describe(attempt.task)
+        error_type, message, text, bases, errno = _describe(attempt.task)
         self._report(
             attempt.run,
             facts.AttemptError(
@@ -502,6 +516,8 @@ class Watch:
                 message,
                 text,
                 attempt.cpu,
+                bases,
+                errno,
             ),
         )
 
@@ -520,21 +536,13 @@ def _ignore(**_: Any) -> None:
     pass
 
 
-def _launched(worker: Worker) -> float:
-    """When the worker's process began; its first own measurement where it shares a process."""
-    if internals.schedulers_here():
-        times: Any = worker.monitor.quantities["time"]
-        return float(times[0]) if times else time()
-    return psutil.Process(os.getpid()).create_time()
-
-
 def _has_threads(worker: Worker, executor: str) -> bool:
     """By Dask's own test: others get neither the context nor an entry among the threads."""
     return "ThreadPoolExecutor" in str(type(worker.executors.get(executor)))
 
 
-def _describe(task: TaskState) -> tuple[str, str, str]:
-    """Exception class, message and whole traceback, with the chain of causes.
+def _describe(task: TaskState) -> tuple[str, str, str, tuple[str, ...], int | None]:
+    """Exception class, message, whole traceback with the chain of causes, bases, error number.
 
     Dask has pickled the exception, and unpickled it to see whether that works, in this very
     process; where it could not, only its ``repr`` is left.
@@ -549,14 +557,28 @@ def _describe(task: TaskState) -> tuple[str, str, str]:
     text = task.exception_text
     if not isinstance(exception, BaseException) or _is_stand_in(exception, text):
         name, message = split_repr(text)
-        return name, message, f"{_HEADER}{task.traceback_text}{text}\n"
+        return name, message, f"{_HEADER}{task.traceback_text}{text}\n", (), None
     name = type(exception).__qualname__
     message = printable(exception)
     try:
         whole = "".join(traceback.format_exception(exception))
     except Exception:
         whole = f"{_HEADER}{task.traceback_text}{name}: {message}\n"
-    return name, message, _cut(whole)
+    errno: Any = getattr(exception, "errno", None) if isinstance(exception, OSError) else None
+    return name, message, _cut(whole), _bases(exception), errno if type(errno) is int else None
+
+
+def _bases(exception: BaseException) -> tuple[str, ...]:
+    """What its class inherits from, below Exception, nearest first."""
+    above = type(exception).__mro__[1 : 1 + _MAX_BASES]
+    return tuple(
+        base.__qualname__
+        for base in above
+        if issubclass(base, BaseException) and base not in (BaseException, Exception)
+    )
+
+
+_MAX_BASES: Final = 12
 
 
 _NO_ANNOTATIONS: Final[dict[str, Any]] = {}

@@ -6,7 +6,7 @@ No thread, no clock and no I/O of its own: the same facts give the same signals.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -16,9 +16,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from scalable import facts
+from scalable.causes import Case, classify
 from scalable.facts import attempt_span_id
 from scalable.guard import Guard
 from scalable.telemetry import semconv
+from scalable.telemetry.deaths import Certificate, Deaths, Presence, WorkerLogs, presences
 from scalable.telemetry.instruments import UsagePoint
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import (
@@ -53,6 +55,8 @@ MAX_LINKS: Final = 32
 MAX_WORKER_EVENTS: Final = 100
 #: Parsed trace contexts kept.
 _MAX_PARENTS: Final = 4096
+
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 # What every task needs, looked up once: a name within a module takes two look-ups each time.
 _RECORD: Final = semconv.RECORD
@@ -180,6 +184,8 @@ class Ledger:
         An attempt that runs for so many seconds is shown before it ends; 0 shows none.
     exceptions : {"spans", "logs", "both"}
         Where a backend is to find exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
+    logs : WorkerLogs, optional
+        Brings the workers' logs into the run.
     """
 
     def __init__(
@@ -195,7 +201,11 @@ class Ledger:
         follow: bool = False,
         running_after: float = 0.0,
         exceptions: ExceptionSignal = "spans",
+        logs: WorkerLogs | None = None,
     ) -> None:
+        self._deaths = Deaths(redact, logs)
+        #: Workers that are lost and wait for their certificate.
+        self._dying: dict[str, _Worker] = {}
         self._run = run
         self._root = root
         self._follow = follow
@@ -251,6 +261,8 @@ class Ledger:
             facts.SAMPLE: self._sample,
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.RESTARTED: self._restarted,
+            facts.WORKER_EXIT: self._worker_exit,
+            facts.WORKER_EVENT: self._about_worker,
         }
 
     def on(self, kind: int, handler: Callable[[Any], None]) -> None:
@@ -280,6 +292,8 @@ class Ledger:
                 self._leave_limbo(key)
         if self._announced:
             self._show_running()
+        if self._deaths.pending:
+            self._settle_deaths(now)
         if self._unannounced:
             for address in list(self._unannounced):
                 worker = self._workers[address]
@@ -319,6 +333,11 @@ class Ledger:
         return bool(self._limbo)
 
     @property
+    def deaths_pending(self) -> bool:
+        """A lost worker waits for its nanny's word: its lines are not written yet."""
+        return self._deaths.pending
+
+    @property
     def unfinished(self) -> bool:
         """A task has no final state yet."""
         return any(task.final is None for task in self._tasks.values())
@@ -339,6 +358,8 @@ class Ledger:
         for address in list(self._unannounced):
             worker = self._workers[address]
             self._announce_worker(worker, worker.ready.time)
+        self._settle_deaths(now, all_of_them=True)
+        self._deaths.close()
         message = "the end of this task was not recorded" if lost_facts else None
         for task in self._tasks.values():
             if task.final is None:
@@ -502,7 +523,7 @@ class Ledger:
             if fact.worker:
                 attributes[semconv.WORKER_ADDRESS] = fact.worker
             self._event(task, fact.time, attributes, None, error=True)
-        failure = {
+        failure: dict[str, Any] = {
             semconv.EXCEPTION_TYPE: fact.error_type,
             semconv.EXCEPTION_MESSAGE: message,
             semconv.TASK_KEY: task.key,
@@ -516,7 +537,24 @@ class Ledger:
             failure[semconv.WORKER_NAME] = self._worker_name(fact.worker)
         if traceback:
             failure[semconv.EXCEPTION_STACKTRACE] = traceback
-        self._failure(fact.stop or fact.time, task.ids if began else None, failure)
+        time, ids = fact.stop or fact.time, task.ids if began else None
+        if fact.error_type == "KilledWorker":
+
+            def told(deaths: Sequence[Presence]) -> None:
+                self._failure(time, ids, {**failure, **presences(deaths)})
+
+            # Which deaths those were is known once the nannies have told.
+            self._deaths.victim(fact.key, told)
+            self._settle_deaths(self._now)
+            return
+        verdict = classify(Case(fact.error_type, message, traceback, tuple(fact.bases), fact.errno))
+        failure[semconv.CAUSE] = verdict.cause
+        failure[semconv.CAUSE_CONFIDENCE] = verdict.confidence
+        if fact.bases:
+            failure[semconv.EXCEPTION_BASES] = tuple(fact.bases)
+        if fact.errno is not None:
+            failure[semconv.EXCEPTION_ERRNO] = fact.errno
+        self._failure(time, ids, failure)
 
     def _blamed(self, fact: facts.Blamed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
@@ -581,6 +619,8 @@ class Ledger:
             return
         if task.final is not None:
             self._errors.pop(fact.key, None)
+            if task.final != "failed":
+                self._deaths.forget(fact.key)
             return
         left = task.cancelled_by
         if left is None or left.run_id is None or task.run_id == left.run_id:
@@ -619,6 +659,7 @@ class Ledger:
     def _worker_ready(self, fact: facts.WorkerReady) -> None:
         self._workers[fact.address] = _Worker(fact, self._now + HELLO_WAIT)
         self._unannounced.add(fact.address)
+        self._deaths.ready(fact)
 
     def _worker_hello(self, fact: facts.WorkerHello) -> None:
         worker = self._workers.get(fact.address)
@@ -641,32 +682,61 @@ class Ledger:
             self._announce_worker(worker, worker.ready.time)
         more: dict[str, Any] = {
             semconv.WORKER_REASON: fact.reason,
-            semconv.WORKER_TASKS_RUNNING: running,
+            semconv.WORKER_TASKS_RUNNING: len(running),
             semconv.WORKER_TASKS_RECOMPUTED: fact.tasks_recomputed,
         }
         if fact.memory:
             more[semconv.WORKER_MEMORY] = fact.memory
-        self._worker_event(worker, "removed" if fact.expected else "lost", fact.time, more)
-        self._worker_span(worker, fact.time, fact.reason, lost=not fact.expected)
-        if not fact.expected:
-            self._failure(
-                fact.time,
-                None,
-                {
-                    semconv.EXCEPTION_TYPE: "WorkerLost",
-                    semconv.EXCEPTION_MESSAGE: (
-                        f"worker {worker.ready.name} at {fact.address} was lost while it ran "
-                        f"{running} task{'' if running == 1 else 's'} ({fact.reason})"
-                    ),
-                    semconv.PHASE: "worker_lost",
-                    semconv.WORKER_ADDRESS: fact.address,
-                    semconv.WORKER_NAME: worker.ready.name,
-                    semconv.WORKER_REASON: fact.reason,
-                },
-            )
+        if fact.spilled:
+            more[semconv.WORKER_SPILLED] = fact.spilled
+        if fact.expected:
+            reason = more[semconv.WORKER_REASON] = self._deaths.why_removed(fact)
+            self._worker_event(worker, "removed", fact.time, more)
+            self._worker_span(worker, fact.time, reason, lost=False)
+            self._deaths.removed(fact.address, worker.ready.host)
+        else:
+            self._dying[fact.address] = worker
+            self._deaths.gone(fact, worker.ready, running, self._now)
+            self._settle_deaths(self._now)
 
-    def _begun_on(self, fact: facts.WorkerGone) -> int:
-        """Find out which attempts had begun on a worker that is gone; returns their number.
+    def _worker_exit(self, fact: facts.WorkerExit) -> None:
+        self._deaths.exited(fact)
+        self._settle_deaths(self._now)
+
+    def _about_worker(self, fact: facts.WorkerEvent) -> None:
+        worker = self._workers.get(fact.address)
+        self._deaths.event(fact, worker.name if worker is not None else fact.address)
+
+    def _settle_deaths(self, now: float, *, all_of_them: bool = False) -> None:
+        for certificate in self._deaths.settle(now, all_of_them=all_of_them):
+            self._certify(certificate)
+        self._deaths.tell_victims()
+
+    def _certify(self, certificate: Certificate) -> None:
+        """One death: the worker's last line, a failure's record, and the span of its life."""
+        gone, ready = certificate.death.gone, certificate.death.ready
+        more = certificate.worker
+        if gone.spilled:
+            more = {**more, semconv.WORKER_SPILLED: gone.spilled}
+        worker = self._dying.pop(gone.address, None) or _Worker(ready, 0.0)
+        self._worker_event(worker, "lost", gone.time, more)
+        simple = {
+            name: value
+            for name, value in certificate.failure.items()
+            if isinstance(value, str | int | float)
+        }
+        reason = str(more[semconv.WORKER_REASON])
+        ids = self._worker_span(worker, gone.time, reason, lost=True, more=simple)
+        failure = {
+            semconv.EXCEPTION_TYPE: "WorkerLost",
+            semconv.EXCEPTION_MESSAGE: certificate.message,
+            semconv.PHASE: "worker_lost",
+            **certificate.failure,
+        }
+        self._failure(gone.time, ids, failure)
+
+    def _begun_on(self, fact: facts.WorkerGone) -> tuple[str, ...]:
+        """Find out which attempts had begun on a worker that is gone; returns their tasks.
 
         The worker's board says it exactly. Without one: attempts that run for a while were
         announced; of those assigned and not announced, the first in order fill the free threads.
@@ -692,7 +762,7 @@ class Ledger:
             if task is not None and task.final is None and run_id > task.run_id:
                 self._begin(task, run_id, address, start)
                 running.add(key)
-        return len(running)
+        return tuple(sorted(running))
 
     def _settle_cancelled(self, executing: tuple[tuple[int, float], ...], address: str) -> None:
         """A task was cancelled, had begun all the same, and its worker died before it said so."""
@@ -709,6 +779,7 @@ class Ledger:
             return
         worker.memory = fact.memory
         self._note_changes(worker, fact)
+        self._deaths.sample(fact.address, fact.time, fact.memory)
         attributes = {
             semconv.RECORD: "resource",
             semconv.ENTITY_TYPE: "worker",
@@ -732,8 +803,14 @@ class Ledger:
             worker.events.append(event(semconv.EVENT_WORKER_SPILLED, sample.time, size))
 
     def _worker_span(
-        self, worker: _Worker, end: float, reason: str | None = None, *, lost: bool = False
-    ) -> None:
+        self,
+        worker: _Worker,
+        end: float,
+        reason: str | None = None,
+        *,
+        lost: bool = False,
+        more: Mapping[str, Any] = _NOTHING,
+    ) -> SpanContext:
         """A worker's life as far as it fell into the run."""
         ready = worker.ready
         attributes: dict[str, Any] = {
@@ -743,6 +820,7 @@ class Ledger:
             semconv.HOST_NAME: ready.host,
             semconv.PROCESS_PID: ready.pid,
             semconv.PROVIDER: self._provider,
+            **more,
         }
         if reason is not None:
             attributes[semconv.WORKER_REASON] = reason
@@ -753,10 +831,11 @@ class Ledger:
             events.append(gone)
         number = round(ready.time * 1e6)
         span_id = attempt_span_id(self._run, f"worker {ready.address}", number)
+        ids = span_context(self._root[0], span_id, self._root[3])
         self._ended.append(
             self._spans.span(
                 semconv.SPAN_WORKER.format(name=worker.name),
-                span_context(self._root[0], span_id, self._root[3]),
+                ids,
                 self._root,
                 worker.since,
                 end,
@@ -765,6 +844,7 @@ class Ledger:
                 events=events,
             )
         )
+        return ids
 
     def _scheduler_sample(self, fact: facts.SchedulerSample) -> None:
         self.scheduler = fact
@@ -1000,7 +1080,7 @@ class Ledger:
         return task
 
     def _worker_name(self, address: str) -> str:
-        worker = self._workers.get(address)
+        worker = self._workers.get(address) or self._dying.get(address)
         return worker.ready.name if worker is not None else address
 
 

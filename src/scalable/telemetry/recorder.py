@@ -17,6 +17,7 @@ from scalable import facts
 from scalable.facts import Batch
 from scalable.guard import Guard
 from scalable.telemetry import semconv
+from scalable.telemetry.deaths import NANNY_WAIT, WorkerLogs
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
 from scalable.telemetry.relay import RelayDesk
@@ -39,6 +40,8 @@ SILENT_AFTER: Final = 30.0
 ANSWER_TIMEOUT: Final = 2.0
 #: At close, signals have so long at least to be sent, in seconds.
 MIN_FAREWELL: Final = 0.5
+#: Seconds between two pulls while somebody waits for the certificates of lost workers.
+DYING_INTERVAL: Final = 0.02
 #: At close, word of attempts that have just begun may still be under way, in seconds.
 SETTLE: Final = 0.05
 
@@ -151,6 +154,7 @@ class Recorder:
             provider=identity.provider,
             redact=redact,
             guard=self.guard,
+            logs=WorkerLogs(writer.path),
             follow=self._exits.sends_spans,
             running_after=running_after,
             exceptions=exception_signal(os.environ),
@@ -228,12 +232,15 @@ class Recorder:
                     if self._closing is not None and self._drained():
                         break
                     if not self._more:
-                        if self._flush_done < self._flush_asked and self._pulled_all:
+                        dying = self._ledger.deaths_pending
+                        if self._flush_done < self._flush_asked and self._pulled_all and not dying:
                             self._flush_done = self._flush_asked
                             self._condition.notify_all()
                         waiting = self._flush_done < self._flush_asked
                         if self._closing is None and not waiting:
                             self._condition.wait(self._interval())
+                        elif dying and self._closing is None:
+                            self._condition.wait(DYING_INTERVAL)
             self._finish()
         except BaseException as error:
             # A recorder that stops must not look like one that has nothing to say.
@@ -455,8 +462,13 @@ class Recorder:
         wait = SETTLE if self._ledger.unfinished else 0.0
         if self._ledger.unsettled:
             wait = CANCEL_WAIT
-        end = min(closing.deadline, monotonic() + wait)
-        while (left := end - monotonic()) > 0 and not self._gone:
+        now = monotonic()
+        end = min(closing.deadline, now + wait)
+        dying_end = min(closing.deadline, now + NANNY_WAIT)
+        while not self._gone:
+            left = (dying_end if self._ledger.deaths_pending else end) - monotonic()
+            if left <= 0:
+                break
             with self._condition:
                 self._condition.wait(min(left, SETTLE))
             self._guarded_step()

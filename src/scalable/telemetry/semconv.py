@@ -71,8 +71,37 @@ WORKER_NANNY: Final = "dask.worker.nanny"
 WORKER_REASON: Final = "dask.worker.reason"
 WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
 WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
+WORKER_SPILLED: Final = "dask.worker.spilled"
+WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
+WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
+#: Tasks that ran when the worker died.
+WORKER_TASKS: Final = "dask.worker.tasks"
+MEMORY_KILL: Final = "dask.worker.memory.kill"
 HOST_NAME: Final = "host.name"
 SERVICE_INSTANCE: Final = "service.instance.id"
+EXIT_CODE: Final = "process.exit.code"
+PROCESS_SIGNAL: Final = "process.exit.signal"
+STDERR_TAIL: Final = "process.stderr.tail"
+STDERR_PATH: Final = "process.stderr.path"
+OOM_KILLS_GROUP: Final = "process.cgroup.oom_kills"
+OOM_KILLS_HOST: Final = "host.oom_kills"
+BATCH_SYSTEM: Final = "scalable.batch.system"
+BATCH_JOB: Final = "scalable.batch.job"
+TIME_LIMIT: Final = "scalable.batch.time_limit"
+TIME_LEFT: Final = "scalable.batch.time_left"
+
+# -- why ----------------------------------------------------------------------------------------
+
+CAUSE: Final = "scalable.cause"
+CAUSE_CONFIDENCE: Final = "scalable.cause.confidence"
+CAUSE_EVIDENCE: Final = "scalable.cause.evidence"
+NOT_KNOWN: Final = "scalable.not_known"
+EXCEPTION_BASES: Final = "scalable.exception.bases"
+EXCEPTION_ERRNO: Final = "scalable.exception.errno"
+#: Of a task: the deaths of workers that it was present at.
+TASK_DEATHS: Final = "dask.task.deaths"
+TASK_DEATHS_PRESENT: Final = "dask.task.deaths.present"
+TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
 PROCESS_PID: Final = "process.pid"
 
 # -- samples ------------------------------------------------------------------------------------
@@ -220,6 +249,10 @@ _WORKER_FIELDS: Final = {
     WORKER_TASKS_RUNNING: "details.tasks_running",
     WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
     WORKER_MEMORY: "details.memory_bytes",
+    WORKER_SPILLED: "details.spilled_bytes",
+    EXIT_CODE: "details.exit_code",
+    PROCESS_SIGNAL: "details.signal",
+    CAUSE: "details.cause",
 }
 
 _FAILURE_FIELDS: Final = {
@@ -235,6 +268,35 @@ _FAILURE_FIELDS: Final = {
     TASK_WILL_RETRY: "details.will_retry",
     EXCEPTION_STACKTRACE: "details.traceback",
     WORKER_REASON: "details.reason",
+    CAUSE: "details.cause",
+    CAUSE_CONFIDENCE: "details.confidence",
+    CAUSE_EVIDENCE: "details.evidence",
+    NOT_KNOWN: "details.not_known",
+    EXCEPTION_BASES: "details.bases",
+    EXCEPTION_ERRNO: "details.errno",
+    EXIT_CODE: "details.exit_code",
+    PROCESS_SIGNAL: "details.signal",
+    STDERR_TAIL: "details.stderr_tail",
+    STDERR_PATH: "details.stderr_path",
+    HOST_NAME: "details.host",
+    PROCESS_PID: "details.pid",
+    WORKER_TASKS: "details.tasks",
+    WORKER_TASKS_RUNNING: "details.tasks_running",
+    WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
+    WORKER_MEMORY: "details.memory_bytes",
+    WORKER_MEMORY_PEAK: "details.memory_peak_bytes",
+    WORKER_MEMORY_LIMIT: "details.memory_limit_bytes",
+    WORKER_MEMORY_SAMPLES: "details.memory_samples",
+    MEMORY_KILL: "details.memory_kill",
+    OOM_KILLS_GROUP: "details.oom_kills_group",
+    OOM_KILLS_HOST: "details.oom_kills_host",
+    BATCH_SYSTEM: "details.batch_system",
+    BATCH_JOB: "details.batch_job",
+    TIME_LIMIT: "details.time_limit_s",
+    TIME_LEFT: "details.time_left_s",
+    TASK_DEATHS: "details.deaths",
+    TASK_DEATHS_PRESENT: "details.deaths_present",
+    TASK_DEATHS_ALONE: "details.deaths_alone",
 }
 
 _RESOURCE_FIELDS: Final = {

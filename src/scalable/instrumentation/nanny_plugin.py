@@ -1,0 +1,182 @@
+"""Nanny → facts: how a worker's process ended, which nobody else sees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+from distributed.diagnostics.plugin import NannyPlugin
+
+from scalable import facts, spool
+from scalable.facts import NANNY_OP, NANNY_PLUGIN_NAME
+from scalable.guard import Guard, guarded
+from scalable.instrumentation import internals
+
+if TYPE_CHECKING:
+    from distributed import Nanny
+
+#: Longest wait for the last words of a worker to be in its log, in seconds. A child of the worker
+#: may hold the log open for ever.
+LOG_WAIT: Final = 1.0
+#: Longest time that a nanny's close waits for a report, in seconds.
+TEARDOWN_WAIT: Final = 2.0
+#: Longest wait for the scheduler to take the report, in seconds.
+REPORT_TIMEOUT: Final = 10.0
+
+
+class ScalableNannyPlugin(NannyPlugin):
+    """Reports the end of a nanny's worker processes.
+
+    Every method is called by the nanny's event loop.
+    """
+
+    name = NANNY_PLUGIN_NAME
+    idempotent = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as source text: a nanny without this package must start all the same."""
+        return eval, (_LOADER,)
+
+    def setup(self, nanny: Nanny) -> None:
+        """Begin to watch."""
+        self.guard = Guard()
+        self._hook: internals.ExitHook | None = None
+        self._reports: set[asyncio.Task[None]] = set()
+        self._set_up(nanny)
+
+    async def teardown(self, nanny: Nanny) -> None:
+        """Watch no longer; a nanny that closes because its worker did has a report under way."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._reports:
+            await asyncio.wait(set(self._reports), timeout=TEARDOWN_WAIT)
+
+    @guarded("nanny_setup")
+    def _set_up(self, nanny: Nanny) -> None:
+        self._nanny = nanny
+        self._kills = _OomKills.now()
+        self._terminated = internals.last_terminated_pid(nanny)
+        self._hook = internals.ExitHook(nanny, self._exited)
+
+    @guarded("nanny_exit")
+    def _exited(self, status: int, restarting: bool) -> None:
+        nanny = self._nanny
+        address = nanny.worker_address
+        if not address:
+            return  # it never registered: the scheduler does not know it
+        terminated = internals.last_terminated_pid(nanny)
+        memory_kill, self._terminated = terminated != self._terminated, terminated
+        kills = _OomKills.now()
+        before, self._kills = self._kills, kills
+        fact = facts.WorkerExit(
+            facts.WORKER_EXIT,
+            time(),
+            address,
+            status,
+            signal_name(status),
+            restarting,
+            memory_kill,
+            kills.group - before.group,
+            kills.host - before.host,
+            "",
+            "",
+        )
+        task = asyncio.get_running_loop().create_task(self._report(fact))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _report(self, fact: facts.WorkerExit) -> None:
+        try:
+            path = spool.latest_log(fact.address)
+            if path is not None:
+                deadline = time() + LOG_WAIT
+                while spool.log_state(path) == "written" and time() < deadline:
+                    await asyncio.sleep(0.01)
+                if path.exists():
+                    tail = spool.read_tail(path)
+                    fact = fact._replace(log=spool.name_of(path), tail=tail)
+            call = getattr(self._nanny.scheduler, NANNY_OP)
+            await asyncio.wait_for(call(reports=[(None, tuple(fact))]), REPORT_TIMEOUT)
+        except (OSError, TimeoutError, ValueError):
+            # The scheduler is gone, or has no run any more: nobody wants to know.
+            pass
+        except BaseException as error:
+            self.guard.failed("nanny_report", error)
+
+
+_SOURCE: Final = """
+try:
+    from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin as Plugin
+except Exception as error:
+    import logging
+    from distributed.diagnostics.plugin import NannyPlugin as Plugin
+    logging.getLogger("distributed.nanny").warning(
+        "scalable cannot watch this nanny (%s: %s); its workers run on", type(error).__name__, error
+    )
+plugin = Plugin()
+"""
+_LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1])({{}})"
+
+
+def signal_name(status: int) -> str | None:
+    """Name of the signal that a process ended by; None if by none."""
+    if status >= 0:
+        return None
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+class _OomKills:
+    """How many processes the kernel's out-of-memory killer has ended so far."""
+
+    def __init__(self, group: int, host: int) -> None:
+        self.group = group
+        self.host = host
+
+    @classmethod
+    def now(cls) -> _OomKills:
+        """Read the counters; 0 where there are none."""
+        return cls(_group_kills(), _counter(Path("/proc/vmstat"), "oom_kill"))
+
+
+def _group_kills() -> int:
+    """Of the control group that the nanny and its workers are in."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            base = Path("/sys/fs/cgroup") / path.lstrip("/")
+            return _counter(base / "memory.events", "oom_kill")
+        if "memory" in controllers.split(","):
+            base = Path("/sys/fs/cgroup/memory") / path.lstrip("/")
+            return _counter(base / "memory.oom_control", "oom_kill")
+    return 0
+
+
+def _counter(path: Path, name: str) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        text = os.read(descriptor, 1 << 16).decode("ascii", "replace")
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.strip().isdigit():
+            return int(value)
+    return 0

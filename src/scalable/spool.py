@@ -1,0 +1,171 @@
+"""Where the output of worker processes is kept on their own host, and how it is read there.
+
+Each user has one private directory a host, outside of what Dask deletes. A log is written by a
+process of its own (:mod:`scalable.instrumentation.tee`), which holds a lock on it while it does: a
+log without a lock is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+#: Bytes of one worker's output that are kept: its beginning and its end.
+LOG_LIMIT: Final = 10 * 2**20
+#: Bytes of the end that travel to the recorder.
+TAIL_BYTES: Final = 16 * 2**10
+#: Where a crash's stack is looked for, from the end.
+_CRASH_WINDOW: Final = 256 * 2**10
+#: A log's name below the spool: which worker, and when the capture began.
+_NAME: Final = re.compile(r"[0-9a-f]{32}/\d{8}T\d{6}\.\d{6}Z\.(?:stderr|stdout)\.log")
+
+
+def private_directory() -> Path:
+    """Directory of this user on this host; need not exist."""
+    return Path(tempfile.gettempdir()) / f"scalable-{os.getuid()}"
+
+
+def check_private(directory: Path) -> None:
+    """Raise PermissionError unless a directory is this user's alone."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{directory} is not a private directory of this user")
+
+
+def spool() -> Path:
+    """Directory of the logs; made if it is not there."""
+    base = private_directory()
+    for directory in (base, base / "logs"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(directory)
+    return base / "logs"
+
+
+def new_log(address: str, started: float) -> Path:
+    """Path of a new log of the worker at `address`; its directory is made."""
+    directory = spool() / _digest(address)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    check_private(directory)
+    moment = datetime.fromtimestamp(started, UTC)
+    return directory / f"{moment:%Y%m%dT%H%M%S.%f}Z.stderr.log"
+
+
+def create_log(path: Path) -> int:
+    """Make an empty log; returns a descriptor that holds the lock of whoever writes it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def name_of(path: Path) -> str:
+    """Name of a log below the spool: what travels instead of a path."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def find_log(name: str) -> Path | None:
+    """Path of the log of that name if it is one of this host's; a name from a peer is no path."""
+    if _NAME.fullmatch(name) is None:
+        return None
+    path = private_directory() / "logs" / name
+    with contextlib.suppress(OSError):
+        check_private(path.parent)
+        if stat.S_ISREG(path.lstat().st_mode):
+            return path
+    return None
+
+
+def latest_log(address: str) -> Path | None:
+    """The newest log of the worker at `address`, or None."""
+    directory = private_directory() / "logs" / _digest(address)
+    with contextlib.suppress(OSError):
+        check_private(directory)
+        found = sorted(name for name in os.listdir(directory) if name.endswith(".stderr.log"))  # noqa: PTH208
+        if found:
+            return directory / found[-1]
+    return None
+
+
+def log_state(path: Path) -> Literal["written", "complete", "gone"]:
+    """Whether somebody still writes a log."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return "gone"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "written"
+    except OSError:
+        return "complete"
+    finally:
+        os.close(descriptor)
+    return "complete"
+
+
+def read_tail(path: Path, limit: int = TAIL_BYTES) -> str:
+    """The end of a log as text, from the beginning of a line; empty if it cannot be read.
+
+    Where Python wrote the stacks of all threads at a crash, the stack that crashed comes first:
+    then it is the text from there on.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        size = os.fstat(descriptor).st_size
+        window = max(limit, _CRASH_WINDOW)
+        data = os.pread(descriptor, window, max(0, size - window))
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    crash = data.rfind(b"Fatal Python error: ")
+    if crash >= 0 and len(data) - crash > limit // 2:
+        data = data[max(0, crash - limit // 4) :][:limit]
+    else:
+        data = data[-limit:]
+    if size > len(data):
+        data = data.partition(b"\n")[2] or data
+    return data.decode("utf-8", "replace")
+
+
+def keep(path: Path, target: Path) -> bool:
+    """Put a log where it is to stay: the same file under a second name, or else a copy.
+
+    Returns
+    -------
+    bool
+        False if it could not be done.
+    """
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if target.exists() and target.stat().st_ino == path.stat().st_ino:
+            return True
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except OSError:
+            # Another file system, or one without links.
+            with path.open("rb") as source, target.open("xb") as copy:
+                os.fchmod(copy.fileno(), 0o600)
+                shutil.copyfileobj(source, copy)
+    except OSError:
+        return False
+    return True
+
+
+def _digest(address: str) -> str:
+    # The address comes from a peer: only its digest becomes part of a path.
+    return hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()

@@ -1,0 +1,442 @@
+"""Why workers died: what scheduler, nanny and worker say, joined into one certificate each."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from scalable import facts, spool
+from scalable.causes import Case, Verdict, classify
+from scalable.telemetry import semconv
+
+#: How long a lost worker waits for its nanny's word, in seconds: for that long its lines are held
+#: back, so that they can tell how its process ended.
+NANNY_WAIT: Final = 3.0
+#: And one without a nanny for its log to be complete.
+LOG_WAIT: Final = 0.5
+#: Two clocks: a lifetime that was over by then, give or take, in seconds.
+LIFETIME_SLACK: Final = 0.5
+#: Samples of a worker's memory that its certificate tells.
+SAMPLES: Final = 12
+#: Tasks whose presence at deaths is remembered.
+_MAX_TASKS: Final = 10_000
+#: Tasks named in a certificate.
+_MAX_NAMED: Final = 100
+#: Reports of nannies about workers that the scheduler still has.
+_MAX_EARLY: Final = 1_000
+LOGS_DIRECTORY: Final = "logs/workers"
+
+
+class Presence(NamedTuple):
+    """A task ran when a worker died."""
+
+    worker: str
+    worker_id: str
+    cause: str
+    signal: str | None
+    exit_code: int | None
+    #: Tasks that ran there then.
+    tasks: int
+
+
+class KeptLog(NamedTuple):
+    """A worker's log as the recorder could get hold of it."""
+
+    #: Where it is: below the run's directory, or ``host:path``.
+    where: str | None
+    tail: str
+    #: ``written``, ``complete`` or ``gone``; None where it lies on another host.
+    state: str | None
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one worker while it lives."""
+
+    samples: deque[tuple[float, int]] = field(
+        default_factory=lambda: deque[tuple[float, int]](maxlen=SAMPLES)
+    )
+    peak: int = 0
+    #: What its process said of itself: its log, its batch job's limits.
+    process: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(slots=True)
+class Death:
+    """A worker that was lost, waiting for further word; later its certificate."""
+
+    gone: facts.WorkerGone
+    ready: facts.WorkerReady
+    tasks: tuple[str, ...]
+    known: _Known
+    deadline: float
+    exit: facts.WorkerExit | None = None
+    memory_kill: bool = False
+
+
+class Certificate(NamedTuple):
+    """What is known of one death: attributes of its worker's line and of its failure's record."""
+
+    death: Death
+    verdict: Verdict
+    message: str
+    worker: dict[str, Any]
+    failure: dict[str, Any]
+
+
+class WorkerLogs:
+    """Brings the logs of workers on this host into the run's directory.
+
+    Called by the recorder's thread. A log on another host stays there.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._targets: dict[str, tuple[Path, str]] = {}
+
+    def begin(self, address: str, worker: str, process: Mapping[str, Any]) -> None:
+        """A worker said where its log is: give it its place in the run, where that costs nothing.
+
+        A second name for the same file: what is written later is there as well.
+        """
+        name = str(process.get("log") or "")
+        path = spool.find_log(name)
+        if path is None:
+            return
+        relative = f"{LOGS_DIRECTORY}/{_file_name(worker)}/{path.name}"
+        self._targets[address] = (path, relative)
+        with contextlib.suppress(OSError):
+            target = self._run_dir / relative
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.hardlink_to(path)
+
+    def end(self, address: str, host: str, process: Mapping[str, Any]) -> KeptLog:
+        """The worker is gone, or the run ends: keep what its log holds by now."""
+        found = self._targets.pop(address, None)
+        if found is None:
+            path = process.get("log_path")
+            return KeptLog(f"{host}:{path}" if isinstance(path, str) else None, "", None)
+        path, relative = found
+        target = self._run_dir / relative
+        state = spool.log_state(path)
+        if state != "gone":
+            spool.keep(path, target)
+        tail = spool.read_tail(target)
+        with contextlib.suppress(OSError):
+            if not target.stat().st_size:
+                target.unlink()
+                target.parent.rmdir()
+        return KeptLog(relative if target.exists() else None, tail, state)
+
+    def state(self, address: str) -> str | None:
+        """Whether a worker's process still has its log open; None where that is not known."""
+        found = self._targets.get(address)
+        return spool.log_state(found[0]) if found is not None else None
+
+    def close(self) -> None:
+        """The run ends, and its workers live on."""
+        for address in list(self._targets):
+            self.end(address, "", {})
+
+
+class Deaths:
+    """Keeps the books of the workers that were lost; used by the ledger, on the recorder's thread.
+
+    Parameters
+    ----------
+    redact : callable
+        Passed the last output of workers.
+    logs : WorkerLogs or None
+        Where logs are kept.
+    """
+
+    def __init__(self, redact: Callable[[str], str], logs: WorkerLogs | None) -> None:
+        self._redact = redact
+        self._logs = logs
+        self._known: dict[str, _Known] = {}
+        self._pending: dict[str, Death] = {}
+        #: Nannies' reports that came before the scheduler's word.
+        self._early: dict[str, facts.WorkerExit] = {}
+        self._early_memory: dict[str, int] = {}
+        self._present: dict[str, list[Presence]] = {}
+        self._victims: list[tuple[str, Callable[[Sequence[Presence]], None]]] = []
+
+    @property
+    def pending(self) -> bool:
+        """A lost worker waits for further word."""
+        return bool(self._pending)
+
+    # -- what is said ---------------------------------------------------------------------------
+
+    def ready(self, fact: facts.WorkerReady) -> None:
+        """A worker came; what is known of an earlier one at its address is not its own."""
+        self._early.pop(fact.address, None)
+        self._early_memory.pop(fact.address, None)
+        self._known[fact.address] = _Known()
+
+    def sample(self, address: str, time: float, memory: int) -> None:
+        """A worker's memory was seen."""
+        known = self._known.get(address)
+        if known is not None and memory > 0:
+            known.samples.append((time, memory))
+            known.peak = max(known.peak, memory)
+
+    def event(self, fact: facts.WorkerEvent, worker: str) -> None:
+        """A worker's own word of its process, or Dask's event of a nanny that ended it."""
+        address = fact.address
+        if fact.event == "process":
+            known = self._known.get(address)
+            if known is not None:
+                known.process = dict(fact.fields)
+                if self._logs is not None:
+                    self._logs.begin(address, worker, known.process)
+        elif fact.event == "worker-restart-memory":
+            rss = fact.fields.get("rss")
+            memory = rss if isinstance(rss, int) else 0
+            death = self._pending.get(address)
+            if death is not None:
+                death.memory_kill = True
+                death.known.peak = max(death.known.peak, memory)
+            elif address in self._known:
+                self._early_memory[address] = memory
+
+    def exited(self, fact: facts.WorkerExit) -> None:
+        """A nanny saw a process end."""
+        death = self._pending.get(fact.address)
+        if death is not None:
+            death.exit = fact
+        elif fact.address in self._known and len(self._early) < _MAX_EARLY:
+            self._early[fact.address] = fact
+
+    def why_removed(self, fact: facts.WorkerGone) -> str:
+        """Dask's reason for a worker that went as it was asked to, or that its lifetime was over.
+
+        At the end of its lifetime a worker retires itself: Dask says that it was retired.
+        """
+        known = self._known.get(fact.address)
+        end = known.process.get("lifetime_end") if known is not None else None
+        retired = fact.reason in ("retired", "retire-workers", "close-worker")
+        if retired and isinstance(end, int | float) and fact.time >= end - LIFETIME_SLACK:
+            return "worker-lifetime-reached"
+        return fact.reason
+
+    def removed(self, address: str, host: str) -> None:
+        """A worker went as it was asked to: all that is kept of it is its log."""
+        known = self._known.pop(address, None)
+        self._early.pop(address, None)
+        self._early_memory.pop(address, None)
+        if known is not None and self._logs is not None:
+            self._logs.end(address, host, known.process)
+
+    def gone(
+        self,
+        fact: facts.WorkerGone,
+        ready: facts.WorkerReady,
+        tasks: tuple[str, ...],
+        now: float,
+    ) -> None:
+        """A worker was lost."""
+        address = fact.address
+        known = self._known.pop(address, None) or _Known()
+        wait = NANNY_WAIT if ready.nanny else LOG_WAIT
+        death = Death(fact, ready, tasks, known, now + wait, self._early.pop(address, None))
+        memory = self._early_memory.pop(address, None)
+        if memory is not None:
+            death.memory_kill = True
+            known.peak = max(known.peak, memory)
+        self._pending[address] = death
+
+    def victim(self, key: str, told: Callable[[Sequence[Presence]], None]) -> None:
+        """A task failed with KilledWorker: it is told the deaths once they are all known."""
+        self._victims.append((key, told))
+
+    def forget(self, key: str) -> None:
+        """Nobody needs the task any more."""
+        self._present.pop(key, None)
+
+    # -- what follows ---------------------------------------------------------------------------
+
+    def settle(self, now: float, *, all_of_them: bool = False) -> list[Certificate]:
+        """Certificates of the deaths of which enough is known, or that waited long enough."""
+        certificates: list[Certificate] = []
+        for address, death in list(self._pending.items()):
+            if all_of_them or death.deadline <= now or self._is_told(death):
+                del self._pending[address]
+                certificates.append(self._certificate(death))
+        return certificates
+
+    def tell_victims(self) -> None:
+        """Tell the tasks that failed with KilledWorker; after the certificates are written."""
+        if self._pending:
+            return
+        victims, self._victims = self._victims, []
+        for key, told in victims:
+            told(self._present.get(key, ()))
+
+    def close(self) -> None:
+        """The run ends: keep the logs of those that live on."""
+        if self._logs is not None:
+            self._logs.close()
+
+    def _is_told(self, death: Death) -> bool:
+        if death.ready.nanny:
+            return death.exit is not None
+        return self._logs is not None and self._logs.state(death.gone.address) == "complete"
+
+    def _certificate(self, death: Death) -> Certificate:
+        gone, ready, known, end = death.gone, death.ready, death.known, death.exit
+        log = KeptLog(None, "", None)
+        if self._logs is not None:
+            log = self._logs.end(gone.address, ready.host, known.process)
+        tail = self._redact(log.tail or (end.tail if end is not None else ""))
+        memory_kill = death.memory_kill or (end is not None and end.memory_kill)
+        reason = gone.reason
+        if end is None and reason == "connection-lost":
+            reason += _silence(ready, log)
+        time_end = known.process.get("time_end")
+        time_left = time_end - gone.time if isinstance(time_end, int | float) else None
+        verdict = classify(
+            Case(
+                "WorkerLost",
+                exit_code=end.status if end is not None else None,
+                signal=end.signal if end is not None else None,
+                reason=reason,
+                memory_kill=memory_kill,
+                oom_kills_group=end.oom_kills_group if end is not None else 0,
+                oom_kills_host=end.oom_kills_host if end is not None else 0,
+                time_left=time_left,
+                stderr_tail=tail,
+                is_worker=True,
+            )
+        )
+        for key in death.tasks:
+            self._remember(key, death, verdict)
+        worker: dict[str, Any] = {
+            semconv.WORKER_REASON: reason,
+            semconv.WORKER_TASKS_RUNNING: len(death.tasks),
+            semconv.WORKER_TASKS_RECOMPUTED: gone.tasks_recomputed,
+            semconv.WORKER_MEMORY: gone.memory or None,
+            semconv.CAUSE: verdict.cause,
+        }
+        if end is not None:
+            worker[semconv.EXIT_CODE] = end.status
+            worker[semconv.PROCESS_SIGNAL] = end.signal
+        samples = [[round(time, 3), memory] for time, memory in known.samples]
+        failure = {
+            **worker,
+            semconv.CAUSE_CONFIDENCE: verdict.confidence,
+            semconv.CAUSE_EVIDENCE: verdict.evidence,
+            semconv.HOST_NAME: ready.host,
+            semconv.PROCESS_PID: ready.pid,
+            semconv.WORKER_ADDRESS: gone.address,
+            semconv.WORKER_NAME: ready.name,
+            semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
+            semconv.WORKER_MEMORY_PEAK: known.peak or None,
+            semconv.WORKER_MEMORY_SAMPLES: samples or None,
+            semconv.WORKER_TASKS: death.tasks[:_MAX_NAMED],
+            semconv.STDERR_TAIL: tail or None,
+            semconv.STDERR_PATH: log.where,
+            semconv.MEMORY_KILL: memory_kill or None,
+            semconv.BATCH_SYSTEM: _plain(known.process.get("batch_system")),
+            semconv.BATCH_JOB: _plain(known.process.get("batch_job")),
+            semconv.TIME_LEFT: None if time_left is None else round(time_left, 3),
+            semconv.TIME_LIMIT: _plain(known.process.get("time_limit_s")),
+            semconv.NOT_KNOWN: _not_known(death, log) or None,
+        }
+        if end is not None:
+            failure[semconv.OOM_KILLS_GROUP] = end.oom_kills_group or None
+            failure[semconv.OOM_KILLS_HOST] = end.oom_kills_host or None
+        return Certificate(
+            death, verdict, _message(death, verdict, reason), _without_none(worker),
+            _without_none(failure),
+        )  # fmt: skip
+
+    def _remember(self, key: str, death: Death, verdict: Verdict) -> None:
+        if key not in self._present and len(self._present) >= _MAX_TASKS:
+            del self._present[next(iter(self._present))]
+        end = death.exit
+        self._present.setdefault(key, []).append(
+            Presence(
+                death.gone.address,
+                death.ready.name,
+                verdict.cause,
+                end.signal if end is not None else None,
+                end.status if end is not None else None,
+                len(death.tasks),
+            )
+        )
+
+
+def presences(deaths: Sequence[Presence]) -> dict[str, Any]:
+    """Attributes of a task that failed with KilledWorker: each death that it was present at."""
+    if not deaths:
+        return {}
+    return {
+        semconv.TASK_DEATHS: [
+            _without_none(
+                {
+                    "worker": death.worker,
+                    "worker_id": death.worker_id,
+                    "cause": death.cause,
+                    "signal": death.signal,
+                    "exit_code": death.exit_code,
+                    "tasks_running": death.tasks,
+                }
+            )
+            for death in deaths
+        ],
+        semconv.TASK_DEATHS_PRESENT: len(deaths),
+        semconv.TASK_DEATHS_ALONE: sum(death.tasks == 1 for death in deaths),
+        semconv.CAUSE: deaths[-1].cause,
+    }
+
+
+def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
+    """What it means that nobody said how the process ended."""
+    if log.state == "written":
+        return ", process alive"
+    if ready.nanny:
+        return ", nanny silent, process gone" if log.state is not None else ", nanny silent"
+    return ", process gone" if log.state is not None else ", no nanny"
+
+
+def _not_known(death: Death, log: KeptLog) -> list[str]:
+    missing: list[str] = []
+    if death.exit is None:
+        why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
+        missing.append(f"exit code and signal: {why}")
+    if log.where is None:
+        missing.append("its last output")
+    if not death.known.samples:
+        missing.append("its memory")
+    return missing
+
+
+def _message(death: Death, verdict: Verdict, reason: str) -> str:
+    count = len(death.tasks)
+    how = verdict.evidence[0]
+    end = death.exit
+    if end is not None:
+        how += f": {end.signal}" if end.signal else f": exit status {end.status}"
+    return (
+        f"worker {death.ready.name} at {death.gone.address} was lost while it ran {count} "
+        f"task{'' if count == 1 else 's'} ({reason}); {how}"
+    )
+
+
+def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else None
+
+
+def _file_name(name: str) -> str:
+    # A worker's name comes from a peer.
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:64] or "worker"

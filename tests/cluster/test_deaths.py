@@ -1,0 +1,495 @@
+"""Real deaths of real workers: each has one certificate that says how, what ran and its last words.
+
+The clusters are shared by the deaths that do not need one of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+from distributed import Client, KilledWorker, LocalCluster
+
+import scalable
+from cluster import dying, oracle, tasks
+from scalable import diagnose_run
+from scalable.analysis.diagnosis_text import render_diagnosis
+
+
+def lost(run_dir: Path) -> list[dict[str, Any]]:
+    return [r for r in oracle.read(run_dir, "workers.jsonl") if r["state"] == "lost"]
+
+
+def removed(run_dir: Path) -> list[dict[str, Any]]:
+    return [r for r in oracle.read(run_dir, "workers.jsonl") if r["state"] == "removed"]
+
+
+def certificates(run_dir: Path) -> list[dict[str, Any]]:
+    records = oracle.read(run_dir, "failures.jsonl")
+    return [record["details"] for record in records if record["failure_class"] == "WorkerLost"]
+
+
+def killed(run_dir: Path) -> dict[str, dict[str, Any]]:
+    records = oracle.read(run_dir, "failures.jsonl")
+    return {r["task_id"]: r["details"] for r in records if r["failure_class"] == "KilledWorker"}
+
+
+def worker_pid(cluster: LocalCluster, number: int = 0) -> int:
+    return list(cluster.scheduler.workers.values())[number].pid
+
+
+#: How a task ends its worker → cause, signal, exit status, what stands in its log.
+DEATHS: dict[str, tuple[str, str | None, int, str]] = {
+    "kill": ("killed", "SIGKILL", -signal.SIGKILL, "last words of kill"),
+    "terminate": ("killed", "SIGTERM", -signal.SIGTERM, "last words of terminate"),
+    "segfault": ("segfault", "SIGSEGV", -signal.SIGSEGV, "Fatal Python error: Segmentation fault"),
+    "exit": ("exited", None, 3, "last words of exit"),
+    "abort": ("segfault", "SIGABRT", -signal.SIGABRT, "Fatal Python error: Aborted"),
+}
+
+
+def test_every_way_to_die(make_cluster, capfd):
+    """One after the other on one cluster: each certificate is its own worker's."""
+    cluster, client = make_cluster(n_workers=1)
+    keys: dict[str, str] = {}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        cluster.scheduler.allowed_failures = 0
+        with scalable.instrument(client) as run:
+            for how in DEATHS:
+                future = client.submit(getattr(dying, how), pure=False)
+                with pytest.raises(KilledWorker):
+                    future.result(timeout=60)
+                keys[how] = future.key
+                client.wait_for_workers(1, timeout=60)
+    oracle.check_contract(run.run_dir)
+    found = certificates(run.run_dir)
+    assert len(found) == len(lost(run.run_dir)) == len(DEATHS)
+    spans = {
+        span["span_id"]: span
+        for span in oracle.read(run.run_dir, "spans.jsonl")
+        if span["name"].startswith("worker ")
+    }
+    records = [
+        record
+        for record in oracle.read(run.run_dir, "failures.jsonl")
+        if record["failure_class"] == "WorkerLost"
+    ]
+    for how, details, line, record in zip(DEATHS, found, lost(run.run_dir), records, strict=True):
+        cause, name, status, words = DEATHS[how]
+        assert details["cause"] == line["details"]["cause"] == cause, (how, details)
+        assert details.get("signal") == line["details"].get("signal") == name, how
+        assert details["exit_code"] == line["details"]["exit_code"] == status, how
+        assert details["tasks"] == [keys[how]]
+        assert words in details["stderr_tail"], how
+        log = (run.run_dir / details["stderr_path"]).read_text()
+        assert f"last words of {how}\n" in log
+        assert details["stderr_path"].startswith(f"logs/workers/{details['worker_id']}/")
+        assert details["memory_bytes"] > 0
+        assert details["memory_samples"]
+        assert "not_known" not in details
+        span = spans[record["span_id"]]
+        assert span["status"]["code"] == "error"
+        death = killed(run.run_dir)[keys[how]]["deaths"]
+        assert [(d["cause"], d.get("signal"), d["tasks_running"]) for d in death] == [
+            (cause, name, 1)
+        ]
+    segfault = found[list(DEATHS).index("segfault")]["stderr_tail"]
+    assert "in segfault" in segfault
+    # What a user saw before is still seen, and once.
+    shown = capfd.readouterr()
+    for how in DEATHS:
+        assert (shown.out + shown.err).count(f"last words of {how}\n") == 1
+    diagnosis = diagnose_run(run.run_dir)
+    assert {finding.category for finding in diagnosis.findings if finding.severity == "error"} == {
+        "killed",
+        "segfault",
+        "exited",
+    }
+    assert "in segfault" in render_diagnosis(diagnosis)
+
+
+def test_memory_kill_by_the_nanny(notes_dir):
+    with dask.config.set({"distributed.worker.memory.monitor-interval": "20ms"}):
+        with (
+            LocalCluster(
+                n_workers=1,
+                threads_per_worker=1,
+                memory_limit="250MB",
+                dashboard_address=":0",
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            cluster.scheduler.allowed_failures = 0
+            with scalable.instrument(client, sample_interval=0.1) as run:
+                future = client.submit(dying.allocate, 400)
+                with pytest.raises(KilledWorker):
+                    future.result(timeout=60)
+    (details,) = certificates(run.run_dir)
+    assert details["cause"] == "memory_limit"
+    assert details["confidence"] == "high"
+    assert details["signal"] in ("SIGTERM", "SIGKILL")
+    assert details["memory_peak_bytes"] > 0.9 * details["memory_limit_bytes"]
+    (finding,) = [f for f in diagnose_run(run.run_dir).findings if f.severity == "error"]
+    assert finding.category == "memory_limit"
+    assert "needs at least" in finding.suggestion
+
+
+def test_culprit_and_innocent_are_told_apart(make_cluster, notes_dir):
+    """Two tasks on one worker when it dies, then the culprit alone on others."""
+    cluster, client = make_cluster(n_workers=1, threads=2)
+    cluster.scheduler.allowed_failures = 1
+    with scalable.instrument(client) as run:
+        innocent = client.submit(tasks.hold, str(notes_dir), "gate", key="innocent")
+        tasks.wait_for_notes(notes_dir, 1)
+        culprit = client.submit(dying.kill, key="culprit")
+        tasks.wait_until(lambda: (run.flush(), len(lost(run.run_dir)) >= 1)[1])
+        (notes_dir / "gate").touch()
+        with pytest.raises(KilledWorker):
+            culprit.result(timeout=60)
+        tasks.wait_until(lambda: innocent.done())
+    assert len(certificates(run.run_dir)) >= 2
+    details = killed(run.run_dir)["culprit"]
+    assert details["deaths_present"] == len(details["deaths"]) == 2
+    assert {death["signal"] for death in details["deaths"]} == {"SIGKILL"}
+
+
+def test_two_deaths_at_once(make_cluster, notes_dir):
+    cluster, client = make_cluster(n_workers=2)
+    with scalable.instrument(client) as run:
+        futures = [client.submit(tasks.hold, str(notes_dir), "gate", i) for i in range(2)]
+        tasks.wait_for_notes(notes_dir, 2)
+        pids = [worker_pid(cluster, 0), worker_pid(cluster, 1)]
+        for pid, number in zip(pids, (signal.SIGKILL, signal.SIGSEGV), strict=True):
+            os.kill(pid, number)
+        tasks.wait_for_notes(notes_dir, 4)
+        (notes_dir / "gate").touch()
+        client.gather(futures)
+    oracle.check_contract(run.run_dir)
+    assert {d["pid"]: d["signal"] for d in certificates(run.run_dir)} == dict(
+        zip(pids, ("SIGKILL", "SIGSEGV"), strict=True)
+    )
+
+
+def test_asked_to_go_is_no_death(make_cluster, notes_dir):
+    """Retire, close while a task runs, scale down, the end of the cluster: no certificate."""
+    cluster, client = make_cluster(n_workers=4)
+    with scalable.instrument(client) as run:
+        addresses = list(cluster.scheduler.workers)
+        client.retire_workers([addresses[0]])
+        held = client.submit(tasks.hold, str(notes_dir), "gate", workers=[addresses[1]])
+        tasks.wait_for_notes(notes_dir, 1)
+        cluster.scheduler.loop.add_callback(cluster.scheduler.close_worker, addresses[1])
+        tasks.wait_until(lambda: addresses[1] not in cluster.scheduler.workers)
+        (notes_dir / "gate").touch()
+        held.cancel()
+        cluster.scale(1)
+        tasks.wait_until(lambda: len(cluster.scheduler.workers) <= 1)
+        tasks.wait_until(
+            lambda: (
+                run.flush()
+                and [r["state"] for r in oracle.read(run.run_dir, "workers.jsonl")].count("removed")
+                >= 2
+            )
+        )
+    assert certificates(run.run_dir) == []
+    assert lost(run.run_dir) == []
+    running = {r["worker"]: r["details"]["tasks_running"] for r in removed(run.run_dir)}
+    assert running[addresses[1]] == 1
+
+
+def test_the_connection_is_cut(make_cluster):
+    """The scheduler drops the worker's stream; its process is told nothing and is not killed."""
+    cluster, client = make_cluster(n_workers=1)
+    with scalable.instrument(client) as run:
+        (address,) = list(cluster.scheduler.workers)
+
+        async def cut() -> None:
+            cluster.scheduler.stream_comms[address].comm.abort()
+
+        client.sync(cut)
+        tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
+    (details,) = certificates(run.run_dir)
+    assert details["cause"] == "connection", details
+    assert "signal" not in details
+
+
+def test_a_death_while_the_recorder_is_away(make_cluster, monkeypatch):
+    """Facts wait at the scheduler; what scheduler and nanny said is joined all the same."""
+    from scalable.instrumentation.source import LocalSource, SourceGoneError
+
+    cluster, client = make_cluster(n_workers=1)
+    away = [False]
+    pull = LocalSource.pull
+
+    def sometimes(self, *args):
+        if away[0]:
+            raise SourceGoneError("away")
+        return pull(self, *args)
+
+    monkeypatch.setattr(LocalSource, "pull", sometimes)
+    with scalable.instrument(client) as run:
+        pid = worker_pid(cluster)
+        away[0] = True
+        os.kill(pid, signal.SIGKILL)
+        tasks.wait_until(lambda: len(cluster.scheduler.workers) == 1 and worker_pid(cluster) != pid)
+        away[0] = False
+    (details,) = certificates(run.run_dir)
+    assert (details["pid"], details["signal"], details["cause"]) == (pid, "SIGKILL", "killed")
+
+
+# -- workers started from a shell ------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def shell_worker(address: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen]:
+    """`dask worker` as a user starts it."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    with subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
+         "--no-dashboard", "--memory-limit", "0", *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+                process.kill()
+            process.stderr.close()
+
+
+@pytest.fixture
+def bare(make_cluster: Callable[..., Any]) -> tuple[LocalCluster, Client]:
+    """A scheduler without workers."""
+    return make_cluster(n_workers=0)
+
+
+def run_and_kill(
+    bare: tuple[LocalCluster, Client],
+    notes_dir: Path,
+    kill: Callable[[subprocess.Popen, int], None],
+    *arguments: str,
+    **environment: str,
+) -> dict[str, Any]:
+    """One worker from a shell, one task on it, and its end; returns its certificate."""
+    cluster, client = bare
+    with scalable.instrument(client) as run:
+        with shell_worker(cluster.scheduler_address, *arguments, **environment) as process:
+            client.wait_for_workers(1, timeout=60)
+            future = client.submit(tasks.hold, str(notes_dir), "gate")
+            tasks.wait_for_notes(notes_dir, 1)
+            kill(process, worker_pid(cluster))
+            tasks.wait_until(lambda: not cluster.scheduler.workers)
+            (notes_dir / "gate").touch()
+            tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
+        future.cancel()
+    (details,) = certificates(run.run_dir)
+    assert details["tasks"] == [future.key]
+    return details
+
+
+def test_without_a_nanny_what_is_not_known_is_said(bare, notes_dir):
+    details = run_and_kill(
+        bare, notes_dir, lambda _, pid: os.kill(pid, signal.SIGKILL), "--no-nanny"
+    )
+    assert details["cause"] == "killed"
+    assert details["confidence"] == "medium"
+    assert "exit_code" not in details
+    assert any("without a nanny" in said for said in details["not_known"])
+    assert details["stderr_path"].startswith("logs/workers/")
+
+
+def test_a_crash_without_a_nanny_is_read_from_its_last_words(bare, notes_dir):
+    details = run_and_kill(
+        bare, notes_dir, lambda _, pid: os.kill(pid, signal.SIGSEGV), "--no-nanny"
+    )
+    assert (details["cause"], details["confidence"]) == ("segfault", "medium")
+    assert "Fatal Python error: Segmentation fault" in details["stderr_tail"]
+
+
+def test_the_nanny_is_killed(bare, notes_dir):
+    details = run_and_kill(bare, notes_dir, lambda process, _: process.kill())
+    assert details["cause"] == "killed"
+    assert "exit_code" not in details
+    assert any("nanny said nothing" in said for said in details["not_known"])
+
+
+def test_the_batch_systems_time_limit(bare, notes_dir):
+    """As Slurm ends a job: SIGTERM to the nanny, which goes in good order, at the job's end."""
+    now = int(time.time())
+    details = run_and_kill(
+        bare,
+        notes_dir,
+        lambda process, _: process.send_signal(signal.SIGTERM),
+        SLURM_JOB_ID="41",
+        SLURM_JOB_START_TIME=str(now - 3600),
+        SLURM_JOB_END_TIME=str(now),
+    )
+    assert details["cause"] == "walltime"
+    assert (details["batch_system"], details["batch_job"]) == ("slurm", "41")
+    assert details["time_limit_s"] == 3600
+    assert details["reason"] == "signal-15"
+
+
+def test_sigterm_long_before_the_time_limit_is_no_time_limit(bare, notes_dir):
+    now = int(time.time())
+    details = run_and_kill(
+        bare,
+        notes_dir,
+        lambda process, _: process.send_signal(signal.SIGTERM),
+        SLURM_JOB_ID="41",
+        SLURM_JOB_START_TIME=str(now),
+        SLURM_JOB_END_TIME=str(now + 7200),
+    )
+    assert details["cause"] == "killed"
+
+
+def test_lifetime_is_a_removal_that_says_so(bare):
+    cluster, client = bare
+    with scalable.instrument(client) as run:
+        with shell_worker(cluster.scheduler_address, "--lifetime", "3s") as process:
+            client.wait_for_workers(1, timeout=60)
+            tasks.wait_until(lambda: not cluster.scheduler.workers)
+            process.wait(60)
+        tasks.wait_until(
+            lambda: (
+                run.flush()
+                and any(r["state"] == "removed" for r in oracle.read(run.run_dir, "workers.jsonl"))
+            )
+        )
+    assert certificates(run.run_dir) == []
+    (line,) = removed(run.run_dir)
+    assert line["details"]["reason"] == "worker-lifetime-reached"
+
+
+# -- the capture -----------------------------------------------------------------------------------
+
+
+def test_output_is_shown_where_it_was_and_in_its_order_and_bounded(bare, tmp_path):
+    """Both streams to one place, more than is kept: all of it passes, in order."""
+    cluster, client = bare
+    path = os.pathsep.join(p for p in sys.path if p)
+    shown = tmp_path / "terminal"
+    with shown.open("wb") as terminal, scalable.instrument(client) as run:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address,
+             "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=terminal,
+            stderr=terminal,
+        )  # fmt: skip
+        try:
+            client.wait_for_workers(1, timeout=60)
+            client.submit(dying.talk, 400_000).result(timeout=120)
+            os.kill(worker_pid(cluster), signal.SIGKILL)
+            tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
+        finally:
+            process.terminate()
+            process.wait(60)
+    lines = [line for line in shown.read_bytes().splitlines() if line.startswith(b"line ")]
+    assert lines == [b"line %07d ............" % number for number in range(400_000)]
+    # The nanny's next worker ends with it, by the signal to the nanny.
+    details = certificates(run.run_dir)[0]
+    assert details["signal"] == "SIGKILL"
+    log = (run.run_dir / details["stderr_path"]).read_bytes()
+    assert len(log) <= 10 * 2**20 + 200
+    assert b"line 0000000 " in log
+    assert b"line 0399999 " in log
+    assert log.count(b" bytes left out ...]") == 1
+
+
+def test_uninstrument_gives_the_descriptors_back(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    before = client.run(dying.descriptors)
+    run = scalable.instrument(client)
+    during = client.run(dying.descriptors)
+    run.close()
+    assert client.run(dying.descriptors) == before
+    assert all("pipe:" in target for found in during.values() for target in found.values())
+    client.submit(dying.say, "after").result()
+
+
+def test_a_killed_helper_costs_no_output_and_no_task(make_cluster, capfd):
+    cluster, client = make_cluster(n_workers=1)
+    with scalable.instrument(client):
+        worker = psutil.Process(worker_pid(cluster))
+        (helper,) = [p for p in worker.children() if any("tee.py" in a for a in p.cmdline())]
+        helper.kill()
+        helper.wait(30)
+        for number in range(200):
+            client.submit(dying.say, f"still {number}", pure=False).result(timeout=30)
+    shown = capfd.readouterr()
+    assert all(f"still {number}\n" in shown.out + shown.err for number in range(200))
+
+
+def test_a_worker_in_this_process_is_never_touched(make_cluster):
+    before = dying.descriptors()
+    _, client = make_cluster(n_workers=2, processes=False)
+    with scalable.instrument(client) as run:
+        client.submit(dying.say, "here").result()
+        assert dying.descriptors() == before
+    assert not (run.run_dir / "logs").exists()
+
+
+# -- the program's own end -------------------------------------------------------------------------
+
+DRIVER = """
+    import os, signal
+    from distributed import Client, LocalCluster
+    import scalable
+    from cluster import tasks
+    from pathlib import Path
+
+    if __name__ == "__main__":
+        notes = Path("notes"); notes.mkdir()
+        cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+        client = Client(cluster)
+        run = scalable.instrument(client, runs_dir="runs")
+        future = client.submit(tasks.hold, str(notes), "gate", key="held")
+        tasks.wait_for_notes(notes, 1)
+        run.flush()
+        while not any('"running"' in line for line in open(run.run_dir / "tasks.jsonl")):
+            run.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_program_is_diagnosed_from_outside(tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(DRIVER))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    diagnosis = diagnose_run(runs_dir=tmp_path / "runs")
+    assert diagnosis.status == "lost"
+    finding = diagnosis.findings[0]
+    assert (finding.severity, finding.category) == ("critical", "unfinished")
+    assert finding.evidence.task_ids == ("held",)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run_dir / "run.json").read_text())["status"] == "running"
