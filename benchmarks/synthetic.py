@@ -302,6 +302,9 @@ class SyntheticCluster:
             0,
             100_000_000,
         )
+        yield facts.WorkerExit(
+            facts.WORKER_EXIT, now, worker.address, -9, "SIGKILL", True, False, 0, 0, "", ""
+        )
         for run_id, (task, _) in running:
             self.truth["lost"] += 1
             yield facts.Unassigned(

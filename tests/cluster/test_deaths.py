@@ -406,21 +406,21 @@ def test_output_is_shown_where_it_was_and_in_its_order_and_bounded(bare, tmp_pat
         )  # fmt: skip
         try:
             client.wait_for_workers(1, timeout=60)
-            client.submit(dying.talk, 400_000).result(timeout=120)
+            client.submit(dying.talk, 500_000).result(timeout=120)
             os.kill(worker_pid(cluster), signal.SIGKILL)
             tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
         finally:
             process.terminate()
             process.wait(60)
     lines = [line for line in shown.read_bytes().splitlines() if line.startswith(b"line ")]
-    assert lines == [b"line %07d ............" % number for number in range(400_000)]
+    assert lines == [b"line %07d ............" % number for number in range(500_000)]
     # The nanny's next worker ends with it, by the signal to the nanny.
     details = certificates(run.run_dir)[0]
     assert details["signal"] == "SIGKILL"
     log = (run.run_dir / details["stderr_path"]).read_bytes()
     assert len(log) <= 10 * 2**20 + 200
     assert b"line 0000000 " in log
-    assert b"line 0399999 " in log
+    assert b"line 0499999 " in log
     assert log.count(b" bytes left out ...]") == 1
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scalable import facts
 from scalable.facts import STREAM_OP
 from scalable.instrumentation import internals, tee
+from scalable.instrumentation.relay import is_worker_process
 from scalable.spool import LOG_LIMIT, create_log, name_of, new_log, spool
 
 if TYPE_CHECKING:
@@ -166,14 +167,7 @@ def _is_own_process(worker: Worker) -> bool:
         return False
     if "ipykernel" in sys.modules:
         return False
-    # Without a nanny: what `dask worker --no-nanny` starts, not a worker in somebody's program.
-    return worker.nanny is not None or _is_command()
-
-
-def _is_command() -> bool:
-    name = "distributed.cli.dask_worker"
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return name in sys.modules or getattr(spec, "name", "") == name
+    return is_worker_process(worker)
 
 
 # -- limits that others set the worker -------------------------------------------------------------

@@ -48,7 +48,9 @@ class ScalableNannyPlugin(NannyPlugin):
         self._reports: set[asyncio.Task[None]] = set()
         self._set_up(nanny)
 
-    async def teardown(self, nanny: Nanny) -> None:
+    async def teardown(  # pyright: ignore[reportIncompatibleMethodOverride] (Dask awaits it)
+        self, nanny: Nanny
+    ) -> None:
         """Watch no longer; a nanny that closes because its worker did has a report under way."""
         if self._hook is not None:
             self._hook.remove()

@@ -182,6 +182,7 @@ class Recorder:
         self._told: dict[str, Any] = {}
         self._condition = threading.Condition()
         self._flush_asked = 0
+        self._flush_since = 0.0
         self._flush_done = 0
         self._closing: Closing | None = None
         self.finished = threading.Event()
@@ -199,6 +200,7 @@ class Recorder:
         """Wait until everything the scheduler knows by now is in the kernel's hands."""
         with self._condition:
             self._flush_asked += 1
+            self._flush_since = monotonic()
             wanted = self._flush_asked
             self._condition.notify_all()
             return self._condition.wait_for(
@@ -232,7 +234,9 @@ class Recorder:
                     if self._closing is not None and self._drained():
                         break
                     if not self._more:
-                        dying = self._ledger.deaths_pending
+                        dying = self._ledger.deaths_pending and (
+                            monotonic() - self._flush_since < NANNY_WAIT
+                        )
                         if self._flush_done < self._flush_asked and self._pulled_all and not dying:
                             self._flush_done = self._flush_asked
                             self._condition.notify_all()
