@@ -77,9 +77,15 @@ ROOMS = (
         never=DASK | OTEL,
     ),
     Room(
+        "export command",
+        ("scalable.cli.export",),
+        doors=("cli", "telemetry"),
+        never=DASK,
+    ),
+    Room(
         "cli",
         ("scalable.cli",),
-        doors=("demo command", "analysis", "run store", "manifest"),
+        doors=("demo command", "export command", "analysis", "run store", "manifest"),
         never=DASK | OTEL,
     ),
     Room("ai", ("scalable.ai",), doors=("analysis", "run store"), never=DASK | OTEL),

@@ -24,6 +24,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("scalable.cli.init:init", "Write a commented manifest."),
     "validate": ("scalable.cli.validate:validate", "Check a manifest in one pass."),
     "schema": ("scalable.cli.schema:schema", "Print the manifest's JSON schema, for editors."),
+    "export": (
+        "scalable.cli.export:export",
+        "Send a recorded run to an OpenTelemetry collector.",
+    ),
     "demo": ("scalable.cli.demo:demo", "Record a real workload and show its report."),
 }
 

@@ -1,0 +1,108 @@
+"""`scalable export`: a recorded run to a collector, or to a file of OTLP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from scalable.cli._common import CommandError, open_run, progress_bar, runs_dir_option
+
+_EPILOG = """\b
+Examples:
+  scalable export --run-id run-20260102 --otlp http://127.0.0.1:4318
+  scalable export --otlp http://127.0.0.1:4317          over gRPC, by the port
+  scalable export --file run.otlp.jsonl --all
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 scalable export
+
+\b
+Headers, certificates, compression, timeouts and protocol are those of OTEL_EXPORTER_OTLP_*.
+Exit codes: 0 all was taken, 1 no such run, or not all was taken, 2 wrong usage.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--run-id", metavar="ID", help="A run's id, or the beginning of one.")
+@runs_dir_option
+@click.option("--otlp", metavar="URL", help="Address of a collector.")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write OTLP in JSON, one message a line, instead of sending.",
+)
+@click.option(
+    "--span-budget",
+    type=click.IntRange(min=0),
+    default=5_000,
+    show_default=True,
+    envvar="SCALABLE_SPAN_BUDGET",
+    show_envvar=True,
+    metavar="N",
+    help="Spans of tasks for each trace; the rest is summed up.",
+)
+@click.option("--all", "all_", is_flag=True, help="Every span, however many there are.")
+@click.option("--json", "json_", is_flag=True, help="Say what was sent as JSON.")
+def export(
+    run_id: str | None,
+    runs_dir: Path,
+    otlp: str | None,
+    file: Path | None,
+    span_budget: int,
+    all_: bool,
+    json_: bool,
+) -> None:
+    """Send a recorded run to an OpenTelemetry collector later.
+
+    Spans, log records and metrics as they were, or would have been, sent while the run went on:
+    what is sent twice has the same ids. A run whose program was killed can be sent too; what ran
+    when it died ends with the last sign of life.
+    """
+    if otlp is not None and file is not None:
+        raise click.UsageError("--otlp and --file exclude each other: give one of them.")
+    from scalable.telemetry.resend import (
+        FileDestination,
+        OtlpDestination,
+        ResendError,
+        resend,
+    )
+
+    reader = open_run(runs_dir, run_id)
+    try:
+        destination = FileDestination(file) if file is not None else OtlpDestination(otlp)
+        try:
+            with progress_bar("Sending the run") as progress:
+                budget = None if all_ else span_budget
+                resent = resend(reader, destination, span_budget=budget, progress=progress)
+        finally:
+            destination.close()
+    except ResendError as error:
+        raise CommandError(str(error)) from None
+    where = str(file) if file is not None else (otlp or "what OTEL_* says")
+    if json_:
+        click.echo(
+            json.dumps(
+                {
+                    "run_id": reader.run_id,
+                    "destination": where,
+                    "spans": resent.spans,
+                    "attempts": resent.attempts,
+                    "summarized": resent.summarized,
+                    "log_records": resent.log_records,
+                    "metric_points": resent.metric_points,
+                }
+            )
+        )
+        return
+    click.echo(
+        f"Sent {reader.run_id} to {where}: {resent.spans:,} spans ({resent.attempts:,} attempts), "
+        f"{resent.log_records:,} log records, {resent.metric_points:,} metric points."
+    )
+    if resent.summarized:
+        click.echo(
+            f"{resent.summarized:,} attempts beyond the budget are summed up in rollup spans; "
+            "--all sends them one by one.",
+            err=True,
+        )
