@@ -12,13 +12,14 @@ from scalable.cli._common import CommandError, open_run, progress_bar, runs_dir_
 _EPILOG = """\b
 Examples:
   scalable export --run-id run-20260102 --otlp http://127.0.0.1:4318
-  scalable export --otlp http://127.0.0.1:4317          over gRPC, by the port
+  scalable export --otlp http://127.0.0.1:4317   over gRPC, by the port
   scalable export --file run.otlp.jsonl --all
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 scalable export
 
 \b
-Headers, certificates, compression, timeouts and protocol are those of OTEL_EXPORTER_OTLP_*.
-Exit codes: 0 all was taken, 1 no such run, or not all was taken, 2 wrong usage.
+Headers, certificates, compression, timeouts and protocol are those of
+OTEL_EXPORTER_OTLP_*. Exit codes: 0 all was taken, 1 no such run, or not all
+was taken, 2 wrong usage.
 """
 
 
