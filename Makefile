@@ -3,7 +3,7 @@
 # make check   lint, format and types
 # make bench   measure every budget, print the table; make bench-quick: in two minutes
 # make servers get the real servers that some tests start (collector, Jaeger, Prometheus, Slurm)
-# make dashboards  write the Grafana dashboards anew from their code
+# make docs    write the tables of docs/opentelemetry.md and the Grafana dashboards anew from the code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 #
 # Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
@@ -29,7 +29,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench bench-quick chaos servers dashboards clean
+.PHONY: help demo test check format bench bench-quick chaos servers docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -66,8 +66,9 @@ servers:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tests/servers/install.py $(ARGS)
 
-dashboards: $(VENV)/.dev
+docs: $(VENV)/.dev
 	@$(BIN)/python collector-config/dashboards.py $(ARGS)
+	@$(BIN)/python docs/reference.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build

@@ -1,6 +1,6 @@
 """Makes the Grafana dashboards in ``grafana/dashboards`` from the table of metrics.
 
-``make dashboards`` runs this file; ``--check`` says whether the files are in step. No name of a
+``make docs`` runs this file; ``--check`` says whether the files are in step. No name of a
 metric or of an attribute stands here: they come from the package that records them.
 """
 
@@ -719,8 +719,7 @@ def run_dashboard() -> dashboard.Dashboard:
                 loki.Dataquery()
                 .expr(
                     f'{{{SERVICE}=~"$service"}} | {RUN}=~"$run" | severity_number >= 13 '
-                    f'| line_format "{{{{ if .exception_type }}}}{{{{ .exception_type }}}}: '
-                    f'{{{{ .exception_message }}}}{{{{ else }}}}{{{{ __line__ }}}}{{{{ end }}}}"'
+                    f'| line_format "{LOG_LINE}"'
                 )
                 .range(True)
                 .max_lines(500)
@@ -1164,6 +1163,15 @@ def collector(what: str, item: str) -> str:
     return f'{{__name__=~"otelcol_{what}_{item}(_total)?"}}'
 
 
+#: What a record says: events have no body.
+LOG_LINE: Final = (
+    f"{{{{ if .{label(semconv.EXCEPTION_TYPE)} }}}}{{{{ .{label(semconv.EXCEPTION_TYPE)} }}}}: "
+    f"{{{{ .{label(semconv.EXCEPTION_MESSAGE)} }}}}"
+    f"{{{{ else if .{WORKER_STATE} }}}}worker {{{{ .{WORKER} }}}} {{{{ .{WORKER_STATE} }}}}: "
+    f"{{{{ .{REASON} }}}}"
+    "{{ else }}{{ __line__ }}{{ end }}"
+)
+
 #: The dashboards by the name of their file.
 DASHBOARDS: Final = {
     "run.json": run_dashboard,
@@ -1196,7 +1204,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         stale += 1
         if "--check" in arguments:
-            print(f"{path} is out of step: `make dashboards` writes it anew", file=sys.stderr)
+            print(f"{path} is out of step: `make docs` writes it anew", file=sys.stderr)
         else:
             path.write_text(text)
             print(f"wrote {path}")

@@ -58,7 +58,7 @@ def test_the_files_are_what_the_code_makes(code: ModuleType):
     stale = [
         name for name in code.DASHBOARDS if (code.FOLDER / name).read_text() != code.rendered(name)
     ]
-    assert stale == [], "`make dashboards` writes them anew"
+    assert stale == [], "`make docs` writes them anew"
 
 
 @pytest.mark.parametrize("panel", all_panels())

@@ -270,3 +270,21 @@ def test_failures_reach_the_place_of_loki_with_the_ids_of_their_attempts(ended: 
     }
     assert {(record["trace_id"], record["span_id"]) for record in records} == failed
     assert all(record["severity_number"] >= 13 for record in records)
+
+
+def test_what_tasks_logged_reaches_the_place_of_loki_inside_their_attempts(ended: World):
+    records = wait_until(
+        lambda: [
+            record
+            for record in ended.loki.log_records()
+            if str(record["body"]).startswith("giving up on ")
+        ],
+        "records that tasks logged",
+    )
+    attempts = {
+        (line["trace_id"], line["span_id"])
+        for line in map(json.loads, (ended.run_dir / "tasks.jsonl").open())
+        if line["state"] == "failed"
+    }
+    assert {(record["trace_id"], record["span_id"]) for record in records} == attempts
+    assert {record["severity_text"] for record in records} <= {"WARN", "WARNING"}

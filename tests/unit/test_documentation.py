@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -55,6 +57,22 @@ def test_every_field_that_is_recorded_is_described():
 def test_every_family_of_secrets_is_described():
     # `extra` are the patterns that a program adds itself, through the exporters' redactor.
     assert set(Redactor.families) - {"extra"} <= code_words(RUN_DIRECTORY)
+
+
+def reference() -> ModuleType:
+    """The module that makes the tables of the page on OpenTelemetry."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_names_are_made_from_the_code():
+    pytest.importorskip("grafana_foundation_sdk")
+    page = (ROOT / "docs" / "opentelemetry.md").read_text()
+    assert page == reference().rendered(page), "`make docs` writes the tables anew"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

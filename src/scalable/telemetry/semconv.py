@@ -21,94 +21,162 @@ RECORD: Final = "scalable.record"
 
 # -- the run ------------------------------------------------------------------------------------
 
+#: The run's id: the name of its directory.
 RUN_ID: Final = "scalable.run.id"
+#: How the run ended: completed, failed, cancelled, lost.
 RUN_STATUS: Final = "scalable.run.status"
+#: Name of the project.
 PROJECT: Final = "scalable.project.name"
+#: Where a failure happened: task_execution, worker_lost, run.
 PHASE: Final = "scalable.phase"
+#: Kind of cluster: local, existing, slurm, …
 PROVIDER: Final = "scalable.provider"
 
 # -- tasks --------------------------------------------------------------------------------------
 
+#: Dask's key of the task.
 TASK_KEY: Final = "dask.task.key"
+#: What tasks of one kind share: the key's beginning, or the name given.
 TASK_NAME: Final = "dask.task.name"
+#: State that the task has now: submitted, running, retried, lost, succeeded, failed,
+#: cancelled; of the metric of tasks by state: waiting, running and the final ones.
 TASK_STATE: Final = "dask.task.state"
 #: How the attempt ended: success, failure, error, cancellation.
 TASK_RESULT: Final = "dask.task.result"
+#: Which attempt it was, from 1; 0 where none was ever made.
 TASK_ATTEMPT: Final = "dask.task.attempt"
+#: Keys of the tasks whose results it takes; at most 1,000.
 TASK_DEPENDENCIES: Final = "dask.task.dependencies"
+#: How many tasks' results it takes.
 TASK_DEPENDENCY_COUNT: Final = "dask.task.dependency_count"
+#: Seconds of execution alone, by the worker's clock.
 TASK_DURATION: Final = "dask.task.duration"
+#: Seconds from when the task could have run until it did.
 TASK_QUEUED: Final = "dask.task.queue.duration"
+#: Seconds of fetching what it needed from other workers.
 TASK_TRANSFER: Final = "dask.task.transfer.duration"
+#: Seconds of CPU of the task's own thread.
 TASK_CPU: Final = "dask.task.cpu.time"
+#: Size of the result in bytes, as Dask estimates it.
 TASK_NBYTES: Final = "dask.task.result.size"
+#: Type of the result.
 TASK_RESULT_TYPE: Final = "dask.task.result.type"
+#: Key of the task at fault, on a task that failed because that one did.
 TASK_BLAME: Final = "dask.task.blame"
+#: The attempt was made because a finished result was lost with its worker.
 TASK_RECOMPUTED: Final = "dask.task.recomputed"
+#: Final state that no longer holds, since the task runs again.
 TASK_REOPENS: Final = "dask.task.reopens"
+#: The scheduler had the task before this run asked for it.
 TASK_KNOWN_BEFORE: Final = "dask.task.known_before"
+#: The task runs again after this failure.
 TASK_WILL_RETRY: Final = "dask.task.will_retry"
 #: The key once more: a failure record names it beside the message and in the details.
 FAILED_TASK: Final = "scalable.failure.task"
 #: Graphs that a submission stands for.
 GRAPH_COUNT: Final = "dask.graph.count"
 
+#: Class of the exception, KilledWorker or WorkerLost.
 ERROR_TYPE: Final = "error.type"
+#: Class of the exception.
 EXCEPTION_TYPE: Final = "exception.type"
+#: What the exception says; secrets are redacted.
 EXCEPTION_MESSAGE: Final = "exception.message"
+#: The traceback; secrets are redacted.
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+#: Name of the function, where it is not what the task's name says.
 FUNCTION_NAME: Final = "code.function.name"
 
 # -- workers ------------------------------------------------------------------------------------
 
+#: Address of the worker.
 WORKER_ADDRESS: Final = "dask.worker.address"
+#: Name of the worker.
 WORKER_NAME: Final = "dask.worker.name"
+#: What became of a worker: launched, ready, removed, lost; of the metric of workers by
+#: state: running, paused, closing.
 WORKER_STATE: Final = "dask.worker.state"
+#: Threads that run tasks.
 WORKER_NTHREADS: Final = "dask.worker.nthreads"
+#: Bytes that the worker may use.
 WORKER_MEMORY_LIMIT: Final = "dask.worker.memory.limit"
+#: Bytes that the worker's process used when it was last seen.
 WORKER_MEMORY: Final = "dask.worker.memory.last"
+#: Address of the worker's nanny, if it has one.
 WORKER_NANNY: Final = "dask.worker.nanny"
+#: Why the worker went away.
 WORKER_REASON: Final = "dask.worker.reason"
+#: Tasks that ran on the worker when it went away.
 WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
+#: Finished tasks that had to be computed again because it went away.
 WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
+#: Bytes of results that the worker had on disk.
 WORKER_SPILLED: Final = "dask.worker.spilled"
+#: Most bytes that the worker's process was seen to use.
 WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
+#: Its last samples of memory, in bytes.
 WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
 #: Tasks that ran when the worker died.
 WORKER_TASKS: Final = "dask.worker.tasks"
+#: The nanny killed the worker for its memory.
 MEMORY_KILL: Final = "dask.worker.memory.kill"
+#: Host that the worker is on.
 HOST_NAME: Final = "host.name"
+#: Tells one process of a service from the next: a worker, where user code recorded there.
 SERVICE_INSTANCE: Final = "service.instance.id"
+#: Exit code of the worker's process.
 EXIT_CODE: Final = "process.exit.code"
+#: Signal that ended the worker's process.
 PROCESS_SIGNAL: Final = "process.exit.signal"
+#: Last lines that the process wrote to stderr; secrets are redacted.
 STDERR_TAIL: Final = "process.stderr.tail"
+#: File that has all it wrote to stderr.
 STDERR_PATH: Final = "process.stderr.path"
+#: Processes that the kernel killed for memory in the worker's control group.
 OOM_KILLS_GROUP: Final = "process.cgroup.oom_kills"
+#: Processes that the kernel killed for memory on the host.
 OOM_KILLS_HOST: Final = "host.oom_kills"
+#: Batch system that the worker's job belongs to.
 BATCH_SYSTEM: Final = "scalable.batch.system"
+#: The job's id there.
 BATCH_JOB: Final = "scalable.batch.job"
+#: The job's time limit in seconds.
 TIME_LIMIT: Final = "scalable.batch.time_limit"
+#: Seconds that the job had left.
 TIME_LEFT: Final = "scalable.batch.time_left"
 
 # -- why ----------------------------------------------------------------------------------------
 
+#: Class of the cause, as `scalable diagnose` names it.
 CAUSE: Final = "scalable.cause"
+#: How certain the cause is.
 CAUSE_CONFIDENCE: Final = "scalable.cause.confidence"
+#: What the cause was judged by.
 CAUSE_EVIDENCE: Final = "scalable.cause.evidence"
+#: What would be needed to know more.
 NOT_KNOWN: Final = "scalable.not_known"
+#: Classes that the exception's class derives from.
 EXCEPTION_BASES: Final = "scalable.exception.bases"
+#: The number of an operating system's error.
 EXCEPTION_ERRNO: Final = "scalable.exception.errno"
 #: Of a task: the deaths of workers that it was present at.
 TASK_DEATHS: Final = "dask.task.deaths"
+#: Deaths of workers at which the task was running there.
 TASK_DEATHS_PRESENT: Final = "dask.task.deaths.present"
+#: Those at which no other task was.
 TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
+#: Process of the worker.
 PROCESS_PID: Final = "process.pid"
 
 # -- samples ------------------------------------------------------------------------------------
 
+#: What a sample is of: worker, task.
 ENTITY_TYPE: Final = "scalable.entity.type"
+#: Address of the worker, or key of the task.
 ENTITY_ID: Final = "scalable.entity.id"
+#: Cores in use.
 OBSERVED_CPU: Final = "scalable.observed.cpu"
+#: Memory in use, in 10⁹ bytes.
 OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 
 # -- spans over OTLP alone ----------------------------------------------------------------------
@@ -117,24 +185,35 @@ OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 TASK_LINKS_LEFT_OUT: Final = "dask.task.links.left_out"
 #: transfer, disk-read, deserialize, …
 PHASE_NAME: Final = "dask.phase.name"
+#: Seconds of the phase.
 PHASE_DURATION: Final = "dask.phase.duration"
 #: Single transfers (or reads) that a phase is made of.
 PHASE_COUNT: Final = "dask.phase.count"
 #: When a span began, where that was before its task's own code did: with its phases.
 SPAN_STARTED: Final = "dask.task.phases.start"
+#: Key of the task that runs, on the span that stands for it until it ends.
 RUNNING_KEY: Final = "dask.running.key"
 #: Span id of the attempt that a span of something running stands for.
 RUNNING_SPAN: Final = "dask.task.span_id"
+#: Attempts that a rollup span stands for.
 ROLLUP_COUNT: Final = "dask.rollup.count"
+#: Of these, attempts that failed.
 ROLLUP_FAILED: Final = "dask.rollup.failed"
+#: Sum of their durations in seconds.
 ROLLUP_SUM: Final = "dask.rollup.duration.sum"
+#: Shortest of them in seconds.
 ROLLUP_MIN: Final = "dask.rollup.duration.min"
+#: Longest of them in seconds.
 ROLLUP_MAX: Final = "dask.rollup.duration.max"
+#: Upper bounds of the buckets of their durations, in seconds.
 ROLLUP_BOUNDS: Final = "dask.rollup.duration.bounds"
+#: Attempts in each bucket; one more bucket than bounds.
 ROLLUP_BUCKETS: Final = "dask.rollup.duration.bucket_counts"
-#: On the run's root: attempts sent as spans, summed up in rollup spans, of unsampled traces.
+#: On the run's root: attempts that were sent as spans of their own.
 SPANS_SENT: Final = "scalable.spans.sent"
+#: On the run's root: attempts that rollup spans stand for.
 SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
+#: On the run's root: attempts of traces that the sampler left out.
 SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
 #: On the run's root: spans of user code left out, their attempt being left out or too many.
 SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
@@ -188,22 +267,38 @@ OTHER_NAMES: Final = "other"
 
 # -- events and spans ---------------------------------------------------------------------------
 
+#: A task was submitted, runs, was retried, was lost, succeeded, failed, was cancelled.
 EVENT_TASK: Final = "dask.task.state_change"
+#: A worker was launched, is ready, was removed, was lost.
 EVENT_WORKER: Final = "dask.worker.state_change"
+#: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
 
-EVENT_RUN: Final = "scalable.run.started"
+#: On a worker's span: it takes no new tasks, its memory is full.
 EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
+#: On a worker's span: it takes tasks again.
 EVENT_WORKER_RESUMED: Final = "dask.worker.resumed"
+#: On a worker's span: it moved results to disk.
 EVENT_WORKER_SPILLED: Final = "dask.worker.spilled"
+#: On spans of a worker and of attempts there: the worker was lost.
 EVENT_WORKER_LOST: Final = "dask.worker.lost"
+#: On an attempt's span: the task will run again.
 EVENT_TASK_RETRY: Final = "dask.task.retry"
 
+#: INTERNAL. The whole run; the root of its trace.
 SPAN_RUN: Final = "run {project}"
+#: PRODUCER. One or more graphs sent by the client; child of the caller's span, or the root
+#: of a trace of its own that is linked to the run.
 SPAN_SUBMIT: Final = "submit {name}"
+#: INTERNAL. A worker from its first to its last sign; child of the run.
 SPAN_WORKER: Final = "worker {name}"
+#: INTERNAL. transfer, disk-read, deserialize …, where it took a noticeable share; child of
+#: the attempt.
 SPAN_PHASE: Final = "{phase}"
+#: INTERNAL. All attempts of one name beyond the span budget, with a histogram of their
+#: durations; child of the submission.
 SPAN_ROLLUP: Final = "{name} (others)"
+#: INTERNAL. An attempt that runs for long, shown before it ends; child of the submission.
 SPAN_RUNNING: Final = "{name} (running)"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
 
