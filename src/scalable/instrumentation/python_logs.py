@@ -201,7 +201,7 @@ def _message(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception:  # arguments that do not fit: Python's own handlers report it
-        text = f"{record.msg} {record.args}"
+        text = f"{printable(record.msg)} {printable(record.args)}"
     return printable(text, limit=MAX_TEXT)
 
 
