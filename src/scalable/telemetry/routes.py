@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
@@ -194,10 +197,25 @@ def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
     return "logs" if "logs" in chosen else "spans"
 
 
+@contextmanager
+def _quiet_grpc() -> Generator[None]:
+    """Keep gRPC's own core, which reads this once, from writing on the user's standard error."""
+    name = "GRPC_VERBOSITY"
+    if name in os.environ or "grpc" in sys.modules:
+        yield
+        return
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def load_exporter(signal: SignalName, point: EntryPoint, warn: Callable[[str], None]) -> Any:
     """An exporter as its variables configure it; None, and a word to the user, if it cannot be."""
     try:
-        made = point.load()()
+        with _quiet_grpc():
+            made = point.load()()
     except Exception as error:
         hint = f"; {EXTRA}" if isinstance(error, ImportError) else ""
         warn(f"the exporter {point.name!r} cannot be used: {type(error).__name__}: {error}{hint}")

@@ -177,7 +177,8 @@ class Shipper(Generic[T]):
             self._queue.clear()
         self._sink.shutdown()
         if left and thread is not None:
-            self._on_trouble("it took too long")
+            said = hush.said(thread.ident)
+            self._on_trouble(f"{left} items took too long{said and f' ({said})'}")
 
     def begin_close(self) -> None:
         """Begin to send what is left, without waiting; several shippers can do so at once."""
@@ -360,9 +361,9 @@ class _Hush(logging.Filter):
         self._said.pop(threading.get_ident(), None)
         self._spread()
 
-    def said(self) -> str:
-        """What was said last in the calling thread."""
-        return self._said.get(threading.get_ident(), "")
+    def said(self, thread: int | None = None) -> str:
+        """What was said last in a thread, by default the calling one."""
+        return self._said.get(threading.get_ident() if thread is None else thread, "")
 
     def _spread(self) -> None:
         """Loggers appear with the modules that an exporter imports at first use."""
