@@ -29,7 +29,8 @@ def pytest_configure() -> None:
     # A developer's own settings must not decide what the tests find. Set here and not in a fixture:
     # a cluster that serves a whole module starts its processes before any test's fixtures.
     for name in list(os.environ):
-        if name.startswith(("SCALABLE_", "OTEL_")):
+        # Where the servers of tests/servers are kept is no setting of what is tested.
+        if name.startswith(("SCALABLE_", "OTEL_")) and name != "SCALABLE_SERVERS_CACHE":
             del os.environ[name]
     os.environ["SCALABLE_STRICT"] = "1"
 

@@ -217,7 +217,12 @@ exec "$here/{program}" "$@"
 
 
 def _unpack_debian(
-    job: Job, packages: Sequence[str], wanted: str, *, with_dependencies: bool = False
+    job: Job,
+    packages: Sequence[str],
+    wanted: str,
+    *,
+    with_dependencies: bool = False,
+    retried: bool = False,
 ) -> bool:
     """Unpack packages of Debian without installing them: that would start services.
 
@@ -243,11 +248,17 @@ def _unpack_debian(
     # Here and not in the cache: apt's own user, who downloads, may not be let into a home.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
-        job.run(
-            f"downloading Debian's {packages[0]} {version}",
-            ["apt-get", "download", "-q", *names],
-            cwd=Path(folder),
-        )
+        download = ["apt-get", "download", "-q", *names]
+        try:
+            job.run(f"downloading Debian's {packages[0]} {version}", download, Path(folder))
+        except InstallError:
+            # An old list names versions that have been replaced since.
+            if retried or os.geteuid() != 0:
+                raise
+            job.run("refreshing the list of Debian packages", ["apt-get", "update", "-q"])
+            return _unpack_debian(
+                job, packages, wanted, with_dependencies=with_dependencies, retried=True
+            )
         job.say("unpacking")
         for package in sorted(Path(folder).glob("*.deb")):
             job.run(
