@@ -16,15 +16,31 @@ if TYPE_CHECKING:
     from scalable.ai import diagnose_run
     from scalable.api import Instrumentation, instrument, uninstrument
     from scalable.options import OptionError
+    from scalable.session.cache import DirType, FileType, cacheable
+    from scalable.session.client import ScalableClient
+    from scalable.session.errors import ManifestError, SessionError
+    from scalable.session.records import record_artifact, record_cost, record_metric
+    from scalable.session.session import ScalableSession, current_session
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DirType",
+    "FileType",
     "Instrumentation",
+    "ManifestError",
     "OptionError",
+    "ScalableClient",
+    "ScalableSession",
+    "SessionError",
     "__version__",
+    "cacheable",
+    "current_session",
     "diagnose_run",
     "instrument",
+    "record_artifact",
+    "record_cost",
+    "record_metric",
     "uninstrument",
 ]
 
@@ -34,6 +50,17 @@ _HOME = {
     "uninstrument": "scalable.api",
     "OptionError": "scalable.options",
     "diagnose_run": "scalable.ai",
+    "DirType": "scalable.session.cache",
+    "FileType": "scalable.session.cache",
+    "cacheable": "scalable.session.cache",
+    "ScalableClient": "scalable.session.client",
+    "ManifestError": "scalable.session.errors",
+    "SessionError": "scalable.session.errors",
+    "record_artifact": "scalable.session.records",
+    "record_cost": "scalable.session.records",
+    "record_metric": "scalable.session.records",
+    "ScalableSession": "scalable.session.session",
+    "current_session": "scalable.session.session",
 }
 
 

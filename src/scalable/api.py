@@ -15,7 +15,8 @@ import secrets
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -29,6 +30,7 @@ from scalable.options import InstrumentOptions, Settings, resolve
 if TYPE_CHECKING:
     from distributed import Client
 
+    from scalable.facts import UserEvent
     from scalable.instrumentation.instrumentor import Link
     from scalable.telemetry.recorder import Recorder
     from scalable_runs.layout import RunStatus
@@ -111,6 +113,63 @@ def instrument(
     return instrumentation
 
 
+@dataclass(frozen=True, slots=True)
+class RunDocuments:
+    """What a session says of its run; without one the run is described as found.
+
+    Attributes
+    ----------
+    target, provider : str
+        Where it runs.
+    manifest, lock : str
+        manifest.yaml without secrets, and its digest.
+    manifest_path : str or None
+        Where the manifest was read.
+    plan : mapping
+        plan.json.
+    components : mapping
+        What each component asks for: ``cpus``, ``memory``, ``walltime``.
+    """
+
+    target: str
+    provider: str
+    manifest: str
+    lock: str
+    manifest_path: str | None
+    plan: Mapping[str, Any]
+    components: Mapping[str, Mapping[str, Any]]
+
+
+def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> Instrumentation:
+    """Record a session's client; as :func:`instrument`, with the documents of the session.
+
+    Raises
+    ------
+    OSError
+        The run's directory cannot be made.
+    """
+    with _instrument_lock:
+        instrumentation = _begin(client, settings, documents)
+        setattr(client, _ATTRIBUTE, instrumentation)
+    return instrumentation
+
+
+def record_failed_start(
+    settings: Settings, documents: RunDocuments, error: BaseException, phase: str
+) -> Path:
+    """Leave a run directory that tells why a session did not start; returns it.
+
+    Raises
+    ------
+    OSError
+        The directory cannot be made.
+    """
+    instrumentation = _begin(None, settings, documents)
+    instrumentation.fail(phase, error)
+    instrumentation.close("failed")
+    return instrumentation.run_dir
+
+
 def uninstrument(client: Client | None = None) -> None:
     """Close the run of a client and take everything off its cluster; no run, nothing to do."""
     if client is None:
@@ -147,8 +206,8 @@ class Instrumentation:
         run_dir: Path,
         trace_id: str,
         settings: Settings,
-        client: Client,
-        link: Link,
+        client: Client | None,
+        link: Link | None,
         recorder: Recorder,
     ) -> None:
         self.run_id = run_id
@@ -162,7 +221,9 @@ class Instrumentation:
         self._lock = threading.Lock()
         self._closed = False
         self._status = "running"
-        self._unhook = _hook_client(client, self)
+        self._outlives = False
+        self._drained = False
+        self._unhook = _hook_client(client, self) if client is not None else _nothing
         atexit.register(self._at_exit)
 
     @property
@@ -189,6 +250,27 @@ class Instrumentation:
             False if it took longer.
         """
         return True if self._closed else self._recorder.flush(timeout)
+
+    def drain(self) -> None:
+        """Have the workers hand over what their code has measured: before the cluster is closed."""
+        if self._link is not None and not self._drained:
+            self._drained = True
+            self._link.drain()
+
+    def outlive_client(self) -> None:
+        """Let the run go on when its client is closed: whoever asks for that ends it."""
+        self._outlives = True
+        self._unhook()
+        self._unhook = _nothing
+
+    def note(self, event: UserEvent) -> None:
+        """Record what the application's own code asks for."""
+        if not self._closed:
+            self._recorder.note(event)
+
+    def fail(self, phase: str, error: BaseException) -> None:
+        """Let the run have a failure record of `phase` that belongs to no task."""
+        self._recorder.fail(phase, *_described(error))
 
     def close(self, status: str | None = None) -> None:
         """End the run; the second call does nothing.
@@ -217,23 +299,24 @@ class Instrumentation:
             self._status = status
         atexit.unregister(self._at_exit)
         self._unhook()
-        if self._client.__dict__.get(_ATTRIBUTE) is self:
+        if self._client is not None and self._client.__dict__.get(_ATTRIBUTE) is self:
             del self._client.__dict__[_ATTRIBUTE]
         timeout = self._settings.close_timeout
-        self._link.drain()
+        self.drain()
         if not self._recorder.close(status, timeout, None if error is None else _described(error)):
             logger.warning(
                 "scalable: run %s is still being written after %g s; it goes on in the background",
                 self.run_id,
                 timeout + 1.0,
             )
-        self._link.disconnect(self._recorder.guard)
+        if self._link is not None:
+            self._link.disconnect(self._recorder.guard, outlived=self._outlives)
 
     def _at_exit(self) -> None:
         """The interpreter ends, and nobody has closed the run."""
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
-            self._close(_status_after(error), error)
+            self._close(status_after(error), error)
         else:
             self._close("completed", None)
 
@@ -246,11 +329,12 @@ class Instrumentation:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = _status_after(exception)
+        status = status_after(exception)
         self._close(status, exception if status == "failed" else None)
 
     async def __aenter__(self) -> Self:
-        await self._link.settle()
+        if self._link is not None:
+            await self._link.settle()
         return self
 
     async def __aexit__(
@@ -259,7 +343,7 @@ class Instrumentation:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = _status_after(exception)
+        status = status_after(exception)
         await asyncio.to_thread(self._close, status, exception if status == "failed" else None)
 
     def __repr__(self) -> str:
@@ -296,6 +380,18 @@ class _Off(Instrumentation):
 
     def flush(self, timeout: float = 5.0) -> bool:
         return True
+
+    def drain(self) -> None:
+        pass
+
+    def outlive_client(self) -> None:
+        pass
+
+    def note(self, event: UserEvent) -> None:
+        pass
+
+    def fail(self, phase: str, error: BaseException) -> None:
+        pass
 
     def close(self, status: str | None = None) -> None:
         pass
@@ -341,8 +437,11 @@ def _checked(client: object) -> Client:
     return client
 
 
-def _begin(client: Client, settings: Settings) -> Instrumentation:
+def _begin(
+    client: Client | None, settings: Settings, documents: RunDocuments | None = None
+) -> Instrumentation:
     from scalable.instrumentation.instrumentor import Link
+    from scalable.instrumentation.source import NoSource
     from scalable.telemetry.providers import make_resource
     from scalable.telemetry.recorder import Recorder, RunIdentity, iso
     from scalable.telemetry.routes import find_routes
@@ -354,7 +453,13 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
     started = time()
     run_id = _new_run_id(settings.project, started)
     identity = RunIdentity(
-        run_id, settings.project, _provider(client), new_trace_id(), new_span_id(), started
+        run_id,
+        settings.project,
+        documents.provider if documents is not None else _provider(client),
+        new_trace_id(),
+        new_span_id(),
+        started,
+        documents.components if documents is not None else {},
     )
     warn = _Warnings(run_id)
     routes = find_routes(
@@ -365,16 +470,20 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
         logger_provider=settings.logger_provider,
     )
     submissions = Submissions(run_id, routes.sampled)
-    link = Link(
-        client,
-        run_id,
-        scope=settings.scope,
-        sample_interval=settings.sample_interval,
-        log_level=settings.log_level,
-        carrier=submissions.carrier,
-        problem=warn,
-    )
-    manifest, lock = _manifest(settings, identity.provider)
+    redact = _redactor(Redactor, settings)
+    link = None
+    if client is not None:
+        link = Link(
+            client,
+            run_id,
+            scope=settings.scope,
+            sample_interval=settings.sample_interval,
+            log_level=settings.log_level,
+            carrier=submissions.carrier,
+            problem=warn,
+        )
+    if documents is None:
+        documents = _as_found(settings, identity.provider, link.workers() if link else [])
     trace_id = f"{identity.trace_id:032x}"
     writer = RunWriter.create(
         settings.runs_dir,
@@ -382,10 +491,10 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
             "project_name": settings.project,
-            "target_name": "existing",
+            "target_name": documents.target,
             "provider_name": identity.provider,
-            "manifest_lock": lock,
-            "source_manifest_path": None,
+            "manifest_lock": documents.lock,
+            "source_manifest_path": documents.manifest_path,
             "started_at": iso(started),
             "finished_at": None,
             "status": "running",
@@ -393,25 +502,20 @@ def _begin(client: Client, settings: Settings) -> Instrumentation:
             "environment": _environment(),
             "code_identities": {},
         },
-        manifest=manifest,
-        plan={
-            "version": 1,
-            "target": "existing",
-            "provider": identity.provider,
-            "manifest_lock": lock,
-            "workers": link.workers(),
-        },
-        lock=f"{lock}\n",
+        manifest=redact(documents.manifest),
+        plan=documents.plan,
+        lock=f"{documents.lock}\n",
         on_problem=lambda problem: warn(problem.message),
     )
-    link.connect()
+    if link is not None:
+        link.connect()
     recorder = Recorder(
         identity,
-        link.source,
+        link.source if link is not None else NoSource(),
         writer,
         make_resource(run_id, settings.project, routes.resource),
         submissions,
-        redact=_redactor(Redactor, settings),
+        redact=redact,
         log_level=settings.log_level,
         warn=warn,
         routes=routes,
@@ -458,14 +562,14 @@ def _new_run_id(project: str, started: float) -> str:
     return f"run-{stamp}-{slug[:48].rstrip('-')}-{secrets.token_hex(4)}"
 
 
-def _provider(client: Client) -> str:
-    cluster = client.cluster
+def _provider(client: Client | None) -> str:
+    cluster = client.cluster if client is not None else None
     if cluster is None or isinstance(cluster, str):
         return "existing"
     return type(cluster).__name__.removesuffix("Cluster").lower() or "cluster"
 
 
-def _manifest(settings: Settings, provider: str) -> tuple[str, str]:
+def _as_found(settings: Settings, provider: str, workers: list[dict[str, Any]]) -> RunDocuments:
     """The run as found, in the manifest's shape, and the digest of its canonical content."""
     import hashlib
     import json
@@ -479,7 +583,22 @@ def _manifest(settings: Settings, provider: str) -> tuple[str, str]:
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True), f"sha256:{digest}"
+    lock = f"sha256:{digest}"
+    return RunDocuments(
+        "existing",
+        provider,
+        yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        lock,
+        None,
+        {
+            "version": 1,
+            "target": "existing",
+            "provider": provider,
+            "manifest_lock": lock,
+            "workers": workers,
+        },
+        {},
+    )
 
 
 def _environment() -> dict[str, Any]:
@@ -508,7 +627,8 @@ def _environment() -> dict[str, Any]:
 # -- ending ---------------------------------------------------------------------------------------
 
 
-def _status_after(error: BaseException | None) -> RunStatus:
+def status_after(error: BaseException | None) -> RunStatus:
+    """How a run ended whose block was left by `error`, or by nothing."""
     if error is None or isinstance(error, GeneratorExit):
         return "completed"
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
@@ -524,6 +644,10 @@ def _described(error: BaseException) -> tuple[str, str, str]:
     except Exception:
         text = ""
     return type(error).__qualname__, printable(error), text
+
+
+def _nothing() -> None:
+    """Undo nothing."""
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:

@@ -35,6 +35,10 @@ NANNY_OP: Final = "scalable_nanny"
 #: Name of the nanny plugin; one serves all runs of a scheduler.
 NANNY_PLUGIN_NAME: Final = "scalable-nanny"
 
+#: Key of the carrier under which a client says what its tasks asked for, as JSON text:
+#: ``[component, tag, workers]``. A text, since carriers are looked up by what they hold.
+PLACEMENT: Final = "placement"
+
 #: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
 Phase: TypeAlias = tuple[str, float, float]
 
@@ -154,6 +158,8 @@ class WorkerReady(NamedTuple):
     nthreads: int
     memory_limit: int
     nanny: str | None
+    #: Names of what it offers to tasks that ask for it.
+    resources: tuple[str, ...] = ()
 
 
 class WorkerHello(NamedTuple):
@@ -297,6 +303,21 @@ class Relayed(NamedTuple):
     dropped: int
 
 
+class UserEvent(NamedTuple):
+    """What the user's code asks to be recorded: an artifact, a cost, a metric, a cache look-up."""
+
+    kind: int
+    time: float
+    #: The attempt whose code it was; None for the client's own.
+    key: str | None
+    run_id: int | None
+    worker: str
+    #: ``artifact``, ``cost``, ``cache`` or ``metric``.
+    event_type: str
+    #: Fields of the record, as the run directory names them.
+    fields: dict[str, Any]
+
+
 Fact: TypeAlias = (
     Submitted
     | Started
@@ -316,6 +337,7 @@ Fact: TypeAlias = (
     | Relayed
     | WorkerExit
     | WorkerEvent
+    | UserEvent
 )
 
 SUBMITTED: Final = 1
@@ -338,6 +360,7 @@ RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
 WORKER_EXIT: Final = 30
 WORKER_EVENT: Final = 31
+USER_EVENT: Final = 40
 
 _TYPES: Final[dict[int, Any]] = {
     SUBMITTED: Submitted,
@@ -360,6 +383,7 @@ _TYPES: Final[dict[int, Any]] = {
     RELAY_METRICS: Relayed,
     WORKER_EXIT: WorkerExit,
     WORKER_EVENT: WorkerEvent,
+    USER_EVENT: UserEvent,
 }
 
 _new: Final[Any] = tuple.__new__

@@ -23,11 +23,12 @@ from scalable.session.manifest import (
     load_manifest,
     parse_manifest,
 )
-from scalable.session.model import clock, memory_bytes
+from scalable.session.model import clock
 from scalable.session.overlays import merge
 from scalable.session.providers import BUILT_IN, GROUP, find_provider, provider_names
 from scalable.session.scaffold import PROVIDERS, manifest_text
 from scalable.session.schema import manifest_schema
+from scalable.session.sizes import memory_bytes
 
 MINIMAL = """\
 version: 1

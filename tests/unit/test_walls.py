@@ -60,15 +60,27 @@ ROOMS = (
         tuple(
             f"scalable.session.{module}"
             for module in (
-                *("errors", "source", "model", "overlays", "lock", "manifest", "schema"),
-                *("scaffold", "providers"),
+                *("errors", "source", "sizes", "model", "overlays", "lock", "manifest", "schema"),
+                *("scaffold", "providers", "plan", "pricing"),
             )
         ),
         doors=("options",),
         # What is checked and planned starts nothing: a provider imports Dask when it starts.
         never=DASK | OTEL,
     ),
-    Room("session", ("scalable.session",), doors=("manifest",)),
+    Room(
+        # Works in any process, a cluster's or not.
+        "cache",
+        ("scalable.session.cache", "scalable.session.records"),
+        doors=("manifest", "instrumentation"),
+        never=DASK | OTEL,
+    ),
+    Room(
+        "session",
+        ("scalable.session",),
+        doors=("manifest", "cache", "composition", "instrumentation", *LEAVES, *RUNS),
+        never=OTEL,
+    ),
     Room("analysis", ("scalable.analysis",), doors=("causes", "run store"), never=DASK | OTEL),
     Room(
         "demo command",
@@ -85,7 +97,7 @@ ROOMS = (
     Room(
         "cli",
         ("scalable.cli",),
-        doors=("demo command", "export command", "analysis", "run store", "manifest"),
+        doors=("demo command", "export command", "analysis", "run store", "manifest", "cache"),
         never=DASK | OTEL,
     ),
     Room("ai", ("scalable.ai",), doors=("analysis", "run store"), never=DASK | OTEL),
@@ -111,7 +123,7 @@ ROOMS = (
     Room(
         "public face",
         ("scalable",),
-        doors=("composition", "options", "ai"),
+        doors=("composition", "session", "cache", "manifest", "options", "ai"),
         never=DASK | OTEL,
     ),
 )

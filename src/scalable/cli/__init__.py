@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "scalable.cli.export:export",
         "Send a recorded run to an OpenTelemetry collector.",
     ),
+    "cache": ("scalable.cli.cache:cache", "Look at results kept by @cacheable, or remove them."),
     "demo": ("scalable.cli.demo:demo", "Record a real workload and show its report."),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal
 
 from distributed import Client, Scheduler
+from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 
 from scalable.facts import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
@@ -74,6 +75,7 @@ class Link:
             log_level=log_level,
         )
         self._address = internals.scheduler_address(client)
+        self._connection_args = client.connection_args
         self._local = _scheduler_in_this_process(client)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected = False
@@ -235,8 +237,16 @@ class Link:
         scheduler: Any = self.client.scheduler
         await getattr(scheduler, DRAIN_OP)()
 
-    def disconnect(self, guard: Guard) -> None:
-        """Undo :meth:`connect`, as far as the cluster still answers."""
+    def disconnect(self, guard: Guard, *, outlived: bool = False) -> None:
+        """Undo :meth:`connect`, as far as the cluster still answers.
+
+        Parameters
+        ----------
+        guard : Guard
+            Counts what could not be undone.
+        outlived : bool
+            The run went on after its client was closed: the scheduler is asked without it.
+        """
         if not self._connected:
             return
         self._connected = False
@@ -250,6 +260,8 @@ class Link:
                     self._later(self._unregister())
                 else:
                     _run_on(self.client.loop, self._unregister)
+            elif outlived and "scheduler_gone" not in guard.errors and not _in_a_loop():
+                asyncio.run(asyncio.wait_for(self._leave_alone(), LINK_TIMEOUT))
         except Exception as error:
             # The cluster is going away by itself: nothing is left there to undo.
             guard.errors[f"disconnect:{type(error).__name__}"] += 1
@@ -264,9 +276,25 @@ class Link:
         else:
             _run_on(loop, self._plugin.leave)
 
+    async def _leave_alone(self) -> None:
+        """The client is closed, the scheduler lives on: a connection of our own."""
+        scheduler: Any = rpc(self._address, connection_args=self._connection_args)
+        try:
+            await getattr(scheduler, LEAVE_OP)(run=self.run)
+        finally:
+            await scheduler.close_rpc()
+
     async def _unregister(self) -> None:
         scheduler: Any = self.client.scheduler
         await getattr(scheduler, LEAVE_OP)(run=self.run)
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -27,7 +27,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.facts import ANNOTATION, attempt_span_id
+from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id
 from scalable.guard import Guard
 from scalable.instrumentation import internals
 
@@ -60,6 +60,10 @@ current_attempt: Final[ContextVar[RunningAttempt | None]] = ContextVar(
 _contexts: Final[dict[Any, Context]] = {}
 #: The key under which a context keeps its span, found by asking.
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+
+#: What the graph that is being sent asks for, set by the client that sends it; see
+#: :data:`~scalable.facts.PLACEMENT`.
+placement: Final[ContextVar[str | None]] = ContextVar("scalable_placement", default=None)
 
 #: Attribute of a client: makes the carrier of the next graph.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
@@ -193,8 +197,12 @@ def _carrier_of(client: Client) -> Carrier | None:
     if attempt is not None and attempt.carrier is not None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
-        carrier: Carrier = {"run": attempt.carrier.get("run")}
+        carrier: Carrier | None = {"run": attempt.carrier.get("run")}
         propagate.inject(carrier)
-        return carrier
-    source = getattr(client, SOURCE_ATTRIBUTE, None)
-    return source() if source is not None else None
+    else:
+        source = getattr(client, SOURCE_ATTRIBUTE, None)
+        carrier = source() if source is not None else None
+    asked = placement.get()
+    if carrier is not None and asked is not None:
+        carrier = {**carrier, PLACEMENT: asked}
+    return carrier

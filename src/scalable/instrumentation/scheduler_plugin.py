@@ -46,6 +46,8 @@ FAREWELL: Final = 1.0
 #: Estimated bytes of a fact in memory (measured with tracemalloc), without its texts.
 _FACT_BYTES: Final = 320
 _SMALL_FACT_BYTES: Final = 160
+#: Its fields are few and bounded where they are made.
+_USER_EVENT_BYTES: Final = 1_500
 
 #: A fact as the hook of a successful attempt leaves it: ``(_RAW, time, key, task, run_id, ready,
 #: arguments)``. What it says is worked out when it is pulled, in a row with others: in the hook,
@@ -616,6 +618,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 worker.nthreads,
                 worker.memory_limit or 0,
                 worker.nanny,
+                tuple(map(str, worker.resources)),
             ),
             _FACT_BYTES,
         )
@@ -736,6 +739,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._note(fact, _SMALL_FACT_BYTES + 160)
         elif isinstance(fact, facts.Relayed | facts.WorkerExit | facts.WorkerEvent):
             self._note(fact, _size(fact))
+        elif isinstance(fact, facts.UserEvent):
+            self._note(fact, _USER_EVENT_BYTES)
 
 
 def plugin_name(run: str) -> str:
@@ -750,6 +755,8 @@ def _size(fact: Any) -> int:
     kind = fact[0]
     if kind == _RAW:
         return _RAW_BYTES
+    if kind == facts.USER_EVENT:
+        return _USER_EVENT_BYTES
     if kind == facts.SUBMITTED:
         return _SMALL_FACT_BYTES + 56 * len(fact[5])
     if kind in (facts.SUCCEEDED, facts.WORKER_READY):

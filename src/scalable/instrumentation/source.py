@@ -31,6 +31,17 @@ class Source(Protocol):
         ...
 
 
+class NoSource:
+    """There is no cluster, and nothing to pull: a session that did not start."""
+
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Nothing."""
+        return Batch([], after, False, 0, {}, time())
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
 class LocalSource:
     """Reads the plugin of a scheduler in this process; its event loop takes no part."""
 

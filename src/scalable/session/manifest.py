@@ -415,7 +415,7 @@ class _Effective:
         if not isinstance(telemetry, dict):
             self._problem(("telemetry",), f"must be a mapping of keys, not {kind_of(telemetry)}")
             return
-        known = {option.name: option for option in OPTIONS}
+        known = {option.name: option for option in OPTIONS if option.variable}
         for name, value in _mapping(telemetry).items():
             place: Place = ("telemetry", name)
             option = known.get(name)

@@ -57,6 +57,7 @@ def manifest_schema() -> dict[str, Any]:
         "properties": {
             option.name: {"description": f"{option.meaning} ({option.allowed})"}
             for option in OPTIONS
+            if option.variable
         },
     }
     schema: dict[str, Any] = {

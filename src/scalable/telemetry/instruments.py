@@ -283,6 +283,29 @@ INSTRUMENTS: Final = (
 )
 
 
+class UserPoint(NamedTuple):
+    """A number that the user's code recorded: time, name, value, unit, attributes."""
+
+    time: float
+    name: str
+    value: float
+    unit: str
+    attributes: dict[str, Any]
+
+
+def user_metrics(
+    points: Iterable[UserPoint], resource: Resource, scope: InstrumentationScope
+) -> MetricsData:
+    """Gauges of what the user's code recorded, one a name and unit."""
+    gauges: dict[tuple[str, str], list[NumberDataPoint]] = {}
+    for point in points:
+        at = nanoseconds(point.time)
+        values = gauges.setdefault((point.name, point.unit), [])
+        values.append(NumberDataPoint(point.attributes, 0, at, point.value))
+    metrics = [Metric(name, "", unit, Gauge(values)) for (name, unit), values in gauges.items()]
+    return MetricsData([ResourceMetrics(resource, [ScopeMetrics(scope, metrics, "")], "")])
+
+
 class UsagePoint(NamedTuple):
     """A worker's usage at one time."""
 

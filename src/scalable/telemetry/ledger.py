@@ -5,6 +5,7 @@ No thread, no clock and no I/O of its own: the same facts give the same signals.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -21,7 +22,7 @@ from scalable.facts import attempt_span_id
 from scalable.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths, Presence, WorkerLogs, presences
-from scalable.telemetry.instruments import UsagePoint
+from scalable.telemetry.instruments import UsagePoint, UserPoint
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import (
     SpanFactory,
@@ -55,6 +56,8 @@ MAX_LINKS: Final = 32
 MAX_WORKER_EVENTS: Final = 100
 #: Parsed trace contexts kept.
 _MAX_PARENTS: Final = 4096
+#: What tasks asked for, kept for those that ask for the same.
+_MAX_PLACEMENTS: Final = 1024
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -99,6 +102,7 @@ class _Task:
         "key",
         "name",
         "parent",
+        "placement",
         "recomputed",
         "reopens",
         "run_id",
@@ -117,6 +121,8 @@ class _Task:
         self.parent = parent
         #: Whose results it takes, where links are wanted.
         self.dependencies: tuple[str, ...] = ()
+        #: What it asked for, as attributes; None where it asked for nothing.
+        self.placement: dict[str, Any] | None = None
         #: Attempts that began so far.
         self.attempt = 0
         #: Dask's number of the last attempt that began.
@@ -139,9 +145,21 @@ class _Task:
 class _Worker:
     """One worker of the cluster."""
 
-    __slots__ = ("announced", "deadline", "events", "memory", "name", "ready", "sample", "since")
+    __slots__ = (
+        "announced",
+        "component",
+        "deadline",
+        "events",
+        "memory",
+        "name",
+        "ready",
+        "sample",
+        "since",
+    )
 
-    def __init__(self, ready: facts.WorkerReady, deadline: float) -> None:
+    def __init__(self, ready: facts.WorkerReady, deadline: float, component: str | None) -> None:
+        #: The one component that it serves.
+        self.component = component
         self.ready = ready
         self.name = ready.name
         self.deadline = deadline
@@ -186,6 +204,8 @@ class Ledger:
         Where a backend is to find exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
     logs : WorkerLogs, optional
         Brings the workers' logs into the run.
+    components : mapping, optional
+        What each component asks for: ``cpus``, ``memory``, ``walltime``.
     """
 
     def __init__(
@@ -202,6 +222,7 @@ class Ledger:
         running_after: float = 0.0,
         exceptions: ExceptionSignal = "spans",
         logs: WorkerLogs | None = None,
+        components: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._deaths = Deaths(redact, logs)
         #: Workers that are lost and wait for their certificate.
@@ -235,6 +256,9 @@ class Ledger:
         #: Tasks with a span in the present stretch: their next event begins a new one.
         self._ended_keys: set[str] = set()
         self._points: list[UsagePoint] = []
+        self._user_points: list[UserPoint] = []
+        self._components = components or {}
+        self._placements: dict[str, dict[str, Any]] = {}
         self._now = 0.0
         #: Usage records of short attempts that were not written.
         self.usage_left_out = 0
@@ -263,6 +287,7 @@ class Ledger:
             facts.RESTARTED: self._restarted,
             facts.WORKER_EXIT: self._worker_exit,
             facts.WORKER_EVENT: self._about_worker,
+            facts.USER_EVENT: self._user_event,
         }
 
     def on(self, kind: int, handler: Callable[[Any], None]) -> None:
@@ -327,6 +352,11 @@ class Ledger:
         points, self._points = self._points, []
         return points
 
+    def user_points(self) -> list[UserPoint]:
+        """Numbers that the user's code recorded since the last call."""
+        points, self._user_points = self._user_points, []
+        return points
+
     @property
     def unsettled(self) -> bool:
         """Something waits for further word."""
@@ -368,8 +398,10 @@ class Ledger:
         for worker in self._workers.values():
             self._worker_span(worker, now)
 
-    def run_failure(self, error_type: str, message: str, traceback: str, now: float) -> None:
-        """The block that was recorded was left by an exception."""
+    def run_failure(
+        self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
+    ) -> None:
+        """The block that was recorded was left by an exception; or a session failed, by phase."""
         self._failure(
             now,
             self._root,
@@ -377,7 +409,7 @@ class Ledger:
                 semconv.EXCEPTION_TYPE: error_type,
                 semconv.EXCEPTION_MESSAGE: self._redact(message),
                 semconv.EXCEPTION_STACKTRACE: self._redact(traceback),
-                semconv.PHASE: "run",
+                semconv.PHASE: phase,
             },
         )
 
@@ -401,6 +433,8 @@ class Ledger:
             task.dependencies = dependencies[:MAX_LINKS]
             trace_id = (parent or self._root)[0]
             self._submitted_in[trace_id] = self._submitted_in.get(trace_id, 0) + 1
+        if carrier and facts.PLACEMENT in carrier:
+            task.placement = self._placement(carrier[facts.PLACEMENT])
         attributes = self._task_attributes(task, "submitted")
         if dependency_count:
             attributes[semconv.TASK_DEPENDENCIES] = dependencies
@@ -657,9 +691,13 @@ class Ledger:
     # -- workers --------------------------------------------------------------------------------
 
     def _worker_ready(self, fact: facts.WorkerReady) -> None:
-        self._workers[fact.address] = _Worker(fact, self._now + HELLO_WAIT)
+        self._workers[fact.address] = self._new_worker(fact, self._now + HELLO_WAIT)
         self._unannounced.add(fact.address)
         self._deaths.ready(fact)
+
+    def _new_worker(self, ready: facts.WorkerReady, deadline: float) -> _Worker:
+        served = [name for name in ready.resources if name in self._components]
+        return _Worker(ready, deadline, served[0] if len(served) == 1 else None)
 
     def _worker_hello(self, fact: facts.WorkerHello) -> None:
         worker = self._workers.get(fact.address)
@@ -718,7 +756,7 @@ class Ledger:
         more = certificate.worker
         if gone.spilled:
             more = {**more, semconv.WORKER_SPILLED: gone.spilled}
-        worker = self._dying.pop(gone.address, None) or _Worker(ready, 0.0)
+        worker = self._dying.pop(gone.address, None) or self._new_worker(ready, 0.0)
         self._worker_event(worker, "lost", gone.time, more)
         simple = {
             name: value
@@ -787,6 +825,8 @@ class Ledger:
             semconv.WORKER_ADDRESS: fact.address,
             semconv.PROVIDER: self._provider,
         }
+        if worker.component is not None:
+            attributes[semconv.COMPONENT] = worker.component
         self._points.append(UsagePoint(attributes, fact))
 
     def _note_changes(self, worker: _Worker, sample: facts.Sample) -> None:
@@ -862,6 +902,7 @@ class Ledger:
             semconv.WORKER_NTHREADS: ready.nthreads,
             semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
             semconv.WORKER_NANNY: ready.nanny,
+            semconv.COMPONENT: worker.component,
             **more,
         }
         self._logs.append(
@@ -883,6 +924,8 @@ class Ledger:
         }
         if task.function is not None and task.function != task.name:
             attributes[semconv.FUNCTION_NAME] = task.function
+        if task.placement is not None:
+            attributes.update(task.placement)
         if task.reopens is not None:
             attributes[semconv.TASK_REOPENS] = task.reopens
             task.reopens = None
@@ -1059,6 +1102,68 @@ class Ledger:
             self._stretches.append(Signals(self._logs, self._ended))
             self._logs, self._ended = [], []
         self._ended_keys.clear()
+
+    # -- events of the user's ---------------------------------------------------------------------
+
+    def _user_event(self, fact: facts.UserEvent) -> None:
+        """What the user's code asked to be recorded, as part of the attempt whose code it was."""
+        names = semconv.USER_ATTRIBUTES.get(fact.event_type)
+        fields: dict[str, Any] = {
+            str(name): self._redact(value) if isinstance(value, str) else value
+            for name, value in fact.fields.items()
+            if value is not None
+        }
+        attributes: dict[str, Any] = {}
+        ids = self._root
+        if fact.key is not None:
+            task = self._tasks.get(fact.key)
+            attributes[_TASK_KEY] = fact.key
+            attributes[_TASK_NAME] = task.name if task is not None else name_of_key(fact.key)
+            if task is not None and task.placement is not None:
+                attributes.update(
+                    (name, task.placement[name])
+                    for name in (semconv.COMPONENT, semconv.TAG)
+                    if name in task.placement
+                )
+            if fact.run_id is not None:
+                parent = (task.parent if task is not None else None) or self._root
+                ids = span_context(parent[0], attempt_span_id(self._run, fact.key, fact.run_id))
+        if fact.event_type == "metric":
+            self._user_points.append(
+                UserPoint(
+                    fact.time,
+                    str(fields.pop("name", "")),
+                    float(fields.pop("value", 0.0)),
+                    str(fields.pop("unit", "")),
+                    attributes | dict(fields.pop("attributes", None) or ()),
+                )
+            )
+        elif names is not None:
+            attributes[_RECORD] = fact.event_type
+            for name, value in fields.items():
+                if name in names:
+                    attributes[names[name]] = value
+            event = semconv.EVENT_USER[fact.event_type]
+            self._logs.append(self._events.event(event, fact.time, attributes, ids))
+
+    def _placement(self, asked: str) -> dict[str, Any]:
+        """What a task asked for, as attributes; the tasks of one component share them."""
+        placement = self._placements.get(asked)
+        if placement is None:
+            component, tag, workers = json.loads(asked)
+            wants = self._components.get(component, {}) if isinstance(component, str) else {}
+            said = {
+                semconv.COMPONENT: component,
+                semconv.TAG: tag,
+                semconv.REQUESTED_WORKERS: workers,
+                semconv.REQUESTED_CPUS: wants.get("cpus"),
+                semconv.REQUESTED_MEMORY: wants.get("memory"),
+                semconv.REQUESTED_WALLTIME: wants.get("walltime"),
+            }
+            placement = {name: value for name, value in said.items() if value is not None}
+            if len(self._placements) < _MAX_PLACEMENTS:
+                self._placements[asked] = placement
+        return placement
 
     # -- helpers ----------------------------------------------------------------------------------
 

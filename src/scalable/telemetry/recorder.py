@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any, Final, Protocol
@@ -14,10 +15,11 @@ from typing import Any, Final, Protocol
 from opentelemetry.sdk.resources import Resource
 
 from scalable import facts
-from scalable.facts import Batch
+from scalable.facts import Batch, UserEvent
 from scalable.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import NANNY_WAIT, WorkerLogs
+from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
 from scalable.telemetry.relay import RelayDesk
@@ -68,6 +70,8 @@ class RunIdentity:
     trace_id: int
     root_span_id: int
     started: float
+    #: What each component of the manifest asks for: ``cpus``, ``memory``, ``walltime``.
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
 
 @dataclass(slots=True)
@@ -130,6 +134,7 @@ class Recorder:
         self._identity = identity
         self._source = source
         self._writer = writer
+        self._resource = resource
         self._submissions = submissions
         self._warn = warn
         flags = routes.sampled(identity.trace_id, None)
@@ -158,6 +163,7 @@ class Recorder:
             follow=self._exits.sends_spans,
             running_after=running_after,
             exceptions=exception_signal(os.environ),
+            components=identity.components,
         )
         preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
         self._relay = RelayDesk(
@@ -180,6 +186,9 @@ class Recorder:
         self._warned_gone = False
         self._gone = False
         self._told: dict[str, Any] = {}
+        #: Facts of the client's own threads; a deque's operations are atomic.
+        self._noted: deque[UserEvent] = deque()
+        self._failures: deque[tuple[str, str, str, str]] = deque()
         self._condition = threading.Condition()
         self._flush_asked = 0
         self._flush_since = 0.0
@@ -222,6 +231,14 @@ class Recorder:
                 self._closing = Closing(status, monotonic() + timeout, error)
                 self._condition.notify_all()
         return self.finished.wait(timeout + 1.0)
+
+    def note(self, fact: UserEvent) -> None:
+        """Record what the client's own code asks to be recorded; its time is the client's."""
+        self._noted.append(fact)
+
+    def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
+        """Let the run have a failure record that belongs to no task."""
+        self._failures.append((phase, error_type, message, traceback))
 
     # -- the thread -------------------------------------------------------------------------------
 
@@ -278,6 +295,7 @@ class Recorder:
         self._more = batch is not None and batch.more
         self._pulled_all = not self._more and asked == self._flush_asked
         now = time() + self._offset
+        self._take_noted(now)
         if batch is not None:
             self._ledger.take(batch.facts, now)
             self._taken += len(batch.facts)
@@ -346,6 +364,9 @@ class Recorder:
             exits.export(stretches, points)
         self._emit_relayed()
         self._collect()
+        user_points = self._ledger.user_points()
+        if user_points:
+            self._exits.foreign_metrics(user_metrics(user_points, self._resource, SCOPE))
         if self._ledger.urgent:
             self._ledger.urgent = False
             self._writer.request_sync()
@@ -377,6 +398,12 @@ class Recorder:
             self._exits.collect(figures, last=last)
         except BaseException as error:
             self.guard.failed("metrics", error)
+
+    def _take_noted(self, now: float) -> None:
+        if self._noted:
+            noted = [self._noted.popleft() for _ in range(len(self._noted))]
+            moved = [fact._replace(time=fact.time + self._offset) for fact in noted]
+            self._ledger.take(moved, now)
 
     def _on_records(self, file: str, records: Sequence[Record]) -> None:
         self.summary.add_all(file, records)
@@ -434,8 +461,11 @@ class Recorder:
         assert closing is not None
         self._settle(closing)
         now = time() + self._offset
+        self._take_noted(now)
         if closing.error is not None:
             self._ledger.run_failure(*closing.error, now)
+        for phase, error_type, message, traceback in self._failures:
+            self._ledger.run_failure(error_type, message, traceback, now, phase=phase)
         left = self._more or (self._silent_since is not None and not self._gone)
         self._ledger.close(now, lost_facts=bool(left or self._dropped or self._gone))
         self._note_submissions(self._submissions.ended(time(), all_of_them=True))

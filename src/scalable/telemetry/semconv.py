@@ -168,6 +168,42 @@ TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
 #: Process of the worker.
 PROCESS_PID: Final = "process.pid"
 
+# -- what was asked for ---------------------------------------------------------------------------
+
+COMPONENT: Final = "scalable.component"
+TAG: Final = "scalable.tag"
+REQUESTED_WORKERS: Final = "scalable.requested.workers"
+REQUESTED_CPUS: Final = "scalable.requested.cpus"
+REQUESTED_MEMORY: Final = "scalable.requested.memory"
+REQUESTED_WALLTIME: Final = "scalable.requested.walltime"
+
+# -- events of the user's -------------------------------------------------------------------------
+
+#: What may come with an artifact, a cost or a metric.
+METADATA: Final = "scalable.metadata"
+STAGE: Final = "scalable.artifact.stage"
+ARTIFACT_NAME: Final = "scalable.artifact.name"
+ARTIFACT_LOCATION: Final = "scalable.artifact.location"
+ARTIFACT_KIND: Final = "scalable.artifact.kind"
+ARTIFACT_SIZE: Final = "scalable.artifact.size"
+ARTIFACT_DIGEST: Final = "scalable.artifact.digest"
+CACHE_FUNCTION: Final = "scalable.cache.function"
+CACHE_KEY: Final = "scalable.cache.key"
+CACHE_HIT: Final = "scalable.cache.hit"
+CACHE_DURATION: Final = "scalable.cache.duration"
+CACHE_SIZE: Final = "scalable.cache.size"
+COST_REGION: Final = "scalable.cost.region"
+COST_CURRENCY: Final = "scalable.cost.currency"
+COST_HOURLY: Final = "scalable.cost.total_hourly"
+COST_MONTHLY: Final = "scalable.cost.total_monthly"
+COST_ITEMS: Final = "scalable.cost.line_items"
+
+EVENT_USER: Final = {
+    "artifact": "scalable.artifact",
+    "cache": "scalable.cache.lookup",
+    "cost": "scalable.cost",
+}
+
 # -- samples ------------------------------------------------------------------------------------
 
 #: What a sample is of: worker, task.
@@ -325,6 +361,9 @@ _TASK_FIELDS: Final = {
     ERROR_TYPE: "error_type",
     EXCEPTION_MESSAGE: "error_message",
     TASK_BLAME: "blame",
+    COMPONENT: "component",
+    TAG: "tag",
+    REQUESTED_WORKERS: "requested_workers",
     TASK_RECOMPUTED: "recomputed",
     TASK_REOPENS: "reopens",
     TASK_KNOWN_BEFORE: "known_before",
@@ -335,6 +374,7 @@ _WORKER_FIELDS: Final = {
     WORKER_ADDRESS: "worker",
     WORKER_STATE: "state",
     PROVIDER: "provider",
+    COMPONENT: "component",
     HOST_NAME: "details.host",
     PROCESS_PID: "details.pid",
     WORKER_NTHREADS: "details.nthreads",
@@ -355,6 +395,7 @@ _FAILURE_FIELDS: Final = {
     EXCEPTION_MESSAGE: "message",
     TASK_KEY: "task_id",
     PROVIDER: "provider",
+    COMPONENT: "component",
     PHASE: "details.phase",
     FAILED_TASK: "details.task_id",
     WORKER_NAME: "details.worker_id",
@@ -402,6 +443,58 @@ _RESOURCE_FIELDS: Final = {
     WORKER_ADDRESS: "worker",
     OBSERVED_CPU: "observed_cpu",
     OBSERVED_MEMORY: "observed_memory_gb",
+    COMPONENT: "component",
+    REQUESTED_WORKERS: "requested_workers",
+    REQUESTED_CPUS: "requested_cpus",
+    REQUESTED_MEMORY: "requested_memory",
+    REQUESTED_WALLTIME: "requested_walltime",
+}
+
+_USER_FIELDS: Final = {
+    TASK_KEY: "task_id",
+    TASK_NAME: "task_name",
+    COMPONENT: "component",
+    TAG: "tag",
+    METADATA: "metadata",
+}
+
+_ARTIFACT_FIELDS: Final = {
+    **_USER_FIELDS,
+    ARTIFACT_NAME: "artifact_name",
+    ARTIFACT_LOCATION: "location",
+    ARTIFACT_KIND: "kind",
+    ARTIFACT_SIZE: "size_bytes",
+    ARTIFACT_DIGEST: "digest",
+    STAGE: "stage",
+}
+
+_CACHE_FIELDS: Final = {
+    **_USER_FIELDS,
+    CACHE_FUNCTION: "function_name",
+    CACHE_KEY: "key_digest",
+    CACHE_HIT: "hit",
+    CACHE_DURATION: "duration_s",
+    CACHE_SIZE: "size_bytes",
+}
+
+_COST_FIELDS: Final = {
+    **_USER_FIELDS,
+    PROVIDER: "provider",
+    COST_REGION: "region",
+    COST_CURRENCY: "currency",
+    COST_HOURLY: "total_hourly",
+    COST_MONTHLY: "total_monthly",
+    COST_ITEMS: "line_items",
+}
+
+#: Attribute of each field of the user's events, by type of event.
+USER_ATTRIBUTES: Final = {
+    event_type: {field: attribute for attribute, field in fields.items()}
+    for event_type, fields in (
+        ("artifact", _ARTIFACT_FIELDS),
+        ("cache", _CACHE_FIELDS),
+        ("cost", _COST_FIELDS),
+    )
 }
 
 #: How signals become records of the run directory.
@@ -412,6 +505,9 @@ RECORD_MAP: Final = RecordMap(
         "worker": _WORKER_FIELDS,
         "failure": _FAILURE_FIELDS,
         "resource": _RESOURCE_FIELDS,
+        "artifact": _ARTIFACT_FIELDS,
+        "cache": _CACHE_FIELDS,
+        "cost": _COST_FIELDS,
     },
     constants={"resource": {"entity_type": "task"}},
     metrics={

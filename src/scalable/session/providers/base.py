@@ -151,7 +151,7 @@ class Provider(ABC):
 
     def _largest(self) -> Component:
         """What workers that serve every component must have."""
-        from scalable.session.model import memory_bytes
+        from scalable.session.sizes import memory_bytes
 
         components = list(self.components.values())
         return Component(

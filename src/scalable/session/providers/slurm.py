@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from scalable.session.model import Count, Memory, Target, Text, Texts, Walltime, clock, memory_bytes
+from scalable.session.model import Count, Memory, Target, Text, Texts, Walltime, clock
 from scalable.session.providers.base import Provider, WorkerGroup, adapt, grow
+from scalable.session.sizes import memory_bytes
 
 
 class SlurmTarget(Target):

@@ -1,0 +1,123 @@
+"""`scalable cache`: what @cacheable keeps, and how to be rid of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scalable.cli._manifest import session_errors
+
+_EPILOG = """\b
+Examples:
+  scalable cache info
+  scalable cache clear --older-than 30d
+  scalable cache clear --function convert --yes
+"""
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _directory_option(command: Any) -> Any:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SCALABLE_CACHE_DIR",
+        show_envvar=True,
+        metavar="DIR",
+        help="Where results are kept. Default: the manifest's local_cache, else .scalable/cache.",
+    )(command)
+
+
+@click.group(epilog=_EPILOG)
+def cache() -> None:
+    """Look at the results that @cacheable keeps across runs, or remove them."""
+
+
+@cache.command(epilog=_EPILOG)
+@_directory_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def info(directory: Path | None, as_json: bool) -> None:
+    """Say how many results are kept, of which functions, and how many bytes they take."""
+    from scalable.analysis import json_text
+
+    store = _store(directory)
+    functions: dict[str, tuple[int, int]] = {}
+    for entry in store.entries():
+        count, size = functions.get(entry.function, (0, 0))
+        functions[entry.function] = (count + 1, size + entry.size)
+    total = sum(size for _, size in functions.values())
+    if as_json:
+        rows = [
+            {"function_name": name, "results": count, "size_bytes": size}
+            for name, (count, size) in sorted(functions.items())
+        ]
+        found = {
+            "directory": str(store.directory),
+            "size_bytes": total,
+            "limit_bytes": store.limit,
+            "functions": rows,
+        }
+        click.echo(json_text(found), nl=False)
+        return
+    if not functions:
+        click.echo(f"{store.directory} holds nothing.")
+        return
+    count = sum(count for count, _ in functions.values())
+    click.echo(
+        f"{store.directory}: {_results(count)}, {_size(total)} of at most {_size(store.limit)}\n"
+    )
+    for name, (number, size) in sorted(functions.items(), key=lambda item: -item[1][1]):
+        click.echo(f"{_size(size):>10}  {number:>7,}  {click.unstyle(name)}")
+
+
+@cache.command(epilog=_EPILOG)
+@_directory_option
+@click.option("--function", metavar="NAME", help="Only results of this function.")
+@click.option("--older-than", metavar="AGE", help="Only those not used for so long: 12h, 30d.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(directory: Path | None, function: str | None, older_than: str | None, yes: bool) -> None:
+    """Remove kept results: all of them, those of a function, or those not used for a while."""
+    age = None
+    if older_than is not None:
+        match = _AGE.fullmatch(older_than.strip())
+        if match is None:
+            raise click.UsageError(f"--older-than cannot be {older_than!r}: write 12h or 30d.")
+        age = float(match[1]) * _SECONDS[match[2]]
+    store = _store(directory)
+    if not yes:
+        click.confirm(f"Remove results from {store.directory}?", abort=True, err=True)
+    count, freed = store.clear(function, age)
+    click.echo(f"Removed {_results(count)}, {_size(freed)}.")
+
+
+def _store(directory: Path | None) -> Any:
+    with session_errors():
+        from scalable.session.cache import Store, cache_directory
+        from scalable.session.errors import SessionError
+        from scalable.session.manifest import find_manifest, load_manifest
+
+        if directory is None:
+            try:
+                find_manifest()
+            except SessionError:
+                return Store(cache_directory())
+            local = load_manifest().root.project.local_cache
+            directory = Path(local) if local is not None else None
+        return Store(cache_directory(directory))
+
+
+def _results(count: int) -> str:
+    return f"{count:,} result{'' if count == 1 else 's'}"
+
+
+def _size(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,111 @@
+"""What the user's code asks to be recorded, from inside of any task or from the client itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from time import time
+from typing import Any, Final
+
+from distributed import get_worker
+
+from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
+from scalable.guard import Guard
+from scalable.instrumentation.propagation import current_attempt
+
+#: Takes the events of code that runs in no task; see :func:`listen`.
+Listener = Callable[[UserEvent], None]
+
+#: Errors of this room, in any run of the process.
+guard: Final = Guard()
+
+_own_listener: ContextVar[Listener | None] = ContextVar("scalable_listener", default=None)
+_listeners: list[Listener] = []
+_lock = threading.Lock()
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Let `listener` have the events of this process's own code; returns what ends that.
+
+    Where there are several, code gets the one of its own context, else the latest.
+    """
+    with _lock:
+        _listeners.append(listener)
+    _own_listener.set(listener)
+
+    def end() -> None:
+        with _lock:
+            if listener in _listeners:
+                _listeners.remove(listener)
+        if _own_listener.get() is listener:
+            _own_listener.set(None)
+
+    return end
+
+
+def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
+    """Record an event of the attempt that is running in this thread, or of the client's run.
+
+    Parameters
+    ----------
+    event_type : {"artifact", "cost", "cache", "metric"}
+        What it is.
+    fields : mapping
+        Fields of the record: plain values.
+
+    Returns
+    -------
+    bool
+        False if no run takes it.
+    """
+    try:
+        task = _current_task()
+        if task is None:
+            return _to_client(event_type, dict(fields))
+        worker, run, key, run_id = task
+        now = time() + worker.scheduler_delay
+        fact = UserEvent(USER_EVENT, now, key, run_id, worker.address, event_type, dict(fields))
+        message = {"op": STREAM_OP, "reports": [(run, tuple(fact))]}
+        # The stream belongs to the worker's loop. What is sent now comes before the task's result.
+        worker.loop.add_callback(_send, worker, message)
+        return True
+    except BaseException as error:
+        guard.failed("user_event", error)
+        return False
+
+
+def _current_task() -> tuple[Any, str | None, str, int] | None:
+    """Worker, run, key and Dask's number of the attempt whose code is running here."""
+    attempt = current_attempt.get()
+    if attempt is None:
+        return None
+    try:
+        worker: Any = get_worker()
+    except ValueError:
+        return None
+    run = attempt.carrier.get("run") if attempt.carrier else None
+    return worker, run, attempt.key, attempt.run_id
+
+
+def _send(worker: Any, message: Mapping[str, Any]) -> None:
+    try:
+        worker.batched_send(message)
+    except BaseException as error:
+        guard.failed("user_event", error)
+
+
+def _to_client(event_type: str, fields: dict[str, Any]) -> bool:
+    listener = _own_listener.get()
+    with _lock:
+        if listener not in _listeners:
+            listener = _listeners[-1] if _listeners else None
+    if listener is None:
+        return False
+    listener(client_event(event_type, fields))
+    return True
+
+
+def client_event(event_type: str, fields: Mapping[str, Any]) -> UserEvent:
+    """An event of code that is no task's, on this process's clock."""
+    return UserEvent(USER_EVENT, time(), None, None, "", event_type, dict(fields))

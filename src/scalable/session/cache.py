@@ -1,0 +1,541 @@
+"""``@cacheable``: results kept across runs, on disk, for every process that computes them.
+
+An entry is a directory made beside the others and renamed into place when it is whole: two workers
+that compute the same at once make the same entry, the first rename stays, and a killed one leaves
+nothing but a temporary directory that is cleared away later. There is no lock to be left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import os
+import secrets
+import shutil
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+
+from scalable.session.records import measure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("scalable")
+
+#: Where entries are kept, and how many bytes of them at most.
+DIRECTORY_VARIABLE: Final = "SCALABLE_CACHE_DIR"
+LIMIT_VARIABLE: Final = "SCALABLE_CACHE_LIMIT"
+DEFAULT_DIRECTORY: Final = Path(".scalable/cache")
+DEFAULT_LIMIT: Final = 10 * 10**9
+
+#: Layout of entries: another one is another directory, so that versions do not meet.
+_LAYOUT: Final = "v1"
+_RESULT: Final = "result.joblib"
+_CONTENT: Final = "content"
+_META: Final = "meta.json"
+_TEMPORARY: Final = "tmp-"
+#: A temporary directory of that age was left by a killed process, in seconds.
+_ABANDONED: Final = 6 * 3600.0
+#: Above the limit, entries are removed until so much of it is used.
+_KEEP: Final = 0.8
+#: The size of all is looked up at a process's first entry, and after so much of the limit.
+_LOOK_AFTER: Final = 0.05
+
+_default_directory: Path | None = None
+
+
+class FileType:
+    """An argument that is the path of a file: its content decides, not its name.
+
+    As `return_type`: the function returns the path of a file that it wrote. Its content is kept,
+    and put back there on a hit.
+    """
+
+
+class DirType:
+    """An argument that is the path of a directory: its files' names and contents decide.
+
+    As `return_type`: the function returns the path of a directory that it wrote.
+    """
+
+
+def set_directory(directory: Path | None) -> Path | None:
+    """Set where this process keeps entries; returns what was set before. The session calls it."""
+    global _default_directory
+    before, _default_directory = _default_directory, directory
+    return before
+
+
+def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where entries are: `given`, ``SCALABLE_CACHE_DIR``, the session's, ``.scalable/cache``."""
+    chosen = given or os.environ.get(DIRECTORY_VARIABLE) or _default_directory or DEFAULT_DIRECTORY
+    return Path(chosen).expanduser()
+
+
+def cache_limit() -> int:
+    """Return how many bytes entries may take: ``SCALABLE_CACHE_LIMIT`` such as 50G, or 10 GB.
+
+    Raises
+    ------
+    ValueError
+        The variable is no size.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if not text:
+        return DEFAULT_LIMIT
+    from scalable.session.sizes import memory_bytes
+
+    return memory_bytes(text)
+
+
+@overload
+def cacheable(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def cacheable(
+    *,
+    return_type: Any = None,
+    version: str | int | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    **argument_types: Any,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def cacheable(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    return_type: Any = None,
+    version: str | int | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    **argument_types: Any,
+) -> Any:
+    """Keep a function's results across runs and processes.
+
+    What decides is the function (module, name, source, `version`, values it closes over) and its
+    arguments (by joblib's hash; by content where declared as :class:`FileType` or
+    :class:`DirType`). A result that cannot be kept is returned all the same.
+
+    Parameters
+    ----------
+    function : callable
+        The function, where the decorator is used without parentheses.
+    return_type : type, optional
+        :class:`FileType` or :class:`DirType` if it returns the path of what it wrote.
+    version : str or int, optional
+        Change it when what the function calls has changed: only its own source is looked at.
+    directory : path, optional
+        Where entries are kept. Default: ``SCALABLE_CACHE_DIR``, else the manifest's
+        `local_cache`, else ``.scalable/cache``.
+    **argument_types
+        For arguments: :class:`FileType` or :class:`DirType`; other types say nothing new.
+
+    Examples
+    --------
+    >>> @cacheable
+    ... def square(x):
+    ...     return x * x
+    >>> @cacheable(return_type=FileType, source=FileType, version=2)
+    ... def convert(source, target): ...
+    """
+
+    def decorate(wrapped: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(wrapped)
+        named = set(signature.parameters)
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+        unknown = [name for name in argument_types if name not in named]
+        if unknown and not takes_any:
+            raise TypeError(
+                f"{wrapped.__qualname__}() has no argument {unknown[0]!r}; it has "
+                f"{', '.join(signature.parameters) or 'none'}"
+            )
+        kept = _Kept(wrapped, signature, return_type, version, directory, argument_types)
+
+        @functools.wraps(wrapped)
+        def cached(*args: Any, **kwargs: Any) -> Any:
+            return kept(args, kwargs)
+
+        return cached
+
+    return decorate if function is None else decorate(function)
+
+
+class _Kept:
+    """One function and its entries; called by whatever thread of a process needs a result."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        signature: inspect.Signature,
+        return_type: Any,
+        version: str | int | None,
+        directory: str | os.PathLike[str] | None,
+        argument_types: Mapping[str, Any],
+    ) -> None:
+        self._function = function
+        self._signature = signature
+        self._return_type = return_type
+        self._version = version
+        self._directory = directory
+        self._argument_types = dict(argument_types)
+        self._name = f"{function.__module__}.{function.__qualname__}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Where it is unpickled, the source of a script may not be at hand.
+        with contextlib.suppress(Exception):
+            self._identity  # noqa: B018
+        return self.__dict__
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            digest = self._digest(args, kwargs)
+            store = Store(cache_directory(self._directory))
+        except Exception as error:
+            # What cannot be told apart cannot be kept.
+            _warn_once(self._name, f"is not cached: {error}")
+            return self._function(*args, **kwargs)
+        began = time.perf_counter()
+        found = store.load(digest, self._return_type)
+        if found is not None:
+            self._tell(digest, True, time.perf_counter() - began, found.size)
+            return found.value
+        began = time.perf_counter()
+        result = self._function(*args, **kwargs)
+        took = time.perf_counter() - began
+        size = None
+        try:
+            size = store.save(digest, result, self._return_type, self._name, took)
+        except Exception as error:
+            _warn_once(self._name, f"its result is not cached: {error}")
+        self._tell(digest, False, took, size)
+        return result
+
+    def _tell(self, digest: str, hit: bool, took: float, size: int | None) -> None:
+        try:
+            from scalable.instrumentation.user_events import emit
+        except ImportError:  # no Dask here: nobody records
+            return
+        fields: dict[str, Any] = {
+            "function_name": self._name,
+            "key_digest": digest,
+            "hit": hit,
+            "duration_s": round(took, 6),
+        }
+        if size is not None:
+            fields["size_bytes"] = size
+        emit("cache", fields)
+
+    def _digest(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        import joblib
+
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                arguments[name] = {
+                    key: self._argument(key, below) for key, below in sorted(value.items())
+                }
+            else:
+                arguments[name] = self._argument(name, value)
+        found = joblib.hash(arguments, hash_name="sha1")
+        return hashlib.sha256(f"{self._identity}\0{found}".encode()).hexdigest()
+
+    def _argument(self, name: str, value: Any) -> Any:
+        if self._argument_types.get(name) in (FileType, DirType) and value is not None:
+            path = Path(os.fspath(value)).expanduser()
+            if not path.exists():
+                raise FileNotFoundError(f"argument {name}: {path} does not exist")
+            if path.is_dir() is not (self._argument_types[name] is DirType):
+                raise OSError(
+                    f"argument {name}: {path} is {'a' if path.is_dir() else 'no'} directory"
+                )
+            return measure(str(path))[1]
+        return value
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        """What the function was when it was first called: what it closes over may change later."""
+        import joblib
+
+        function = inspect.unwrap(self._function)
+        closure = tuple(_closed_over(cell) for cell in getattr(function, "__closure__", None) or ())
+        content = (self._name, _source(function), str(self._version), closure)
+        return str(joblib.hash(content, hash_name="sha1"))
+
+
+def _source(function: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return ""
+        # Typed in at a prompt: what it was compiled to.
+        return f"{code.co_code.hex()} {code.co_names} {_constants(code)}"
+
+
+def _constants(code: Any) -> str:
+    return repr([_constants(one) if hasattr(one, "co_code") else one for one in code.co_consts])
+
+
+def _closed_over(cell: Any) -> Any:
+    value = cell.cell_contents
+    return _source(value) if inspect.isfunction(value) else value
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(name: str, said: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        logger.warning("scalable: %s %s", name, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A result from the store."""
+
+    value: Any
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One kept result, as `scalable cache info` shows it.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Its directory.
+    size : int
+        Bytes.
+    used : float
+        When it was last made or read, seconds since the epoch.
+    """
+
+    path: Path
+    size: int
+    used: float
+
+    @property
+    def function(self) -> str:
+        """Name of the function whose result it is."""
+        try:
+            return str(json.loads((self.path / _META).read_text())["function_name"])
+        except (OSError, ValueError, KeyError):
+            return "?"
+
+
+class Store:
+    """The entries of one directory; any number of threads and processes may use it at once.
+
+    Parameters
+    ----------
+    directory : path
+        Made at the first entry, private to its user.
+    limit : int, optional
+        Bytes that entries may take. Default: :func:`cache_limit`.
+    """
+
+    _lock: Final = threading.Lock()
+    #: Bytes written by this process since the size of all was last looked up, by directory.
+    _unseen: Final[dict[Path, int]] = {}
+
+    def __init__(self, directory: Path, limit: int | None = None) -> None:
+        self.directory = directory
+        self.limit = cache_limit() if limit is None else limit
+        self._entries = directory / _LAYOUT
+
+    # -- one entry --------------------------------------------------------------------------------
+
+    def load(self, digest: str, return_type: Any = None) -> Found | None:
+        """Return what is kept under `digest`, or None; what cannot be read any more is removed."""
+        path = self._path(digest)
+        try:
+            size = int(json.loads((path / _META).read_text())["size_bytes"])
+            import joblib
+
+            value = cast("Any", joblib).load(path / _RESULT)
+            if return_type in (FileType, DirType):
+                _put_back(path / _CONTENT, Path(value))
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return Found(value, size)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            logger.warning(
+                "scalable: a kept result cannot be read (%s); it is computed anew", error
+            )
+            self._remove(path)
+            return None
+
+    def save(
+        self, digest: str, result: Any, return_type: Any, function_name: str, took: float
+    ) -> int:
+        """Keep a result; returns its bytes.
+
+        Raises
+        ------
+        Exception
+            It cannot be pickled or written; nothing is left then.
+        """
+        import joblib
+
+        path = self._path(digest)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary.mkdir(mode=0o700)
+        try:
+            if return_type in (FileType, DirType):
+                _copy(Path(os.fspath(result)), temporary / _CONTENT)
+                result = os.fspath(result)
+            with (temporary / _RESULT).open("wb") as file:
+                cast("Any", joblib).dump(result, file)
+                file.flush()
+                os.fsync(file.fileno())
+            size = _size(temporary)
+            meta = {
+                "function_name": function_name,
+                "duration_s": took,
+                "size_bytes": size,
+                "created_at": time.time(),
+            }
+            with (temporary / _META).open("w", encoding="utf-8") as file:
+                json.dump(meta, file)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+                # Another worker was first; what it kept is the same.
+                shutil.rmtree(temporary, ignore_errors=True)
+                return size
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._bound(size)
+        return size
+
+    # -- all of them ------------------------------------------------------------------------------
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry that is whole."""
+        for path in self._all():
+            if not path.name.startswith(_TEMPORARY):
+                with contextlib.suppress(OSError):
+                    yield Entry(path, _size(path), path.stat().st_mtime)
+
+    def clear(
+        self, function: str | None = None, older_than: float | None = None
+    ) -> tuple[int, int]:
+        """Remove entries; returns how many there were and their bytes.
+
+        Parameters
+        ----------
+        function : str, optional
+            Only those of the function of this name, or whose name ends with it after a dot.
+        older_than : float, optional
+            Only those last used so many seconds ago.
+        """
+        count = freed = 0
+        now = time.time()
+        for entry in list(self.entries()):
+            if older_than is not None and now - entry.used < older_than:
+                continue
+            if function is not None and function not in (
+                (name := entry.function),
+                name.rpartition(".")[2],
+            ):
+                continue
+            self._remove(entry.path)
+            count, freed = count + 1, freed + entry.size
+        if function is None and older_than is None:
+            self._clear_abandoned(0.0)
+        return count, freed
+
+    def _bound(self, written: int) -> None:
+        """Remove the entries used longest ago once there are too many bytes."""
+        with self._lock:
+            unseen = self._unseen.get(self.directory)
+            if unseen is not None and unseen + written < self.limit * _LOOK_AFTER:
+                self._unseen[self.directory] = unseen + written
+                return
+            self._unseen[self.directory] = 0
+        self._clear_abandoned(_ABANDONED)
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
+        if total <= self.limit * (1 - _LOOK_AFTER):
+            return
+        for entry in entries:
+            if total <= self.limit * _KEEP:
+                break
+            self._remove(entry.path)
+            total -= entry.size
+
+    def _clear_abandoned(self, age: float) -> None:
+        now = time.time()
+        for path in self._all():
+            if path.name.startswith(_TEMPORARY):
+                with contextlib.suppress(OSError):
+                    if now - path.stat().st_mtime >= age:
+                        shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        """Take an entry away as a whole: a reader finds all of it or nothing."""
+        away = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):
+            path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+
+    def _all(self) -> Iterator[Path]:
+        with contextlib.suppress(OSError):
+            for shard in sorted(self._entries.iterdir()):
+                with contextlib.suppress(OSError):
+                    yield from sorted(shard.iterdir())
+
+    def _path(self, digest: str) -> Path:
+        return self._entries / digest[:2] / digest
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _put_back(content: Path, place: Path) -> None:
+    """Put kept files where the function would have written them, unless they are there."""
+    if place.exists() and measure(str(place)) == measure(str(content)):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        _copy(content, temporary)
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        temporary.replace(place)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)

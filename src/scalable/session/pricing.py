@@ -1,0 +1,105 @@
+"""What a plan may cost: an estimate from a small dated table, which the manifest can override."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from scalable.session.model import Target
+from scalable.session.providers.base import WorkerGroup
+from scalable.session.sizes import memory_bytes
+
+#: Month of the prices below; they are list prices on demand and are not looked up again.
+PRICES_OF: Final = "2025-01"
+#: Hours in a month, as clouds count them: 8760 / 12.
+HOURS_A_MONTH: Final = 730
+
+#: Provider → region → price of a core and of 10⁹ bytes of memory for an hour, in USD. The first
+#: region stands for those that are not listed. AWS: Fargate on Linux/x86; GCP: E2 machines.
+_TABLE: Final[dict[str, dict[str, tuple[float, float]]]] = {
+    "aws": {
+        "us-east-1": (0.04048, 0.004445),
+        "us-west-2": (0.04048, 0.004445),
+        "eu-west-1": (0.04048, 0.004445),
+        "eu-central-1": (0.04656, 0.00511),
+    },
+    "gcp": {
+        "us-central1": (0.021811, 0.002923),
+        "europe-west1": (0.023993, 0.003216),
+    },
+}
+#: Machines that are there anyhow: nobody sends a bill for them.
+_FREE: Final = frozenset({"local", "existing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a plan may cost; never what was charged.
+
+    Attributes
+    ----------
+    currency : str
+        ISO 4217 code.
+    total_hourly, total_monthly : float
+        With all workers running; a month has 730 hours.
+    line_items : list of dict
+        One for each group of workers.
+    basis : str
+        Where the prices are from.
+    as_of : str
+        Month of the prices; empty for those of the manifest.
+    """
+
+    currency: str
+    total_hourly: float
+    total_monthly: float
+    line_items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    basis: str = ""
+    as_of: str = ""
+
+
+def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Estimate | None:
+    """Estimate the cost of an hour; None where no price is known.
+
+    Parameters
+    ----------
+    provider : str
+        Name of the provider.
+    target : Target
+        The target, whose `prices` come first.
+    groups : sequence of WorkerGroup
+        The workers.
+    """
+    if target.prices is not None:
+        prices = target.prices
+        core, gigabyte, worker = prices.core_hour, prices.gb_hour, prices.worker_hour
+        currency, basis, as_of = prices.currency, "prices of the manifest", ""
+    elif provider in _FREE:
+        core = gigabyte = worker = 0.0
+        currency, basis, as_of = "USD", "no price: machines that are there anyhow", PRICES_OF
+    elif provider in _TABLE:
+        regions = _TABLE[provider]
+        region = target.region or str(getattr(target, "zone", "")).rpartition("-")[0]
+        found = region if region in regions else next(iter(regions))
+        (core, gigabyte), worker = regions[found], 0.0
+        currency, basis, as_of = "USD", f"built-in list prices of {provider}, {found}", PRICES_OF
+    else:
+        return None
+    items: list[dict[str, Any]] = []
+    for group in groups:
+        memory = memory_bytes(group.memory) / 1e9 if group.memory else 0.0
+        hourly = group.cpus * core + memory * gigabyte + worker
+        items.append(
+            {
+                "components": list(group.components),
+                "workers": group.workers,
+                "cpus": group.cpus,
+                "memory_gb": memory,
+                "worker_hourly": round(hourly, 6),
+                "total_hourly": round(hourly * group.workers, 6),
+            }
+        )
+    total = sum(item["total_hourly"] for item in items)
+    monthly = round(total * HOURS_A_MONTH, 2)
+    return Estimate(currency, round(total, 6), monthly, items, basis, as_of)

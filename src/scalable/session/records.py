@@ -1,0 +1,273 @@
+"""Artifacts, costs and metrics: what only the user's code can tell of a run.
+
+The functions work inside of any task, in whatever process it runs, and outside of tasks in the
+client's own process. Recording never raises for what is not there and never waits for the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+logger = logging.getLogger("scalable")
+
+#: Bytes read at once.
+_CHUNK: Final = 1024 * 1024
+#: Bytes of text in one field, and items in one mapping or list.
+_MAX_TEXT: Final = 2_000
+_MAX_ITEMS: Final = 100
+
+#: Passes on an event; the task's own unless a session gives another.
+Emit = Callable[[str, Mapping[str, Any]], bool]
+
+
+def record_artifact(
+    location: str | os.PathLike[str] | None = None,
+    *,
+    kind: str | None = None,
+    name: str | None = None,
+    task_name: str | None = None,
+    component: str | None = None,
+    artifact_name: str | None = None,
+    stage: str = "put",
+    digest: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    emit: Emit | None = None,
+) -> dict[str, Any]:
+    """Record a file, a directory tree or a remote object that the work made or used.
+
+    Parameters
+    ----------
+    location : path or URL
+        A file, a directory, or a URL that fsspec can read (``s3://…``, ``memory://…``).
+    kind : str, optional
+        What it is, such as ``result`` or ``figure``.
+    name, artifact_name : str, optional
+        Its name; default: the last part of the location.
+    task_name, component : str, optional
+        What made it, where that is not the running task.
+    stage : {"put", "get"}
+        It was made, or used.
+    digest : bool
+        Compute the SHA-256 of its content (for a directory: of the sorted relative paths, each
+        with the digest of its file). False leaves it out, for what is too large to read again.
+    metadata : mapping, optional
+        Further plain values.
+
+    Returns
+    -------
+    dict
+        The record's fields. `size_bytes` and `digest` are missing where the location could not be
+        read: that is logged and never raised.
+
+    Raises
+    ------
+    TypeError
+        There is no location.
+    ValueError
+        `stage` is neither ``put`` nor ``get``.
+    """
+    if location is None:
+        raise TypeError("record_artifact() needs a location")
+    if stage not in ("put", "get"):
+        raise ValueError(f"stage cannot be {stage!r}; allowed: put, get")
+    place = os.fspath(location)
+    fields: dict[str, Any] = {
+        "artifact_name": name or artifact_name or place.rstrip("/").rpartition("/")[2] or place,
+        "location": place,
+        "kind": kind,
+        "stage": stage,
+        "task_name": task_name,
+        "component": component,
+        "metadata": _bounded(metadata) if metadata else None,
+    }
+    try:
+        size, found = measure(place, digest=digest)
+        fields["size_bytes"] = size
+        fields["digest"] = found
+    except Exception as error:
+        logger.warning("scalable: artifact %s cannot be read: %s", place, error)
+    return _emit("artifact", fields, emit)
+
+
+def record_cost(
+    total_hourly: float | None = None,
+    *,
+    total_monthly: float | None = None,
+    currency: str = "USD",
+    provider: str | None = None,
+    region: str | None = None,
+    line_items: Sequence[Mapping[str, Any]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    emit: Emit | None = None,
+) -> dict[str, Any]:
+    """Record what something costs; each record replaces the ones before in the summary.
+
+    Parameters
+    ----------
+    total_hourly, total_monthly : float, optional
+        Cost of an hour, and of a month of 730 hours; the second follows from the first.
+    currency : str
+        ISO 4217 code.
+    provider, region : str, optional
+        Who charges, and where.
+    line_items : sequence of mapping, optional
+        What it is made of.
+    metadata : mapping, optional
+        Further plain values.
+
+    Raises
+    ------
+    ValueError
+        Neither total is given, or one is negative or not finite.
+    """
+    if total_hourly is None and total_monthly is None:
+        raise ValueError("record_cost() needs total_hourly or total_monthly")
+    for value in (total_hourly, total_monthly):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"a cost cannot be {value!r}")
+    if total_monthly is None and total_hourly is not None:
+        total_monthly = total_hourly * HOURS_A_MONTH
+    fields: dict[str, Any] = {
+        "provider": provider,
+        "region": region,
+        "currency": currency,
+        "total_hourly": total_hourly,
+        "total_monthly": total_monthly,
+        "line_items": _bounded(line_items) if line_items else None,
+        "metadata": _bounded(metadata) if metadata else None,
+    }
+    return _emit("cost", fields, emit)
+
+
+#: Hours in a month, as clouds count them: 8760 / 12.
+HOURS_A_MONTH: Final = 730
+
+
+def record_metric(
+    name: str,
+    value: float,
+    *,
+    unit: str = "",
+    attributes: Mapping[str, Any] | None = None,
+    emit: Emit | None = None,
+) -> dict[str, Any]:
+    """Record a number: a point of a gauge of that name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the metric, such as ``loss``.
+    value : float
+        The number; must be finite.
+    unit : str
+        UCUM code, such as ``s`` or ``By``.
+    attributes : mapping, optional
+        Attributes of the point; the running task's key and name come with it.
+
+    Raises
+    ------
+    ValueError
+        The name is empty, or the value is no finite number.
+    """
+    number = float(value)
+    if not name or not math.isfinite(number):
+        raise ValueError(f"a metric needs a name and a finite value, not {name!r}, {value!r}")
+    fields: dict[str, Any] = {"name": name[:255], "value": number, "unit": unit[:63] or None}
+    if attributes:
+        fields["attributes"] = {
+            str(key)[:255]: _attribute(below)
+            for key, below in list(attributes.items())[:_MAX_ITEMS]
+        }
+    return _emit("metric", fields, emit)
+
+
+def measure(place: str, *, digest: bool = True) -> tuple[int, str | None]:
+    """Size in bytes, and ``sha256:<hex>`` of the content, of a file, a directory or a URL.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        It cannot be read.
+    """
+    if "://" in place:
+        return _measure_url(place, digest)
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return _measure_tree(path, digest)
+    if not digest:
+        return path.stat().st_size, None
+    return _measure_file(path)
+
+
+def _measure_file(path: Path) -> tuple[int, str]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is neither a file nor a directory")
+    with path.open("rb") as file:
+        return _consume(iter(lambda: file.read(_CHUNK), b""))
+
+
+def _measure_tree(root: Path, digest: bool) -> tuple[int, str | None]:
+    """Digest the sorted paths with the digests of their files: moving a file changes it too."""
+    total = 0
+    state = hashlib.sha256()
+    for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
+        name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+        if path.is_symlink():
+            state.update(b"l" + name + b"\0" + os.fsencode(path.readlink()) + b"\0")
+        elif path.is_file():
+            size, found = _measure_file(path) if digest else (path.stat().st_size, "")
+            total += size
+            state.update(b"f" + name + b"\0" + found.encode() + b"\0")
+    return total, f"sha256:{state.hexdigest()}" if digest else None
+
+
+def _measure_url(url: str, digest: bool) -> tuple[int, str | None]:
+    import fsspec
+
+    if not digest:
+        system, path = cast("Any", fsspec).core.url_to_fs(url)
+        return int(system.size(path)), None
+    with cast("Any", fsspec).open(url, "rb") as file:
+        return _consume(iter(lambda: file.read(_CHUNK), b""))
+
+
+def _consume(chunks: Iterator[bytes]) -> tuple[int, str]:
+    state = hashlib.sha256()
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        state.update(chunk)
+    return size, f"sha256:{state.hexdigest()}"
+
+
+def _emit(event_type: str, fields: dict[str, Any], emit: Emit | None) -> dict[str, Any]:
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if emit is None:
+        from scalable.instrumentation.user_events import emit as emit_here
+
+        emit = emit_here
+    emit(event_type, fields)
+    return fields
+
+
+def _attribute(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) else str(value)[:_MAX_TEXT]
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Plain values only, and not too many: the record goes through the scheduler."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth < 4 and isinstance(value, Mapping):
+        items = list(cast("Mapping[Any, Any]", value).items())[:_MAX_ITEMS]
+        return {str(key)[:255]: _bounded(below, depth + 1) for key, below in items}
+    if depth < 4 and isinstance(value, list | tuple):
+        return [_bounded(item, depth + 1) for item in list(cast("Any", value))[:_MAX_ITEMS]]
+    return str(value)[:_MAX_TEXT]
