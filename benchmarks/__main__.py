@@ -28,6 +28,7 @@ PARTS: Final = {
     "noop": "benchmarks.overhead:noop_tasks",
     "short": "benchmarks.overhead:short_tasks",
     "apart": "benchmarks.overhead:processes_apart",
+    "otlp": "benchmarks.otlp:to_a_sink",
     "loss": "benchmarks.loss:loss",
 }
 _RESULTS: Final = Path(__file__).parent / "results"
