@@ -288,3 +288,31 @@ def test_what_tasks_logged_reaches_the_place_of_loki_inside_their_attempts(ended
     }
     assert {(record["trace_id"], record["span_id"]) for record in records} == attempts
     assert {record["severity_text"] for record in records} <= {"WARN", "WARNING"}
+
+
+#: What Jaeger adds, or calls otherwise.
+JAEGERS_OWN = {
+    "error",
+    "internal.span.format",
+    "otel.scope.name",
+    "otel.scope.version",
+    "otel.status_code",
+    "otel.status_description",
+    "span.kind",
+    "w3c.tracestate",
+    "event",
+}
+
+
+def test_every_attribute_that_a_run_sends_is_documented(ended: World):
+    page = (CONFIG.parent / "docs" / "opentelemetry.md").read_text()
+    documented = {word for code in re.findall(r"`([^`\n]+)`", page) for word in code.split()}
+    sent: set[str] = set()
+    lines = map(json.loads, (ended.run_dir / "tasks.jsonl").open())
+    for trace_id in {line["trace_id"] for line in lines if "trace_id" in line}:
+        for span in ended.jaeger.trace(trace_id):
+            sent.update(span["tags"])
+            sent.update(key for log in span["logs"] for key in log)
+    for record in ended.loki.log_records():
+        sent.update(record["attributes"])
+    assert sent - documented - JAEGERS_OWN == set()
