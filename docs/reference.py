@@ -45,8 +45,10 @@ def names() -> Iterator[Name]:
             said.append(line.removeprefix("#:").strip())
         elif constant := re.match(r"([A-Z][A-Z_]*): Final = ", line):
             value = getattr(semconv, constant[1])
-            if isinstance(value, str):
-                yield Name(section, constant[1], value, " ".join(said))
+            values = value.values() if isinstance(value, dict) else [value]
+            for one in values:
+                if isinstance(one, str):
+                    yield Name(section, constant[1], one, " ".join(said))
             said = []
         else:
             said = []

@@ -75,6 +75,13 @@ def test_the_tables_of_names_are_made_from_the_code():
     assert page == reference().rendered(page), "`make docs` writes the tables anew"
 
 
+def test_every_name_says_what_it_means():
+    # In semconv.py, by a comment that begins with `#:` above the name.
+    module = reference()
+    names = [*module.attributes(), *module.spans(), *module.events()]
+    assert [name.constant for name in names if not name.meaning] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_into_80_columns(name: str):
     from scalable.cli import cli

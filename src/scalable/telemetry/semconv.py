@@ -170,34 +170,57 @@ PROCESS_PID: Final = "process.pid"
 
 # -- what was asked for ---------------------------------------------------------------------------
 
+#: Component of the project that the task belongs to.
 COMPONENT: Final = "scalable.component"
+#: Tag that tells workers of one component apart.
 TAG: Final = "scalable.tag"
+#: Workers asked for.
 REQUESTED_WORKERS: Final = "scalable.requested.workers"
+#: Cores asked for.
 REQUESTED_CPUS: Final = "scalable.requested.cpus"
+#: Memory asked for.
 REQUESTED_MEMORY: Final = "scalable.requested.memory"
+#: Time asked for of the batch system.
 REQUESTED_WALLTIME: Final = "scalable.requested.walltime"
 
 # -- events of the user's -------------------------------------------------------------------------
 
 #: What may come with an artifact, a cost or a metric.
 METADATA: Final = "scalable.metadata"
+#: Whether an artifact was put or got.
 STAGE: Final = "scalable.artifact.stage"
+#: Name of an artifact.
 ARTIFACT_NAME: Final = "scalable.artifact.name"
+#: Where the artifact is.
 ARTIFACT_LOCATION: Final = "scalable.artifact.location"
+#: What kind of artifact it is.
 ARTIFACT_KIND: Final = "scalable.artifact.kind"
+#: Its size in bytes.
 ARTIFACT_SIZE: Final = "scalable.artifact.size"
+#: SHA-256 of the whole file, as `sha256:` and hexadecimal digits.
 ARTIFACT_DIGEST: Final = "scalable.artifact.digest"
+#: Function whose result was looked for.
 CACHE_FUNCTION: Final = "scalable.cache.function"
+#: Digest of function and arguments.
 CACHE_KEY: Final = "scalable.cache.key"
+#: The result was there.
 CACHE_HIT: Final = "scalable.cache.hit"
+#: Seconds that the look-up took.
 CACHE_DURATION: Final = "scalable.cache.duration"
+#: Size of the result in bytes.
 CACHE_SIZE: Final = "scalable.cache.size"
+#: Region that prices are of.
 COST_REGION: Final = "scalable.cost.region"
+#: Currency of the prices.
 COST_CURRENCY: Final = "scalable.cost.currency"
+#: Cost an hour.
 COST_HOURLY: Final = "scalable.cost.total_hourly"
+#: Cost a month.
 COST_MONTHLY: Final = "scalable.cost.total_monthly"
+#: What the sum is made of.
 COST_ITEMS: Final = "scalable.cost.line_items"
 
+#: Told by the program or by a task: an artifact, a look-up in the cache, a cost.
 EVENT_USER: Final = {
     "artifact": "scalable.artifact",
     "cache": "scalable.cache.lookup",
