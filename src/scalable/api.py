@@ -30,8 +30,10 @@ from scalable.options import InstrumentOptions, Settings, resolve
 if TYPE_CHECKING:
     from distributed import Client
 
+    from scalable.crash_upload import CrashUploads
     from scalable.facts import UserEvent
     from scalable.instrumentation.instrumentor import Link
+    from scalable.telemetry.deaths import Certificate
     from scalable.telemetry.recorder import Recorder
     from scalable_runs.layout import RunStatus
 
@@ -66,6 +68,8 @@ def instrument(
         Longest time in seconds that closing waits for the scheduler. Default: 5.
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
+    crash_upload : str, optional
+        Address to ask for a place for the logs of workers that died. Default: none are sent.
     span_budget : int, optional
         Spans of tasks sent over OTLP for each trace at most. Default: 5,000.
     task_events : bool, optional
@@ -209,6 +213,7 @@ class Instrumentation:
         client: Client | None,
         link: Link | None,
         recorder: Recorder,
+        uploads: CrashUploads | None = None,
     ) -> None:
         self.run_id = run_id
         self.run_dir = run_dir
@@ -217,6 +222,7 @@ class Instrumentation:
         self._client = client
         self._link = link
         self._recorder = recorder
+        self._uploads = uploads
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
@@ -311,6 +317,11 @@ class Instrumentation:
             )
         if self._link is not None:
             self._link.disconnect(self._recorder.guard, outlived=self._outlives)
+        if self._uploads is not None and not self._uploads.close(timeout):
+            logger.warning(
+                "scalable: crash logs of run %s are left to send: scalable crash-logs upload",
+                self.run_id,
+            )
 
     def _at_exit(self) -> None:
         """The interpreter ends, and nobody has closed the run."""
@@ -509,6 +520,7 @@ def _begin(
     )
     if link is not None:
         link.connect()
+    uploads = _uploads(writer.path, run_id, settings, redact)
     recorder = Recorder(
         identity,
         link.source if link is not None else NoSource(),
@@ -522,9 +534,42 @@ def _begin(
         span_budget=settings.span_budget,
         task_events=settings.task_events,
         running_after=settings.running_after,
+        on_death=None if uploads is None else _submitting(uploads),
     )
     recorder.start()
-    return Instrumentation(run_id, writer.path, trace_id, settings, client, link, recorder)
+    return Instrumentation(run_id, writer.path, trace_id, settings, client, link, recorder, uploads)
+
+
+def _uploads(
+    run_dir: Path, run_id: str, settings: Settings, redact: Callable[[str], str]
+) -> CrashUploads | None:
+    """The service that sends crash logs, where that was asked for."""
+    if settings.crash_upload is None:
+        return None
+    from scalable.crash_upload import CrashUploads
+
+    packages: Any = _environment()["packages"]
+    try:
+        return CrashUploads(
+            run_dir, run_id, settings.crash_upload, redact=redact, versions=packages
+        )
+    except ValueError as error:
+        # The run is there already, and must not fail for this.
+        logger.warning("scalable: crash logs are not sent: %s", error)
+        return None
+
+
+def _submitting(uploads: CrashUploads) -> Callable[[Certificate], None]:
+    from scalable.crash_upload import CrashLog
+    from scalable.telemetry.deaths import LOGS_DIRECTORY
+
+    def on_death(certificate: Certificate) -> None:
+        log = certificate.log
+        if log is not None and log.startswith(LOGS_DIRECTORY):
+            name = certificate.death.ready.name
+            uploads.submit(CrashLog(name, log, certificate.verdict.cause))
+
+    return on_death
 
 
 class _Warnings:

@@ -36,6 +36,7 @@ class InstrumentOptions(TypedDict, total=False):
     sample_interval: float | None
     close_timeout: float | None
     redact_off: str | None
+    crash_upload: str | None
     span_budget: int | None
     task_events: bool | None
     running_after: float | None
@@ -84,6 +85,7 @@ class Settings:
     sample_interval: float
     close_timeout: float
     redact_off: frozenset[str]
+    crash_upload: str | None
     span_budget: int
     task_events: bool
     running_after: float
@@ -171,6 +173,15 @@ def _provider(method: str) -> Callable[[Any], Any]:
     return parse
 
 
+def _upload_url(value: Any) -> str:
+    """Looked at closely where it is used: see :func:`scalable.crash_upload.check_url`."""
+    text = str(value).strip()
+    local = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
+    if not isinstance(value, str) or not text.startswith(("https://", *local)):
+        raise ValueError(value)
+    return text
+
+
 #: The table.
 OPTIONS: Final = (
     Option(
@@ -228,6 +239,14 @@ OPTIONS: Final = (
         "names of redaction families, separated by commas",
         "Families of secrets that are not looked for in messages and tracebacks.",
         _names,
+    ),
+    Option(
+        "crash_upload",
+        "SCALABLE_CRASH_UPLOAD_URL",
+        None,
+        "an https address (http on this machine)",
+        "Send the logs of workers that died there, redacted; off unless set.",
+        _upload_url,
     ),
     Option(
         "span_budget",
@@ -360,6 +379,7 @@ _DEFAULT_TEXTS: Final = {
     "runs_dir": "`.scalable/runs`",
     "enabled": "on",
     "redact_off": "none",
+    "crash_upload": "off",
     "task_events": "off",
     "log_level": "INFO",
     "tracer_provider": "see meaning",

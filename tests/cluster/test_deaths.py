@@ -13,9 +13,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -493,3 +495,44 @@ def test_a_killed_program_is_diagnosed_from_outside(tmp_path):
     assert finding.evidence.task_ids == ("held",)
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert json.loads((run_dir / "run.json").read_text())["status"] == "running"
+
+
+def test_logs_are_sent_as_workers_die(make_cluster):
+    """The whole way: a death, its certificate, its log, a server on loopback."""
+    taken: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            port = self.server.server_address[1]
+            self._answer({"url": f"http://127.0.0.1:{port}/{asked['workerId']}/{asked['cause']}"})
+
+        def do_PUT(self) -> None:
+            taken[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer({})
+
+        def _answer(self, document: dict[str, Any]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    cluster, client = make_cluster(n_workers=1)
+    cluster.scheduler.allowed_failures = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        with scalable.instrument(client, crash_upload=url) as run:
+            with pytest.raises(KilledWorker):
+                client.submit(dying.segfault).result(timeout=60)
+        server.shutdown()
+        thread.join()
+    assert list(taken) == ["/0/segfault"]
+    assert b"last words of segfault\n" in taken["/0/segfault"]
+    (line,) = oracle.read(run.run_dir, "uploads.jsonl")
+    assert (line["outcome"], line["cause"]) == ("uploaded", "segfault")

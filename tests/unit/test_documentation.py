@@ -28,7 +28,7 @@ def code_words(text: str) -> set[str]:
 
 
 def test_readme_lists_every_command():
-    rows = re.findall(r"^\| `scalable (\w+)` \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `scalable ([\w-]+)` \|", README, re.MULTILINE)
     assert sorted(rows) == sorted(COMMANDS)
 
 

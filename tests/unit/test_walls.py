@@ -39,6 +39,12 @@ ROOMS = (
     Room("guard", ("scalable.guard",), never=DASK | OTEL),
     Room("options", ("scalable.options",), never=DASK | OTEL),
     Room("spool", ("scalable.spool",), never=DASK | OTEL),
+    Room(
+        "crash upload",
+        ("scalable.crash_upload",),
+        doors=("run store",),
+        never=DASK | OTEL,
+    ),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),
     Room(
         "worker's SDK side",
@@ -97,7 +103,15 @@ ROOMS = (
     Room(
         "cli",
         ("scalable.cli",),
-        doors=("demo command", "export command", "analysis", "run store", "manifest", "cache"),
+        doors=(
+            "demo command",
+            "export command",
+            "analysis",
+            "crash upload",
+            "run store",
+            "manifest",
+            "cache",
+        ),
         never=DASK | OTEL,
     ),
     Room("ai", ("scalable.ai",), doors=("analysis", "run store"), never=DASK | OTEL),
@@ -105,7 +119,7 @@ ROOMS = (
     Room(
         "composition",
         ("scalable.api",),
-        doors=("instrumentation", "telemetry", *LEAVES, *RUNS),
+        doors=("instrumentation", "telemetry", "crash upload", *LEAVES, *RUNS),
     ),
     Room(
         "instrumentor",

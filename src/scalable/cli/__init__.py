@@ -20,6 +20,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "scalable.cli.diagnose:diagnose",
         "Say what went wrong in one run, and what to do about it.",
     ),
+    "crash-logs": (
+        "scalable.cli.crash_logs:crash_logs",
+        "List, show or send the logs of workers that died.",
+    ),
     "runs": ("scalable.cli.runs:runs", "List the recorded runs, newest first."),
     "init": ("scalable.cli.init:init", "Write a commented manifest."),
     "validate": ("scalable.cli.validate:validate", "Check a manifest in one pass."),

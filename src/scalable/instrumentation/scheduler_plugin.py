@@ -642,8 +642,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             suspect or self._closing.get(address) or ("retired" if expected else "connection-lost")
         )
         expected = (expected or address in self._closing) and suspect is None
-        if reason.startswith("signal-"):
-            # It went in good order, but nobody of Dask asked it to: a batch system at its limit.
+        if reason.startswith("signal-") and worker.processing:
+            # It went in good order, but took work with it, and nobody of Dask had asked it to: a
+            # batch system at its limit.
             expected = False
         tasks = set(worker.processing)
         if also is not None:

@@ -85,6 +85,8 @@ class Certificate(NamedTuple):
     death: Death
     verdict: Verdict
     message: str
+    #: Where its log is kept.
+    log: str | None
     worker: dict[str, Any]
     failure: dict[str, Any]
 
@@ -352,9 +354,13 @@ class Deaths:
             failure[semconv.OOM_KILLS_GROUP] = end.oom_kills_group or None
             failure[semconv.OOM_KILLS_HOST] = end.oom_kills_host or None
         return Certificate(
-            death, verdict, _message(death, verdict, reason), _without_none(worker),
+            death,
+            verdict,
+            _message(death, verdict, reason),
+            log.where,
+            _without_none(worker),
             _without_none(failure),
-        )  # fmt: skip
+        )
 
     def _remember(self, key: str, death: Death, verdict: Verdict) -> None:
         if key not in self._present and len(self._present) >= _MAX_TASKS:

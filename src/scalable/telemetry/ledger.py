@@ -206,6 +206,8 @@ class Ledger:
         Brings the workers' logs into the run.
     components : mapping, optional
         What each component asks for: ``cpus``, ``memory``, ``walltime``.
+    on_death : callable, optional
+        Told each death once its certificate is made.
     """
 
     def __init__(
@@ -223,8 +225,10 @@ class Ledger:
         exceptions: ExceptionSignal = "spans",
         logs: WorkerLogs | None = None,
         components: Mapping[str, Mapping[str, Any]] | None = None,
+        on_death: Callable[[Certificate], None] | None = None,
     ) -> None:
         self._deaths = Deaths(redact, logs)
+        self._on_death = on_death
         #: Workers that are lost and wait for their certificate.
         self._dying: dict[str, _Worker] = {}
         self._run = run
@@ -772,6 +776,11 @@ class Ledger:
             **certificate.failure,
         }
         self._failure(gone.time, ids, failure)
+        if self._on_death is not None:
+            try:
+                self._on_death(certificate)
+            except BaseException as error:
+                self._guard.failed("on_death", error)
 
     def _begun_on(self, fact: facts.WorkerGone) -> tuple[str, ...]:
         """Find out which attempts had begun on a worker that is gone; returns their tasks.

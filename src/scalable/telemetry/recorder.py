@@ -18,7 +18,7 @@ from scalable import facts
 from scalable.facts import Batch, UserEvent
 from scalable.guard import Guard
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths import NANNY_WAIT, WorkerLogs
+from scalable.telemetry.deaths import NANNY_WAIT, Certificate, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
@@ -107,6 +107,8 @@ class Recorder:
         Told, once a kind, what the user should know.
     routes : Routes
         Where signals go besides the directory.
+    on_death : callable, optional
+        Told each worker's death, on the recorder's thread.
     span_budget, task_events, running_after
         The options of these names.
     log_level : int
@@ -128,6 +130,7 @@ class Recorder:
         task_events: bool = False,
         running_after: float = 10.0,
         log_level: int = logging.INFO,
+        on_death: Callable[[Certificate], None] | None = None,
     ) -> None:
         self.guard = Guard()
         self.summary = RunSummary()
@@ -160,6 +163,7 @@ class Recorder:
             redact=redact,
             guard=self.guard,
             logs=WorkerLogs(writer.path),
+            on_death=on_death,
             follow=self._exits.sends_spans,
             running_after=running_after,
             exceptions=exception_signal(os.environ),
