@@ -294,7 +294,7 @@ class _Collected:
                 self.worker_lines[address] = record
             yield record
 
-    def tasks(self, records: Iterable[Record], *, sizes: bool) -> Iterator[Record]:
+    def tasks(self, records: Iterable[Record]) -> Iterator[Record]:
         """Keep, of tasks named like those that failed, what may differ."""
         self.read_tasks = True
         names = {name for group in self.groups.values() for name in group.names}
@@ -304,7 +304,7 @@ class _Collected:
             yield record
             try:
                 state = record["state"]
-                if sizes and state == "succeeded":
+                if state == "succeeded":
                     nbytes = record.get("nbytes")
                     if nbytes is not None and len(self.sizes) < 200_000:
                         self.sizes[record["task_id"]] = nbytes
@@ -320,7 +320,7 @@ class _Collected:
                     continue
                 task_id = record["task_id"]
                 if state == "submitted":
-                    if sizes and len(dependencies) < 50_000:
+                    if len(dependencies) < 50_000:
                         dependencies[task_id] = tuple(record.get("dependencies") or ())
                 elif state in ("failed", "retried") and task_id in failed:
                     duration = record.get("duration_s")
@@ -411,8 +411,8 @@ def _load(reader: RunReader, collected: _Collected, progress: Progress | None) -
             return collected.failures(records)
         if file == WORKERS:
             return collected.workers(records)
-        if file == TASKS:
-            return collected.tasks(records, sizes=small)
+        if file == TASKS and small:
+            return collected.tasks(records)
         return records
 
     report = load_report(
@@ -425,12 +425,13 @@ def _load(reader: RunReader, collected: _Collected, progress: Progress | None) -
         if collected.groups and small:
             for _ in tap(TASKS, reader.records(TASKS)):
                 pass
-        elif collected.groups:
-            collected.notes.append(
-                "This run is large: what differs between failed and successful tasks was looked "
-                "for in its summary alone."
-            )
         report = replace(report, missing=tuple(dict.fromkeys((*report.missing, *_said(reader)))))
+    if collected.groups and not small:
+        # A look at each of a million lines would take half as long again as reading them.
+        collected.notes.append(
+            "This run is large: what differs between failed and successful tasks was looked for "
+            "in its summary alone."
+        )
     return report
 
 
