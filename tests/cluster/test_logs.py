@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import get_worker
+from distributed import Client, LocalCluster, get_worker
 from opentelemetry import trace
 
 import scalable
@@ -82,8 +84,6 @@ def test_the_level_can_be_chosen(make_cluster, level, expected):
 
 
 def test_each_run_has_records_from_its_own_level_on(make_cluster):
-    from distributed import Client
-
     cluster, first = make_cluster(n_workers=1)
     with Client(cluster) as second:
         with (
@@ -125,6 +125,32 @@ def test_records_of_dasks_loggers_come_from_scheduler_workers_and_nannies(make_c
     assert worker["resource"]["dask.worker.address"].startswith("tcp://")
     assert "trace_id" not in worker
     assert logs(run, "of.the.application") == []
+
+
+def test_records_of_a_nanny_elsewhere_come_too():
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster,
+        Client(cluster) as client,
+        scalable.instrument(client) as run,
+    ):
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        options = ["--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
+        with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as process:
+            try:
+                client.wait_for_workers(1, timeout=60)
+                (pid,) = client.run(os.getpid).values()
+                os.kill(pid, signal.SIGKILL)
+                tasks.wait_until(
+                    lambda: any(
+                        f"{pid} was killed by signal 9" in log["body"]
+                        for log in logs(run, "distributed.nanny")
+                    )
+                )
+            finally:
+                process.terminate()
+                process.wait(60)
+    found = logs(run, "distributed.nanny")
+    assert {log["resource"]["process.pid"] for log in found} == {process.pid}
 
 
 def test_a_flood_is_bounded_and_counted(make_cluster):

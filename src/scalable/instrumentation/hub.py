@@ -16,8 +16,6 @@ from scalable.instrumentation.python_logs import Listener
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
-    from scalable.guard import Guard
-
 #: Largest number of facts one pull returns: bounds how long answering it holds the loop.
 PULL_LIMIT: Final = 2_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,8 @@ from scalable import facts, spool
 from scalable.facts import NANNY_OP, NANNY_PLUGIN_NAME
 from scalable.guard import Guard, guarded
 from scalable.instrumentation import internals
+from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.python_logs import Listener
 
 if TYPE_CHECKING:
     from distributed import Nanny
@@ -46,6 +49,7 @@ class ScalableNannyPlugin(NannyPlugin):
         self.guard = Guard()
         self._hook: internals.ExitHook | None = None
         self._reports: set[asyncio.Task[None]] = set()
+        self._records: Listener | None = None
         self._set_up(nanny)
 
     async def teardown(  # pyright: ignore[reportIncompatibleMethodOverride] (Dask awaits it)
@@ -55,6 +59,10 @@ class ScalableNannyPlugin(NannyPlugin):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        if self._records is not None:
+            self._records.stop()
+            self._records.outbox.close()
+            self._records = None
         if self._reports:
             await asyncio.wait(set(self._reports), timeout=TEARDOWN_WAIT)
 
@@ -64,6 +72,13 @@ class ScalableNannyPlugin(NannyPlugin):
         self._kills = _OomKills.now()
         self._terminated = internals.last_terminated_pid(nanny)
         self._hook = internals.ExitHook(nanny, self._exited)
+        if not internals.schedulers_here():  # whose process has a listener already
+            loop = asyncio.get_running_loop()
+            outbox = Outbox(
+                loop, lambda: str(nanny.worker_address or ""), self._hand_over, process()
+            )
+            self._records = Listener(outbox, float, self.guard)
+            self._records.start()
 
     @guarded("nanny_exit")
     def _exited(self, status: int, restarting: bool) -> None:
@@ -91,6 +106,17 @@ class ScalableNannyPlugin(NannyPlugin):
         task = asyncio.get_running_loop().create_task(self._report(fact))
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
+
+    def _hand_over(self, reports: Reports) -> None:
+        """Send the nanny's log records; they have no stream of their own."""
+        task = asyncio.get_running_loop().create_task(self._call(reports))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _call(self, reports: Reports) -> None:
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            call = getattr(self._nanny.scheduler, NANNY_OP)
+            await asyncio.wait_for(call(reports=reports), REPORT_TIMEOUT)
 
     async def _report(self, fact: facts.WorkerExit) -> None:
         try:
