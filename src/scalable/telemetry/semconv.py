@@ -114,7 +114,7 @@ WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
 WORKER_SPILLED: Final = "dask.worker.spilled"
 #: Most bytes that the worker's process was seen to use.
 WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
-#: Its last samples of memory, in bytes.
+#: Its last dozen samples of memory: seconds since the epoch, bytes.
 WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
 #: Tasks that ran when the worker died.
 WORKER_TASKS: Final = "dask.worker.tasks"
@@ -122,6 +122,8 @@ WORKER_TASKS: Final = "dask.worker.tasks"
 MEMORY_KILL: Final = "dask.worker.memory.kill"
 #: Host that the worker is on.
 HOST_NAME: Final = "host.name"
+#: Process of the worker.
+PROCESS_PID: Final = "process.pid"
 #: Tells one process of a service from the next: a worker, where user code recorded there.
 SERVICE_INSTANCE: Final = "service.instance.id"
 #: Exit code of the worker's process.
@@ -142,7 +144,7 @@ BATCH_SYSTEM: Final = "scalable.batch.system"
 BATCH_JOB: Final = "scalable.batch.job"
 #: The job's time limit in seconds.
 TIME_LIMIT: Final = "scalable.batch.time_limit"
-#: Seconds that the job had left.
+#: Seconds to the end of the job's time.
 TIME_LEFT: Final = "scalable.batch.time_left"
 
 # -- why ----------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ CAUSE: Final = "scalable.cause"
 CAUSE_CONFIDENCE: Final = "scalable.cause.confidence"
 #: What the cause was judged by.
 CAUSE_EVIDENCE: Final = "scalable.cause.evidence"
-#: What would be needed to know more.
+#: What nobody could tell.
 NOT_KNOWN: Final = "scalable.not_known"
 #: Classes that the exception's class derives from.
 EXCEPTION_BASES: Final = "scalable.exception.bases"
@@ -161,18 +163,16 @@ EXCEPTION_BASES: Final = "scalable.exception.bases"
 EXCEPTION_ERRNO: Final = "scalable.exception.errno"
 #: Of a task: the deaths of workers that it was present at.
 TASK_DEATHS: Final = "dask.task.deaths"
-#: Deaths of workers at which the task was running there.
+#: How many these are.
 TASK_DEATHS_PRESENT: Final = "dask.task.deaths.present"
-#: Those at which no other task was.
+#: How many of them while it ran alone.
 TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
-#: Process of the worker.
-PROCESS_PID: Final = "process.pid"
 
 # -- what was asked for ---------------------------------------------------------------------------
 
-#: Component of the project that the task belongs to.
+#: Component of the manifest that the task belongs to.
 COMPONENT: Final = "scalable.component"
-#: Tag that tells workers of one component apart.
+#: What `tag=` said: a component, or one of its tags.
 TAG: Final = "scalable.tag"
 #: Workers asked for.
 REQUESTED_WORKERS: Final = "scalable.requested.workers"
