@@ -139,6 +139,7 @@ def check_logs(collector: Collector, done: Done, by_id: dict[str, Any]) -> None:
     names = Counter(record["event_name"] for record in records)
     assert "dask.task.state_change" not in names  # only if asked for
     assert names["dask.worker.state_change"] == done.run.summary()["counts"]["worker_events"]
+    assert names["scalable.run.started"] == 1
     for record in records:
         if record["span_id"]:
             assert by_id[record["span_id"]]["trace_id"] == record["trace_id"]

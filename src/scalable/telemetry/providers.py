@@ -19,6 +19,7 @@ from scalable.telemetry import instruments, semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.instruments import Instrument, UsagePoint, usage_metrics
 from scalable.telemetry.ledger import Signals
+from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metering import (
     ApplicationInstruments,
     Attributes,
@@ -159,6 +160,7 @@ class Exits:
         self._application: ApplicationInstruments | None = None
         self._budget = SpanBudget(run, span_budget, SpanFactory(resource, SCOPE))
         self._budget.parent(root)
+        self._events = EventFactory(resource, SCOPE)
         self._unsampled = 0
         self._foreign: dict[int, int] = {}
         self._foreign_limit = max(1, span_budget)
@@ -219,6 +221,12 @@ class Exits:
         if "metrics" in providers:
             self._application = ApplicationInstruments.of(providers["metrics"], SCOPE)
             self._meter.instruments = self._application
+
+    def announce(self, started: float) -> None:
+        """Say over OTLP that the run goes on: its root comes when it ends."""
+        attributes = {semconv.RUN_ID: self._run}
+        event = self._events.event(semconv.EVENT_RUN, started, attributes, self._root)
+        self._send_logs([event])
 
     def _limits(self, prefix: str, capacity: int, delay: float) -> Limits:
         return limits_from(os.environ, prefix, capacity, delay)

@@ -280,6 +280,7 @@ class Recorder:
     def _open_exits(self) -> None:
         try:
             self._exits.open()
+            self._exits.announce(self._identity.started)
         except BaseException as error:
             self.guard.failed("exits", error)
 

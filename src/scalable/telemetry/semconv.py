@@ -333,6 +333,8 @@ EVENT_WORKER: Final = "dask.worker.state_change"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
 
+#: The recording began; sent over OTLP alone, as the root span comes at the end.
+EVENT_RUN: Final = "scalable.run.started"
 #: On a worker's span: it takes no new tasks, its memory is full.
 EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
 #: On a worker's span: it takes tasks again.

@@ -1,0 +1,193 @@
+"""Metrics as they are summed up here: cumulative and delta, explicit and exponential, bounded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+
+from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
+from scalable.telemetry import instruments, metering
+from scalable.telemetry.metering import ApplicationInstruments, Meter, Reader, Snapshot
+from scalable.telemetry.providers import SCOPE
+from scalable_runs.summary import NameCounts
+
+DELTA = {
+    sdk.Counter: AggregationTemporality.DELTA,
+    sdk.Histogram: AggregationTemporality.DELTA,
+    sdk.UpDownCounter: AggregationTemporality.CUMULATIVE,
+}
+
+
+def ended(name: str = "inc", state: str = "succeeded", **fields: Any) -> dict[str, Any]:
+    return {
+        "task_id": f"{name}-1",
+        "task_name": name,
+        "state": state,
+        "timestamp": "2026-01-01T00:00:00.000000Z",
+        "trace_id": f"{1:032x}",
+        "span_id": f"{2:016x}",
+        **fields,
+    }
+
+
+def snapshot(meter: Meter, **more: Any) -> Snapshot:
+    given: dict[str, Any] = {"states": {}, "names": {}, "wasted": {}, "scheduler": None}
+    return meter.snapshot(**{**given, **more}, health={})
+
+
+def points(reader: Reader, taken: Snapshot, now: int, name: str) -> list[Any]:
+    (by_resource,) = reader.read(taken, now).resource_metrics
+    return [
+        point
+        for metric in by_resource.scope_metrics[0].metrics
+        if metric.name == name
+        for point in metric.data.data_points
+    ]
+
+
+def test_cumulative_grows_and_delta_adds_up():
+    meter = Meter()
+    readers = [Reader(Resource({}), SCOPE, 5), Reader(Resource({}), SCOPE, 5, DELTA)]
+    found: list[list[Any]] = [[], []]
+    for now, durations in ((10, (0.1, 0.3)), (20, (7.0,)), (30, ())):
+        meter.add("tasks.jsonl", [ended(duration_s=d, queue_s=0.0) for d in durations])
+        taken = snapshot(meter)
+        for reader, seen in zip(readers, found, strict=True):
+            seen.append(points(reader, taken, now, "dask.task.duration"))
+    assert [[p.count for p in seen] for seen in found[0]] == [[2], [3], [3]]
+    assert {p.start_time_unix_nano for seen in found[0] for p in seen} == {5}
+    assert found[0][2][0].sum == pytest.approx(7.4)
+    assert (found[0][2][0].min, found[0][2][0].max) == (0.1, 7.0)
+    assert [[p.count for p in seen] for seen in found[1]] == [[2], [1], []]
+    assert [p.start_time_unix_nano for seen in found[1] for p in seen] == [5, 10]
+    assert (found[1][1][0].min, found[1][1][0].max) == (7.0, 7.0)
+    assert sum(found[1][1][0].bucket_counts) == 1
+
+
+def test_buckets_are_closed_above_as_the_specification_says():
+    meter = Meter(scaled=True)
+    values = [0.001, 0.0011, 1.0, 2.0, 90_000.0]
+    meter.add("tasks.jsonl", [ended(duration_s=value) for value in values])
+    taken = snapshot(meter)
+    (explicit,) = points(Reader(Resource({}), SCOPE, 0), taken, 1, "dask.task.duration")
+    bounds = [*explicit.explicit_bounds, math.inf]
+    held = {b: c for b, c in zip(bounds, explicit.bucket_counts, strict=True) if c}
+    assert held == {0.001: 1, 0.0025: 1, 1.0: 1, 2.5: 1, math.inf: 1}
+    reader = Reader(Resource({}), SCOPE, 0, exponential=True)
+    (point,) = points(reader, taken, 1, "dask.task.duration")
+    base = 2 ** (2**-point.scale)
+    for value in values:
+        index = next(
+            i
+            for i in range(point.positive.offset - 1, 10_000)
+            if base**i < value * (1 + 1e-12) and value <= base ** (i + 1) * (1 + 1e-12)
+        )
+        assert point.positive.bucket_counts[index - point.positive.offset] >= 1
+    assert sum(point.positive.bucket_counts) == point.count == len(values)
+    assert len(point.positive.bucket_counts) <= metering.MAX_BUCKETS
+
+
+def test_exemplars_lead_to_the_slowest_attempt():
+    meter = Meter()
+    meter.add("tasks.jsonl", [ended(duration_s=1.0), ended(duration_s=9.0, span_id="c" * 16)])
+    (point,) = points(Reader(Resource({}), SCOPE, 0), snapshot(meter), 1, "dask.task.duration")
+    assert {(e.value, e.span_id, e.trace_id) for e in point.exemplars} == {
+        (9.0, int("c" * 16, 16), 1)
+    }
+
+
+def test_names_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metering, "MAX_NAMES", 3)
+    meter = Meter()
+    meter.add("tasks.jsonl", [ended(f"n{n}", duration_s=1.0, queue_s=0.1) for n in range(10)])
+    taken = snapshot(meter, names={f"n{n}": NameCounts(1, 0, 0.5) for n in range(10)})
+    attempts = taken[instruments.TASK_ATTEMPTS]
+    assert sum(attempts.values()) == 10  # type: ignore[arg-type]
+    assert {name for name, _ in attempts} == {"n0", "n1", "n2", "other"}
+    assert taken[instruments.TASK_RETRIES]["other",] == 7
+    assert sum(d.count for d in taken[instruments.TASK_QUEUED].values()) == 10  # type: ignore[union-attr]
+
+
+def test_attempts_are_counted_by_result_and_tasks_without_one_are_not():
+    meter = Meter()
+    blamed = ended(state="failed")
+    del blamed["span_id"]
+    meter.add(
+        "tasks.jsonl",
+        [
+            ended(state="submitted"),
+            ended(state="running"),
+            ended(state="retried", duration_s=1.0),
+            ended(state="failed", duration_s=1.0),
+            ended(state="failed"),
+            ended(state="lost"),
+            ended(state="cancelled"),
+            blamed,
+        ],
+    )
+    assert snapshot(meter)[instruments.TASK_ATTEMPTS] == {
+        ("inc", "failure"): 2,
+        ("inc", "error"): 2,
+        ("inc", "cancellation"): 1,
+    }
+
+
+def test_workers_come_spill_pause_and_go():
+    meter = Meter()
+
+    def worker(state: str, address: str, **details: Any) -> dict[str, Any]:
+        return {"worker": address, "state": state, "details": {"nthreads": 2, **details}}
+
+    def sample(address: str, status: str, sent: int) -> Sample:
+        return Sample(SAMPLE, 0.0, address, 1.5, 100, 0, 60, 40, 0.25, status, sent)
+
+    meter.add("workers.jsonl", [worker("ready", "a"), worker("ready", "b")])
+    meter.take_sample("A", sample("a", "running", 1_000))
+    meter.take_sample("B", sample("b", "paused", 0))
+    scheduler = SchedulerSample(SCHEDULER_SAMPLE, 0.0, 0.5, 10, 20)
+    snapshot(meter, scheduler=scheduler)
+    meter.take_sample("A", sample("a", "running", 1_700))
+    taken = snapshot(meter, scheduler=scheduler._replace(spill_written=110))
+    assert taken[instruments.WORKER_COUNT] == {("running",): 1, ("paused",): 1, ("closing",): 0}
+    assert taken[instruments.WORKER_THREADS] == {(): 4}
+    assert taken[instruments.WORKER_MEMORY_UNMANAGED] == {("A",): 40, ("B",): 40}
+    assert taken[instruments.WORKER_MEMORY_SPILLED]["A",] == 40
+    assert taken[instruments.WORKER_MEMORY_LIMIT] == {}
+    assert taken[instruments.TRANSFERRED] == {(): 700}
+    assert taken[instruments.SPILLED] == {("write",): 100, ("read",): 0}
+    meter.add("workers.jsonl", [worker("lost", "a", reason="connection-lost")])
+    taken = snapshot(meter)
+    assert taken[instruments.WORKER_LOST] == {("connection-lost",): 1}
+    assert taken[instruments.TRANSFERRED] == {(): 700}
+    assert set(taken[instruments.WORKER_CPU]) == {("B",)}
+
+
+def test_an_applications_meter_provider_shows_the_same():
+    inside = InMemoryMetricReader()
+    provider = MeterProvider([inside], shutdown_on_exit=False)
+    application = ApplicationInstruments.of(provider, SCOPE)
+    assert ApplicationInstruments.of(provider, SCOPE) is application
+    for run in ("one", "two"):
+        meter = Meter()
+        meter.instruments = application
+        meter.add("tasks.jsonl", [ended(duration_s=2.0), ended(duration_s=3.0)])
+        application.show(run, snapshot(meter, states={"succeeded": 2}))
+        data: Any = inside.get_metrics_data()
+        application.end(run)
+    found = {
+        metric.name: metric.data.data_points
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+    }
+    assert [p.value for p in found["dask.task.attempts"]] == [4]
+    assert [p.value for p in found["dask.task.count"]] == [2]
+    (duration,) = found["dask.task.duration"]
+    assert (duration.count, duration.sum) == (4, 10.0)
+    assert tuple(duration.explicit_bounds) == instruments.TASK_BOUNDS
+    provider.shutdown()

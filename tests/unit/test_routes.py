@@ -1,0 +1,94 @@
+"""Where signals go, by the variables and by the application's own providers."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import TraceFlags
+
+from scalable.telemetry.routes import exception_signal, find_routes
+from scalable.telemetry.spans import span_context
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+HTTP, GRPC = "otlp_proto_http", "otlp_proto_grpc"
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+def chosen(environ: dict[str, str]) -> dict[str, list[str]]:
+    warnings: list[str] = []
+    routes = find_routes(environ, warnings.append)
+    assert warnings == []
+    return {signal: [p.name for p in points] for signal, points in routes.exporters.items()}
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces", "logs"),
+    [
+        ({}, None, None),
+        ({ENDPOINT: "http://c:4318"}, [HTTP], [HTTP]),
+        ({ENDPOINT: "http://c:4317"}, [GRPC], [GRPC]),
+        (
+            {ENDPOINT: "http://c:4317", PROTOCOL: "http/protobuf"},
+            [HTTP],
+            [HTTP],
+        ),
+        ({ENDPOINT: "http://c", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}, [HTTP], [GRPC]),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4317/v1"}, [GRPC], None),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, [HTTP], None),
+        ({"OTEL_TRACES_EXPORTER": "otlp,console"}, [HTTP, "console"], None),
+        ({ENDPOINT: "http://c", "OTEL_TRACES_EXPORTER": "none"}, None, [HTTP]),
+        ({"OTEL_TRACES_EXPORTER": "scalable_runs"}, None, None),
+    ],
+)
+def test_variables(environ, traces, logs):
+    found = chosen(environ)
+    assert found.get("traces") == traces
+    assert found.get("logs") == logs
+
+
+def test_what_is_not_installed_is_named_with_the_way_out():
+    warnings: list[str] = []
+    environ = {ENDPOINT: "http://c", PROTOCOL: "http/json"}
+    routes = find_routes(environ, warnings.append)
+    assert not routes.somewhere
+    assert "'http/json' that OTEL_* asks for is not installed" in warnings[0]
+
+
+def test_a_provider_that_is_given_wins_over_the_environment():
+    tracers = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    meters = MeterProvider(shutdown_on_exit=False)
+    routes = find_routes(
+        {ENDPOINT: "http://c"}, pytest.fail, tracer_provider=tracers, meter_provider=meters
+    )
+    assert routes.providers == {"traces": tracers, "metrics": meters}
+    assert list(routes.exporters) == ["logs"]
+    assert routes.resource is tracers.resource
+    assert not routes.sampled(1, None).sampled
+
+
+def test_a_provider_that_takes_no_finished_spans_is_said():
+    class Other:
+        def get_tracer(self) -> None: ...
+
+    warnings: list[str] = []
+    routes = find_routes({}, warnings.append, tracer_provider=Other())
+    assert routes.providers == {}
+    assert "Other takes no finished spans" in warnings[0]
+
+
+def test_a_trace_follows_its_parent_and_keeps_its_other_flags():
+    routes = find_routes({}, pytest.fail)
+    assert routes.sampled(1, None).sampled
+    assert routes.sampled(1, span_context(1, 2, TraceFlags(3))) == 3
+    assert routes.sampled(1, span_context(1, 2, TraceFlags(2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "signal"),
+    [("", "spans"), ("http", "spans"), ("logs", "logs"), ("http, logs/dup", "both")],
+)
+def test_exceptions_go_where_the_opt_in_says(text, signal):
+    assert exception_signal({"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": text}) == signal
