@@ -244,6 +244,22 @@ def test_where_nothing_failed(tmp_path):
     assert all(finding.suggestion for finding in diagnosis.findings)
 
 
+def test_workers_closed_at_work_are_no_deaths_but_are_told(tmp_path):
+    run = run_at(tmp_path)
+    run.add(
+        *(build.worker("ready", n, 0) for n in range(3)),
+        build.worker("removed", 0, 2, reason="close-worker", tasks_running=2),
+        build.worker("removed", 1, 3, reason="worker-lifetime-reached", tasks_running=1),
+        build.worker("removed", 2, 4, reason="scheduler-close", tasks_running=1),
+    )
+    diagnosis = diagnose_run(run.finish(5))
+    assert {finding.category: finding.severity for finding in diagnosis.findings} == {
+        "cancelled": "warning",
+        "walltime": "warning",
+    }
+    assert "2 attempts ran there" in only(diagnosis, "cancelled").title
+
+
 def test_tasks_too_small_and_a_driver_that_is_the_bottleneck(tmp_path):
     run = run_at(tmp_path)
     run.add(build.worker("ready", 0, 0))

@@ -934,6 +934,7 @@ def _hosts(report: Report, workers: Mapping[str, int]) -> dict[str, int]:
 def _conditions(report: Report, collected: _Collected) -> Iterator[Finding]:
     yield from _unfinished(report)
     yield from _old_failures(report, collected)
+    yield from _closed_at_work(report, collected)
     yield from _memory_pressure(report)
     yield from _spilling(report, collected)
     yield from _stragglers(report)
@@ -1004,6 +1005,43 @@ def _old_failures(report: Report, collected: _Collected) -> Iterator[Finding]:
             ),
             suggestion=cause.remedy,
             confidence=verdict.confidence,
+        )
+
+
+def _closed_at_work(report: Report, collected: _Collected) -> Iterator[Finding]:
+    """Workers that went as they were asked to, and took running tasks with them."""
+    closed: dict[str, list[str]] = {}
+    attempts: Counter[str] = Counter()
+    for address, record in collected.worker_lines.items():
+        details: Any = record.get("details")
+        if record.get("state") != "removed" or not isinstance(details, Mapping):
+            continue
+        reason = str(details.get("reason") or "closed")
+        running = _int(details.get("tasks_running"))
+        # At the end of a run everything is closed.
+        if running and reason not in ("scheduler-close", "restart"):
+            closed.setdefault(reason, []).append(address)
+            attempts[reason] += running
+    for reason, addresses in closed.items():
+        of_lifetime = "lifetime" in reason
+        workers = Counter(dict.fromkeys(addresses[:_MAX_MEMBERS], 1))
+        yield Finding(
+            severity="warning",
+            category="walltime" if of_lifetime else "cancelled",
+            title=f"{plural(len(addresses), 'worker')} closed ({reason}) while "
+            f"{plural(attempts[reason], 'attempt')} ran there",
+            count=len(addresses),
+            evidence=Evidence(
+                sentences=("asked to go, not lost: what ran there began again elsewhere",),
+                workers=dict(workers),
+                hosts=_hosts(report, workers),
+                files=(WORKERS, TASKS),
+            ),
+            suggestion=CAUSES["walltime"].remedy
+            if of_lifetime
+            else "Retire workers (client.retire_workers) rather than closing them: they finish "
+            "what runs and hand over what they hold.",
+            confidence="high",
         )
 
 

@@ -1,0 +1,173 @@
+"""What scheduler, nanny and worker say of a death, in whatever order it comes; and bounded logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalable import facts, spool
+from scalable.instrumentation.tee import Log
+from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths, WorkerLogs
+from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK
+
+ADDRESS = "tcp://127.0.0.1:4000"
+
+
+def ready(nanny: str | None = "tcp://127.0.0.1:5000") -> facts.WorkerReady:
+    return facts.WorkerReady(facts.WORKER_READY, 0.0, ADDRESS, "w", "127.0.0.1", 7, 1, 10**9, nanny)
+
+
+def gone(reason: str = "connection-lost") -> facts.WorkerGone:
+    return facts.WorkerGone(
+        facts.WORKER_GONE, 10.0, ADDRESS, False, reason, 1, (("a", 1),), ((1, 9.0),), 0, 5
+    )
+
+
+def left(status: int = -9, signal: str | None = "SIGKILL", **more: Any) -> facts.WorkerExit:
+    fields = {"memory_kill": False, "oom_kills_group": 0, "oom_kills_host": 0, **more}
+    return facts.WorkerExit(
+        facts.WORKER_EXIT, 10.1, ADDRESS, status, signal, True, log="", tail="", **fields
+    )
+
+
+def deaths(nanny: str | None = "tcp://127.0.0.1:5000") -> Deaths:
+    made = Deaths(lambda text: text, None)
+    made.ready(ready(nanny))
+    return made
+
+
+@pytest.mark.parametrize("nanny_first", [True, False])
+def test_the_nannys_word_is_joined_whichever_comes_first(nanny_first):
+    book = deaths()
+    if nanny_first:
+        book.exited(left())
+    book.gone(gone(), ready(), ("a",), 10.0)
+    if not nanny_first:
+        assert book.settle(10.0 + NANNY_WAIT / 2) == []
+        book.exited(left())
+    (certificate,) = book.settle(10.0)
+    assert certificate.failure[EXIT_CODE] == -9
+    assert certificate.failure[CAUSE] == "killed"
+    assert not book.pending
+
+
+def test_a_silent_nanny_is_waited_for_and_then_said_to_be_silent():
+    book = deaths()
+    book.gone(gone(), ready(), ("a",), 10.0)
+    assert book.settle(10.0 + NANNY_WAIT - 0.1) == []
+    (certificate,) = book.settle(10.0 + NANNY_WAIT)
+    assert certificate.verdict.confidence == "low"
+    assert EXIT_CODE not in certificate.failure
+    assert any("nanny said nothing" in said for said in certificate.failure[NOT_KNOWN])
+
+
+def test_without_a_nanny_nobody_is_waited_for_long():
+    book = deaths(None)
+    book.gone(gone(), ready(None), (), 10.0)
+    (certificate,) = book.settle(10.0 + LOG_WAIT)
+    assert any("without a nanny" in said for said in certificate.failure[NOT_KNOWN])
+
+
+@pytest.mark.parametrize("event_first", [True, False])
+def test_a_memory_kill_counts_whenever_its_event_comes(event_first):
+    book = deaths()
+    book.sample(ADDRESS, 5.0, 10**8)
+    event = facts.WorkerEvent(
+        facts.WORKER_EVENT, 9.9, ADDRESS, "worker-restart-memory", {"rss": 96 * 10**7}
+    )
+    if event_first:
+        book.event(event, "w")
+    book.gone(gone(), ready(), ("a",), 10.0)
+    if not event_first:
+        book.event(event, "w")
+    book.exited(left(-15, "SIGTERM"))
+    (certificate,) = book.settle(10.0)
+    assert certificate.failure[CAUSE] == "memory_limit"
+    assert certificate.failure[WORKER_MEMORY_PEAK] == 96 * 10**7
+
+
+@pytest.mark.parametrize(
+    ("kills", "confidence"), [({"oom_kills_group": 1}, "high"), ({"oom_kills_host": 1}, "medium")]
+)
+def test_the_kernels_kill_for_memory(kills, confidence):
+    book = deaths()
+    book.gone(gone(), ready(), ("a",), 10.0)
+    book.exited(left(**kills))
+    (certificate,) = book.settle(10.0)
+    assert (certificate.verdict.cause, certificate.verdict.confidence) == ("oom", confidence)
+
+
+def test_a_report_of_an_earlier_worker_at_the_address_is_not_the_next_ones():
+    book = deaths()
+    book.exited(left(-11, "SIGSEGV"))
+    book.removed(ADDRESS, "127.0.0.1")
+    book.ready(ready())
+    book.gone(gone(), ready(), (), 20.0)
+    assert book.settle(20.0) == []
+
+
+def test_killed_tasks_are_told_once_all_their_deaths_are_known():
+    book = deaths()
+    told: list[Any] = []
+    book.gone(gone(), ready(), ("a", "b"), 10.0)
+    book.victim("a", told.append)
+    book.tell_victims()
+    assert told == []
+    book.exited(left(-11, "SIGSEGV"))
+    book.settle(10.0)
+    book.tell_victims()
+    ((presence,),) = told
+    assert (presence.cause, presence.tasks) == ("segfault", 2)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y.stderr.log", "a" * 32 + "/../x"])
+def test_a_log_named_by_a_peer_is_looked_for_in_the_spool_alone(tmp_path, name):
+    logs = WorkerLogs(tmp_path)
+    logs.begin(ADDRESS, "../w", {"log": name, "log_path": "/etc/passwd"})
+    kept = logs.end(ADDRESS, "elsewhere", {"log_path": "/etc/passwd"})
+    assert kept.where == "elsewhere:/etc/passwd"
+    assert list(tmp_path.iterdir()) == []
+
+
+def written(path: Path, limit: int, pieces: list[bytes]) -> bytes:
+    log = Log(spool.create_log(path), str(path), limit)
+    for piece in pieces:
+        log.write(piece)
+    log.close()
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_a_log_within_its_limit_is_whole(tmp_path):
+    pieces = [b"line %d\n" % number for number in range(100)]
+    assert written(tmp_path / "log", 10_000, pieces) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("size", [1, 7, 500, 5_000, 200_000])
+def test_a_log_keeps_its_head_and_its_end_and_says_what_it_left_out(tmp_path, size):
+    text = b"".join(b"line %06d\n" % number for number in range(30_000))
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    kept = written(tmp_path / "log", 10_000, pieces)
+    assert len(kept) <= 10_000 + 100
+    head, _, rest = kept.partition(b"\n[... ")
+    number, _, tail = rest.partition(b" bytes left out ...]\n")
+    assert text.startswith(head)
+    assert len(head) == 5_000
+    assert text.endswith(tail)
+    assert len(tail) >= 2_000
+    assert len(head) + int(number) + len(tail) == len(text)
+
+
+def test_an_empty_log_is_no_log(tmp_path):
+    assert written(tmp_path / "log", 1_000, []) == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tail_of_a_crash_begins_where_the_crash_does(tmp_path):
+    path = tmp_path / "log"
+    stacks = b"Fatal Python error: Aborted\n" + b"  File x, line 1 in f\n" * 5_000
+    path.write_bytes(b"early\n" * 9_000 + b"last words\n" + stacks)
+    tail = spool.read_tail(path, 4_000)
+    assert "last words\nFatal Python error: Aborted\n" in tail
+    assert len(tail) <= 4_000
