@@ -289,6 +289,7 @@ class _Exception(NamedTuple):
 
 _DIRECT: Final = "The above exception was the direct cause of the following exception:"
 _DURING: Final = "During handling of the above exception, another exception occurred:"
+_BETWEEN: Final = re.compile(f"(?:{re.escape(_DIRECT)}|{re.escape(_DURING)})")
 _LAST_LINE: Final = re.compile(r"^([A-Za-z_][\w.<>]*)(?::[ ]?(.*)|)$")
 _FRAME: Final = re.compile(r'^\s+File "([^"\n]+)", line \d+', re.MULTILINE)
 _ERRNO: Final = re.compile(r"\[Errno (\d{1,3})\] ")
@@ -297,7 +298,7 @@ _MAX_CHAIN: Final = 8
 
 def _chain(case: Case) -> list[_Exception]:
     """The exception itself, then what it was raised from, nearest first."""
-    parts = re.split(f"(?:{re.escape(_DIRECT)}|{re.escape(_DURING)})", case.traceback)
+    parts = _BETWEEN.split(case.traceback)
     named = case.failure_class.rpartition(".")[2]
     last = _raised(parts[-1], named)
     name = last.name if last is not None and last.bare == named else case.failure_class
@@ -317,7 +318,7 @@ def _raised(part: str, named: str | None) -> _Exception | None:
     lines = part.splitlines()
     for position in range(len(lines) - 1, -1, -1):
         line = lines[position]
-        match = _LAST_LINE.match(line)
+        match = None if line[:1] == " " else _LAST_LINE.match(line)
         if match is None or line.startswith("Traceback "):
             continue
         name = match[1]
@@ -949,13 +950,15 @@ WORDS: Final = (
     Words("cancelled", "high", "distributed", r"\S+ cancelled for reason: "),
 )
 _COMPILED: Final = tuple((words, re.compile(words.pattern, re.DOTALL)) for words in WORDS)
+#: All of them at once: most messages fit none, and that is known after one look.
+_ANY_WORDS: Final = re.compile("|".join(f"(?:{words.pattern})" for words in WORDS), re.DOTALL)
 #: Only so much of a message is looked at: what is typical stands at its beginning.
 _MAX_WORDS: Final = 5_000
 
 
 def _by_words(exception: _Exception, case: Case) -> Verdict | None:
     message = exception.message[:_MAX_WORDS].lstrip()
-    if not message:
+    if not message or _ANY_WORDS.match(message) is None:
         return None
     for words, pattern in _COMPILED:
         match = pattern.match(message)
