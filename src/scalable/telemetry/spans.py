@@ -54,7 +54,7 @@ def nanoseconds(seconds: float) -> int:
 
     A float of today's seconds resolves 0.2 µs: digits below the microsecond are noise.
     """
-    return round(seconds * 1e6) * 1000
+    return int(seconds * 1e6 + 0.5) * 1000
 
 
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
