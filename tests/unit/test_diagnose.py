@@ -182,6 +182,32 @@ def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_pa
     assert "logs/workers/0/20260102T030405Z.stderr.log" in finding.evidence.files
 
 
+def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
+    """Beside a task that was there at a death of another cause, and ran alone at that one."""
+    run = run_at(tmp_path)
+    run.add(*(build.worker("ready", n, 0) for n in range(3)))
+    stack = (
+        "Fatal Python error: Segmentation fault\n\n"
+        "Current thread 0x00007f1a (most recent call first):\n"
+        '  File "/usr/lib/python3.11/ctypes/__init__.py", line 517 in string_at\n'
+        '  File "/home/ana/model.py", line 8 in solve\n'
+        '  File "/usr/lib/python3.11/threading.py", line 1045 in run\n\n'
+        "Thread 0x00007f1b (most recent call first):\n"
+        '  File "/home/ana/model.py", line 3 in hog\n'
+    )
+    crash = {"signal": "SIGSEGV", "exit_code": -11, "stderr_tail": stack}
+    death(run, 0, 3, ["solve-1", "fine-1"], **crash)
+    death(run, 1, 4, ["hog-1", "solve-1"], **crash)
+    death(run, 2, 5, ["hog-1"], signal="SIGTERM", exit_code=-15, reason="memory-limit")
+    diagnosis = diagnose_run(run.finish(10, "failed"))
+    segfault = only(diagnosis, "segfault")
+    said = " ".join(segfault.evidence.sentences)
+    assert (
+        "likely culprit: solve-1, running at 2 deaths, its code on the stack of the crash" in said
+    )
+    assert "likely innocent: fine-1, hog-1" in said
+
+
 def test_killed_workers_failures_stand_under_the_deaths_with_culprit_and_innocent(tmp_path):
     run = run_at(tmp_path)
     run.add(*(build.worker("ready", n, 0) for n in range(3)))

@@ -34,6 +34,8 @@ _MAX_MEMBERS: Final = 20
 _GIGABYTE: Final = 1e9
 
 #: A worker above this share of its limit is near it; Dask spills from 0.6 of managed memory on,
+#: Bytes on disk from which a worker counts as spilling: less costs nobody anything.
+SPILL_WORTH_SAYING: Final = 10_000_000
 #: pauses at 0.8 and ends the worker at 0.95 unless told otherwise.
 NEAR_LIMIT: Final = 0.8
 #: What a worker should have beyond the peak that was seen.
@@ -515,7 +517,7 @@ def _death_finding(
     for death in details[:_MAX_IDS]:
         sentences.append(_death_sentence(death))
     running = Counter(task for death in details for task in _strings(death.get("tasks")))
-    sentences += _culprits(running, killed)
+    sentences += _culprits(running, details, killed)
     files = [FAILURES, WORKERS]
     for death in details:
         files += [path for path in (death.get("stderr_path"),) if isinstance(path, str)]
@@ -608,18 +610,41 @@ def _death_sentence(details: Mapping[str, Any]) -> str:
     return text
 
 
-def _culprits(running: Counter[str], killed: _Killed) -> Iterator[str]:
-    """Who was there at how many deaths: the likely culprits and the innocent."""
+def _culprits(
+    running: Counter[str], deaths: Sequence[Mapping[str, Any]], killed: _Killed
+) -> Iterator[str]:
+    """Who was there at how many of these deaths: the likely culprits and the innocent.
+
+    What the crashed thread's own stack names comes first, then who was alone when a worker died,
+    then who was there most often; only then what the deaths of other causes say.
+    """
     if not running:
         return
-    alone = [task for task in running if killed.present.get(task, (0, 0))[1]]
-    often = [task for task in running if killed.present.get(task, (0, 0))[0] > 1]
-    likely = [task for task in often if task in alone] or alone or often
+    alone: Counter[str] = Counter()
+    on_stack: set[str] = set()
+    for death in deaths:
+        tasks = _strings(death.get("tasks"))
+        if len(tasks) == 1:
+            alone[tasks[0]] += 1
+        functions = _crashed_in(_str(death.get("stderr_tail")) or "")
+        on_stack.update(task for task in tasks if name_of_key(task) in functions)
+    most = max(running.values())
+    likely = (
+        [task for task in running if task in on_stack]
+        or [task for task in running if alone[task]]
+        or [task for task, count in running.items() if count == most and most > 1]
+        or [task for task in running if killed.present.get(task, (0, 0))[1]]
+        or [task for task in running if killed.present.get(task, (0, 0))[0] > 1]
+    )
+    if len(likely) == len(running) > 1:
+        likely = []
+    likely.sort(key=lambda task: -running[task])
     for task in likely[:3]:
-        deaths, by_itself = killed.present[task]
+        at, _ = killed.present.get(task, (running[task], 0))
         yield (
-            f"likely culprit: {task}, running at {plural(deaths, 'death')}"
-            f"{f', at {by_itself} of them alone' if by_itself else ''}"
+            f"likely culprit: {task}, running at {plural(max(at, running[task]), 'death')}"
+            f"{f', at {alone[task]} of them alone' if alone[task] else ''}"
+            f"{', its code on the stack of the crash' if task in on_stack else ''}"
         )
     innocent = [task for task in running if task not in likely]
     if likely and innocent:
@@ -629,6 +654,16 @@ def _culprits(running: Counter[str], killed: _Killed) -> Iterator[str]:
         )
     elif not likely and len(running) > 1:
         yield f"any of the {len(running)} tasks that ran may be the culprit: none ran alone"
+
+
+#: A frame as `faulthandler` writes it.
+_CRASH_FRAME: Final = re.compile(r'^  File ".*", line \d+ in (\S+)', re.MULTILINE)
+
+
+def _crashed_in(stderr: str) -> frozenset[str]:
+    """Functions on the stack of the thread that crashed, where `faulthandler` has written it."""
+    _, found, rest = stderr.partition("Current thread ")
+    return frozenset(_CRASH_FRAME.findall(rest.partition("\n\n")[0])) if found else frozenset()
 
 
 def _death_suggestion(
@@ -1083,7 +1118,10 @@ def _spilling(report: Report, collected: _Collected) -> Iterator[Finding]:
     spilled: dict[str, int] = {}
     for address, record in collected.worker_lines.items():
         details: Any = record.get("details")
-        if isinstance(details, Mapping) and _int(details.get("spilled_bytes")):
+        if (
+            isinstance(details, Mapping)
+            and _int(details.get("spilled_bytes")) >= SPILL_WORTH_SAYING
+        ):
             spilled[address] = _int(details.get("spilled_bytes"))
     if not spilled:
         return
