@@ -140,3 +140,14 @@ def test_traces_have_budgets_of_their_own_and_old_ones_are_forgotten(monkeypatch
     consumers = Counter(s.context.trace_id for s in sent if s.context and not rollups([s]))
     assert set(consumers.values()) == {2}
     assert sum(values["dask.rollup.count"] for values in rollups(sent)) == 10
+
+
+def test_a_place_kept_for_a_span_of_user_code_is_free_when_it_has_come():
+    budget = budget_of(5, 1_000)
+    above = span_context(7, 77)
+    for _ in range(3):
+        assert budget.pin(above)  # its child came first
+        budget.arrived(above)
+    assert budget.is_sent(above)
+    assert all(budget.pin(span_context(7, 100 + number)) for number in range(4))
+    assert not budget.pin(span_context(7, 200))

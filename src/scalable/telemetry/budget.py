@@ -160,6 +160,12 @@ class SpanBudget:
         trace.parents.add(span_id)
         return True
 
+    def arrived(self, ids: SpanContext) -> None:
+        """A span of user code is sent: the place that was kept for it, as a parent, is free."""
+        trace = self._trace(ids.trace_id)
+        trace.parents.discard(ids.span_id)
+        trace.sent_ids.add(ids.span_id)
+
     def is_sent(self, ids: SpanContext) -> bool:
         """Whether a span was sent, or will be."""
         trace = self._traces.get(ids.trace_id)

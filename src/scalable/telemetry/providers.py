@@ -353,7 +353,6 @@ class Exits:
         self._spans.export(spans)
         if not self._span_shippers:
             return
-        within: set[int] = set()
         chosen: list[ReadableSpan] = []
         ids_here = {span.context.span_id for span in spans if span.context is not None}
         for span in spans:
@@ -364,7 +363,6 @@ class Exits:
             known = (
                 parent is None
                 or parent.span_id in ids_here
-                or parent.span_id in within
                 or self._budget.is_sent(parent)
                 or self._budget.pin(parent)
             )
@@ -374,7 +372,7 @@ class Exits:
             if len(self._foreign) >= _MAX_FOREIGN_TRACES:
                 del self._foreign[next(iter(self._foreign))]
             self._foreign[context.trace_id] = count + 1
-            within.add(context.span_id)
+            self._budget.arrived(context)
             chosen.append(span)
         self._send_spans(chosen)
 
