@@ -248,15 +248,16 @@ class Watch:
         self._board = self._open_board()
         self._tasks = worker.state.tasks
         self._threads_by_default = _has_threads(worker, "default")
+        # What may fail comes before anything of the worker's is touched.
+        self._outbox = Outbox(self._loop, lambda: worker.address, self._send, _resource(worker))
+        self._records = Listener(
+            self._outbox, self._ahead, guard, everything=is_worker_process(worker)
+        )
         self._execute: Execute = worker.execute
         self._wrapper = self._make_wrapper(self._execute)
         setattr(worker, "execute", self._wrapper)  # noqa: B010
         self._watch_threads()
         propagation.install()
-        self._outbox = Outbox(self._loop, lambda: worker.address, self._send, _resource(worker))
-        self._records = Listener(
-            self._outbox, self._ahead, guard, everything=is_worker_process(worker)
-        )
         self._records.start()
         self._relay = self._start_relay()
         handlers: dict[str, Any] = worker.stream_handlers
@@ -286,7 +287,9 @@ class Watch:
         self._close_pools()
         self._records.stop()
         if self._relay is not None:
+            self._observe.cancel()
             self._relay.stop()
+            self._relay = None
         self._outbox.close()
         # A message that is under way must find a handler: Dask would close the stream.
         handlers: dict[str, Any] = self._worker.stream_handlers
