@@ -237,6 +237,13 @@ class RunSummary:
             for task_id, (attempt, name, worker, since) in oldest
         ]
 
+    def progress(self) -> tuple[int, int, int]:
+        """Tasks ended, known and failed so far; another thread than the one adding may ask."""
+        names = list(self._names.values())
+        failed = sum(name.failed for name in names)
+        ended = sum(name.succeeded + name.cancelled for name in names) + failed
+        return ended, sum(name.submitted for name in names), failed
+
     def document(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return summary.json's document.
 

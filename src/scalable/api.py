@@ -263,6 +263,10 @@ class Instrumentation:
             self._drained = True
             self._link.drain()
 
+    def progress(self) -> tuple[int, int, int]:
+        """Tasks ended, known and failed so far."""
+        return self._recorder.summary.progress()
+
     def outlive_client(self) -> None:
         """Let the run go on when its client is closed: whoever asks for that ends it."""
         self._outlives = True
@@ -394,6 +398,9 @@ class _Off(Instrumentation):
 
     def drain(self) -> None:
         pass
+
+    def progress(self) -> tuple[int, int, int]:
+        return 0, 0, 0
 
     def outlive_client(self) -> None:
         pass

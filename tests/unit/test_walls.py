@@ -101,6 +101,12 @@ ROOMS = (
         never=DASK,
     ),
     Room(
+        "run command",
+        ("scalable.cli.run",),
+        doors=("cli", "session", "manifest", "analysis"),
+        never=DASK | OTEL,
+    ),
+    Room(
         "cli",
         ("scalable.cli",),
         doors=(

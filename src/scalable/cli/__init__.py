@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "scalable.cli.export:export",
         "Send a recorded run to an OpenTelemetry collector.",
     ),
+    "plan": ("scalable.cli.plan:plan", "Say what would be started, and what it may cost."),
+    "run": ("scalable.cli.run:run", "Run a script or a function in a session."),
     "cache": ("scalable.cli.cache:cache", "Look at results kept by @cacheable, or remove them."),
     "demo": ("scalable.cli.demo:demo", "Record a real workload and show its report."),
 }

@@ -36,6 +36,8 @@ logger = logging.getLogger("scalable")
 PARQUET_VARIABLE: Final = "SCALABLE_TELEMETRY_PARQUET"
 #: Seconds that closing the client or the cluster may take.
 _CLOSE_TIMEOUT: Final = 30.0
+#: The same after Ctrl-C: a thread that runs a task cannot be stopped, and nobody wants to wait.
+_CANCEL_TIMEOUT: Final = 5.0
 
 _current: ContextVar[ScalableSession | None] = ContextVar("scalable_session", default=None)
 _open: Final[list[ScalableSession]] = []
@@ -403,6 +405,10 @@ class ScalableSession:
         said = str(error) or type(error).__name__
         return StartError(f"the session did not start: {said}{where}", self._run_dir)
 
+    def counts(self) -> tuple[int, int, int]:
+        """Tasks ended, known and failed so far; zeros where nothing is recorded."""
+        return self._run.progress() if self._run is not None else (0, 0, 0)
+
     # -- ending -----------------------------------------------------------------------------------
 
     def close(self, status: str | None = None) -> None:
@@ -420,6 +426,12 @@ class ScalableSession:
             return
         self._state = "closed"
         self._end(status or "completed", stop=True)
+
+    def end_of_workflow(self, status: str, error: BaseException | None) -> None:
+        """Close after a workflow, which may have done so itself; `error` is what it raised."""
+        if error is not None and self._state == "running" and self._run is not None:
+            self._run.fail("session.context", error)
+        self.close(status)
 
     async def close_async(self, status: str | None = None) -> None:
         """End an asynchronous session; see :meth:`close`."""
@@ -444,12 +456,16 @@ class ScalableSession:
         if stop:
             if run is not None:
                 step("the workers' measurements", run.drain)
-            step("the client", self._close_client)
-            step("the cluster", self._close_cluster)
+            timeout = _CANCEL_TIMEOUT if status == "cancelled" else _CLOSE_TIMEOUT
+            step("the client", lambda: self._close_client(timeout))
+            step("the cluster", lambda: self._close_cluster(timeout))
         if run is not None:
             for error in errors:
                 run.fail("session.close", error)
-            step("the run", lambda: run.close("failed" if errors else status))
+            step(
+                "the run",
+                lambda: run.close("failed" if errors and status == "completed" else status),
+            )
             self._status = run.status
         else:
             self._status = "failed" if errors else status
@@ -464,15 +480,15 @@ class ScalableSession:
                 with _logged("close an asynchronous client or cluster"):
                     await asyncio.wait_for(cast("Any", one).close(), _CLOSE_TIMEOUT)
 
-    def _close_client(self) -> None:
+    def _close_client(self, timeout: float) -> None:
         client = cast("Any", self.client)
         if client is not None and client.status not in ("closed", "closing"):
-            client.close(timeout=_CLOSE_TIMEOUT)
+            client.close(timeout=timeout)
 
-    def _close_cluster(self) -> None:
+    def _close_cluster(self, timeout: float) -> None:
         cluster = self.cluster
         if cluster is not None:
-            cluster.close(timeout=_CLOSE_TIMEOUT)
+            cluster.close(timeout=timeout)
 
     def _write_parquet(self) -> None:
         if os.environ.get(PARQUET_VARIABLE) == "1" and self._run_dir is not None:
