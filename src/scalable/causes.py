@@ -974,6 +974,8 @@ def _by_words(exception: _Exception, case: Case) -> Verdict | None:
 
 #: Signals by which a process ends because of what its own code did.
 CRASH_SIGNALS: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
+#: What Dask says of a process whose exit status it could not read.
+LOST_STATUS: Final = 255
 #: A worker that ended so close to its job's time limit (seconds) ended because of it.
 NEAR_LIMIT: Final = 90.0
 
@@ -1085,7 +1087,7 @@ DEATHS: Final = (
         "segfault",
         "medium",
         "its last output is that of a crash; how the process ended is not known",
-        lambda case: case.exit_code is None and _FATAL.search(case.stderr_tail),
+        lambda case: case.exit_code in (None, LOST_STATUS) and _FATAL.search(case.stderr_tail),
     ),
     _when(
         "connection",
@@ -1097,10 +1099,16 @@ DEATHS: Final = (
         ),
     ),
     _when(
+        "unknown",
+        "low",
+        "its process ended, and Dask lost the status (it says 255 then)",
+        lambda case: case.exit_code == LOST_STATUS,
+    ),
+    _when(
         "exited",
         "high",
         "the process ended itself with an exit status",
-        lambda case: case.exit_code is not None,
+        lambda case: case.exit_code not in (None, LOST_STATUS),
     ),
     _when(
         "connection",
