@@ -1,0 +1,53 @@
+"""A session whose workers are jobs of a real Slurm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cluster import session_tasks as tasks
+from scalable import ScalableSession
+from scalable_runs import layout
+from scalable_runs.reader import RunReader
+from servers.harness import Slurm
+
+MANIFEST = f"""\
+version: 1
+project: {{name: demo}}
+targets:
+  laptop: {{provider: local}}
+  hpc:
+    provider: slurm
+    queue: short
+    walltime: 00:05:00
+    interface: lo
+    max_workers: 1
+    start_timeout: 120
+    python: {sys.executable}
+    env: {{PYTHONPATH: "{{path}}"}}
+components:
+  analysis: {{cpus: 1, memory: 256MiB, tags: [ana], walltime: 00:02:00}}
+"""
+
+
+def test_the_workers_of_a_session_are_jobs_of_slurm(slurm: Slurm, tmp_path: Path):
+    path = ":".join(entry for entry in sys.path if entry)
+    (tmp_path / "scalable.yaml").write_text(MANIFEST.replace("{path}", path))
+    with ScalableSession.from_yaml(target="hpc") as session:
+        client = session.client
+        assert client is not None
+        assert len(slurm.jobs()) == 1
+        futures = client.map(tasks.double, range(10), tag="ana")
+        assert sum(client.gather(futures)) == 90
+        client.submit(tasks.tell, str(tmp_path), 3, tag="analysis").result()
+    assert session.status == "completed"
+    assert session.run_dir is not None
+    run = RunReader(session.run_dir)
+    assert run.document["provider_name"] == "slurm"
+    states = [dict(record) for record in run.records(layout.TASKS)]
+    doubled = [r for r in states if r["task_name"] == "double" and r["state"] == "succeeded"]
+    assert {(r["component"], r["tag"]) for r in doubled} == {("analysis", "ana")}
+    (artifact,) = run.records(layout.ARTIFACTS)
+    assert artifact["task_name"] == "tell"
+    ready = [r for r in run.records(layout.WORKERS) if r["state"] == "ready"]
+    assert [(r["provider"], r["component"]) for r in ready] == [("slurm", "analysis")]
