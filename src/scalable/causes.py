@@ -977,7 +977,7 @@ CRASH_SIGNALS: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGA
 #: What Dask says of a process whose exit status it could not read.
 LOST_STATUS: Final = 255
 #: A worker that ended so close to its job's time limit (seconds) ended because of it.
-NEAR_LIMIT: Final = 90.0
+NEAR_LIMIT: Final = 30.0
 
 _FATAL: Final = re.compile(
     r"^(?:Fatal Python error: (?:Segmentation fault|Aborted|Bus error|Floating[- ]point exception"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 
 from cluster import session_tasks as tasks
-from scalable import ScalableSession
+from scalable import ScalableSession, diagnose_run
 from scalable_runs import layout
 from scalable_runs.reader import RunReader
 from servers.harness import Slurm
@@ -51,3 +53,41 @@ def test_the_workers_of_a_session_are_jobs_of_slurm(slurm: Slurm, tmp_path: Path
     assert artifact["task_name"] == "tell"
     ready = [r for r in run.records(layout.WORKERS) if r["state"] == "ready"]
     assert [(r["provider"], r["component"]) for r in ready] == [("slurm", "analysis")]
+
+
+def test_a_job_that_meets_its_time_limit_is_named_walltime(slurm: Slurm, tmp_path: Path):
+    path = ":".join(entry for entry in sys.path if entry)
+    # A minute is the least that Slurm takes; some seconds later it ends the job.
+    manifest = MANIFEST.replace("{path}", path).replace("00:05:00", "00:01:00")
+    (tmp_path / "scalable.yaml").write_text(manifest.replace(", walltime: 00:02:00", ""))
+    with ScalableSession.from_yaml(target="hpc") as session:
+        client = session.client
+        assert client is not None
+        go = tmp_path / "go"
+        future = client.submit(tasks.wait_for, str(go), tag="ana", key="waits")
+        assert session.run_dir is not None
+        lost = _lost_worker(session.run_dir)
+        go.touch()
+        future.cancel()
+    (failure,) = (
+        record
+        for record in RunReader(session.run_dir).records(layout.FAILURES)
+        if record["failure_class"] == "WorkerLost"
+    )
+    assert lost["details"]["reason"]
+    assert failure["details"]["cause"] == "walltime"
+    assert failure["details"]["tasks"] == ["waits"]
+    assert -60 < failure["details"]["time_left_s"] < 30
+    (finding,) = (f for f in diagnose_run(session.run_dir).findings if f.category == "walltime")
+    assert "waits" in finding.evidence.task_ids
+
+
+def _lost_worker(run_dir: Path) -> dict[str, object]:
+    """The `lost` line of the run, once it is there."""
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        for record in RunReader(run_dir).records(layout.WORKERS):
+            if record["state"] in ("lost", "removed"):
+                return dict(record)
+        threading.Event().wait(0.5)
+    raise AssertionError("no worker left within 150 s")

@@ -94,6 +94,7 @@ class SlurmProvider(Provider):
             "job_cpu": options.job_cpu or cores,
             "worker_extra_args": ["--resources", f"'{resources}'"] if resources else [],
             "job_script_prologue": [
+                *_time_limit(group.walltime),
                 *(f"export {key}={_quoted(value)}" for key, value in self._env(group).items()),
                 *options.job_script_prologue,
             ],
@@ -108,6 +109,20 @@ class SlurmProvider(Provider):
     def _default_threads(self, cpus: float) -> int:
         options: SlurmTarget = self.options
         return options.threads_per_worker or options.cores or max(1, math.floor(cpus))
+
+
+def _time_limit(walltime: int | None) -> list[str]:
+    """Lines that say when the job's time is over, where Slurm does not (before release 23.02).
+
+    Slurm ends the job without a word to the worker: by these times its end is recognized.
+    """
+    if walltime is None:
+        return []
+    return [
+        'export SLURM_JOB_START_TIME="${SLURM_JOB_START_TIME:-$(date +%s)}"',
+        'export SLURM_JOB_END_TIME="${SLURM_JOB_END_TIME:-'
+        f'$((SLURM_JOB_START_TIME + {walltime}))}}"',
+    ]
 
 
 def _quoted(value: str) -> str:
