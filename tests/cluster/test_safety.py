@@ -65,7 +65,7 @@ def _cluster() -> LocalCluster:
 HOOKS = [
     (ScalableSchedulerPlugin, "_adopt"),
     (ScalableSchedulerPlugin, "_is_ours"),
-    (ScalableSchedulerPlugin, "_succeeded"),
+    (ScalableSchedulerPlugin, "_worked_out"),
     (ScalableSchedulerPlugin, "_failed"),
     (ScalableSchedulerPlugin, "_erred"),
     (ScalableSchedulerPlugin, "_left_worker"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from scalable import facts
 from scalable.facts import CONFIG_OP, DRAIN_OP, FLUSH_OP, LEAVE_OP, NANNY_OP, PULL_OP, STREAM_OP
@@ -196,15 +196,12 @@ class Hub:
 
     def hear(self, worker: str = "", reports: Iterable[Any] = (), **_: Any) -> None:
         """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs."""
-        for _run, raw in reports:
-            if raw and raw[0] == facts.WORKER_HELLO:
-                if len(self._workers) > 2 * len(self._scheduler.workers):
-                    known = self._scheduler.workers
-                    self._workers = {it: yes for it, yes in self._workers.items() if it in known}
-                self._workers[worker] = False
-                self._tell(worker)
-            elif raw and raw[0] == facts.RELAY_METRICS and worker in self._workers:
-                self._workers[worker] = True
+        try:
+            for _run, raw in reports:
+                if isinstance(raw, tuple) and raw:
+                    self._note_worker(worker, cast("tuple[Any, ...]", raw)[0])
+        except BaseException as error:
+            self._failed("hear", error)
         for plugin in list(self.plugins.values()):
             try:
                 for run, raw in reports:
@@ -213,6 +210,22 @@ class Hub:
                             plugin.hear(fact)
             except BaseException as error:
                 plugin.guard.failed("hear", error)
+
+    def _failed(self, place: str, error: BaseException) -> None:
+        """Something failed that is no single run's."""
+        for plugin in list(self.plugins.values()):
+            plugin.guard.failed(place, error)
+
+    def _note_worker(self, worker: str, kind: Any) -> None:
+        """Keep who must be told of settings, and who has metrics to be fetched at the end."""
+        if kind == facts.WORKER_HELLO:
+            if len(self._workers) > 2 * len(self._scheduler.workers):
+                known = self._scheduler.workers
+                self._workers = {it: yes for it, yes in self._workers.items() if it in known}
+            self._workers[worker] = False
+            self._tell(worker)
+        elif kind == facts.RELAY_METRICS and worker in self._workers:
+            self._workers[worker] = True
 
     def task_erred(self, key: Any, **message: Any) -> None:
         """Keep the message at hand while Dask handles it."""
@@ -234,8 +247,7 @@ class Hub:
             if task is None or task.run_id != message.get("run_id"):
                 self._notice_late(key, message)
         except BaseException as error:
-            for plugin in self.plugins.values():
-                plugin.guard.failed("listen", error)
+            self._failed("listen", error)
 
     def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
         """An attempt ended that is no attempt any more: all it can tell is that it had begun."""

@@ -226,9 +226,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             else:
                 self._bytes -= sum(map(_size, pulled))
             self._ceiling = min(self._ceiling, self._bytes + _RAW_WINDOW)
-            self._inflight = [
-                self._worked_out(fact) if fact[0] == _RAW else fact for fact in pulled
-            ]
+            self._inflight = [self._finished(fact) if fact[0] == _RAW else fact for fact in pulled]
         self._was_pulled = True
         if self._farewell is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
@@ -263,7 +261,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             try:
                 fact = queue[-position]
                 if fact[0] == _RAW:
-                    fact = self._worked_out(fact)
+                    fact = self._finished(fact)
                     queue[-position] = fact
                     freed += _RAW_BYTES - _size(fact)
             except IndexError:
@@ -272,8 +270,30 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._settled = self._bytes
         self._ceiling = min(BUFFER_LIMIT, self._bytes + _RAW_WINDOW)
 
-    def _worked_out(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _finished(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
         """What a raw fact says; called on the loop or by a recorder's thread."""
+        try:
+            return self._worked_out(raw)
+        except BaseException as error:
+            # One fact less exact is no reason to lose it, or those beside it.
+            self.guard.failed("worked_out", error)
+            _, now, key, _, run_id, ready, _ = raw
+            return (
+                facts.SUCCEEDED,
+                now,
+                printable(key),
+                run_id,
+                "",
+                now,
+                now,
+                ready,
+                (),
+                -1,
+                "",
+                None,
+            )
+
+    def _worked_out(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
         _, now, key, task, run_id, ready, arguments = raw
         start, stop, phases = execution(arguments.get("startstops"))
         metadata = arguments.get("metadata")
