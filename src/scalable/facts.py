@@ -254,6 +254,7 @@ class WorkerExit(NamedTuple):
     kind: int
     #: On the nanny's clock.
     time: float
+    #: Empty if the process ended before the nanny had heard of it; the scheduler may have.
     address: str
     #: As the operating system tells it; negative: minus the signal's number.
     status: int
@@ -270,6 +271,8 @@ class WorkerExit(NamedTuple):
     log: str
     #: Its end.
     tail: str
+    #: The nanny's own address.
+    nanny: str = ""
 
 
 class WorkerEvent(NamedTuple):

@@ -53,6 +53,24 @@ def test_the_nannys_word_is_joined_whichever_comes_first(nanny_first):
     assert not book.pending
 
 
+@pytest.mark.parametrize("nanny_first", [True, False])
+def test_a_worker_that_ends_as_it_comes_is_known_by_its_nanny(nanny_first):
+    """The scheduler has its address before the nanny has."""
+    book = deaths()
+    word = left()._replace(address="", nanny="tcp://127.0.0.1:5000")
+    if nanny_first:
+        book.exited(word)
+    book.gone(gone(), ready(), ("a",), 10.0)
+    if not nanny_first:
+        book.exited(word)
+    (certificate,) = book.settle(10.0)
+    assert certificate.failure[EXIT_CODE] == -9
+    # The next process of that nanny ends without ever having come: nobody's death.
+    book.exited(word)
+    assert not book.pending
+    assert book.settle(20.0) == []
+
+
 def test_a_silent_nanny_is_waited_for_and_then_said_to_be_silent():
     book = deaths()
     book.gone(gone(), ready(), ("a",), 10.0)

@@ -70,6 +70,8 @@ class ScalableNannyPlugin(NannyPlugin):
     def _set_up(self, nanny: Nanny) -> None:
         self._nanny = nanny
         self._kills = _OomKills.now()
+        #: Address and log of the last process whose end was reported.
+        self._told: tuple[str, Path | None] = ("", None)
         self._terminated = internals.last_terminated_pid(nanny)
         self._hook = internals.ExitHook(nanny, self._exited)
         if not internals.schedulers_here():  # whose process has a listener already
@@ -83,9 +85,12 @@ class ScalableNannyPlugin(NannyPlugin):
     @guarded("nanny_exit")
     def _exited(self, status: int, restarting: bool) -> None:
         nanny = self._nanny
-        address = nanny.worker_address
-        if not address:
-            return  # it never registered: the scheduler does not know it
+        address = nanny.worker_address or ""
+        process_of = address, spool.latest_log(address) if address else None
+        if process_of == self._told:
+            # Still that of the process before: this one ended before it told its nanny where it is.
+            address = ""
+        self._told = process_of
         terminated = internals.last_terminated_pid(nanny)
         memory_kill, self._terminated = terminated != self._terminated, terminated
         kills = _OomKills.now()
@@ -102,6 +107,7 @@ class ScalableNannyPlugin(NannyPlugin):
             kills.host - before.host,
             "",
             "",
+            str(nanny.address),
         )
         task = asyncio.get_running_loop().create_task(self._report(fact))
         self._reports.add(task)
@@ -120,7 +126,7 @@ class ScalableNannyPlugin(NannyPlugin):
 
     async def _report(self, fact: facts.WorkerExit) -> None:
         try:
-            path = spool.latest_log(fact.address)
+            path = spool.latest_log(fact.address) if fact.address else None
             if path is not None:
                 deadline = time() + LOG_WAIT
                 while spool.log_state(path) == "written" and time() < deadline:

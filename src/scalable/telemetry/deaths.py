@@ -165,6 +165,8 @@ class Deaths:
         #: Nannies' reports that came before the scheduler's word.
         self._early: dict[str, facts.WorkerExit] = {}
         self._early_memory: dict[str, int] = {}
+        #: The last worker of each nanny.
+        self._of_nanny: dict[str, str] = {}
         self._present: dict[str, list[Presence]] = {}
         self._victims: list[tuple[str, Callable[[Sequence[Presence]], None]]] = []
 
@@ -180,6 +182,8 @@ class Deaths:
         self._early.pop(fact.address, None)
         self._early_memory.pop(fact.address, None)
         self._known[fact.address] = _Known()
+        if fact.nanny:
+            self._of_nanny[fact.nanny] = fact.address
 
     def sample(self, address: str, time: float, memory: int) -> None:
         """A worker's memory was seen."""
@@ -209,11 +213,14 @@ class Deaths:
 
     def exited(self, fact: facts.WorkerExit) -> None:
         """A nanny saw a process end."""
-        death = self._pending.get(fact.address)
+        # A worker that ended as soon as it had come: its nanny does not know its address yet.
+        address = fact.address or self._of_nanny.get(fact.nanny, "")
+        death = self._pending.get(address)
         if death is not None:
-            death.exit = fact
-        elif fact.address in self._known and len(self._early) < _MAX_EARLY:
-            self._early[fact.address] = fact
+            if fact.address or death.exit is None:
+                death.exit = fact
+        elif address in self._known and len(self._early) < _MAX_EARLY:
+            self._early[address] = fact
 
     def why_removed(self, fact: facts.WorkerGone) -> str:
         """Dask's reason for a worker that went as it was asked to, or that its lifetime was over.
@@ -232,6 +239,8 @@ class Deaths:
         known = self._known.pop(address, None)
         self._early.pop(address, None)
         self._early_memory.pop(address, None)
+        if nanny := next((n for n, own in self._of_nanny.items() if own == address), None):
+            del self._of_nanny[nanny]
         if known is not None and self._logs is not None:
             self._logs.end(address, host, known.process)
 
@@ -269,8 +278,14 @@ class Deaths:
         for address, death in list(self._pending.items()):
             if all_of_them or death.deadline <= now or self._is_told(death):
                 del self._pending[address]
+                self._part(death.ready.nanny, address)
                 certificates.append(self._certificate(death))
         return certificates
+
+    def _part(self, nanny: str | None, address: str) -> None:
+        """A worker is gone for good; its nanny's next one has another address."""
+        if nanny and self._of_nanny.get(nanny) == address:
+            del self._of_nanny[nanny]
 
     def tell_victims(self) -> None:
         """Tell the tasks that failed with KilledWorker; after the certificates are written."""
