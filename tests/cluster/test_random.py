@@ -74,6 +74,10 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
             # ever, and what is left is cancelled as the run closes.
             with contextlib.suppress(FuturesCancelledError, TimeoutError):
                 wait(left, timeout=20)
+            # Results that were lost after their future was done are computed again: what begins as
+            # the run closes may be in the record or not.
+            with contextlib.suppress(TimeoutError):
+                tasks.wait_until(lambda: _is_quiet(cluster), timeout=5)
             statuses = {future.key: future.status for future in left}
     cluster.loop.add_callback(cluster.scheduler.remove_plugin, log.name)
 
@@ -95,6 +99,11 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
         else:
             assert last["state"] == wanted[status], (key, status, recorded[key])
     oracle.check_transitions(run.run_dir, log, recorded)
+
+
+def _is_quiet(cluster: LocalCluster) -> bool:
+    done = ("memory", "erred", "released", "forgotten")
+    return all(task.state in done for task in list(cluster.scheduler.tasks.values()))
 
 
 def _submit(client: Client, directory: Path, nodes) -> list:
