@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -232,6 +233,8 @@ def test_logging_is_as_it_was(make_cluster):
     """No handler and no level of anybody's changes; nothing stays behind."""
 
     def look() -> Any:
+        # Each worker of Dask's has a handler that goes with its last reference.
+        gc.collect()
         names = ("", "distributed", "distributed.worker", "distributed.nanny")
         return [
             (name, logging.getLogger(name).level, len(logging.getLogger(name).handlers))

@@ -512,7 +512,8 @@ class Ledger:
         task.final = "succeeded"
         if task.recomputed:
             self.wasted[task.name, "recomputed"] += max(0.0, stop - start)
-        self._end(task, start, stop, attributes, phases)
+        # Of the two clocks that saw it begin, the one whose word stands on its `running` line.
+        self._end(task, task.start, stop, attributes, phases)
 
     def _failed(self, fact: facts.Failed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
@@ -550,7 +551,7 @@ class Ledger:
                 attributes[semconv.WORKER_ADDRESS] = task.worker
             self._end(
                 task,
-                start,
+                task.start,
                 stop,
                 attributes,
                 fact.phases,
