@@ -266,6 +266,8 @@ def test_restart_cancels_what_there_is(make_cluster, notes_dir):
     with scalable.instrument(client) as run:
         running = client.submit(tasks.hold, str(notes_dir), "never", pure=False)
         tasks.wait_for_notes(notes_dir, 1)
+        # A restart takes the workers away at once, with what they have not yet announced.
+        tasks.wait_until(lambda: run.flush() and "running" in _states(run, running.key))
         client.restart()
         assert client.submit(tasks.add, str(notes_dir), 1, 2).result() == 3
     oracle.check_contract(run.run_dir)
@@ -275,6 +277,12 @@ def test_restart_cancels_what_there_is(make_cluster, notes_dir):
     assert "lost" not in workers
     assert workers.count("removed") == 2
     assert workers.count("ready") == 4
+
+
+def _states(run, key: str) -> list[str]:
+    """States of a task so far; it may have no line yet."""
+    lines = oracle.read(run.run_dir, "tasks.jsonl")
+    return [line["state"] for line in lines if line["task_id"] == key]
 
 
 def test_task_submitted_before_the_run_and_running_after(make_cluster, notes_dir):
