@@ -157,7 +157,8 @@ def _counted(tally: Tally) -> list[Row]:
             measured=tally.bytes / tally.tasks,
             unit="B",
             budget=900,
-            ceiling=1_200,
+            # Short runs: what a run writes once, its metrics above all, weighs more.
+            ceiling=1_300,
             kind="count",
         ),
     ]
