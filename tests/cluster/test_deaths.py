@@ -537,3 +537,21 @@ def test_logs_are_sent_as_workers_die(make_cluster):
     assert b"last words of segfault\n" in taken["/0/segfault"]
     (line,) = oracle.read(run.run_dir, "uploads.jsonl")
     assert (line["outcome"], line["cause"]) == ("uploaded", "segfault")
+
+
+def test_a_worker_that_gives_up_before_it_came_is_no_death(make_cluster):
+    """`--death-timeout`: the scheduler never heard of it, and the run invents nothing."""
+    _, client = make_cluster(n_workers=1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
+        options = ["--death-timeout", "1s", "--no-dashboard", "--nthreads", "1"]
+        with scalable.instrument(client) as run:
+            done = subprocess.run(
+                [*command, *options], stderr=subprocess.DEVNULL, timeout=90, check=False
+            )
+            assert client.submit(abs, -1).result() == 1
+    assert done.returncode != 0
+    assert certificates(run.run_dir) == []
+    assert lost(run.run_dir) == []
