@@ -58,6 +58,27 @@ def runs_dir_option(command: _Command) -> _Command:
     )(command)
 
 
+def run_options(command: _Command) -> _Command:
+    """Add `--latest`, `--run-id` and `--runs-dir`: which run is meant."""
+    command = runs_dir_option(command)
+    command = click.option("--run-id", metavar="ID", help="A run's id, or the beginning of one.")(
+        command
+    )
+    return click.option(
+        "--latest", is_flag=True, help="The run that started last. This is the default."
+    )(command)
+
+
+def output_option(command: _Command) -> _Command:
+    """Add `--output`."""
+    return click.option(
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write to a file instead of standard output.",
+    )(command)
+
+
 def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
     """Return the run that was asked for, the latest without an id.
 

@@ -9,8 +9,9 @@ import click
 from scalable.cli._common import (
     CommandError,
     open_run,
+    output_option,
     progress_bar,
-    runs_dir_option,
+    run_options,
     terminal_width,
     wants_color,
 )
@@ -24,9 +25,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--latest", is_flag=True, help="The run that started last. This is the default.")
-@click.option("--run-id", metavar="ID", help="A run's id, or the beginning of one.")
-@runs_dir_option
+@run_options
 @click.option(
     "--format",
     "format_",
@@ -35,12 +34,7 @@ Examples:
     show_default=True,
     help="Text for people, or JSON in the shape of summary.json for programs.",
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write to a file instead of standard output.",
-)
+@output_option
 @click.option(
     "--scan",
     is_flag=True,
