@@ -48,8 +48,8 @@ class DaskInstrumentor(BaseInstrumentor):
         from scalable.options import resolve
 
         # A wrong option is the caller's to hear of, and not each client's.
-        resolve({name: value for name, value in kwargs.items() if name not in _FOREIGN})
         options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}
+        resolve(options)
         self._lock = threading.Lock()
         self._runs: WeakSet[Instrumentation] = WeakSet()
         undo: list[Callable[[], None]] = []
