@@ -190,10 +190,10 @@ def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
         "Fatal Python error: Segmentation fault\n\n"
         "Current thread 0x00007f1a (most recent call first):\n"
         '  File "/usr/lib/python3.11/ctypes/__init__.py", line 517 in string_at\n'
-        '  File "/home/ana/model.py", line 8 in solve\n'
+        '  File "model.py", line 8 in solve\n'
         '  File "/usr/lib/python3.11/threading.py", line 1045 in run\n\n'
         "Thread 0x00007f1b (most recent call first):\n"
-        '  File "/home/ana/model.py", line 3 in hog\n'
+        '  File "model.py", line 3 in hog\n'
     )
     crash = {"signal": "SIGSEGV", "exit_code": -11, "stderr_tail": stack}
     death(run, 0, 3, ["solve-1", "fine-1"], **crash)
