@@ -280,7 +280,6 @@ class _Collected:
         self.blamed: dict[str, list[str]] = {}
         self.name_workers: dict[str, Counter[str]] = {}
         self.succeeded: dict[str, tuple[float, int]] = {}
-        self.read_tasks = False
 
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
         """Group failures as they pass by."""
@@ -298,7 +297,6 @@ class _Collected:
 
     def tasks(self, records: Iterable[Record]) -> Iterator[Record]:
         """Keep, of tasks named like those that failed, what may differ."""
-        self.read_tasks = True
         names = {name for group in self.groups.values() for name in group.names}
         failed = {task for group in self.groups.values() for task in group.final}
         dependencies: dict[str, tuple[str, ...]] = {}
