@@ -59,6 +59,9 @@ class RunsSpanExporter(SpanExporter):
         keeps it in run.json.
     on_records
         Called after records were appended, with the file and the records.
+    flush_on_export
+        Hand each export over to the kernel. False leaves that to whoever exports often and in
+        small pieces: to `force_flush`, or the writer's `flush`.
     """
 
     def __init__(
@@ -68,12 +71,13 @@ class RunsSpanExporter(SpanExporter):
         record_map: RecordMap | None = None,
         resource: Resource | None = None,
         on_records: OnRecords | None = None,
+        flush_on_export: bool = True,
     ) -> None:
-        self._output = _Output(writer, resource, on_records)
+        self._output = _Output(writer, resource, on_records, flush_on_export)
         self._record_map = record_map
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Encode, append and flush; FAILURE only if none of it was taken."""
+        """Encode and append; FAILURE only if none of it was taken."""
         if not spans:
             return SpanExportResult.SUCCESS
         taken = self._output.write(
@@ -84,7 +88,7 @@ class RunsSpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS if taken else SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Hand over what is buffered; every export has done so already."""
+        """Hand over what is buffered."""
         return self._output.flush()
 
     def shutdown(self) -> None:
@@ -106,12 +110,13 @@ class RunsLogExporter(LogRecordExporter):
         record_map: RecordMap | None = None,
         resource: Resource | None = None,
         on_records: OnRecords | None = None,
+        flush_on_export: bool = True,
     ) -> None:
-        self._output = _Output(writer, resource, on_records)
+        self._output = _Output(writer, resource, on_records, flush_on_export)
         self._record_map = record_map
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Encode, append and flush; FAILURE only if none of it was taken."""
+        """Encode and append; FAILURE only if none of it was taken."""
         if not batch:
             return LogRecordExportResult.SUCCESS
         taken = self._output.write(
@@ -122,7 +127,7 @@ class RunsLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS if taken else LogRecordExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Hand over what is buffered; every export has done so already."""
+        """Hand over what is buffered."""
         return self._output.flush()
 
     def shutdown(self) -> None:
@@ -145,17 +150,18 @@ class RunsMetricExporter(MetricExporter):
         record_map: RecordMap | None = None,
         resource: Resource | None = None,
         on_records: OnRecords | None = None,
+        flush_on_export: bool = True,
         preferred_temporality: dict[type, Any] | None = None,
         preferred_aggregation: dict[type, Any] | None = None,
     ) -> None:
         super().__init__(preferred_temporality, preferred_aggregation)
-        self._output = _Output(writer, resource, on_records)
+        self._output = _Output(writer, resource, on_records, flush_on_export)
         self._record_map = record_map
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        """Encode, append and flush; FAILURE only if none of it was taken."""
+        """Encode and append; FAILURE only if none of it was taken."""
         collected = metrics_data.resource_metrics
         if not any(scope.metrics for resource in collected for scope in resource.scope_metrics):
             return MetricExportResult.SUCCESS
@@ -167,7 +173,7 @@ class RunsMetricExporter(MetricExporter):
         return MetricExportResult.SUCCESS if taken else MetricExportResult.FAILURE
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Hand over what is buffered; every export has done so already."""
+        """Hand over what is buffered."""
         return self._output.flush()
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
@@ -179,11 +185,16 @@ class _Output:
     """What the three exporters have in common; called by the thread that calls the exporter."""
 
     def __init__(
-        self, writer: RunWriter | None, resource: Resource | None, on_records: OnRecords | None
+        self,
+        writer: RunWriter | None,
+        resource: Resource | None,
+        on_records: OnRecords | None,
+        flush_on_export: bool,
     ) -> None:
         self._writer = writer
         self._resource = resource
         self._on_records = on_records
+        self._flush_on_export = flush_on_export
         self._shut_down = False
         if writer is None:
             _shared_run.join(self)
@@ -218,7 +229,8 @@ class _Output:
                 else:
                     taken += writer.append(file, records)
                 self._tell(writer, file, records)
-        writer.flush()
+        if self._flush_on_export:
+            writer.flush()
         return taken > 0
 
     def flush(self) -> bool:

@@ -3,6 +3,9 @@
 A fact says what was seen, when, and for which task attempt or worker. Facts are tuples, so that a
 hook pays for one small allocation and Dask's own message packing carries them; the first element is
 the kind. All times are seconds since the epoch on the scheduler's clock; keys are strings.
+
+The most frequent fact of all says the least: that a task which had succeeded or failed was
+forgotten. It is that task's key, a bare string.
 """
 
 from __future__ import annotations
@@ -139,7 +142,10 @@ class Waiting(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """Nobody needs the task any more, and the scheduler forgot it."""
+    """Nobody needs the task any more, and the scheduler forgot it.
+
+    Of a task that had succeeded or failed the bare key stands for this fact.
+    """
 
     kind: int
     time: float
@@ -341,6 +347,7 @@ Fact: TypeAlias = (
     | WorkerExit
     | WorkerEvent
     | UserEvent
+    | str
 )
 
 SUBMITTED: Final = 1
@@ -392,22 +399,28 @@ _TYPES: Final[dict[int, Any]] = {
 _new: Final[Any] = tuple.__new__
 
 
+#: Those of which every task makes one: they stay the plain tuples that they come as.
+_PLAIN: Final = frozenset({SUBMITTED, SUCCEEDED})
+
+
 def decode(raw: Iterable[Any]) -> list[Fact]:
     """Turn tuples as they came over the wire into facts; what is no fact is left out.
 
     A newer or hostile peer may send anything: an unknown kind or a tuple of another length is not
-    an error of the run.
+    an error of the run. :class:`Submitted` and :class:`Succeeded` stay plain tuples.
     """
     facts: list[Fact] = []
     for item in raw:
-        if isinstance(item, tuple) and item:
+        if item.__class__ is str:
+            facts.append(item)
+        elif isinstance(item, tuple) and item:
             known: Any = item
             fact_type = _TYPES.get(known[0])
             if fact_type is type(known):
                 facts.append(known)
             elif fact_type is not None and len(item) == len(fact_type._fields):
                 # What `_make` does, without a call of Python's for each.
-                facts.append(_new(fact_type, item))
+                facts.append(known if known[0] in _PLAIN else _new(fact_type, item))
     return facts
 
 

@@ -87,6 +87,17 @@ def test_what_an_exporter_was_given_is_in_the_kernels_hands_when_export_returns(
     assert RunReader(writer.path).status == "completed"
 
 
+def test_who_exports_in_small_pieces_flushes_by_himself(tmp_path: Path) -> None:
+    writer = create(tmp_path, sync_interval=10)
+    spans = RunsSpanExporter(writer, record_map=MAP, flush_on_export=False)
+    assert spans.export([bare_span(r="task", key="a")]) is SpanExportResult.SUCCESS
+    assert spans.export([bare_span(r="task", key="b")]) is SpanExportResult.SUCCESS
+    assert read(writer.path)[0] == []
+    assert spans.force_flush()
+    assert [record["task_id"] for record in read(writer.path)[0]] == ["a", "b"]
+    writer.close(status="completed")
+
+
 def test_nothing_to_export_is_a_success(tmp_path: Path) -> None:
     spans, logs, metrics = RunsSpanExporter(), RunsLogExporter(), RunsMetricExporter()
     assert spans.export([]) is SpanExportResult.SUCCESS

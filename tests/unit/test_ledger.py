@@ -226,17 +226,43 @@ def test_a_fact_that_makes_no_sense_costs_itself_alone(book, monkeypatch):
     book.guard.errors.clear()
 
 
+def test_a_bare_key_forgets_a_task_that_has_ended(book):
+    book.take(submitted("x"), succeeded("x", 1), "x")
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+    assert not book.ledger.unfinished
+    # Its result is wanted anew: another task with the same key, not the same one again.
+    book.take(submitted("x"))
+    assert book.lines("x")[3:] == [("submitted", 0)]
+
+
+def test_a_bare_key_of_a_task_whose_end_was_dropped_ends_it_all_the_same(book):
+    book.take(submitted("x"), "x", "", "unknown")
+    assert book.lines("x") == [("submitted", 0), ("cancelled", 0)]
+
+
+def test_entering_decides_nothing_that_a_later_fact_of_the_same_batch_would(book):
+    book.take(submitted("x"), unassigned("x", 1, "client-releases-keys"), forgotten("x"))
+    late = 100.0 + CANCEL_WAIT + 0.01
+    book.ledger.enter([submitted("y")], late)
+    book.ledger.enter([started("x", 1)], late)
+    book.ledger.tick(late)
+    book.collect()
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
+
+
 def test_facts_from_the_wire_are_decoded_and_rubbish_left_out():
     raw: list[Any] = [
         tuple(started("x", 1)),
         (999, 1.0),
         (facts.STARTED, 1.0),
-        "text",
+        b"text",
         (),
         None,
         started("y", 2),
+        # The key of a task that had ended and is forgotten.
+        "z",
     ]
-    assert facts.decode(raw) == [started("x", 1), started("y", 2)]
+    assert facts.decode(raw) == [started("x", 1), started("y", 2), "z"]
 
 
 def test_ids_of_attempts_are_the_same_everywhere_and_differ():

@@ -46,6 +46,8 @@ FAREWELL: Final = 1.0
 #: Estimated bytes of a fact in memory (measured with tracemalloc), without its texts.
 _FACT_BYTES: Final = 320
 _SMALL_FACT_BYTES: Final = 160
+#: Of a task that is only forgotten.
+_KEY_BYTES: Final = 120
 #: Its fields are few and bounded where they are made.
 _USER_EVENT_BYTES: Final = 1_500
 
@@ -56,8 +58,10 @@ _RAW: Final = -facts.SUCCEEDED
 _FORGOTTEN: Final = facts.FORGOTTEN
 _SUBMITTED: Final = facts.SUBMITTED
 _RAW_BYTES: Final = 1_400
+#: In the place of the time at which a task became runnable: that it has succeeded, or failed.
+_ENDED: Final = -1.0
 #: Bytes of facts after which raw ones are worked out where nobody pulls.
-_RAW_WINDOW: Final = 128 * 1024
+_RAW_WINDOW: Final = 1024 * 1024
 
 
 class ScalableSchedulerPlugin(SchedulerPlugin):
@@ -108,7 +112,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         """Begin to note facts; must be called on the scheduler's event loop."""
         self.guard = Guard()
         self._scheduler = scheduler
-        self._facts: deque[tuple[Any, ...]] = deque()
+        #: A scheduler that is restarted keeps this dictionary.
+        self._tasks = scheduler.tasks
+        self._facts: deque[tuple[Any, ...] | str] = deque()
         self._bytes = 0
         self._dropped = 0
         #: Bytes at which noting takes the long way: raw facts are due, or the buffer is full.
@@ -116,8 +122,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         #: Bytes of facts when no raw one was among them.
         self._settled = 0
         self._next = 1
-        self._inflight: list[tuple[Any, ...]] = []
-        #: Tasks of this run that the scheduler still knows → when they became runnable.
+        self._inflight: list[tuple[Any, ...] | str] = []
+        #: Tasks of this run that the scheduler still knows → when they became runnable, or that
+        #: their end has been told (:data:`_ENDED`).
         self._known: dict[Any, float] = {}
         self._workers: dict[str, WorkerState] = {}
         self._closing: dict[str, str] = {}
@@ -226,7 +233,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             else:
                 self._bytes -= sum(map(_size, pulled))
             self._ceiling = min(self._ceiling, self._bytes + _RAW_WINDOW)
-            self._inflight = [self._finished(fact) if fact[0] == _RAW else fact for fact in pulled]
+            self._inflight = [
+                self._finished(fact) if isinstance(fact, tuple) and fact[0] == _RAW else fact
+                for fact in pulled
+            ]
         self._was_pulled = True
         if self._farewell is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
@@ -240,7 +250,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             "now": time(),
         }
 
-    def _note(self, fact: tuple[Any, ...], size: int) -> None:
+    def _note(self, fact: tuple[Any, ...] | str, size: int) -> None:
         if self._bytes + size > self._ceiling:
             self._make_room()
             if self._bytes + size > BUFFER_LIMIT:
@@ -257,10 +267,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         freed = 0
         # From the right, where a recorder's thread that pulls meanwhile changes no position. What
         # came since the last time is a window, and another one if a pull has moved the ceiling.
-        for position in range(1, 2 * _RAW_WINDOW // _SMALL_FACT_BYTES):
+        for position in range(1, 2 * _RAW_WINDOW // _KEY_BYTES):
             try:
                 fact = queue[-position]
-                if fact[0] == _RAW:
+                if isinstance(fact, tuple) and fact[0] == _RAW:
                     fact = self._finished(fact)
                     queue[-position] = fact
                     freed += _RAW_BYTES - _size(fact)
@@ -356,36 +366,40 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         **kwargs: Any,
     ) -> None:
         """A task changed its state. The hottest hook: six calls a task."""
+        # What every task does stands here without a call: see `_note` for what is done twice.
         try:
             known = self._known
-            if key not in known:
-                if start != "released" or finish == "forgotten":
+            ready = known.get(key)
+            if ready is None:
+                if start != "released" or finish == "forgotten" or not self._comes_in(key):
                     return
-                task = self._scheduler.tasks[key]
-                annotations = task.annotations
-                if (
-                    not annotations
-                    or annotations.get(ANNOTATION) is not self._carrier
-                    or task.run_spec is None
-                ) and not self._is_ours(task):
-                    return
-                self._adopt(key, task, time(), known_before=False)
                 if finish == "waiting":
                     return
-            if finish == "processing":
-                if start == "waiting":
-                    known[key] = time()
-            elif finish == "memory":
+            if finish == "memory":
                 if start == "processing":
-                    task = self._scheduler.tasks[key]
-                    fact = (_RAW, time(), key, task, task.run_id, known[key], kwargs)
-                    # What `_note` does, without a call.
+                    task = self._tasks[key]
+                    fact = (_RAW, time(), key, task, task.run_id, ready, kwargs)
+                    known[key] = _ENDED
                     size = self._bytes + _RAW_BYTES
                     if size > self._ceiling:
                         self._note(fact, _RAW_BYTES)
                     else:
                         self._bytes = size
                         self._facts.append(fact)
+            elif finish == "processing":
+                if start == "waiting":
+                    known[key] = time()
+            elif finish == "forgotten":
+                del known[key]
+                if ready == _ENDED and key.__class__ is str:
+                    size = self._bytes + _KEY_BYTES
+                    if size > self._ceiling:
+                        self._note(key, _KEY_BYTES)
+                    else:
+                        self._bytes = size
+                        self._facts.append(key)
+                else:
+                    self._note((_FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
             elif finish == "waiting":
                 if start != "waiting":  # else it turned out that it must queue
                     known[key] = 0.0
@@ -393,15 +407,51 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             elif finish == "released":
                 if start == "processing":
                     self._left_worker(key, stimulus_id)
-            elif finish == "forgotten":
-                del known[key]
-                self._note((_FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
             elif finish == "erred":
                 self._erred(key, start, kwargs)
+                known[key] = _ENDED
             elif start == "waiting":  # queued, no-worker: runnable, but there is no place yet
                 known[key] = time()
         except BaseException as error:
             self.guard.failed("transition", error)
+
+    def _comes_in(self, key: Any) -> bool:
+        """Take a task in that makes its first transition, if it is this run's."""
+        task = self._tasks[key]
+        annotations = task.annotations
+        run_spec = task.run_spec
+        if (
+            run_spec is None  # scattered data: nothing that runs
+            or not annotations
+            or annotations.get(ANNOTATION) is not self._carrier
+        ) and not self._is_ours(task):
+            return False
+        if task.dependencies:
+            self._adopt(key, task, time(), known_before=False)
+            return True
+        # What `_adopt` does, for the many of one graph that depend on nothing.
+        self._known[key] = 0.0
+        function = getattr(run_spec, "func", None)
+        if function is not self._function[0]:
+            self._function = (function, _function_name(function))
+        fact = (
+            _SUBMITTED,
+            time(),
+            key if key.__class__ is str else str(key),
+            task.prefix.name,
+            self._function[1],
+            (),
+            0,
+            annotations.get(ANNOTATION) if annotations else None,
+            False,
+        )
+        size = self._bytes + _SMALL_FACT_BYTES
+        if size > self._ceiling:
+            self._note(fact, _SMALL_FACT_BYTES)
+        else:
+            self._bytes = size
+            self._facts.append(fact)
+        return True
 
     def _is_ours(self, task: TaskState) -> bool:
         if task.run_spec is None:  # scattered data: nothing that runs
@@ -510,7 +560,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 worker,
                 start,
                 stop,
-                self._known.get(key, 0.0),
+                max(0.0, self._known.get(key, 0.0)),
                 phases,
                 error_type,
                 message,
@@ -773,6 +823,8 @@ _UP_TO_MAX: Final = range(MAX_DEPENDENCIES)
 
 
 def _size(fact: Any) -> int:
+    if fact.__class__ is str:
+        return _KEY_BYTES
     kind = fact[0]
     if kind == _RAW:
         return _RAW_BYTES

@@ -92,54 +92,39 @@ class Signals(NamedTuple):
 class _Task:
     """One task as long as the scheduler knows it."""
 
-    __slots__ = (
-        "attempt",
-        "cancelled_by",
-        "dependencies",
-        "final",
-        "function",
-        "ids",
-        "key",
-        "name",
-        "parent",
-        "placement",
-        "recomputed",
-        "reopens",
-        "run_id",
-        "running",
-        "start",
-        "worker",
-    )
+    # Of the class until they change: a task that only succeeds sets few of them.
+    #: Whose results it takes, where links are wanted.
+    dependencies: tuple[str, ...] = ()
+    #: What its lines say besides what all tasks' do: `function`, `placement`, `reopens` or
+    #: `recomputed` is set.
+    special = False
+    #: Name of its function, where that is not the task's.
+    function: str | None = None
+    #: What it asked for, as attributes; None where it asked for nothing.
+    placement: dict[str, Any] | None = None
+    #: Attempts that began so far.
+    attempt = 0
+    #: Dask's number of the last attempt that began.
+    run_id = -1
+    #: Span of that attempt.
+    ids: SpanContext | None = None
+    running = False
+    start = 0.0
+    worker = ""
+    #: Final state, while that is what the task is in.
+    final: str | None = None
+    #: The final state that no longer holds; said on the first line after it.
+    reopens: str | None = None
+    #: It had succeeded, and its result was lost.
+    recomputed = False
+    #: It left its worker for a reason that the next fact will tell.
+    cancelled_by: facts.Unassigned | None = None
 
-    def __init__(
-        self, key: str, name: str, function: str | None, parent: SpanContext | None
-    ) -> None:
+    def __init__(self, key: str, name: str, parent: SpanContext | None) -> None:
         self.key = key
         self.name = name
-        self.function = function
         #: The span under which attempts hang; None: the run's root.
         self.parent = parent
-        #: Whose results it takes, where links are wanted.
-        self.dependencies: tuple[str, ...] = ()
-        #: What it asked for, as attributes; None where it asked for nothing.
-        self.placement: dict[str, Any] | None = None
-        #: Attempts that began so far.
-        self.attempt = 0
-        #: Dask's number of the last attempt that began.
-        self.run_id = -1
-        #: Span of that attempt.
-        self.ids: SpanContext | None = None
-        self.running = False
-        self.start = 0.0
-        self.worker = ""
-        #: Final state, while that is what the task is in.
-        self.final: str | None = None
-        #: The final state that no longer holds; said on the first line after it.
-        self.reopens: str | None = None
-        #: It had succeeded, and its result was lost.
-        self.recomputed = False
-        #: It left its worker for a reason that the next fact will tell.
-        self.cancelled_by: facts.Unassigned | None = None
 
 
 class _Worker:
@@ -252,6 +237,9 @@ class Ledger:
         self._limbo: dict[str, _Limbo] = {}
         self._unannounced: set[str] = set()
         self._parents: dict[str, SpanContext | None] = {}
+        #: What the last task came with, and what that says.
+        self._carrier: dict[str, Any] | None = None
+        self._carried: tuple[SpanContext | None, dict[str, Any] | None] = (None, None)
         self._short: dict[str, int] = {}
         self._errors: dict[str, tuple[str, str]] = {}
         self._stretches: list[Signals] = []
@@ -301,17 +289,27 @@ class Ledger:
     # -- in and out ---------------------------------------------------------------------------
 
     def take(self, batch: Iterable[facts.Fact], now: float) -> None:
-        """Enter facts, in order; `now` is the scheduler's clock."""
+        """Enter facts, in order, and decide what they leave open; `now` is the scheduler's clock.
+
+        Who has more facts of the same time :meth:`enters <enter>` all of them first.
+        """
+        self.enter(batch, now)
+        self.tick(now)
+
+    def enter(self, batch: Iterable[facts.Fact], now: float) -> None:
+        """Enter facts, in order; what waits for further word goes on waiting."""
         self._now = now
         handlers = self._handlers
         for fact in batch:
             try:
+                if isinstance(fact, str):
+                    self._forget(fact, now)
+                    continue
                 handler = handlers.get(fact[0])
                 if handler is not None:
                     handler(fact)
             except BaseException as error:
                 self._guard.failed("ledger", error)
-        self.tick(now)
 
     def tick(self, now: float) -> None:
         """Decide what has waited long enough for further word."""
@@ -431,14 +429,22 @@ class Ledger:
         if old is not None and old.final is None:
             return
         name = self._names.setdefault(name, name)
-        parent = self._parent(carrier) if carrier and carrier.get("run") == self._run else None
-        task = self._tasks[key] = _Task(key, name, function, parent)
+        if carrier is not self._carrier:
+            # The tasks of one graph share it, where they come from a scheduler in this process.
+            self._carrier = carrier
+            self._carried = self._read(carrier)
+        parent, placement = self._carried
+        task = self._tasks[key] = _Task(key, name, parent)
         if self._follow:
             task.dependencies = dependencies[:MAX_LINKS]
             trace_id = (parent or self._root)[0]
             self._submitted_in[trace_id] = self._submitted_in.get(trace_id, 0) + 1
-        if carrier and facts.PLACEMENT in carrier:
-            task.placement = self._placement(carrier[facts.PLACEMENT])
+        if placement is not None:
+            task.special = True
+            task.placement = placement
+        if function is not None and function != name:
+            task.special = True
+            task.function = function
         attributes = self._task_attributes(task, "submitted")
         if dependency_count:
             attributes[semconv.TASK_DEPENDENCIES] = dependencies
@@ -467,7 +473,7 @@ class Ledger:
         task.worker = worker
         parent = task.parent or self._root
         span_id = attempt_span_id(self._run, task.key, run_id)
-        ids = task.ids = span_context(parent[0], span_id, parent[3])
+        ids = task.ids = SpanContext(parent[0], span_id, False, parent[3])
         attributes = self._task_attributes(task, "running")
         attributes[_WORKER_ADDRESS] = worker
         self._event(task, start, attributes, ids)
@@ -497,6 +503,7 @@ class Ledger:
     # -- tasks: the ends of attempts ------------------------------------------------------------
 
     def _succeeded(self, fact: facts.Succeeded) -> None:
+        # A plain tuple: see `facts.decode`.
         _, _, key, run_id, worker, start, stop, ready, phases, nbytes, typename, cpu = fact
         task = self._tasks.get(key) or self._unknown(key)
         if run_id != task.run_id:
@@ -621,6 +628,7 @@ class Ledger:
         if task is None:
             return
         if task.final is not None:
+            task.special = True
             task.reopens = task.final
             task.recomputed = task.final == "succeeded"
             task.final = None
@@ -653,21 +661,26 @@ class Ledger:
         self._end(task, task.start, time, attributes, error="WorkerLost")
 
     def _forgotten(self, fact: facts.Forgotten) -> None:
-        task = self._tasks.pop(fact.key, None)
+        self._forget(fact.key, fact.time)
+
+    def _forget(self, key: str, time: float) -> None:
+        task = self._tasks.pop(key, None)
         if task is None:
             return
-        if task.final is not None:
-            self._errors.pop(fact.key, None)
-            if task.final != "failed":
-                self._deaths.forget(fact.key)
+        final = task.final
+        if final is not None:
+            if final == "failed":
+                self._errors.pop(key, None)
+            else:
+                self._deaths.forget(key)
             return
         left = task.cancelled_by
         if left is None or left.run_id is None or task.run_id == left.run_id:
-            self._cancel(task, fact.time if left is None else left.time)
+            self._cancel(task, time if left is None else left.time)
         else:
             # It was on a worker: whether it had begun there, only the worker knows.
             deadline = self._now + CANCEL_WAIT
-            self._limbo[fact.key] = _Limbo(task, left.run_id, left.time, deadline)
+            self._limbo[key] = _Limbo(task, left.run_id, left.time, deadline)
 
     def _leave_limbo(self, key: str) -> None:
         limbo = self._limbo.pop(key)
@@ -932,7 +945,12 @@ class Ledger:
             _TASK_STATE: state,
             _TASK_ATTEMPT: task.attempt if state != "submitted" else 0,
         }
-        if task.function is not None and task.function != task.name:
+        if task.special:
+            self._add_special(task, attributes)
+        return attributes
+
+    def _add_special(self, task: _Task, attributes: dict[str, Any]) -> None:
+        if task.function is not None:
             attributes[semconv.FUNCTION_NAME] = task.function
         if task.placement is not None:
             attributes.update(task.placement)
@@ -941,7 +959,6 @@ class Ledger:
             task.reopens = None
         if task.recomputed:
             attributes[semconv.TASK_RECOMPUTED] = True
-        return attributes
 
     def _measure(
         self,
@@ -1177,6 +1194,18 @@ class Ledger:
 
     # -- helpers ----------------------------------------------------------------------------------
 
+    def _read(
+        self, carrier: dict[str, Any] | None
+    ) -> tuple[SpanContext | None, dict[str, Any] | None]:
+        """What a task came with: the span to hang under, what it asks for."""
+        if not carrier:
+            return None, None
+        asked = carrier.get(facts.PLACEMENT)
+        return (
+            self._parent(carrier) if carrier.get("run") == self._run else None,
+            self._placement(asked) if asked is not None else None,
+        )
+
     def _parent(self, carrier: dict[str, Any]) -> SpanContext | None:
         # Without baggage and trace state the one text tells carriers apart.
         text: Any = carrier.get("traceparent") if len(carrier) == 2 else repr(carrier)
@@ -1191,7 +1220,7 @@ class Ledger:
 
     def _unknown(self, key: str) -> _Task:
         """A task whose submission was dropped: what follows is recorded all the same."""
-        task = self._tasks[key] = _Task(key, name_of_key(key), None, None)
+        task = self._tasks[key] = _Task(key, name_of_key(key), None)
         return task
 
     def _worker_name(self, address: str) -> str:

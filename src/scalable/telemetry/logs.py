@@ -12,8 +12,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from scalable.telemetry.spans import nanoseconds
-
 _NO_CONTEXT: Final = Context()
 _NO_FLAGS: Final = TraceFlags.get_default()
 _INFO: Final = SeverityNumber.INFO
@@ -28,33 +26,20 @@ class _Event(LogRecord):
     severity_text = None
     body = None
     exception = None
-
-    def __init__(
-        self,
-        name: str,
-        timestamp: int,
-        severity: SeverityNumber,
-        attributes: Mapping[str, Any],
-        ids: SpanContext | None,
-    ) -> None:
-        self.timestamp = timestamp
-        self.observed_timestamp = timestamp
-        self.severity_number = severity
-        self.attributes = attributes
-        self.event_name = name
-        if ids is None:
-            self.trace_id = self.span_id = 0
-            self.trace_flags = _NO_FLAGS
-        else:
-            # A span context is a tuple; its properties cost a call each.
-            self.trace_id, self.span_id, _, self.trace_flags, *_ = ids
+    severity_number = _INFO
+    trace_id = 0
+    span_id = 0
+    trace_flags = _NO_FLAGS
 
 
 class _Readable(ReadableLogRecord):
     """A readable log record whose other fields its class has."""
 
-    def __init__(self, log_record: LogRecord) -> None:
-        self.__dict__["log_record"] = log_record
+
+#: Both are made without calling their class: the arguments would cost as much again.
+_new: Final[Any] = object.__new__
+#: A readable log record is frozen.
+_set: Final = object.__setattr__
 
 
 class EventFactory:
@@ -65,7 +50,7 @@ class EventFactory:
         # same for every record, so that they can belong to the class. Left to their default, the
         # limits would be read anew from the environment for every record.
         shared = {"resource": resource, "instrumentation_scope": scope, "limits": LogRecordLimits()}
-        self._make: type[_Readable] = type("_RunReadable", (_Readable,), shared)
+        self._type: type[_Readable] = type("_RunReadable", (_Readable,), shared)
 
     def event(
         self,
@@ -77,5 +62,15 @@ class EventFactory:
         error: bool = False,
     ) -> ReadableLogRecord:
         """One event, belonging to the span `ids` if there is one."""
-        record = _Event(name, nanoseconds(time), _ERROR if error else _INFO, attributes, ids)
-        return self._make(record)
+        record: _Event = _new(_Event)
+        record.timestamp = record.observed_timestamp = int(time * 1e6 + 0.5) * 1000
+        record.attributes = attributes
+        record.event_name = name
+        if error:
+            record.severity_number = _ERROR
+        if ids is not None:
+            # A span context is a tuple; its properties cost a call each.
+            record.trace_id, record.span_id, _, record.trace_flags, *_ = ids
+        readable: ReadableLogRecord = _new(self._type)
+        _set(readable, "log_record", record)
+        return readable

@@ -141,15 +141,16 @@ class Exits:
         self._routes = routes
         self._task_events = task_events
         self._warn = warn
-        self._spans = RunsSpanExporter(
-            writer, record_map=semconv.RECORD_MAP, resource=resource, on_records=self._on_records
-        )
-        self._logs = RunsLogExporter(
-            writer, record_map=semconv.RECORD_MAP, resource=resource, on_records=self._on_records
-        )
-        self._metrics = RunsMetricExporter(
-            writer, record_map=semconv.RECORD_MAP, resource=resource, on_records=self._on_records
-        )
+        shared: Any = {
+            "record_map": semconv.RECORD_MAP,
+            "resource": resource,
+            "on_records": self._on_records,
+            # The recorder exports in small pieces, and flushes once it has no more.
+            "flush_on_export": False,
+        }
+        self._spans = RunsSpanExporter(writer, **shared)
+        self._logs = RunsLogExporter(writer, **shared)
+        self._metrics = RunsMetricExporter(writer, **shared)
         self._writer = writer
         self._span_shippers: list[Shipper[ReadableSpan]] = []
         self._log_shippers: list[Shipper[ReadableLogRecord]] = []
