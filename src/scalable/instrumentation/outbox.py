@@ -76,15 +76,11 @@ class Outbox:
         self._resource = encode(resource)
         self._items: deque[tuple[int, str | None, bytes]] = deque()
         self._bytes = 0
-        self._armed = False
+        #: Something is to be sent, and a time for that is set; for others to read.
+        self.waiting = False
         self._closed = False
         self._dropped: dict[tuple[int, str | None], int] = {}
         self._tokens = {kind: (rate.burst, monotonic()) for kind, rate in RATES.items()}
-
-    @property
-    def waiting(self) -> bool:
-        """Something is to be sent."""
-        return bool(self._items or self._dropped)
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
         """Take an item, made by :func:`encode`, or count it as dropped."""
@@ -104,8 +100,8 @@ class Outbox:
         self._arm()
 
     def _arm(self) -> None:
-        if not self._armed and not self._closed:
-            self._armed = True
+        if not self.waiting and not self._closed:
+            self.waiting = True
             try:
                 self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_INTERVAL, self.flush)
             except RuntimeError:  # the loop is closed: the process ends
@@ -119,7 +115,7 @@ class Outbox:
 
     def empty(self) -> Reports:
         """Hand out what waits."""
-        self._armed = False
+        self.waiting = False
         batches: dict[tuple[int, str | None], list[bytes]] = {}
         while self._items:
             kind, run, item = self._items.popleft()

@@ -146,7 +146,13 @@ class Attempt:
     Made on the worker's loop; begun, metered and ended by the thread that runs the task.
     """
 
+    task: TaskState
+    run_id: int
     # Of the class until they change: that costs nothing at the making.
+    #: What the task came with.
+    carrier: Carrier | None = None
+    #: Takes what its code records.
+    outbox: Outbox | None = None
     #: When it began; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs: said by its thread.
@@ -160,12 +166,6 @@ class Attempt:
     slot = 0
     #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
     cpu: float | None = None
-
-    def __init__(self, task: TaskState, carrier: Carrier | None, outbox: Outbox) -> None:
-        self.task = task
-        self.run_id = task.run_id
-        self.carrier = carrier
-        self.outbox = outbox
 
     @property
     def key(self) -> str:
@@ -336,26 +336,39 @@ class Watch:
         return execute
 
     def _begin(self, key: Any) -> None:
-        """Dask is about to execute a task: the run id is the one that it will report."""
-        worker = self._worker
+        """Dask is about to execute a task: the run id is the one that it will report.
+
+        On the loop, for every task: the rest is done in the task's own thread.
+        """
         task = self._tasks[key]
-        annotations: dict[str, Any] = task.annotations or _NO_ANNOTATIONS
-        attempt = Attempt(task, annotations.get(ANNOTATION), self._outbox)
+        attempt = Attempt()
+        attempt.task = task
+        attempt.run_id = task.run_id
         self._attempts[key] = attempt
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
+        annotations = task.annotations
         threads = self._threads_by_default
-        if "executor" in annotations:
-            threads = _has_threads(worker, annotations["executor"])
+        if annotations and "executor" in annotations:
+            threads = _has_threads(self._worker, annotations["executor"])
         # Dask asks the same next, and the answer is kept.
         run_spec: Any = task.run_spec
         if run_spec.is_coro or not threads:
-            # This runs in an asyncio task of its own: what is set here ends with the execution.
-            attempt.began = attempt.elsewhere = True
-            attempt.start = time() + worker.scheduler_delay
-            propagation.enter(attempt)
+            self._begin_elsewhere(attempt)
             if not threads:
-                self._open_pool(annotations.get("executor", "default"))
+                self._open_pool((annotations or _NO_ANNOTATIONS).get("executor", "default"))
+
+    def _begin_elsewhere(self, attempt: Attempt) -> None:
+        """No thread of a task will say that it begins."""
+        attempt.began = attempt.elsewhere = True
+        attempt.start = time() + self._worker.scheduler_delay
+        # This runs in an asyncio task of its own: what is set here ends with the execution.
+        self._enter(attempt)
+
+    def _enter(self, attempt: Attempt) -> None:
+        attempt.outbox = self._outbox
+        attempt.carrier = (attempt.task.annotations or _NO_ANNOTATIONS).get(ANNOTATION)
+        propagation.enter(attempt)
 
     def _open_pool(self, name: str) -> None:
         executors: dict[str, Any] = self._worker.executors
@@ -375,12 +388,13 @@ class Watch:
         attempt = self._attempts.get(key)
         if attempt is not None:
             attempt.start = start = time() + self._worker.scheduler_delay
-            attempt.began = True
             if self._board is not None:
                 attempt.slot = self._board.begin(attempt.run_id, start)
-            propagation.enter(attempt)
+            self._enter(attempt)
             callbacks = internals.METER_CALLBACKS
             callbacks.set({**callbacks.get(), ANNOTATION: attempt.meter})
+            # From here on the loop may announce it.
+            attempt.began = True
             if attempt.dropped:
                 self._loop.call_soon_threadsafe(self._announce_late, attempt)
 
@@ -399,23 +413,26 @@ class Watch:
         Where Dask drops what the task returned, the scheduler hears nothing of this execution but
         what we tell it: the task was cancelled meanwhile, or is wanted from elsewhere by now.
         """
-        attempt = self._attempts.get(key)
-        if attempt is None:
-            return
         if finish in _ENDS:
-            del self._attempts[key]
+            attempt = self._attempts.pop(key, None)
+            if attempt is None:
+                return
             # Before Dask's own message: what a run's last task recorded must not come too late.
             if self._outbox.waiting or (self._relay is not None and self._relay.measured):
                 self._hand_over()
             if attempt.elsewhere and self._board is not None:
                 self._board.end(attempt.slot)
+            if finish == "memory" and start == "executing":  # nearly always
+                return
             if finish == "error" and start in _WANTED:
                 self._report_error(attempt)
             elif finish == "rescheduled" or start not in _WANTED:
                 self._announce_late(attempt)
         elif finish == "released":
-            attempt.dropped = True
-            self._announce_late(attempt)
+            attempt = self._attempts.get(key)
+            if attempt is not None:
+                attempt.dropped = True
+                self._announce_late(attempt)
 
     def _announce_late(self, attempt: Attempt) -> None:
         if attempt.began and not attempt.announced:
@@ -502,8 +519,8 @@ class Watch:
         for task in [*state.executing, *state.long_running]:
             if task.start_time is not None:
                 start = task.start_time + self._worker.scheduler_delay
-                attempt = Attempt(task, None, self._outbox)
-                attempt.start = start
+                attempt = Attempt()
+                attempt.task, attempt.run_id, attempt.start = task, task.run_id, start
                 self._announce_one(attempt)
 
     def _report_error(self, attempt: Attempt) -> None:
