@@ -113,15 +113,19 @@ def test_records_of_dasks_loggers_come_from_scheduler_workers_and_nannies(make_c
         # The nannies of a local cluster live in this process.
         say("distributed.nanny")
         say("of.the.application")
-        tasks.wait_until(
-            lambda: all(
-                any(
-                    log["body"] == f"from distributed.{part}"
-                    for log in logs(run, f"distributed.{part}")
-                )
-                for part in ("worker", "scheduler", "nanny")
-            )
-        )
+        names = {f"distributed.{part}" for part in ("worker", "scheduler", "nanny")}
+
+        def silent() -> set[str]:
+            return {
+                name
+                for name in names
+                if not any(log["body"] == f"from {name}" for log in logs(run, name))
+            }
+
+        try:
+            tasks.wait_until(lambda: not silent())
+        except TimeoutError:
+            pytest.fail(f"not there: {silent()}; {(run.run_dir / 'run.json').read_text()}")
     (worker,) = [log for log in logs(run, "distributed.worker") if log["body"].startswith("from")]
     assert worker["resource"]["dask.worker.address"].startswith("tcp://")
     assert "trace_id" not in worker

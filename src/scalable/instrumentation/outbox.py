@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import socket
@@ -79,7 +80,7 @@ class Outbox:
         #: Something is to be sent, and a time for that is set; for others to read.
         self.waiting = False
         self._closed = False
-        self._dropped: dict[tuple[int, str | None], int] = {}
+        self._dropped: dict[tuple[int, str | None], _Tally] = {}
         self._tokens = {kind: (rate.burst, monotonic()) for kind, rate in RATES.items()}
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
@@ -88,7 +89,7 @@ class Outbox:
         if self._closed:
             return
         if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take_token(kind):
-            self._dropped[kind, run] = self._dropped.get((kind, run), 0) + 1
+            self._tally(kind, run).add(1)
         else:
             self._bytes += size
             self._items.append((kind, run, item))
@@ -96,8 +97,13 @@ class Outbox:
 
     def drop(self, kind: int, run: str | None, count: int) -> None:
         """Count items that were left out before they came here."""
-        self._dropped[kind, run] = self._dropped.get((kind, run), 0) + count
+        self._tally(kind, run).add(count)
         self._arm()
+
+    def _tally(self, kind: int, run: str | None) -> _Tally:
+        tally = self._dropped.get((kind, run))
+        # Two threads that come here at once get the same one.
+        return tally if tally is not None else self._dropped.setdefault((kind, run), _Tally())
 
     def _arm(self) -> None:
         if not self.waiting and not self._closed:
@@ -122,10 +128,10 @@ class Outbox:
             batches.setdefault((kind, run), []).append(item)
         # Threads add to the sum meanwhile: nothing left is what keeps it from drifting.
         self._bytes = 0
-        dropped, self._dropped = self._dropped, {}
+        dropped = {address: tally.take() for address, tally in list(self._dropped.items())}
         now = time()
         reports: Reports = []
-        for address in batches.keys() | dropped.keys():
+        for address in batches.keys() | {address for address, lost in dropped.items() if lost}:
             kind, run = address
             items = batches.get(address, [])
             payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
@@ -148,6 +154,29 @@ class Outbox:
         tokens = min(rate.burst, tokens + (now - since) * rate.a_second)
         self._tokens[kind] = (max(0.0, tokens - 1.0), now)
         return tokens >= 1.0
+
+
+class _Tally:
+    """A count that any thread adds to without a lock, and that the loop takes: exact.
+
+    ``+=`` on a number would lose what another thread adds meanwhile; the step of a C iterator
+    cannot be divided.
+    """
+
+    def __init__(self) -> None:
+        self._steps = itertools.count()
+        self._taken = 0
+
+    def add(self, number: int) -> None:
+        """Count `number` more."""
+        deque(itertools.islice(self._steps, number), maxlen=0)
+
+    def take(self) -> int:
+        """What was added since the last call."""
+        new = next(self._steps) - self._taken
+        # The step just made is nobody's.
+        self._taken += new + 1
+        return new
 
 
 def process() -> dict[str, Any]:
