@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def in_the_loops(directory: Path, quick: bool) -> list[Row]:
                 for name in names
             }
             print("  worker:", _parts(parts), f"thread {threads[-1]:.2f}", file=sys.stderr)
-        rows = _traffic(cluster, tasks, directory)
+        rows, bare = _traffic(cluster, tasks, directory)
     return [
         Row.of_rounds(
             "hooks-scheduler",
@@ -70,11 +71,19 @@ def in_the_loops(directory: Path, quick: bool) -> list[Row]:
             hooks,
             unit="µs",
             budget=5,
+            note=f"bare, the scheduler's process took {bare['scheduler']:,.0f} µs a task then",
         ),
         Row.of_rounds(
             "hooks-pull", "scheduler's loop: CPU per task, answering pulls", pulls, unit="µs"
         ),
-        Row.of_rounds("hooks-worker", "worker's loop: CPU per attempt", loops, unit="µs", budget=5),
+        Row.of_rounds(
+            "hooks-worker",
+            "worker's loop: CPU per attempt",
+            loops,
+            unit="µs",
+            budget=5,
+            note=f"bare, a worker's process took {bare['workers']:,.0f} µs a task then",
+        ),
         Row.of_rounds("hooks-thread", "thread of the task: CPU per attempt", threads, unit="µs"),
         Row(
             key="reports",
@@ -94,7 +103,10 @@ def _parts(parts: dict[str, float]) -> str:
     return ", ".join(f"{name} {taken:.2f}" for name, taken in parts.items())
 
 
-def _traffic(cluster: Cluster, tasks: int, directory: Path) -> list[Row]:
+def _traffic(
+    cluster: Cluster, tasks: int, directory: Path
+) -> tuple[list[Row], Mapping[str, float]]:
+    """What crosses the wires; and the CPU of a bare task by process, in µs."""
     client = cluster.client
 
     def passed() -> dict[str, int]:
@@ -103,7 +115,10 @@ def _traffic(cluster: Cluster, tasks: int, directory: Path) -> list[Row]:
         clusters.run_map(client, tasks)
         return client.run_on_scheduler(probes.read_traffic)
 
+    began = cluster.cpu()
     before = passed()
+    ended = cluster.cpu()
+    bare = {name: (ended[name] - began[name]) / tasks * 1e6 for name in ended}
     with scalable.instrument(client, project="bench", runs_dir=directory) as run:
         during = passed()
         run.flush()
@@ -120,7 +135,7 @@ def _traffic(cluster: Cluster, tasks: int, directory: Path) -> list[Row]:
                 note=f"bare: {before.get(name, 0) / tasks:.1f}",
             )
         )
-    return rows
+    return rows, bare
 
 
 def longest_hold(directory: Path, quick: bool) -> list[Row]:

@@ -94,16 +94,17 @@ def recorder(directory: Path, quick: bool) -> list[Row]:
 
 
 def _growth(recorded: Recorded, tasks: int) -> float:
-    """CPU per task of the last tenth of a run, divided by that of its first."""
+    """CPU per task of the last tenth of a run, divided by that of its first.
+
+    Each in units of what the simulation took for the same tasks: a minute is long enough for a
+    machine to become slower or faster.
+    """
     marks = recorded.marks
     tenth = tasks // 10
-
-    def until(count: int) -> tuple[int, float]:
-        return next(mark for mark in marks if mark[0] >= count)
-
-    early, late = until(tenth), until(tasks - tenth)
-    first = early[1] / early[0]
-    return (marks[-1][1] - late[1]) / (marks[-1][0] - late[0]) / first
+    early = next(mark for mark in marks if mark.tasks >= tenth)
+    late = next(mark for mark in marks if mark.tasks >= tasks - tenth)
+    last = (marks[-1].cpu - late.cpu) / (marks[-1].simulation - late.simulation)
+    return last / (early.cpu / early.simulation)
 
 
 class _Peak:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count, islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from scalable import facts
 from scalable.facts import Batch, Fact
@@ -216,7 +216,7 @@ class SyntheticCluster:
                     yield self._sample(sampled)
         for key in keys:
             self.now += 2e-6
-            yield facts.Forgotten(facts.FORGOTTEN, self.now, key)
+            yield key
 
     def _assign(self) -> None:
         while self._ready and self._free:
@@ -320,6 +320,14 @@ class SyntheticCluster:
         return facts.Waiting(facts.WAITING, self.now, task.key)
 
 
+class Mark(NamedTuple):
+    """How far a synthetic run has come."""
+
+    tasks: int
+    cpu: float
+    simulation: float
+
+
 class SyntheticSource:
     """Hands out the facts of a synthetic cluster to a recorder, and meters that recorder.
 
@@ -329,13 +337,17 @@ class SyntheticSource:
     ----------
     cpu
         CPU time in seconds that the recorder took so far, without the simulation's.
+    simulation
+        CPU time in seconds that the simulation took: the same work for every task, by which the
+        machine's speed of the moment can be told.
     marks
-        ``(tasks submitted, cpu)`` at each pull.
+        ``(tasks submitted, cpu, simulation)`` at each pull.
     """
 
     def __init__(self, cluster: SyntheticCluster) -> None:
         self.cpu = 0.0
-        self.marks: list[tuple[int, float]] = []
+        self.simulation = 0.0
+        self.marks: list[Mark] = []
         self._cluster = cluster
         self._facts = cluster.facts()
         self._left: float | None = None
@@ -345,13 +357,15 @@ class SyntheticSource:
         entered = time.thread_time()
         if self._left is not None:
             self.cpu += entered - self._left
-            self.marks.append((self._cluster.truth["submitted"], self.cpu))
-        batch = list(islice(self._facts, limit))
-        answer = Batch(
-            batch, after + len(batch), len(batch) == limit, 0, {}, self._cluster.now + 1e-3
-        )
+            self.marks.append(Mark(self._cluster.truth["submitted"], self.cpu, self.simulation))
+        # As they come from a scheduler, in plain tuples.
+        raw = [
+            fact if isinstance(fact, str) else tuple(fact) for fact in islice(self._facts, limit)
+        ]
         self._left = time.thread_time()
-        return answer
+        self.simulation += self._left - entered
+        now = self._cluster.now + 1e-3
+        return Batch(facts.decode(raw), after + len(raw), len(raw) == limit, 0, {}, now)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -364,7 +378,7 @@ class Recorded:
     path: Path
     truth: Counter[str]
     cpu: float
-    marks: list[tuple[int, float]]
+    marks: list[Mark]
     wall: float
     #: Seconds that `close` took; None for a run that is not closed.
     closing: float | None = None

@@ -64,6 +64,7 @@ def _cluster() -> LocalCluster:
 
 HOOKS = [
     (ScalableSchedulerPlugin, "_adopt"),
+    (ScalableSchedulerPlugin, "_comes_in"),
     (ScalableSchedulerPlugin, "_is_ours"),
     (ScalableSchedulerPlugin, "_worked_out"),
     (ScalableSchedulerPlugin, "_failed"),
@@ -76,6 +77,7 @@ HOOKS = [
     (ScalableSchedulerPlugin, "pull"),
     (Hub, "_notice_late"),
     (Watch, "_begin"),
+    (Watch, "_enter"),
     (Watch, "_began"),
     (Watch, "_ended"),
     (Watch, "moved"),
@@ -85,7 +87,9 @@ HOOKS = [
     (Board, "end"),
     (LocalSource, "pull"),
     (Submissions, "carrier"),
-    (Ledger, "take"),
+    (Ledger, "enter"),
+    (Ledger, "tick"),
+    (Ledger, "_forget"),
     (Ledger, "_submitted"),
     (Ledger, "_succeeded"),
     (Ledger, "_failed"),
@@ -125,7 +129,7 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
 
 @pytest.mark.parametrize("owner", [RunWriter, Ledger])
 def test_a_step_that_hangs_holds_nobody(bare, notes_dir, monkeypatch, owner):
-    method = "append" if owner is RunWriter else "take"
+    method = "append" if owner is RunWriter else "enter"
     original = getattr(owner, method)
     gate = threading.Event()
 

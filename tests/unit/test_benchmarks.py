@@ -66,7 +66,7 @@ def test_recorded_lines_are_complete_and_end_each_task(lively):
 def test_same_seed_gives_the_same_facts_and_another_seed_others():
     def facts_of(seed):
         shape = Shape(tasks=50, failing=0.1, retries=2, lost_workers=1, duration=0.01, seed=seed)
-        return [tuple(fact) for fact in SyntheticCluster(shape).facts()]
+        return list(SyntheticCluster(shape).facts())
 
     assert facts_of(1) == facts_of(1)
     assert facts_of(1) != facts_of(2)
