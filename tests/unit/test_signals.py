@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -53,6 +55,7 @@ def test_a_span_is_what_the_sdks_class_makes():
         found = getattr(made, name)
         assert found is value or found == value or name == "_status", name
     assert made.status.status_code is same.status.status_code
+    assert encode_spans([made]) == encode_spans([same])
 
 
 def test_a_span_never_ends_before_it_begins():
@@ -78,6 +81,7 @@ def test_an_event_is_what_the_sdks_classes_make():
     assert made.to_json() == same.to_json()
     for name in vars(record).keys() - {"context"}:
         assert getattr(made.log_record, name) == getattr(record, name), name
+    assert encode_logs([made]) == encode_logs([same])
 
 
 def test_an_event_without_a_span_belongs_to_none():

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias
 
 from distributed import Client
-from opentelemetry import context as otel_context
 from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -83,9 +82,9 @@ class AttemptSpan(NonRecordingSpan):
     somebody does. The span itself is made by the recorder, under the same ids.
     """
 
-    def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
-        self.scalable_attempt = attempt
-        self._parent = parent
+    #: The attempt, and the context that its task came with: set where it is made.
+    scalable_attempt: RunningAttempt
+    parent: Context
 
     # The base class keeps a span context in this attribute.
     @property
@@ -96,7 +95,7 @@ class AttemptSpan(NonRecordingSpan):
         """Ids of the attempt, with flags and state of the trace that its task came with."""
         attempt = self.scalable_attempt
         carrier = attempt.carrier
-        parent = get_current_span(self._parent).get_span_context()
+        parent = get_current_span(self.parent).get_span_context()
         if carrier is None or not parent.is_valid:
             return INVALID_SPAN_CONTEXT
         span_id = attempt_span_id(str(carrier.get("run")), attempt.key, attempt.run_id)
@@ -118,28 +117,37 @@ def enter(attempt: RunningAttempt) -> None:
 
     Nothing undoes it: called where Dask has made a context for this execution alone.
     """
+    # In the thread of every task, between Dask's code and the user's, where each function that is
+    # called has to be fetched into the processor's caches: as few as possible.
     carrier = attempt.carrier
     if carrier is not None:
-        parent = _context_of(carrier)
-        otel_context.attach(Context({**parent, _SPAN_KEY: AttemptSpan(attempt, parent)}))
+        # Of one graph's tasks each has a carrier of its own, equal to the others'; without baggage
+        # and trace state the one text tells them apart.
+        key: Any = carrier.get("traceparent") if len(carrier) == 2 else tuple(carrier.items())
+        try:
+            parent = _contexts.get(key)
+        except TypeError:  # something unhashable: not ours
+            parent = Context()
+        if parent is None:
+            parent = _extract(key, carrier)
+        span: AttemptSpan = _new(AttemptSpan)
+        span.scalable_attempt = attempt
+        span.parent = parent
+        _attach(Context({**parent, _SPAN_KEY: span}))
     elif current_attempt.get() is not None:
         # Dask made the context from one in which another task has seceded.
-        otel_context.attach(Context())
+        _attach(Context())
     current_attempt.set(attempt)
 
 
-def _context_of(carrier: Carrier) -> Context:
-    # Of one graph's tasks each has a carrier of its own, equal to the others'; without baggage and
-    # trace state the one text tells them apart.
-    key: Any = carrier.get("traceparent") if len(carrier) == 2 else tuple(carrier.items())
-    try:
-        found = _contexts.get(key)
-    except TypeError:  # something unhashable: not ours
-        return Context()
-    if found is None:
-        if len(_contexts) >= _MAX_CONTEXTS:
-            _contexts.clear()
-        found = _contexts[key] = propagate.extract(carrier, Context())
+_new: Final[Any] = object.__new__
+_attach: Final = internals.attach_context()
+
+
+def _extract(key: Any, carrier: Carrier) -> Context:
+    if len(_contexts) >= _MAX_CONTEXTS:
+        _contexts.clear()
+    found = _contexts[key] = propagate.extract(carrier, Context())
     return found
 
 

@@ -183,6 +183,10 @@ class Attempt:
             self.cpu = value
 
 
+_set_item: Final = dict[int, Any].__setitem__
+_del_item: Final = dict[int, Any].__delitem__
+
+
 class ActiveThreads(dict[int, Any]):
     """The worker's own table of what each thread runs, telling :class:`Watch` of each entry.
 
@@ -204,7 +208,7 @@ class ActiveThreads(dict[int, Any]):
         self.ended: Callable[[], None] | None = None
 
     def __setitem__(self, thread: int, key: Any) -> None:
-        super().__setitem__(thread, key)
+        _set_item(self, thread, key)
         began = self.began
         if began is not None:
             try:
@@ -213,7 +217,7 @@ class ActiveThreads(dict[int, Any]):
                 self._guard.failed("began", error)
 
     def __delitem__(self, thread: int) -> None:
-        super().__delitem__(thread)
+        _del_item(self, thread)
         ended = self.ended
         if ended is not None:
             try:
