@@ -310,8 +310,7 @@ class Recorder:
             for start in range(0, len(batch.facts), STRIDE):
                 if start:
                     self._give_way()
-                self._ledger.enter(batch.facts[start : start + STRIDE], now)
-                self._emit_own()
+                self._record(batch.facts[start : start + STRIDE], now)
             self._taken += len(batch.facts)
             # A bare key has no time.
             timed = (fact[1] for fact in reversed(batch.facts) if not isinstance(fact, str))
@@ -320,6 +319,14 @@ class Recorder:
         self._note_submissions(self._submissions.ended(time()))
         self._emit()
         self._tell_run()
+
+    def _record(self, stride: Sequence[facts.Fact], now: float) -> None:
+        """Make lines of some facts; what an internal error costs is theirs alone."""
+        try:
+            self._ledger.enter(stride, now)
+            self._emit_own()
+        except BaseException as error:
+            self.guard.failed("recorder", error)
 
     def _give_way(self) -> None:
         """Sleep, for the shortest time there is, so that a thread that waits can run.
