@@ -77,7 +77,6 @@ HOOKS = [
     (ScalableSchedulerPlugin, "pull"),
     (Hub, "_notice_late"),
     (Watch, "_begin"),
-    (Watch, "_enter"),
     (Watch, "_began"),
     (Watch, "_ended"),
     (Watch, "moved"),

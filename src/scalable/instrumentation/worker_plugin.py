@@ -342,19 +342,22 @@ class Watch:
     def _begin(self, key: Any) -> None:
         """Dask is about to execute a task: the run id is the one that it will report.
 
-        On the loop, for every task: the rest is done in the task's own thread.
+        On the loop, whose processor has the task at hand: its thread has to fetch what it looks at.
         """
         task = self._tasks[key]
         attempt = Attempt()
         attempt.task = task
         attempt.run_id = task.run_id
+        attempt.outbox = self._outbox
         self._attempts[key] = attempt
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
         threads = self._threads_by_default
-        if annotations and "executor" in annotations:
-            threads = _has_threads(self._worker, annotations["executor"])
+        if annotations:
+            attempt.carrier = annotations.get(ANNOTATION)
+            if "executor" in annotations:
+                threads = _has_threads(self._worker, annotations["executor"])
         # Dask asks the same next, and the answer is kept.
         run_spec: Any = task.run_spec
         if run_spec.is_coro or not threads:
@@ -367,11 +370,6 @@ class Watch:
         attempt.began = attempt.elsewhere = True
         attempt.start = time() + self._worker.scheduler_delay
         # This runs in an asyncio task of its own: what is set here ends with the execution.
-        self._enter(attempt)
-
-    def _enter(self, attempt: Attempt) -> None:
-        attempt.outbox = self._outbox
-        attempt.carrier = (attempt.task.annotations or _NO_ANNOTATIONS).get(ANNOTATION)
         propagation.enter(attempt)
 
     def _open_pool(self, name: str) -> None:
@@ -394,7 +392,7 @@ class Watch:
             attempt.start = start = time() + self._worker.scheduler_delay
             if self._board is not None:
                 attempt.slot = self._board.begin(attempt.run_id, start)
-            self._enter(attempt)
+            propagation.enter(attempt)
             callbacks = internals.METER_CALLBACKS
             callbacks.set({**callbacks.get(), ANNOTATION: attempt.meter})
             # From here on the loop may announce it.
