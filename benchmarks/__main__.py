@@ -138,6 +138,9 @@ def _write_page(rows: list[Row], machines: dict[str, Any]) -> None:
         f"Python {latest['python']}, {packages}. Load as the parts began: {min(loads)} to "
         f"{max(loads)}; figures in µs and s grow with it, and ratios get noisier."
     )
+    counts = [len(row.rounds) for row in rows if row.control and not row.unit]
+    if counts:
+        words += f" Rounds of each ratio: {min(counts)} to {max(counts)}."
     notes = "\n".join(f"- {row.what}: {row.note}." for row in rows if row.note)
     image = ""
     if any(row.control and not row.unit for row in rows):
