@@ -15,6 +15,7 @@ from distributed import Client, LocalCluster, wait
 
 import scalable
 from cluster import oracle, tasks
+from scalable.instrumentation import python_logs
 from scalable.instrumentation.board import Board
 from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
@@ -121,6 +122,8 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
             assert _workload(client, notes_dir) == bare
         assert client.submit(operator.add, 1, 1).result() == 2
     # What these steps answer to does not happen in every run of the workload.
+    # Nor does what has failed stay behind.
+    assert not python_logs._listeners
     assert calls or method in (
         "_note_worker_gone", "_left_worker", "hear", "_announce", "_notice_late", "_is_ours",
     )  # fmt: skip

@@ -102,9 +102,9 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
-        self._watch = Watch(worker, self.guard)
         self._metrics: dict[str, Any] = worker.metrics
         self._metrics[facts.SENT_METRIC] = _sent
+        self._watch = Watch(worker, self.guard)
 
     @guarded("worker_teardown")
     def _tear_down(self) -> None:
@@ -262,6 +262,16 @@ class Watch:
         setattr(worker, "execute", self._wrapper)  # noqa: B010
         self._watch_threads()
         propagation.install()
+        self._relay: Relay | None = None
+        try:
+            self._begin_to_tell()
+        except BaseException:
+            # Half a watch would leave for ever what it has put in place.
+            self.stop()
+            raise
+
+    def _begin_to_tell(self) -> None:
+        worker = self._worker
         self._records.start()
         self._relay = self._start_relay()
         handlers: dict[str, Any] = worker.stream_handlers
