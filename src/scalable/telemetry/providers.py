@@ -151,7 +151,6 @@ class Exits:
         self._spans = RunsSpanExporter(writer, **shared)
         self._logs = RunsLogExporter(writer, **shared)
         self._metrics = RunsMetricExporter(writer, **shared)
-        self._writer = writer
         self._span_shippers: list[Shipper[ReadableSpan]] = []
         self._log_shippers: list[Shipper[ReadableLogRecord]] = []
         self._metric_shippers: list[tuple[Shipper[MetricsData], Reader]] = []
