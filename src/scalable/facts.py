@@ -190,7 +190,7 @@ class WorkerGone(NamedTuple):
     #: ``(key, run_id)`` of what was assigned to it, in the order in which it would run.
     assigned: tuple[tuple[str, int], ...]
     #: ``(run_id, start)`` of what was executing or had just ended, read from the worker's board;
-    #: None if unreadable.
+    #: nothing where it left in good order, having told all; None if unreadable.
     executing: tuple[tuple[int, float], ...] | None
     tasks_recomputed: int
     memory: int

@@ -97,6 +97,28 @@ def test_closing_the_cluster_first_removes_all(notes_dir):
     assert sorted(_last_states(run).values()) == ["removed", "removed"]
 
 
+def test_nothing_began_on_a_worker_that_closed_before_its_turn(make_cluster, notes_dir):
+    """It had a free thread and a task assigned to it, and left in good order."""
+    cluster, client = make_cluster(n_workers=2)
+    first, _ = list(cluster.scheduler.workers)
+
+    def hold_back(dask_worker):
+        dask_worker.state.running = False
+
+    with scalable.instrument(client) as run:
+        client.run(hold_back, workers=[first])
+        future = client.submit(
+            tasks.add, str(notes_dir), 1, 2, workers=[first], allow_other_workers=True
+        )
+        tasks.wait_until(lambda: cluster.scheduler.workers[first].processing)
+        cluster.scheduler.loop.add_callback(cluster.scheduler.close_worker, first)
+        assert future.result() == 3
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    records = oracle.read(run.run_dir, "tasks.jsonl")
+    assert first not in {r["worker"] for r in records if r["state"] == "running"}
+
+
 def test_usage_is_sampled_at_join_on_an_interval_and_at_leave(make_cluster):
     cluster, client = make_cluster(n_workers=1)
     with scalable.instrument(client, sample_interval=0.1) as run:

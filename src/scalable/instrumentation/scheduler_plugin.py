@@ -711,7 +711,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         reason = (
             suspect or self._closing.get(address) or ("retired" if expected else "connection-lost")
         )
-        expected = (expected or address in self._closing) and suspect is None
+        in_order = expected or address in self._closing
+        expected = in_order and suspect is None
         if reason.startswith("signal-") and worker.processing:
             # It went in good order, but took work with it, and nobody of Dask had asked it to: a
             # batch system at its limit.
@@ -720,6 +721,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if also is not None:
             tasks.add(also)
         board = read_board(str(worker.server_id))
+        if board is None and in_order:
+            # Whoever leaves in good order tells what has begun, and takes the board along.
+            board = ()
         began = {run_id for run_id, _ in board or ()}
         ordered = sorted(tasks, key=lambda task: (task.run_id not in began, _priority(task)))
         del ordered[MAX_ASSIGNED:]
