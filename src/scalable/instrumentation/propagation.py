@@ -193,7 +193,7 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
             carrier = None
         if carrier is None:
             return original(self, *args, **kwargs)
-        with internals.annotate(**{ANNOTATION: carrier}):
+        with internals.annotate(ANNOTATION, carrier):
             return original(self, *args, **kwargs)
 
     graph_to_futures.__dict__["_scalable"] = True

@@ -420,12 +420,12 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         task = self._tasks[key]
         annotations = task.annotations
         run_spec = task.run_spec
-        if (
-            run_spec is None  # scattered data: nothing that runs
-            or not annotations
-            or annotations.get(ANNOTATION) is not self._carrier
-        ) and not self._is_ours(task):
-            return False
+        carrier = annotations.get(ANNOTATION) if annotations else None
+        if run_spec is None or carrier is not self._carrier:
+            if not self._is_ours(task):
+                return False
+            if carrier == self._carrier:  # of another graph of the same submission
+                carrier = self._carrier
         if task.dependencies:
             self._adopt(key, task, time(), known_before=False)
             return True
@@ -442,7 +442,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._function[1],
             (),
             0,
-            annotations.get(ANNOTATION) if annotations else None,
+            carrier,
             False,
         )
         size = self._bytes + _SMALL_FACT_BYTES
@@ -461,7 +461,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             carrier = annotations[ANNOTATION]
             if isinstance(carrier, dict) and carrier.get("run") == self.run:
                 # The tasks of one graph share the object: they need no second look.
-                self._carrier = cast("dict[str, Any]", carrier)
+                if carrier != self._carrier:
+                    self._carrier = cast("dict[str, Any]", carrier)
                 return True
             return self.scope == "cluster"
         return self._graph_is_ours

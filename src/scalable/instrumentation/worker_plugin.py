@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scalable.instrumentation.propagation import Carrier
 
 #: An attempt that still runs after this time is announced to the scheduler, in seconds.
-ANNOUNCE_AFTER: Final = 0.02
+ANNOUNCE_AFTER: Final = 0.05
 #: Seconds between looks at tasks that ran when the watch began.
 TIDY_INTERVAL: Final = 0.5
 #: Characters kept of a traceback.

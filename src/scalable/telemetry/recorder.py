@@ -49,8 +49,9 @@ ANSWER_TIMEOUT: Final = 2.0
 MIN_FAREWELL: Final = 0.5
 #: Seconds between two pulls while somebody waits for the certificates of lost workers.
 DYING_INTERVAL: Final = 0.02
-#: At close, word of attempts that have just begun may still be under way, in seconds.
-SETTLE: Final = 0.05
+#: At close, word of attempts that have just begun may still be under way, in seconds: a worker
+#: gives it within one and a half times its `ANNOUNCE_AFTER`.
+SETTLE: Final = 0.1
 
 
 class Source(Protocol):

@@ -151,22 +151,39 @@ def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
 class Submission:
     """One or more graphs that were sent in a row under the same parent."""
 
-    __slots__ = ("baggage", "carrier", "graphs", "ids", "last", "parent", "start")
+    __slots__ = ("baggage", "carrier", "context", "graphs", "ids", "last", "parent", "start")
 
-    def __init__(
-        self, run: str, context: Context, parent: SpanContext | None, now: float, sampled: Sampled
-    ) -> None:
+    def __init__(self, run: str, context: Context, now: float, sampled: Sampled) -> None:
+        parent = _current_span(context)
         trace_id = parent.trace_id if parent is not None else new_trace_id()
         self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
+        #: The last one in which a graph was sent.
+        self.context = context
         self.baggage = baggage.get_all(context)
         #: Written by whichever propagator is configured; baggage travels with the context.
         self.carrier: dict[str, Any] = {"run": run}
         propagate.inject(
             self.carrier, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
         )
+
+    def takes(self, context: Context, now: float) -> bool:
+        """Whether a graph that is sent now, in this context, is part of it."""
+        if not 0 <= now - self.start < SUBMISSION_WINDOW:
+            return False
+        if context is not self.context:
+            # Contexts never change: the same one says the same.
+            if self.parent != _current_span(context) or self.baggage != baggage.get_all(context):
+                return False
+            self.context = context
+        return True
+
+
+def _current_span(context: Context) -> SpanContext | None:
+    current = trace.get_current_span(context).get_span_context()
+    return current if current.is_valid else None
 
 
 class Submissions:
@@ -187,20 +204,13 @@ class Submissions:
     def carrier(self) -> dict[str, Any]:
         """The annotation for a graph that is sent now."""
         context = get_current()
-        current = trace.get_current_span(context).get_span_context()
-        parent = current if current.is_valid else None
         now = time()
         with self._lock:
             submission = self._open
-            if (
-                submission is None
-                or submission.parent != parent
-                or submission.baggage != baggage.get_all(context)
-                or not 0 <= now - submission.start < SUBMISSION_WINDOW
-            ):
+            if submission is None or not submission.takes(context, now):
                 if submission is not None:
                     self._ended.append(submission)
-                submission = self._open = Submission(self._run, context, parent, now, self._sampled)
+                submission = self._open = Submission(self._run, context, now, self._sampled)
                 self._opened.append(submission.ids)
             submission.graphs += 1
             submission.last = now

@@ -1,0 +1,97 @@
+"""Which graphs are one submission, and how a graph gets its annotation."""
+
+from __future__ import annotations
+
+import dask
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.trace import NonRecordingSpan
+
+from scalable.instrumentation import internals
+from scalable.telemetry import spans
+from scalable.telemetry.spans import SUBMISSION_WINDOW, Submissions, span_context
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1_000.0]
+    monkeypatch.setattr(spans, "time", lambda: now[0])
+    return now
+
+
+def _attached(new):
+    class Attached:
+        def __enter__(self):
+            self.token = context.attach(new)
+
+        def __exit__(self, *_):
+            context.detach(self.token)
+
+    return Attached()
+
+
+def _in_span(number):
+    span = NonRecordingSpan(span_context(7, number))
+    return _attached(trace.set_span_in_context(span))
+
+
+def test_graphs_in_a_row_are_one_submission(clock):
+    submissions = Submissions("run")
+    first = submissions.carrier()
+    clock[0] += SUBMISSION_WINDOW / 2
+    assert submissions.carrier() is first
+    clock[0] += SUBMISSION_WINDOW
+    assert submissions.carrier() != first
+    assert [done.graphs for done in submissions.ended(clock[0], all_of_them=True)] == [2, 1]
+    assert len(submissions.opened()) == 2
+
+
+def test_another_span_or_baggage_begins_another_submission(clock):
+    submissions = Submissions("run")
+    with _in_span(1):
+        first = submissions.carrier()
+        assert submissions.carrier() is first
+    with _in_span(2):
+        second = submissions.carrier()
+        assert second != first
+        with _attached(baggage.set_baggage("experiment", "a")):
+            third = submissions.carrier()
+            assert "experiment=a" in third["baggage"]
+            assert submissions.carrier() is third
+    graphs = [done.graphs for done in submissions.ended(clock[0], all_of_them=True)]
+    assert graphs == [2, 1, 2]
+
+
+def test_an_equal_context_is_the_same_submission(clock):
+    """A span attached anew for each call makes a new context each time."""
+    submissions = Submissions("run")
+    with _in_span(1):
+        first = submissions.carrier()
+    with _in_span(1):
+        assert submissions.carrier() is first
+        assert submissions.carrier() is first
+    with _in_span(2):
+        assert submissions.carrier() is not first
+
+
+def test_an_annotation_joins_those_that_are_there():
+    with dask.annotate(priority=3), internals.annotate("ours", {"run": "a"}):
+        assert dask.get_annotations() == {"priority": 3, "ours": {"run": "a"}}
+        with internals.annotate("ours", {"run": "b"}):
+            assert dask.get_annotations() == {"priority": 3, "ours": {"run": "b"}}
+        with dask.annotate(retries=1):
+            assert dask.get_annotations() == {"priority": 3, "ours": {"run": "a"}, "retries": 1}
+    assert dask.get_annotations() == {}
+
+
+def test_an_annotation_ends_with_an_error():
+    with pytest.raises(KeyError), internals.annotate("ours", 1):
+        raise KeyError
+    assert dask.get_annotations() == {}
+
+
+def test_without_the_variable_dask_itself_annotates(monkeypatch):
+    monkeypatch.setattr(internals, "_ANNOTATIONS", None)
+    with internals.annotate("ours", 1):
+        assert dask.get_annotations() == {"ours": 1}
+    assert dask.get_annotations() == {}
