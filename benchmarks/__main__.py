@@ -133,7 +133,7 @@ def _write_page(rows: list[Row], machines: dict[str, Any]) -> None:
     loads = [found["load"][0] for found in machines.values()]
     packages = ", ".join(f"{name} {found}" for name, found in latest["packages"].items())
     words = (
-        f"Measured until {latest['measured_at']} on {latest['processors']} processors "
+        f"The last part began at {latest['measured_at']}, on {latest['processors']} processors "
         f"({latest['processor']}), {latest['memory_gb']} GB, {latest['system']}, "
         f"Python {latest['python']}, {packages}. Load as the parts began: {min(loads)} to "
         f"{max(loads)}; figures in µs and s grow with it, and ratios get noisier."
