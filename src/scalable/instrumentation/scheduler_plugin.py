@@ -421,11 +421,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         annotations = task.annotations
         run_spec = task.run_spec
         carrier = annotations.get(ANNOTATION) if annotations else None
-        if run_spec is None or carrier is not self._carrier:
-            if not self._is_ours(task):
-                return False
-            if carrier == self._carrier:  # of another graph of the same submission
-                carrier = self._carrier
+        if (run_spec is None or carrier is not self._carrier) and not self._is_ours(task):
+            return False
         if task.dependencies:
             self._adopt(key, task, time(), known_before=False)
             return True
@@ -458,13 +455,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             return False
         annotations = task.annotations
         if annotations and ANNOTATION in annotations:
-            carrier = annotations[ANNOTATION]
-            if isinstance(carrier, dict) and carrier.get("run") == self.run:
-                # The tasks of one graph share the object: they need no second look.
-                if carrier != self._carrier:
-                    self._carrier = cast("dict[str, Any]", carrier)
-                return True
-            return self.scope == "cluster"
+            if not _annotated(task, self.run):
+                return self.scope == "cluster"
+            # The tasks of one graph share the object: they need no second look.
+            self._carrier = annotations[ANNOTATION]
+            return True
         return self._graph_is_ours
 
     def _adopt(self, key: Any, task: TaskState, now: float, *, known_before: bool) -> None:

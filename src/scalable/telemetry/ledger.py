@@ -429,8 +429,7 @@ class Ledger:
         if old is not None and old.final is None:
             return
         name = self._names.setdefault(name, name)
-        if carrier is not self._carrier:
-            # The tasks of one graph share it, where they come from a scheduler in this process.
+        if carrier != self._carrier:  # the tasks of one submission have equal ones
             self._carrier = carrier
             self._carried = self._read(carrier)
         parent, placement = self._carried
