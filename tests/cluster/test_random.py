@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import uuid
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -87,7 +89,12 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
     # What was cancelled at once may have reached the scheduler after the run's end, or never.
     unseen = dropped - set(recorded)
     assert set(keys) - unseen <= set(recorded)
-    noted = {entry["key"] for entry in oracle.notes(directory)}
+    began = [entry for entry in oracle.notes(directory) if entry["what"] == "start"]
+    finished = json.loads((run.run_dir / "run.json").read_text())["finished_at"]
+    # The recorder asks for the last time a moment before it takes that time.
+    last = datetime.fromisoformat(finished).timestamp() - 0.1
+    assert all(entry["time"] > last for entry in began if entry["key"] in unseen)
+    noted = {entry["key"] for entry in began}
     oracle.check_attempts(run.run_dir, directory, noted - unseen, cut_short=killed)
     known = {row["key"] for row in log.rows}
     assert set(recorded) <= known

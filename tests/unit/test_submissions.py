@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import dask
 import pytest
 from opentelemetry import baggage, context, trace
@@ -19,15 +21,11 @@ def clock(monkeypatch):
     return now
 
 
+@contextmanager
 def _attached(new):
-    class Attached:
-        def __enter__(self):
-            self.token = context.attach(new)
-
-        def __exit__(self, *_):
-            context.detach(self.token)
-
-    return Attached()
+    token = context.attach(new)
+    yield
+    context.detach(token)
 
 
 def _in_span(number):

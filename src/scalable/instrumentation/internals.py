@@ -119,7 +119,7 @@ def annotate(name: str, value: Any) -> AbstractContextManager[None]:
     """:func:`dask.annotate` with one annotation, none of those that mean something to Dask."""
     if isinstance(_ANNOTATIONS, ContextVar):
         return _Annotated({name: value})
-    return cast("Any", dask).annotate(**{name: value})
+    return dask.base.annotate(**{name: value})
 
 
 def configuration() -> dict[str, Any]:

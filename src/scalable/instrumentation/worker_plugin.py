@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -263,12 +264,11 @@ class Watch:
         self._watch_threads()
         propagation.install()
         self._relay: Relay | None = None
-        try:
-            self._begin_to_tell()
-        except BaseException:
+        with ExitStack() as undo:
             # Half a watch would leave for ever what it has put in place.
-            self.stop()
-            raise
+            undo.callback(self.stop)
+            self._begin_to_tell()
+            undo.pop_all()
 
     def _begin_to_tell(self) -> None:
         worker = self._worker
