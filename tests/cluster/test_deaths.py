@@ -54,6 +54,13 @@ def worker_pid(cluster: LocalCluster, number: int = 0) -> int:
     return list(cluster.scheduler.workers.values())[number].pid
 
 
+def _is_watched(cluster: LocalCluster, client) -> bool:
+    """The one worker has its plugin, and its nanny knows where it is."""
+    plugins = client.run(lambda dask_worker: sorted(dask_worker.plugins))
+    nannies = {nanny.worker_address for nanny in cluster.workers.values()}
+    return set(plugins) == nannies and all("scalable" in names for names in plugins.values())
+
+
 #: How a task ends its worker → cause, signal, exit status, what stands in its log.
 DEATHS: dict[str, tuple[str, str | None, int, str]] = {
     "kill": ("killed", "SIGKILL", -signal.SIGKILL, "last words of kill"),
@@ -77,6 +84,9 @@ def test_every_way_to_die(make_cluster, capfd):
                     future.result(timeout=60)
                 keys[how] = future.key
                 client.wait_for_workers(1, timeout=60)
+                # Dask gives a worker tasks before its plugins are there, and its nanny may not
+                # know its address yet.
+                tasks.wait_until(lambda: _is_watched(cluster, client))
     oracle.check_contract(run.run_dir)
     found = certificates(run.run_dir)
     assert len(found) == len(lost(run.run_dir)) == len(DEATHS)
