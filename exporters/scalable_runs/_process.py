@@ -1,4 +1,4 @@
-"""Which process writes a run, told so that another process can see whether it still lives.
+"""Whose a run is and which process writes it, told so that another can see whether they live.
 
 A process id alone is reused, means nothing after a reboot, on another host or in another
 container. What is compared here is therefore the id together with the host, the boot, the
@@ -8,17 +8,30 @@ namespace it was given in and the moment the process started.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from time import monotonic, sleep
+from typing import Any, Final, NotRequired, TypedDict, cast
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
 _START_TIME_FIELD: Final = 19
 
 
+#: Seconds that a writer whose program is gone is waited for at most.
+FAREWELL: Final = 3.0
+
+
+class WriterProcess(TypedDict):
+    """The process that writes a run, where it is not the one whose run it is."""
+
+    pid: int
+    process_started: str
+
+
 class Owner(TypedDict):
-    """owner.json: the one process that may write a run. Empty where the system does not tell."""
+    """owner.json: the one process whose run it is. Empty where the system does not tell."""
 
     host: str
     pid: int
@@ -26,18 +39,23 @@ class Owner(TypedDict):
     pid_namespace: str
     process_started: str
     created_at: str
+    #: A process of its own that writes the run for it.
+    writer: NotRequired[WriterProcess]
 
 
-def this_process(created_at: str) -> Owner:
-    """Describe the calling process.
+def this_process(created_at: str, program: int | None = None) -> Owner:
+    """Describe the calling process, or the one for which it writes.
 
     Parameters
     ----------
     created_at
         Time to note with it, ISO 8601.
+    program
+        Id of the process whose run it is, where that is another one.
     """
-    pid = os.getpid()
-    return {
+    here = os.getpid()
+    pid = program or here
+    owner: Owner = {
         "host": socket.gethostname(),
         "pid": pid,
         "boot_id": boot_id(),
@@ -45,6 +63,9 @@ def this_process(created_at: str) -> Owner:
         "process_started": _start_time(pid),
         "created_at": created_at,
     }
+    if pid != here:
+        owner["writer"] = {"pid": here, "process_started": _start_time(here)}
+    return owner
 
 
 def boot_id() -> str:
@@ -56,7 +77,10 @@ def boot_id() -> str:
 
 
 def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
-    """Tell whether the process that writes a run lives; None if it cannot be seen from here.
+    """Tell whether a run's process lives, and the one that writes it, if that is another.
+
+    None if it cannot be seen from here. A writer whose program is gone writes what it has and
+    ends: that is waited for, so that whoever reads the run next finds all of it.
 
     Parameters
     ----------
@@ -67,7 +91,7 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
         taken for the recorder.
     """
     pid = recorder.get("pid")
-    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 2**31:
+    if not isinstance(pid, int) or not _is_pid(pid):
         return None
     boot = boot_id()
     if recorder.get("host") != socket.gethostname() or not boot:
@@ -78,13 +102,55 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
         return None
     if owner.get("pid_namespace", "") != _pid_namespace() and owner:
         return None
+    lives = _lives(pid, owner.get("process_started"))
+    writer = owner.get("writer")
+    if isinstance(writer, dict):
+        noted = cast("dict[str, Any]", writer)
+        if _is_pid(noted.get("pid")):
+            return _writer_lives(noted["pid"], noted.get("process_started"), lives)
+    return lives
+
+
+def _writer_lives(pid: int, noted: Any, wanted: bool) -> bool:
+    """Without its writer a run is over; without its program as soon as the writer has ended."""
+    deadline = monotonic() + FAREWELL
+    while _lives(pid, noted):
+        if wanted:
+            return True
+        if monotonic() > deadline:
+            break
+        _wait_for_end(pid, FAREWELL)
+    return False
+
+
+def _wait_for_end(pid: int, timeout: float) -> None:
+    """Wait until a process that is no child of ours has ended, or may have."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        # No Linux, or it has ended meanwhile: there is nothing to wait on.
+        sleep(0.01)
+        return
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(timeout * 1e3)
+    finally:
+        os.close(descriptor)
+
+
+def _is_pid(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _lives(pid: int, noted: Any) -> bool:
+    """The process is there, the one that started then, and no zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         pass  # it exists and belongs to somebody else
-    noted = owner.get("process_started")
     started = _start_time(pid)
     return not (noted and started and noted != started) and not _is_zombie(pid)
 

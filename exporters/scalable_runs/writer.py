@@ -178,6 +178,7 @@ class RunWriter:
         lock: str = "",
         sync_interval: float = 5.0,
         on_problem: Callable[[Problem], None] | None = None,
+        program: int | None = None,
     ) -> RunWriter:
         """Make the directory of a run, with every file but summary.json, and start writing.
 
@@ -193,6 +194,9 @@ class RunWriter:
             Seconds between two syncs.
         on_problem
             Called once for each kind of problem, on the thread that met it, which holds no lock.
+        program
+            Id of the process whose run it is, where this one only writes it: readers take a run
+            for lost when either of them is gone. Default: this process.
 
         Raises
         ------
@@ -217,6 +221,7 @@ class RunWriter:
             layout.LOCK: _utf8(lock),
         }
         writer = cls(Path(runs_dir).absolute(), run_id, dict(run), documents, sync_interval)
+        writer._owner = this_process(_now(), program)
         writer._on_problem = on_problem
         writer._make_directory()
         writer._thread.start()

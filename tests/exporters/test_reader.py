@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -470,6 +472,58 @@ def test_a_run_is_lost_once_its_recorder_is_gone(
     assert reader.status == status
     assert reader.is_live == (status == "running")
     assert reader.last_seen_at is not None
+
+
+def written_by(writer: int) -> dict[str, Any]:
+    started = _process._start_time(writer)
+    return {"writer": {"pid": writer, "process_started": started}}
+
+
+@pytest.fixture
+def writer() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes a run for another, and ends with its input."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        yield process
+        process.kill()
+
+
+def test_a_run_is_lost_once_its_writer_is_gone(run: Path, writer: subprocess.Popen[bytes]) -> None:
+    put_recorder(run, process(), process(**written_by(writer.pid)))
+    assert RunReader(run).status == "running"
+    writer.kill()
+    writer.wait()
+    assert RunReader(run).status == "lost"
+
+
+@pytest.mark.parametrize("noted", ["x", {}, {"pid": "x"}, {"pid": True}])
+def test_a_writer_that_cannot_be_read_is_none(run: Path, noted: Any) -> None:
+    put_recorder(run, process(), process(writer=noted))
+    assert RunReader(run).status == "running"
+    put_recorder(run, process(pid=2**22 + 1), process(pid=2**22 + 1, writer=noted))
+    assert RunReader(run).status == "lost"
+
+
+def test_the_last_words_of_a_writer_whose_program_is_gone_are_waited_for(
+    run: Path, writer: subprocess.Popen[bytes]
+) -> None:
+    gone = process(pid=2**22 + 1)
+    put_recorder(run, gone, {**gone, **written_by(writer.pid)})
+    assert writer.stdin is not None
+    ending = threading.Timer(0.2, writer.stdin.close)
+    ending.start()
+    assert RunReader(run).status == "lost"
+    assert _process._is_zombie(writer.pid)
+    ending.join()
+
+
+def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
+    run: Path, writer: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process, "FAREWELL", 0.1)
+    gone = process(pid=2**22 + 1)
+    put_recorder(run, gone, {**gone, **written_by(writer.pid)})
+    assert RunReader(run).status == "lost"
+    assert writer.poll() is None
 
 
 def test_without_run_json_the_owner_tells_whether_the_run_lives(run: Path) -> None:

@@ -477,3 +477,14 @@ def test_whatever_is_appended_comes_back(
     assert [record["task_id"] for record in records] == [f"inc-{n}" for n in range(count)]
     assert [record["seq"] for record in records] == list(range(1, count + 1))
     assert reader.problems == {}
+
+
+def test_a_run_may_belong_to_another_process(tmp_path: Path) -> None:
+    writer = create(tmp_path, program=os.getppid())
+    owner = orjson.loads((writer.path / layout.OWNER).read_bytes())
+    assert owner["pid"] == os.getppid()
+    assert owner["writer"]["pid"] == os.getpid()
+    assert writer.sync(10)
+    run = orjson.loads((writer.path / layout.RUN).read_bytes())
+    assert run["recorder"]["pid"] == os.getppid()
+    writer.close()
