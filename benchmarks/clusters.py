@@ -76,8 +76,8 @@ class Cluster:
     processes: dict[str, list[int]]
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds so far, by name."""
-        used = {"driver": time.process_time()}
+        """CPU seconds so far, by name; the recorder's are those of its process."""
+        used = {"driver": time.process_time(), "recorder": _recorder_cpu()}
         for name, ids in self.processes.items():
             times = [psutil.Process(pid).cpu_times() for pid in ids]
             used[name] = sum(t.user + t.system for t in times)
@@ -94,6 +94,16 @@ class Cluster:
 
 def _count_tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
+
+
+def _recorder_cpu() -> float:
+    used = 0.0
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "scalable-recorder" in child.cmdline():
+                times = child.cpu_times()
+                used += times.user + times.system
+    return used
 
 
 @contextlib.contextmanager
@@ -246,6 +256,18 @@ def controls(taken: list[dict[str, list[Sample]]], cpu: str | None = None) -> li
     return [_mean(found["b"][-1:], cpu) / _mean(found["b"][:1], cpu) for found in taken]
 
 
+def per_task(
+    taken: list[dict[str, list[Sample]]], letter: str, cpu: str, tasks: int
+) -> list[float]:
+    """Someone's CPU for each task of each round, in µs."""
+    return [_mean(found[letter], cpu) / tasks * 1e6 for found in taken]
+
+
 def _mean(samples: list[Sample], cpu: str | None) -> float:
-    values = [sample.wall if cpu is None else sample.cpu[cpu] for sample in samples]
+    values = [sample.wall if cpu is None else _cpu(sample, cpu) for sample in samples]
     return sum(values) / len(values)
+
+
+def _cpu(sample: Sample, names: str) -> float:
+    """CPU of one, or of several together: ``driver+recorder``."""
+    return sum(sample.cpu[name] for name in names.split("+"))

@@ -101,10 +101,10 @@ def _sent(
             run.flush()
             sample = clusters.bare(cluster, clusters.run_map, tasks)
         summary = json.loads((run.run_dir / "summary.json").read_bytes())
-        exits: Any = run._recorder._exits
-        shipped.spans += sum(shipper.counts.sent for shipper in exits._span_shippers)
+        telemetry = summary["run"]["telemetry"]
+        shipped.spans += telemetry["sent"]["traces"]
         shipped.received += _count(ports)["spans"] - before["spans"]
-        shipped.not_sent += sum(summary["run"]["telemetry"].get("not_sent", {}).values())
+        shipped.not_sent += sum(telemetry.get("not_sent", {}).values())
         shipped.attempts += summary["counts"]["attempts"]
         return sample
     finally:

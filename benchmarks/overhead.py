@@ -52,6 +52,22 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                     budget=1.06,
                 )
             )
+            rows.append(
+                Row.of_rounds(
+                    f"noop-{name}-all-cpu",
+                    f"{what}: CPU of the driver's process and the recorder's",
+                    clusters.ratios(taken, "i", "driver+recorder"),
+                    clusters.controls(taken, "driver+recorder"),
+                )
+            )
+            rows.append(
+                Row.of_rounds(
+                    f"noop-{name}-recorder-cpu",
+                    f"{what}: CPU of the recorder's process, per task",
+                    clusters.per_task(taken, "i", "recorder", tasks),
+                    unit="µs",
+                )
+            )
             if name == "map":
                 rows.append(
                     Row.of_rounds(

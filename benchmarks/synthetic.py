@@ -25,7 +25,7 @@ from scalable.facts import Batch, Fact
 from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity, iso
 from scalable.telemetry.routes import find_routes
-from scalable.telemetry.spans import Submissions
+from scalable.telemetry.submissions import Submissions
 from scalable_runs.layout import RunStatus
 from scalable_runs.writer import RunWriter
 
@@ -428,7 +428,6 @@ def record(
     warnings: list[str] = []
     recorder = Recorder(
         identity,
-        source,
         writer,
         make_resource(shape.run_id, identity.project),
         Submissions(shape.run_id),
@@ -437,7 +436,7 @@ def record(
         routes=find_routes({}, warnings.append),
     )
     began = time.perf_counter()
-    recorder.start()
+    recorder.start(source)
     taken = recorder.flush(timeout=3600.0)
     errors = dict(recorder.guard.errors)
     if not taken or (errors and not tolerant) or cluster.truth["submitted"] != shape.tasks:

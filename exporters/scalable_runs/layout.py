@@ -101,6 +101,8 @@ class Telemetry(TypedDict):
     #: Spans, metric collections and log records, by signal, that a collector should have got and
     #: did not; this directory has them.
     not_sent: NotRequired[dict[str, int]]
+    #: And what it did get; absent where nothing was to be sent.
+    sent: NotRequired[dict[str, int]]
 
 
 class JournalMark(TypedDict):

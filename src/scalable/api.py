@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from scalable.crash_upload import CrashUploads
     from scalable.facts import UserEvent
     from scalable.instrumentation.instrumentor import Link
-    from scalable.telemetry.deaths import Certificate
+    from scalable.telemetry.deaths import OnDeath
+    from scalable.telemetry.process import Process, RecorderProcess
     from scalable.telemetry.recorder import Recorder
     from scalable_runs.layout import RunStatus
 
@@ -78,6 +80,9 @@ def instrument(
         Show an attempt over OTLP before it ends once it has run so many seconds. Default: 10.
     log_level : str or int, optional
         Least severe log record that is kept. Default: ``INFO``.
+    recorder : {"process", "thread"}, optional
+        What makes signals and files of the facts: a process of its own (default), or a thread of
+        this one. Providers of the application's need the thread.
     tracer_provider, meter_provider, logger_provider : optional
         Where signals go besides the run's directory. Default: the application's own providers if
         it has set any, else what the ``OTEL_*`` variables configure, else nowhere. They are used,
@@ -188,7 +193,7 @@ def uninstrument(client: Client | None = None) -> None:
 class Instrumentation:
     """A run that is being recorded.
 
-    Its methods may be called from any thread; the work is done by the recorder's thread.
+    Its methods may be called from any thread; the work is done by the recorder.
 
     Attributes
     ----------
@@ -212,7 +217,7 @@ class Instrumentation:
         settings: Settings,
         client: Client | None,
         link: Link | None,
-        recorder: Recorder,
+        recorder: Recorder | RecorderProcess,
         uploads: CrashUploads | None = None,
     ) -> None:
         self.run_id = run_id
@@ -265,7 +270,7 @@ class Instrumentation:
 
     def progress(self) -> tuple[int, int, int]:
         """Tasks ended, known and failed so far."""
-        return self._recorder.summary.progress()
+        return self._recorder.progress()
 
     def outlive_client(self) -> None:
         """Let the run go on when its client is closed: whoever asks for that ends it."""
@@ -458,18 +463,41 @@ def _checked(client: object) -> Client:
 def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
+    from scalable.telemetry.process import discard, spawn
+
+    started = time()
+    run_id = _new_run_id(settings.project, started)
+    with ExitStack() as unless_used:
+        process = None
+        if client is not None and settings.recorder == "process":
+            process = spawn(run_id)
+        if process is not None:
+            unless_used.callback(discard, process)
+        return _begin_with(process, unless_used, run_id, started, client, settings, documents)
+
+
+def _begin_with(
+    process: Process | None,
+    unless_used: ExitStack,
+    run_id: str,
+    started: float,
+    client: Client | None,
+    settings: Settings,
+    documents: RunDocuments | None,
+) -> Instrumentation:
     from scalable.instrumentation.instrumentor import Link
+    from scalable.instrumentation.internals import configuration
     from scalable.instrumentation.source import NoSource
+    from scalable.telemetry.process import RecorderProcess
     from scalable.telemetry.providers import make_resource
     from scalable.telemetry.recorder import Recorder, RunIdentity, iso
     from scalable.telemetry.routes import find_routes
-    from scalable.telemetry.spans import Submissions, new_span_id, new_trace_id
+    from scalable.telemetry.spans import new_span_id, new_trace_id
+    from scalable.telemetry.submissions import Submissions, propagates_as_configured
     from scalable_runs.layout import SCHEMA_VERSION
     from scalable_runs.redact import Redactor
     from scalable_runs.writer import RunWriter
 
-    started = time()
-    run_id = _new_run_id(settings.project, started)
     identity = RunIdentity(
         run_id,
         settings.project,
@@ -503,9 +531,9 @@ def _begin(
     if documents is None:
         documents = _as_found(settings, identity.provider, link.workers() if link else [])
     trace_id = f"{identity.trace_id:032x}"
-    writer = RunWriter.create(
-        settings.runs_dir,
-        {
+    files: dict[str, Any] = {
+        "runs_dir": str(settings.runs_dir.absolute()),
+        "run": {
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
             "project_name": settings.project,
@@ -520,31 +548,53 @@ def _begin(
             "environment": _environment(),
             "code_identities": {},
         },
-        manifest=redact(documents.manifest),
-        plan=documents.plan,
-        lock=f"{documents.lock}\n",
-        on_problem=lambda problem: warn(problem.message),
-    )
+        "manifest": redact(documents.manifest),
+        "plan": documents.plan,
+        "lock": f"{documents.lock}\n",
+    }
+    resource = make_resource(run_id, settings.project, routes.resource)
+    options: dict[str, Any] = {
+        "span_budget": settings.span_budget,
+        "task_events": settings.task_events,
+        "running_after": settings.running_after,
+        "log_level": settings.log_level,
+    }
+    recorder = None
+    # Objects of the application's can be used in the application's own process alone.
+    if process is not None and not routes.providers and propagates_as_configured(os.environ):
+        more = {
+            "resource": dict(resource.attributes),
+            "resource_schema": resource.schema_url,
+            "redact_off": sorted(settings.redact_off),
+            "configuration": _flat(configuration()),
+        }
+        recorder = RecorderProcess.begin(
+            process, files, identity, submissions, options | more, warn
+        )
+    if recorder is None:
+        writer = RunWriter.create(**files, on_problem=lambda problem: warn(problem.message))
+        recorder = Recorder(
+            identity,
+            writer,
+            resource,
+            submissions,
+            redact=redact,
+            warn=warn,
+            routes=routes,
+            **options,
+        )
     if link is not None:
         link.connect()
-    uploads = _uploads(writer.path, run_id, settings, redact)
-    recorder = Recorder(
-        identity,
+    uploads = _uploads(recorder.run_dir, run_id, settings, redact)
+    recorder.start(
         link.source if link is not None else NoSource(),
-        writer,
-        make_resource(run_id, settings.project, routes.resource),
-        submissions,
-        redact=redact,
-        log_level=settings.log_level,
-        warn=warn,
-        routes=routes,
-        span_budget=settings.span_budget,
-        task_events=settings.task_events,
-        running_after=settings.running_after,
-        on_death=None if uploads is None else _submitting(uploads),
+        None if uploads is None else _submitting(uploads),
     )
-    recorder.start()
-    return Instrumentation(run_id, writer.path, trace_id, settings, client, link, recorder, uploads)
+    if isinstance(recorder, RecorderProcess):
+        unless_used.pop_all()
+    return Instrumentation(
+        run_id, recorder.run_dir, trace_id, settings, client, link, recorder, uploads
+    )
 
 
 def _uploads(
@@ -566,15 +616,13 @@ def _uploads(
         return None
 
 
-def _submitting(uploads: CrashUploads) -> Callable[[Certificate], None]:
+def _submitting(uploads: CrashUploads) -> OnDeath:
     from scalable.crash_upload import CrashLog
     from scalable.telemetry.deaths import LOGS_DIRECTORY
 
-    def on_death(certificate: Certificate) -> None:
-        log = certificate.log
+    def on_death(name: str, log: str | None, cause: str) -> None:
         if log is not None and log.startswith(LOGS_DIRECTORY):
-            name = certificate.death.ready.name
-            uploads.submit(CrashLog(name, log, certificate.verdict.cause))
+            uploads.submit(CrashLog(name, log, cause))
 
     return on_death
 

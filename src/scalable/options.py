@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
 Scope = Literal["client", "cluster"]
+Host = Literal["process", "thread"]
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on", "enable", "enabled"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off", "disable", "disabled", "none"})
@@ -41,6 +42,7 @@ class InstrumentOptions(TypedDict, total=False):
     task_events: bool | None
     running_after: float | None
     log_level: str | int | None
+    recorder: Host | None
     tracer_provider: Any
     meter_provider: Any
     logger_provider: Any
@@ -90,6 +92,7 @@ class Settings:
     task_events: bool
     running_after: float
     log_level: int
+    recorder: Host
     tracer_provider: Any
     meter_provider: Any
     logger_provider: Any
@@ -119,11 +122,14 @@ def _path(value: Any) -> Path:
     return path.expanduser()
 
 
-def _scope(value: Any) -> str:
-    text = value.strip().lower() if isinstance(value, str) else value
-    if text not in ("client", "cluster"):
-        raise ValueError(value)
-    return text
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        text = value.strip().lower() if isinstance(value, str) else value
+        if text not in allowed:
+            raise ValueError(value)
+        return text
+
+    return parse
 
 
 def _seconds(minimum: float) -> Callable[[Any], float]:
@@ -206,7 +212,7 @@ OPTIONS: Final = (
         "client",
         "client, cluster",
         "Whose tasks are recorded: those this client causes, or all of the scheduler's.",
-        _scope,
+        _one_of("client", "cluster"),
     ),
     Option(
         "enabled",
@@ -281,6 +287,16 @@ OPTIONS: Final = (
         "a level of Python's logging (DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number), OFF",
         "Least severe log record of tasks and of Dask that is kept.",
         _log_level,
+    ),
+    Option(
+        "recorder",
+        "SCALABLE_RECORDER",
+        "process",
+        "process, thread",
+        "What makes signals and files of the facts: a process of its own, or a thread of the "
+        "program. Where providers of the application's are used, or no process can be started, it "
+        "is a thread.",
+        _one_of("process", "thread"),
     ),
     Option(
         "tracer_provider",

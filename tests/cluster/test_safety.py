@@ -23,7 +23,7 @@ from scalable.instrumentation.source import LocalSource
 from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.providers import Exits
-from scalable.telemetry.spans import Submissions
+from scalable.telemetry.submissions import Submissions
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
@@ -118,7 +118,8 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
 
     monkeypatch.setattr(owner, method, broken)
     with _cluster() as cluster, Client(cluster) as client:
-        with scalable.instrument(client, close_timeout=1):
+        # Planted in this process: a recorder in another one would not meet it.
+        with scalable.instrument(client, close_timeout=1, recorder="thread"):
             assert _workload(client, notes_dir) == bare
         assert client.submit(operator.add, 1, 1).result() == 2
     # What these steps answer to does not happen in every run of the workload.
@@ -141,7 +142,7 @@ def test_a_step_that_hangs_holds_nobody(bare, notes_dir, monkeypatch, owner):
 
     monkeypatch.setattr(owner, method, hanging)
     with _cluster() as cluster, Client(cluster) as client:
-        run = scalable.instrument(client, close_timeout=0.5)
+        run = scalable.instrument(client, close_timeout=0.5, recorder="thread")
         assert _workload(client, notes_dir) == bare
         run.close()
         assert run.closed

@@ -214,6 +214,8 @@ def test_a_collector_that_comes_back_gets_what_it_missed(collector: Collector, t
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http,
                 "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",
+                # The program looks into its recorder.
+                "SCALABLE_RECORDER": "thread",
             },
             timeout=90,
         )

@@ -10,14 +10,15 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.trace import NonRecordingSpan
 
 from scalable.instrumentation import internals
-from scalable.telemetry import spans
-from scalable.telemetry.spans import SUBMISSION_WINDOW, Submissions, span_context
+from scalable.telemetry import submissions as module
+from scalable.telemetry.spans import span_context
+from scalable.telemetry.submissions import SUBMISSION_WINDOW, Submissions
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1_000.0]
-    monkeypatch.setattr(spans, "time", lambda: now[0])
+    monkeypatch.setattr(module, "time", lambda: now[0])
     return now
 
 

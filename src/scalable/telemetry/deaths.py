@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from scalable import facts, spool
 from scalable.causes import Case, Verdict, classify
@@ -89,6 +89,10 @@ class Certificate(NamedTuple):
     log: str | None
     worker: dict[str, Any]
     failure: dict[str, Any]
+
+
+#: Told of a lost worker: its name, where its log is kept, the cause of its death.
+OnDeath: TypeAlias = Callable[[str, str | None, str], None]
 
 
 class WorkerLogs:

@@ -466,6 +466,13 @@ class Exits:
                 lost[shipper.signal] = lost.get(shipper.signal, 0) + count
         return lost
 
+    def sent(self) -> dict[str, int]:
+        """Items that a backend has taken so far, by signal."""
+        taken: dict[str, int] = {}
+        for shipper in self._shippers():
+            taken[shipper.signal] = taken.get(shipper.signal, 0) + shipper.counts.sent
+        return taken
+
     def shutdown(self) -> None:
         """Nothing comes any more for the directory."""
         self._spans.shutdown()

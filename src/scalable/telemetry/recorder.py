@@ -13,18 +13,20 @@ from time import monotonic, sleep, time
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.facts import Batch, UserEvent
 from scalable.guard import Guard
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths import NANNY_WAIT, Certificate, WorkerLogs
+from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
 from scalable.telemetry.relay import RelayDesk
 from scalable.telemetry.routes import Routes, exception_signal
-from scalable.telemetry.spans import SpanFactory, Submission, Submissions, link, span_context
+from scalable.telemetry.spans import SpanFactory, link, span_context
+from scalable.telemetry.submissions import Sent
 from scalable_runs.layout import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
@@ -66,6 +68,18 @@ class Source(Protocol):
         ...
 
 
+class SentGraphs(Protocol):
+    """What the client sends; see :class:`scalable.telemetry.submissions.Submissions`."""
+
+    def opened(self) -> list[SpanContext]:
+        """Ids of the submissions begun since the last call."""
+        ...
+
+    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
+        """Submissions that nothing will be added to any more, each given out once."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
     """What a run is called and where it hangs."""
@@ -92,29 +106,26 @@ class Closing:
 class Recorder:
     """Records one run, on a daemon thread of its own.
 
-    :meth:`flush` and :meth:`close` are called by threads of the application and wait on a
-    condition; everything else happens on the recorder's thread.
+    It lives in a process of its own (:mod:`scalable.telemetry.child`) or in the program's.
+    :meth:`flush`, :meth:`close` and the like are called by other threads and wait on a condition;
+    everything else happens on the recorder's thread.
 
     Parameters
     ----------
     identity : RunIdentity
         The run.
-    source : Source or None
-        Where facts come from; None where the scheduler cannot be watched.
     writer : RunWriter
         The run's directory.
     resource : Resource
         Of every signal.
-    submissions : Submissions
-        Where the client's threads note what they send.
+    submissions : SentGraphs
+        What the client's threads send.
     redact : callable
         Passed every message and traceback.
     warn : callable
         Told, once a kind, what the user should know.
     routes : Routes
         Where signals go besides the directory.
-    on_death : callable, optional
-        Told each worker's death, on the recorder's thread.
     span_budget, task_events, running_after
         The options of these names.
     log_level : int
@@ -124,10 +135,9 @@ class Recorder:
     def __init__(
         self,
         identity: RunIdentity,
-        source: Source | None,
         writer: RunWriter,
         resource: Resource,
-        submissions: Submissions,
+        submissions: SentGraphs,
         *,
         redact: Callable[[str], str],
         warn: Callable[[str], None],
@@ -136,12 +146,13 @@ class Recorder:
         task_events: bool = False,
         running_after: float = 10.0,
         log_level: int = logging.INFO,
-        on_death: Callable[[Certificate], None] | None = None,
     ) -> None:
         self.guard = Guard()
+        self.run_dir = writer.path
         self.summary = RunSummary()
         self._identity = identity
-        self._source = source
+        self._source: Source | None = None
+        self._on_death: OnDeath | None = None
         self._writer = writer
         self._resource = resource
         self._submissions = submissions
@@ -169,7 +180,7 @@ class Recorder:
             redact=redact,
             guard=self.guard,
             logs=WorkerLogs(writer.path),
-            on_death=on_death,
+            on_death=self._tell_death,
             follow=self._exits.sends_spans,
             running_after=running_after,
             exceptions=exception_signal(os.environ),
@@ -181,8 +192,6 @@ class Recorder:
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
-        if source is None:
-            self.guard.errors["scheduler_not_watched"] = 1
         self._taken = 0
         self._lag = 0.0
         self._after = 1
@@ -204,13 +213,25 @@ class Recorder:
         self._flush_since = 0.0
         self._flush_done = 0
         self._closing: Closing | None = None
+        self._abandoned = False
         self.finished = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
         )
 
-    def start(self) -> None:
-        """Begin to record."""
+    def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
+        """Begin to record.
+
+        Parameters
+        ----------
+        source : Source or None
+            Where facts come from; None where the scheduler cannot be watched.
+        on_death : callable, optional
+            Told of each lost worker, on the recorder's thread.
+        """
+        self._source, self._on_death = source, on_death
+        if source is None:
+            self.guard.errors["scheduler_not_watched"] = 1
         self._thread.start()
 
     # -- for the application's threads ----------------------------------------------------------
@@ -236,11 +257,25 @@ class Recorder:
         bool
             False if the recorder is still busy: it goes on in the background.
         """
+        self.end(status, timeout, error)
+        return self.finished.wait(timeout + 1.0)
+
+    def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
+        """Ask for the end of the run, and do not wait for it."""
         with self._condition:
             if self._closing is None:
                 self._closing = Closing(status, monotonic() + timeout, error)
                 self._condition.notify_all()
-        return self.finished.wait(timeout + 1.0)
+
+    def abandon(self) -> None:
+        """Ask for what there is to be handed over: whoever would have closed the run is gone."""
+        with self._condition:
+            self._abandoned = True
+            self._condition.notify_all()
+
+    def progress(self) -> tuple[int, int, int]:
+        """Tasks ended, known and failed so far."""
+        return self.summary.progress()
 
     def note(self, fact: UserEvent) -> None:
         """Record what the client's own code asks to be recorded; its time is the client's."""
@@ -260,6 +295,8 @@ class Recorder:
                 with self._condition:
                     if self._closing is not None and self._drained():
                         break
+                    if self._closing is None and self._abandoned:
+                        break
                     if not self._more:
                         dying = self._ledger.deaths_pending and (
                             monotonic() - self._flush_since < NANNY_WAIT
@@ -272,7 +309,10 @@ class Recorder:
                             self._condition.wait(self._interval())
                         elif dying and self._closing is None:
                             self._condition.wait(DYING_INTERVAL)
-            self._finish()
+            if self._closing is None:
+                self._leave()
+            else:
+                self._finish()
         except BaseException as error:
             # A recorder that stops must not look like one that has nothing to say.
             self.guard.errors[f"recorder:{type(error).__name__}"] += 1
@@ -444,10 +484,15 @@ class Recorder:
             moved = [fact._replace(time=fact.time + self._offset) for fact in noted]
             self._ledger.take(moved, now)
 
+    def _tell_death(self, certificate: Certificate) -> None:
+        if self._on_death is not None:
+            name, cause = certificate.death.ready.name, certificate.verdict.cause
+            self._on_death(name, certificate.log, cause)
+
     def _on_records(self, file: str, records: Sequence[Record]) -> None:
         self.summary.add_all(file, records)
 
-    def _note_submissions(self, ended: Sequence[Submission]) -> None:
+    def _note_submissions(self, ended: Sequence[Sent]) -> None:
         for submission in ended:
             own_trace = submission.parent is None
             self._ledger.add_span(
@@ -491,6 +536,9 @@ class Recorder:
         not_sent = self._exits.not_sent()
         if not_sent:
             telemetry["not_sent"] = not_sent
+        sent = self._exits.sent()
+        if sent:
+            telemetry["sent"] = sent
         return telemetry
 
     # -- the end ----------------------------------------------------------------------------------
@@ -529,6 +577,15 @@ class Recorder:
             finished_at=iso(now),
             telemetry=self._telemetry(),
         )
+
+    def _leave(self) -> None:
+        """Nobody closes this run: it stays as it is, with all that came until now."""
+        self._take_noted(time() + self._offset)
+        self._emit()
+        self._writer.request_sync()
+        self._exits.finish(monotonic() + MIN_FAREWELL)
+        self._exits.shutdown()
+        self._writer.sync(MIN_FAREWELL)
 
     def _settle(self, closing: Closing) -> None:
         """Give word that is under way a moment: attempts just begun, cancellations just made."""
@@ -574,6 +631,8 @@ class Recorder:
     def _give_up(self) -> None:
         """Close the directory whatever else went wrong; its status is the workload's."""
         closing = self._closing
+        if closing is None and self._abandoned:
+            return  # what there is stays, as it would with nobody left to see to it
         status = closing.status if closing is not None else "failed"
         try:
             self._writer.close(status=status, finished_at=iso(time()), telemetry=self._telemetry())

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from time import time
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from opentelemetry import baggage, propagate, trace
-from opentelemetry.context import Context, get_current
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
-    NonRecordingSpan,
     SpanContext,
     SpanKind,
     Status,
@@ -28,10 +25,6 @@ from scalable.telemetry import semconv
 NANOSECONDS: Final = 1_000_000_000
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _OK: Final = Status(StatusCode.UNSET)
-
-#: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
-#: 10,000 `client.submit` calls is one submission to a person, and costs as much.
-SUBMISSION_WINDOW: Final = 1.0
 
 
 def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:
@@ -138,98 +131,3 @@ def event(name: str, time: float, attributes: Mapping[str, Any]) -> Event:
 def link(ids: SpanContext) -> Link:
     """A link to another span."""
     return Link(ids)
-
-
-#: Decides on a trace that begins, or that is continued under a parent.
-Sampled: TypeAlias = Callable[[int, SpanContext | None], TraceFlags]
-
-
-def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
-    return _SAMPLED if parent is None else parent.trace_flags
-
-
-class Submission:
-    """One or more graphs that were sent in a row under the same parent."""
-
-    __slots__ = ("baggage", "carrier", "context", "graphs", "ids", "last", "parent", "start")
-
-    def __init__(self, run: str, context: Context, now: float, sampled: Sampled) -> None:
-        parent = _current_span(context)
-        trace_id = parent.trace_id if parent is not None else new_trace_id()
-        self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
-        self.parent = parent
-        self.start = self.last = now
-        self.graphs = 0
-        #: The last one in which a graph was sent.
-        self.context = context
-        self.baggage = baggage.get_all(context)
-        #: Written by whichever propagator is configured; baggage travels with the context.
-        self.carrier: dict[str, Any] = {"run": run}
-        propagate.inject(
-            self.carrier, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
-        )
-
-    def takes(self, context: Context, now: float) -> bool:
-        """Whether a graph that is sent now, in this context, is part of it."""
-        if not 0 <= now - self.start < SUBMISSION_WINDOW:
-            return False
-        if context is not self.context:
-            # Contexts never change: the same one says the same.
-            if self.parent != _current_span(context) or self.baggage != baggage.get_all(context):
-                return False
-            self.context = context
-        return True
-
-
-def _current_span(context: Context) -> SpanContext | None:
-    current = trace.get_current_span(context).get_span_context()
-    return current if current.is_valid else None
-
-
-class Submissions:
-    """Makes the carrier of each graph.
-
-    :meth:`carrier` is called by whichever thread of the application submits, :meth:`ended` by the
-    recorder's thread; a lock joins them.
-    """
-
-    def __init__(self, run: str, sampled: Sampled | None = None) -> None:
-        self._run = run
-        self._sampled = sampled or _all_sampled
-        self._lock = threading.Lock()
-        self._open: Submission | None = None
-        self._ended: list[Submission] = []
-        self._opened: list[SpanContext] = []
-
-    def carrier(self) -> dict[str, Any]:
-        """The annotation for a graph that is sent now."""
-        context = get_current()
-        now = time()
-        with self._lock:
-            submission = self._open
-            if submission is None or not submission.takes(context, now):
-                if submission is not None:
-                    self._ended.append(submission)
-                submission = self._open = Submission(self._run, context, now, self._sampled)
-                self._opened.append(submission.ids)
-            submission.graphs += 1
-            submission.last = now
-            return submission.carrier
-
-    def opened(self) -> list[SpanContext]:
-        """Ids of the submissions begun since the last call."""
-        with self._lock:
-            opened, self._opened = self._opened, []
-        return opened
-
-    def ended(self, now: float, *, all_of_them: bool = False) -> list[Submission]:
-        """Submissions that nothing will be added to any more, each given out once."""
-        with self._lock:
-            submission = self._open
-            if submission is not None and (
-                all_of_them or now - submission.start >= SUBMISSION_WINDOW
-            ):
-                self._ended.append(submission)
-                self._open = None
-            ended, self._ended = self._ended, []
-        return ended

@@ -1,0 +1,288 @@
+"""The recorder's own process: what :class:`scalable.telemetry.process.RecorderProcess` starts.
+
+It makes the run's directory first, before anything heavy is imported: the program waits for that.
+Then it hosts a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. Its
+life ends with its standard input, whoever closed that: where the program is gone without having
+closed the run, what came until then is written and the run stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final
+
+from scalable.telemetry import wire
+from scalable_runs.writer import RunWriter
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from scalable.facts import Batch
+    from scalable.telemetry.recorder import Recorder
+    from scalable.telemetry.submissions import Sent
+
+#: Seconds that a run which is being closed goes on without the program.
+LINGER: Final = 60.0
+#: Seconds after which somebody who waits for the program looks whether it is still there.
+GLANCE: Final = 0.25
+#: Facts asked for at once: making an answer of more would keep the program's event loop from the
+#: interpreter for milliseconds.
+PULL_SIZE: Final = 500
+#: Added to its niceness: where processors are scarce, the work that is recorded comes first.
+NICENESS: Final = 5
+#: Signals to a whole process group or job are for the program: what it makes of them is recorded.
+_NOT_FOR_US: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Program:
+    """The program at the other end of the pipe; any thread sends.
+
+    Attributes
+    ----------
+    pid : int
+        Id of its process.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.pid = os.getppid()
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    @property
+    def is_gone(self) -> bool:
+        """Another process has become our parent."""
+        return os.getppid() != self.pid
+
+    def send(self, *message: Any) -> None:
+        """Send a message, unless nobody is there any more."""
+        try:
+            with self._lock:
+                wire.write(self._descriptor, message)
+        except OSError:
+            return
+
+    def warn(self, sentence: str) -> None:
+        """Have something told to the user."""
+        self.send("warn", sentence)
+
+
+class PipeSource:
+    """Facts from the program; :meth:`pull` by the recorder's thread, the rest by the main one."""
+
+    def __init__(self, program: Program) -> None:
+        self.recorder: Recorder | None = None
+        self._program = program
+        self._answers: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+        self._asked = 0
+
+    def put(self, number: int, answer: Any) -> None:
+        """Hand in the answer to pull `number`."""
+        self._answers.put((number, answer))
+
+    def hang_up(self) -> None:
+        """No more answers come."""
+        self._answers.put(None)
+
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on; raises ConnectionError after `timeout` seconds."""
+        from scalable import facts
+
+        assert self.recorder is not None
+        self._asked += 1
+        progress = self.recorder.progress()
+        limit = min(limit, PULL_SIZE)
+        self._program.send("pull", self._asked, after, limit, timeout, progress)
+        raw, following, more, dropped, errors, offset = self._answer(timeout)
+        return facts.Batch(facts.decode(raw), following, more, dropped, errors, time() + offset)
+
+    def _answer(self, timeout: float) -> tuple[Any, ...]:
+        # The program itself waits up to `timeout` for a scheduler elsewhere.
+        deadline = monotonic() + timeout + 1.0
+        while True:
+            try:
+                answered = self._answers.get(timeout=GLANCE)
+            except queue.Empty:
+                if self._program.is_gone:
+                    # A process forked from it keeps our pipe open.
+                    self.hang_up()
+                elif monotonic() > deadline:
+                    raise ConnectionError("no answer from the program") from None
+                continue
+            if answered is None:
+                self.hang_up()
+                assert self.recorder is not None
+                self.recorder.abandon()
+                raise ConnectionError("the program is gone")
+            number, answer = answered
+            if number == self._asked:
+                break
+        if isinstance(answer, str):
+            raise ConnectionError(answer)
+        return answer
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class SentElsewhere:
+    """What the program's threads send; added to by the main thread, asked by the recorder's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: list[SpanContext] = []
+        self._ended: list[Sent] = []
+
+    def add(self, opened: list[Any], ended: list[Any]) -> None:
+        """Take in what came over the pipe."""
+        from scalable.telemetry.submissions import Sent, ids_of
+
+        with self._lock:
+            self._opened += map(ids_of, opened)
+            self._ended += map(Sent.of, ended)
+
+    def opened(self) -> list[SpanContext]:
+        """Ids of the submissions begun since the last call."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        return opened
+
+    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
+        """Submissions that nothing will be added to any more, each given out once."""
+        with self._lock:
+            ended, self._ended = self._ended, []
+        return ended
+
+
+class _Forward(logging.Handler):
+    """Has the log records of this process told by the program's own loggers."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(logging.WARNING)
+        self._program = program
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._program.send("log", record.name, record.levelno, self.format(record))
+
+
+def main() -> None:
+    """Record one run, from standard input, until that ends."""
+    for number in _NOT_FOR_US:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    # Nothing else may write into the pipe: what prints, prints nowhere.
+    program = Program(os.dup(1))
+    os.dup2(2, 1)
+    logging.getLogger().addHandler(_Forward(program))
+    made = wire.read(sys.stdin.buffer)
+    if made is None:
+        return
+    writer = RunWriter.create(
+        **made[1],
+        on_problem=lambda problem: program.warn(problem.message),
+        program=program.pid,
+    )
+    program.send("made", str(writer.path))
+    start = wire.read(sys.stdin.buffer)
+    if start is None:
+        os._exit(0)
+    source, submissions = PipeSource(program), SentElsewhere()
+    try:
+        identity, options, watched = start[1:]
+        recorder = source.recorder = _recorder(program, writer, submissions, identity, options)
+    except BaseException as error:
+        program.warn(f"recording stopped before it began: {error!r}")
+        writer.close(status="failed")
+        os._exit(1)
+    recorder.start(
+        source if watched else None,
+        lambda name, log, cause: program.send("death", name, log, cause),
+    )
+    threading.Thread(target=_tell_of_the_end, args=(program, recorder), daemon=True).start()
+    while (message := wire.read(sys.stdin.buffer)) is not None:
+        _take(message, program, recorder, source, submissions)
+    source.hang_up()
+    # Where it has no source, or does not ask it now.
+    recorder.abandon()
+    recorder.finished.wait(LINGER)
+    # Not by way of what exporters have registered to wait for: it has had its time.
+    os._exit(0)
+
+
+def _recorder(
+    program: Program,
+    writer: RunWriter,
+    submissions: SentElsewhere,
+    identity: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Recorder:
+    from opentelemetry.sdk.resources import Resource
+
+    from scalable.telemetry.recorder import Recorder, RunIdentity
+    from scalable.telemetry.routes import find_routes
+    from scalable_runs.redact import Redactor
+
+    return Recorder(
+        RunIdentity(**identity),
+        writer,
+        Resource(options["resource"], options["resource_schema"]),
+        submissions,
+        redact=Redactor.from_environment(
+            os.environ, options["configuration"], off=options["redact_off"]
+        ),
+        warn=program.warn,
+        routes=find_routes(os.environ, program.warn),
+        span_budget=options["span_budget"],
+        task_events=options["task_events"],
+        running_after=options["running_after"],
+        log_level=options["log_level"],
+    )
+
+
+def _take(
+    message: wire.Message,
+    program: Program,
+    recorder: Recorder,
+    source: PipeSource,
+    submissions: SentElsewhere,
+) -> None:
+    from scalable import facts
+
+    kind, *content = message
+    if kind == "facts":
+        source.put(*content)
+    elif kind == "submissions":
+        submissions.add(*content)
+    elif kind == "note":
+        for fact in facts.decode(content):
+            if isinstance(fact, facts.UserEvent):
+                recorder.note(fact)
+    elif kind == "fail":
+        recorder.fail(*content)
+    elif kind == "flush":
+        number, timeout = content
+        threading.Thread(
+            target=_flush, args=(program, recorder, number, timeout), daemon=True
+        ).start()
+    elif kind == "close":
+        recorder.end(*content)
+
+
+def _flush(program: Program, recorder: Recorder, number: int, timeout: float) -> None:
+    if recorder.flush(timeout):
+        program.send("flushed", number, recorder.progress())
+
+
+def _tell_of_the_end(program: Program, recorder: Recorder) -> None:
+    recorder.finished.wait()
+    program.send("finished", dict(recorder.guard.errors), recorder.progress())
+    if program.is_gone:
+        os._exit(0)

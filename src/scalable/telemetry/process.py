@@ -1,0 +1,449 @@
+"""A recorder in a process of its own, as the program sees it that is recorded.
+
+In the program itself a recorder would compete with Dask's event loop for the interpreter, fill the
+heap that the garbage collector walks through, and die with it. So the program starts a second
+interpreter with nothing of Dask's in it (:mod:`scalable.telemetry.child`), and one thread here
+answers its pulls: it fetches facts and writes them into a pipe as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import marshal
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from scalable import facts
+from scalable.guard import Guard
+from scalable.telemetry import wire
+
+# The process is begun before what follows is imported, which takes as long as it takes to begin.
+if TYPE_CHECKING:
+    from scalable.telemetry.deaths import OnDeath
+    from scalable.telemetry.recorder import RunIdentity, Source
+    from scalable.telemetry.submissions import Submissions
+    from scalable_runs.layout import RunStatus
+
+#: Seconds that the process has to make the run's directory. A machine with a hundred runnable
+#: processes for each core takes a while.
+START_TIMEOUT: Final = 30.0
+#: Seconds that a process which has said that it is done has to be gone.
+EXIT_TIMEOUT: Final = 5.0
+#: Bytes of a pipe: a pull's answer, so that writing it does not wait for the reader.
+PIPE_SIZE: Final = 1024 * 1024
+#: fcntl(2), Linux only.
+_F_SETPIPE_SZ: Final = 1031
+
+#: What the interpreter runs: this one's modules, wherever they were found. `-S` keeps out what the
+#: site has to add, such as the automatic instrumentation of this very process.
+_BOOTSTRAP: Final = (
+    "import marshal, sys; sys.path[:] = marshal.load(sys.stdin.buffer); "
+    "from scalable.telemetry.child import main; main()"
+)
+#: Told by `ps`.
+_TITLE: Final = "scalable-recorder"
+
+logger = logging.getLogger("scalable")
+
+Process: TypeAlias = "subprocess.Popen[bytes]"
+
+
+def spawn(run_id: str) -> Process | None:
+    """Begin a process that will make a :class:`RecorderProcess`; None where there can be none."""
+    executable = get_executable()
+    if not executable or getattr(sys, "frozen", False):
+        # It would be this very program, once more.
+        return None
+    try:
+        process = subprocess.Popen(
+            [os.fsdecode(executable), "-S", "-c", _BOOTSTRAP, _TITLE, run_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            # A terminal's Ctrl-C is for the program; what it does then is to be recorded. Not a
+            # session of its own: Linux may schedule each as one, whatever it is worth.
+            process_group=0,
+        )
+    except (OSError, MemoryError, subprocess.SubprocessError) as error:
+        logger.info("scalable: the recorder has no process of its own: %r", error)
+        return None
+    assert process.stdin is not None
+    _widen(process.stdin.fileno())
+    with contextlib.suppress(OSError):
+        path = marshal.dumps([str(place) for place in sys.path])
+        wire.write_bytes(process.stdin.fileno(), path)
+    return process
+
+
+def discard(process: Process) -> None:
+    """End a process that is not needed."""
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(EXIT_TIMEOUT)
+
+
+class RecorderProcess:
+    """Records one run in a child process.
+
+    :meth:`begin` and :meth:`start` are called by the thread that begins the run, :meth:`flush`,
+    :meth:`close`, :meth:`note` and :meth:`fail` by any of the application's. A daemon thread of its
+    own, :meth:`_serve`, does all the reading and writing.
+
+    Parameters
+    ----------
+    process : subprocess.Popen
+        What :func:`spawn` has begun.
+    identity : RunIdentity
+        The run.
+    submissions : Submissions
+        Where the client's threads note what they send.
+    options : mapping
+        Of a :class:`~scalable.telemetry.recorder.Recorder` and what it needs, plain values.
+    warn : callable
+        Told, once a kind, what the user should know.
+
+    Attributes
+    ----------
+    guard : Guard
+        Counts errors, those of the process too once it has ended.
+    finished : threading.Event
+        Set once the process is gone.
+    run_dir : pathlib.Path
+        The run's directory.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        identity: RunIdentity,
+        submissions: Submissions,
+        options: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.guard = Guard()
+        self.finished = threading.Event()
+        self.run_dir = Path()
+        self._process = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        self._identity = identity
+        self._submissions = submissions
+        self._options = options
+        self._warn = warn
+        self._source: Source | None = None
+        self._on_death: OnDeath | None = None
+        self._progress = (0, 0, 0)
+        #: What is to be sent, in this order; a deque's operations are atomic.
+        self._waiting: deque[wire.Message] = deque()
+        self._condition = threading.Condition()
+        self._made = False
+        self._said_goodbye = False
+        self._flush_asked = 0
+        self._flush_done = 0
+        self._closing = False
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self._thread = threading.Thread(
+            target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
+        )
+
+    # -- beginning ------------------------------------------------------------------------------
+
+    @classmethod
+    def begin(
+        cls,
+        process: Process,
+        files: Mapping[str, Any],
+        identity: RunIdentity,
+        submissions: Submissions,
+        options: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> RecorderProcess | None:
+        """Have the process make the run's directory.
+
+        Parameters
+        ----------
+        files : mapping
+            Arguments of :meth:`scalable_runs.writer.RunWriter.create`, plain values.
+        process, identity, submissions, options, warn
+            As for the class.
+
+        Returns
+        -------
+        RecorderProcess or None
+            None where it does not answer or could not make the directory. Nothing of it is left
+            then: whoever tries the same in this process will meet the reason.
+        """
+        recorder = cls(process, identity, submissions, options, warn)
+        recorder._post(("make", wire.plain(dict(files))))
+        recorder._thread.start()
+        if recorder._wait_until_made():
+            return recorder
+        logger.info("scalable: the recorder's process did not start; it is a thread instead")
+        return None
+
+    def _wait_until_made(self) -> bool:
+        with self._condition:
+            self._condition.wait_for(lambda: self._made or self.finished.is_set(), START_TIMEOUT)
+            if self._made:
+                return True
+        self._process.kill()
+        self.finished.wait(EXIT_TIMEOUT)
+        return False
+
+    def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
+        """Begin to record.
+
+        Parameters
+        ----------
+        source : Source or None
+            Where facts come from, used by this object's thread alone; None where the scheduler
+            cannot be watched.
+        on_death : callable, optional
+            Told of each lost worker, on this object's thread.
+        """
+        self._source, self._on_death = source, on_death
+        about, options = asdict(self._identity), dict(self._options)
+        self._post(wire.plain(("start", about, options, source is not None)))
+
+    # -- for the application's threads ----------------------------------------------------------
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything the scheduler knows by now is in the kernel's hands."""
+        with self._condition:
+            self._flush_asked += 1
+            wanted = self._flush_asked
+        self._post(("flush", wanted, timeout))
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
+            )
+            return self._flush_done >= wanted or self._said_goodbye
+
+    def close(
+        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
+    ) -> bool:
+        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
+
+        Returns
+        -------
+        bool
+            False if the process is still busy: it goes on in the background.
+        """
+        with self._condition:
+            first, self._closing = not self._closing, True
+        if first:
+            self._post(("close", status, timeout, error))
+        return self.finished.wait(timeout + 1.0)
+
+    def note(self, fact: facts.UserEvent) -> None:
+        """Record what the client's own code asks to be recorded; its time is the client's."""
+        # Goes with the next answer: nobody needs to be woken for it.
+        self._waiting.append(("note", wire.plain(fact)))
+
+    def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
+        """Let the run have a failure record that belongs to no task."""
+        self._waiting.append(("fail", phase, error_type, message, traceback))
+
+    def progress(self) -> tuple[int, int, int]:
+        """Tasks ended, known and failed so far."""
+        return self._progress
+
+    def _post(self, message: wire.Message) -> None:
+        """Have a message sent at once."""
+        self._waiting.append(message)
+        # Under the lock, since the descriptor is closed in the end, and may be another's then.
+        with self._condition, contextlib.suppress(OSError):  # full: the thread is awake anyway
+            if self._wake_out >= 0:
+                os.write(self._wake_out, b"\0")
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except OSError:
+            pass  # it is gone; what that means is said below
+        except BaseException as error:
+            self.guard.errors[f"recorder:{type(error).__name__}"] += 1
+            self._warn(f"recording stopped by an internal error: {error!r}")
+        finally:
+            self._end()
+
+    def _serve(self) -> None:
+        messages = wire.Reader()
+        poll = select.poll()
+        poll.register(self._stdout, select.POLLIN)
+        poll.register(self._wake_in, select.POLLIN)
+        while not self._said_goodbye:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wake_in in ready:
+                os.read(self._wake_in, 4096)
+                self._send_waiting()
+            if self._stdout in ready:
+                data = os.read(self._stdout, 65_536)
+                if not data:
+                    return
+                for message in messages.feed(data):
+                    self._take(message)
+
+    def _take(self, message: wire.Message) -> None:
+        kind, *content = message
+        if kind == "pull":
+            self._answer(*content)
+        elif kind == "flushed":
+            number, self._progress = content
+            with self._condition:
+                self._flush_done = max(self._flush_done, number)
+                self._condition.notify_all()
+        elif kind == "warn":
+            self._warn(*content)
+        elif kind == "log":
+            name, level, text = content
+            logging.getLogger(name).log(level, "%s", text)
+        elif kind == "death" and self._on_death is not None:
+            try:
+                self._on_death(*content)
+            except Exception as error:
+                self.guard.failed("on_death", error)
+        elif kind == "made":
+            self.run_dir = Path(content[0])
+            with self._condition:
+                self._made = True
+                self._condition.notify_all()
+        elif kind == "finished":
+            errors, self._progress = content
+            self.guard.errors.update(cast("dict[str, int]", errors))
+            self._said_goodbye = True
+
+    def _answer(
+        self, number: int, after: int, limit: int, timeout: float, progress: tuple[int, int, int]
+    ) -> None:
+        self._progress = progress
+        answer: tuple[Any, ...] | str
+        assert self._source is not None
+        try:
+            batch = self._source.pull(after, limit, timeout)
+        except ConnectionError as error:
+            answer = str(error) or type(error).__name__
+        except Exception as error:
+            self.guard.errors[f"pull:{type(error).__name__}"] += 1
+            answer = repr(error)
+        else:
+            answer = (
+                plain_facts(batch.facts),
+                batch.next,
+                batch.more,
+                batch.dropped,
+                batch.errors,
+                batch.now - time(),
+            )
+        # What was sent and noted came before what the scheduler tells of it.
+        self._send_waiting()
+        self._send_submissions()
+        wire.write(self._stdin, ("facts", number, answer))
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            message = self._waiting.popleft()
+            if message[0] == "close":
+                self._send_submissions()
+            wire.write(self._stdin, message)
+
+    def _send_submissions(self) -> None:
+        from scalable.telemetry.submissions import plain_ids
+
+        opened = self._submissions.opened()
+        ended = self._submissions.ended(time(), all_of_them=self._closing)
+        if opened or ended:
+            message = (
+                "submissions",
+                [plain_ids(ids) for ids in opened],
+                [sent.plain() for sent in ended],
+            )
+            wire.write(self._stdin, message)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        process = self._process
+        if not self._said_goodbye:
+            process.kill()
+        # It waits for the end of its input, once it has said that it is done.
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        if self._source is not None:
+            self._source.close()
+        if self._made and not self._said_goodbye:
+            how = _how_it_ended(process.returncode)
+            self.guard.errors[f"recorder:{how}"] += 1
+            self._warn(
+                f"the recorder's process {process.pid} ended ({how}): what comes from now on is "
+                "not recorded, and the run reads as lost"
+            )
+        with self._condition:
+            self.finished.set()
+            self._condition.notify_all()
+        self._close_wake()
+
+    def _close_wake(self) -> None:
+        with self._condition:
+            os.close(self._wake_out)
+            self._wake_out = -1
+        os.close(self._wake_in)
+
+
+def plain_facts(batch: Iterable[facts.Fact]) -> list[Any]:
+    """Facts as plain tuples and strings; those of every task are that already."""
+    return [fact if _is_plain(fact) else wire.plain(fact) for fact in batch]
+
+
+_NBYTES: Final = facts.Succeeded._fields.index("nbytes")
+
+
+def _is_plain(fact: Any) -> bool:
+    if fact.__class__ is not tuple:
+        return fact.__class__ is str
+    # A worker in this process hands over whatever a `sizeof` of the user's returned.
+    return fact[0] == facts.SUBMITTED or fact[_NBYTES].__class__ is int
+
+
+def _widen(descriptor: int) -> None:
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "no answer"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"

@@ -1,0 +1,173 @@
+"""What the client sends: rows of graphs, each with the OTel context that travels with its tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from time import time
+from typing import Any, Final, NamedTuple, Self, TypeAlias
+
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context, get_current
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from scalable.telemetry.spans import new_span_id, new_trace_id, span_context
+
+#: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
+#: 10,000 `client.submit` calls is one submission to a person, and costs as much.
+SUBMISSION_WINDOW: Final = 1.0
+
+#: Decides on a trace that begins, or that is continued under a parent.
+Sampled: TypeAlias = Callable[[int, SpanContext | None], TraceFlags]
+
+
+def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
+    return TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
+
+
+class Sent(NamedTuple):
+    """A submission that nothing will be added to any more."""
+
+    ids: SpanContext
+    parent: SpanContext | None
+    #: When its first and its last graph were sent, on the client's clock.
+    start: float
+    last: float
+    graphs: int
+
+    def plain(self) -> tuple[Any, ...]:
+        """The same without a class of our own."""
+        parent = None if self.parent is None else plain_ids(self.parent)
+        return plain_ids(self.ids), parent, self.start, self.last, self.graphs
+
+    @classmethod
+    def of(cls, values: tuple[Any, ...]) -> Self:
+        """The reverse of :meth:`plain`."""
+        ids, parent, *rest = values
+        return cls(ids_of(ids), None if parent is None else ids_of(parent), *rest)
+
+
+def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool]:
+    """What is needed of a span in another process."""
+    return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote
+
+
+def ids_of(values: tuple[int, int, int, bool]) -> SpanContext:
+    """The reverse of :func:`plain_ids`."""
+    trace_id, span_id, flags, is_remote = values
+    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags))
+
+
+class Submission:
+    """One or more graphs that were sent in a row under the same parent."""
+
+    __slots__ = ("baggage", "carrier", "context", "graphs", "ids", "last", "parent", "start")
+
+    def __init__(self, run: str, context: Context, now: float, sampled: Sampled) -> None:
+        parent = _current_span(context)
+        trace_id = parent.trace_id if parent is not None else new_trace_id()
+        self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
+        self.parent = parent
+        self.start = self.last = now
+        self.graphs = 0
+        #: The last one in which a graph was sent.
+        self.context = context
+        self.baggage = baggage.get_all(context)
+        #: Written by whichever propagator is configured; baggage travels with the context.
+        self.carrier: dict[str, Any] = {"run": run}
+        propagate.inject(
+            self.carrier, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
+        )
+
+    def takes(self, context: Context, now: float) -> bool:
+        """Whether a graph that is sent now, in this context, is part of it."""
+        if not 0 <= now - self.start < SUBMISSION_WINDOW:
+            return False
+        if context is not self.context:
+            # Contexts never change: the same one says the same.
+            if self.parent != _current_span(context) or self.baggage != baggage.get_all(context):
+                return False
+            self.context = context
+        return True
+
+    def sent(self) -> Sent:
+        """What remains of it."""
+        return Sent(self.ids, self.parent, self.start, self.last, self.graphs)
+
+
+def propagates_as_configured(environ: Mapping[str, str]) -> bool:
+    """The propagator is the one that ``OTEL_PROPAGATORS`` names: another process has the same."""
+    chosen: Any = propagate.get_global_textmap()
+    if type(chosen) is not CompositePropagator:
+        return False
+    parts: Any = getattr(chosen, "_propagators", ())
+    return [type(part) for part in parts] == _configured_propagators(environ)
+
+
+def _configured_propagators(environ: Mapping[str, str]) -> list[type]:
+    text = environ.get("OTEL_PROPAGATORS", "").strip()
+    if not text:
+        return [TraceContextTextMapPropagator, W3CBaggagePropagator]
+    names = [name.strip() for name in text.split(",")]
+    if "none" in (name.lower() for name in names):
+        return []
+    points = entry_points(group="opentelemetry_propagator")
+    return [point.load() for name in names for point in points if point.name == name]
+
+
+def _current_span(context: Context) -> SpanContext | None:
+    current = trace.get_current_span(context).get_span_context()
+    return current if current.is_valid else None
+
+
+class Submissions:
+    """Makes the carrier of each graph.
+
+    :meth:`carrier` is called by whichever thread of the application submits, :meth:`ended` by the
+    recorder's thread; a lock joins them.
+    """
+
+    def __init__(self, run: str, sampled: Sampled | None = None) -> None:
+        self._run = run
+        self._sampled = sampled or _all_sampled
+        self._lock = threading.Lock()
+        self._open: Submission | None = None
+        self._ended: list[Sent] = []
+        self._opened: list[SpanContext] = []
+
+    def carrier(self) -> dict[str, Any]:
+        """The annotation for a graph that is sent now."""
+        context = get_current()
+        now = time()
+        with self._lock:
+            submission = self._open
+            if submission is None or not submission.takes(context, now):
+                if submission is not None:
+                    self._ended.append(submission.sent())
+                submission = self._open = Submission(self._run, context, now, self._sampled)
+                self._opened.append(submission.ids)
+            submission.graphs += 1
+            submission.last = now
+            return submission.carrier
+
+    def opened(self) -> list[SpanContext]:
+        """Ids of the submissions begun since the last call."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        return opened
+
+    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
+        """Submissions that nothing will be added to any more, each given out once."""
+        with self._lock:
+            submission = self._open
+            if submission is not None and (
+                all_of_them or now - submission.start >= SUBMISSION_WINDOW
+            ):
+                self._ended.append(submission.sent())
+                self._open = None
+            ended, self._ended = self._ended, []
+        return ended

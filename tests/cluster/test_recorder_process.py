@@ -1,0 +1,306 @@
+"""The recorder in a process of its own: found, killed, stopped, left alone, not to be had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import operator
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dask.sizeof import sizeof
+from distributed import Client, LocalCluster
+
+import scalable
+from cluster import oracle, tasks
+from scalable.instrumentation.user_events import client_event
+from scalable.telemetry import process as process_module
+from scalable.telemetry.process import RecorderProcess
+from scalable.telemetry.recorder import Recorder
+from scalable_runs.reader import RunReader, find_runs, resolve_run
+
+
+def recorders(parent: int | None = None) -> list[psutil.Process]:
+    """The recorders' processes among the children of a process."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process(parent).children():
+        try:
+            if "scalable-recorder" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture
+def client():
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+    ) as cluster:
+        with Client(cluster) as client:
+            yield client
+
+
+def test_a_run_is_written_by_a_process_of_its_own(client, notes_dir):
+    with scalable.instrument(client) as run:
+        (recorder,) = recorders()
+        assert run.run_id in recorder.cmdline()
+        assert client.gather(client.map(tasks.add, [str(notes_dir)] * 20, range(20)))
+        assert run.flush()
+        assert run.progress() == (20, 20, 0)
+        owner = json.loads((run.run_dir / "owner.json").read_text())
+        assert owner["pid"] == os.getpid()
+        assert owner["writer"]["pid"] == recorder.pid
+        assert RunReader(run.run_dir).status == "running"
+    assert not recorder.is_running()
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    oracle.check_summary(run.run_dir)
+    assert RunReader(run.run_dir).status == "completed"
+
+
+@pytest.mark.parametrize("where", ["argument", "environment"])
+def test_a_thread_where_that_was_asked_for(client, monkeypatch, where):
+    if where == "environment":
+        monkeypatch.setenv("SCALABLE_RECORDER", "thread")
+    options = {"recorder": "thread"} if where == "argument" else {}
+    with scalable.instrument(client, **options) as run:
+        assert not recorders()
+        assert isinstance(run._recorder, Recorder)
+        assert client.submit(operator.add, 1, 1).result() == 2
+    oracle.check_contract(run.run_dir)
+    assert "writer" not in json.loads((run.run_dir / "owner.json").read_text())
+
+
+@pytest.mark.lenient
+def test_a_killed_recorder_stops_the_record_and_nothing_else(client, notes_dir, caplog):
+    run = scalable.instrument(client)
+    client.gather(client.map(tasks.add, [str(notes_dir)] * 10, range(10)))
+    assert run.flush()
+    (recorder,) = recorders()
+    recorder.kill()
+    tasks.wait_until(lambda: run._recorder.finished.is_set())
+    assert "ended (SIGKILL)" in caplog.text
+    assert RunReader(run.run_dir).status == "lost"
+    assert client.gather(client.map(operator.add, range(10), range(100, 110)))
+    assert not run.flush(0.1)
+    run.close()
+    assert run.closed
+    assert RunReader(run.run_dir).status == "lost"
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert client.submit(operator.add, 1, 1).result() == 2
+
+
+@pytest.mark.lenient
+def test_a_recorder_that_hangs_holds_nobody(client, notes_dir):
+    run = scalable.instrument(client, close_timeout=0.5)
+    (recorder,) = recorders()
+    recorder.suspend()
+    try:
+        assert client.gather(client.map(tasks.add, [str(notes_dir)] * 10, range(10)))
+        assert not run.flush(0.1)
+        run.close()
+        assert run.closed
+    finally:
+        recorder.resume()
+    # What it had been asked for it does, once it is able to.
+    tasks.wait_until(lambda: run._recorder.finished.is_set())
+    assert not recorders()
+    assert RunReader(run.run_dir).status == "completed"
+
+
+@pytest.mark.parametrize("missing", ["program", "module", "answer", "possible"])
+def test_where_there_can_be_no_process_it_is_a_thread(client, monkeypatch, caplog, missing):
+    caplog.set_level(logging.INFO, "scalable")
+    if missing == "program":
+        monkeypatch.setattr(process_module, "get_executable", lambda: "/does/not/exist")
+    elif missing == "module":
+        monkeypatch.setattr(process_module, "_BOOTSTRAP", "import nothing_of_this_name")
+    elif missing == "answer":
+        monkeypatch.setattr(process_module, "_BOOTSTRAP", "import sys; sys.stdin.buffer.read()")
+        monkeypatch.setattr(process_module, "START_TIMEOUT", 0.2)
+    else:
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with scalable.instrument(client) as run:
+        assert not recorders()
+        assert isinstance(run._recorder, Recorder)
+        assert client.submit(operator.add, 1, 1).result() == 2
+    oracle.check_contract(run.run_dir)
+    assert RunReader(run.run_dir).status == "completed"
+    if missing != "possible":
+        assert "recorder" in caplog.text
+
+
+def test_values_that_are_not_python_s_own_get_there(client):
+    numpy = pytest.importorskip("numpy")
+
+    class Size(int):
+        pass
+
+    class Sized:
+        pass
+
+    sizeof.register(Sized, lambda _: numpy.int64(24))
+
+    class Text(str):
+        __slots__ = ()
+
+    with scalable.instrument(client) as run:
+        assert isinstance(run._recorder, RecorderProcess)
+        cost = {"total_hourly": Size(3), "currency": Text("EUR"), "metadata": {"of": Path("a")}}
+        run.note(client_event("cost", cost))
+        assert isinstance(client.submit(Sized, key="sized").result(), Sized)
+    oracle.check_contract(run.run_dir)
+    (cost,) = oracle.read(run.run_dir, "cost.jsonl")
+    assert cost["total_hourly"] == 3
+    assert cost["currency"] == "EUR"
+    assert cost["metadata"] == {"of": "a"}
+    assert oracle.lives(run.run_dir)["sized"][-1]["nbytes"] == 24
+
+
+# -- the program's end --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def program(tmp_path: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """A program with a cluster and a run, in a process group of its own."""
+    script = tmp_path / "program.py"
+    head = """
+        import os, signal, sys, threading, time
+        from pathlib import Path
+        from distributed import Client, LocalCluster
+        import scalable
+        from cluster import tasks
+        if __name__ == "__main__":
+            notes = Path("notes"); notes.mkdir(exist_ok=True)
+            cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+            client = Client(cluster)
+            run = scalable.instrument(client)
+            client.gather(client.map(tasks.add, [str(notes)] * 10, range(10)))
+    """
+    script.write_text(textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    "))
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(place for place in sys.path if place)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as it:
+        try:
+            yield it
+        finally:
+            it.kill()
+
+
+def gone(recorder: psutil.Process) -> None:
+    """Wait until a process that is not ours has ended."""
+    psutil.wait_procs([recorder], timeout=30)
+    assert not recorder.is_running()
+
+
+def test_a_killed_program_takes_its_recorder_with_it(tmp_path):
+    body = """
+        run.flush()
+        print("ready", flush=True)
+        threading.Event().wait()
+    """
+    with program(tmp_path, body) as it:
+        assert it.stdout.readline() == "ready\n"
+        (recorder,) = recorders(it.pid)
+        it.kill()
+        it.wait()
+        # Whoever reads now reads all that the recorder had to write.
+        reader = resolve_run(tmp_path / ".scalable/runs")
+        assert reader.status == "lost"
+        assert not recorder.is_running() or recorder.status() == psutil.STATUS_ZOMBIE
+        gone(recorder)
+    oracle.check_attempts(reader.path, tmp_path / "notes")
+    assert list(reader.records("tasks.jsonl"))
+    assert not reader.problems
+
+
+def test_a_process_forked_from_the_program_does_not_keep_its_recorder(tmp_path):
+    body = """
+        run.flush()
+        forked = os.fork()
+        if not forked:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            while True:
+                signal.pause()
+        print(forked, flush=True)
+        threading.Event().wait()
+    """
+    with program(tmp_path, body) as it:
+        forked = psutil.Process(int(it.stdout.readline()))
+        (recorder,) = recorders(it.pid)
+        it.kill()
+        it.wait()
+        try:
+            gone(recorder)
+            assert forked.is_running()
+        finally:
+            forked.kill()
+    assert resolve_run(tmp_path / ".scalable/runs").status == "lost"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_job_is_recorded_as_the_program_takes_it(tmp_path, number):
+    body = """
+        def stop(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, stop)
+        with run:
+            print("ready", flush=True)
+            threading.Event().wait()
+    """
+    with program(tmp_path, body) as it:
+        assert it.stdout.readline() == "ready\n"
+        (recorder,) = recorders(it.pid)
+        # What a terminal does, and what a batch system does to every process of a job.
+        os.killpg(it.pid, number)
+        recorder.send_signal(number)
+        it.communicate(timeout=60)
+        gone(recorder)
+    (run,) = find_runs(tmp_path / ".scalable/runs")
+    assert run.status == "cancelled"
+    oracle.check_contract(run.path)
+    oracle.check_attempts(run.path, tmp_path / "notes")
+
+
+def test_what_was_noted_and_sent_before_the_end_is_there(tmp_path):
+    body = """
+        from scalable.instrumentation.user_events import client_event
+        run.note(client_event("cost", {"total_hourly": 1.5}))
+        run.fail("cleanup", ValueError("could not tidy up"))
+        sys.exit(0)
+    """
+    with program(tmp_path, body) as it:
+        _, errors = it.communicate(timeout=60)
+        assert it.returncode == 0, errors
+    (run,) = find_runs(tmp_path / ".scalable/runs")
+    assert run.status == "completed"
+    oracle.check_contract(run.path)
+    assert [cost["total_hourly"] for cost in oracle.read(run.path, "cost.jsonl")] == [1.5]
+    (failure,) = oracle.read(run.path, "failures.jsonl")
+    assert failure["details"]["phase"] == "cleanup"
+    spans = oracle.read(run.path, "spans.jsonl")
+    assert any(span["name"].startswith("submit") for span in spans)
+
+
+def test_no_more_is_left_open_than_before(client):
+    descriptors = psutil.Process().num_fds()
+    for _ in range(3):
+        with scalable.instrument(client):
+            assert client.submit(operator.add, 1, time.time()).result()
+    assert psutil.Process().num_fds() <= descriptors + 1
