@@ -82,7 +82,8 @@ def instrument(
         Least severe log record that is kept. Default: ``INFO``.
     recorder : {"process", "thread"}, optional
         What makes signals and files of the facts: a process of its own (default), or a thread of
-        this one. Providers of the application's need the thread.
+        this one. It is a thread wherever another process would not do as well: with providers
+        or a propagator of the application's, and with exporters other than OTLP's.
     tracer_provider, meter_provider, logger_provider : optional
         Where signals go besides the run's directory. Default: the application's own providers if
         it has set any, else what the ``OTEL_*`` variables configure, else nowhere. They are used,
@@ -560,8 +561,7 @@ def _begin_with(
         "log_level": settings.log_level,
     }
     recorder = None
-    # Objects of the application's can be used in the application's own process alone.
-    if process is not None and not routes.providers and propagates_as_configured(os.environ):
+    if process is not None and routes.portable and propagates_as_configured(os.environ):
         more = {
             "resource": dict(resource.attributes),
             "resource_schema": resource.schema_url,

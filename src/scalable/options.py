@@ -294,8 +294,7 @@ OPTIONS: Final = (
         "process",
         "process, thread",
         "What makes signals and files of the facts: a process of its own, or a thread of the "
-        "program. Where providers of the application's are used, or no process can be started, it "
-        "is a thread.",
+        "program; see below.",
         _one_of("process", "thread"),
     ),
     Option(

@@ -19,6 +19,9 @@ import psutil
 import pytest
 from dask.sizeof import sizeof
 from distributed import Client, LocalCluster
+from opentelemetry import propagate
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import scalable
 from cluster import oracle, tasks
@@ -304,3 +307,40 @@ def test_no_more_is_left_open_than_before(client):
         with scalable.instrument(client):
             assert client.submit(operator.add, 1, time.time()).result()
     assert psutil.Process().num_fds() <= descriptors + 1
+
+
+def test_an_exporter_that_prints_does_so_where_the_program_prints(tmp_path):
+    body = """
+        run.close()
+        os.environ["OTEL_TRACES_EXPORTER"] = "console"
+        with scalable.instrument(client) as run:
+            client.submit(abs, -1).result()
+    """
+    with program(tmp_path, body) as it:
+        output, errors = it.communicate(timeout=60)
+        assert it.returncode == 0, errors
+    assert '"name": "abs"' in output
+
+
+@pytest.mark.parametrize(
+    ("environment", "recorders_there"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, 1),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, 1),
+        ({"OTEL_LOGS_EXPORTER": "console"}, 0),
+    ],
+)
+def test_exporters_decide_where_it_runs(client, monkeypatch, environment, recorders_there):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with scalable.instrument(client, close_timeout=0.5):
+        assert len(recorders()) == recorders_there
+
+
+def test_a_propagator_of_the_program_s_own_needs_a_thread(client, monkeypatch):
+    class Own(TraceContextTextMapPropagator):
+        pass
+
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", CompositePropagator([Own()]))
+    with scalable.instrument(client):
+        assert not recorders()

@@ -33,6 +33,8 @@ SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
 
 #: The run's directory is written anyway: as a name of an exporter this asks for nothing more.
 _OURS: Final = "scalable_runs"
+#: Where the exporters for OTLP live.
+_OTLP: Final = "opentelemetry.exporter.otlp."
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
@@ -63,6 +65,16 @@ class Routes:
     def somewhere(self) -> bool:
         """Any signal goes anywhere."""
         return bool(self.providers or self.exporters)
+
+    @property
+    def portable(self) -> bool:
+        """Another process can send as well as this one.
+
+        An object of the application's is here alone; and an exporter that is not OTLP's may print,
+        or keep what it gets, and is then meant to do so here.
+        """
+        points = [point for points in self.exporters.values() for point in points]
+        return not self.providers and all(point.module.startswith(_OTLP) for point in points)
 
     def sampled(self, trace_id: int, parent: SpanContext | None) -> TraceFlags:
         """Flags of a span that begins a trace, or continues one; called by any thread."""
