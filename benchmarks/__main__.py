@@ -25,6 +25,7 @@ PARTS: Final = {
     "hold": "benchmarks.hooks:longest_hold",
     "recorder": "benchmarks.recording:recorder",
     "report": "benchmarks.reports:report",
+    "driver": "benchmarks.overhead:in_the_driver",
     "noop": "benchmarks.overhead:noop_tasks",
     "short": "benchmarks.overhead:short_tasks",
     "apart": "benchmarks.overhead:processes_apart",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from pathlib import Path
 
@@ -90,6 +91,39 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
         )
     )
     return rows + _counted(tally)
+
+
+def in_the_driver(directory: Path, quick: bool) -> list[Row]:
+    """What it takes, by direct count, to feed a recorder in a process of its own."""
+    tasks, count = (1_000, 1) if quick else (10_000, 5)
+    feeding: list[float] = []
+    with clusters.local_cluster() as cluster:
+        bare = [clusters.bare(cluster, clusters.run_map, tasks) for _ in range(2)][-1]
+        for _ in range(count):
+            with scalable.instrument(cluster.client, project="bench", runs_dir=directory) as run:
+                cluster.settle()
+                run.flush()
+                before = _feeding_cpu()
+                clusters.run_map(cluster.client, tasks)
+                run.flush(60)
+                feeding.append((_feeding_cpu() - before) / tasks * 1e6)
+    return [
+        Row.of_rounds(
+            "driver-feeding",
+            "driver: CPU per task of the thread that fetches facts and hands them to the recorder",
+            feeding,
+            unit="µs",
+            note=f"bare, the driver's process took {bare.cpu['driver'] / tasks * 1e6:,.0f} µs a "
+            "task then, the scheduler's part included",
+        ),
+    ]
+
+
+def _feeding_cpu() -> float:
+    """CPU seconds of the thread that feeds the recorder."""
+    (thread,) = (it for it in threading.enumerate() if it.name.startswith("scalable-recorder"))
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
 
 def short_tasks(directory: Path, quick: bool) -> list[Row]:

@@ -53,7 +53,7 @@ def recorder(directory: Path, quick: bool) -> list[Row]:
         ),
         Row(
             key="recorder-memory",
-            what=f"driver's growth at its peak while {tasks:,} tasks pass",
+            what=f"growth of the recorder's process at its peak while {tasks:,} tasks pass",
             measured=growth,
             unit="MB",
             budget=50,

@@ -470,7 +470,7 @@ def _begin(
     run_id = _new_run_id(settings.project, started)
     with ExitStack() as unless_used:
         process = None
-        if client is not None and settings.recorder == "process":
+        if client is not None and settings.recorder == "process" and not settings.providers:
             process = spawn(run_id)
         if process is not None:
             unless_used.callback(discard, process)

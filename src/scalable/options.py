@@ -97,6 +97,12 @@ class Settings:
     meter_provider: Any
     logger_provider: Any
 
+    @property
+    def providers(self) -> bool:
+        """Some provider was given."""
+        given = (self.tracer_provider, self.meter_provider, self.logger_provider)
+        return any(provider is not None for provider in given)
+
 
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):

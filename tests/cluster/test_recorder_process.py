@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from dask.sizeof import sizeof
@@ -159,6 +160,8 @@ def test_values_that_are_not_python_s_own_get_there(client):
 
     with scalable.instrument(client) as run:
         assert isinstance(run._recorder, RecorderProcess)
+        with dask.annotate(scalable={"run": run.run_id, "more": object()}):
+            assert client.submit(abs, -1, key="annotated").result() == 1
         cost = {"total_hourly": Size(3), "currency": Text("EUR"), "metadata": {"of": Path("a")}}
         run.note(client_event("cost", cost))
         assert isinstance(client.submit(Sized, key="sized").result(), Sized)
@@ -167,6 +170,7 @@ def test_values_that_are_not_python_s_own_get_there(client):
     assert cost["total_hourly"] == 3
     assert cost["currency"] == "EUR"
     assert cost["metadata"] == {"of": "a"}
+    assert oracle.states(run.run_dir, "annotated")[-1] == "succeeded"
     assert oracle.lives(run.run_dir)["sized"][-1]["nbytes"] == 24
 
 

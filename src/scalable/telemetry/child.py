@@ -92,7 +92,7 @@ class PipeSource:
         self._answers.put(None)
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; raises ConnectionError after `timeout` seconds."""
+        """Facts from number `after` on; see :class:`scalable.telemetry.recorder.Source`."""
         from scalable import facts
 
         assert self.recorder is not None
@@ -114,7 +114,7 @@ class PipeSource:
                     # A process forked from it keeps our pipe open.
                     self.hang_up()
                 elif monotonic() > deadline:
-                    raise ConnectionError("no answer from the program") from None
+                    raise TimeoutError("no answer from the program") from None
                 continue
             if answered is None:
                 self.hang_up()

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing.spawn import get_executable
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from scalable import facts
 from scalable.guard import Guard
 from scalable.telemetry import wire
+from scalable_runs import layout
 
 # The process is begun before what follows is imported, which takes as long as it takes to begin.
 if TYPE_CHECKING:
@@ -83,9 +84,16 @@ def spawn(run_id: str) -> Process | None:
     assert process.stdin is not None
     _widen(process.stdin.fileno())
     with contextlib.suppress(OSError):
-        path = marshal.dumps([str(place) for place in sys.path])
-        wire.write_bytes(process.stdin.fileno(), path)
+        wire.write_bytes(process.stdin.fileno(), marshal.dumps(_path()))
     return process
+
+
+def _path() -> list[str]:
+    """Where the process finds modules: as this one, and ours wherever they were found."""
+    path = [str(place) for place in sys.path]
+    files = [module.__file__ for module in (facts, layout)]
+    ours = {str(Path(file).parents[1]) for file in files if file is not None}
+    return [*sorted(ours - set(path)), *path]
 
 
 def discard(process: Process) -> None:
@@ -284,7 +292,7 @@ class RecorderProcess:
             pass  # it is gone; what that means is said below
         except BaseException as error:
             self.guard.errors[f"recorder:{type(error).__name__}"] += 1
-            self._warn(f"recording stopped by an internal error: {error!r}")
+            self._tell("warn", [f"recording stopped by an internal error: {error!r}"])
         finally:
             self._end()
 
@@ -314,16 +322,6 @@ class RecorderProcess:
             with self._condition:
                 self._flush_done = max(self._flush_done, number)
                 self._condition.notify_all()
-        elif kind == "warn":
-            self._warn(*content)
-        elif kind == "log":
-            name, level, text = content
-            logging.getLogger(name).log(level, "%s", text)
-        elif kind == "death" and self._on_death is not None:
-            try:
-                self._on_death(*content)
-            except Exception as error:
-                self.guard.failed("on_death", error)
         elif kind == "made":
             self.run_dir = Path(content[0])
             with self._condition:
@@ -333,6 +331,21 @@ class RecorderProcess:
             errors, self._progress = content
             self.guard.errors.update(cast("dict[str, int]", errors))
             self._said_goodbye = True
+        else:
+            self._tell(kind, content)
+
+    def _tell(self, kind: str, content: Sequence[Any]) -> None:
+        """Pass on what the application is to know; whatever it does then ends no record."""
+        try:
+            if kind == "warn":
+                self._warn(*content)
+            elif kind == "log":
+                name, level, text = content
+                logging.getLogger(name).log(level, "%s", text)
+            elif kind == "death" and self._on_death is not None:
+                self._on_death(*content)
+        except Exception as error:
+            self.guard.errors[f"{kind}:{type(error).__name__}"] += 1
 
     def _answer(
         self, number: int, after: int, limit: int, timeout: float, progress: tuple[int, int, int]
@@ -344,9 +357,9 @@ class RecorderProcess:
             batch = self._source.pull(after, limit, timeout)
         except ConnectionError as error:
             answer = str(error) or type(error).__name__
-        except Exception as error:
+        except BaseException as error:
             self.guard.errors[f"pull:{type(error).__name__}"] += 1
-            answer = repr(error)
+            answer = f"internal error: {type(error).__name__}"
         else:
             answer = (
                 plain_facts(batch.facts),
@@ -401,10 +414,11 @@ class RecorderProcess:
         if self._made and not self._said_goodbye:
             how = _how_it_ended(process.returncode)
             self.guard.errors[f"recorder:{how}"] += 1
-            self._warn(
+            sentence = (
                 f"the recorder's process {process.pid} ended ({how}): what comes from now on is "
                 "not recorded, and the run reads as lost"
             )
+            self._tell("warn", [sentence])
         with self._condition:
             self.finished.set()
             self._condition.notify_all()

@@ -60,7 +60,15 @@ class Source(Protocol):
     """Where facts come from; see :mod:`scalable.instrumentation.source`."""
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; raises ConnectionError after `timeout` seconds."""
+        """Facts from number `after` on.
+
+        Raises
+        ------
+        ConnectionError
+            The scheduler did not answer within `timeout` seconds.
+        TimeoutError
+            Nor did the program, which is busy or stopped: that says nothing of the scheduler.
+        """
         ...
 
     def close(self) -> None:
@@ -388,6 +396,9 @@ class Recorder:
         except ConnectionError as error:
             self._unreachable(error)
             return None
+        except TimeoutError as error:
+            self._unreachable(error, alarming=False)
+            return None
         except BaseException as error:
             self.guard.errors[f"pull:{type(error).__name__}"] += 1
             self._unreachable(error)
@@ -399,14 +410,14 @@ class Recorder:
         self._remote_errors = batch.errors
         return batch
 
-    def _unreachable(self, error: BaseException) -> None:
+    def _unreachable(self, error: BaseException, *, alarming: bool = True) -> None:
         now = monotonic()
         if self._silent_since is None:
             self._silent_since = now
         if self._closing is not None:
             self._gone = True
             self.guard.errors["scheduler_gone"] += 1
-        elif now - self._silent_since > SILENT_AFTER and not self._warned_gone:
+        elif alarming and now - self._silent_since > SILENT_AFTER and not self._warned_gone:
             self._warned_gone = True
             self._warn(f"the scheduler does not answer ({error}); it is asked again and again")
 

@@ -23,14 +23,11 @@ _MAX_DEPTH: Final = 32
 
 
 def frame(message: Message) -> bytes:
-    """A message as bytes.
-
-    Raises
-    ------
-    ValueError
-        It holds what is no plain value: see :func:`plain`.
-    """
-    body = marshal.dumps(message)
+    """A message as bytes; what in it is no plain value is made one."""
+    try:
+        body = marshal.dumps(message)
+    except ValueError:
+        body = marshal.dumps(plain(message))
     return len(body).to_bytes(_HEADER, "little") + body
 
 
@@ -86,6 +83,13 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value
     if depth >= _MAX_DEPTH:
         return "<nested too deeply>"
+    try:
+        return _plain(value, depth)
+    except Exception:  # a foreign class may do anything
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes | bytearray | memoryview):
