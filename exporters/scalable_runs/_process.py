@@ -12,7 +12,7 @@ import select
 import socket
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final, NotRequired, TypedDict, cast
+from typing import Any, Final, NotRequired, TypedDict, TypeGuard, cast
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
@@ -91,7 +91,7 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
         taken for the recorder.
     """
     pid = recorder.get("pid")
-    if not isinstance(pid, int) or not _is_pid(pid):
+    if not _is_pid(pid):
         return None
     boot = boot_id()
     if recorder.get("host") != socket.gethostname() or not boot:
@@ -106,8 +106,9 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
     writer = owner.get("writer")
     if isinstance(writer, dict):
         noted = cast("dict[str, Any]", writer)
-        if _is_pid(noted.get("pid")):
-            return _writer_lives(noted["pid"], noted.get("process_started"), lives)
+        writer_pid = noted.get("pid")
+        if _is_pid(writer_pid):
+            return _writer_lives(writer_pid, noted.get("process_started"), lives)
     return lives
 
 
@@ -139,7 +140,7 @@ def _wait_for_end(pid: int, timeout: float) -> None:
         os.close(descriptor)
 
 
-def _is_pid(value: Any) -> bool:
+def _is_pid(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 

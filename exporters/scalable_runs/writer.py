@@ -220,8 +220,9 @@ class RunWriter:
             layout.PLAN: _dumps(dict(plan or {}), _PRETTY),
             layout.LOCK: _utf8(lock),
         }
-        writer = cls(Path(runs_dir).absolute(), run_id, dict(run), documents, sync_interval)
-        writer._owner = this_process(_now(), program)
+        writer = cls(
+            Path(runs_dir).absolute(), run_id, dict(run), documents, sync_interval, program
+        )
         writer._on_problem = on_problem
         writer._make_directory()
         writer._thread.start()
@@ -234,6 +235,7 @@ class RunWriter:
         run: dict[str, Any],
         documents: dict[str, bytes],
         sync_interval: float,
+        program: int | None,
     ) -> None:
         """Use :meth:`create`."""
         self.run_id = run_id
@@ -251,7 +253,7 @@ class RunWriter:
             layout.SCHEMA_VERSION,
             run_id.encode(),
         )
-        self._owner: Owner = this_process(_now())
+        self._owner: Owner = this_process(_now(), program)
         self._journals = {file: _Journal(file) for file in layout.JOURNALS}
         self._directory = -1
         self._retired: list[int] = []

@@ -10,6 +10,7 @@ forgotten. It is that task's key, a bare string.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
@@ -422,6 +423,16 @@ def decode(raw: Iterable[Any]) -> list[Fact]:
                 # What `_make` does, without a call of Python's for each.
                 facts.append(known if known[0] in _PLAIN else _new(fact_type, item))
     return facts
+
+
+def signal_name(status: int) -> str | None:
+    """Name of the signal that a process ended by; None if by none."""
+    if status >= 0:
+        return None
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 def attempt_span_id(run: str, key: str, run_id: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final
@@ -100,7 +99,7 @@ class ScalableNannyPlugin(NannyPlugin):
             time(),
             address,
             status,
-            signal_name(status),
+            facts.signal_name(status),
             restarting,
             memory_kill,
             kills.group - before.group,
@@ -155,16 +154,6 @@ except Exception as error:
 plugin = Plugin()
 """
 _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1])({{}})"
-
-
-def signal_name(status: int) -> str | None:
-    """Name of the signal that a process ended by; None if by none."""
-    if status >= 0:
-        return None
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 class _OomKills:

@@ -23,11 +23,9 @@ from scalable.telemetry import wire
 from scalable_runs.writer import RunWriter
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
     from scalable.facts import Batch
     from scalable.telemetry.recorder import Recorder
-    from scalable.telemetry.submissions import Sent
+    from scalable.telemetry.submissions import SentGraphs
 
 #: Seconds that a run which is being closed goes on without the program.
 LINGER: Final = 60.0
@@ -132,35 +130,6 @@ class PipeSource:
         """Nothing to release."""
 
 
-class SentElsewhere:
-    """What the program's threads send; added to by the main thread, asked by the recorder's."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._opened: list[SpanContext] = []
-        self._ended: list[Sent] = []
-
-    def add(self, opened: list[Any], ended: list[Any]) -> None:
-        """Take in what came over the pipe."""
-        from scalable.telemetry.submissions import Sent, ids_of
-
-        with self._lock:
-            self._opened += map(ids_of, opened)
-            self._ended += map(Sent.of, ended)
-
-    def opened(self) -> list[SpanContext]:
-        """Ids of the submissions begun since the last call."""
-        with self._lock:
-            opened, self._opened = self._opened, []
-        return opened
-
-    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
-        """Submissions that nothing will be added to any more, each given out once."""
-        with self._lock:
-            ended, self._ended = self._ended, []
-        return ended
-
-
 class _Forward(logging.Handler):
     """Has the log records of this process told by the program's own loggers."""
 
@@ -194,8 +163,11 @@ def main() -> None:
     start = wire.read(sys.stdin.buffer)
     if start is None:
         os._exit(0)
-    source, submissions = PipeSource(program), SentElsewhere()
+    source = PipeSource(program)
     try:
+        from scalable.telemetry.submissions import SentGraphs
+
+        submissions = SentGraphs()
         identity, options, watched = start[1:]
         recorder = source.recorder = _recorder(program, writer, submissions, identity, options)
     except BaseException as error:
@@ -220,7 +192,7 @@ def main() -> None:
 def _recorder(
     program: Program,
     writer: RunWriter,
-    submissions: SentElsewhere,
+    submissions: SentGraphs,
     identity: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Recorder:
@@ -252,15 +224,17 @@ def _take(
     program: Program,
     recorder: Recorder,
     source: PipeSource,
-    submissions: SentElsewhere,
+    submissions: SentGraphs,
 ) -> None:
     from scalable import facts
+    from scalable.telemetry.submissions import Sent, ids_of
 
     kind, *content = message
     if kind == "facts":
         source.put(*content)
     elif kind == "submissions":
-        submissions.add(*content)
+        opened, ended = content
+        submissions.add(map(ids_of, opened), map(Sent.of, ended))
     elif kind == "note":
         for fact in facts.decode(content):
             if isinstance(fact, facts.UserEvent):

@@ -13,7 +13,6 @@ import logging
 import marshal
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from dataclasses import asdict
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from scalable import facts
 from scalable.guard import Guard
@@ -99,12 +98,19 @@ def _path() -> list[str]:
 def discard(process: Process) -> None:
     """End a process that is not needed."""
     process.kill()
+    _release(process)
+
+
+def _release(process: Process) -> None:
+    """Let a process go that is ending, or does so with its input."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         process.wait(EXIT_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 class RecorderProcess:
@@ -329,7 +335,7 @@ class RecorderProcess:
                 self._condition.notify_all()
         elif kind == "finished":
             errors, self._progress = content
-            self.guard.errors.update(cast("dict[str, int]", errors))
+            self.guard.errors.update(errors)
             self._said_goodbye = True
         else:
             self._tell(kind, content)
@@ -400,19 +406,12 @@ class RecorderProcess:
         process = self._process
         if not self._said_goodbye:
             process.kill()
-        # It waits for the end of its input, once it has said that it is done.
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        try:
-            process.wait(EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        _release(process)
         if self._source is not None:
             self._source.close()
         if self._made and not self._said_goodbye:
-            how = _how_it_ended(process.returncode)
+            code = process.returncode
+            how = "no answer" if code is None else facts.signal_name(code) or f"exit code {code}"
             self.guard.errors[f"recorder:{how}"] += 1
             sentence = (
                 f"the recorder's process {process.pid} ended ({how}): what comes from now on is "
@@ -452,12 +451,3 @@ def _widen(descriptor: int) -> None:
 
         with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "no answer"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit code {code}"

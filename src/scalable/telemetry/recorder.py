@@ -13,7 +13,6 @@ from time import monotonic, sleep, time
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.facts import Batch, UserEvent
@@ -26,7 +25,7 @@ from scalable.telemetry.providers import SCOPE, Exits, Figures
 from scalable.telemetry.relay import RelayDesk
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
-from scalable.telemetry.submissions import Sent
+from scalable.telemetry.submissions import Sent, SentGraphs
 from scalable_runs.layout import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
@@ -73,18 +72,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release what the source holds."""
-        ...
-
-
-class SentGraphs(Protocol):
-    """What the client sends; see :class:`scalable.telemetry.submissions.Submissions`."""
-
-    def opened(self) -> list[SpanContext]:
-        """Ids of the submissions begun since the last call."""
-        ...
-
-    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
-        """Submissions that nothing will be added to any more, each given out once."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from time import time
 from typing import Any, Final, NamedTuple, Self, TypeAlias
@@ -124,20 +124,45 @@ def _current_span(context: Context) -> SpanContext | None:
     return current if current.is_valid else None
 
 
-class Submissions:
-    """Makes the carrier of each graph.
+class SentGraphs:
+    """What was sent, each given out once.
 
-    :meth:`carrier` is called by whichever thread of the application submits, :meth:`ended` by the
-    recorder's thread; a lock joins them.
+    :meth:`add` is called by any thread, :meth:`opened` and :meth:`ended` by the recorder's; a lock
+    joins them.
     """
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: list[SpanContext] = []
+        self._ended: list[Sent] = []
+
+    def add(self, opened: Iterable[SpanContext], ended: Iterable[Sent]) -> None:
+        """Take in what another process's clients sent."""
+        with self._lock:
+            self._opened += opened
+            self._ended += ended
+
+    def opened(self) -> list[SpanContext]:
+        """Ids of the submissions begun since the last call."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        return opened
+
+    def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
+        """Submissions that nothing will be added to any more, each given out once."""
+        with self._lock:
+            ended, self._ended = self._ended, []
+        return ended
+
+
+class Submissions(SentGraphs):
+    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits."""
+
     def __init__(self, run: str, sampled: Sampled | None = None) -> None:
+        super().__init__()
         self._run = run
         self._sampled = sampled or _all_sampled
-        self._lock = threading.Lock()
         self._open: Submission | None = None
-        self._ended: list[Sent] = []
-        self._opened: list[SpanContext] = []
 
     def carrier(self) -> dict[str, Any]:
         """The annotation for a graph that is sent now."""
@@ -154,12 +179,6 @@ class Submissions:
             submission.last = now
             return submission.carrier
 
-    def opened(self) -> list[SpanContext]:
-        """Ids of the submissions begun since the last call."""
-        with self._lock:
-            opened, self._opened = self._opened, []
-        return opened
-
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
         """Submissions that nothing will be added to any more, each given out once."""
         with self._lock:
@@ -169,5 +188,4 @@ class Submissions:
             ):
                 self._ended.append(submission.sent())
                 self._open = None
-            ended, self._ended = self._ended, []
-        return ended
+        return super().ended(now)

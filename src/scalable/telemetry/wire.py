@@ -49,7 +49,7 @@ def read(file: BinaryIO) -> Message | None:
     body = file.read(int.from_bytes(header, "little")) if len(header) == _HEADER else b""
     if len(header) < _HEADER or len(body) < int.from_bytes(header, "little"):
         return None
-    return cast("Message", marshal.loads(body))
+    return marshal.loads(body)
 
 
 class Reader:
