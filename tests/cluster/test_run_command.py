@@ -69,8 +69,8 @@ def wait():
 
 client = current_session().client
 future = client.submit(wait)
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     future.result()
 except KeyboardInterrupt:
     if "--stubborn" in sys.argv:

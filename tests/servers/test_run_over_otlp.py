@@ -21,8 +21,8 @@ BODY = """
     failed = client.submit(fail, 3)
     blobs = client.map(big, range(6))
     sizes = client.submit(size, *blobs)
+    failed.exception(), flaked.result()  # known before a worker dies: neither is lost with it
     killed = client.submit(killer, "killed")
-    failed.exception()
     result = [total.result(), flaked.result(), sizes.result(), killed.result()]
 """
 RESULT = [870, "done", 18_000_015, "survived"]
