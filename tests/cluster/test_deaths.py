@@ -5,6 +5,7 @@ The clusters are shared by the deaths that do not need one of their own.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from distributed import Client, KilledWorker, LocalCluster
 
 import scalable
 from cluster import dying, oracle, tasks
-from scalable import diagnose_run
+from scalable import diagnose_run, facts
 from scalable.analysis.diagnosis_text import render_diagnosis
 
 
@@ -263,6 +264,37 @@ def test_a_death_while_the_recorder_is_away(make_cluster, monkeypatch):
         away[0] = False
     (details,) = certificates(run.run_dir)
     assert (details["pid"], details["signal"], details["cause"]) == (pid, "SIGKILL", "killed")
+
+
+def test_a_process_that_died_unseen_is_not_the_next_one(make_cluster, monkeypatch):
+    """The nanny is watched from a moment on at which one process is dead, the next not there."""
+    from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
+
+    cluster, client = make_cluster(n_workers=1)
+    (nanny,) = cluster.workers.values()
+    instantiate, goes_on = nanny.instantiate, threading.Event()
+
+    async def later():
+        while not goes_on.is_set():
+            await asyncio.sleep(0.01)
+        return await instantiate()
+
+    monkeypatch.setattr(nanny, "instantiate", later)
+    reports: list[facts.WorkerExit] = []
+
+    class Plugin(ScalableNannyPlugin):
+        async def _report(self, fact: facts.WorkerExit) -> None:
+            reports.append(fact)
+
+    os.kill(worker_pid(cluster), signal.SIGKILL)
+    tasks.wait_until(lambda: not cluster.scheduler.workers)
+    plugin = Plugin()
+    client.sync(nanny.plugin_add, plugin, "watch")
+    nanny.process.worker_kwargs["preload"] = ["import os; os._exit(3)"]
+    goes_on.set()
+    tasks.wait_until(lambda: reports)
+    client.sync(nanny.plugin_remove, "watch")
+    assert [(fact.address, fact.status) for fact in reports] == [("", 3)]
 
 
 # -- workers started from a shell ------------------------------------------------------------------

@@ -168,6 +168,12 @@ def last_terminated_pid(nanny: Nanny) -> int:
     return int(cast("Any", nanny.memory_manager)._last_terminated_pid)
 
 
+def runs_worker(nanny: Nanny) -> bool:
+    """Whether the nanny's process runs, and has told where it is."""
+    process: Any = nanny.process
+    return process is not None and process.status == Status.running
+
+
 class ExitHook:
     """Tells of every end of a nanny's worker process; used on the nanny's loop.
 

@@ -71,6 +71,9 @@ class ScalableNannyPlugin(NannyPlugin):
         self._kills = _OomKills.now()
         #: Address and log of the last process whose end was reported.
         self._told: tuple[str, Path | None] = ("", None)
+        if not internals.runs_worker(nanny):
+            # Its process has died already, unseen: the address is still that one's.
+            self._told = self._process_of()
         self._terminated = internals.last_terminated_pid(nanny)
         self._hook = internals.ExitHook(nanny, self._exited)
         if not internals.schedulers_here():  # whose process has a listener already
@@ -81,14 +84,17 @@ class ScalableNannyPlugin(NannyPlugin):
             self._records = Listener(outbox, float, self.guard)
             self._records.start()
 
+    def _process_of(self) -> tuple[str, Path | None]:
+        """Address and log of the last process that told its nanny where it is."""
+        address = str(self._nanny.worker_address or "")
+        return address, spool.latest_log(address) if address else None
+
     @guarded("nanny_exit")
     def _exited(self, status: int, restarting: bool) -> None:
         nanny = self._nanny
-        address = nanny.worker_address or ""
-        process_of = address, spool.latest_log(address) if address else None
-        if process_of == self._told:
-            # Still that of the process before: this one ended before it told its nanny where it is.
-            address = ""
+        process_of = self._process_of()
+        # Still that of the process before: this one ended before it told its nanny where it is.
+        address = "" if process_of == self._told else process_of[0]
         self._told = process_of
         terminated = internals.last_terminated_pid(nanny)
         memory_kill, self._terminated = terminated != self._terminated, terminated
