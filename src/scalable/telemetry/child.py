@@ -216,6 +216,7 @@ def _recorder(
         task_events=options["task_events"],
         running_after=options["running_after"],
         log_level=options["log_level"],
+        breath=0.0,
     )
 
 

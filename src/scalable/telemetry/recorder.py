@@ -125,6 +125,8 @@ class Recorder:
         The options of these names.
     log_level : int
         Least level of the log records that are kept.
+    breath : float
+        Seconds of rest between two strides; 0 where nobody else needs the interpreter.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Recorder:
         task_events: bool = False,
         running_after: float = 10.0,
         log_level: int = logging.INFO,
+        breath: float = BREATH,
     ) -> None:
         self.guard = Guard()
         self.run_dir = writer.path
@@ -148,6 +151,7 @@ class Recorder:
         self._identity = identity
         self._source: Source | None = None
         self._on_death: OnDeath | None = None
+        self._breath = breath
         self._writer = writer
         self._resource = resource
         self._submissions = submissions
@@ -371,8 +375,8 @@ class Recorder:
         asked for the interpreter only after 5 ms, each time the loop wakes up. Nobody is kept
         waiting for that who waits for the recorder.
         """
-        if self._closing is None and self._flush_done >= self._flush_asked:
-            sleep(BREATH)
+        if self._breath and self._closing is None and self._flush_done >= self._flush_asked:
+            sleep(self._breath)
 
     def _pull(self) -> Batch | None:
         source = self._source
