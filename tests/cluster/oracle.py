@@ -11,6 +11,8 @@ from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from cluster.tasks import wait_until
+
 FINAL = {"succeeded", "failed", "cancelled"}
 FILES = {
     "manifest.yaml",
@@ -60,9 +62,18 @@ class TransitionLog(SchedulerPlugin):
 
 
 def read(run_dir: Path, file: str) -> list[dict[str, Any]]:
-    text = (Path(run_dir) / file).read_text(encoding="utf-8")
-    assert text == "" or text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
+    """The records of a file, also while the recorder writes it."""
+    path = Path(run_dir) / file
+
+    def whole() -> bool:
+        # What one call writes, another process may see in parts.
+        nonlocal content
+        content = path.read_bytes()
+        return not content or content.endswith(b"\n")
+
+    content = b""
+    wait_until(whole, 5)
+    return [json.loads(line) for line in content.decode().split("\n")[:-1]]
 
 
 def notes(directory: Path) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ def test_a_span_that_ended_survives_the_death_of_its_worker(make_cluster, notes_
     with scalable.instrument(client) as run:
         client.submit(work, str(notes_dir), key="work")
         tasks.wait_until(lambda: len(read(run, "spans.jsonl")) == 1)
+        tasks.wait_for_notes(notes_dir, 1)
         (pid,) = client.run(os.getpid).values()
         (note,) = oracle.notes(notes_dir)
         os.kill(pid, signal.SIGKILL)
