@@ -130,7 +130,8 @@ class Unassigned(NamedTuple):
     key: str
     run_id: int | None
     worker: str
-    #: ``worker-lost``, or the beginning of the scheduler's stimulus id.
+    #: ``worker-lost``; ``dependency-lost`` where what it depends on was on a worker that is lost;
+    #: or the beginning of the scheduler's stimulus id.
     reason: str
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import os
+import signal
 
 import pytest
 from distributed import KilledWorker, wait
@@ -211,6 +213,44 @@ def test_lost_result_is_computed_again(make_cluster, notes_dir, transitions):
     assert [line["attempt"] for line in lines] == [0, 1, 1, 2, 2]
     lost = [r for r in oracle.read(run.run_dir, "workers.jsonl") if r["state"] == "lost"]
     assert lost[0]["details"]["tasks_recomputed"] == 1
+
+
+def test_attempt_that_began_after_the_scheduler_had_taken_it_back(make_cluster, notes_dir):
+    """What it depends on was lost with another worker; its own had a copy, and ran it."""
+    cluster, client = make_cluster(n_workers=2)
+    first, second = list(cluster.scheduler.workers.values())
+
+    def is_assigned() -> bool:
+        found = cluster.scheduler.tasks.get("taken")
+        return found is not None and found.state == "processing"
+
+    # The scheduler is not to know of the copy.
+    cluster.scheduler.stream_handlers["add-keys"] = lambda **_: None
+    with scalable.instrument(client) as run:
+        there = {"allow_other_workers": True, "workers": [second.address]}
+        needed = client.submit(
+            tasks.add, str(notes_dir), 1, workers=[first.address], allow_other_workers=True
+        )
+        copied = client.submit(tasks.after, str(notes_dir), [needed], key="copied", **there)
+        wait(copied)
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            taken = client.submit(tasks.after, str(notes_dir), [needed], key="taken", **there)
+            tasks.wait_until(is_assigned)
+            os.kill(first.pid, signal.SIGKILL)
+            tasks.wait_until(lambda: not is_assigned())
+        finally:
+            os.kill(second.pid, signal.SIGCONT)
+        wait([taken, copied])
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert oracle.states(run.run_dir, "taken") == [
+        "submitted",
+        "running",
+        "lost",
+        "running",
+        "succeeded",
+    ]
 
 
 def test_cancelled_while_waiting_and_while_running(make_cluster, notes_dir):

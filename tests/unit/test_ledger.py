@@ -152,10 +152,36 @@ def test_same_key_again_ends_the_waiting_for_the_old_one(book):
     ]
 
 
-def test_late_word_of_an_attempt_that_was_taken_back_is_no_attempt(book):
-    book.take(submitted("x"), unassigned("x", 1, "missing-data"), waiting("x"), started("x", 1))
-    book.take(succeeded("x", 2, B))
+@pytest.mark.parametrize("late", [1, 2])
+def test_late_word_of_an_attempt_that_was_taken_back_is_a_lost_attempt(book, late):
+    book.take(submitted("x"), unassigned("x", 1, "dependency-lost"), waiting("x"))
+    book.take(unassigned("x", 2, "dependency-lost"), waiting("x"), started("x", late))
+    book.take(succeeded("x", 3, B))
+    assert book.lines("x") == [
+        ("submitted", 0),
+        ("running", 1),
+        ("lost", 1),
+        ("running", 2),
+        ("succeeded", 2),
+    ]
+
+
+def test_word_that_comes_after_the_next_attempt_has_begun_is_out_of_turn(book):
+    book.take(submitted("x"), unassigned("x", 1, "dependency-lost"), waiting("x"))
+    book.take(started("x", 2, B), started("x", 1), succeeded("x", 2, B))
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+
+
+def test_a_result_of_which_there_was_a_copy_is_not_computed_again(book):
+    book.take(submitted("x"), succeeded("x", 1), waiting("x"))
+    found = succeeded("x", 2, B)._replace(start=94.0, stop=94.0)
+    book.take(found)
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+    book.take(waiting("x"), succeeded("x", 3))
+    assert book.lines("x")[3:] == [("running", 2), ("succeeded", 2)]
+    reopened = book.of("tasks.jsonl")[3]
+    assert reopened["reopens"] == "succeeded"
+    assert reopened["recomputed"] is True
 
 
 def test_attempt_taken_back_while_it_ran_is_lost(book):

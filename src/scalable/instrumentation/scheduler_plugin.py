@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -131,7 +131,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._suspects: dict[str, str] = {}
         #: The most that each worker had on disk for lack of memory, in bytes.
         self._spilled: dict[str, int] = {}
-        self._gone: str | None = None
+        #: The worker that is being removed, and the keys of what was assigned to it.
+        self._gone: tuple[str, Container[Any] | None] | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._graph_is_ours = False
         #: Annotation of the last task that was found to be this run's: shared by those of a graph.
@@ -499,12 +500,18 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._failed(key, erring[1], will_retry=True)
             return
         run_id = self._scheduler.tasks[key].run_id
-        worker = self._gone
+        worker, reason = "", stimulus_id.rstrip("0123456789.-")
+        if self._gone is not None:
+            address, assigned = self._gone
+            if assigned is None or key in assigned:
+                worker, reason = address, "worker-lost"
+            else:
+                # It was on another worker, which may run it all the same.
+                reason = "dependency-lost"
         if not worker:
             self._hub.expect_late()
-        reason = "worker-lost" if worker else stimulus_id.rstrip("0123456789.-")
         self._note(
-            facts.Unassigned(facts.UNASSIGNED, time(), str(key), run_id, worker or "", reason),
+            facts.Unassigned(facts.UNASSIGNED, time(), str(key), run_id, worker, reason),
             _SMALL_FACT_BYTES + 80,
         )
 
@@ -642,7 +649,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     expected=bool(msg.get("expected")),
                     recomputed=len(msg.get("lost-computed-tasks", ())),
                 )
-                self._gone = address
+                self._gone = address, msg.get("processing-tasks")
             elif action == "closing-worker":
                 self._closing.setdefault(topic, str(msg.get("reason") or "worker-close"))
             elif action in ("close-worker", "retire-workers"):

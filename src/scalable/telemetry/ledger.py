@@ -119,6 +119,8 @@ class _Task:
     recomputed = False
     #: It left its worker for a reason that the next fact will tell.
     cancelled_by: facts.Unassigned | None = None
+    #: Its last attempt that was taken back before anybody knew whether it had begun.
+    taken_back: facts.Unassigned | None = None
 
     def __init__(self, key: str, name: str, parent: SpanContext | None) -> None:
         self.key = key
@@ -460,7 +462,10 @@ class Ledger:
             self._leave_limbo(fact.key)
         elif task is not None and task.final is None and fact.run_id > task.run_id:
             self._begin(task, fact.run_id, fact.worker, fact.time)
-            if self._running_after:
+            left = task.taken_back
+            if left is not None and fact.run_id <= (left.run_id or -1):
+                self._lose(task, max(left.time, fact.time))
+            elif self._running_after:
                 self._announced.append((fact.time, task, fact.run_id))
 
     def _begin(self, task: _Task, run_id: int, worker: str, start: float) -> None:
@@ -503,9 +508,13 @@ class Ledger:
 
     def _succeeded(self, fact: facts.Succeeded) -> None:
         # A plain tuple: see `facts.decode`.
-        _, _, key, run_id, worker, start, stop, ready, phases, nbytes, typename, cpu = fact
+        _, time, key, run_id, worker, start, stop, ready, phases, nbytes, typename, cpu = fact
         task = self._tasks.get(key) or self._unknown(key)
         if run_id != task.run_id:
+            if start == stop == time and task.reopens == "succeeded":
+                # Nothing was computed: the worker had a copy that the scheduler knew nothing of.
+                task.final, task.reopens, task.recomputed = "succeeded", None, False
+                return
             self._begin(task, run_id, worker, start)
         elif not task.running:
             return
@@ -647,9 +656,8 @@ class Ledger:
                 self._end(task, task.start, left.time, attributes, error="Reschedule")
             else:
                 self._lose(task, left.time)
-        elif left.run_id is not None:
-            # It never began as far as anybody knows; later word of it would come out of turn.
-            task.run_id = max(task.run_id, left.run_id)
+        else:
+            task.taken_back = left
 
     def _lose(self, task: _Task, time: float) -> None:
         attributes = self._task_attributes(task, "lost")
