@@ -167,11 +167,13 @@ def check_attempts(
     keys: Iterable[str] | None = None,
     *,
     cut_short: bool = False,
+    until: float = math.inf,
 ) -> None:
     """As many `running` lines as tasks noted a start on disk, on the same workers' processes.
 
     Where workers are killed from outside (`cut_short`), an attempt may die after it began and
     before its note was on disk: then there may be one more line for each attempt that was lost.
+    And results may be computed again after the run's end (`until`).
     """
     pids = {
         record["worker"]: record["details"]["pid"]
@@ -180,7 +182,7 @@ def check_attempts(
     }
     noted: dict[str, Counter[int]] = defaultdict(Counter)
     for entry in notes(directory):
-        if entry["what"] == "start":
+        if entry["what"] == "start" and entry["time"] <= until:
             noted[entry["key"]][entry["pid"]] += 1
     wanted = set(noted) if keys is None else set(keys)
     recorded: dict[str, Counter[int]] = defaultdict(Counter)

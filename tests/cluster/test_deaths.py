@@ -25,7 +25,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster, Status
 
 import scalable
 from cluster import dying, oracle, tasks
@@ -287,9 +287,8 @@ def test_a_process_that_died_unseen_is_not_the_next_one(make_cluster, monkeypatc
             reports.append(fact)
 
     os.kill(worker_pid(cluster), signal.SIGKILL)
-    tasks.wait_until(lambda: not cluster.scheduler.workers)
-    plugin = Plugin()
-    client.sync(nanny.plugin_add, plugin, "watch")
+    tasks.wait_until(lambda: nanny.process.status == Status.stopped)
+    client.sync(nanny.plugin_add, Plugin(), "watch")
     nanny.process.worker_kwargs["preload"] = ["import os; os._exit(3)"]
     goes_on.set()
     tasks.wait_until(lambda: reports)

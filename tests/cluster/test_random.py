@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import uuid
@@ -95,7 +96,8 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
     last = datetime.fromisoformat(finished).timestamp() - 0.1
     assert all(entry["time"] > last for entry in began if entry["key"] in unseen)
     noted = {entry["key"] for entry in began}
-    oracle.check_attempts(run.run_dir, directory, noted - unseen, cut_short=killed)
+    until = last if killed else math.inf
+    oracle.check_attempts(run.run_dir, directory, noted - unseen, cut_short=killed, until=until)
     known = {row["key"] for row in log.rows}
     assert set(recorded) <= known
     wanted = {"finished": "succeeded", "error": "failed", "cancelled": "cancelled"}

@@ -267,6 +267,8 @@ def test_a_signal_to_the_whole_job_is_recorded_as_the_program_takes_it(tmp_path,
         def stop(*_):
             raise KeyboardInterrupt
         signal.signal(signal.SIGTERM, stop)
+        # Ignored, where a shell has started the tests in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with run:
             print("ready", flush=True)
             threading.Event().wait()
