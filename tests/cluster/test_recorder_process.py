@@ -237,6 +237,31 @@ def test_a_killed_program_takes_its_recorder_with_it(tmp_path):
     assert not reader.problems
 
 
+def test_a_recorder_that_gets_no_processor_loses_nothing_with_the_program(tmp_path):
+    """What is in its pipe is its own, whenever it comes to reading it."""
+    body = """
+        run.flush()
+        import psutil
+        it = run._recorder
+        psutil.Process(it._process.pid).suspend()
+        client.gather(client.map(tasks.add, [str(notes)] * 500, range(10, 510)))
+        (plugin,) = [p for name, p in cluster.scheduler.plugins.items() if run.run_id in name]
+        tasks.wait_until(lambda: not plugin._facts)
+        last = it._due
+        tasks.wait_until(lambda: it._due > last)  # what was fetched has been written
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with program(tmp_path, body) as it:
+        assert it.wait(60) == -signal.SIGKILL, it.stderr.read()
+        # The kernel lets a process go on whose parent is gone and that nobody else could resume.
+        # (Whoever reads waits for what it has to write.)
+    reader = resolve_run(tmp_path / ".scalable/runs")
+    assert reader.status == "lost"
+    states = {record["task_id"]: record["state"] for record in reader.records("tasks.jsonl")}
+    assert list(states.values()) == ["succeeded"] * 510
+    oracle.check_attempts(reader.path, tmp_path / "notes")
+
+
 def test_a_process_forked_from_the_program_does_not_keep_its_recorder(tmp_path):
     body = """
         run.flush()

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 LINGER: Final = 60.0
 #: Seconds after which somebody who waits for the program looks whether it is still there.
 GLANCE: Final = 0.25
-#: Facts asked for at once: making an answer of more would keep the program's event loop from the
-#: interpreter for milliseconds.
-PULL_SIZE: Final = 500
 #: Added to its niceness: where processors are scarce, the work that is recorded comes first.
 NICENESS: Final = 5
 #: Signals to a whole process group or job are for the program: what it makes of them is recorded.
@@ -56,8 +54,8 @@ class Program:
 
     @property
     def is_gone(self) -> bool:
-        """Another process has become our parent."""
-        return os.getppid() != self.pid
+        """Another process has become our parent, and nothing that this one said is unread."""
+        return os.getppid() != self.pid and not select.select([sys.stdin], [], [], 0)[0]
 
     def send(self, *message: Any) -> None:
         """Send a message, unless nobody is there any more."""
@@ -78,12 +76,13 @@ class PipeSource:
     def __init__(self, program: Program) -> None:
         self.recorder: Recorder | None = None
         self._program = program
-        self._answers: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        self._asked = 0
+        self._answers: queue.SimpleQueue[tuple[Any, ...] | str | None] = queue.SimpleQueue()
+        #: A question was asked whose answer has not come.
+        self._is_waiting = False
 
-    def put(self, number: int, answer: Any) -> None:
-        """Hand in the answer to pull `number`."""
-        self._answers.put((number, answer))
+    def put(self, answer: tuple[Any, ...] | str) -> None:
+        """Hand in the answer to the next question, perhaps before it is asked."""
+        self._answers.put(answer)
 
     def hang_up(self) -> None:
         """No more answers come."""
@@ -94,10 +93,12 @@ class PipeSource:
         from scalable import facts
 
         assert self.recorder is not None
-        self._asked += 1
-        progress = self.recorder.progress()
-        limit = min(limit, PULL_SIZE)
-        self._program.send("pull", self._asked, after, limit, timeout, progress)
+        # An answer that is late is waited for again, and none is ever passed over: the program
+        # gives them in order, and some before they are asked for.
+        if not self._is_waiting:
+            self._is_waiting = True
+            progress = self.recorder.progress()
+            self._program.send("pull", after, min(limit, wire.FACTS_AT_ONCE), timeout, progress)
         raw, following, more, dropped, errors, offset = self._answer(timeout)
         return facts.Batch(facts.decode(raw), following, more, dropped, errors, time() + offset)
 
@@ -106,7 +107,7 @@ class PipeSource:
         deadline = monotonic() + timeout + 1.0
         while True:
             try:
-                answered = self._answers.get(timeout=GLANCE)
+                answer = self._answers.get(timeout=GLANCE)
             except queue.Empty:
                 if self._program.is_gone:
                     # A process forked from it keeps our pipe open.
@@ -114,14 +115,13 @@ class PipeSource:
                 elif monotonic() > deadline:
                     raise TimeoutError("no answer from the program") from None
                 continue
-            if answered is None:
+            if answer is None:
                 self.hang_up()
                 assert self.recorder is not None
                 self.recorder.abandon()
                 raise ConnectionError("the program is gone")
-            number, answer = answered
-            if number == self._asked:
-                break
+            break
+        self._is_waiting = False
         if isinstance(answer, str):
             raise ConnectionError(answer)
         return answer

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import marshal
+import math
 import os
 import select
 import subprocess
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from scalable import facts
@@ -43,8 +44,14 @@ START_TIMEOUT: Final = 30.0
 EXIT_TIMEOUT: Final = 5.0
 #: Bytes of a pipe: a pull's answer, so that writing it does not wait for the reader.
 PIPE_SIZE: Final = 1024 * 1024
+#: Seconds without a question after which facts are sent all the same: where processors are scarce
+#: the process comes last, and what is in its pipe is not lost with the program.
+AHEAD: Final = 0.25
+#: Seconds that a scheduler elsewhere has to answer the first question, if it is not asked by then.
+PATIENCE: Final = 2.0
 #: fcntl(2), Linux only.
 _F_SETPIPE_SZ: Final = 1031
+_F_GETPIPE_SZ: Final = 1032
 
 #: What the interpreter runs: this one's modules, wherever they were found. `-S` keeps out what the
 #: site has to add, such as the automatic instrumentation of this very process.
@@ -165,6 +172,13 @@ class RecorderProcess:
         self._source: Source | None = None
         self._on_death: OnDeath | None = None
         self._progress = (0, 0, 0)
+        #: Bytes of each answer whose question is still to come, and how many a pipe takes in all.
+        self._ahead: deque[int] = deque()
+        self._room = _capacity(self._stdin) // 2
+        #: What the next question will be: after which fact, how many, how long to wait for them.
+        self._following: tuple[int, int, float] | None = None
+        #: When to answer it without having been asked.
+        self._due = math.inf
         #: What is to be sent, in this order; a deque's operations are atomic.
         self._waiting: deque[wire.Message] = deque()
         self._condition = threading.Condition()
@@ -308,7 +322,7 @@ class RecorderProcess:
         poll.register(self._stdout, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
         while not self._said_goodbye:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = {descriptor for descriptor, _ in poll.poll(self._patience())}
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
                 self._send_waiting()
@@ -318,6 +332,12 @@ class RecorderProcess:
                     return
                 for message in messages.feed(data):
                     self._take(message)
+            if monotonic() >= self._due:
+                self._run_ahead()
+
+    def _patience(self) -> float | None:
+        """Milliseconds to wait for others; None: for ever."""
+        return None if self._due == math.inf else max(0.0, self._due - monotonic()) * 1e3
 
     def _take(self, message: wire.Message) -> None:
         kind, *content = message
@@ -354,11 +374,36 @@ class RecorderProcess:
             self.guard.errors[f"{kind}:{type(error).__name__}"] += 1
 
     def _answer(
-        self, number: int, after: int, limit: int, timeout: float, progress: tuple[int, int, int]
+        self, after: int, limit: int, timeout: float, progress: tuple[int, int, int]
     ) -> None:
         self._progress = progress
+        if self._ahead:
+            self._ahead.popleft()
+            if self._due == math.inf:
+                self._due = monotonic() + AHEAD
+        else:
+            self._give(after, limit, timeout)
+
+    def _run_ahead(self) -> None:
+        """Answer what the process has not asked yet, so that it has what there is."""
+        self._due = monotonic() + AHEAD
+        more = True
+        while more and self._following is not None:
+            if sum(self._ahead) >= self._room:
+                self._due = math.inf  # until it asks again
+                return
+            more = self._give(*self._following, ahead=True)
+
+    def _give(self, after: int, limit: int, timeout: float, *, ahead: bool = False) -> bool:
+        """Fetch facts and send them; returns whether there are more.
+
+        An answer that is `ahead` of its question is not sent without a fact, and says that there
+        are more: what happened since, the process has to ask for.
+        """
         answer: tuple[Any, ...] | str
         assert self._source is not None
+        self._following, self._due = None, math.inf
+        more = sends = False
         try:
             batch = self._source.pull(after, limit, timeout)
         except ConnectionError as error:
@@ -367,10 +412,12 @@ class RecorderProcess:
             self.guard.errors[f"pull:{type(error).__name__}"] += 1
             answer = f"internal error: {type(error).__name__}"
         else:
+            more, sends = batch.more, bool(batch.facts)
+            self._following, self._due = (batch.next, limit, timeout), monotonic() + AHEAD
             answer = (
                 plain_facts(batch.facts),
                 batch.next,
-                batch.more,
+                more or ahead,
                 batch.dropped,
                 batch.errors,
                 batch.now - time(),
@@ -378,7 +425,12 @@ class RecorderProcess:
         # What was sent and noted came before what the scheduler tells of it.
         self._send_waiting()
         self._send_submissions()
-        wire.write(self._stdin, ("facts", number, answer))
+        if sends or not ahead:
+            frame = wire.frame(("facts", answer))
+            if ahead:
+                self._ahead.append(len(frame))
+            wire.write_bytes(self._stdin, frame)
+        return more
 
     def _send_waiting(self) -> None:
         while self._waiting:
@@ -386,6 +438,10 @@ class RecorderProcess:
             if message[0] == "close":
                 self._send_submissions()
             wire.write(self._stdin, message)
+            if message[0] == "start" and self._source is not None:
+                # It may be a while until the process is able to ask.
+                self._following = 1, wire.FACTS_AT_ONCE, PATIENCE
+                self._due = monotonic() + AHEAD
 
     def _send_submissions(self) -> None:
         from scalable.telemetry.submissions import plain_ids
@@ -451,3 +507,13 @@ def _widen(descriptor: int) -> None:
 
         with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def _capacity(descriptor: int) -> int:
+    """Bytes that a pipe takes before anybody reads."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
+    return 65_536

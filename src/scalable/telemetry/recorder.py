@@ -213,6 +213,8 @@ class Recorder:
         self._flush_done = 0
         self._closing: Closing | None = None
         self._abandoned = False
+        #: The step in hand began after that, and finds all that there is.
+        self._is_last = False
         self.finished = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
@@ -294,7 +296,7 @@ class Recorder:
                 with self._condition:
                     if self._closing is not None and self._drained():
                         break
-                    if self._closing is None and self._abandoned:
+                    if self._closing is None and self._is_last and not self._more:
                         break
                     if not self._more:
                         dying = self._ledger.deaths_pending and (
@@ -304,7 +306,7 @@ class Recorder:
                             self._flush_done = self._flush_asked
                             self._condition.notify_all()
                         waiting = self._flush_done < self._flush_asked
-                        if self._closing is None and not waiting:
+                        if self._closing is None and not waiting and not self._abandoned:
                             self._condition.wait(self._interval())
                         elif dying and self._closing is None:
                             self._condition.wait(DYING_INTERVAL)
@@ -341,6 +343,7 @@ class Recorder:
         """Pull once, write what follows from it."""
         with self._condition:
             asked = self._flush_asked
+            self._is_last = self._abandoned
         batch = self._pull()
         self._more = batch is not None and batch.more
         self._pulled_all = not self._more and asked == self._flush_asked

@@ -16,6 +16,10 @@ from typing import Any, BinaryIO, Final, TypeAlias, cast
 
 Message: TypeAlias = tuple[Any, ...]
 
+#: Facts in one message: to make one of more would keep the program's event loop from the
+#: interpreter for milliseconds.
+FACTS_AT_ONCE: Final = 500
+
 _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})
 #: Deeper than that a value is cut off: it may contain itself.
