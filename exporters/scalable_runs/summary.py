@@ -660,9 +660,12 @@ def _is_address(worker: Any) -> bool:
 def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:
     """Whether the first line of a life stands for an attempt that has no `running` line."""
     if state == "cancelled":
-        # One that lives again was cancelled with the number of an attempt counted before.
+        # One that lives again has the number of an attempt counted before.
         return record.get("reopens") is None
-    return state != "failed" or record.get("blame") is None
+    if state == "failed":
+        never_began = record.get("reopens") is not None and "span_id" not in record
+        return record.get("blame") is None and not never_began
+    return True
 
 
 class _Values:

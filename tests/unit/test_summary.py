@@ -253,6 +253,18 @@ def test_a_dependent_that_fails_again_without_running_has_no_further_attempt() -
     assert (counts["attempts"], counts["tasks_failed"], counts["tasks_succeeded"]) == (1, 1, 0)
 
 
+def test_a_result_whose_next_attempt_never_began_has_no_further_attempt() -> None:
+    """It was to be computed again, and its worker was one too many that died."""
+    counts = document(
+        *life("inc-1", 0, 1.0),
+        task(
+            "failed", "inc-1", 3, attempt=1, error_type="KilledWorker", worker=address(1),
+            reopens="succeeded", recomputed=True,
+        ),
+    )["counts"]  # fmt: skip
+    assert (counts["attempts"], counts["tasks_failed"], counts["tasks_succeeded"]) == (1, 1, 0)
+
+
 def test_a_task_submitted_twice_while_it_lives_is_one_task() -> None:
     summary = fed(
         task("submitted", "inc-1", 0),
