@@ -111,7 +111,7 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
             assert last["state"] in (wanted[status], "cancelled"), (key, status, recorded[key])
         else:
             assert last["state"] == wanted[status], (key, status, recorded[key])
-    oracle.check_transitions(run.run_dir, log, recorded)
+    oracle.check_transitions(run.run_dir, log, recorded, until=until)
 
 
 def _is_quiet(cluster: LocalCluster) -> bool:
