@@ -22,6 +22,7 @@ PARTS: Final = {
     "startup": "benchmarks.startup:startup",
     "memory": "benchmarks.hooks:memory",
     "loops": "benchmarks.hooks:in_the_loops",
+    "alone": "benchmarks.alone:scheduler_alone",
     "hold": "benchmarks.hooks:longest_hold",
     "recorder": "benchmarks.recording:recorder",
     "report": "benchmarks.reports:report",

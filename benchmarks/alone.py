@@ -1,0 +1,231 @@
+"""A scheduler alone: what its thread takes for a task, bare, with a plugin that does nothing, ours.
+
+A real scheduler, a real client, and workers that answer at once, all in one thread. What the hooks
+take by direct count is a part of it; the rest is what Dask takes to call them, what they leave for
+the garbage collector, and caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import pickle
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, Scheduler, Worker, wait
+from distributed.comm import connect
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol import deserialize_bytes, serialize_bytes
+from distributed.utils import silence_logging_cmgr
+from distributed.versions import get_versions
+
+from benchmarks.clusters import noop
+from benchmarks.table import Row
+from scalable.facts import ANNOTATION
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
+
+_RUN = "run-20260101T000000Z-bench-00000000"
+_CARRIER = {
+    "run": _RUN,
+    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+}
+#: Threads of each worker: as many messages come back at a time.
+_NTHREADS = 8
+#: Seconds between two pulls.
+_INTERVAL = 0.2
+_INT = pickle.dumps(int)
+
+
+def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
+    """CPU of the scheduler's thread."""
+    tasks, rounds = (500, 2) if quick else (1_500, 25)
+    config = {"distributed.scheduler.worker-ttl": None, "temporary-directory": str(directory)}
+    with dask.config.set(config), silence_logging_cmgr(logging.CRITICAL):
+        bare, idle, ours = asyncio.run(_measure(tasks, rounds))
+    took = f"bare, the thread took {statistics.median(bare):,.0f} µs a task"
+    return [
+        Row.of_rounds(
+            f"alone-{key}",
+            f"scheduler alone: CPU per task that {what} costs",
+            [one - none for one, none in zip(found, bare, strict=True)],
+            unit="µs",
+            note=f"{took}; mean {_mean(found, bare)}",
+        )
+        for key, what, found in (
+            ("idle", "a plugin that does nothing", idle),
+            ("ours", "ours, with its pulls,", ours),
+        )
+    ]
+
+
+def _mean(found: list[float], bare: list[float]) -> str:
+    added = [one - none for one, none in zip(found, bare, strict=True)]
+    error = statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else 0.0
+    return f"{statistics.mean(added):.1f} ± {error:.1f} µs (standard error)"
+
+
+async def _measure(tasks: int, rounds: int) -> list[list[float]]:
+    ways = [_bare, _idle, _ours]
+    taken: list[list[float]] = [[] for _ in ways]
+    async with AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(
+            Scheduler(protocol="inproc", dashboard=False, port=0)
+        )
+        async with Worker(scheduler.address, nthreads=1) as model:
+            metrics = await model.get_metrics()
+        workers = [await Answering.start(scheduler, number, metrics) for number in range(2)]
+        for worker in workers:
+            stack.push_async_callback(worker.close)
+        client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
+        for way in ways:
+            await _execute(way, scheduler, client, workers, tasks)
+        for number in range(rounds):
+            # There and back again, from the other end each time: drift cancels out.
+            order = ways if number % 2 else ways[::-1]
+            found: dict[Any, float] = dict.fromkeys(ways, 0.0)
+            for way in [*order, *reversed(order)]:
+                found[way] += await _execute(way, scheduler, client, workers, tasks) / 2
+            for one, way in zip(taken, ways, strict=True):
+                one.append(found[way] * 1e6)
+    return taken
+
+
+async def _execute(
+    way: Callable[[Scheduler, Client], AbstractAsyncContextManager[bool]],
+    scheduler: Scheduler,
+    client: Client,
+    workers: list[Answering],
+    tasks: int,
+) -> float:
+    """CPU seconds of the thread for each of `tasks`."""
+    async with way(scheduler, client) as reports:
+        for worker in workers:
+            worker.reports = reports
+        gc.collect()
+        began = time.thread_time()
+        with dask.annotate(**{ANNOTATION: _CARRIER}) if reports else contextlib.nullcontext():
+            futures = client.map(noop, range(tasks), pure=False)
+        await wait(futures)
+        taken = time.thread_time() - began
+        del futures
+        while scheduler.tasks:
+            await asyncio.sleep(0.01)
+    return taken / tasks
+
+
+@asynccontextmanager
+async def _bare(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
+    yield False
+
+
+@asynccontextmanager
+async def _idle(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
+    class Idle(SchedulerPlugin):
+        name = "idle"
+
+        def transition(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    scheduler.add_plugin(Idle())
+    yield False
+    scheduler.remove_plugin("idle")
+
+
+@asynccontextmanager
+async def _ours(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
+    plugin = ScalableSchedulerPlugin(_RUN, client=client.id)
+    scheduler.add_plugin(plugin, name=plugin_name(_RUN))
+    plugin.attach(scheduler)
+
+    async def pull() -> None:
+        after = 1
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            answer = plugin.pull(after)
+            after = answer["next"]
+            serialize_bytes(answer)
+
+    pulling = asyncio.create_task(pull())
+    yield True
+    pulling.cancel()
+    await plugin.leave()
+
+
+class Answering:
+    """A worker that has done what it is told to; lives on the scheduler's loop."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        #: Whether it says what our plugin there would say.
+        self.reports = False
+        self._serving = asyncio.create_task(self._serve())
+
+    @classmethod
+    async def start(cls, scheduler: Scheduler, number: int, metrics: Any) -> Answering:
+        """Register at `scheduler`."""
+        comm = await connect(scheduler.address)
+        await comm.write(
+            {
+                "op": "register-worker",
+                "reply": False,
+                "address": f"tcp://127.0.0.1:{number + 1}",
+                "status": "running",
+                "server_id": f"answering-{number}",
+                "nthreads": _NTHREADS,
+                "name": number,
+                "now": time.time(),
+                "resources": {},
+                "memory_limit": 2**30,
+                "metrics": metrics,
+                "pid": 0,
+                "services": {},
+                "local_directory": "",
+                "versions": get_versions(),
+                "nanny": "",
+                "extra": {},
+                "stimulus_id": "register",
+            }
+        )
+        answer = await comm.read()
+        assert answer["status"] == "OK", answer
+        return cls(comm)
+
+    async def close(self) -> None:
+        """Go."""
+        self._serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serving
+        await self._comm.close()
+
+    async def _serve(self) -> None:
+        while True:
+            for message in await self._comm.read():
+                if message["op"] == "compute-task":
+                    # Through bytes: its parts are nobody else's, as over a network.
+                    answer = serialize_bytes([self._finished(message)])
+                    await self._comm.write(deserialize_bytes(answer))
+
+    def _finished(self, message: dict[str, Any]) -> dict[str, Any]:
+        now = time.time()
+        run_id = message["run_id"]
+        return {
+            "op": "task-finished",
+            "status": "OK",
+            "key": message["key"],
+            "run_id": run_id,
+            "nbytes": 28,
+            "type": _INT,
+            "typename": "int",
+            "metadata": {ANNOTATION: (run_id, 1e-5)} if self.reports else {},
+            "thread": 1,
+            "startstops": ({"action": "compute", "start": now, "stop": now + 1e-5},),
+            "stimulus_id": f"task-finished-{now}",
+        }
