@@ -46,7 +46,7 @@ _INT = pickle.dumps(int)
 
 def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
     """CPU of the scheduler's thread."""
-    tasks, rounds = (500, 2) if quick else (1_500, 25)
+    tasks, rounds = (300, 1) if quick else (1_500, 25)
     config = {"distributed.scheduler.worker-ttl": None, "temporary-directory": str(directory)}
     with dask.config.set(config), silence_logging_cmgr(logging.CRITICAL):
         bare, idle, ours = asyncio.run(_measure(tasks, rounds))
