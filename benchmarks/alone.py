@@ -49,25 +49,23 @@ def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
     tasks, rounds = (300, 1) if quick else (1_500, 25)
     config = {"distributed.scheduler.worker-ttl": None, "temporary-directory": str(directory)}
     with dask.config.set(config), silence_logging_cmgr(logging.CRITICAL):
-        bare, idle, ours = asyncio.run(_measure(tasks, rounds))
+        bare, *found = asyncio.run(_measure(tasks, rounds))
     took = f"bare, the thread took {statistics.median(bare):,.0f} µs a task"
+    whats = (("idle", "a plugin that does nothing"), ("ours", "ours, with its pulls,"))
+    added = [[one - none for one, none in zip(taken, bare, strict=True)] for taken in found]
     return [
         Row.of_rounds(
             f"alone-{key}",
             f"scheduler alone: CPU per task that {what} costs",
-            [one - none for one, none in zip(found, bare, strict=True)],
+            more,
             unit="µs",
-            note=f"{took}; mean {_mean(found, bare)}",
+            note=f"{took}; mean {_mean(more)}",
         )
-        for key, what, found in (
-            ("idle", "a plugin that does nothing", idle),
-            ("ours", "ours, with its pulls,", ours),
-        )
+        for (key, what), more in zip(whats, added, strict=True)
     ]
 
 
-def _mean(found: list[float], bare: list[float]) -> str:
-    added = [one - none for one, none in zip(found, bare, strict=True)]
+def _mean(added: list[float]) -> str:
     error = statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else 0.0
     return f"{statistics.mean(added):.1f} ± {error:.1f} µs (standard error)"
 

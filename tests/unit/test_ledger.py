@@ -152,18 +152,22 @@ def test_same_key_again_ends_the_waiting_for_the_old_one(book):
     ]
 
 
+#: Lines of a task whose first attempt was lost.
+LOST_AND_MADE_AGAIN = [
+    ("submitted", 0),
+    ("running", 1),
+    ("lost", 1),
+    ("running", 2),
+    ("succeeded", 2),
+]
+
+
 @pytest.mark.parametrize("late", [1, 2])
 def test_late_word_of_an_attempt_that_was_taken_back_is_a_lost_attempt(book, late):
     book.take(submitted("x"), unassigned("x", 1, "dependency-lost"), waiting("x"))
     book.take(unassigned("x", 2, "dependency-lost"), waiting("x"), started("x", late))
     book.take(succeeded("x", 3, B))
-    assert book.lines("x") == [
-        ("submitted", 0),
-        ("running", 1),
-        ("lost", 1),
-        ("running", 2),
-        ("succeeded", 2),
-    ]
+    assert book.lines("x") == LOST_AND_MADE_AGAIN
 
 
 def test_word_that_comes_after_the_next_attempt_has_begun_is_out_of_turn(book):
@@ -187,13 +191,7 @@ def test_a_result_of_which_there_was_a_copy_is_not_computed_again(book):
 def test_attempt_taken_back_while_it_ran_is_lost(book):
     book.take(submitted("x"), started("x", 1), unassigned("x", 1, "missing-data"), waiting("x"))
     book.take(succeeded("x", 2, B))
-    assert book.lines("x") == [
-        ("submitted", 0),
-        ("running", 1),
-        ("lost", 1),
-        ("running", 2),
-        ("succeeded", 2),
-    ]
+    assert book.lines("x") == LOST_AND_MADE_AGAIN
 
 
 def test_reschedule_is_a_retry(book):
