@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import marshal
-import math
 import os
 import select
 import subprocess
@@ -177,8 +176,8 @@ class RecorderProcess:
         self._room = _capacity(self._stdin) // 2
         #: What the next question will be: after which fact, how many, how long to wait for them.
         self._following: tuple[int, int, float] | None = None
-        #: When to answer it without having been asked.
-        self._due = math.inf
+        #: When to answer it without having been asked, if the pipe takes it.
+        self._due = 0.0
         #: What is to be sent, in this order; a deque's operations are atomic.
         self._waiting: deque[wire.Message] = deque()
         self._condition = threading.Condition()
@@ -332,12 +331,12 @@ class RecorderProcess:
                     return
                 for message in messages.feed(data):
                     self._take(message)
-            if monotonic() >= self._due:
+            if self._question_ahead() and monotonic() >= self._due:
                 self._run_ahead()
 
     def _patience(self) -> float | None:
         """Milliseconds to wait for others; None: for ever."""
-        return None if self._due == math.inf else max(0.0, self._due - monotonic()) * 1e3
+        return max(0.0, self._due - monotonic()) * 1e3 if self._question_ahead() else None
 
     def _take(self, message: wire.Message) -> None:
         kind, *content = message
@@ -379,20 +378,18 @@ class RecorderProcess:
         self._progress = progress
         if self._ahead:
             self._ahead.popleft()
-            if self._due == math.inf:
-                self._due = monotonic() + AHEAD
         else:
             self._give(after, limit, timeout)
 
+    def _question_ahead(self) -> tuple[int, int, float] | None:
+        """The question that may be answered before it is asked; None where the pipe has enough."""
+        return self._following if sum(self._ahead) < self._room else None
+
     def _run_ahead(self) -> None:
         """Answer what the process has not asked yet, so that it has what there is."""
-        self._due = monotonic() + AHEAD
         more = True
-        while more and self._following is not None:
-            if sum(self._ahead) >= self._room:
-                self._due = math.inf  # until it asks again
-                return
-            more = self._give(*self._following, ahead=True)
+        while more and (question := self._question_ahead()):
+            more = self._give(*question, ahead=True)
 
     def _give(self, after: int, limit: int, timeout: float, *, ahead: bool = False) -> bool:
         """Fetch facts and send them; returns whether there are more.
@@ -402,7 +399,7 @@ class RecorderProcess:
         """
         answer: tuple[Any, ...] | str
         assert self._source is not None
-        self._following, self._due = None, math.inf
+        self._following = None
         more = sends = False
         try:
             batch = self._source.pull(after, limit, timeout)
