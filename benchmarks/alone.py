@@ -28,7 +28,7 @@ from distributed.utils import silence_logging_cmgr
 from distributed.versions import get_versions
 
 from benchmarks.clusters import noop
-from benchmarks.table import Row
+from benchmarks.table import Row, mean_and_error
 from scalable.facts import ANNOTATION
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
 
@@ -59,15 +59,10 @@ def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
             f"scheduler alone: CPU per task that {what} costs",
             more,
             unit="µs",
-            note=f"{took}; mean {_mean(more)}",
+            note=f"{took}; mean {mean_and_error(more, 1, 'µs')}",
         )
         for (key, what), more in zip(whats, added, strict=True)
     ]
-
-
-def _mean(added: list[float]) -> str:
-    error = statistics.stdev(added) / len(added) ** 0.5 if len(added) > 1 else 0.0
-    return f"{statistics.mean(added):.1f} ± {error:.1f} µs (standard error)"
 
 
 async def _measure(tasks: int, rounds: int) -> list[list[float]]:

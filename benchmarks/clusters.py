@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
+import operator
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import dask
 import psutil
@@ -20,6 +22,9 @@ from distributed import Client, LocalCluster, wait
 
 import scalable
 
+#: Executions that make up each count of tasks in a round: noise that lasts for seconds hits all
+#: ways alike where they take turns often.
+SLICES: Final = 4
 #: By which ``--rounds`` reaches the processes of the parts.
 ROUNDS_VARIABLE = "SCALABLE_BENCH_ROUNDS"
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +70,11 @@ Work = Callable[[Client, int], None]
 def rounds_asked() -> int:
     """Rounds of each ratio: seven, or what ``--rounds`` says."""
     return int(os.environ.get(ROUNDS_VARIABLE, "7"))
+
+
+def amount(quick: bool, few: int, many: int) -> tuple[int, int, int]:
+    """Tasks of each round, in how many slices, and how many rounds."""
+    return (few, 1, 1) if quick else (many, SLICES, rounds_asked())
 
 
 @dataclass
@@ -169,13 +179,27 @@ class Sample:
 
 @dataclass
 class Tally:
-    """Counts over the instrumented executions."""
+    """Counts over instrumented executions."""
 
     tasks: int = 0
     recorded: int = 0
     dropped: int = 0
     errors: int = 0
     bytes: int = 0
+
+    def count(self, run_dir: Path, tasks: int) -> None:
+        """Add a closed run of so many tasks."""
+        summary = json.loads((run_dir / "summary.json").read_bytes())
+        telemetry = summary["run"]["telemetry"]
+        self.tasks += tasks
+        self.recorded += summary["counts"]["tasks_succeeded"]
+        self.dropped += sum(telemetry["dropped"].values())
+        self.errors += sum(telemetry["errors"].values())
+        self.bytes += run_bytes(run_dir)
+
+    def __add__(self, other: Tally) -> Tally:
+        ours, theirs = astuple(self), astuple(other)
+        return Tally(*map(operator.add, ours, theirs))
 
 
 def bare(cluster: Cluster, work: Work, tasks: int) -> Sample:
@@ -211,13 +235,7 @@ def instrumented(
         run.flush(60)
         after = cluster.cpu()
     if tally is not None:
-        summary = json.loads((run.run_dir / "summary.json").read_bytes())
-        telemetry = summary["run"]["telemetry"]
-        tally.tasks += tasks
-        tally.recorded += summary["counts"]["tasks_succeeded"]
-        tally.dropped += sum(telemetry["dropped"].values())
-        tally.errors += sum(telemetry["errors"].values())
-        tally.bytes += run_bytes(run.run_dir)
+        tally.count(run.run_dir, tasks)
     return Sample(wall, {name: after[name] - before[name] for name in after})
 
 
@@ -227,18 +245,28 @@ def run_bytes(directory: Path) -> int:
 
 
 def rounds(
-    order: str, count: int, measure: dict[str, Callable[[], Sample]], name: str
+    count: int, slices: int, measure: dict[str, Callable[[], Sample]], name: str
 ) -> list[dict[str, list[Sample]]]:
-    """Execute `count` rounds, each in `order`, a letter an execution; palindromes cancel drift."""
+    """Execute `count` rounds, each of so many `slices`: all ways there and back again.
+
+    Such an order reads the same from both ends: a machine that gets faster or slower cancels out.
+    Each slice begins with the next way, so that none is always in the middle.
+    """
     taken: list[dict[str, list[Sample]]] = []
+    turns = itertools.cycle(_turns(list(measure)))
     for number in range(count):
-        found: dict[str, list[Sample]] = {letter: [] for letter in order}
-        for letter in order:
-            found[letter].append(measure[letter]())
+        found: dict[str, list[Sample]] = {letter: [] for letter in measure}
+        for turn in itertools.islice(turns, slices):
+            for letter in [*turn, *reversed(turn)]:
+                found[letter].append(measure[letter]())
         taken.append(found)
         walls = " ".join(f"{letter} {_mean(found[letter], None):.2f}" for letter in found)
         print(f"  {name}, round {number + 1} of {count}: {walls}", file=sys.stderr, flush=True)
     return taken
+
+
+def _turns(letters: list[str]) -> list[list[str]]:
+    return [[*letters[first:], *letters[:first]] for first in range(len(letters))]
 
 
 def ratios(
@@ -249,11 +277,11 @@ def ratios(
 
 
 def controls(taken: list[dict[str, list[Sample]]], cpu: str | None = None) -> list[float]:
-    """Each round's last bare execution by its first: what ratios show where nothing differs.
+    """The bare executions of each round's ways back by those there: what no difference looks like.
 
-    Pessimistic twice: single executions, and the two that lie furthest apart.
+    Pessimistic twice: half as many executions, and mostly the ones that lie furthest apart.
     """
-    return [_mean(found["b"][-1:], cpu) / _mean(found["b"][:1], cpu) for found in taken]
+    return [_mean(found["b"][1::2], cpu) / _mean(found["b"][::2], cpu) for found in taken]
 
 
 def per_task(

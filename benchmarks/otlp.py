@@ -24,7 +24,6 @@ from benchmarks import clusters
 from benchmarks.clusters import Cluster, Sample
 from benchmarks.table import Row
 
-_ORDER = "biib"
 _SERVICES = {
     "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
@@ -44,7 +43,8 @@ class Shipped:
 
 def to_a_sink(directory: Path, quick: bool) -> list[Row]:
     """No-op tasks, recorded and sent over OTLP, against bare."""
-    tasks, count = (1_000, 1) if quick else (10_000, clusters.rounds_asked())
+    tasks, slices, count = clusters.amount(quick, 800, 10_000)
+    a_slice = tasks // slices
     rows: list[Row] = []
     with clusters.local_cluster() as cluster:
         clusters.run_map(cluster.client, tasks)
@@ -52,14 +52,14 @@ def to_a_sink(directory: Path, quick: bool) -> list[Row]:
             shipped = Shipped()
             with sink() as ports:
                 measure = {
-                    "b": functools.partial(clusters.bare, cluster, clusters.run_map, tasks),
-                    "i": functools.partial(_sent, cluster, tasks, directory, protocol, ports),
+                    "b": functools.partial(clusters.bare, cluster, clusters.run_map, a_slice),
+                    "i": functools.partial(_sent, cluster, a_slice, directory, protocol, ports),
                 }
                 measure["i"] = functools.partial(measure["i"], shipped)
-                taken = clusters.rounds(_ORDER, count, measure, protocol)
+                taken = clusters.rounds(count, slices, measure, protocol)
             name = protocol.partition("/")[0]
             rows += [
-                Row.of_rounds(
+                Row.of_ratios(
                     f"otlp-{name}-wall",
                     f"{tasks:,} no-op tasks, OTLP over {name} to a local sink: wall",
                     clusters.ratios(taken, "i"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import scalable
@@ -12,14 +13,10 @@ from benchmarks import clusters
 from benchmarks.clusters import Cluster, Tally
 from benchmarks.table import Row
 
-#: b bare, i instrumented, o switched off. The control is the last bare one by the first.
-_ORDER = "biooib"
-_SHORT = "biib"
-
 
 def noop_tasks(directory: Path, quick: bool) -> list[Row]:
     """Tasks that do nothing, three ways of sending them."""
-    tasks, count = (1_000, 1) if quick else (10_000, clusters.rounds_asked())
+    tasks, slices, count = clusters.amount(quick, 400, 10_000)
     rows: list[Row] = []
     tally = Tally()
     works = {
@@ -30,13 +27,14 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
     with clusters.local_cluster() as cluster:
         for name, work in works.items():
             work(cluster.client, tasks)
-            order = _ORDER if name == "map" else _SHORT
-            measure = _measures(cluster, work, tasks, directory, tally)
-            taken = clusters.rounds(order, count, measure, name)
+            measure = _measures(cluster, work, tasks // slices, directory, tally)
+            if name == "map":
+                measure["o"] = functools.partial(clusters.off, cluster, work, tasks // slices)
+            taken = clusters.rounds(count, slices, measure, name)
             control = clusters.controls(taken)
             what = f"{tasks:,} no-op tasks, {name}"
             rows.append(
-                Row.of_rounds(
+                Row.of_ratios(
                     f"noop-{name}-wall",
                     f"{what}: wall, instrumented ÷ bare",
                     clusters.ratios(taken, "i"),
@@ -45,7 +43,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                 )
             )
             rows.append(
-                Row.of_rounds(
+                Row.of_ratios(
                     f"noop-{name}-cpu",
                     f"{what}: CPU of the driver's process",
                     clusters.ratios(taken, "i", "driver"),
@@ -54,7 +52,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                 )
             )
             rows.append(
-                Row.of_rounds(
+                Row.of_ratios(
                     f"noop-{name}-all-cpu",
                     f"{what}: CPU of the driver's process and the recorder's",
                     clusters.ratios(taken, "i", "driver+recorder"),
@@ -65,13 +63,13 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                 Row.of_rounds(
                     f"noop-{name}-recorder-cpu",
                     f"{what}: CPU of the recorder's process, per task",
-                    clusters.per_task(taken, "i", "recorder", tasks),
+                    clusters.per_task(taken, "i", "recorder", tasks // slices),
                     unit="µs",
                 )
             )
             if name == "map":
                 rows.append(
-                    Row.of_rounds(
+                    Row.of_ratios(
                         "off",
                         f"{what}: wall, switched off ÷ bare",
                         clusters.ratios(taken, "o"),
@@ -80,7 +78,9 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                         budget=max(1.01, *control),
                     )
                 )
-        closings = [_close_at_once(cluster, tasks, directory) for _ in range(1 if quick else 5)]
+        tasks, count = (1_000, 1) if quick else (10_000, 5)
+        whole = Tally()
+        closings = [_close_at_once(cluster, tasks, directory, whole) for _ in range(count)]
     rows.append(
         Row.of_rounds(
             "close-real",
@@ -90,7 +90,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
             budget=0.5,
         )
     )
-    return rows + _counted(tally)
+    return rows + _counted(tally + whole, whole)
 
 
 def in_the_driver(directory: Path, quick: bool) -> list[Row]:
@@ -128,14 +128,13 @@ def _feeding_cpu() -> float:
 
 def short_tasks(directory: Path, quick: bool) -> list[Row]:
     """Tasks of 10 ms."""
-    tasks, count = (100, 1) if quick else (2_000, clusters.rounds_asked())
-    tally = Tally()
+    tasks, slices, count = clusters.amount(quick, 100, 2_000)
     with clusters.local_cluster() as cluster:
         clusters.run_naps(cluster.client, 100)
-        measure = _measures(cluster, clusters.run_naps, tasks, directory, tally)
-        taken = clusters.rounds(_SHORT, count, measure, "10 ms")
+        measure = _measures(cluster, clusters.run_naps, tasks // slices, directory)
+        taken = clusters.rounds(count, slices, measure, "10 ms")
     return [
-        Row.of_rounds(
+        Row.of_ratios(
             "tasks-10ms-wall",
             f"{tasks:,} tasks of 10 ms: wall, instrumented ÷ bare",
             clusters.ratios(taken, "i"),
@@ -147,13 +146,13 @@ def short_tasks(directory: Path, quick: bool) -> list[Row]:
 
 def processes_apart(directory: Path, quick: bool) -> list[Row]:
     """CPU of a scheduler and of workers that share their processes with nothing else."""
-    tasks, count = (500, 1) if quick else (10_000, clusters.rounds_asked())
+    tasks, slices, count = clusters.amount(quick, 400, 10_000)
     with clusters.apart(directory) as cluster:
         clusters.run_map(cluster.client, tasks)
-        measure = _measures(cluster, clusters.run_map, tasks, directory, None)
-        taken = clusters.rounds(_SHORT, count, measure, "apart")
+        measure = _measures(cluster, clusters.run_map, tasks // slices, directory)
+        taken = clusters.rounds(count, slices, measure, "apart")
     rows = [
-        Row.of_rounds(
+        Row.of_ratios(
             f"{name}-cpu",
             f"{tasks:,} no-op tasks: CPU of {words}, instrumented ÷ bare",
             clusters.ratios(taken, "i", name),
@@ -166,7 +165,7 @@ def processes_apart(directory: Path, quick: bool) -> list[Row]:
         )
     ]
     rows.append(
-        Row.of_rounds(
+        Row.of_ratios(
             "apart-wall",
             f"{tasks:,} no-op tasks, scheduler apart: wall",
             clusters.ratios(taken, "i"),
@@ -176,16 +175,21 @@ def processes_apart(directory: Path, quick: bool) -> list[Row]:
     return rows
 
 
-def _measures(cluster: Cluster, work: clusters.Work, tasks: int, directory: Path, tally):
-    bare = functools.partial(clusters.bare, cluster, work, tasks)
+def _measures(
+    cluster: Cluster,
+    work: clusters.Work,
+    tasks: int,
+    directory: Path,
+    tally: Tally | None = None,
+) -> dict[str, Callable[[], clusters.Sample]]:
+    """The ways to execute a workload: b bare, i instrumented."""
     return {
-        "b": bare,
+        "b": functools.partial(clusters.bare, cluster, work, tasks),
         "i": functools.partial(clusters.instrumented, cluster, work, tasks, directory, tally),
-        "o": functools.partial(clusters.off, cluster, work, tasks),
     }
 
 
-def _counted(tally: Tally) -> list[Row]:
+def _counted(tally: Tally, whole: Tally) -> list[Row]:
     return [
         Row(
             key="lost",
@@ -204,19 +208,21 @@ def _counted(tally: Tally) -> list[Row]:
         Row(
             key="disk",
             what="disk: bytes per successful task, all files, real cluster",
-            measured=tally.bytes / tally.tasks,
+            measured=whole.bytes / whole.tasks,
             unit="B",
             budget=900,
-            # Short runs: what a run writes once, its metrics above all, weighs more.
+            # In the short form, what a run writes once, its metrics above all, weighs more.
             ceiling=1_300,
             kind="count",
         ),
     ]
 
 
-def _close_at_once(cluster: Cluster, tasks: int, directory: Path) -> float:
+def _close_at_once(cluster: Cluster, tasks: int, directory: Path, tally: Tally) -> float:
     run = scalable.instrument(cluster.client, project="bench", runs_dir=directory)
     clusters.run_map(cluster.client, tasks)
     began = time.perf_counter()
     run.close()
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    tally.count(run.run_dir, tasks)
+    return took

@@ -74,6 +74,21 @@ class Row:
         )
 
     @classmethod
+    def of_ratios(
+        cls,
+        key: str,
+        what: str,
+        rounds: Sequence[float],
+        control: Sequence[float],
+        *,
+        note: str = "",
+        **more: Any,
+    ) -> Self:
+        """The same of ratios, with their mean and how far that is to be trusted."""
+        words = [f"mean {mean_and_error(rounds, 3)}", *([note] if note else [])]
+        return cls.of_rounds(key, what, rounds, control, note="; ".join(words), **more)
+
+    @classmethod
     def of_document(cls, document: dict[str, Any]) -> Self:
         """Inverse of :func:`dataclasses.asdict` after a passage through JSON."""
         lists = ("spread", "floor", "rounds", "control")
@@ -174,6 +189,19 @@ def number(value: float) -> str:
     if size >= 10:
         return f"{value:.1f}"
     return f"{value:.3f}" if size >= 0.01 else f"{value:.2g}"
+
+
+def mean_and_error(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """Mean of single measurements and its standard error.
+
+    Examples
+    --------
+    >>> mean_and_error([1.0, 1.2, 1.1], 2)
+    '1.10 ± 0.06 (standard error)'
+    """
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    words = f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
+    return f"{words} (standard error)"
 
 
 def _floor(floor: tuple[float, float, float]) -> str:
