@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -85,7 +86,8 @@ class Row:
         **more: Any,
     ) -> Self:
         """The same of ratios, with their mean and how far that is to be trusted."""
-        words = [f"mean {mean_and_error(rounds, 3)}", *([note] if note else [])]
+        words = [f"mean {mean_and_error(rounds, 3)}"] if len(rounds) > 1 else []
+        words += [note] if note else []
         return cls.of_rounds(key, what, rounds, control, note="; ".join(words), **more)
 
     @classmethod
@@ -199,7 +201,7 @@ def mean_and_error(values: Sequence[float], digits: int, unit: str = "") -> str:
     >>> mean_and_error([1.0, 1.2, 1.1], 2)
     '1.10 ± 0.06 (standard error)'
     """
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.inf
     words = f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
     return f"{words} (standard error)"
 
