@@ -24,7 +24,7 @@ import scalable
 
 #: Executions that make up each count of tasks in a round: noise that lasts for seconds hits all
 #: ways alike where they take turns often.
-SLICES: Final = 4
+SLICES: Final = 2
 #: By which ``--rounds`` reaches the processes of the parts.
 ROUNDS_VARIABLE = "SCALABLE_BENCH_ROUNDS"
 ROOT = Path(__file__).resolve().parents[1]
