@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import plot, synthetic, table
+from benchmarks import clusters, plot, synthetic, table
+from benchmarks.clusters import Sample
 from benchmarks.synthetic import Shape, SyntheticCluster
 from benchmarks.table import Row
 from scalable_runs.layout import FAILURES, TASKS
@@ -115,6 +117,30 @@ def test_ceiling_holds_where_a_budget_is_out_of_reach():
 def test_row_of_rounds_tells_median_spread_and_control():
     found = Row.of_rounds("a", "what", [3.0, 1.0, 2.0], [1.0, 0.9, 1.3])
     assert (found.measured, found.spread, found.floor) == (2.0, (1.0, 3.0), (1.0, 0.9, 1.3))
+
+
+def test_row_of_ratios_tells_how_far_the_mean_is_to_be_trusted():
+    assert Row.of_ratios("a", "what", [1.0, 1.2, 1.1], [1.0]).note == (
+        "mean 1.100 ± 0.058 (standard error)"
+    )
+    assert Row.of_ratios("a", "what", [1.0], [1.0], note="x").note == "x"
+
+
+def test_ways_take_turns_there_and_back_and_none_stays_in_the_middle():
+    order: list[str] = []
+
+    def execute(letter: str) -> Sample:
+        order.append(letter)
+        return Sample(float(len(order)), {})
+
+    measure = {letter: functools.partial(execute, letter) for letter in "bio"}
+    (taken,) = clusters.rounds(1, 3, measure, "test")
+    assert "".join(order) == "biooibiobboiobiibo"
+    assert [sample.wall for sample in taken["b"]] == [1, 6, 9, 10, 14, 17]
+    assert clusters.ratios([taken], "i") == [
+        (2 + 5 + 7 + 12 + 15 + 16) / (1 + 6 + 9 + 10 + 14 + 17)
+    ]
+    assert clusters.controls([taken]) == [(6 + 10 + 17) / (1 + 9 + 14)]
 
 
 def test_rows_survive_json():
