@@ -23,6 +23,7 @@ PARTS: Final = {
     "memory": "benchmarks.hooks:memory",
     "loops": "benchmarks.hooks:in_the_loops",
     "alone": "benchmarks.alone:scheduler_alone",
+    "instructions": "benchmarks.instructions:instructions",
     "hold": "benchmarks.hooks:longest_hold",
     "recorder": "benchmarks.recording:recorder",
     "report": "benchmarks.reports:report",

@@ -1,5 +1,7 @@
 """A scheduler alone: what its thread takes for a task, bare, with a plugin that does nothing, ours.
 
+:mod:`benchmarks.instructions` counts the instructions of the same.
+
 A real scheduler, a real client, and workers that answer at once, all in one thread. What the hooks
 take by direct count is a part of it; the rest is what Dask takes to call them, what they leave for
 the garbage collector, and caches.
@@ -15,9 +17,15 @@ import pickle
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import dask
 from distributed import Client, Scheduler, Worker, wait
@@ -40,8 +48,10 @@ _CARRIER = {
 #: Threads of each worker: as many messages come back at a time.
 _NTHREADS = 8
 #: Seconds between two pulls.
-_INTERVAL = 0.2
+INTERVAL = 0.2
 _INT = pickle.dumps(int)
+#: Ways whose cost is the time that they take longer than a bare scheduler.
+_COSTS: Final = {"idle": "a plugin that does nothing", "ours": "ours, with its pulls,"}
 
 
 def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
@@ -49,10 +59,9 @@ def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
     tasks, rounds = (300, 1) if quick else (1_500, 25)
     config = {"distributed.scheduler.worker-ttl": None, "temporary-directory": str(directory)}
     with dask.config.set(config), silence_logging_cmgr(logging.CRITICAL):
-        bare, *found = asyncio.run(_measure(tasks, rounds))
+        found = asyncio.run(_measure(["bare", *_COSTS], tasks, rounds))
+    bare = found["bare"]
     took = f"bare, the thread took {statistics.median(bare):,.0f} µs a task"
-    whats = (("idle", "a plugin that does nothing"), ("ours", "ours, with its pulls,"))
-    added = [[one - none for one, none in zip(taken, bare, strict=True)] for taken in found]
     return [
         Row.of_rounds(
             f"alone-{key}",
@@ -61,66 +70,96 @@ def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
             unit="µs",
             note=f"{took}; mean {mean_and_error(more, 1, 'µs')}",
         )
-        for (key, what), more in zip(whats, added, strict=True)
+        for key, what in _COSTS.items()
+        for more in [[one - none for one, none in zip(found[key], bare, strict=True)]]
     ]
 
 
-async def _measure(tasks: int, rounds: int) -> list[list[float]]:
-    ways = [_bare, _idle, _ours]
-    taken: list[list[float]] = [[] for _ in ways]
-    async with AsyncExitStack() as stack:
-        scheduler = await stack.enter_async_context(
-            Scheduler(protocol="inproc", dashboard=False, port=0)
-        )
-        async with Worker(scheduler.address, nthreads=1) as model:
-            metrics = await model.get_metrics()
-        workers = [await Answering.start(scheduler, number, metrics) for number in range(2)]
-        for worker in workers:
-            stack.push_async_callback(worker.close)
-        client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
+async def _measure(ways: list[str], tasks: int, rounds: int) -> dict[str, list[float]]:
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    async with Stage.set() as stage:
         for way in ways:
-            await _execute(way, scheduler, client, workers, tasks)
+            await stage.execute(way, tasks)
         for number in range(rounds):
             # There and back again, from the other end each time: drift cancels out.
             order = ways if number % 2 else ways[::-1]
-            found: dict[Any, float] = dict.fromkeys(ways, 0.0)
+            found = dict.fromkeys(ways, 0.0)
             for way in [*order, *reversed(order)]:
-                found[way] += await _execute(way, scheduler, client, workers, tasks) / 2
-            for one, way in zip(taken, ways, strict=True):
-                one.append(found[way] * 1e6)
+                found[way] += await stage.execute(way, tasks) / 2
+            for way in ways:
+                taken[way].append(found[way] * 1e6)
     return taken
 
 
-async def _execute(
-    way: Callable[[Scheduler, Client], AbstractAsyncContextManager[bool]],
-    scheduler: Scheduler,
-    client: Client,
-    workers: list[Answering],
-    tasks: int,
-) -> float:
-    """CPU seconds of the thread for each of `tasks`."""
-    async with way(scheduler, client) as reports:
-        for worker in workers:
-            worker.reports = reports
-        gc.collect()
-        began = time.thread_time()
-        with dask.annotate(**{ANNOTATION: _CARRIER}) if reports else contextlib.nullcontext():
-            futures = client.map(noop, range(tasks), pure=False)
-        await wait(futures)
-        taken = time.thread_time() - began
-        del futures
-        while scheduler.tasks:
-            await asyncio.sleep(0.01)
-    return taken / tasks
+@dataclass
+class Stage:
+    """A scheduler, a client and workers, all on the loop of this thread."""
+
+    scheduler: Scheduler
+    client: Client
+    workers: list[Answering]
+
+    @classmethod
+    @asynccontextmanager
+    async def set(cls) -> AsyncIterator[Stage]:
+        """Set it, and clear it away."""
+        async with AsyncExitStack() as stack:
+            scheduler = await stack.enter_async_context(
+                Scheduler(protocol="inproc", dashboard=False, port=0)
+            )
+            async with Worker(scheduler.address, nthreads=1) as model:
+                metrics = await model.get_metrics()
+            workers = [await Answering.start(scheduler, number, metrics) for number in range(2)]
+            for worker in workers:
+                stack.push_async_callback(worker.close)
+            client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
+            yield cls(scheduler, client, workers)
+
+    async def execute(self, way: str, tasks: int) -> float:
+        """CPU seconds of the thread for each of `tasks`."""
+        async with _WAYS[way](self.scheduler, self.client) as traits:
+            for worker in self.workers:
+                worker.reports = traits.reports
+            gc.collect()
+            began = time.thread_time()
+            with _annotated() if traits.annotated else contextlib.nullcontext():
+                futures = self.client.map(noop, range(tasks), pure=False)
+            await wait(futures)
+            taken = time.thread_time() - began
+            del futures
+            while self.scheduler.tasks:
+                await asyncio.sleep(0.01)
+        return taken / tasks
+
+
+class Traits(NamedTuple):
+    """What a way does besides what it attaches to the scheduler."""
+
+    #: Graphs are annotated as a run's are.
+    annotated: bool
+    #: Workers say what our plugin there would say.
+    reports: bool
+
+
+Way: TypeAlias = Callable[[Scheduler, Client], AbstractAsyncContextManager[Traits]]
+
+
+def _annotated() -> AbstractContextManager[None]:
+    return dask.annotate(**{ANNOTATION: _CARRIER})
 
 
 @asynccontextmanager
-async def _bare(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
-    yield False
+async def _bare(scheduler: Scheduler, client: Client) -> AsyncIterator[Traits]:
+    yield Traits(annotated=False, reports=False)
 
 
 @asynccontextmanager
-async def _idle(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
+async def _annotating(scheduler: Scheduler, client: Client) -> AsyncIterator[Traits]:
+    yield Traits(annotated=True, reports=False)
+
+
+@asynccontextmanager
+async def _idle(scheduler: Scheduler, client: Client) -> AsyncIterator[Traits]:
     class Idle(SchedulerPlugin):
         name = "idle"
 
@@ -128,28 +167,44 @@ async def _idle(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
             pass
 
     scheduler.add_plugin(Idle())
-    yield False
+    yield Traits(annotated=False, reports=False)
     scheduler.remove_plugin("idle")
 
 
 @asynccontextmanager
-async def _ours(scheduler: Scheduler, client: Client) -> AsyncIterator[bool]:
+async def _ours(scheduler: Scheduler, client: Client) -> AsyncIterator[Traits]:
     plugin = ScalableSchedulerPlugin(_RUN, client=client.id)
     scheduler.add_plugin(plugin, name=plugin_name(_RUN))
     plugin.attach(scheduler)
 
+    after = 1
+
+    def fetch() -> bool:
+        nonlocal after
+        answer = plugin.pull(after)
+        after = answer["next"]
+        serialize_bytes(answer)
+        return answer["more"]
+
     async def pull() -> None:
-        after = 1
         while True:
-            await asyncio.sleep(_INTERVAL)
-            answer = plugin.pull(after)
-            after = answer["next"]
-            serialize_bytes(answer)
+            await asyncio.sleep(INTERVAL)
+            fetch()
 
     pulling = asyncio.create_task(pull())
-    yield True
+    yield Traits(annotated=True, reports=True)
     pulling.cancel()
+    while fetch():
+        pass
     await plugin.leave()
+
+
+_WAYS: Final[dict[str, Way]] = {
+    "bare": _bare,
+    "annotated": _annotating,
+    "idle": _idle,
+    "ours": _ours,
+}
 
 
 class Answering:
