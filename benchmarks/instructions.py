@@ -36,6 +36,7 @@ _WARM: Final = 100
 _QUIET: Final = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
     "distributed.admin.system-monitor.interval": "1h",
     "distributed.admin.tick.interval": "1h",
     "distributed.worker.profile.enabled": False,
