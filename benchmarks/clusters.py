@@ -159,9 +159,9 @@ def apart(directory: Path, workers: int = 2) -> Iterator[Cluster]:
                 {"scheduler": [started[0].pid], "workers": [p.pid for p in started[1:]]},
             )
     finally:
+        # The scheduler last: a worker that has lost it waits for it to come back.
         for process in reversed(started):
             process.terminate()
-        for process in started:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
