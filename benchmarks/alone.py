@@ -68,7 +68,7 @@ def scheduler_alone(directory: Path, quick: bool) -> list[Row]:
             f"scheduler alone: CPU per task that {what} costs",
             more,
             unit="µs",
-            note=f"{took}; mean {mean_and_error(more, 1, 'µs')}",
+            note=took if quick else f"{took}; mean {mean_and_error(more, 1, 'µs')}",
         )
         for key, what in _COSTS.items()
         for more in [[one - none for one, none in zip(found[key], bare, strict=True)]]
