@@ -17,12 +17,7 @@ import pickle
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -120,9 +115,10 @@ class Stage:
         async with _WAYS[way](self.scheduler, self.client) as traits:
             for worker in self.workers:
                 worker.reports = traits.reports
+            carried = {ANNOTATION: _CARRIER} if traits.annotated else {}
             gc.collect()
             began = time.thread_time()
-            with _annotated() if traits.annotated else contextlib.nullcontext():
+            with dask.annotate(**carried):
                 futures = self.client.map(noop, range(tasks), pure=False)
             await wait(futures)
             taken = time.thread_time() - began
@@ -142,10 +138,6 @@ class Traits(NamedTuple):
 
 
 Way: TypeAlias = Callable[[Scheduler, Client], AbstractAsyncContextManager[Traits]]
-
-
-def _annotated() -> AbstractContextManager[None]:
-    return dask.annotate(**{ANNOTATION: _CARRIER})
 
 
 @asynccontextmanager

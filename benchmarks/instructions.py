@@ -2,8 +2,8 @@
 
 The scheduler of :mod:`benchmarks.alone` runs in valgrind, which counts what its processor would
 execute: of few tasks and of many, so that the difference is due to tasks alone. Two counts of the
-same differ by two thousandths at most, where two measurements of time differ by a tenth. Python's
-garbage collector is off, and so is what Dask does by the clock, which goes slowly there.
+same differ by three thousandths, where two measurements of time differ by a tenth. Python's garbage
+collector is off, and so is what Dask does by the clock, which goes slowly there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -194,14 +193,14 @@ def number(value: float) -> str:
 
 
 def mean_and_error(values: Sequence[float], digits: int, unit: str = "") -> str:
-    """Mean of single measurements and its standard error.
+    """Mean of two or more single measurements and its standard error.
 
     Examples
     --------
     >>> mean_and_error([1.0, 1.2, 1.1], 2)
     '1.10 ± 0.06 (standard error)'
     """
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.inf
+    error = statistics.stdev(values) / len(values) ** 0.5
     words = f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
     return f"{words} (standard error)"
 
