@@ -32,14 +32,13 @@ from distributed.versions import get_versions
 
 from benchmarks.clusters import noop
 from benchmarks.table import Row, mean_and_error
-from scalable.facts import ANNOTATION
+from scalable.facts import ANNOTATION, carrier_of
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
 
 _RUN = "run-20260101T000000Z-bench-00000000"
-_CARRIER = {
-    "run": _RUN,
-    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-}
+_CARRIER = carrier_of(
+    {"run": _RUN, "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+)
 #: Threads of each worker: as many messages come back at a time.
 _NTHREADS = 8
 #: Seconds between two pulls.
@@ -264,7 +263,7 @@ class Answering:
             "nbytes": 28,
             "type": _INT,
             "typename": "int",
-            "metadata": {ANNOTATION: (run_id, 1e-5)} if self.reports else {},
+            "metadata": {ANNOTATION: 1e-5} if self.reports else {},
             "thread": 1,
             "startstops": ({"action": "compute", "start": now, "stop": now + 1e-5},),
             "stimulus_id": f"task-finished-{now}",

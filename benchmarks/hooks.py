@@ -289,7 +289,7 @@ def _at_the_bound() -> list[Row]:
     plugin = object.__new__(ScalableSchedulerPlugin)
     ScalableSchedulerPlugin.__init__(plugin, "run-bound", client=None)
     plugin._facts = scheduler_plugin.deque()
-    plugin._bytes = plugin._dropped = plugin._ceiling = plugin._settled = 0
+    plugin._bytes = plugin._dropped = 0
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

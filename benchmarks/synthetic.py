@@ -180,7 +180,9 @@ class SyntheticCluster:
     def _run_graph(self, size: int) -> Iterator[Fact]:
         shape, chance = self._shape, self._chance
         trace_id, span_id = chance.getrandbits(128) | 1, chance.getrandbits(64) | 1
-        carrier = {"run": shape.run_id, "traceparent": f"00-{trace_id:032x}-{span_id:016x}-01"}
+        carrier = facts.carrier_of(
+            {"run": shape.run_id, "traceparent": f"00-{trace_id:032x}-{span_id:016x}-01"}
+        )
         keys: list[str] = []
         for _ in range(size):
             name = chance.choice(shape.names)

@@ -10,13 +10,15 @@ forgotten. It is that task's key, a bare string.
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-#: Name of the annotation that carries a run's id and the OTel context to every task.
+#: Name of the annotation that carries a run's id and the OTel context to every task: the *carrier*,
+#: made by :func:`carrier_of` and read by :func:`carried`.
 ANNOTATION: Final = "scalable"
 #: RPC of the scheduler by which a recorder pulls facts.
 PULL_OP: Final = "scalable_pull"
@@ -40,7 +42,7 @@ NANNY_OP: Final = "scalable_nanny"
 NANNY_PLUGIN_NAME: Final = "scalable-nanny"
 
 #: Key of the carrier under which a client says what its tasks asked for, as JSON text:
-#: ``[component, tag, workers]``. A text, since carriers are looked up by what they hold.
+#: ``[component, tag, workers]``.
 PLACEMENT: Final = "placement"
 
 #: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
@@ -58,7 +60,7 @@ class Submitted(NamedTuple):
     dependencies: tuple[str, ...]
     dependency_count: int
     #: The annotation the client put on the task: run id and OTel context.
-    carrier: dict[str, Any] | None
+    carrier: str | None
     #: The scheduler knew the task before this run began or before this client asked for it.
     known_before: bool
 
@@ -399,6 +401,7 @@ _TYPES: Final[dict[int, Any]] = {
 }
 
 _new: Final[Any] = tuple.__new__
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 #: Those of which every task makes one: they stay the plain tuples that they come as.
@@ -424,6 +427,29 @@ def decode(raw: Iterable[Any]) -> list[Fact]:
                 # What `_make` does, without a call of Python's for each.
                 facts.append(known if known[0] in _PLAIN else _new(fact_type, item))
     return facts
+
+
+def carrier_of(fields: Mapping[str, Any]) -> str:
+    """The carrier with these fields: the run's id and what the OTel propagator has added.
+
+    It is JSON text. Dask keeps and copies annotations with each task; the garbage collector of its
+    processes would visit every dictionary among them again and again, and never visits a text.
+    """
+    return json.dumps(fields, separators=(",", ":"), default=str)
+
+
+def carried(carrier: Any) -> Mapping[str, Any]:
+    """Fields of a carrier; none of what is no carrier, since a peer may send anything."""
+    return _carried(carrier) if carrier.__class__ is str else _NOTHING
+
+
+@lru_cache(maxsize=1024)
+def _carried(carrier: str) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(carrier)
+    except (ValueError, RecursionError):
+        return _NOTHING
+    return cast("dict[str, Any]", fields) if isinstance(fields, dict) else _NOTHING
 
 
 def signal_name(status: int) -> str | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from types import SimpleNamespace
 
+import dask
 import pytest
 from distributed import Client, LocalCluster, Scheduler, wait
 
@@ -95,9 +98,8 @@ def _one_more(number: int) -> int:
     return number + 1
 
 
-def test_successes_that_nobody_pulls_are_worked_out_all_the_same(monkeypatch):
-    """The hook leaves them raw; what waits long must not keep tasks and messages alive."""
-    monkeypatch.setattr(scheduler_plugin, "_RAW_WINDOW", 128 * 1024)
+def test_what_waits_is_nothing_for_the_garbage_collector():
+    """It visits all that it cannot dismiss at first sight, of each task, again and again."""
     tasks = 500
     with (
         LocalCluster(
@@ -113,11 +115,19 @@ def test_successes_that_nobody_pulls_are_worked_out_all_the_same(monkeypatch):
             scheduler.add_plugin(plugin, name=plugin.name)
 
         client.sync(attach)
-        futures = client.map(_one_more, range(tasks), pure=False)
+        with dask.annotate(**{facts.ANNOTATION: facts.carrier_of({"run": "run"})}):
+            futures = client.map(_one_more, range(tasks), pure=False)
         wait(futures)
         keys = [future.key for future in futures]
-        raw = [fact for fact in plugin._facts if fact[0] < 0]
-        assert 0 < len(raw) < tasks / 2
+        gc.collect()
+        of_tasks = (facts.SUBMITTED, facts.SUCCEEDED)
+        waiting = [fact for fact in plugin._facts if fact[0] in of_tasks]
+        assert len(waiting) == 2 * tasks
+        assert not any(map(gc.is_tracked, waiting))
+        known = [scheduler.tasks[key] for key in keys]
+        assert not any(gc.is_tracked(task.annotations) for task in known)
+        # Of the workers' report nothing stays behind.
+        assert not any(task.metadata for task in known)
         assert plugin._bytes == sum(map(scheduler_plugin._size, plugin._facts))
 
         answer = plugin.pull(1)
@@ -142,16 +152,21 @@ def test_successes_that_nobody_pulls_are_worked_out_all_the_same(monkeypatch):
         client.sync(plugin.leave)
 
 
-def test_a_full_buffer_is_searched_once_not_for_every_fact(monkeypatch):
-    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", 160 * 100)
-    searched = []
+@pytest.mark.parametrize("startstops", [({},), ({"action": "compute"},), 7])
+def test_a_success_that_makes_no_sense_is_a_success_all_the_same(monkeypatch, startstops):
+    monkeypatch.setenv("SCALABLE_STRICT", "0")
 
     def check(plugin, scheduler):
-        monkeypatch.setattr(plugin, "_worked_out", lambda raw: searched.append(raw) or raw)
-        _fill(plugin, 99)
-        plugin._facts.append((scheduler_plugin._RAW, 99.0))
-        plugin._bytes += 160
-        _fill(plugin, 500)
-        assert len(searched) == 1
+        scheduler.tasks["a"] = SimpleNamespace(run_id=3, metadata=None)
+        plugin._known["a"] = 1.0
+        plugin.transition(
+            "a", "processing", "memory", stimulus_id="", worker="tcp://x", startstops=startstops
+        )
+        del scheduler.tasks["a"]
+        answer = plugin.pull(1)
+        (fact,) = (facts.Succeeded._make(fact) for fact in answer["facts"])
+        assert (fact.key, fact.run_id, fact.worker, fact.cpu) == ("a", 3, "tcp://x", None)
+        assert fact.start == fact.stop == fact.time
+        assert sum(answer["errors"].values()) == 1
 
     on_a_scheduler(check)

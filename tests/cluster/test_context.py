@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import subprocess
@@ -47,7 +48,7 @@ def look(key: str | None = None, *, parent: str = "") -> Seen:
         except KeyError:  # a coroutine is in no thread: it is the one task that runs
             (key,) = worker.active_keys
         annotation = worker.state.tasks[key].annotations["scalable"]
-        parent = annotation["traceparent"].split("-")[2]
+        parent = json.loads(annotation)["traceparent"].split("-")[2]
     ids = trace.get_current_span().get_span_context()
     return Seen(
         key,
@@ -312,6 +313,7 @@ def test_the_configured_propagator_writes_and_reads_the_carrier(tmp_path, propag
 
 
 PROGRAM = textwrap.dedent('''
+    import json
     import sys
     from distributed import Client, LocalCluster, get_worker
     from opentelemetry import propagate, trace
@@ -337,7 +339,7 @@ PROGRAM = textwrap.dedent('''
         worker = get_worker()
         task = worker.state.tasks[worker.get_current_task()]
         ids = trace.get_current_span().get_span_context()
-        return dict(task.annotations["scalable"]), ids.trace_id, ids.span_id
+        return json.loads(task.annotations["scalable"]), ids.trace_id, ids.span_id
 
     if __name__ == "__main__":
         none = sys.argv[1] == "none"

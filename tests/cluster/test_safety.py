@@ -67,7 +67,6 @@ HOOKS = [
     (ScalableSchedulerPlugin, "_adopt"),
     (ScalableSchedulerPlugin, "_comes_in"),
     (ScalableSchedulerPlugin, "_is_ours"),
-    (ScalableSchedulerPlugin, "_worked_out"),
     (ScalableSchedulerPlugin, "_failed"),
     (ScalableSchedulerPlugin, "_erred"),
     (ScalableSchedulerPlugin, "_left_worker"),

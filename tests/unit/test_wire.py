@@ -119,7 +119,7 @@ def test_a_value_within_itself_ends():
 
 def test_facts_come_out_as_they_went_in():
     numpy = pytest.importorskip("numpy")
-    submitted = (facts.SUBMITTED, 1.0, "a", "a", None, (), 0, {"run": "r"}, False)
+    submitted = (facts.SUBMITTED, 1.0, "a", "a", None, (), 0, '{"run":"r"}', False)
     succeeded = (facts.SUCCEEDED, 2.0, "a", 7, "tcp://", 1.0, 2.0, 1.0, (), 24, "int", None)
     sized = (*succeeded[:9], numpy.int64(24), *succeeded[10:])
     known = [

@@ -265,10 +265,6 @@ def execution(
     """Start and stop of the task's own code, and what Dask did around it, of one attempt."""
     if not startstops:
         return None, None, ()
-    if len(startstops) == 1:
-        (item,) = startstops
-        if item["action"] == "compute":
-            return item["start"], item["stop"], ()
     start = stop = None
     phases: list[facts.Phase] = []
     for item in startstops:

@@ -60,7 +60,7 @@ class Link:
         scope: Literal["client", "cluster"],
         sample_interval: float,
         log_level: int,
-        carrier: Callable[[], propagation.Carrier | None],
+        carrier: Callable[[], str | None],
         problem: Callable[[str], None],
     ) -> None:
         self.client = client

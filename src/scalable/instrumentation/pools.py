@@ -27,7 +27,7 @@ class Errand(NamedTuple):
 
     key: str
     run_id: int
-    carrier: dict[str, Any] | None
+    carrier: str | None
     #: How far the scheduler's clock is ahead, in seconds.
     ahead: float
     log_level: float

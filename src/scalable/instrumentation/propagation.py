@@ -2,8 +2,8 @@
 
 In the process of an instrumented client, and in every worker process, graphs are annotated as they
 are sent. The annotation is the *carrier*: the run's id and the OTel context (in the form of the
-configured propagator) under which the tasks are to appear. On the worker, the code of a task runs
-in that context, with its attempt as the current span.
+configured propagator) under which the tasks are to appear, in one text. On the worker, the code of
+a task runs in that context, with its attempt as the current span.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from distributed import Client
 from opentelemetry import propagate
@@ -26,14 +26,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id
+from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id, carried, carrier_of
 from scalable.guard import Guard
 from scalable.instrumentation import internals
 
-#: JSON-like: ``{"run": …, "traceparent": …}``.
-Carrier: TypeAlias = dict[str, Any]
-
-#: Carriers whose context is kept at hand: the tasks of one graph have equal ones.
+#: Carriers whose context is kept at hand: the tasks of one submission have equal ones.
 _MAX_CONTEXTS: Final = 1024
 
 
@@ -41,7 +38,7 @@ class RunningAttempt(Protocol):
     """What this room needs to know of an attempt that is about to run."""
 
     run_id: int
-    carrier: Carrier | None
+    carrier: str | None
     #: Takes what the code of the attempt records.
     outbox: Any
 
@@ -56,7 +53,7 @@ current_attempt: Final[ContextVar[RunningAttempt | None]] = ContextVar(
     "scalable_current_attempt", default=None
 )
 
-_contexts: Final[dict[Any, Context]] = {}
+_contexts: Final[dict[str, Context]] = {}
 #: The key under which a context keeps its span, found by asking.
 _SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 
@@ -98,7 +95,8 @@ class AttemptSpan(NonRecordingSpan):
         parent = get_current_span(self.parent).get_span_context()
         if carrier is None or not parent.is_valid:
             return INVALID_SPAN_CONTEXT
-        span_id = attempt_span_id(str(carrier.get("run")), attempt.key, attempt.run_id)
+        run = str(carried(carrier).get("run"))
+        span_id = attempt_span_id(run, attempt.key, attempt.run_id)
         return SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
 
 
@@ -109,7 +107,7 @@ def attempt_of(span: Any) -> RunningAttempt | None:
 
 def run_of(attempt: RunningAttempt | None) -> str | None:
     """Id of the run that an attempt belongs to; None: of none, or unknown."""
-    return attempt.carrier.get("run") if attempt is not None and attempt.carrier else None
+    return carried(attempt.carrier).get("run") if attempt is not None else None
 
 
 def enter(attempt: RunningAttempt) -> None:
@@ -121,15 +119,12 @@ def enter(attempt: RunningAttempt) -> None:
     # called has to be fetched into the processor's caches: as few as possible.
     carrier = attempt.carrier
     if carrier is not None:
-        # Of one graph's tasks each has a carrier of its own, equal to the others'; without baggage
-        # and trace state the one text tells them apart.
-        key: Any = carrier.get("traceparent") if len(carrier) == 2 else tuple(carrier.items())
         try:
-            parent = _contexts.get(key)
+            parent = _contexts.get(carrier)
         except TypeError:  # something unhashable: not ours
             parent = Context()
         if parent is None:
-            parent = _extract(key, carrier)
+            parent = _extract(carrier)
         span: AttemptSpan = _new(AttemptSpan)
         span.scalable_attempt = attempt
         span.parent = parent
@@ -144,14 +139,14 @@ _new: Final[Any] = object.__new__
 _attach: Final = internals.attach_context()
 
 
-def _extract(key: Any, carrier: Carrier) -> Context:
+def _extract(carrier: str) -> Context:
     if len(_contexts) >= _MAX_CONTEXTS:
         _contexts.clear()
-    found = _contexts[key] = propagate.extract(carrier, Context())
+    found = _contexts[carrier] = propagate.extract(carried(carrier), Context())
     return found
 
 
-def set_source(client: Client, source: Callable[[], Carrier | None] | None) -> None:
+def set_source(client: Client, source: Callable[[], str | None] | None) -> None:
     """Let `source` make the carrier of every graph that `client` sends; None takes it back."""
     if source is None:
         client.__dict__.pop(SOURCE_ATTRIBUTE, None)
@@ -200,17 +195,18 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
     return graph_to_futures
 
 
-def _carrier_of(client: Client) -> Carrier | None:
+def _carrier_of(client: Client) -> str | None:
     attempt = current_attempt.get()
     if attempt is not None and attempt.carrier is not None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
-        carrier: Carrier | None = {"run": attempt.carrier.get("run")}
-        propagate.inject(carrier)
+        fields = {"run": run_of(attempt)}
+        propagate.inject(fields)
+        carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)
         carrier = source() if source is not None else None
     asked = placement.get()
     if carrier is not None and asked is not None:
-        carrier = {**carrier, PLACEMENT: asked}
+        carrier = carrier_of({**carried(carrier), PLACEMENT: asked})
     return carrier

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -21,6 +21,7 @@ from scalable.facts import (
     SENT_METRIC,
     WORKER_PLUGIN_NAME,
     Fact,
+    carried,
 )
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals
@@ -51,17 +52,11 @@ _KEY_BYTES: Final = 120
 #: Its fields are few and bounded where they are made.
 _USER_EVENT_BYTES: Final = 1_500
 
-#: A fact as the hook of a successful attempt leaves it: ``(_RAW, time, key, task, run_id, ready,
-#: arguments)``. What it says is worked out when it is pulled, in a row with others: in the hook,
-#: between two stretches of Dask's own code, the same lines take several times as long.
-_RAW: Final = -facts.SUCCEEDED
 _FORGOTTEN: Final = facts.FORGOTTEN
 _SUBMITTED: Final = facts.SUBMITTED
-_RAW_BYTES: Final = 1_400
+_SUCCEEDED: Final = facts.SUCCEEDED
 #: In the place of the time at which a task became runnable: that it has succeeded, or failed.
 _ENDED: Final = -1.0
-#: Bytes of facts after which raw ones are worked out where nobody pulls.
-_RAW_WINDOW: Final = 1024 * 1024
 
 
 class ScalableSchedulerPlugin(SchedulerPlugin):
@@ -117,10 +112,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._facts: deque[tuple[Any, ...] | str] = deque()
         self._bytes = 0
         self._dropped = 0
-        #: Bytes at which noting takes the long way: raw facts are due, or the buffer is full.
-        self._ceiling = min(BUFFER_LIMIT, _RAW_WINDOW)
-        #: Bytes of facts when no raw one was among them.
-        self._settled = 0
         self._next = 1
         self._inflight: list[tuple[Any, ...] | str] = []
         #: Tasks of this run that the scheduler still knows → when they became runnable, or that
@@ -135,8 +126,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._gone: tuple[str, Container[Any] | None] | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._graph_is_ours = False
-        #: Annotation of the last task that was found to be this run's: shared by those of a graph.
-        self._carrier: dict[str, Any] = {}
+        #: Annotation of the last task that was found to be this run's: those of one submission have
+        #: equal ones.
+        self._carrier: Any = object()
         self._function: tuple[Any, str | None] = (None, None)
         self._was_pulled = False
         self._farewell: asyncio.Event | None = None
@@ -233,11 +225,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 self._bytes = 0
             else:
                 self._bytes -= sum(map(_size, pulled))
-            self._ceiling = min(self._ceiling, self._bytes + _RAW_WINDOW)
-            self._inflight = [
-                self._finished(fact) if isinstance(fact, tuple) and fact[0] == _RAW else fact
-                for fact in pulled
-            ]
+            self._inflight = pulled
         self._was_pulled = True
         if self._farewell is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
@@ -252,85 +240,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         }
 
     def _note(self, fact: tuple[Any, ...] | str, size: int) -> None:
-        if self._bytes + size > self._ceiling:
-            self._make_room()
-            if self._bytes + size > BUFFER_LIMIT:
-                self._dropped += 1
-                return
+        if self._bytes + size > BUFFER_LIMIT:
+            self._dropped += 1
+            return
         self._bytes += size
         self._facts.append(fact)
-
-    def _make_room(self) -> None:
-        """Work out the raw facts since the last time, so that what waits takes little memory."""
-        if self._bytes == self._settled:  # a full buffer: nothing came since
-            return
-        queue = self._facts
-        freed = 0
-        # From the right, where a recorder's thread that pulls meanwhile changes no position. What
-        # came since the last time is a window, and another one if a pull has moved the ceiling.
-        for position in range(1, 2 * _RAW_WINDOW // _KEY_BYTES):
-            try:
-                fact = queue[-position]
-                if isinstance(fact, tuple) and fact[0] == _RAW:
-                    fact = self._finished(fact)
-                    queue[-position] = fact
-                    freed += _RAW_BYTES - _size(fact)
-            except IndexError:
-                break
-        self._bytes -= freed
-        self._settled = self._bytes
-        self._ceiling = min(BUFFER_LIMIT, self._bytes + _RAW_WINDOW)
-
-    def _finished(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What a raw fact says; called on the loop or by a recorder's thread."""
-        try:
-            return self._worked_out(raw)
-        except BaseException as error:
-            # One fact less exact is no reason to lose it, or those beside it.
-            self.guard.failed("worked_out", error)
-            _, now, key, _, run_id, ready, _ = raw
-            return (
-                facts.SUCCEEDED,
-                now,
-                printable(key),
-                run_id,
-                "",
-                now,
-                now,
-                ready,
-                (),
-                -1,
-                "",
-                None,
-            )
-
-    def _worked_out(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, now, key, task, run_id, ready, arguments = raw
-        start, stop, phases = execution(arguments.get("startstops"))
-        metadata = arguments.get("metadata")
-        cpu = None
-        if metadata and ANNOTATION in metadata:
-            cpu = _cpu(metadata[ANNOTATION], run_id)
-            # The workers' report was copied into the task's metadata before the hook; each run's
-            # plugin has the message itself, so that nothing needs the copy.
-            if task.metadata:
-                task.metadata.pop(ANNOTATION, None)
-        # A plain tuple, as all facts of every task: made in a tenth of the time of the named one,
-        # and unlike that no concern of the garbage collector's after its first look.
-        return (
-            facts.SUCCEEDED,
-            now,
-            str(key),
-            run_id,
-            arguments.get("worker", ""),
-            now if start is None else start,
-            now if stop is None else stop,
-            ready,
-            phases,
-            arguments.get("nbytes", -1),
-            arguments.get("typename", ""),
-            cpu,
-        )
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -362,12 +276,19 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         key: Any,
         start: str,
         finish: str,
-        *args: Any,
         stimulus_id: str = "",
+        worker: str = "",
+        startstops: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        nbytes: int = -1,
+        typename: str = "",
         **kwargs: Any,
     ) -> None:
         """A task changed its state. The hottest hook: six calls a task."""
-        # What every task does stands here without a call: see `_note` for what is done twice.
+        # What every task does stands here without a call (see `_note` for what is done twice), and
+        # what a finished one brings is named one by one: half of what it would take otherwise. The
+        # facts are flat, of texts and numbers: the garbage collector dismisses them at first sight,
+        # where it would visit anything else several times.
         try:
             known = self._known
             ready = known.get(key)
@@ -378,12 +299,48 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     return
             if finish == "memory":
                 if start == "processing":
-                    task = self._tasks[key]
-                    fact = (_RAW, time(), key, task, task.run_id, ready, kwargs)
                     known[key] = _ENDED
-                    size = self._bytes + _RAW_BYTES
-                    if size > self._ceiling:
-                        self._note(fact, _RAW_BYTES)
+                    task = self._tasks[key]
+                    now = begin = end = time()
+                    phases: tuple[facts.Phase, ...] = ()
+                    cpu = None
+                    try:
+                        if startstops:
+                            item = startstops[0]
+                            if len(startstops) == 1 and item["action"] == "compute":
+                                begin, end = item["start"], item["stop"]
+                            else:
+                                began, ended, phases = execution(startstops)
+                                begin, end = began or now, ended or now
+                        if metadata:
+                            cpu = metadata.get(ANNOTATION)
+                            if cpu.__class__ is not float:
+                                cpu = None
+                            elif own := task.metadata:
+                                # Dask has copied it there, where it would stay with the task.
+                                own.pop(ANNOTATION, None)
+                                if not own:
+                                    task.metadata = None
+                    except BaseException as error:
+                        # One fact less exact is no reason to lose it.
+                        self.guard.failed("succeeded", error)
+                    fact = (
+                        _SUCCEEDED,
+                        now,
+                        key if key.__class__ is str else str(key),
+                        task.run_id,
+                        worker,
+                        begin,
+                        end,
+                        ready,
+                        phases,
+                        nbytes,
+                        typename,
+                        cpu,
+                    )
+                    size = self._bytes + _FACT_BYTES
+                    if size > BUFFER_LIMIT:
+                        self._note(fact, _FACT_BYTES)
                     else:
                         self._bytes = size
                         self._facts.append(fact)
@@ -394,7 +351,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 del known[key]
                 if ready == _ENDED and key.__class__ is str:
                     size = self._bytes + _KEY_BYTES
-                    if size > self._ceiling:
+                    if size > BUFFER_LIMIT:
                         self._note(key, _KEY_BYTES)
                     else:
                         self._bytes = size
@@ -409,6 +366,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 if start == "processing":
                     self._left_worker(key, stimulus_id)
             elif finish == "erred":
+                kwargs["worker"], kwargs["startstops"] = worker, startstops
                 self._erred(key, start, kwargs)
                 known[key] = _ENDED
             elif start == "waiting":  # queued, no-worker: runnable, but there is no place yet
@@ -422,7 +380,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         annotations = task.annotations
         run_spec = task.run_spec
         carrier = annotations.get(ANNOTATION) if annotations else None
-        if (run_spec is None or carrier is not self._carrier) and not self._is_ours(task):
+        if run_spec is not None and carrier == self._carrier:
+            carrier = self._carrier  # one object for all: each message brought its own
+        elif not self._is_ours(task):
             return False
         if task.dependencies:
             self._adopt(key, task, time(), known_before=False)
@@ -444,7 +404,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             False,
         )
         size = self._bytes + _SMALL_FACT_BYTES
-        if size > self._ceiling:
+        if size > BUFFER_LIMIT:
             self._note(fact, _SMALL_FACT_BYTES)
         else:
             self._bytes = size
@@ -458,7 +418,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if annotations and ANNOTATION in annotations:
             if not _annotated(task, self.run):
                 return self.scope == "cluster"
-            # The tasks of one graph share the object: they need no second look.
             self._carrier = annotations[ANNOTATION]
             return True
         return self._graph_is_ours
@@ -833,8 +792,6 @@ def _size(fact: Any) -> int:
     if fact.__class__ is str:
         return _KEY_BYTES
     kind = fact[0]
-    if kind == _RAW:
-        return _RAW_BYTES
     if kind == facts.USER_EVENT:
         return _USER_EVENT_BYTES
     if kind == facts.SUBMITTED:
@@ -863,12 +820,6 @@ def _function_name(function: Any) -> str | None:
     inner = getattr(function, "func", None)  # functools.partial
     name = getattr(inner, "__name__", None)
     return name if isinstance(name, str) else None
-
-
-def _cpu(report: Any, run_id: int) -> float | None:
-    if report.__class__ in (tuple, list) and len(report) == 2 and report[0] == run_id:
-        return report[1]
-    return None
 
 
 def _scheduler_exception(exception: Any) -> tuple[str, str]:
@@ -906,7 +857,7 @@ def _addresses(message: Mapping[str, Any]) -> list[str]:
 def _annotated(task: TaskState, run: str) -> bool:
     annotations = task.annotations
     carrier = annotations.get(ANNOTATION) if annotations else None
-    return isinstance(carrier, dict) and carrier.get("run") == run
+    return carried(carrier).get("run") == run
 
 
 def _registered_at(scheduler: Scheduler, address: str) -> float:

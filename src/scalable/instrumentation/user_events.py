@@ -12,7 +12,7 @@ from distributed import get_worker
 
 from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
 from scalable.guard import Guard
-from scalable.instrumentation.propagation import current_attempt
+from scalable.instrumentation.propagation import current_attempt, run_of
 
 #: Takes the events of code that runs in no task; see :func:`listen`.
 Listener = Callable[[UserEvent], None]
@@ -84,8 +84,7 @@ def _current_task() -> tuple[Any, str | None, str, int] | None:
         worker: Any = get_worker()
     except ValueError:
         return None
-    run = attempt.carrier.get("run") if attempt.carrier else None
-    return worker, run, attempt.key, attempt.run_id
+    return worker, run_of(attempt), attempt.key, attempt.run_id
 
 
 def _send(worker: Any, message: Mapping[str, Any]) -> None:

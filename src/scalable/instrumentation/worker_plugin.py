@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from distributed import Worker
     from distributed.worker_state_machine import StateMachineEvent, TaskState
 
-    from scalable.instrumentation.propagation import Carrier
 
 #: An attempt that still runs after this time is announced to the scheduler, in seconds.
 ANNOUNCE_AFTER: Final = 0.05
@@ -151,7 +150,7 @@ class Attempt:
     run_id: int
     # Of the class until they change: that costs nothing at the making.
     #: What the task came with.
-    carrier: Carrier | None = None
+    carrier: str | None = None
     #: Takes what its code records.
     outbox: Outbox | None = None
     #: When it began; 0 while it waits for its thread.
@@ -176,7 +175,7 @@ class Attempt:
     @property
     def run(self) -> str | None:
         """Id of the run that the task was annotated with."""
-        return self.carrier.get("run") if self.carrier else None
+        return propagation.run_of(self)
 
     def meter(self, label: Any, value: float, unit: str) -> None:
         """Take Dask's own measurement of the task's CPU time."""
@@ -360,6 +359,8 @@ class Watch:
         attempt.run_id = task.run_id
         attempt.outbox = self._outbox
         self._attempts[key] = attempt
+        if task.metadata:  # of an earlier attempt
+            task.metadata.pop(ANNOTATION, None)
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
@@ -417,7 +418,7 @@ class Watch:
                 self._board.end(attempt.slot)
             if attempt.cpu is not None:
                 # Travels with Dask's own message, which is made from this dictionary.
-                attempt.task.metadata[ANNOTATION] = (attempt.run_id, attempt.cpu)
+                attempt.task.metadata[ANNOTATION] = attempt.cpu
 
     def moved(self, key: Any, start: str, finish: str) -> None:
         """A task left a state in which its code ran, or may still run.

@@ -240,7 +240,7 @@ class Ledger:
         self._unannounced: set[str] = set()
         self._parents: dict[str, SpanContext | None] = {}
         #: What the last task came with, and what that says.
-        self._carrier: dict[str, Any] | None = None
+        self._carrier: str | None = None
         self._carried: tuple[SpanContext | None, dict[str, Any] | None] = (None, None)
         self._short: dict[str, int] = {}
         self._errors: dict[str, tuple[str, str]] = {}
@@ -1201,19 +1201,16 @@ class Ledger:
 
     # -- helpers ----------------------------------------------------------------------------------
 
-    def _read(
-        self, carrier: dict[str, Any] | None
-    ) -> tuple[SpanContext | None, dict[str, Any] | None]:
+    def _read(self, carrier: str | None) -> tuple[SpanContext | None, dict[str, Any] | None]:
         """What a task came with: the span to hang under, what it asks for."""
-        if not carrier:
-            return None, None
-        asked = carrier.get(facts.PLACEMENT)
+        fields = facts.carried(carrier)
+        asked = fields.get(facts.PLACEMENT)
         return (
-            self._parent(carrier) if carrier.get("run") == self._run else None,
+            self._parent(fields) if fields.get("run") == self._run else None,
             self._placement(asked) if asked is not None else None,
         )
 
-    def _parent(self, carrier: dict[str, Any]) -> SpanContext | None:
+    def _parent(self, carrier: Mapping[str, Any]) -> SpanContext | None:
         # Without baggage and trace state the one text tells carriers apart.
         text: Any = carrier.get("traceparent") if len(carrier) == 2 else repr(carrier)
         parent = self._parents.get(text)

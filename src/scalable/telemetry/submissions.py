@@ -15,6 +15,7 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from scalable.facts import carrier_of
 from scalable.telemetry.spans import new_span_id, new_trace_id, span_context
 
 #: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
@@ -78,10 +79,9 @@ class Submission:
         self.context = context
         self.baggage = baggage.get_all(context)
         #: Written by whichever propagator is configured; baggage travels with the context.
-        self.carrier: dict[str, Any] = {"run": run}
-        propagate.inject(
-            self.carrier, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
-        )
+        fields = {"run": run}
+        propagate.inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
+        self.carrier = carrier_of(fields)
 
     def takes(self, context: Context, now: float) -> bool:
         """Whether a graph that is sent now, in this context, is part of it."""
@@ -164,7 +164,7 @@ class Submissions(SentGraphs):
         self._sampled = sampled or _all_sampled
         self._open: Submission | None = None
 
-    def carrier(self) -> dict[str, Any]:
+    def carrier(self) -> str:
         """The annotation for a graph that is sent now."""
         context = get_current()
         now = time()
