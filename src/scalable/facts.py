@@ -15,7 +15,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 #: Name of the annotation that carries a run's id and the OTel context to every task: the *carrier*,
 #: made by :func:`carrier_of` and read by :func:`carried`.
@@ -446,10 +446,10 @@ def carried(carrier: Any) -> Mapping[str, Any]:
 @lru_cache(maxsize=1024)
 def _carried(carrier: str) -> Mapping[str, Any]:
     try:
-        fields = json.loads(carrier)
+        fields: Any = json.loads(carrier)
     except (ValueError, RecursionError):
         return _NOTHING
-    return cast("dict[str, Any]", fields) if isinstance(fields, dict) else _NOTHING
+    return fields if fields.__class__ is dict else _NOTHING
 
 
 def signal_name(status: int) -> str | None:

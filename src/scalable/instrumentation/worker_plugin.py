@@ -172,11 +172,6 @@ class Attempt:
         """The task."""
         return str(self.task.key)
 
-    @property
-    def run(self) -> str | None:
-        """Id of the run that the task was annotated with."""
-        return propagation.run_of(self)
-
     def meter(self, label: Any, value: float, unit: str) -> None:
         """Take Dask's own measurement of the task's CPU time."""
         if label == "thread-cpu":
@@ -520,7 +515,7 @@ class Watch:
         if self._board is not None and attempt.elsewhere and attempt.task.key in self._attempts:
             attempt.slot = self._board.begin(attempt.run_id, attempt.start)
         self._report(
-            attempt.run,
+            propagation.run_of(attempt),
             facts.Started(
                 facts.STARTED, attempt.start, attempt.key, attempt.run_id, self._worker.address
             ),
@@ -539,7 +534,7 @@ class Watch:
     def _report_error(self, attempt: Attempt) -> None:
         error_type, message, text, bases, errno = _describe(attempt.task)
         self._report(
-            attempt.run,
+            propagation.run_of(attempt),
             facts.AttemptError(
                 facts.ATTEMPT_ERROR,
                 time() + self._worker.scheduler_delay,

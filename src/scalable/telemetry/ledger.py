@@ -238,7 +238,8 @@ class Ledger:
         self._names: dict[str, str] = {}
         self._limbo: dict[str, _Limbo] = {}
         self._unannounced: set[str] = set()
-        self._parents: dict[str, SpanContext | None] = {}
+        #: By carrier.
+        self._parents: dict[str | None, SpanContext | None] = {}
         #: What the last task came with, and what that says.
         self._carrier: str | None = None
         self._carried: tuple[SpanContext | None, dict[str, Any] | None] = (None, None)
@@ -1206,18 +1207,16 @@ class Ledger:
         fields = facts.carried(carrier)
         asked = fields.get(facts.PLACEMENT)
         return (
-            self._parent(fields) if fields.get("run") == self._run else None,
+            self._parent(carrier, fields) if fields.get("run") == self._run else None,
             self._placement(asked) if asked is not None else None,
         )
 
-    def _parent(self, carrier: Mapping[str, Any]) -> SpanContext | None:
-        # Without baggage and trace state the one text tells carriers apart.
-        text: Any = carrier.get("traceparent") if len(carrier) == 2 else repr(carrier)
-        parent = self._parents.get(text)
-        if parent is None and text not in self._parents:
+    def _parent(self, carrier: str | None, fields: Mapping[str, Any]) -> SpanContext | None:
+        parent = self._parents.get(carrier)
+        if parent is None and carrier not in self._parents:
             if len(self._parents) >= _MAX_PARENTS:
                 del self._parents[next(iter(self._parents))]
-            parent = self._parents[text] = parent_of(carrier)
+            parent = self._parents[carrier] = parent_of(fields)
             if self._follow and parent is not None:
                 self._new_parents.append(parent)
         return parent
