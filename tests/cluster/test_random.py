@@ -105,8 +105,8 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
         last = recorded[key][-1]
         if key in dropped or status not in wanted:
             continue  # a future whose result is lost is being computed again when the run ends
-        if dropped and status == "cancelled" and last["state"] == "failed":
-            continue  # it had failed when what it depends on was cancelled, and it with that
+        if dropped and status == "cancelled" and last["state"] in ("succeeded", "failed"):
+            continue  # it had ended when what it depends on was cancelled, and it with that
         if last.get("recomputed") or last.get("reopens"):
             assert last["state"] in (wanted[status], "cancelled"), (key, status, recorded[key])
         else:
