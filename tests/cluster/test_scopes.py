@@ -68,6 +68,26 @@ def test_a_task_that_both_clients_wait_for_is_in_both_runs(make_cluster, notes_d
         assert oracle.states(run.run_dir, "shared") == ["submitted", "running", "succeeded"]
 
 
+def test_a_task_that_another_client_had_queued_is_in_the_run_all_the_same(make_cluster, notes_dir):
+    cluster, other = make_cluster(n_workers=1)
+
+    def chain(client):
+        first = client.submit(tasks.hold, str(notes_dir), "gate", key="first")
+        return client.submit(abs, first, key="second")
+
+    with Client(cluster) as mine, scalable.instrument(mine) as run:
+        theirs = chain(other)
+        tasks.wait_for_notes(notes_dir, 1)
+        tasks.wait_until(lambda: cluster.scheduler.tasks["second"].state == "waiting")
+        ours = chain(mine)
+        tasks.wait_until(lambda: len(cluster.scheduler.tasks["second"].who_wants) == 2)
+        (notes_dir / "gate").touch()
+        assert ours.result() == theirs.result() == 0
+    oracle.check_contract(run.run_dir)
+    for key in ("first", "second"):
+        assert oracle.states(run.run_dir, key) == ["submitted", "running", "succeeded"]
+
+
 def test_scope_cluster_records_all(make_cluster, notes_dir):
     cluster, mine = make_cluster()
     with Client(cluster) as other, scalable.instrument(mine, scope="cluster") as run:

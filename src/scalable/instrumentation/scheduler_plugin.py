@@ -263,10 +263,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 return
             known, states = self._known, scheduler.tasks
             # Tasks that another client has submitted already are this client's from now on.
-            shared = [key for key in tasks if states[key].run_id is not None]
+            shared = [key for key in tasks if states[key].state != "released"]
             for key in shared:
                 task = states[key]
-                if key not in known and task.state not in ("memory", "erred", "released"):
+                if key not in known and task.state not in ("memory", "erred"):
                     self._adopt(key, task, time(), known_before=True)
         except BaseException as error:
             self.guard.failed("update_graph", error)
