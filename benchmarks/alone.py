@@ -26,13 +26,13 @@ import dask
 from distributed import Client, Scheduler, Worker, wait
 from distributed.comm import connect
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.protocol import deserialize_bytes, serialize_bytes
+from distributed.protocol import deserialize_bytes, dumps, serialize_bytes
 from distributed.utils import silence_logging_cmgr
 from distributed.versions import get_versions
 
 from benchmarks.clusters import noop
 from benchmarks.table import Row, mean_and_error
-from scalable.facts import ANNOTATION, carrier_of
+from scalable.facts import ANNOTATION, THREAD_CPU, carrier_of
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
 
 _RUN = "run-20260101T000000Z-bench-00000000"
@@ -174,7 +174,7 @@ async def _ours(scheduler: Scheduler, client: Client) -> AsyncIterator[Traits]:
         nonlocal after
         answer = plugin.pull(after)
         after = answer["next"]
-        serialize_bytes(answer)
+        dumps(answer)
         return answer["more"]
 
     async def pull() -> None:
@@ -263,8 +263,11 @@ class Answering:
             "nbytes": 28,
             "type": _INT,
             "typename": "int",
-            "metadata": {ANNOTATION: 1e-5} if self.reports else {},
+            "metadata": {},
             "thread": 1,
-            "startstops": ({"action": "compute", "start": now, "stop": now + 1e-5},),
+            "startstops": (
+                {"action": "compute", "start": now, "stop": now + 1e-5}
+                | ({THREAD_CPU: 1e-5} if self.reports else {}),
+            ),
             "stimulus_id": f"task-finished-{now}",
         }

@@ -28,6 +28,9 @@ LEAVE_OP: Final = "scalable_leave"
 WORKER_PLUGIN_NAME: Final = "scalable"
 #: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.
 SENT_METRIC: Final = "scalable-sent"
+#: Entry of what Dask reports of an execution, beside its start and stop: CPU seconds of the task's
+#: thread, as Dask's own meter of this name has measured them.
+THREAD_CPU: Final = "thread-cpu"
 #: Stream message by which the scheduler tells a worker what its runs want.
 CONFIG_OP: Final = "scalable-config"
 #: RPC of a worker by which it hands over at once what its code has recorded.

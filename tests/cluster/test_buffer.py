@@ -157,7 +157,7 @@ def test_a_success_that_makes_no_sense_is_a_success_all_the_same(monkeypatch, st
     monkeypatch.setenv("SCALABLE_STRICT", "0")
 
     def check(plugin, scheduler):
-        scheduler.tasks["a"] = SimpleNamespace(run_id=3, metadata=None)
+        scheduler.tasks["a"] = SimpleNamespace(run_id=3)
         plugin._known["a"] = 1.0
         plugin.transition(
             "a", "processing", "memory", stimulus_id="", worker="tcp://x", startstops=startstops

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 
-from distributed import Client, LocalCluster
+import dask
+from distributed import Client, LocalCluster, wait
 
 import scalable
 from cluster import oracle, tasks
@@ -153,6 +154,25 @@ def test_memory_and_cpu_of_an_attempt(make_cluster, notes_dir):
     assert usage["entity_id"] == future.key
     assert 0 < usage["observed_cpu"] < 1.5
     assert oracle.lives(run.run_dir)[future.key][-1]["cpu_s"] > 0
+
+
+def test_cpu_of_an_attempt_whose_result_went_to_disk_at_once(make_cluster, notes_dir):
+    """What Dask reports of the execution does not end with the execution itself then."""
+    with dask.config.set({"distributed.worker.memory.target": 1e-9}):
+        _, client = make_cluster(n_workers=1)
+        with scalable.instrument(client) as run:
+            future = client.submit(_busy, 1_000_000)
+            wait(future)
+            metadata = client.run_on_scheduler(
+                lambda dask_scheduler: dask_scheduler.tasks[future.key].metadata
+            )
+    (*_, end) = oracle.lives(run.run_dir)[future.key]
+    assert end["cpu_s"] > 0
+    assert not metadata
+
+
+def _busy(number):
+    return b"x" * sum(1 for _ in range(number))
 
 
 def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):

@@ -8,7 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from scalable import facts
-from scalable.facts import CONFIG_OP, DRAIN_OP, FLUSH_OP, LEAVE_OP, NANNY_OP, PULL_OP, STREAM_OP
+from scalable.facts import (
+    CONFIG_OP,
+    DRAIN_OP,
+    FLUSH_OP,
+    LEAVE_OP,
+    NANNY_OP,
+    PULL_OP,
+    STREAM_OP,
+    THREAD_CPU,
+)
 from scalable.guard import Guard
 from scalable.instrumentation.outbox import Outbox, process
 from scalable.instrumentation.python_logs import Listener
@@ -251,7 +260,7 @@ class Hub:
 
     def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
         """An attempt ended that is no attempt any more: all it can tell is that it had begun."""
-        start, _, _ = execution(message.get("startstops"))
+        start, *_ = execution(message.get("startstops"))
         if start is None:
             return
         fact = facts.Started(facts.STARTED, start, str(key), message["run_id"], message["worker"])
@@ -261,15 +270,13 @@ class Hub:
 
 def execution(
     startstops: Collection[Mapping[str, Any]] | None,
-) -> tuple[float | None, float | None, tuple[facts.Phase, ...]]:
-    """Start and stop of the task's own code, and what Dask did around it, of one attempt."""
-    if not startstops:
-        return None, None, ()
-    start = stop = None
+) -> tuple[float | None, float | None, tuple[facts.Phase, ...], Any]:
+    """Start and stop of the task's own code, what Dask did around it, CPU time of its thread."""
+    start = stop = cpu = None
     phases: list[facts.Phase] = []
-    for item in startstops:
+    for item in startstops or ():
         if item["action"] == "compute":
-            start, stop = item["start"], item["stop"]
+            start, stop, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
         else:
             phases.append((item["action"], item["start"], item["stop"]))
-    return start, stop, tuple(phases)
+    return start, stop, tuple(phases), cpu

@@ -19,6 +19,7 @@ from scalable.facts import (
     ANNOTATION,
     NANNY_PLUGIN_NAME,
     SENT_METRIC,
+    THREAD_CPU,
     WORKER_PLUGIN_NAME,
     Fact,
     carried,
@@ -279,17 +280,21 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         stimulus_id: str = "",
         worker: str = "",
         startstops: Sequence[Mapping[str, Any]] | None = None,
-        metadata: Mapping[str, Any] | None = None,
         nbytes: int = -1,
         typename: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        type: bytes = b"",
+        thread: int = 0,
         **kwargs: Any,
     ) -> None:
         """A task changed its state. The hottest hook: six calls a task."""
-        # What every task does stands here without a call (see `_note` for what is done twice), and
-        # what a finished one brings is named one by one: half of what it would take otherwise. The
-        # facts are flat, of texts and numbers: the garbage collector dismisses them at first sight,
-        # where it would visit anything else several times.
+        # What every task does stands here without a call (see `_note` for what is done twice). All
+        # of Dask's keywords are named, wanted or not: Python compares one that is not with each of
+        # those that are, letter by letter. The facts are flat, of texts and numbers: the garbage
+        # collector dismisses them at first sight, where it would visit anything else several times.
         try:
+            if start == "queued" and finish == "processing":
+                return  # it has been runnable since it was queued
             known = self._known
             ready = known.get(key)
             if ready is None:
@@ -300,7 +305,6 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             if finish == "memory":
                 if start == "processing":
                     known[key] = _ENDED
-                    task = self._tasks[key]
                     now = begin = end = time()
                     phases: tuple[facts.Phase, ...] = ()
                     cpu = None
@@ -309,18 +313,12 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                             item = startstops[0]
                             if len(startstops) == 1 and item["action"] == "compute":
                                 begin, end = item["start"], item["stop"]
+                                cpu = item.get(THREAD_CPU)
                             else:
-                                began, ended, phases = execution(startstops)
+                                began, ended, phases, cpu = execution(startstops)
                                 begin, end = began or now, ended or now
-                        if metadata:
-                            cpu = metadata.get(ANNOTATION)
                             if cpu.__class__ is not float:
                                 cpu = None
-                            elif own := task.metadata:
-                                # Dask has copied it there, where it would stay with the task.
-                                own.pop(ANNOTATION, None)
-                                if not own:
-                                    task.metadata = None
                     except BaseException as error:
                         # One fact less exact is no reason to lose it.
                         self.guard.failed("succeeded", error)
@@ -328,7 +326,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                         _SUCCEEDED,
                         now,
                         key if key.__class__ is str else str(key),
-                        task.run_id,
+                        self._tasks[key].run_id,
                         worker,
                         begin,
                         end,
@@ -494,7 +492,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         text = str(key)
         worker = details.get("worker") or ""
         run_id: int | None = details.get("run_id", task.run_id)
-        start, stop, phases = execution(details.get("startstops"))
+        start, stop, phases, _ = execution(details.get("startstops"))
         announced = None if run_id is None else self._errors.pop((text, run_id), None)
         cpu = errno = None
         bases: tuple[str, ...] = ()

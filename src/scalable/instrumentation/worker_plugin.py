@@ -16,7 +16,14 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import loads
 
 from scalable import facts
-from scalable.facts import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP, WORKER_PLUGIN_NAME
+from scalable.facts import (
+    ANNOTATION,
+    CONFIG_OP,
+    FLUSH_OP,
+    STREAM_OP,
+    THREAD_CPU,
+    WORKER_PLUGIN_NAME,
+)
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
@@ -174,7 +181,7 @@ class Attempt:
 
     def meter(self, label: Any, value: float, unit: str) -> None:
         """Take Dask's own measurement of the task's CPU time."""
-        if label == "thread-cpu":
+        if label == THREAD_CPU:
             self.cpu = value
 
 
@@ -354,8 +361,6 @@ class Watch:
         attempt.run_id = task.run_id
         attempt.outbox = self._outbox
         self._attempts[key] = attempt
-        if task.metadata:  # of an earlier attempt
-            task.metadata.pop(ANNOTATION, None)
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
@@ -408,12 +413,8 @@ class Watch:
 
     def _ended(self) -> None:
         attempt = propagation.current_attempt.get()
-        if isinstance(attempt, Attempt) and not attempt.elsewhere:
-            if self._board is not None:
-                self._board.end(attempt.slot)
-            if attempt.cpu is not None:
-                # Travels with Dask's own message, which is made from this dictionary.
-                attempt.task.metadata[ANNOTATION] = attempt.cpu
+        if isinstance(attempt, Attempt) and not attempt.elsewhere and self._board is not None:
+            self._board.end(attempt.slot)
 
     def moved(self, key: Any, start: str, finish: str) -> None:
         """A task left a state in which its code ran, or may still run.
@@ -428,10 +429,16 @@ class Watch:
             # Before Dask's own message: what a run's last task recorded must not come too late.
             if self._outbox.waiting or (self._relay is not None and self._relay.measured):
                 self._hand_over()
+            if attempt.cpu is not None and finish == "memory" and start in _WANTED:
+                # Nearly always. Travels with Dask's own message, which refers to this list.
+                reports: list[Any] = attempt.task.startstops
+                for report in reversed(reports):
+                    if report["action"] == "compute":
+                        report[THREAD_CPU] = attempt.cpu
+                        break
+                return
             if attempt.elsewhere and self._board is not None:
                 self._board.end(attempt.slot)
-            if finish == "memory" and start == "executing":  # nearly always
-                return
             if finish == "error" and start in _WANTED:
                 self._report_error(attempt)
             elif finish == "rescheduled" or start not in _WANTED:
