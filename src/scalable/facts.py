@@ -29,7 +29,7 @@ WORKER_PLUGIN_NAME: Final = "scalable"
 #: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.
 SENT_METRIC: Final = "scalable-sent"
 #: Entry of what Dask reports of an execution, beside its start and stop: CPU seconds of the task's
-#: thread, as Dask's own meter of this name has measured them.
+#: thread; the name is that of Dask's own metric.
 THREAD_CPU: Final = "thread-cpu"
 #: Stream message by which the scheduler tells a worker what its runs want.
 CONFIG_OP: Final = "scalable-config"

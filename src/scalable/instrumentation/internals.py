@@ -22,18 +22,12 @@ import psutil
 from dask.utils import parse_timedelta
 from distributed import Client, Nanny, Scheduler, Status, Worker
 from distributed.client import _get_global_client
-from distributed.metrics import context_meter
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry._logs import _internal as otel_logs
 from opentelemetry.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.metrics import _internal as otel_metrics
-
-#: Dask's meter offers this as a context manager only; setting it directly costs a fifth.
-METER_CALLBACKS: Final = cast(
-    "ContextVar[dict[Any, Callable[[Any, float, str], None]]]", context_meter._callbacks
-)
 
 
 def attach_context() -> Callable[[Context], Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from distributed import Status
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.metrics import thread_time
 from distributed.protocol.pickle import loads
 
 from scalable import facts
@@ -171,18 +172,15 @@ class Attempt:
     dropped = False
     #: Place on the board.
     slot = 0
-    #: CPU time of the task's thread, in seconds; None until measured (or not measurable).
+    #: CPU time of its thread as it began, and what the task took of it, in seconds; None until it
+    #: has ended, and where no thread of its own runs it.
+    cpu_began = 0.0
     cpu: float | None = None
 
     @property
     def key(self) -> str:
         """The task."""
         return str(self.task.key)
-
-    def meter(self, label: Any, value: float, unit: str) -> None:
-        """Take Dask's own measurement of the task's CPU time."""
-        if label == THREAD_CPU:
-            self.cpu = value
 
 
 _set_item: Final = dict[int, Any].__setitem__
@@ -404,8 +402,7 @@ class Watch:
             if self._board is not None:
                 attempt.slot = self._board.begin(attempt.run_id, start)
             propagation.enter(attempt)
-            callbacks = internals.METER_CALLBACKS
-            callbacks.set({**callbacks.get(), ANNOTATION: attempt.meter})
+            attempt.cpu_began = thread_time()
             # From here on the loop may announce it.
             attempt.began = True
             if attempt.dropped:
@@ -413,8 +410,10 @@ class Watch:
 
     def _ended(self) -> None:
         attempt = propagation.current_attempt.get()
-        if isinstance(attempt, Attempt) and not attempt.elsewhere and self._board is not None:
-            self._board.end(attempt.slot)
+        if isinstance(attempt, Attempt) and not attempt.elsewhere:
+            attempt.cpu = thread_time() - attempt.cpu_began
+            if self._board is not None:
+                self._board.end(attempt.slot)
 
     def moved(self, key: Any, start: str, finish: str) -> None:
         """A task left a state in which its code ran, or may still run.
