@@ -56,6 +56,8 @@ _USER_EVENT_BYTES: Final = 1_500
 _FORGOTTEN: Final = facts.FORGOTTEN
 _SUBMITTED: Final = facts.SUBMITTED
 _SUCCEEDED: Final = facts.SUCCEEDED
+#: States of a task of which the scheduler expects nothing.
+_AT_REST: Final = frozenset({"released", "memory", "erred", "forgotten"})
 #: In the place of the time at which a task became runnable: that it has succeeded, or failed.
 _ENDED: Final = -1.0
 
@@ -127,6 +129,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._gone: tuple[str, Container[Any] | None] | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._graph_is_ours = False
+        #: Whether the scheduler may know tasks that are not this run's: most never have any, and
+        #: need not look at each task of a graph.
+        self._others = bool(scheduler.tasks)
         #: Annotation of the last task that was found to be this run's: those of one submission have
         #: equal ones.
         self._carrier: Any = object()
@@ -261,14 +266,13 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         try:
             self._graph_is_ours = ours = self.scope == "cluster" or client == self.client
             if not ours:
-                return
-            known, states = self._known, scheduler.tasks
-            # Tasks that another client has submitted already are this client's from now on.
-            shared = [key for key in tasks if states[key].state != "released"]
-            for key in shared:
-                task = states[key]
-                if key not in known and task.state not in ("memory", "erred"):
-                    self._adopt(key, task, time(), known_before=True)
+                self._others = True
+            elif self._others:
+                # Tasks that another client has submitted already are this client's from now on.
+                for key in tasks:
+                    task = scheduler.tasks[key]
+                    if task.state not in _AT_REST and key not in self._known:
+                        self._adopt(key, task, time(), known_before=True)
         except BaseException as error:
             self.guard.failed("update_graph", error)
 
@@ -570,7 +574,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     ours = self.scope == "cluster" or _annotated(task, self.run)
                 else:
                     return
-                under_way = task.state not in ("memory", "erred", "released", "forgotten")
+                under_way = task.state not in _AT_REST
                 if ours and under_way and task.run_spec is not None and task.key not in self._known:
                     self._adopt(task.key, task, now, known_before=True)
             if not self._detached:
