@@ -2,7 +2,8 @@
 
 A fact says what was seen, when, and for which task attempt or worker. Facts are tuples, so that a
 hook pays for one small allocation and Dask's own message packing carries them; the first element is
-the kind. All times are seconds since the epoch on the scheduler's clock; keys are strings.
+the kind. All times are seconds since the epoch on the scheduler's clock; a key is what
+:func:`task_id` makes of Dask's.
 
 The most frequent fact of all says the least: that a task which had succeeded or failed was
 forgotten. It is that task's key, a bare string.
@@ -11,10 +12,12 @@ forgotten. It is that task's key, a bare string.
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, Final, NamedTuple, TypeAlias
 
 #: Name of the annotation that carries a run's id and the OTel context to every task: the *carrier*,
@@ -463,6 +466,48 @@ def signal_name(status: int) -> str | None:
         return signal.Signals(-status).name
     except ValueError:
         return f"signal {-status}"
+
+
+def task_id(key: Any) -> str:
+    """Name of a task in the record: different for different keys, and the same in every run.
+
+    A key as Python prints it, a string without its quotes. With them where the bare text could be
+    a number's or a tuple's, where it begins with a quote itself, or where it cannot be encoded.
+
+    Examples
+    --------
+    >>> task_id("inc-1"), task_id(("x", 1)), task_id(1), task_id("1")
+    ('inc-1', "('x', 1)", '1', "'1'")
+    """
+    if key.__class__ is str:
+        # Whatever would need quotes begins with a character before the colon, or is not ASCII.
+        if key >= ":" and key.isascii():
+            return key
+        return repr(key) if _needs_quotes(key) else key
+    if key.__class__ is float and not isfinite(key):
+        return f"({key})"  # in brackets: "inf" and "nan" are words that a string may be
+    return str(key)
+
+
+def _needs_quotes(key: str) -> bool:
+    if key.startswith(("'", '"')) or (key.startswith("(") and key.endswith(")")):
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return True
+    if not key.startswith(_NUMBER_BEGINS):
+        return False
+    if _INTEGER.fullmatch(key):
+        return True
+    try:
+        return repr(float(key)) == key
+    except ValueError:
+        return False
+
+
+_NUMBER_BEGINS: Final = ("-", *"0123456789")
+_INTEGER: Final = re.compile("-?[1-9][0-9]*|0")
 
 
 def attempt_span_id(run: str, key: str, run_id: int) -> int:

@@ -72,6 +72,29 @@ def test_exception_is_recorded_whole(make_cluster, notes_dir, function, error, m
         assert "KeyError: 'missing'" in details["traceback"]
 
 
+def test_each_odd_key_is_a_task_of_its_own(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    plain = [("x", 1), 2, 2.5, ("文件", (3, "é")), "2000-01-01", "nul-\x00", " ", "k" * 20_000]
+    marked = {"('x', 1)": "\"('x', 1)\"", "2": "'2'", "2.5": "'2.5'"}
+    keys = [*plain, *marked]
+    with scalable.instrument(client) as run:
+        first = [client.submit(int, number, key=key) for number, key in enumerate(keys)]
+        after = client.submit(sum, first, key="after")
+        failing = client.submit(int, "no number", key=("bad", 1))
+        twin = client.submit(int, "no number", key="('bad', 1)", retries=1)
+        wait([after, failing, twin])
+        assert after.result() == sum(range(len(keys)))
+    oracle.check_contract(run.run_dir)
+    lives = oracle.lives(run.run_dir)
+    ids = [*map(str, plain), *marked.values()]
+    assert set(lives) == {*ids, "after", "('bad', 1)", "\"('bad', 1)\""}
+    for task_id in ids:
+        assert oracle.states(run.run_dir, task_id) == ["submitted", "running", "succeeded"]
+    assert set(lives["after"][0]["dependencies"]) == set(ids)
+    failed = [record["task_id"] for record in oracle.read(run.run_dir, "failures.jsonl")]
+    assert sorted(failed) == ["\"('bad', 1)\"", "\"('bad', 1)\"", "('bad', 1)"]
+
+
 def test_each_retry_is_an_attempt_with_its_own_failure(make_cluster, notes_dir, transitions):
     cluster, client = make_cluster()
     log = transitions(cluster)

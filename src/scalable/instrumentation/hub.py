@@ -263,7 +263,9 @@ class Hub:
         start, *_ = execution(message.get("startstops"))
         if start is None:
             return
-        fact = facts.Started(facts.STARTED, start, str(key), message["run_id"], message["worker"])
+        fact = facts.Started(
+            facts.STARTED, start, facts.task_id(key), message["run_id"], message["worker"]
+        )
         for plugin in list(self.plugins.values()):
             plugin.hear(fact)
 

@@ -23,6 +23,7 @@ from scalable.facts import (
     WORKER_PLUGIN_NAME,
     Fact,
     carried,
+    task_id,
 )
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals
@@ -329,7 +330,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     fact = (
                         _SUCCEEDED,
                         now,
-                        key if key.__class__ is str else str(key),
+                        (
+                            key
+                            if key.__class__ is str and key >= ":" and key.isascii()
+                            else task_id(key)
+                        ),
                         self._tasks[key].run_id,
                         worker,
                         begin,
@@ -351,7 +356,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     known[key] = time()
             elif finish == "forgotten":
                 del known[key]
-                if ready == _ENDED and key.__class__ is str:
+                if ready == _ENDED and key.__class__ is str and key >= ":" and key.isascii():
                     size = self._bytes + _KEY_BYTES
                     if size > BUFFER_LIMIT:
                         self._note(key, _KEY_BYTES)
@@ -359,11 +364,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                         self._bytes = size
                         self._facts.append(key)
                 else:
-                    self._note((_FORGOTTEN, time(), str(key)), _SMALL_FACT_BYTES)
+                    self._note((_FORGOTTEN, time(), task_id(key)), _SMALL_FACT_BYTES)
             elif finish == "waiting":
                 if start != "waiting":  # else it turned out that it must queue
                     known[key] = 0.0
-                    self._note((facts.WAITING, time(), str(key)), _SMALL_FACT_BYTES)
+                    self._note((facts.WAITING, time(), task_id(key)), _SMALL_FACT_BYTES)
             elif finish == "released":
                 if start == "processing":
                     self._left_worker(key, stimulus_id)
@@ -397,7 +402,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         fact = (
             _SUBMITTED,
             time(),
-            key if key.__class__ is str else str(key),
+            (key if key.__class__ is str and key >= ":" and key.isascii() else task_id(key)),
             task.prefix.name,
             self._function[1],
             (),
@@ -431,7 +436,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         size = _SMALL_FACT_BYTES
         if dependencies:
             names = tuple(
-                str(dependency.key) for dependency, _ in zip(dependencies, _UP_TO_MAX, strict=False)
+                task_id(dependency.key)
+                for dependency, _ in zip(dependencies, _UP_TO_MAX, strict=False)
             )
             size += 56 * len(names)
         annotations = task.annotations
@@ -444,7 +450,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             (
                 _SUBMITTED,
                 now,
-                str(key),
+                task_id(key),
                 task.prefix.name,
                 self._function[1],
                 names,
@@ -472,7 +478,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if not worker:
             self._hub.expect_late()
         self._note(
-            facts.Unassigned(facts.UNASSIGNED, time(), str(key), run_id, worker, reason),
+            facts.Unassigned(facts.UNASSIGNED, time(), task_id(key), run_id, worker, reason),
             _SMALL_FACT_BYTES + 80,
         )
 
@@ -483,7 +489,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             cause = blame.key if blame is not None else key
         if cause != key:
             self._note(
-                facts.Blamed(facts.BLAMED, time(), str(key), str(cause)), _SMALL_FACT_BYTES + 80
+                facts.Blamed(facts.BLAMED, time(), task_id(key), task_id(cause)),
+                _SMALL_FACT_BYTES + 80,
             )
         elif start == "processing" or kwargs.get("exception") is not None:
             self._failed(key, kwargs, will_retry=False)
@@ -493,7 +500,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
 
     def _failed(self, key: Any, details: Mapping[str, Any], *, will_retry: bool) -> None:
         task = self._scheduler.tasks[key]
-        text = str(key)
+        text = task_id(key)
         worker = details.get("worker") or ""
         run_id: int | None = details.get("run_id", task.run_id)
         start, stop, phases, _ = execution(details.get("startstops"))
@@ -703,7 +710,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 expected,
                 reason,
                 worker.nthreads,
-                tuple((str(task.key), task.run_id) for task in ordered if task.run_id is not None),
+                tuple(
+                    (task_id(task.key), task.run_id) for task in ordered if task.run_id is not None
+                ),
                 board,
                 recomputed,
                 _memory(worker),

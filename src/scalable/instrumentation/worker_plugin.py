@@ -180,7 +180,7 @@ class Attempt:
     @property
     def key(self) -> str:
         """The task."""
-        return str(self.task.key)
+        return facts.task_id(self.task.key)
 
 
 _set_item: Final = dict[int, Any].__setitem__
