@@ -393,3 +393,52 @@ def test_the_bar_starts_moves_and_goes(capfd: pytest.CaptureFixture[str]) -> Non
     bar._start(1, 10)
     bar.advance(10, 10)
     bar.stop()
+
+
+# What reaches the terminal
+
+HOSTILE = "a\x1b]0;OWNED\x07b\x1b[2Jc\u202ed\x00e\r\x9b31mf\u200bg"
+
+
+def test_what_is_printed_has_nothing_that_a_terminal_acts_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common.echo(HOSTILE)
+    common.echo(f"\x1b[31mred\x1b[0m\t{HOSTILE}\nnext", styled=True)
+    printed = capsys.readouterr().out
+    assert printed == "abcdefg\nred\tabcdefg\nnext\n"
+    assert common.safe(f"\x1b[1;31mred\x1b[0m {HOSTILE}", styled=True) == (
+        "\x1b[1;31mred\x1b[0m abcdefg"
+    )
+
+
+def test_an_unterminated_escape_ends_with_its_line() -> None:
+    assert common.safe("one\x1b]0;title\ntwo") == "one\ntwo"
+
+
+def test_an_error_of_a_command_is_as_safe_as_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scalable.yaml").write_text('version: 1\n"k\\e[2J\\u202Ex": 1\n')
+    for command in ("validate", "plan", "run"):
+        result = scalable(command)
+        assert result.exit_code == 1
+        assert not set(result.output) & {"\x1b", "\u202e"}, command
+
+
+def test_an_internal_error_of_a_command_is_one_sentence(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("\x1b[2Jgone")
+
+    monkeypatch.setattr("scalable.analysis.load_overviews", broken)
+    arguments = ("runs", "--runs-dir", str(runs_dir))
+    monkeypatch.setenv("SCALABLE_STRICT", "1")
+    assert isinstance(scalable(*arguments).exception, KeyError)
+    monkeypatch.delenv("SCALABLE_STRICT")
+    result = scalable(*arguments)
+    assert result.exit_code == 1
+    assert "internal error: KeyError" in result.output
+    assert "\x1b" not in result.output

@@ -413,3 +413,23 @@ def test_report_works_where_dask_and_opentelemetry_are_not_installed(tmp_path: P
     )
     assert report.returncode == 0, report.stderr
     assert "run-20260101T000000Z-walls-00000000" in report.stdout
+
+
+def test_the_commands_print_through_one_function_alone() -> None:
+    """Names and messages come from runs and manifests that may be somebody else's."""
+    printing = {"echo", "secho", "echo_via_pager", "confirm", "prompt", "style"}
+    found: list[str] = []
+    for path in sorted((ROOT / "src/scalable/cli").glob("*.py")):
+        if path.name == "_common.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="print")):
+                    found.append(f"{path.name}:{node.lineno}")
+                case ast.Attribute(value=ast.Name(id="click"), attr=name) if name in printing:
+                    found.append(f"{path.name}:{node.lineno}")
+                case ast.Attribute(value=ast.Name(id="traceback"), attr=name) if "print" in name:
+                    found.append(f"{path.name}:{node.lineno}")
+                case _:
+                    pass
+    assert not found, f"print with scalable.cli._common.echo: {found}"

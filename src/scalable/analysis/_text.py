@@ -32,6 +32,31 @@ def printable_lines(text: str) -> list[str]:
     return [_UNSAFE.sub("", line).rstrip() for line in lines]
 
 
+def terminal_text(text: str, *, styled: bool = False) -> str:
+    """Return a text of many lines without what a terminal acts on, newlines and tabs apart.
+
+    Parameters
+    ----------
+    text
+        What is to be printed.
+    styled
+        Keep the codes of colours and weights that :func:`scalable.analysis.render.paint` writes.
+    """
+    keep = _STYLE if styled else _NOTHING
+    return "\n".join(
+        "".join(
+            part if place % 2 else _UNSAFE_IN_LINE.sub("", _ESCAPES.sub("", part))
+            for place, part in enumerate(keep.split(line))
+        )
+        for line in text.split("\n")
+    )
+
+
+_STYLE: Final = re.compile(r"(\x1b\[(?:\d{1,2}(?:;\d{1,2})*)?m)")
+_NOTHING: Final = re.compile(r"((?!))")
+_UNSAFE_IN_LINE: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0a-\x1f"))
+
+
 def escape_json(text: str) -> str:
     r"""Write the unsafe characters within JSON as ``\uXXXX``; the document stays the same."""
     return _UNSAFE_IN_JSON.sub(_escape, text)

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import click
 
+from scalable.cli._common import CommandError, echo, safe
+
 #: Name of a command: where it is, and what the list of commands says of it.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("scalable.cli.report:report", "Tell what one run did, and how it went."),
@@ -79,6 +81,16 @@ class _Commands(click.Group):
             sys.stdout.flush()
         except BrokenPipeError:
             raise _end_of_reader() from None
+        except click.ClickException as error:
+            vars(error)["message"] = safe(error.message)  # for type checkers it is final
+            raise
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            # What a workflow raises is the user's own, and is shown as Python shows it.
+            if ctx.invoked_subcommand in _RUN_CODE or os.environ.get("SCALABLE_STRICT") == "1":
+                raise
+            raise CommandError(safe(_internal_error(error))) from error
         return result
 
     def resolve_command(
@@ -98,11 +110,22 @@ class _Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+#: Commands that run somebody's program.
+_RUN_CODE: Final = frozenset({"run", "demo"})
+
+
+def _internal_error(error: Exception) -> str:
+    return (
+        f"internal error: {type(error).__name__}: {str(error)[:500]}\n\n"
+        "This is a fault of scalable. SCALABLE_STRICT=1 shows where it is raised: please report it."
+    )
+
+
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from scalable import __version__
 
-        click.echo(f"scalable {__version__}")
+        echo(f"scalable {__version__}")
         ctx.exit()
 
 
@@ -143,7 +166,7 @@ def main() -> None:
         error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nInterrupted.", err=True)
+        echo("\nInterrupted.", err=True)
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -36,6 +37,55 @@ _MAX_WIDTH: Final = 120
 _PATIENCE_S: Final = 1.0
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = False) -> None:
+    """Print a text; every command prints through this function and no other.
+
+    What a terminal would act on is removed: names, messages and paths come from runs, manifests
+    and file systems that may be somebody else's.
+
+    Parameters
+    ----------
+    text
+        What to print, on one line or several.
+    err
+        Print to standard error.
+    nl
+        End with a newline.
+    styled
+        Keep the colours that the text has been given here.
+    """
+    click.echo(safe(text, styled=styled), err=err, nl=nl)
+
+
+def safe(text: str, *, styled: bool = False) -> str:
+    """Return a text without what a terminal would act on; see :func:`echo`."""
+    if _PLAIN.fullmatch(text):
+        return text
+    from scalable.analysis._text import terminal_text
+
+    return terminal_text(text, styled=styled)
+
+
+_PLAIN: Final = re.compile(r"[\n\t -~]*")
+
+
+def ask(question: str, default: str) -> str:
+    """Ask for a text on standard error; Enter takes the default."""
+    answer: str = click.prompt(safe(question), default=default, err=True)
+    return answer
+
+
+def confirm(question: str) -> None:
+    """Ask a question on standard error.
+
+    Raises
+    ------
+    click.Abort
+        The answer is no.
+    """
+    click.confirm(safe(question), abort=True, err=True)
 
 
 class CommandError(click.ClickException):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from scalable.cli._common import confirm, echo
 from scalable.cli._manifest import session_errors
 
 _EPILOG = """\b
@@ -43,6 +44,7 @@ def cache() -> None:
 def info(directory: Path | None, as_json: bool) -> None:
     """Say how many results are kept, of which functions, and how many bytes they take."""
     from scalable.analysis import json_text
+    from scalable.analysis._text import printable
 
     store = _store(directory)
     functions: dict[str, tuple[int, int]] = {}
@@ -61,17 +63,15 @@ def info(directory: Path | None, as_json: bool) -> None:
             "limit_bytes": store.limit,
             "functions": rows,
         }
-        click.echo(json_text(found), nl=False)
+        echo(json_text(found), nl=False)
         return
     if not functions:
-        click.echo(f"{store.directory} holds nothing.")
+        echo(f"{store.directory} holds nothing.")
         return
     count = sum(count for count, _ in functions.values())
-    click.echo(
-        f"{store.directory}: {_results(count)}, {_size(total)} of at most {_size(store.limit)}\n"
-    )
+    echo(f"{store.directory}: {_results(count)}, {_size(total)} of at most {_size(store.limit)}\n")
     for name, (number, size) in sorted(functions.items(), key=lambda item: -item[1][1]):
-        click.echo(f"{_size(size):>10}  {number:>7,}  {click.unstyle(name)}")
+        echo(f"{_size(size):>10}  {number:>7,}  {printable(name)}")
 
 
 @cache.command(epilog=_EPILOG)
@@ -89,9 +89,9 @@ def clear(directory: Path | None, function: str | None, older_than: str | None, 
         age = float(match[1]) * _SECONDS[match[2]]
     store = _store(directory)
     if not yes:
-        click.confirm(f"Remove results from {store.directory}?", abort=True, err=True)
+        confirm(f"Remove results from {store.directory}?")
     count, freed = store.clear(function, age)
-    click.echo(f"Removed {_results(count)}, {_size(freed)}.")
+    echo(f"Removed {_results(count)}, {_size(freed)}.")
 
 
 def _store(directory: Path | None) -> Any:

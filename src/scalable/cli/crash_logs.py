@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._common import CommandError, open_run, runs_dir_option
+from scalable.cli._common import CommandError, echo, open_run, runs_dir_option
 
 if TYPE_CHECKING:
     from scalable_runs.reader import RunReader
@@ -65,11 +65,11 @@ def list_logs(run_id: str | None, runs_dir: Path) -> None:
             ]
         )
     if not rows:
-        click.echo(f"No worker was lost in {reader.run_id}.", err=True)
+        echo(f"No worker was lost in {reader.run_id}.", err=True)
         return
     header = ["Worker", "Cause", "Ended", "Lost at (UTC)", "Bytes", "Sent", "Log"]
     right = [False, False, True, False, True, False, False]
-    click.echo("\n".join(table([header, *rows], right)))
+    echo("\n".join(table([header, *rows], right)))
 
 
 @crash_logs.command("show")
@@ -90,7 +90,7 @@ def show_log(worker: str, run_id: str | None, runs_dir: Path) -> None:
         )
     with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
-            click.echo("\n".join(printable_lines(line.rstrip("\n")) or [""]))
+            echo("\n".join(printable_lines(line.rstrip("\n")) or [""]))
 
 
 @crash_logs.command("upload")
@@ -139,18 +139,18 @@ def upload(
         for log in logs:
             content = uploads.content(log)
             if content is None:
-                click.echo(f"{log.log}: empty, not sent")
+                echo(f"{log.log}: empty, not sent")
                 continue
-            click.echo(json.dumps(uploads.request(log, content), indent=2))
+            echo(json.dumps(uploads.request(log, content), indent=2))
             for line in printable_lines(content.data.decode("utf-8", "replace")):
-                click.echo(f"  | {line}")
+                echo(f"  | {line}")
         return
     failed = 0
     for log, outcome, reason in uploads.send_all(logs):
         failed += outcome not in ("uploaded", "skipped")
-        click.echo(f"{log.log}: {outcome}{f' ({reason})' if reason else ''}")
+        echo(f"{log.log}: {outcome}{f' ({reason})' if reason else ''}")
     if not logs:
-        click.echo(f"{reader.run_id} has no logs of dead workers.", err=True)
+        echo(f"{reader.run_id} has no logs of dead workers.", err=True)
     if failed:
         raise CommandError(f"{plural(failed, 'log')} could not be sent; run this again later.")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from scalable.cli._common import RUNS_DIR, CommandError, open_run, terminal_width, wants_color
+from scalable.cli._common import RUNS_DIR, CommandError, echo, open_run, terminal_width, wants_color
 
 if TYPE_CHECKING:
     from scalable.demo import Outcome, Row
@@ -67,7 +67,7 @@ def demo(runs_dir: Path, workers: int) -> None:
     started = time.monotonic()
 
     def progress(message: str) -> None:
-        click.echo(f"[{time.monotonic() - started:5.1f} s] {message}", err=True)
+        echo(f"[{time.monotonic() - started:5.1f} s] {message}", err=True)
 
     try:
         from scalable.demo import NotRecordedError, run
@@ -82,9 +82,9 @@ def demo(runs_dir: Path, workers: int) -> None:
             "Install them: pip install 'scalable-otel[demo]'"
         ) from None
 
-    click.echo(_answer(outcome))
+    echo(_answer(outcome))
     _report(runs_dir, outcome.run_id)
-    click.echo(f"\nThe run: {outcome.run_dir}")
+    echo(f"\nThe run: {outcome.run_dir}")
     if not outcome.as_pandas:
         raise CommandError("The cluster and plain pandas came to different answers.")
 
@@ -93,7 +93,8 @@ def _report(runs_dir: Path, run_id: str) -> None:
     from scalable.analysis import load_report, render_text
 
     loaded = load_report(open_run(runs_dir, run_id))
-    click.echo(render_text(loaded, width=terminal_width(), color=wants_color()), nl=False)
+    colors = wants_color()
+    echo(render_text(loaded, width=terminal_width(), color=colors), nl=False, styled=colors)
 
 
 def _answer(outcome: Outcome) -> str:

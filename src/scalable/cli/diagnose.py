@@ -8,6 +8,7 @@ import click
 
 from scalable.cli._common import (
     CommandError,
+    echo,
     open_run,
     output_option,
     progress_bar,
@@ -77,7 +78,7 @@ def diagnose(
         notes = len(made.notes)
         made = with_prose(made)
         for note in made.notes[notes:]:
-            click.echo(note, err=True)
+            echo(note, err=True)
     if format_ == "json":
         text = json_text(diagnosis_document(made))
     elif output is None:
@@ -85,7 +86,7 @@ def diagnose(
     else:
         text = render_diagnosis(made)
     if output is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False, styled=wants_color())
         return
     try:
         output.write_text(text, encoding="utf-8")
@@ -93,4 +94,4 @@ def diagnose(
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another file by --output."
         ) from None
-    click.echo(f"Wrote the diagnosis of {made.run_id} to {output}", err=True)
+    echo(f"Wrote the diagnosis of {made.run_id} to {output}", err=True)

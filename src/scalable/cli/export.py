@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import CommandError, open_run, progress_bar, runs_dir_option
+from scalable.cli._common import CommandError, echo, open_run, progress_bar, runs_dir_option
 
 _EPILOG = """\b
 Examples:
@@ -83,7 +83,7 @@ def export(
         raise CommandError(str(error)) from None
     where = str(file) if file is not None else (otlp or "what OTEL_* says")
     if json_:
-        click.echo(
+        echo(
             json.dumps(
                 {
                     "run_id": reader.run_id,
@@ -97,12 +97,12 @@ def export(
             )
         )
         return
-    click.echo(
+    echo(
         f"Sent {reader.run_id} to {where}: {resent.spans:,} spans ({resent.attempts:,} attempts), "
         f"{resent.log_records:,} log records, {resent.metric_points:,} metric points."
     )
     if resent.summarized:
-        click.echo(
+        echo(
             f"{resent.summarized:,} attempts beyond the budget are summed up in rollup spans; "
             "--all sends them one by one.",
             err=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import CommandError
+from scalable.cli._common import CommandError, ask, echo
 from scalable.cli._manifest import session_errors
 
 _PROVIDERS = ("local", "existing", "slurm", "kubernetes", "aws", "gcp")
@@ -61,12 +61,12 @@ def init(
     """
     if output.exists() and not force:
         raise CommandError(f"{output} exists. Replace it by --force, or name another by --output.")
-    ask = sys.stdin.isatty() and sys.stderr.isatty() and not yes
+    asks = sys.stdin.isatty() and sys.stderr.isatty() and not yes
 
     def answer(question: str, given: str | None, default: str) -> str:
         if given is not None:
             return given
-        return click.prompt(question, default=default, err=True) if ask else default
+        return ask(question, default) if asks else default
 
     project = answer("Name of the project", project, Path.cwd().name or "project")
     if not providers:
@@ -107,4 +107,4 @@ def init(
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another file by --output."
         ) from None
-    click.echo(f"Wrote {output}. Next: scalable validate", err=True)
+    echo(f"Wrote {output}. Next: scalable validate", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from scalable.cli._common import CommandError
+from scalable.cli._common import CommandError, echo
 from scalable.cli._manifest import manifest_option, session_errors, target_option
 
 _EPILOG = """\b
@@ -63,9 +63,9 @@ def plan(
         made = make_plan(loaded, provider, dry_run=True, objective=objective, policy=policy)
     text = json_text(made.document())
     if as_json:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
     else:
-        click.echo(plan_text(made), nl=False)
+        echo(plan_text(made), nl=False)
     if output is None or dry_run:
         return
     try:
@@ -76,7 +76,7 @@ def plan(
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another directory by --output."
         ) from None
-    click.echo(f"Wrote {output / 'plan.json'} and {output / 'manifest.lock'}", err=True)
+    echo(f"Wrote {output / 'plan.json'} and {output / 'manifest.lock'}", err=True)
 
 
 def plan_text(made: Any) -> str:

@@ -8,6 +8,7 @@ import click
 
 from scalable.cli._common import (
     CommandError,
+    echo,
     open_run,
     output_option,
     progress_bar,
@@ -73,7 +74,7 @@ def report(
     else:
         text = render_text(loaded)
     if output is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False, styled=wants_color())
         return
     try:
         output.write_text(text, encoding="utf-8")
@@ -81,4 +82,4 @@ def report(
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another file by --output."
         ) from None
-    click.echo(f"Wrote the report of {loaded.run_id} to {output}", err=True)
+    echo(f"Wrote the report of {loaded.run_id} to {output}", err=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from scalable.cli._common import echo
 from scalable.cli._manifest import manifest_option, session_errors, target_option
 
 _EPILOG = """\b
@@ -66,7 +67,7 @@ def run(
         if dry_run:
             from scalable.cli.plan import plan_text
 
-            click.echo(plan_text(session.plan(dry_run=True)), nl=False)
+            echo(plan_text(session.plan(dry_run=True)), nl=False)
             return
         execute = find_workflow(workflow or "workflow.py")
         session.start()
@@ -85,15 +86,15 @@ def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: 
             status = "completed" if code == 0 else "failed"
         except KeyboardInterrupt:
             code, status = _INTERRUPTED, "cancelled"
-            click.echo("\nInterrupted: closing the session. Once more stops at once.", err=True)
+            echo("\nInterrupted: closing the session. Once more stops at once.", err=True)
         except BaseException as raised:
             error = raised
-            traceback.print_exception(raised)
+            echo("".join(traceback.format_exception(raised)), err=True, nl=False)
         finally:
             provide(None)
         session.end_of_workflow(status, error)
     if session.run_dir is not None:
-        click.echo(f"The run: {session.run_dir} ({session.status})", err=True)
+        echo(f"The run: {session.run_dir} ({session.status})", err=True)
     return code
 
 

@@ -9,6 +9,7 @@ import click
 from scalable.cli._common import (
     HOW_TO_RECORD,
     check_readable,
+    echo,
     no_runs,
     runs_dir_option,
     terminal_width,
@@ -47,10 +48,14 @@ def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
     overviews = list(load_overviews(readers[:limit]))
     if as_json:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
-        click.echo(json_text(rows), nl=False)
+        echo(json_text(rows), nl=False)
     elif overviews:
-        click.echo(render_overviews(overviews, terminal_width(), wants_color()), nl=False)
+        echo(
+            render_overviews(overviews, terminal_width(), wants_color()),
+            nl=False,
+            styled=wants_color(),
+        )
     if not overviews:
-        click.echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
+        echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
     elif len(readers) > len(overviews) and not as_json:
-        click.echo(f"… and {len(readers) - len(overviews):,} older", err=True)
+        echo(f"… and {len(readers) - len(overviews):,} older", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import CommandError
+from scalable.cli._common import CommandError, echo
 from scalable.cli._manifest import session_errors
 
 _EPILOG = """\b
@@ -36,7 +36,7 @@ def schema(output: Path | None) -> None:
 
         text = json_text(manifest_schema())
     if output is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
         return
     try:
         output.write_text(text, encoding="utf-8")
@@ -44,4 +44,4 @@ def schema(output: Path | None) -> None:
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another file by --output."
         ) from None
-    click.echo(f"Wrote the schema to {output}", err=True)
+    echo(f"Wrote the schema to {output}", err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from scalable.cli._common import echo
 from scalable.cli._manifest import manifest_option, session_errors, target_option
 
 _EPILOG = """\b
@@ -58,11 +59,11 @@ def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_j
             "targets": loaded and loaded.targets,
             "manifest_lock": loaded and loaded.lock,
         }
-        click.echo(json_text(found), nl=False)
+        echo(json_text(found), nl=False)
         ctx.exit(1 if problems else 0)
     assert loaded is not None
     targets = ", ".join(
         f"{name} ({provider})" if name != loaded.target_name else f"{name} ({provider}, chosen)"
         for name, provider in loaded.targets.items()
     )
-    click.echo(f"{shown(path)} is valid.\ntargets  {targets}\nlock     {loaded.lock}")
+    echo(f"{shown(path)} is valid.\ntargets  {targets}\nlock     {loaded.lock}")
