@@ -50,12 +50,21 @@ MAX_WORKERS: Final = 10_000
 SLOWEST: Final = 10
 #: Unfinished tasks listed with their details.
 MAX_UNFINISHED: Final = 20
+#: Tasks remembered as computed again; beyond that their number is not known.
+MAX_RECOMPUTED: Final = 100_000
+#: Different messages kept of one cause, and characters of all messages kept.
+MAX_MESSAGES: Final = 1_000
+MAX_MESSAGES_TEXT: Final = 2_000_000
+#: Currencies told apart.
+MAX_CURRENCIES: Final = 20
 #: The name of everything that found no room of its own.
 OTHER: Final = "(other)"
 
 _MAX_TRACEBACK: Final = 20_000
 _MAX_MESSAGE: Final = 2_000
 _MAX_GROUP_MEMBERS: Final = 50
+#: Characters of a message that tell causes apart.
+_MAX_PATTERN: Final = 500
 
 _COUNTED: Final = {
     TASKS: "task_events",
@@ -110,7 +119,9 @@ class RunSummary:
         "_hits",
         "_last",
         "_memory",
+        "_messages_left",
         "_names",
+        "_recomputed_tasks",
         "_requested",
         "_running",
         "_slow_floor",
@@ -142,7 +153,9 @@ class RunSummary:
         self._failures: dict[tuple[str, str, str], _Failure] = {}
         self._failed_tasks: dict[tuple[str, str], _FailedTasks] = {}
         self._hits: Counter[bool] = Counter()
-        self._cost: Mapping[str, Any] = {}
+        self._cost = _Costs()
+        self._messages_left = MAX_MESSAGES_TEXT
+        self._recomputed_tasks: set[int] | None = set()
         self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
             RESOURCES: self._add_resource,
             WORKERS: self._add_worker,
@@ -262,6 +275,7 @@ class RunSummary:
         begin, end = self._bounds(run)
         names = list(self._names.values())
         workers = self._worker_rows(begin, end)
+        recomputed = self._recomputed_tasks
         durations = [name.durations for name in names]
         count = sum(values.count for values in durations)
         total = math.fsum(values.total for values in durations)
@@ -285,6 +299,7 @@ class RunSummary:
                 "tasks_retried": sum(name.retried for name in names),
                 "tasks_lost": sum(name.lost for name in names),
                 "tasks_recomputed": sum(name.recomputed for name in names),
+                "tasks_recomputed_distinct": None if recomputed is None else len(recomputed),
                 "tasks_running": len(self._running),
                 "tasks_waiting": len(self._waiting),
                 "attempts": sum(name.attempts for name in names),
@@ -296,6 +311,8 @@ class RunSummary:
                 "task_duration_count": count,
                 "task_duration_total_s": total,
                 "task_duration_avg_s": total / count if count else None,
+                "cut_short_count": sum(name.cut_short for name in names),
+                "cut_short_total_s": math.fsum(name.cut_short_s for name in names),
                 "relative_error": RELATIVE_ERROR,
                 "tasks": {name.name: name.document() for name in names},
                 "slowest": self._slowest_rows(),
@@ -316,12 +333,7 @@ class RunSummary:
                 "busy_ratio": _ratio(busy, capacity),
                 "workers": workers,
             },
-            "cost": {
-                "estimates_count": self._events[COST],
-                "currency": self._cost.get("currency"),
-                "total_hourly": self._cost.get("total_hourly"),
-                "total_monthly": self._cost.get("total_monthly"),
-            },
+            "cost": self._cost.document(),
             "failures": {
                 "classes": dict(self._classes),
                 "groups": self._failure_rows(),
@@ -395,7 +407,10 @@ class RunSummary:
                     self._add_unsuccessful(name, state, record, attempt or seen or 0)
 
                 duration = get("duration_s")
-                if duration is not None:
+                if duration is None:
+                    if entry is not None and state in _CUT_SHORT:
+                        self._cut_short(entry, record)
+                else:
                     if not 0 <= duration < math.inf:
                         raise ValueError(duration)
                     name.durations.append(duration)
@@ -439,6 +454,22 @@ class RunSummary:
         if record.get("error_type") is not None:
             self._failed_task(name, record)
 
+    def _cut_short(
+        self, entry: tuple[int, _Name, str | None, str], record: Mapping[str, Any]
+    ) -> None:
+        """Count the time of an attempt that ran and did not end by itself."""
+        _, name, address, since = entry
+        begin, end = _seconds(since), _seconds(record["timestamp"])
+        # Nobody knows when it began if its `running` line was written for a later fact.
+        if begin is None or end is None or end < begin:
+            return
+        name.cut_short += 1
+        name.cut_short_s += end - begin
+        worker = None if address is None else self._worker(address)
+        if worker is not None:
+            worker.busy += end - begin
+            worker.attempts += 1
+
     def _begin(self, name: _Name, record: Mapping[str, Any]) -> None:
         """Count a task that was not alive: a new one, or one whose end no longer holds."""
         reopens = record.get("reopens")
@@ -454,6 +485,11 @@ class RunSummary:
         # One that nobody waited for any more was to be computed again, and was not.
         if record.get("recomputed") and record["state"] != "cancelled":
             name.recomputed += 1
+            tasks = self._recomputed_tasks
+            if tasks is not None:
+                tasks.add(hash(record["task_id"]))
+                if len(tasks) > MAX_RECOMPUTED:
+                    self._recomputed_tasks = None
 
     def _name(self, given: object) -> _Name:
         text = given if isinstance(given, str) else str(given)
@@ -505,6 +541,7 @@ class RunSummary:
         if phase == "worker_lost":
             # The message names the worker: losses are alike if they have one reason.
             key = (failure_class, str(details.get("reason") or ""), phase)
+            self._peak(details)
         else:
             # With the phase: what ended the run is not one more failed attempt.
             key = (*failure_pattern(failure_class, record.get("message")), phase)
@@ -514,6 +551,17 @@ class RunSummary:
         if group is None:
             group = self._failures[key] = _Failure(key, record)
         group.add(record)
+        if phase != "worker_lost" and key[1] != OTHER:
+            self._messages_left -= group.add_message(record, self._messages_left)
+
+    def _peak(self, details: Mapping[str, Any]) -> None:
+        """Take in the most memory that a lost worker was known to use."""
+        peak = max(details.get("memory_peak_bytes") or 0, details.get("memory_bytes") or 0)
+        address: Any = details.get("worker")
+        if peak and _is_address(address):
+            usage = self._usage(address)
+            if usage is not None:
+                usage.memory = max(usage.memory, peak / 1e9)
 
     def _failure_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -602,21 +650,22 @@ class RunSummary:
                 self._task_memory = memory
             return
         # The address if it is there: workers may have had one name one after the other.
-        entity = str(record.get("worker") or record["entity_id"])
+        usage = self._usage(str(record.get("worker") or record["entity_id"]))
+        if usage is not None:
+            usage.memory = max(usage.memory, memory)
+            usage.cpu = max(usage.cpu, get("observed_cpu") or 0.0)
+
+    def _usage(self, entity: str) -> _Usage | None:
         usage = self._memory.get(entity)
-        if usage is None:
-            if len(self._memory) >= MAX_WORKERS:
-                return
+        if usage is None and len(self._memory) < MAX_WORKERS:
             usage = self._memory[entity] = _Usage()
-        usage.memory = max(usage.memory, memory)
-        usage.cpu = max(usage.cpu, get("observed_cpu") or 0.0)
+        return usage
 
     def _add_cache(self, record: Mapping[str, Any]) -> None:
         self._hits[bool(record["hit"])] += 1
 
     def _add_cost(self, record: Mapping[str, Any]) -> None:
-        # Each estimate replaces the one before.
-        self._cost = record
+        self._cost.add(record)
 
     def _bounds(self, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
         finished = run.get("finished_at")
@@ -644,6 +693,8 @@ _SLOW_FIELDS: Final = (
 )
 #: What ends an attempt, or a task that had none.
 _ENDS: Final = FINAL_STATES | {"retried", "lost"}
+#: Ends of an attempt that may have come before its code was done.
+_CUT_SHORT: Final = frozenset({"lost", "failed", "cancelled"})
 _WORKER_STATES: Final = frozenset({"launched", "ready", "lost", "removed"})
 _by_duration = itemgetter(0, 1)
 
@@ -781,6 +832,8 @@ class _Name:
         "cancelled",
         "count",
         "cpu",
+        "cut_short",
+        "cut_short_s",
         "durations",
         "failed",
         "lost",
@@ -804,6 +857,8 @@ class _Name:
         self.lost = 0
         self.recomputed = 0
         self.attempts = 0
+        self.cut_short = 0
+        self.cut_short_s = 0.0
         self.cpu = 0.0
         self.transfer = 0.0
         self.durations = _Values()
@@ -820,6 +875,8 @@ class _Name:
             "lost": self.lost,
             "recomputed": self.recomputed,
             "attempts": self.attempts,
+            "cut_short": self.cut_short,
+            "cut_short_s": self.cut_short_s,
             "duration": self.durations.document(),
             "queue": self.queueing.document(),
             "cpu_s": self.cpu,
@@ -849,6 +906,58 @@ class _Range:
     @property
     def mean(self) -> float | None:
         return self._total / self._count if self._count else None
+
+
+class _Costs:
+    """Recorded costs: the sum of each currency, and the last estimate."""
+
+    __slots__ = ("_estimate", "_estimates", "_records", "_sums")
+
+    def __init__(self) -> None:
+        self._records = 0
+        self._estimates = 0
+        self._estimate: Mapping[str, Any] | None = None
+        self._sums: dict[str, dict[str, Any]] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        metadata = record.get("metadata")
+        self._records += 1
+        if isinstance(metadata, Mapping) and metadata.get("estimate"):
+            # A later estimate of the run replaces an earlier one.
+            self._estimates += 1
+            self._estimate = {
+                name: record.get(name) for name in ("currency", "total_hourly", "total_monthly")
+            }
+            return
+        currency = str(record.get("currency") or "")
+        if currency not in self._sums and len(self._sums) >= MAX_CURRENCIES:
+            currency = OTHER
+        row = self._sums.setdefault(
+            currency, {"records": 0, "total_hourly": None, "total_monthly": None}
+        )
+        row["records"] += 1
+        for name in ("total_hourly", "total_monthly"):
+            value = record.get(name)
+            if value is not None:
+                row[name] = (row[name] or 0.0) + float(value)
+
+    def document(self) -> dict[str, Any]:
+        # Sums of different currencies cannot be added up.
+        one: Mapping[str, Any] = self._estimate or {}
+        if self._sums:
+            one = {}
+            if len(self._sums) == 1:
+                ((currency, row),) = self._sums.items()
+                one = {**row, "currency": currency or None}
+        return {
+            "records_count": self._records,
+            "estimates_count": self._estimates,
+            "currency": one.get("currency"),
+            "total_hourly": one.get("total_hourly"),
+            "total_monthly": one.get("total_monthly"),
+            "by_currency": {currency: dict(row) for currency, row in self._sums.items()},
+            "estimate": self._estimate,
+        }
 
 
 class _Usage:
@@ -972,6 +1081,7 @@ class _FailedTasks:
             "failure_class": key[0],
             "message": self.message,
             "pattern": key[1],
+            "messages": [],
             "count": self.count,
             "retried": 0,
             "dependents_failed": self.blamed,
@@ -996,6 +1106,7 @@ class _Failure:
         "_key",
         "_last",
         "_message",
+        "_messages",
         "_names",
         "_retried",
         "_task_id",
@@ -1007,6 +1118,7 @@ class _Failure:
         self._key = key
         mixed = key[1] == OTHER
         self._message = OTHER if mixed else str(record.get("message") or "")[:_MAX_MESSAGE]
+        self._messages: dict[str, None] = {}
         self._cause = (record.get("details") or {}).get("cause")
         self._task_id: str | None = None
         self._traceback: str | None = None
@@ -1035,11 +1147,20 @@ class _Failure:
         if traceback and self._traceback is None:
             self._traceback = _middle_cut(traceback, _MAX_TRACEBACK)
 
+    def add_message(self, record: Mapping[str, Any], room: int) -> int:
+        """Keep a message that differs from those before; return how much room it takes."""
+        text = str(record.get("message") or "")[:_MAX_PATTERN]
+        if text in self._messages or len(self._messages) >= MAX_MESSAGES or len(text) > room:
+            return 0
+        self._messages[text] = None
+        return len(text)
+
     def document(self) -> dict[str, Any]:
         return {
             "failure_class": self._key[0],
             "message": self._message,
             "pattern": self._key[1],
+            "messages": list(self._messages) if len(self._messages) > 1 else [],
             "count": self._count,
             "retried": self._retried,
             "dependents_failed": 0,
@@ -1085,7 +1206,7 @@ _VARIABLE: Final = re.compile(
 def failure_pattern(failure_class: str, message: object) -> tuple[str, str]:
     """Return the class and what messages of one cause share: numbers and ids become ``#``."""
     text = message if isinstance(message, str) else ""
-    return failure_class, _VARIABLE.sub("#", text[:500])
+    return failure_class, _VARIABLE.sub("#", text[:_MAX_PATTERN])
 
 
 def _count_member(members: Counter[str], member: str) -> None:

@@ -425,7 +425,7 @@ def test_a_worker_launched_without_an_address_is_the_one_that_gets_ready() -> No
         assert row["host"] == "node-1"
 
 
-def test_requested_cpus_cache_and_cost_are_summed_up() -> None:
+def test_requested_cpus_and_cache_are_summed_up() -> None:
     told = document(
         *(
             {
@@ -439,23 +439,95 @@ def test_requested_cpus_cache_and_cost_are_summed_up() -> None:
             for cpus in (1, 2, 6)
         ),
         *({"event_type": "cache", "timestamp": at(), "hit": hit} for hit in (True, True, False)),
-        {"event_type": "cost", "timestamp": at(), "total_hourly": 1.0, "total_monthly": 700},
-        {
-            "event_type": "cost",
-            "timestamp": at(),
-            "currency": "EUR",
-            "total_hourly": 2.0,
-            "total_monthly": 1400,
-        },
         {"event_type": "artifact", "timestamp": at(), "artifact_name": "model"},
     )
-    resources, cost = told["resources"], told["cost"]
+    resources = told["resources"]
     assert (resources["requested_cpu_min"], resources["requested_cpu_max"]) == (1, 6)
     assert resources["requested_cpu_avg"] == 3
     assert resources["observed_memory_gb_max"] == 0.6
     assert told["cache"] == {"hits": 2, "misses": 1, "hit_ratio": pytest.approx(2 / 3)}
-    assert (cost["estimates_count"], cost["currency"], cost["total_hourly"]) == (2, "EUR", 2.0)
     assert told["counts"]["artifact_events"] == 1
+
+
+def cost(hourly: float, currency: str = "USD", **metadata: Any) -> Record:
+    return {
+        "event_type": "cost",
+        "timestamp": at(),
+        "currency": currency,
+        "total_hourly": hourly,
+        "total_monthly": hourly * 730,
+        "metadata": metadata,
+    }
+
+
+def test_costs_are_summed_up_by_currency_apart_from_estimates() -> None:
+    told = document(cost(0.5, estimate=True), cost(1.2, "EUR"), cost(0.3, "EUR"), cost(2.0))["cost"]
+    assert (told["records_count"], told["estimates_count"]) == (4, 1)
+    assert {name: row["total_hourly"] for name, row in told["by_currency"].items()} == {
+        "EUR": 1.5,
+        "USD": 2.0,
+    }
+    assert told["estimate"]["total_hourly"] == 0.5
+    assert (told["currency"], told["total_hourly"]) == (None, None)
+    assert document(cost(1.2, "EUR"), cost(0.3, "EUR"))["cost"]["total_hourly"] == 1.5
+    assert document(cost(1.0, estimate=True), cost(2.0, estimate=True))["cost"] == {
+        "records_count": 2,
+        "estimates_count": 2,
+        "currency": "USD",
+        "total_hourly": 2.0,
+        "total_monthly": 1460.0,
+        "by_currency": {},
+        "estimate": {"currency": "USD", "total_hourly": 2.0, "total_monthly": 1460.0},
+    }
+
+
+def test_attempts_that_died_with_their_worker_were_busy_until_then() -> None:
+    told = document(
+        worker("ready", 0, 0, nthreads=1),
+        task("submitted", "f-1", 0),
+        task("running", "f-1", 1, worker=address(0)),
+        task("lost", "f-1", 4, worker=address(0)),
+        worker("lost", 0, 4, nthreads=1),
+    )
+    (row,) = told["resources"]["workers"]
+    assert (row["busy_s"], row["attempts"], row["busy_ratio"]) == (3.0, 1, 0.75)
+    assert (told["timing"]["cut_short_count"], told["timing"]["cut_short_total_s"]) == (1, 3.0)
+    assert told["timing"]["task_duration_count"] == 0
+
+
+def test_a_lost_workers_peak_counts_and_not_only_what_was_sampled() -> None:
+    told = document(
+        worker("ready", 0, 0),
+        usage(0, 1, 0.2),
+        worker("lost", 0, 4, memory_bytes=200_000_000),
+        failure(
+            "WorkerLost", "gone", 4, phase="worker_lost", worker=address(0),
+            memory_peak_bytes=392_000_000,
+        ),
+    )  # fmt: skip
+    assert told["resources"]["workers"][0]["memory_gb_max"] == 0.392
+    assert told["resources"]["observed_memory_gb_max"] == 0.392
+
+
+def test_results_computed_again_are_counted_as_tasks_and_as_times() -> None:
+    again = {"reopens": "succeeded", "recomputed": True}
+    records: list[Record] = []
+    for i in range(2):
+        records += life(f"f-{i}", 1, 1)
+        for attempt in (2, 3):
+            records.append(task("running", f"f-{i}", attempt * 2, attempt=attempt, **again))
+            records.append(task("succeeded", f"f-{i}", attempt * 2 + 1, attempt=attempt))
+    counts = document(*records)["counts"]
+    assert (counts["tasks_recomputed"], counts["tasks_recomputed_distinct"]) == (4, 2)
+
+
+def test_the_different_messages_of_one_cause_are_kept_within_bounds() -> None:
+    told = document(*(failure("ValueError", f"bad row {i % 3}", i) for i in range(9)))
+    (group,) = told["failures"]["groups"]
+    assert (group["count"], group["messages"]) == (9, ["bad row 0", "bad row 1", "bad row 2"])
+    many = document(*(failure("ValueError", f"{i}" + "x" * 480, i) for i in range(6_000)))
+    kept = [text for group in many["failures"]["groups"] for text in group["messages"]]
+    assert len(kept) <= 1_000
 
 
 # -- failures ----------------------------------------------------------------------------------

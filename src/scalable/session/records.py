@@ -78,6 +78,9 @@ def record_artifact(
     if stage not in ("put", "get"):
         raise ValueError(f"stage cannot be {stage!r}; allowed: put, get")
     place = os.fspath(location)
+    if "://" not in place:
+        # The record outlives the working directory of the process that made it.
+        place = str(Path(place).expanduser().absolute())
     fields: dict[str, Any] = {
         "artifact_name": name or artifact_name or place.rstrip("/").rpartition("/")[2] or place,
         "location": place,
@@ -107,7 +110,10 @@ def record_cost(
     metadata: Mapping[str, Any] | None = None,
     emit: Emit | None = None,
 ) -> dict[str, Any]:
-    """Record what something costs; each record replaces the ones before in the summary.
+    """Record what something costs; the summary adds up the records of each currency.
+
+    A record whose `metadata` has a true ``estimate`` is an estimate of the whole run: it replaces
+    the estimate before it and is never added.
 
     Parameters
     ----------
