@@ -1,4 +1,11 @@
-"""The classifier of failures, held against labelled cases: one set to build on, one kept aside."""
+"""The classifier of failures, held against labelled cases.
+
+Two sets were written for this test: one to build on, one kept aside. Two hold real failures from
+public reports, shortened, with names, hosts and paths replaced: `public` may be read by whoever
+writes rules, `public_aside` only measures them. Each line of these has its `source`, the `cause`
+that the report arrived at, and in `causes` all answers that count as right where the record alone
+cannot tell more.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +29,16 @@ from scalable.causes import (
 )
 
 HERE = Path(__file__).parent / "causes"
-#: What the classifier got right of the set kept aside when that was last looked at; it may rise.
-FLOOR = 0.9
+#: What part of each set the classifier got right when that was last looked at; it may rise.
+FLOORS = {"aside": 0.9, "public": 0.6, "public_aside": 0.55}
 
 
 def cases(name: str) -> list[dict]:
     return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
+
+
+def accepted(case: dict) -> set[str]:
+    return set(case.get("causes", [case["cause"]]))
 
 
 def verdict_of(case: dict):
@@ -35,7 +46,7 @@ def verdict_of(case: dict):
     details = {
         name: value
         for name, value in case.items()
-        if name not in ("cause", "failure_class", "message")
+        if name not in ("cause", "causes", "source", "failure_class", "message")
     }
     return classify(
         case_of(
@@ -71,20 +82,39 @@ def test_every_case_of_the_set_to_build_on(case: dict):
     assert all(verdict.evidence)
 
 
-def test_score_on_the_set_kept_aside(capsys: pytest.CaptureFixture[str]):
-    aside = cases("aside")
+def test_the_public_reports_are_sourced_and_in_one_set_only():
+    seen: set[tuple[str, str]] = set()
+    for name in ("build", "aside", "public", "public_aside"):
+        found = cases(name)
+        assert not name.startswith("public") or len(found) >= 60
+        here = {
+            (case["failure_class"], case["message"])
+            for case in found
+            if case["failure_class"] != "WorkerLost" and len(case["message"]) > 1
+        }
+        if name.startswith("public"):
+            assert all(case["source"].startswith("https://") for case in found)
+            assert {cause for case in found for cause in accepted(case)} <= set(CAUSES)
+            assert all(case["cause"] in accepted(case) for case in found)
+            assert not here & seen, here & seen
+        seen |= here
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_score(name: str, capsys: pytest.CaptureFixture[str]):
+    found = cases(name)
     wrong: list[str] = []
-    for case in aside:
+    for case in found:
         verdict = verdict_of(case)
-        if verdict.cause != case["cause"]:
-            wrong.append(
-                f"  {case['failure_class']}: {case['message'][:60]!r} is {case['cause']}, "
-                f"judged {verdict.cause} ({verdict.confidence})"
-            )
-    score = 1 - len(wrong) / len(aside)
+        if verdict.cause not in accepted(case):
+            # The texts of a set that only measures are not printed: nobody is to learn from them.
+            text = "" if name == "public_aside" else f"{case['failure_class']}: "
+            text += "" if name == "public_aside" else f"{case['message'][:60]!r} is "
+            wrong.append(f"  {text}{case['cause']}, judged {verdict.cause} ({verdict.confidence})")
+    score = 1 - len(wrong) / len(found)
     with capsys.disabled():
-        print(f"\ncauses: {score:.1%} of {len(aside)} cases kept aside", *wrong, sep="\n")
-    assert score >= FLOOR
+        print(f"\ncauses: {score:.1%} of {len(found)} cases of {name}", *wrong, sep="\n")
+    assert score >= FLOORS[name]
 
 
 @pytest.mark.parametrize(
