@@ -25,8 +25,9 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from scalable.guard import printable
+from scalable.guard import Guard, printable
 from scalable.options import InstrumentOptions, Settings, resolve
+from scalable.otel_environment import usable_environment
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,6 +46,8 @@ logger = logging.getLogger("scalable")
 _ATTRIBUTE: Final = "_scalable_instrumentation"
 _STATUSES: Final = ("completed", "failed", "cancelled")
 _instrument_lock: Final = threading.Lock()
+#: Errors while a run was begun.
+_guard: Final = Guard()
 
 
 def instrument(
@@ -113,14 +116,7 @@ def instrument(
         existing = client.__dict__.get(_ATTRIBUTE)
         if isinstance(existing, Instrumentation) and not existing.closed:
             return existing
-        try:
-            instrumentation = _begin(client, settings)
-        except OSError as error:
-            # A disk that takes no run must not keep the work from being done.
-            logger.warning("scalable records nothing: %s", error)
-            return _OFF
-        setattr(client, _ATTRIBUTE, instrumentation)
-    return instrumentation
+        return _begin_guarded(client, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +147,9 @@ class RunDocuments:
 
 
 def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> Instrumentation:
-    """Record a session's client; as :func:`instrument`, with the documents of the session.
-
-    Raises
-    ------
-    OSError
-        The run's directory cannot be made.
-    """
+    """Record a session's client; as :func:`instrument`, with the documents of the session."""
     with _instrument_lock:
-        instrumentation = _begin(client, settings, documents)
-        setattr(client, _ATTRIBUTE, instrumentation)
-    return instrumentation
+        return _begin_guarded(client, settings, documents)
 
 
 def record_failed_start(
@@ -461,31 +449,55 @@ def _checked(client: object) -> Client:
     return client
 
 
+def _begin_guarded(
+    client: Client, settings: Settings, documents: RunDocuments | None = None
+) -> Instrumentation:
+    """Begin a run; where that fails, say so and let the work go on without a record."""
+    try:
+        instrumentation = _begin(client, settings, documents)
+    except OSError as error:
+        logger.warning("scalable records nothing: %s", error)
+        return _OFF
+    except Exception as error:
+        _guard.failed("instrument", error)
+        return _OFF
+    setattr(client, _ATTRIBUTE, instrumentation)
+    return instrumentation
+
+
 def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
-    from scalable.telemetry.process import discard, spawn
+    from scalable.telemetry.process import RecorderProcess, discard, spawn
 
     started = time()
     run_id = _new_run_id(settings.project, started)
-    with ExitStack() as unless_used:
+    warn = _Warnings(run_id)
+    with usable_environment(warn), ExitStack() as undo:
         process = None
         if client is not None and settings.recorder == "process" and not settings.providers:
             process = spawn(run_id)
         if process is not None:
-            unless_used.callback(discard, process)
-        return _begin_with(process, unless_used, run_id, started, client, settings, documents)
+            undo.callback(discard, process)
+        instrumentation, recorder = _begin_with(
+            process, undo, run_id, started, client, settings, documents, warn
+        )
+        undo.pop_all()
+    if process is not None and not isinstance(recorder, RecorderProcess):
+        discard(process)
+    return instrumentation
 
 
 def _begin_with(
     process: Process | None,
-    unless_used: ExitStack,
+    undo: ExitStack,
     run_id: str,
     started: float,
     client: Client | None,
     settings: Settings,
     documents: RunDocuments | None,
-) -> Instrumentation:
+    warn: _Warnings,
+) -> tuple[Instrumentation, Recorder | RecorderProcess]:
     from scalable.instrumentation.instrumentor import Link
     from scalable.instrumentation.internals import configuration
     from scalable.instrumentation.source import NoSource
@@ -508,7 +520,6 @@ def _begin_with(
         started,
         documents.components if documents is not None else {},
     )
-    warn = _Warnings(run_id)
     routes = find_routes(
         os.environ,
         warn,
@@ -573,6 +584,7 @@ def _begin_with(
         )
     if recorder is None:
         writer = RunWriter.create(**files, on_problem=lambda problem: warn(problem.message))
+        undo.callback(writer.close, status="failed")
         recorder = Recorder(
             identity,
             writer,
@@ -584,17 +596,18 @@ def _begin_with(
             **options,
         )
     if link is not None:
+        undo.callback(link.disconnect, recorder.guard)
         link.connect()
     uploads = _uploads(recorder.run_dir, run_id, settings, redact)
     recorder.start(
         link.source if link is not None else NoSource(),
         None if uploads is None else _submitting(uploads),
     )
-    if isinstance(recorder, RecorderProcess):
-        unless_used.pop_all()
-    return Instrumentation(
+    undo.callback(recorder.close, "failed", settings.close_timeout)
+    instrumentation = Instrumentation(
         run_id, recorder.run_dir, trace_id, settings, client, link, recorder, uploads
     )
+    return instrumentation, recorder
 
 
 def _uploads(

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 import scalable
 from cluster import oracle, tasks
+from scalable import api
 from scalable_runs.reader import find_runs, resolve_run
 
 
@@ -191,6 +192,37 @@ def test_unwritable_directory_lets_the_work_go_on(client, tmp_path, caplog):
         assert client.submit(sum, [1, 2]).result() == 3
     assert run.enabled is False
     assert "records nothing" in caplog.text
+
+
+@pytest.mark.lenient
+@pytest.mark.parametrize("recorder", ["process", "thread"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "telemetry.routes.find_routes",
+        "telemetry.providers.make_resource",
+        "telemetry.process.RecorderProcess.start",
+        "telemetry.recorder.Recorder.start",
+        "api._hook_client",
+    ],
+)
+def test_an_internal_error_at_the_beginning_lets_the_work_go_on(
+    client, monkeypatch, caplog, place, recorder
+):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(f"scalable.{place}", fail)
+    api._guard.errors.clear()
+    scheduler = client.cluster.scheduler
+    plugins, method = set(scheduler.plugins), Client._graph_to_futures
+    with scalable.instrument(client, recorder=recorder) as run:
+        assert client.submit(sum, [1, 2]).result() == 3
+    met = {"process": "Recorder.start", "thread": "RecorderProcess.start"}[recorder]
+    assert run.enabled is place.endswith(f".{met}")
+    assert ("internal error in instrument" in caplog.text) is not run.enabled
+    assert set(scheduler.plugins) == plugins
+    assert Client._graph_to_futures is method
 
 
 def _script(tmp_path: Path, body: str) -> Path:

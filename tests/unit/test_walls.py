@@ -31,13 +31,18 @@ class Room:
 
 
 RUNS = ("run store", "run store's SDK side")
-LEAVES = ("facts", "guard", "options", "spool")
+LEAVES = ("facts", "guard", "options", "OpenTelemetry's variables", "spool")
 
 #: A module belongs to the first room that names it or a package above it.
 ROOMS = (
     Room("facts", ("scalable.facts",), never=DASK | OTEL),
     Room("guard", ("scalable.guard",), never=DASK | OTEL),
     Room("options", ("scalable.options",), never=DASK | OTEL),
+    Room(
+        "OpenTelemetry's variables",
+        ("scalable.otel_environment",),
+        never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
+    ),
     Room("spool", ("scalable.spool",), never=DASK | OTEL),
     Room(
         "crash upload",

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from distributed import Client
-from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -29,6 +28,7 @@ from opentelemetry.trace import (
 from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id, carried, carrier_of
 from scalable.guard import Guard
 from scalable.instrumentation import internals
+from scalable.otel_environment import propagate_module
 
 #: Carriers whose context is kept at hand: the tasks of one submission have equal ones.
 _MAX_CONTEXTS: Final = 1024
@@ -142,7 +142,7 @@ _attach: Final = internals.attach_context()
 def _extract(carrier: str) -> Context:
     if len(_contexts) >= _MAX_CONTEXTS:
         _contexts.clear()
-    found = _contexts[carrier] = propagate.extract(carried(carrier), Context())
+    found = _contexts[carrier] = propagate_module().extract(carried(carrier), Context())
     return found
 
 
@@ -201,7 +201,7 @@ def _carrier_of(client: Client) -> str | None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
         fields = {"run": run_of(attempt)}
-        propagate.inject(fields)
+        propagate_module().inject(fields)
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)

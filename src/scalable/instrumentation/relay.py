@@ -27,6 +27,7 @@ from scalable.guard import Guard
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import Outbox, attributes_of, encode
 from scalable.instrumentation.propagation import attempt_of, run_of
+from scalable.otel_environment import usable_environment
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -124,9 +125,10 @@ class Relay:
         if self._sdk is None:
             with self._lock:
                 if self._sdk is None:
-                    from scalable.instrumentation.relay_sdk import RelaySdk
+                    with usable_environment():
+                        from scalable.instrumentation.relay_sdk import RelaySdk
 
-                    self._sdk = RelaySdk(self.on_span_start, self.on_span_end)
+                        self._sdk = RelaySdk(self.on_span_start, self.on_span_end)
         return self._sdk
 
     # -- spans ------------------------------------------------------------------------------------

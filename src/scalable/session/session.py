@@ -325,11 +325,8 @@ class ScalableSession:
         from scalable.instrumentation.user_events import listen
 
         client = cast("ScalableClient", self.client)
-        try:
-            run = begin_run(client, self._settings, self._documents(steps.plan))
-        except OSError as error:
-            # A disk that takes no run must not keep the work from being done.
-            logger.warning("scalable records nothing: %s", error)
+        run = begin_run(client, self._settings, self._documents(steps.plan))
+        if not run.enabled:
             return
         run.outlive_client()
         self._run = run

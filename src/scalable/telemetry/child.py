@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
+from scalable.otel_environment import usable
 from scalable.telemetry import wire
 from scalable_runs.writer import RunWriter
 
@@ -140,6 +141,13 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._program.send("log", record.name, record.levelno, self.format(record))
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Text of a record; of the stacks of other packages, which help no user, the error."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or record.name.partition(".")[0] == "scalable":
+            return super().format(record)
+        return f"{record.getMessage()} ({type(error).__name__}: {error})"
+
 
 def main() -> None:
     """Record one run, from standard input, until that ends."""
@@ -151,6 +159,8 @@ def main() -> None:
     program = Program(os.dup(1))
     os.dup2(2, 1)
     logging.getLogger().addHandler(_Forward(program))
+    # The program has told the user which variables cannot be used.
+    usable(os.environ)
     made = wire.read(sys.stdin.buffer)
     if made is None:
         return

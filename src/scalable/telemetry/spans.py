@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -20,6 +20,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
+from scalable.otel_environment import propagate_module
 from scalable.telemetry import semconv
 
 NANOSECONDS: Final = 1_000_000_000
@@ -53,7 +54,9 @@ def nanoseconds(seconds: float) -> int:
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
     """The span that a carrier names, read by whichever propagator is configured; None for none."""
     try:
-        found = trace.get_current_span(propagate.extract(carrier, Context())).get_span_context()
+        found = trace.get_current_span(
+            propagate_module().extract(carrier, Context())
+        ).get_span_context()
     except Exception:  # it came over the wire, from a peer that may send anything
         return None
     return found if found.is_valid else None

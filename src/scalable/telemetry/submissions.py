@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from time import time
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-from opentelemetry import baggage, propagate, trace
+from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, get_current
 from opentelemetry.propagators.composite import CompositePropagator
@@ -16,6 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from scalable.facts import carrier_of
+from scalable.otel_environment import propagate_module
 from scalable.telemetry.spans import new_span_id, new_trace_id, span_context
 
 #: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
@@ -80,7 +81,9 @@ class Submission:
         self.baggage = baggage.get_all(context)
         #: Written by whichever propagator is configured; baggage travels with the context.
         fields = {"run": run}
-        propagate.inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
+        propagate_module().inject(
+            fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
+        )
         self.carrier = carrier_of(fields)
 
     def takes(self, context: Context, now: float) -> bool:
@@ -101,7 +104,7 @@ class Submission:
 
 def propagates_as_configured(environ: Mapping[str, str]) -> bool:
     """The propagator is the one that ``OTEL_PROPAGATORS`` names: another process has the same."""
-    chosen: Any = propagate.get_global_textmap()
+    chosen: Any = propagate_module().get_global_textmap()
     if type(chosen) is not CompositePropagator:
         return False
     parts: Any = getattr(chosen, "_propagators", ())

@@ -1,0 +1,115 @@
+"""``OTEL_*`` variables that OpenTelemetry cannot use, and how to do without them.
+
+OpenTelemetry's packages raise, at import or at first use, where a variable names something that is
+not installed or holds a value that is not allowed. A wrong variable must not end the program or a
+task, so it is hidden from them, and the user is told once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, MutableMapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+#: Variables that name entry points: their group, and whether a list is allowed.
+_NAMES: Final = {
+    "OTEL_PROPAGATORS": ("opentelemetry_propagator", True),
+    "OTEL_PYTHON_CONTEXT": ("opentelemetry_context", False),
+    "OTEL_PYTHON_TRACER_PROVIDER": ("opentelemetry_tracer_provider", False),
+    "OTEL_PYTHON_METER_PROVIDER": ("opentelemetry_meter_provider", False),
+    "OTEL_PYTHON_LOGGER_PROVIDER": ("opentelemetry_logger_provider", False),
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": ("opentelemetry_resource_detector", True),
+}
+#: Names that are allowed although no package installs them.
+_BUILT_IN: Final = {
+    "OTEL_PROPAGATORS": {"none"},
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": {"*"},
+}
+_EXEMPLAR_FILTER: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
+_EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
+#: The value by which a limit is switched off.
+_NO_LIMIT: Final = ""
+
+
+def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None = None) -> bool:
+    """Take out of `environ` what OpenTelemetry cannot use; True if nothing had to be changed.
+
+    Parameters
+    ----------
+    environ : mutable mapping
+        Environment. Of a variable that lists names, the names that are installed stay.
+    warn : callable, optional
+        Told in one sentence which variables are not used and why.
+    """
+    problems: list[str] = []
+    for name in [name for name in environ if name.startswith("OTEL_")]:
+        value = environ[name].strip()
+        if name in _NAMES and value:
+            _keep_installed(environ, name, value, problems)
+        elif name.endswith("_LIMIT") and value != _NO_LIMIT and not _is_count(value):
+            del environ[name]
+            problems.append(f"{name}={value} is not a whole number of 0 or more")
+        elif name == _EXEMPLAR_FILTER and value.lower() not in _EXEMPLAR_FILTERS:
+            del environ[name]
+            problems.append(f"{name}={value} is not one of {', '.join(_EXEMPLAR_FILTERS)}")
+    if problems and warn is not None:
+        warn(f"OpenTelemetry cannot use these variables, and does without: {'; '.join(problems)}")
+    return not problems
+
+
+@contextmanager
+def usable_environment(warn: Callable[[str], None] | None = None) -> Generator[None]:
+    """Hide from this process, for the length of the block, what OpenTelemetry cannot use.
+
+    For blocks that import or set up parts of OpenTelemetry; short ones, as other threads see the
+    same environment. Nothing is touched where all variables can be used.
+    """
+    wanted = dict(os.environ)
+    if usable(wanted, warn):
+        yield
+        return
+    hidden = {name: value for name, value in os.environ.items() if wanted.get(name) != value}
+    for name in hidden:
+        if name in wanted:
+            os.environ[name] = wanted[name]
+        else:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@cache
+def propagate_module() -> Any:
+    """``opentelemetry.propagate``, with those of the configured propagators that are installed."""
+    with usable_environment():
+        return import_module("opentelemetry.propagate")
+
+
+def _keep_installed(
+    environ: MutableMapping[str, str], name: str, value: str, problems: list[str]
+) -> None:
+    group, is_list = _NAMES[name]
+    known = _BUILT_IN.get(name, set[str]()) | entry_points(group=group).names
+    names = [part.strip() for part in value.split(",")] if is_list else [value]
+    missing = [part for part in names if part not in known and part.lower() not in known]
+    if not missing:
+        return
+    problems.append(f"{name} names {', '.join(map(repr, missing))}, which is not installed")
+    kept = [part for part in names if part not in missing]
+    if kept:
+        environ[name] = ",".join(kept)
+    else:
+        del environ[name]
+
+
+def _is_count(value: str) -> bool:
+    try:
+        return int(value) >= 0
+    except ValueError:
+        return False

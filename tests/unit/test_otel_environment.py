@@ -1,0 +1,67 @@
+"""OTEL_* variables that OpenTelemetry cannot use are found, hidden from it, and told once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from scalable.otel_environment import usable, usable_environment
+
+WRONG = [
+    ("OTEL_PROPAGATORS", "tracecontext, b3multi,baggage", "tracecontext,baggage", "'b3multi'"),
+    ("OTEL_PROPAGATORS", "xray", None, "'xray'"),
+    ("OTEL_PYTHON_CONTEXT", "greenlets", None, "'greenlets'"),
+    ("OTEL_PYTHON_TRACER_PROVIDER", "missing", None, "'missing'"),
+    ("OTEL_PYTHON_METER_PROVIDER", "missing", None, "'missing'"),
+    ("OTEL_PYTHON_LOGGER_PROVIDER", "missing", None, "'missing'"),
+    ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "otel,planets", "otel", "'planets'"),
+    ("OTEL_METRICS_EXEMPLAR_FILTER", "sometimes", None, "always_on, always_off, trace_based"),
+    ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "lots", None, "whole number"),
+    ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-5", None, "whole number"),
+    ("OTEL_SPAN_EVENT_COUNT_LIMIT", "1.5", None, "whole number"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "left", "words"), WRONG)
+def test_what_cannot_be_used_is_taken_out_and_told(name, value, left, words):
+    environ = {name: value, "OTEL_SERVICE_NAME": "tides", "PATH": "/bin"}
+    told: list[str] = []
+    assert usable(environ, told.append) is False
+    assert environ.get(name) == left
+    assert {"OTEL_SERVICE_NAME": "tides", "PATH": "/bin"}.items() <= environ.items()
+    [sentence] = told
+    assert name in sentence
+    assert words in sentence
+
+
+def test_what_can_be_used_stays_and_nothing_is_told():
+    environ = {
+        "OTEL_PROPAGATORS": "tracecontext,baggage",
+        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "*",
+        "OTEL_METRICS_EXEMPLAR_FILTER": "Trace_Based",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT": "",
+        "OTEL_SPAN_LINK_COUNT_LIMIT": " 12 ",
+        "OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider",
+    }
+    before = dict(environ)
+    assert usable(environ, pytest.fail) is True
+    assert environ == before
+    assert usable({"OTEL_PROPAGATORS": "None"}) is True
+
+
+def test_the_environment_is_as_it_was_after_the_block(monkeypatch):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "b3multi,tracecontext")
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "many")
+    before = dict(os.environ)
+    within: list[tuple[str | None, str | None]] = []
+
+    def fail() -> None:
+        names = ("OTEL_PROPAGATORS", "OTEL_SPAN_LINK_COUNT_LIMIT")
+        within.append(tuple(os.environ.get(name) for name in names))
+        raise RuntimeError("within")
+
+    with pytest.raises(RuntimeError, match="within"), usable_environment():
+        fail()
+    assert within == [("tracecontext", None)]
+    assert dict(os.environ) == before
