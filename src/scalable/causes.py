@@ -197,6 +197,8 @@ class Case(NamedTuple):
     #: The task at fault, of a task that failed because another did.
     blame: str | None = None
     is_worker: bool = False
+    #: Dask ended the worker since the scheduler had heard nothing of it for so many seconds.
+    worker_ttl: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -265,6 +267,7 @@ def case_of(record: Mapping[str, Any]) -> Case:
         _text(details.get("stderr_tail")),
         _text(details.get("blame")) or None,
         failure_class == "WorkerLost" or details.get("phase") == "worker_lost",
+        _number(details.get("worker_ttl_s")),
     )
 
 
@@ -1076,6 +1079,14 @@ DEATHS: Final = (
         "medium",
         "the kernel's out-of-memory killer ended a process on its host just then",
         lambda case: case.oom_kills_host and case.signal == "SIGKILL",
+    ),
+    _when(
+        "timeout",
+        "high",
+        "Dask ended it: the scheduler had heard no heartbeat of it for longer than "
+        "distributed.scheduler.worker-ttl allows; a task that holds Python's interpreter lock "
+        "keeps its worker from sending one",
+        lambda case: case.worker_ttl is not None and case.reason == "worker-ttl",
     ),
     _when(
         "killed",

@@ -206,6 +206,10 @@ class WorkerGone(NamedTuple):
     memory: int
     #: Most bytes that it had on disk for lack of memory at one time.
     spilled: int = 0
+    #: Seconds since its last heartbeat.
+    heartbeat_age: float | None = None
+    #: Dask ended it since so many seconds went by without one.
+    ttl: float | None = None
 
 
 class Sample(NamedTuple):

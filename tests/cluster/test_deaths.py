@@ -163,6 +163,28 @@ def test_memory_kill_by_the_nanny(notes_dir):
     assert "needs at least" in finding.suggestion
 
 
+def test_dask_ends_a_worker_that_sends_no_heartbeat(make_cluster, monkeypatch):
+    """The signal that ends it is Dask's own: nobody needs to look for a sender."""
+    # Dask waits for ten heartbeats at the least.
+    monkeypatch.setattr("distributed.scheduler.heartbeat_interval", lambda workers: 0.2)
+    with dask.config.set({"distributed.scheduler.worker-ttl": "2s"}):
+        cluster, client = make_cluster(n_workers=1)
+    cluster.scheduler.allowed_failures = 0
+    with scalable.instrument(client) as run:
+        future = client.submit(dying.hold_the_interpreter, pure=False)
+        with pytest.raises(KilledWorker):
+            future.result(timeout=60)
+    oracle.check_contract(run.run_dir)
+    (details,) = certificates(run.run_dir)
+    assert details["cause"] == "timeout"
+    assert details["tasks"] == [future.key]
+    assert details["heartbeat_age_s"] >= details["worker_ttl_s"] == 2.0
+    (line,) = lost(run.run_dir)
+    assert line["details"]["reason"] == "worker-ttl"
+    assert line["details"]["worker_ttl_s"] == 2.0
+    assert killed(run.run_dir)[future.key]["deaths"][0]["cause"] == "timeout"
+
+
 def test_culprit_and_innocent_are_told_apart(make_cluster, notes_dir):
     """Two tasks on one worker when it dies, then the culprit alone on others."""
     cluster, client = make_cluster(n_workers=1, threads=2)

@@ -124,6 +124,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._workers: dict[str, WorkerState] = {}
         self._closing: dict[str, str] = {}
         self._suspects: dict[str, str] = {}
+        #: Workers that Dask is about to end for want of a heartbeat → its limit, in seconds.
+        self._silent: dict[str, float] = {}
         #: The most that each worker had on disk for lack of memory, in bytes.
         self._spilled: dict[str, int] = {}
         #: The worker that is being removed, and the keys of what was assigned to it.
@@ -603,6 +605,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._gone = None
         self._closing.pop(worker, None)
         self._suspects.pop(worker, None)
+        self._silent.pop(worker, None)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Dask logs an event: the only sign of a worker's removal before its tasks are moved."""
@@ -629,6 +632,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             elif action in ("worker-ttl-timed-out", "worker-ttl-timeout"):
                 for address in _addresses(msg):
                     self._suspects[address] = "worker-ttl"
+                    self._silent[address] = float(msg.get("ttl") or 0.0)
             elif topic == "worker-restart-memory":
                 self._memory_kill(msg)
         except BaseException as error:
@@ -717,6 +721,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 recomputed,
                 _memory(worker),
                 self._spilled.pop(address, 0),
+                max(0.0, now - worker.last_seen) if worker.last_seen else None,
+                self._silent.get(address),
             ),
             _FACT_BYTES + 120 * len(ordered),
         )

@@ -332,6 +332,7 @@ class Deaths:
                 oom_kills_host=end.oom_kills_host if end is not None else 0,
                 time_left=time_left,
                 stderr_tail=tail,
+                worker_ttl=gone.ttl,
                 is_worker=True,
             )
         )
@@ -342,6 +343,8 @@ class Deaths:
             semconv.WORKER_TASKS_RUNNING: len(death.tasks),
             semconv.WORKER_TASKS_RECOMPUTED: gone.tasks_recomputed,
             semconv.WORKER_MEMORY: gone.memory or None,
+            semconv.WORKER_HEARTBEAT_AGE: _rounded(gone.heartbeat_age),
+            semconv.WORKER_TTL: _rounded(gone.ttl),
             semconv.CAUSE: verdict.cause,
         }
         if end is not None:
@@ -365,7 +368,7 @@ class Deaths:
             semconv.MEMORY_KILL: memory_kill or None,
             semconv.BATCH_SYSTEM: _plain(known.process.get("batch_system")),
             semconv.BATCH_JOB: _plain(known.process.get("batch_job")),
-            semconv.TIME_LEFT: None if time_left is None else round(time_left, 3),
+            semconv.TIME_LEFT: _rounded(time_left),
             semconv.TIME_LIMIT: _plain(known.process.get("time_limit_s")),
             semconv.NOT_KNOWN: _not_known(death, log) or None,
         }
@@ -456,6 +459,10 @@ def _message(death: Death, verdict: Verdict, reason: str) -> str:
 
 def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _plain(value: Any) -> Any:

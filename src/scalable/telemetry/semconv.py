@@ -112,6 +112,10 @@ WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
 WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
 #: Bytes of results that the worker had on disk.
 WORKER_SPILLED: Final = "dask.worker.spilled"
+#: Seconds from the worker's last heartbeat to its end.
+WORKER_HEARTBEAT_AGE: Final = "dask.worker.heartbeat.age"
+#: Seconds without a heartbeat after which Dask ended the worker.
+WORKER_TTL: Final = "dask.worker.ttl"
 #: Most bytes that the worker's process was seen to use.
 WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
 #: Its last dozen samples of memory: seconds since the epoch, bytes.
@@ -410,6 +414,8 @@ _WORKER_FIELDS: Final = {
     WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
     WORKER_MEMORY: "details.memory_bytes",
     WORKER_SPILLED: "details.spilled_bytes",
+    WORKER_HEARTBEAT_AGE: "details.heartbeat_age_s",
+    WORKER_TTL: "details.worker_ttl_s",
     EXIT_CODE: "details.exit_code",
     PROCESS_SIGNAL: "details.signal",
     CAUSE: "details.cause",
@@ -445,6 +451,8 @@ _FAILURE_FIELDS: Final = {
     WORKER_TASKS_RUNNING: "details.tasks_running",
     WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
     WORKER_MEMORY: "details.memory_bytes",
+    WORKER_HEARTBEAT_AGE: "details.heartbeat_age_s",
+    WORKER_TTL: "details.worker_ttl_s",
     WORKER_MEMORY_PEAK: "details.memory_peak_bytes",
     WORKER_MEMORY_LIMIT: "details.memory_limit_bytes",
     WORKER_MEMORY_SAMPLES: "details.memory_samples",
