@@ -408,6 +408,33 @@ def record(
     """
     cluster = SyntheticCluster(shape)
     source = SyntheticSource(cluster)
+    warnings: list[str] = []
+    recorder = make_recorder(runs_dir, shape, warnings)
+    began = time.perf_counter()
+    recorder.start(source)
+    taken = recorder.flush(timeout=3600.0)
+    errors = dict(recorder.guard.errors)
+    if not taken or (errors and not tolerant) or cluster.truth["submitted"] != shape.tasks:
+        raise RuntimeError(f"the synthetic run was not recorded: {errors}")
+    recorded = Recorded(
+        recorder.run_dir,
+        cluster.truth,
+        source.cpu,
+        source.marks,
+        time.perf_counter() - began,
+        warnings=warnings,
+        errors=errors,
+    )
+    if close:
+        status: RunStatus = "completed"
+        began = time.perf_counter()
+        recorder.close(status, timeout=60.0)
+        recorded.closing = time.perf_counter() - began
+    return recorded
+
+
+def make_recorder(runs_dir: Path | str, shape: Shape, warnings: list[str]) -> Recorder:
+    """A recorder with a run directory below `runs_dir`, not started; appends what it warns of."""
     identity = RunIdentity(shape.run_id, "synthetic", "synthetic", 1 << 100, 1, EPOCH)
     writer = RunWriter.create(
         runs_dir,
@@ -427,8 +454,7 @@ def record(
             "code_identities": {},
         },
     )
-    warnings: list[str] = []
-    recorder = Recorder(
+    return Recorder(
         identity,
         writer,
         make_resource(shape.run_id, identity.project),
@@ -437,27 +463,6 @@ def record(
         warn=warnings.append,
         routes=find_routes({}, warnings.append),
     )
-    began = time.perf_counter()
-    recorder.start(source)
-    taken = recorder.flush(timeout=3600.0)
-    errors = dict(recorder.guard.errors)
-    if not taken or (errors and not tolerant) or cluster.truth["submitted"] != shape.tasks:
-        raise RuntimeError(f"the synthetic run was not recorded: {errors}")
-    recorded = Recorded(
-        writer.path,
-        cluster.truth,
-        source.cpu,
-        source.marks,
-        time.perf_counter() - began,
-        warnings=warnings,
-        errors=errors,
-    )
-    if close:
-        status: RunStatus = "completed"
-        began = time.perf_counter()
-        recorder.close(status, timeout=60.0)
-        recorded.closing = time.perf_counter() - began
-    return recorded
 
 
 def main() -> None:

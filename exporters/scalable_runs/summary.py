@@ -218,12 +218,32 @@ class RunSummary:
         """Tasks that a worker runs."""
         return len(self._running)
 
-    def states(self) -> dict[str, int]:
-        """Return how many tasks are in each state now; those of all states have no other one."""
+    def unknown_count(self, run: Mapping[str, Any]) -> int:
+        """Return how many tasks have no final state in a run that has ended: nobody knows theirs.
+
+        Parameters
+        ----------
+        run
+            The run's run.json; of a run that goes on none is unknown.
+        """
+        if run.get("status") in (None, "running"):
+            return 0
+        return len(self._running) + len(self._waiting)
+
+    def states(self, *, ended: bool = False) -> dict[str, int]:
+        """Return how many tasks are in each state now; those of all states have no other one.
+
+        Parameters
+        ----------
+        ended
+            The run is over: the state of a task without an end is unknown.
+        """
         names = self._names.values()
+        waiting, running = len(self._waiting), len(self._running)
         return {
-            "waiting": len(self._waiting),
-            "running": len(self._running),
+            "waiting": 0 if ended else waiting,
+            "running": 0 if ended else running,
+            "unknown": waiting + running if ended else 0,
             "succeeded": sum(name.succeeded for name in names),
             "failed": sum(name.failed for name in names),
             "cancelled": sum(name.cancelled for name in names),
@@ -302,6 +322,7 @@ class RunSummary:
                 "tasks_recomputed_distinct": None if recomputed is None else len(recomputed),
                 "tasks_running": len(self._running),
                 "tasks_waiting": len(self._waiting),
+                "tasks_unknown": self.unknown_count(run),
                 "attempts": sum(name.attempts for name in names),
                 "workers": len(workers),
                 "workers_lost": sum(row["lost"] for row in workers),

@@ -70,7 +70,8 @@ def instrument(
     sample_interval : float, optional
         Seconds between samples of the workers' usage. Default: 5.
     close_timeout : float, optional
-        Longest time in seconds that closing waits for the scheduler. Default: 5.
+        Longest time in seconds that closing waits for the scheduler, counted anew as long as facts
+        arrive, three times that in all. Default: 5.
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
     crash_upload : str, optional
@@ -307,7 +308,10 @@ class Instrumentation:
             del self._client.__dict__[_ATTRIBUTE]
         timeout = self._settings.close_timeout
         self.drain()
-        if not self._recorder.close(status, timeout, None if error is None else _described(error)):
+        if self._recorder.close(status, timeout, None if error is None else _described(error)):
+            if self._recorder.status != "running":
+                self._status = self._recorder.status
+        else:
             logger.warning(
                 "scalable: run %s is still being written after %g s; it goes on in the background",
                 self.run_id,

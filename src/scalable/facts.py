@@ -253,6 +253,13 @@ class Restarted(NamedTuple):
     time: float
 
 
+class SchedulerClosed(NamedTuple):
+    """The scheduler closes in good order: no task that it still knows will run to its end."""
+
+    kind: int
+    time: float
+
+
 class AttemptError(NamedTuple):
     """What only the worker knows of an attempt that raised; joined to its :class:`Failed`."""
 
@@ -356,6 +363,7 @@ Fact: TypeAlias = (
     | Sample
     | SchedulerSample
     | Restarted
+    | SchedulerClosed
     | AttemptError
     | Relayed
     | WorkerExit
@@ -379,6 +387,7 @@ SAMPLE: Final = 12
 RESTARTED: Final = 13
 ATTEMPT_ERROR: Final = 14
 SCHEDULER_SAMPLE: Final = 15
+SCHEDULER_CLOSED: Final = 16
 RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
@@ -401,6 +410,7 @@ _TYPES: Final[dict[int, Any]] = {
     SAMPLE: Sample,
     SCHEDULER_SAMPLE: SchedulerSample,
     RESTARTED: Restarted,
+    SCHEDULER_CLOSED: SchedulerClosed,
     ATTEMPT_ERROR: AttemptError,
     RELAY_SPANS: Relayed,
     RELAY_LOGS: Relayed,

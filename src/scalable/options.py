@@ -241,7 +241,8 @@ OPTIONS: Final = (
         "SCALABLE_CLOSE_TIMEOUT",
         5.0,
         "seconds, at least 0",
-        "Longest time that closing a run waits for what the scheduler still holds.",
+        "Longest time that closing a run waits for what the scheduler still holds, counted "
+        "anew as long as facts arrive, three times that in all.",
         _seconds(0.0),
     ),
     Option(

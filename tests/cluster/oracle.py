@@ -12,6 +12,7 @@ from typing import Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from cluster.tasks import wait_until
+from scalable_runs.layout import FINAL_STATES
 
 FINAL = {"succeeded", "failed", "cancelled"}
 FILES = {
@@ -113,8 +114,9 @@ def check_contract(run_dir: Path) -> None:
     check_summary(run_dir)
 
 
-def check_lives(run_dir: Path) -> None:
-    """Each task's lines tell a life that can be lived, and it has an end."""
+def check_lives(run_dir: Path, *, unknown: int = 0) -> None:
+    """Each task's lines tell a life that can be lived, and all but `unknown` have an end."""
+    without_end = 0
     for key, lines in lives(run_dir).items():
         assert lines[0]["state"] == "submitted", (key, lines)
         attempt, running, final = 0, False, None
@@ -141,7 +143,8 @@ def check_lives(run_dir: Path) -> None:
                 assert math.isfinite(line["duration_s"])
                 # When a task became runnable is not known of one that was there before the run.
                 assert line["queue_s"] >= 0 if "known_before" not in lines[0] else True
-        assert final is not None, (key, lines)
+        without_end += final is None
+    assert without_end == unknown
 
 
 def check_summary(run_dir: Path) -> None:
@@ -154,6 +157,9 @@ def check_summary(run_dir: Path) -> None:
     assert counts["tasks_succeeded"] == by_state["succeeded"] - reopened["succeeded"]
     assert counts["tasks_failed"] == by_state["failed"] - reopened["failed"]
     assert counts["tasks_cancelled"] == by_state["cancelled"]
+    assert counts["tasks_unknown"] == sum(
+        lines[-1]["state"] not in FINAL_STATES for lines in lives(run_dir).values()
+    )
     assert counts["tasks_retried"] == by_state["retried"]
     assert counts["attempts"] == by_state["running"]
     assert counts["task_events"] == len(records)

@@ -266,7 +266,7 @@ def test_the_connection_is_cut(make_cluster):
 
 def test_a_death_while_the_recorder_is_away(make_cluster, monkeypatch):
     """Facts wait at the scheduler; what scheduler and nanny said is joined all the same."""
-    from scalable.instrumentation.source import LocalSource, SourceGoneError
+    from scalable.instrumentation.source import LateError, LocalSource
 
     cluster, client = make_cluster(n_workers=1)
     away = [False]
@@ -274,7 +274,7 @@ def test_a_death_while_the_recorder_is_away(make_cluster, monkeypatch):
 
     def sometimes(self, *args):
         if away[0]:
-            raise SourceGoneError("away")
+            raise LateError("away")
         return pull(self, *args)
 
     monkeypatch.setattr(LocalSource, "pull", sometimes)

@@ -368,9 +368,10 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
                 done = client.submit(tasks.add, str(notes_dir), 1)
                 assert done.result() == 1
                 held = client.submit(tasks.hold, str(notes_dir), "gate")
+                never = client.submit(tasks.add, str(notes_dir), held)
                 tasks.wait_for_notes(notes_dir, 3)
                 tasks.wait_until(
-                    lambda: run.flush() and len(oracle.read(run.run_dir, "tasks.jsonl")) == 5
+                    lambda: run.flush() and len(oracle.read(run.run_dir, "tasks.jsonl")) == 6
                 )
                 scheduler.send_signal(signal.SIGKILL)
                 scheduler.wait()
@@ -380,8 +381,15 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
         worker.kill()
         scheduler.wait()
         worker.wait()
-    oracle.check_lives(run.run_dir)
+    oracle.check_lives(run.run_dir, unknown=2)
+    oracle.check_summary(run.run_dir)
     assert oracle.states(run.run_dir, done.key) == ["submitted", "running", "succeeded"]
-    assert oracle.states(run.run_dir, held.key) == ["submitted", "running", "cancelled"]
+    assert oracle.states(run.run_dir, held.key) == ["submitted", "running"]
+    assert oracle.states(run.run_dir, never.key) == ["submitted"]
     document = json.loads((run.run_dir / "run.json").read_text())
+    assert document["status"] == run.status == "lost"
     assert document["telemetry"]["errors"]["scheduler_gone"] == 1
+    (failure,) = oracle.read(run.run_dir, "failures.jsonl")
+    assert failure["failure_class"] == "SchedulerLost"
+    assert failure["details"]["tasks"] == [held.key]
+    assert failure["details"]["tasks_waiting"] == 1

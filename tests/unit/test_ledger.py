@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from scalable import facts
 from scalable.guard import Guard
 from scalable.telemetry import semconv
-from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger
+from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.encode import encode_logs, encode_spans
@@ -221,12 +221,36 @@ def test_dropped_submission_still_leaves_the_attempt(book):
     assert last["task_name"] == "inc"
 
 
-def test_close_says_where_the_end_is_unknown(book):
-    book.take(submitted("x"), submitted("y"), started("y", 1))
-    book.ledger.close(120.0, lost_facts=True)
+def test_no_end_is_written_that_is_not_known(book):
+    book.take(*map(submitted, "vwxy"), started("y", 1), succeeded("w", 2))
+    # It was cancelled: only whether it had begun is not known.
+    book.take(unassigned("v", 3, "client-releases-keys"), forgotten("v"))
+    unknown = book.ledger.close(120.0, complete=False)
+    book.ledger.scheduler_lost("refused", unknown, 120.0)
     book.collect()
-    assert [state for state, _ in book.lines("y")] == ["submitted", "running", "cancelled"]
-    assert "not recorded" in book.of("tasks.jsonl")[-1]["error_message"]
+    assert unknown == Unknown(running=("y",), waiting=1)
+    assert [book.lines(key)[-1][0] for key in "vwxy"] == [
+        "cancelled",
+        "succeeded",
+        "submitted",
+        "running",
+    ]
+    (failure,) = book.of("failures.jsonl")
+    assert failure["failure_class"] == "SchedulerLost"
+    assert failure["details"] == {
+        "phase": "scheduler_lost",
+        "tasks": ("y",),
+        "tasks_running": 1,
+        "tasks_waiting": 1,
+    }
+    assert "1 tasks were running and 1 had not begun" in failure["message"]
+
+
+def test_a_complete_record_knows_that_what_is_open_was_cancelled(book):
+    book.take(submitted("x"), submitted("y"), started("y", 1))
+    assert not book.ledger.close(120.0)
+    book.collect()
+    assert [book.lines(key)[-1][0] for key in "xy"] == ["cancelled", "cancelled"]
 
 
 def test_silent_worker_is_announced_after_a_while(book):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from benchmarks import synthetic
 from benchmarks.synthetic import Shape
+from scalable import facts
+from scalable.telemetry import wire
 from scalable.telemetry.providers import Exits
 from scalable.telemetry.recorder import STRIDE
-from scalable_runs.layout import TASKS
+from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import RunReader
 
 
@@ -29,3 +36,104 @@ def test_an_internal_error_costs_the_facts_of_one_stride(tmp_path, monkeypatch):
     lines = sum(1 for _ in RunReader(recorded.path).records(TASKS))
     # Three lines a task; a fact makes two at most.
     assert 3_000 - 2 * STRIDE <= lines < 3_000
+
+
+# -- closing --------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A source that gives what it is told to give, then that nothing is left."""
+
+    def __init__(self, *answers: Sequence[facts.Fact] | Exception) -> None:
+        self.left = list(answers)
+        self.after = 1
+
+    def pull(self, after: int, limit: int, timeout: float) -> facts.Batch:
+        answer = self.left.pop(0) if self.left else ()
+        if isinstance(answer, Exception):
+            if not self.left:
+                self.left.append(answer)  # for ever
+            time.sleep(min(timeout, 0.01))
+            raise answer
+        self.after += len(answer)
+        return facts.Batch(list(answer), self.after, bool(self.left), 0, {}, time.time())
+
+    def close(self) -> None:
+        pass
+
+
+def submitted(key: str) -> facts.Submitted:
+    return facts.Submitted(facts.SUBMITTED, 1.0, key, key, None, (), 0, None, False)
+
+
+def started(key: str) -> facts.Started:
+    return facts.Started(facts.STARTED, 2.0, key, 7, "tcp://a:1")
+
+
+def forgotten(key: str) -> facts.Forgotten:
+    return facts.Forgotten(facts.FORGOTTEN, 3.0, key)
+
+
+def closed(runs_dir: Path, *answers: Sequence[facts.Fact] | Exception, timeout: float = 5.0) -> Any:
+    """A run that is closed while its scheduler answers like that."""
+    recorder = synthetic.make_recorder(runs_dir, Shape(tasks=0), [])
+    recorder.end("completed", timeout, None)
+    recorder.start(Scripted(*answers))
+    assert recorder.finished.wait(60)
+    return RunReader(recorder.run_dir)
+
+
+def counts(run: Any) -> Mapping[str, int]:
+    return run.summary()["counts"]
+
+
+def test_slow_answers_while_closing_end_no_pulling(tmp_path):
+    late = ConnectionError("late")
+    run = closed(tmp_path, [submitted("x")], late, TimeoutError(), late, [forgotten("x")])
+    assert run.status == "completed"
+    assert run.document["telemetry"]["errors"] == {}
+    assert (counts(run)["tasks_cancelled"], counts(run)["tasks_unknown"]) == (1, 0)
+
+
+def test_a_scheduler_that_never_answers_leaves_ends_unknown(tmp_path):
+    seen = [submitted("x"), submitted("y"), started("y")]
+    run = closed(tmp_path, seen, ConnectionError("late"), timeout=0.1)
+    assert run.status == "lost"
+    assert run.document["telemetry"]["errors"] == {"close:timeout": 1}
+    assert [line["state"] for line in run.records(TASKS)] == ["submitted", "submitted", "running"]
+    assert counts(run)["tasks_unknown"] == 2
+    assert counts(run)["tasks_cancelled"] == 0
+    assert run.summary()["unfinished"]["tasks"][0]["task_id"] == "y"
+
+
+def test_a_scheduler_that_is_gone_is_told_with_what_ran(tmp_path):
+    run = closed(
+        tmp_path, [submitted("x"), submitted("y"), started("y")], ConnectionRefusedError("refused")
+    )
+    assert run.status == "lost"
+    assert run.document["telemetry"]["errors"] == {"scheduler_gone": 1}
+    (failure,) = run.records(FAILURES)
+    assert failure["failure_class"] == "SchedulerLost"
+    assert failure["details"]["tasks"] == ["y"]
+    assert counts(run)["tasks_unknown"] == 2
+
+
+def test_a_scheduler_that_closed_in_good_order_has_cancelled_what_was_left(tmp_path):
+    bye = facts.SchedulerClosed(facts.SCHEDULER_CLOSED, 3.0)
+    run = closed(tmp_path, [submitted("x"), bye], ConnectionRefusedError("refused"))
+    assert run.status == "completed"
+    assert run.document["telemetry"]["errors"] == {}
+    assert (counts(run)["tasks_cancelled"], counts(run)["tasks_unknown"]) == (1, 0)
+
+
+def test_closing_goes_on_while_facts_arrive(tmp_path, monkeypatch):
+    """Longer than its timeout, until nothing has come for so long."""
+    monkeypatch.setattr(wire, "CLOSE_STRETCH", 100.0)
+    many = [[submitted(f"x{number}"), forgotten(f"x{number}")] for number in range(6)]
+    waits = [ConnectionError("late")] * 8
+    answers = [answer for batch in many for answer in (*waits, batch)]
+    began = time.monotonic()
+    run = closed(tmp_path, *answers, timeout=1.0)
+    assert time.monotonic() - began > 1.0
+    assert run.status == "completed"
+    assert counts(run)["tasks"] == 6

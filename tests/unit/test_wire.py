@@ -188,7 +188,7 @@ def test_an_answer_that_comes_late_is_not_asked_for_again(source):
 
 
 def test_trouble_of_the_program_with_its_scheduler_is_told(source):
-    source.put("tcp://127.0.0.1:1: refused")
+    source.put((wire.LATE, "tcp://127.0.0.1:1: refused"))
     with pytest.raises(ConnectionError, match="refused"):
         source.pull(1, 10, 5.0)
 

@@ -202,7 +202,9 @@ def load_report(
             except (AttributeError, KeyError, TypeError, ValueError):
                 pass  # damaged, or of another tool: the journals tell the same
     summary = (scanner or read_journals)(reader, progress)
-    loaded = _report(reader, summary.document(reader.document), "scan")
+    # A run that says `running` and whose recorder is gone has ended.
+    document = summary.document({**reader.document, "status": reader.status})
+    loaded = _report(reader, document, "scan")
     if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
         return loaded
     note = "summary.json is missing or does not fit: counted from the journals."

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PULL_LIMIT: Final = 2_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.
 LATE_AFTER: Final = 5.0
+#: Answer to whoever asks for the facts of a run that is not recorded here.
+NO_SUCH_RUN: Final = "no such run"
 #: Longest wait at the end of a run for what workers have measured, in seconds.
 DRAIN_TIMEOUT: Final = 0.5
 
@@ -190,7 +192,7 @@ class Hub:
         """RPC of the recorders."""
         plugin = self.plugins.get(run)
         if plugin is None:
-            return {"error": "no such run"}
+            return {"error": NO_SUCH_RUN}
         try:
             return plugin.pull(after, limit)
         except BaseException as error:

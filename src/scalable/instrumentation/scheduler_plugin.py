@@ -203,6 +203,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         for address in list(self._workers):
             self._closing.setdefault(address, "scheduler-close")
             self._note_worker_gone(address, expected=True, recomputed=0)
+        self._note(facts.SchedulerClosed(facts.SCHEDULER_CLOSED, time()), _SMALL_FACT_BYTES)
 
     # -- pulling ------------------------------------------------------------------------------
 

@@ -6,24 +6,39 @@ import asyncio
 import contextlib
 import threading
 from time import time
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from distributed.core import rpc
 
 from scalable import facts
 from scalable.facts import PULL_OP, Batch
+from scalable.instrumentation.hub import NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
+#: Seconds within which a connection to the scheduler must be made; one that refuses connections
+#: for so long is gone.
+CONNECT_TIMEOUT: Final = 1.5
 
-class SourceGoneError(ConnectionError):
-    """The scheduler cannot be reached, or knows nothing of the run any more."""
+
+class LateError(ConnectionError):
+    """The scheduler did not answer in time: it may be busy, or the link slow."""
+
+
+class SourceGoneError(ConnectionRefusedError):
+    """The scheduler has refused connections for a while, or knows nothing of the run."""
 
 
 class Source(Protocol):
     """What the recorder's thread pulls from; every method is called by that thread."""
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; raises :class:`SourceGoneError` after `timeout` seconds."""
+        """Facts from number `after` on, within `timeout` seconds.
+
+        Raises
+        ------
+        LateError, SourceGoneError
+            There is no answer.
+        """
         ...
 
     def close(self) -> None:
@@ -85,22 +100,28 @@ class RemoteSource:
         self._rpc: Any = None
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; raises :class:`SourceGoneError` after `timeout` seconds."""
+        """Facts from number `after` on; see :class:`Source`."""
         if not self.registered.is_set():
             return Batch([], after, False, 0, {}, time())
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
             answer = self._runner.run(self._ask(after, limit, timeout))
-        except (TimeoutError, OSError) as error:
-            raise SourceGoneError(f"{self._address}: {error or type(error).__name__}") from error
+        except OSError as error:
+            kind = SourceGoneError if _is_refusal(error) else LateError
+            raise kind(f"{self._address}: {error or type(error).__name__}") from error
         if "facts" not in answer:
-            raise SourceGoneError(f"{self._address}: {answer.get('error', 'no answer')}")
+            said = answer.get("error", "no answer")
+            kind = SourceGoneError if said == NO_SUCH_RUN else LateError
+            raise kind(f"{self._address}: {said}")
         return _batch(answer)
 
     async def _ask(self, after: int, limit: int, timeout: float) -> dict[str, Any]:
         if self._rpc is None:
-            self._rpc = rpc(self._address, connection_args=self._connection_args)
+            # Dask tries again and again for so long, whatever the reason, and tells it then.
+            self._rpc = rpc(
+                self._address, timeout=CONNECT_TIMEOUT, connection_args=self._connection_args
+            )
         call = getattr(self._rpc, PULL_OP)
         return await asyncio.wait_for(call(run=self._run, after=after, limit=limit), timeout)
 
@@ -116,6 +137,15 @@ class RemoteSource:
         if self._rpc is not None:
             await self._rpc.close_rpc()
             self._rpc = None
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Nobody listens at the address any more; Dask wraps that several times."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _batch(answer: dict[str, Any]) -> Batch:

@@ -77,11 +77,11 @@ class PipeSource:
     def __init__(self, program: Program) -> None:
         self.recorder: Recorder | None = None
         self._program = program
-        self._answers: queue.SimpleQueue[tuple[Any, ...] | str | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         #: A question was asked whose answer has not come.
         self._is_waiting = False
 
-    def put(self, answer: tuple[Any, ...] | str) -> None:
+    def put(self, answer: tuple[Any, ...]) -> None:
         """Hand in the answer to the next question, perhaps before it is asked."""
         self._answers.put(answer)
 
@@ -123,8 +123,10 @@ class PipeSource:
                 raise ConnectionError("the program is gone")
             break
         self._is_waiting = False
-        if isinstance(answer, str):
-            raise ConnectionError(answer)
+        if answer[0] == wire.GONE:
+            raise ConnectionRefusedError(answer[1])
+        if answer[0] == wire.LATE:
+            raise ConnectionError(answer[1])
         return answer
 
     def close(self) -> None:
@@ -268,6 +270,7 @@ def _flush(program: Program, recorder: Recorder, number: int, timeout: float) ->
 
 def _tell_of_the_end(program: Program, recorder: Recorder) -> None:
     recorder.finished.wait()
-    program.send("finished", dict(recorder.guard.errors), recorder.progress())
+    errors = dict(recorder.guard.errors)
+    program.send("finished", errors, recorder.progress(), recorder.status)
     if program.is_gone:
         os._exit(0)

@@ -120,7 +120,7 @@ TASK_COUNT: Final = Instrument(
     "updowncounter",
     "{task}",
     "Tasks of the run by the state they are in now: waiting, running, succeeded, failed, "
-    "cancelled.",
+    "cancelled; unknown once the run has ended without their end being recorded.",
     (semconv.TASK_STATE,),
 )
 WORKER_COUNT: Final = Instrument(

@@ -50,6 +50,8 @@ USAGE_SHORT_ATTEMPTS: Final = 100
 PHASE_MIN_DURATION: Final = 0.005
 #: … and this share of the attempt with all its phases.
 PHASE_MIN_SHARE: Final = 0.05
+#: Tasks named in one failure record.
+MAX_TASKS_NAMED: Final = 100
 #: Links of one span.
 MAX_LINKS: Final = 32
 #: Events of a worker's span.
@@ -87,6 +89,18 @@ class Signals(NamedTuple):
 
     logs: list[ReadableLogRecord]
     spans: list[ReadableSpan]
+
+
+class Unknown(NamedTuple):
+    """Tasks of a run that has ended whose own end nobody knows."""
+
+    #: Keys of those that were running.
+    running: tuple[str, ...]
+    #: How many had not begun, or waited to run again.
+    waiting: int
+
+    def __bool__(self) -> bool:
+        return bool(self.running or self.waiting)
 
 
 class _Task:
@@ -263,6 +277,8 @@ class Ledger:
         self.scheduler: facts.SchedulerSample | None = None
         #: Set when something happened that must be on disk at once.
         self.urgent = False
+        #: The scheduler closed in good order: no open task of its will end otherwise.
+        self.scheduler_closed = False
         #: Workers that never said a word of their own.
         self.silent_workers: list[str] = []
         self._handlers: dict[int, Callable[[Any], None]] = {
@@ -280,6 +296,7 @@ class Ledger:
             facts.SAMPLE: self._sample,
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.RESTARTED: self._restarted,
+            facts.SCHEDULER_CLOSED: self._scheduler_closed,
             facts.WORKER_EXIT: self._worker_exit,
             facts.WORKER_EVENT: self._about_worker,
             facts.USER_EVENT: self._user_event,
@@ -377,16 +394,21 @@ class Ledger:
         """A task has no final state yet."""
         return any(task.final is None for task in self._tasks.values())
 
-    def close(self, now: float, *, lost_facts: bool = False) -> None:
+    def close(self, now: float, *, complete: bool = True) -> Unknown:
         """The run ends: what nobody will wait for any more is cancelled.
 
         Parameters
         ----------
         now : float
             Time of the end.
-        lost_facts : bool
-            Facts were dropped or the scheduler is gone, so that the end of a task may be unknown
-            rather than a cancellation; its line says so.
+        complete : bool
+            False if facts were dropped or not fetched, or if the scheduler is gone: the end of an
+            open task is unknown then, and none is written.
+
+        Returns
+        -------
+        Unknown
+            The tasks whose end is unknown.
         """
         for key in list(self._limbo):
             self._leave_limbo(key)
@@ -395,13 +417,35 @@ class Ledger:
             self._announce_worker(worker, worker.ready.time)
         self._settle_deaths(now, all_of_them=True)
         self._deaths.close()
-        message = "the end of this task was not recorded" if lost_facts else None
-        for task in self._tasks.values():
-            if task.final is None:
-                self._cancel(task, now, message)
+        open_tasks = [task for task in self._tasks.values() if task.final is None]
+        if complete:
+            for task in open_tasks:
+                self._cancel(task, now)
+            open_tasks.clear()
         self._tasks.clear()
         for worker in self._workers.values():
             self._worker_span(worker, now)
+        running = [task.key for task in open_tasks if task.running]
+        return Unknown(tuple(running), len(open_tasks) - len(running))
+
+    def scheduler_lost(self, error: str, unknown: Unknown, now: float) -> None:
+        """The scheduler went away and had not said that it would close."""
+        self._failure(
+            now,
+            self._root,
+            {
+                semconv.EXCEPTION_TYPE: "SchedulerLost",
+                semconv.EXCEPTION_MESSAGE: self._redact(
+                    f"the scheduler went away ({error}): {len(unknown.running):,} tasks were "
+                    f"running and {unknown.waiting:,} had not begun, as far as it had told; "
+                    "their end is unknown"
+                ),
+                semconv.PHASE: "scheduler_lost",
+                semconv.WORKER_TASKS: unknown.running[:MAX_TASKS_NAMED],
+                semconv.WORKER_TASKS_RUNNING: len(unknown.running),
+                semconv.TASKS_WAITING: unknown.waiting,
+            },
+        )
 
     def run_failure(
         self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
@@ -694,11 +738,9 @@ class Ledger:
         limbo = self._limbo.pop(key)
         self._cancel(limbo.task, limbo.time)
 
-    def _cancel(self, task: _Task, time: float, message: str | None = None) -> None:
+    def _cancel(self, task: _Task, time: float) -> None:
         attributes = self._task_attributes(task, "cancelled")
         attributes[semconv.TASK_RESULT] = "cancellation"
-        if message is not None:
-            attributes[semconv.EXCEPTION_MESSAGE] = message
         task.final = "cancelled"
         if task.running:
             attributes[semconv.WORKER_ADDRESS] = task.worker
@@ -706,6 +748,9 @@ class Ledger:
             self._end(task, task.start, time, attributes)
         else:
             self._event(task, time, attributes, None)
+
+    def _scheduler_closed(self, fact: facts.SchedulerClosed) -> None:
+        self.scheduler_closed = True
 
     def _restarted(self, fact: facts.Restarted) -> None:
         for task in self._tasks.values():

@@ -170,6 +170,8 @@ class RecorderProcess:
         self._warn = warn
         self._source: Source | None = None
         self._on_death: OnDeath | None = None
+        #: How the run ended, as its record says it once that is finished.
+        self.status = "running"
         self._progress = (0, 0, 0)
         #: Bytes of each answer whose question is still to come, and how many a pipe takes in all.
         self._ahead: deque[int] = deque()
@@ -186,6 +188,8 @@ class RecorderProcess:
         self._flush_asked = 0
         self._flush_done = 0
         self._closing = False
+        #: When facts were last passed on.
+        self._last_given = 0.0
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         self._thread = threading.Thread(
@@ -268,7 +272,7 @@ class RecorderProcess:
     def close(
         self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
     ) -> bool:
-        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
+        """Ask for the end of the run and wait for it; see :meth:`recorder.Recorder.close`.
 
         Returns
         -------
@@ -277,9 +281,17 @@ class RecorderProcess:
         """
         with self._condition:
             first, self._closing = not self._closing, True
+        began = self._last_given = monotonic()
+        latest = began + wire.CLOSE_STRETCH * timeout
         if first:
             self._post(("close", status, timeout, error))
-        return self.finished.wait(timeout + 1.0)
+        while not self.finished.is_set():
+            # Each answer with facts gives the process as long again.
+            left = min(latest, self._last_given + timeout) + 1.0 - monotonic()
+            if left <= 0:
+                return False
+            self.finished.wait(left)
+        return True
 
     def note(self, fact: facts.UserEvent) -> None:
         """Record what the client's own code asks to be recorded; its time is the client's."""
@@ -353,7 +365,7 @@ class RecorderProcess:
                 self._made = True
                 self._condition.notify_all()
         elif kind == "finished":
-            errors, self._progress = content
+            errors, self._progress, self.status = content
             self.guard.errors.update(errors)
             self._said_goodbye = True
         else:
@@ -397,19 +409,22 @@ class RecorderProcess:
         An answer that is `ahead` of its question is not sent without a fact, and says that there
         are more: what happened since, the process has to ask for.
         """
-        answer: tuple[Any, ...] | str
+        answer: tuple[Any, ...]
         assert self._source is not None
         self._following = None
         more = sends = False
         try:
             batch = self._source.pull(after, limit, timeout)
         except ConnectionError as error:
-            answer = str(error) or type(error).__name__
+            how = wire.GONE if isinstance(error, ConnectionRefusedError) else wire.LATE
+            answer = (how, str(error) or type(error).__name__)
         except BaseException as error:
             self.guard.errors[f"pull:{type(error).__name__}"] += 1
-            answer = f"internal error: {type(error).__name__}"
+            answer = (wire.LATE, f"internal error: {type(error).__name__}")
         else:
             more, sends = batch.more, bool(batch.facts)
+            if sends:
+                self._last_given = monotonic()
             self._following, self._due = (batch.next, limit, timeout), monotonic() + AHEAD
             answer = (
                 plain_facts(batch.facts),

@@ -402,7 +402,7 @@ class Exits:
         show = self._application is not None and (last or now >= self._next_shown)
         if not (send or write or show):
             return
-        snapshot = self._snapshot(figures)
+        snapshot = self._snapshot(figures, ended=last)
         at = time_ns()
         if send:
             self._next_sent = now + self._interval
@@ -417,7 +417,7 @@ class Exits:
             if last:
                 self._application.end(self._run)
 
-    def _snapshot(self, figures: Figures) -> Snapshot:
+    def _snapshot(self, figures: Figures, *, ended: bool) -> Snapshot:
         health: dict[Instrument, dict[Attributes, float]] = {
             instruments.FACTS: {(): figures.facts},
             instruments.FACTS_DROPPED: {(): figures.facts_dropped},
@@ -440,7 +440,7 @@ class Exits:
             _add(health[instruments.EXPORT_FAILURES], (signal,), counts.failures)
             _add(health[instruments.EXPORT_QUEUE], (signal,), shipper.waiting)
         return self._meter.snapshot(
-            figures.summary.states(),
+            figures.summary.states(ended=ended),
             figures.summary.by_name(),
             figures.wasted,
             figures.scheduler,

@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from scalable import facts
 from scalable.facts import Batch, UserEvent
 from scalable.guard import Guard
-from scalable.telemetry import semconv
+from scalable.telemetry import semconv, wire
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
@@ -45,7 +45,7 @@ RETRY_INTERVAL: Final = 0.5
 #: until the run is closed: taking in a very large graph can keep it busy for minutes.
 SILENT_AFTER: Final = 30.0
 #: Longest wait for one answer, in seconds.
-ANSWER_TIMEOUT: Final = 2.0
+ANSWER_TIMEOUT: Final = 4.0
 #: At close, signals have so long at least to be sent, in seconds.
 MIN_FAREWELL: Final = 0.5
 #: Seconds between two pulls while somebody waits for the certificates of lost workers.
@@ -63,6 +63,8 @@ class Source(Protocol):
 
         Raises
         ------
+        ConnectionRefusedError
+            There has been no such scheduler for a while, or it knows nothing of the run.
         ConnectionError
             The scheduler did not answer within `timeout` seconds.
         TimeoutError
@@ -94,8 +96,16 @@ class Closing:
     """How a run is to end."""
 
     status: RunStatus
+    #: Seconds to wait while no fact arrives.
+    timeout: float
+    #: When it is over, and when it is over whatever arrives (:func:`time.monotonic`).
     deadline: float
+    latest: float
     error: tuple[str, str, str] | None = None
+
+    def progress(self) -> None:
+        """Facts arrived: wait as long again for the next ones."""
+        self.deadline = min(self.latest, max(self.deadline, monotonic() + self.timeout))
 
 
 class Recorder:
@@ -200,6 +210,7 @@ class Recorder:
         self._dropped = 0
         self._remote_errors: dict[str, int] = {}
         self._silent_since: float | None = None
+        self._gone_because = ""
         self._warned_silent = False
         self._warned_gone = False
         self._gone = False
@@ -253,19 +264,28 @@ class Recorder:
     ) -> bool:
         """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
 
+        The wait is extended while facts arrive, up to :data:`wire.CLOSE_STRETCH` times `timeout`.
+
         Returns
         -------
         bool
             False if the recorder is still busy: it goes on in the background.
         """
         self.end(status, timeout, error)
-        return self.finished.wait(timeout + 1.0)
+        closing = self._closing
+        assert closing is not None
+        while not self.finished.wait(max(0.0, closing.deadline + 1.0 - monotonic())):
+            if monotonic() >= closing.deadline + 1.0:
+                return False
+        return True
 
     def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
         """Ask for the end of the run, and do not wait for it."""
         with self._condition:
             if self._closing is None:
-                self._closing = Closing(status, monotonic() + timeout, error)
+                now = monotonic()
+                latest = now + wire.CLOSE_STRETCH * timeout
+                self._closing = Closing(status, timeout, now + timeout, latest, error)
                 self._condition.notify_all()
 
     def abandon(self) -> None:
@@ -273,6 +293,11 @@ class Recorder:
         with self._condition:
             self._abandoned = True
             self._condition.notify_all()
+
+    @property
+    def status(self) -> str:
+        """How the run ended, as its record says it once that is finished."""
+        return "running" if self._closing is None else self._closing.status
 
     def progress(self) -> tuple[int, int, int]:
         """Tasks ended, known and failed so far."""
@@ -308,7 +333,7 @@ class Recorder:
                         waiting = self._flush_done < self._flush_asked
                         if self._closing is None and not waiting and not self._abandoned:
                             self._condition.wait(self._interval())
-                        elif dying and self._closing is None:
+                        elif (dying and self._closing is None) or self._is_silent():
                             self._condition.wait(DYING_INTERVAL)
             if self._closing is None:
                 self._leave()
@@ -387,6 +412,9 @@ class Recorder:
             return None
         try:
             batch = source.pull(self._after, PULL_SIZE, self._patience())
+        except ConnectionRefusedError as error:
+            self._unreachable(error, refused=True)
+            return None
         except ConnectionError as error:
             self._unreachable(error)
             return None
@@ -398,28 +426,40 @@ class Recorder:
             self._unreachable(error)
             return None
         self._silent_since = None
+        if batch.facts and self._closing is not None:
+            self._closing.progress()
         self._after = batch.next
         self._offset = batch.now - time()
         self._dropped = batch.dropped
         self._remote_errors = batch.errors
         return batch
 
-    def _unreachable(self, error: BaseException, *, alarming: bool = True) -> None:
+    def _unreachable(
+        self, error: BaseException, *, alarming: bool = True, refused: bool = False
+    ) -> None:
         now = monotonic()
         if self._silent_since is None:
             self._silent_since = now
         if self._closing is not None:
-            self._gone = True
-            self.guard.errors["scheduler_gone"] += 1
+            # A slow answer says nothing: the scheduler is asked again until the time is up.
+            if refused:
+                self._gone = True
+                self._gone_because = str(error)
+                if not self._ledger.scheduler_closed:
+                    self.guard.errors["scheduler_gone"] += 1
         elif alarming and now - self._silent_since > SILENT_AFTER and not self._warned_gone:
             self._warned_gone = True
             self._warn(f"the scheduler does not answer ({error}); it is asked again and again")
+
+    def _is_silent(self) -> bool:
+        """There was no answer, which may have taken no time: to ask again at once is of no use."""
+        return self._silent_since is not None and not self._gone
 
     def _patience(self) -> float:
         closing = self._closing
         if closing is None:
             return ANSWER_TIMEOUT
-        return min(ANSWER_TIMEOUT, max(0.1, closing.deadline - monotonic()))
+        return max(0.1, min(ANSWER_TIMEOUT, closing.deadline - monotonic()))
 
     def _interval(self) -> float:
         return PULL_INTERVAL if self._silent_since is None else RETRY_INTERVAL
@@ -559,7 +599,14 @@ class Recorder:
         for phase, error_type, message, traceback in self._failures:
             self._ledger.run_failure(error_type, message, traceback, now, phase=phase)
         left = self._more or (self._silent_since is not None and not self._gone)
-        self._ledger.close(now, lost_facts=bool(left or self._dropped or self._gone))
+        lost = self._gone and not self._ledger.scheduler_closed
+        unknown = self._ledger.close(now, complete=not (left or lost or self._dropped))
+        if unknown:
+            if lost:
+                self._ledger.scheduler_lost(self._gone_because, unknown, now)
+            if closing.status == "completed":
+                # The record does not tell how the run ended.
+                closing.status = "lost"
         self._note_submissions(self._submissions.ended(time(), all_of_them=True))
         self._emit()
         self._ledger.add_span(self._root_span(closing.status, now, self._exits.settle()))
@@ -567,7 +614,10 @@ class Recorder:
         self._collect(last=True)
         if left:
             self.guard.errors["close:timeout"] += 1
-            self._warn("closing took too long: the scheduler still holds facts of this run")
+            self._warn(
+                "closing took too long: the scheduler still holds facts of this run, and the end "
+                f"of {len(unknown.running) + unknown.waiting:,} tasks is unknown"
+            )
         if self._dropped:
             self._warn(f"{self._dropped} facts were dropped because nobody fetched them in time")
         # What is on disk is safe now; what waits to be sent has the rest of the time.

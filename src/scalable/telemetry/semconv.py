@@ -106,7 +106,7 @@ WORKER_MEMORY: Final = "dask.worker.memory.last"
 WORKER_NANNY: Final = "dask.worker.nanny"
 #: Why the worker went away.
 WORKER_REASON: Final = "dask.worker.reason"
-#: Tasks that ran on the worker when it went away.
+#: Tasks that ran on the worker when it went away, or anywhere when the scheduler did.
 WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
 #: Finished tasks that had to be computed again because it went away.
 WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
@@ -120,8 +120,10 @@ WORKER_TTL: Final = "dask.worker.ttl"
 WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
 #: Its last dozen samples of memory: seconds since the epoch, bytes.
 WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
-#: Tasks that ran when the worker died.
+#: Tasks that ran when the worker died, or when the scheduler went away.
 WORKER_TASKS: Final = "dask.worker.tasks"
+#: Tasks that had not begun when the scheduler went away.
+TASKS_WAITING: Final = "dask.scheduler.tasks_waiting"
 #: The nanny killed the worker for its memory.
 MEMORY_KILL: Final = "dask.worker.memory.kill"
 #: Host that the worker is on.
@@ -448,6 +450,7 @@ _FAILURE_FIELDS: Final = {
     HOST_NAME: "details.host",
     PROCESS_PID: "details.pid",
     WORKER_TASKS: "details.tasks",
+    TASKS_WAITING: "details.tasks_waiting",
     WORKER_TASKS_RUNNING: "details.tasks_running",
     WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
     WORKER_MEMORY: "details.memory_bytes",

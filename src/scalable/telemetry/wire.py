@@ -20,6 +20,12 @@ Message: TypeAlias = tuple[Any, ...]
 #: interpreter for milliseconds.
 FACTS_AT_ONCE: Final = 500
 
+#: In the place of an answer: there is no such scheduler any more, or it did not answer in time.
+GONE: Final = "gone"
+LATE: Final = "late"
+#: Closing goes on while facts arrive, for so many times its timeout at most.
+CLOSE_STRETCH: Final = 3.0
+
 _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})
 #: Deeper than that a value is cut off: it may contain itself.
