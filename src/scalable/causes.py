@@ -2,8 +2,9 @@
 
 It judges by what cannot be misread first: how a process ended, the error number, the type of the
 exception and what that inherits from, the exceptions it was raised from, the frames of its
-traceback. Words of a message come last, and only as patterns tied to the beginning, or to a phrase
-that a known library writes. What none of the rules knows is ``unknown``: nothing is guessed.
+traceback. Phrases that a known library writes come next, tied to the beginning of the message.
+Where none of these knows, plain words of the message or of the class's own name may suggest a
+cause: that is said with low confidence. What no rule knows is ``unknown``.
 
 Pure: no I/O, no Dask, no OpenTelemetry. The recorder uses it when a failure is written, the
 analysis when an older record has to be judged anew.
@@ -15,6 +16,7 @@ import builtins
 import errno as _errno
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 Confidence: TypeAlias = Literal["high", "medium", "low"]
@@ -63,6 +65,16 @@ CAUSES: Final[dict[str, Cause]] = {
             "Killed by a signal from outside",
             "Somebody or something ended the process by a signal, or it went away without a word.",
             "Find who sends the signal: the batch system, the container runtime, an administrator.",
+        ),
+        Cause(
+            "unresponsive",
+            "Worker ended by Dask: it sent no heartbeat",
+            "The scheduler heard nothing of the worker for distributed.scheduler.worker-ttl and "
+            "ended it: a task held Python's interpreter lock, the host stood still, or the network "
+            "was gone.",
+            "Look at what the tasks named do: native code that holds the interpreter (no GIL "
+            "release) keeps a worker from answering. Run it in a process of its own, or raise "
+            "distributed.scheduler.worker-ttl.",
         ),
         Cause(
             "exited",
@@ -240,10 +252,12 @@ def classify(case: Case) -> Verdict:
                 return Verdict(
                     verdict.cause, confidence, (f"raised from {cause.name}", *verdict.evidence)
                 )
-    generic = _by_generic_type(exceptions[0])
-    if generic is not None:
-        return generic
-    return Verdict("unknown", "low", (f"no rule knows {exceptions[0].name}",))
+    first = exceptions[0]
+    return (
+        _by_suggestion(first)
+        or _by_generic_type(first)
+        or Verdict("unknown", "low", (f"no rule knows {first.name}",))
+    )
 
 
 def case_of(record: Mapping[str, Any]) -> Case:
@@ -419,7 +433,11 @@ TYPES: Final[dict[str, tuple[str, Confidence]]] = {
     "FuturesCancelledError": ("cancelled", "high"),
     "CancelledError": ("cancelled", "high"),
     "KeyboardInterrupt": ("cancelled", "high"),
-    "Reschedule": ("cancelled", "medium"),
+    "SystemExit": ("exited", "high"),
+    # this package
+    "WorkerStartTimeoutError": ("timeout", "high"),
+    "TagError": ("input_validation", "high"),
+    "ManifestError": ("input_validation", "high"),
     # operating system
     "FileNotFoundError": ("missing_file", "high"),
     "NotADirectoryError": ("missing_file", "medium"),
@@ -607,6 +625,14 @@ _SPOKEN: Final = frozenset(
         "SSLCertVerificationError",
         "MaxRetryError",
         "ConnectionError",
+        "XlaRuntimeError",
+        "JaxRuntimeError",
+        "XGBoostError",
+        "LightGBMError",
+        "CUDARuntimeError",
+        "CudaAPIError",
+        "CUDADriverError",
+        "AcceleratorError",
     }
 )
 
@@ -973,6 +999,242 @@ def _by_words(exception: _Exception, case: Case) -> Verdict | None:
     return None
 
 
+# -- rules: words that suggest a cause -------------------------------------------------------------
+
+
+class Suggestion(NamedTuple):
+    """Words that may say what happened; `name` is looked for in the class, `words` anywhere."""
+
+    cause: str
+    #: In the name of the exception's class; empty: in none.
+    name: str
+    words: str
+
+
+def _status(codes: str) -> str:
+    """How a message may give an HTTP status; a bare number is none."""
+    return (
+        rf"|\b(?:status|code|error|HTTP(?:/[\d.]{1, 4})?)[ :=(]{{1,3}}(?:{codes})\b"
+        rf"|\b(?:{codes}) (?:client|server) error\b"
+    )
+
+
+#: Tried in this order. A word may be there for another reason: confidence is low.
+SUGGESTIONS: Final = (
+    Suggestion(
+        "oom",
+        r"OutOfMemory|OOM|MemoryLimit|MemoryExhausted|InsufficientMemory",
+        r"(?-i:\bOOM(?:-?[Kk]ill\w*)?\b)|\bout[ -]of[ -](?:\w+ )?memory\b|\bmemory (?:limit"
+        r"|budget|quota) (?:\w+ ){0,3}"
+        r"exceeded\b|\b(?:exceed\w*|above|over|beyond|past|hit"
+        r"|reached) (?:\w+ ){0,3}memory (?:limit|budget|quota)"
+        r"|\b(?:insufficient|not enough|no more|too little) (?:\w+ )?memory\b"
+        r"|\b(?:cannot|can't|could not|couldn't|unable to|failed to) alloc\w*"
+        r"|\bmemory (?:is )?exhausted\b|\bmemory allocation (?:failed|failure|error)"
+        r"|\bneeds? more memory\b|\bbad_alloc\b",
+    ),
+    Suggestion(
+        "disk_full",
+        r"DiskFull|NoSpace|QuotaExceeded",
+        r"\bno space left\b|\b(?:disk|filesystem|file system|volume|device) (?:is )?full\b"
+        r"|\bdisk quota\b|\bout of disk\b|\b(?:not enough|insufficient|no more) (?:free )?"
+        r"(?:disk|storage)(?: space)?\b|\bENOSPC\b",
+    ),
+    Suggestion(
+        "segfault",
+        r"SegmentationFault|Segfault",
+        r"\bsegmentation fault\b|\bsegfault\w*|\bSIG(?:SEGV|BUS|ILL|ABRT)\b|\bcore dumped\b"
+        r"|\bexit (?:code|status) (?:139|-11)\b",
+    ),
+    Suggestion(
+        "preempted",
+        r"Preempt|SpotInterruption",
+        r"\bpre-?empt(?:ed|ion)\b|\bspot (?:instance|interruption)\w*|\bevicted\b",
+    ),
+    Suggestion(
+        "walltime",
+        r"Wall[Tt]ime|TimeLimit",
+        r"\bwall[- ]?(?:time|clock)(?: limit)?\b|\bjob (?:\w+ ){0,3}time limit\b",
+    ),
+    Suggestion(
+        "import_error",
+        r"MissingDependency|DependencyNotFound|MissingPackage|PluginNotFound",
+        r"\bno module named\b|\bcannot import\b|\bmissing (?:optional )?dependency\b"
+        r"|\b(?:package|module|library|plugin|extra|engine"
+        r"|driver)\b.{0,60}\bnot (?:be )?(?:installed|found)\b"
+        r"|\bpip install\b|\bconda install\b|\bcannot open shared object\b"
+        r"|\bis not installed\b|\bcommand not found\b",
+    ),
+    Suggestion(
+        "version_mismatch",
+        r"Version(?:Mismatch|Conflict|Error)|Incompatib",
+        r"\bversions? (?:mismatch|conflict)\w*|\bmismatched versions?\b"
+        r"|\b(?:incompatible|unsupported|wrong|different) (?:\w+ ){0,2}versions?\b"
+        r"|\bnot compatible with\b|\bincompatible with\b"
+        r"|\bversion\b.{0,60}\bis not supported\b",
+    ),
+    Suggestion(
+        "serialization",
+        r"Seriali[sz]|Pickl",
+        r"\b(?:un)?pickl\w+|\b(?:de)?seriali[sz]\w+",
+    ),
+    Suggestion(
+        "credential",
+        r"Auth(?!or(?![a-z]*iz))|Permission|Credential|Forbidden|Unauthorized|AccessDenied",
+        r"\b(?:permission|access)(?: is| was)? denied\b|\bnot (?:authori[sz]ed|permitted"
+        r"|allowed to)\b"
+        r"|\b(?:un)?authori[sz]ation (?:failed|required|error)|\bunauthori[sz]ed\b|\bforbidden\b"
+        r"|\bauthentication\b|\b(?:invalid|expired|missing|bad|wrong|no) (?:\w+ ){0,2}"
+        r"(?:credentials?|tokens?|api[- ]?keys?|passwords?)\b"
+        r"|\b(?:credentials?|token|api[- ]?key|certificate) (?:has |have |is |are |was )?"
+        r"(?:expired|invalid|missing|revoked|not found)\b|\bcould not (?:log ?in|authenticate)\b"
+        + _status("40[13]"),
+    ),
+    Suggestion(
+        "timeout",
+        r"Time(?:d)?[Oo]ut|DeadlineExceeded",
+        r"\btim(?:ed|ing)[ -]out\b|\btime-?out (?:error|exceeded|expired|reached|occurred"
+        r"|waiting|while|after|of)\b"
+        r"|\b(?:connection|connect|read|write|request|response|lock|query|gateway|socket|server) "
+        r"timeout\b|^timeout\b|\bdeadline exceeded\b|\btook too long\b"
+        r"|\b(?:no|without) (?:response|answer|reply)\b|\bdid not (?:respond|answer|reply"
+        r"|finish in time)\b"
+        r"|\btime limit (?:was )?(?:exceeded|reached)\b" + _status("(?:408|504)"),
+    ),
+    Suggestion(
+        "connection",
+        r"Connect|Network|Unreachable|Socket|Disconnected|RateLimit|Throttl|ServiceUnavailable",
+        r"\bconnection (?:\w+ ){0,4}(?:refused|reset|aborted|closed|lost|broken|dropped|failed"
+        r"|error|failure)"
+        r"|\b(?:cannot|can't|could not|couldn't|unable to|failed to|failure to) (?:re)?connect\b"
+        r"|\blost (?:the |its )?connection\b|\bbroken pipe\b|\bunreachable\b|\bno route to host\b"
+        r"|\bname (?:or service not known|resolution)\b|\bcould not resolve\b|\bpeer closed\b"
+        r"|\b(?:service|server) (?:is )?(?:temporarily )?(?:unavailable|down|busy"
+        r"|not available)\b"
+        r"|\bbad gateway\b|\btoo many requests\b|\brate limit\w*|\bthrottl\w+|\bslow ?down\b"
+        r"|\bnetwork (?:error|failure|problem|is down)\b|\bserver disconnected\b"
+        + _status("(?:429|50[0-3])"),
+    ),
+    Suggestion(
+        "missing_file",
+        r"(?:File|Path|Object|Key|Bucket|Table|Dataset|Store|Group|Array)NotFound|NoSuch(?:File"
+        r"|Key|Bucket|Object)",
+        r"\bno such (?:file|directory|key|bucket|object|table|path|dataset)\b"
+        r"|\b(?:file|path|directory|folder|bucket|object|table|dataset|blob|url)s?\b[^.;]{0,120}"
+        r"\b(?:does not exist|do not exist|doesn't exist|not found|not be found|is missing"
+        r"|cannot be (?:found|opened))"
+        r"|\b(?:cannot|can't|could not|couldn't|unable to|failed to) (?:find|open|locate"
+        r"|access) (?:the )?"
+        r"(?:\w+ )?(?:file|path|directory|folder|dataset|object)\b"
+        r"|\b(?:missing|nonexistent|non-existent) (?:\w+ )?(?:file|path|directory|folder)\b"
+        r"|\bnot a directory\b"
+        r"|\b(?:cannot|can't|could not|couldn't|unable to|failed to) (?:find|open) \S{0,200}[/\\]"
+        + _status("404"),
+    ),
+    Suggestion(
+        "killed",
+        r"Killed",
+        r"\b(?:was|been|got) killed\b|\bkilled by\b|\bSIG(?:KILL|TERM)\b|\bsignal (?:9|15)\b"
+        r"|\bexit (?:code|status) (?:137|143)\b"
+        r"|\bterminated (?:abruptly|unexpectedly|by signal)\b|\bdied unexpectedly\b",
+    ),
+    Suggestion(
+        "cancelled",
+        r"Cancel|Interrupted|AbortedByUser",
+        r"\b(?:was |were |been |is )?cancell?ed\b|\binterrupted\b|\baborted by (?:the )?user\b",
+    ),
+    Suggestion(
+        "model_runtime",
+        r"Converge|Solver|Simulation|Singular|Infeasible|Numerical",
+        r"\b(?:not|no|failed to|did not|didn't|without) converg\w+|\bsingular matrix\b"
+        r"|\bnon-?zero (?:exit|return)\w*|\b(?:exit(?:ed)?|return(?:ed)?|finished|failed|ended)"
+        r"(?: with)?(?: an?)? (?:\w+ )?(?:code|status)[ :=]{1,3}-?[1-9]\d*\b"
+        r"|\b(?:CUDA|cuDNN|cuBLAS|NCCL|GPU|device)\b.{0,40}\berror\b|\binfeasible\b"
+        r"|\bunbounded problem\b"
+        r"|\b(?:solver|simulation|optimi[sz]er|model|integration|solution)\b.{0,40}\b(?:failed"
+        r"|fails|diverged|crashed|blew up)"
+        r"|\bNaNs? (?:or infinity |or inf )?(?:in|encountered|values? in|found|detected|loss)\b"
+        r"|\bloss is nan\b",
+    ),
+    Suggestion(
+        "input_validation",
+        r"Validation|Invalid|Schema|Pars(?:e|ing)|Decod|Malformed|Corrupt|BadData|DataError"
+        r"|Format|Unsupported",
+        r"\b(?:invalid|malformed|corrupt(?:ed)?|illegal|ill-formed|unparsable|truncated)\b"
+        r"|\bmissing (?:required )?(?:\w+ )?(?:columns?|keys?|fields?|values?|arguments?"
+        r"|variables?|data)\b"
+        r"|\bexpected\b.{0,120}\b(?:got|but|found|received|actual|instead)\b"
+        r"|\b(?:cannot|can't|could not|couldn't|unable to|failed to) (?:parse|decode|convert"
+        r"|read|interpret|understand)\b"
+        r"|\bmust (?:not )?be\b|\bshould be\b|\bnot a valid\b|\bout of (?:range|bounds)\b"
+        r"|\bbad (?:header|data|input|value|record|row|line|format)\b|\bunexpected (?:\w+ )?"
+        r"(?:value|type|token|character|column|key|end|eof|input|format)\b"
+        r"|\bdo(?:es)? not match\b|\bmismatch(?:ed)?\b|\bduplicate[ds]?\b|\bnot unique\b"
+        r"|\bunknown (?:column|key|field|variable|option|argument|parameter|format|type)\b"
+        r"|\b(?:columns?|keys?|fields?|variables?)\b.{0,60}\b(?:not found|missing"
+        r"|do(?:es)? not exist)\b"
+        r"|\bunsupported (?:\w+ )?(?:type|format|dtype|value|file)\b|\bempty (?:data|file|input"
+        r"|frame|array|sequence)\b",
+    ),
+)
+_SUGGESTED: Final = tuple(
+    (
+        suggestion.cause,
+        re.compile(suggestion.name) if suggestion.name else None,
+        re.compile(suggestion.words, re.IGNORECASE),
+    )
+    for suggestion in SUGGESTIONS
+)
+#: Of these a message is a name that the code uses.
+_NAMES_ONLY: Final = frozenset(
+    {"KeyError", "AttributeError", "NameError", "UnboundLocalError", "NotImplementedError"}
+)
+#: A single quoted word is a value, not what happened.
+_QUOTED_WORD: Final = re.compile(r"'[^'\s]{0,200}'|\"[^\"\s]{0,200}\"|`[^`\s]{0,200}`")
+#: What makes the words after it say the opposite.
+_NEGATED: Final = re.compile(
+    r"(?:\bnot|\bno|\bnever|\bwithout|n't)\b[\s:,]*(?:\w+\s+){0,2}$", re.IGNORECASE
+)
+#: Characters of a message in which words are looked for.
+_MAX_SUGGESTED: Final = 600
+#: An exception that another one's message quotes.
+_QUOTED_CLASS: Final = re.compile(r"\b((?:[a-z_]\w{0,40}\.){0,6}[A-Z]\w{2,60})(?=\(|:(?:\s|$))")
+_QUOTED_ERRNO: Final = re.compile(r"\b[Ee]rrno[ =:]{1,3}(\d{1,3})\b")
+
+
+def _by_suggestion(exception: _Exception) -> Verdict | None:
+    if exception.bare in _NAMES_ONLY:
+        return None
+    text = exception.message
+    if len(text) > _MAX_SUGGESTED:
+        # What happened stands at the beginning of a long text, or at its end.
+        text = f"{text[: _MAX_SUGGESTED * 2 // 3]} {text[-_MAX_SUGGESTED // 3 :]}"
+    return _suggested(exception.bare, text)
+
+
+@lru_cache(maxsize=1_000)
+def _suggested(name_of_class: str, text: str) -> Verdict | None:
+    # Thousands of failures may have one message, and most rules are tried in vain.
+    for match in _QUOTED_CLASS.finditer(text):
+        quoted = match[1]
+        found = TYPES.get(quoted) or TYPES.get(quoted.rpartition(".")[2])
+        if found is not None:
+            return Verdict(found[0], "low", (f"the message names {quoted}",))
+    match = _QUOTED_ERRNO.search(text)
+    found = ERRNOS.get(_errno.errorcode.get(int(match[1]), "")) if match else None
+    if match and found is not None:
+        return Verdict(found[0], "low", (f"the message says “{match[0]}”",))
+    text = _QUOTED_WORD.sub("'…'", text)
+    for cause, name, words in _SUGGESTED:
+        if name is not None and name.search(name_of_class):
+            return Verdict(cause, "low", (f"the class is named {name_of_class}",))
+        for match in words.finditer(text):
+            if _NEGATED.search(text[max(0, match.start() - 40) : match.start()]) is None:
+                said = " ".join(match[0].split())[:80]
+                return Verdict(cause, "low", (f"by its own words: “{said}”",))
+    return None
+
+
 # -- rules: how a worker's process ended -----------------------------------------------------------
 
 #: Signals by which a process ends because of what its own code did.
@@ -993,6 +1255,11 @@ _TIME_LIMIT: Final = re.compile(
     re.MULTILINE,
 )
 _PREEMPTED: Final = re.compile(r"^slurmstepd-\S+: error: \*\*\* .*DUE TO PREEMPTION", re.MULTILINE)
+#: What a process wrote that died because a module was not there: the last lines of a traceback.
+_IMPORT_FAILED: Final = re.compile(
+    r"^(?:ModuleNotFoundError|ImportError): [^\n]{1,300}", re.MULTILINE
+)
+_NO_HEARTBEAT: Final = frozenset({"worker-ttl", "worker-ttl-timeout", "heartbeat-lost"})
 _OOM_WORDS: Final = re.compile(
     r"^slurmstepd-\S+: error: Detected \d+ oom[-_]kill event", re.MULTILINE
 )
@@ -1015,6 +1282,12 @@ def _when(
         return Verdict(cause, confidence, (says, *_ending(case))) if test(case) else None
 
     return DeathRule(cause, says, judge)
+
+
+def _import_failed(case: Case) -> str:
+    """What the end of a worker's output says of an import."""
+    found = _IMPORT_FAILED.findall("\n".join(case.stderr_tail.splitlines()[-60:]))
+    return found[-1] if found else ""
 
 
 def _is_slurm_term(case: Case) -> bool:
@@ -1075,6 +1348,12 @@ DEATHS: Final = (
         ),
     ),
     _when(
+        "unresponsive",
+        "high",
+        "Dask itself ended the worker: the scheduler heard no heartbeat of it",
+        lambda case: case.reason in _NO_HEARTBEAT and case.exit_code != 0,
+    ),
+    _when(
         "oom",
         "medium",
         "the kernel's out-of-memory killer ended a process on its host just then",
@@ -1101,12 +1380,18 @@ DEATHS: Final = (
         lambda case: case.exit_code in (None, LOST_STATUS) and _FATAL.search(case.stderr_tail),
     ),
     _when(
+        "import_error",
+        "medium",
+        "its last output says that a module cannot be imported",
+        lambda case: case.exit_code in (None, 0, 1) and _import_failed(case),
+    ),
+    _when(
         "connection",
         "high",
         "the process ended in good order after it had lost its connection to the scheduler",
         lambda case: (
             case.exit_code == 0
-            and case.reason in ("connection-lost", "worker-ttl", "heartbeat-lost")
+            and (case.reason == "connection-lost" or case.reason in _NO_HEARTBEAT)
         ),
     ),
     _when(
@@ -1120,12 +1405,6 @@ DEATHS: Final = (
         "high",
         "the process ended itself with an exit status",
         lambda case: case.exit_code not in (None, LOST_STATUS),
-    ),
-    _when(
-        "connection",
-        "medium",
-        "the scheduler heard no heartbeat of it for distributed.scheduler.worker-ttl",
-        lambda case: case.reason in ("worker-ttl", "heartbeat-lost"),
     ),
     _when(
         "connection",
@@ -1176,6 +1455,8 @@ def _ending(case: Case) -> Iterable[str]:
         yield f"signal {case.signal}"
     elif case.exit_code is not None:
         yield f"exit status {case.exit_code}"
+    if said := _import_failed(case):
+        yield said
 
 
 def _text(value: Any) -> str:

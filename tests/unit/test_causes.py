@@ -21,6 +21,7 @@ from scalable.causes import (
     ERRNOS,
     FRAMES,
     GENERIC_TYPES,
+    SUGGESTIONS,
     TYPES,
     WORDS,
     case_of,
@@ -152,10 +153,47 @@ def test_words_in_the_middle_of_a_message_prove_nothing():
 def test_every_rule_names_a_cause_and_every_pattern_is_anchored_and_bounded():
     for rules in (ERRNOS, TYPES, GENERIC_TYPES, FRAMES):
         assert {cause for cause, _ in rules.values()} <= set(CAUSES)
+    assert {suggestion.cause for suggestion in SUGGESTIONS} <= set(CAUSES)
+    for suggestion in SUGGESTIONS:
+        assert not re.search(r"(?<!\\)[.\]][*+]", suggestion.words), suggestion.words
     for words in WORDS:
         assert words.cause in CAUSES
         # `match` anchors; an unbounded repetition of anything could be made to hurt.
         assert not re.search(r"(?<!\\)\.[*+]", words.pattern), words.pattern
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "message", "cause"),
+    [
+        ("RuntimeError", "OOM: scenario 7 exceeded memory limit", "oom"),
+        ("Exception", "worker 3 is out of memory", "oom"),
+        ("DownloadTimeout", "tile 7", "timeout"),
+        ("RuntimeError", "step 3 failed: FileNotFoundError: /data/x.nc", "missing_file"),
+        ("RuntimeError", "write failed (errno 28)", "disk_full"),
+        ("ValueError", "tile 7: the server timed out", "timeout"),
+    ],
+)
+def test_words_that_suggest_a_cause_are_said_with_low_confidence(
+    failure_class: str, message: str, cause: str
+):
+    verdict = classify(case_of({"failure_class": failure_class, "message": message}))
+    assert (verdict.cause, verdict.confidence) == (cause, "low")
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "message"),
+    [
+        ("RuntimeError", "it did not run out of memory"),
+        ("RuntimeError", "no timeout occurred"),
+        ("KeyError", "'timed out'"),
+        ("RuntimeError", "the room is booked"),
+        ("RuntimeError", "unknown mode 'timeout'"),
+        ("AuthorError", "the author is away"),
+    ],
+)
+def test_words_that_suggest_nothing(failure_class: str, message: str):
+    verdict = classify(case_of({"failure_class": failure_class, "message": message}))
+    assert verdict.cause in ("unknown", "input_validation")
 
 
 @pytest.mark.parametrize(
