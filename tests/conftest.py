@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -23,6 +24,10 @@ _PROCESS_WIDE_THREADS = (
 )
 #: Processes that multiprocessing keeps for the life of the process, by a word of the command line.
 _PROCESS_WIDE_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+#: Variable that tells the processes of these tests, also those that are nobody's children.
+_MARK = "_TESTS_RUN_BY"
+#: Words of the command lines of our processes that are not children of a program or worker.
+_DETACHED = ("scalable-recorder", "tee.py")
 
 
 def pytest_configure() -> None:
@@ -33,6 +38,7 @@ def pytest_configure() -> None:
         if name.startswith(("SCALABLE_", "OTEL_")) and name != "SCALABLE_SERVERS_CACHE":
             del os.environ[name]
     os.environ["SCALABLE_STRICT"] = "1"
+    os.environ[_MARK] = str(os.getpid())
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +47,7 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     base = tmp_path_factory.getbasetemp().resolve()
     looks: dict[str, Callable[[], set[str]]] = {
         "threads": running_threads,
-        "processes": child_processes,
+        "processes": lambda: child_processes() | detached_processes(),
         "open files": lambda: open_files(base),
     }
     before = {what: look() for what, look in looks.items()}
@@ -94,6 +100,18 @@ def child_processes() -> set[str]:
             continue
         if not any(word in command for word in _PROCESS_WIDE_PROCESSES):
             found.add(f"{process.pid} ({command[:80]})")
+    return found
+
+
+def detached_processes() -> set[str]:
+    """Processes of ours that these tests have started and that are nobody's children."""
+    found: set[str] = set()
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if any(word in command for word in _DETACHED):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == str(os.getpid()):
+                    found.add(f"{process.pid} ({command[:80]})")
     return found
 
 

@@ -25,6 +25,7 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
+from scalable.forks import let_go_in_forks, unlocked_in_forks
 from scalable.guard import Guard, printable
 from scalable.options import InstrumentOptions, Settings, resolve
 from scalable.otel_environment import usable_environment
@@ -45,7 +46,7 @@ logger = logging.getLogger("scalable")
 #: Attribute of a client that holds its instrumentation.
 _ATTRIBUTE: Final = "_scalable_instrumentation"
 _STATUSES: Final = ("completed", "failed", "cancelled")
-_instrument_lock: Final = threading.Lock()
+_instrument_lock: Final = unlocked_in_forks(threading.Lock())
 #: Errors while a run was begun.
 _guard: Final = Guard()
 
@@ -218,14 +219,14 @@ class Instrumentation:
         self._link = link
         self._recorder = recorder
         self._uploads = uploads
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = unlocked_in_forks(threading.Lock())
         self._closed = False
         self._status = "running"
         self._outlives = False
         self._drained = False
         self._unhook = _hook_client(client, self) if client is not None else _nothing
         atexit.register(self._at_exit)
+        let_go_in_forks(self)
 
     @property
     def closed(self) -> bool:
@@ -273,9 +274,14 @@ class Instrumentation:
         if not self._closed:
             self._recorder.note(event)
 
+    def after_fork(self) -> None:
+        """Take no part, in a process forked from the program: the run is the program's."""
+        self._closed = True
+
     def fail(self, phase: str, error: BaseException) -> None:
         """Let the run have a failure record of `phase` that belongs to no task."""
-        self._recorder.fail(phase, *_described(error))
+        if not self._closed:
+            self._recorder.fail(phase, *_described(error))
 
     def close(self, status: str | None = None) -> None:
         """End the run; the second call does nothing.
@@ -295,8 +301,6 @@ class Instrumentation:
         self._close(status or "completed", None)
 
     def _close(self, status: Any, error: BaseException | None) -> None:
-        if os.getpid() != self._pid:
-            return
         with self._lock:
             if self._closed:
                 return

@@ -12,6 +12,8 @@ from weakref import WeakSet
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
+from scalable.forks import unlocked_in_forks
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -50,7 +52,7 @@ class DaskInstrumentor(BaseInstrumentor):
         # A wrong option is the caller's to hear of, and not each client's.
         options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}
         resolve(options)
-        self._lock = threading.Lock()
+        self._lock = unlocked_in_forks(threading.Lock())
         self._runs: WeakSet[Instrumentation] = WeakSet()
         undo: list[Callable[[], None]] = []
         try:

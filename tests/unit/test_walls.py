@@ -31,11 +31,12 @@ class Room:
 
 
 RUNS = ("run store", "run store's SDK side")
-LEAVES = ("facts", "guard", "options", "OpenTelemetry's variables", "spool")
+LEAVES = ("facts", "forks", "guard", "options", "OpenTelemetry's variables", "processes", "spool")
 
 #: A module belongs to the first room that names it or a package above it.
 ROOMS = (
     Room("facts", ("scalable.facts",), never=DASK | OTEL),
+    Room("forks", ("scalable.forks",), never=DASK | OTEL),
     Room("guard", ("scalable.guard",), never=DASK | OTEL),
     Room("options", ("scalable.options",), never=DASK | OTEL),
     Room(
@@ -43,6 +44,7 @@ ROOMS = (
         ("scalable.otel_environment",),
         never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
     ),
+    Room("processes", ("scalable.processes",), never=DASK | OTEL),
     Room("spool", ("scalable.spool",), never=DASK | OTEL),
     Room(
         "crash upload",
@@ -83,7 +85,7 @@ ROOMS = (
         # Works in any process, a cluster's or not.
         "cache",
         ("scalable.session.cache", "scalable.session.records"),
-        doors=("manifest", "instrumentation"),
+        doors=("manifest", "instrumentation", "forks"),
         never=DASK | OTEL,
     ),
     Room(
@@ -135,7 +137,7 @@ ROOMS = (
     Room(
         "instrumentor",
         ("scalable.autoinstrument",),
-        doors=("composition", "options"),
+        doors=("composition", "forks", "options"),
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),
     Room(

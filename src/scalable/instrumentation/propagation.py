@@ -26,6 +26,7 @@ from opentelemetry.trace import (
 )
 
 from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id, carried, carrier_of
+from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard
 from scalable.instrumentation import internals
 from scalable.otel_environment import propagate_module
@@ -67,7 +68,7 @@ SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
 #: Errors of this room, in any run of the process.
 guard: Final = Guard()
 
-_lock = threading.Lock()
+_lock = unlocked_in_forks(threading.Lock())
 _users = 0
 _original: Callable[..., Any] | None = None
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from scalable import facts
+from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard, printable
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import MAX_TEXT, Outbox, encode
@@ -31,7 +32,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 #: Set while a record is being taken, in that thread.
 _busy = threading.local()
-_lock = threading.Lock()
+_lock = unlocked_in_forks(threading.Lock())
 _listeners: tuple[Listener, ...] = ()
 _original: Callable[..., Any] | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from distributed import get_worker
 
 from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
+from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard
 from scalable.instrumentation.propagation import current_attempt, run_of
 
@@ -22,7 +23,7 @@ guard: Final = Guard()
 
 _own_listener: ContextVar[Listener | None] = ContextVar("scalable_listener", default=None)
 _listeners: list[Listener] = []
-_lock = threading.Lock()
+_lock = unlocked_in_forks(threading.Lock())
 
 
 def listen(listener: Listener) -> Callable[[], None]:

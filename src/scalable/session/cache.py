@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
+from scalable.forks import unlocked_in_forks
 from scalable.session.records import measure
 
 P = ParamSpec("P")
@@ -349,7 +350,7 @@ class Store:
         Bytes that entries may take. Default: :func:`cache_limit`.
     """
 
-    _lock: Final = threading.Lock()
+    _lock: Final = unlocked_in_forks(threading.Lock())
     #: Bytes written by this process since the size of all was last looked up, by directory.
     _unseen: Final[dict[Path, int]] = {}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from scalable.forks import unlocked_in_forks
 from scalable.options import Settings, resolve
 from scalable.session import cache, records
 from scalable.session.errors import Problem, SessionError
@@ -41,7 +42,7 @@ _CANCEL_TIMEOUT: Final = 5.0
 
 _current: ContextVar[ScalableSession | None] = ContextVar("scalable_session", default=None)
 _open: Final[list[ScalableSession]] = []
-_lock: Final = threading.Lock()
+_lock: Final = unlocked_in_forks(threading.Lock())
 #: The session that `scalable run` has started for a script; see :func:`provide`.
 _provided: ScalableSession | None = None
 

@@ -1,9 +1,9 @@
 """The recorder's own process: what :class:`scalable.telemetry.process.RecorderProcess` starts.
 
 It makes the run's directory first, before anything heavy is imported: the program waits for that.
-Then it hosts a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. Its
-life ends with its standard input, whoever closed that: where the program is gone without having
-closed the run, what came until then is written and the run stays as it is.
+Then it hosts a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. It
+ends when the program says goodbye, or with its standard input: where the program is gone without
+having closed the run, what came until then is written and the run stays as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from scalable.otel_environment import usable
+from scalable.processes import ProcessHandle
 from scalable.telemetry import wire
 from scalable_runs.writer import RunWriter
 
@@ -48,15 +49,19 @@ class Program:
         Id of its process.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self.pid = os.getppid()
+    def __init__(self, descriptor: int, pid: int) -> None:
+        self.pid = pid
         self._descriptor = descriptor
         self._lock = threading.Lock()
+        self._process = ProcessHandle(pid)
 
     @property
     def is_gone(self) -> bool:
-        """Another process has become our parent, and nothing that this one said is unread."""
-        return os.getppid() != self.pid and not select.select([sys.stdin], [], [], 0)[0]
+        """It has ended, and nothing that it said is unread.
+
+        Its end of the pipe may be held by a process that was forked from it.
+        """
+        return self._process.has_ended() and not select.select([sys.stdin], [], [], 0)[0]
 
     def send(self, *message: Any) -> None:
         """Send a message, unless nobody is there any more."""
@@ -158,19 +163,16 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     # Nothing else may write into the pipe: what prints, prints nowhere.
-    program = Program(os.dup(1))
+    answers = os.dup(1)
     os.dup2(2, 1)
-    logging.getLogger().addHandler(_Forward(program))
     # The program has told the user which variables cannot be used.
     usable(os.environ)
-    made = wire.read(sys.stdin.buffer)
-    if made is None:
+    make = wire.read(sys.stdin.buffer)
+    if make is None:
         return
-    writer = RunWriter.create(
-        **made[1],
-        on_problem=lambda problem: program.warn(problem.message),
-        program=program.pid,
-    )
+    program = Program(answers, make[1]["program"])
+    logging.getLogger().addHandler(_Forward(program))
+    writer = RunWriter.create(**make[1], on_problem=lambda problem: program.warn(problem.message))
     program.send("made", str(writer.path))
     start = wire.read(sys.stdin.buffer)
     if start is None:
@@ -191,7 +193,7 @@ def main() -> None:
         lambda name, log, cause: program.send("death", name, log, cause),
     )
     threading.Thread(target=_tell_of_the_end, args=(program, recorder), daemon=True).start()
-    while (message := wire.read(sys.stdin.buffer)) is not None:
+    while (message := wire.read(sys.stdin.buffer)) is not None and message[0] != "goodbye":
         _take(message, program, recorder, source, submissions)
     source.hang_up()
     # Where it has no source, or does not ask it now.

@@ -25,7 +25,9 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from scalable import facts
+from scalable.forks import let_go_in_forks, unlocked_in_forks
 from scalable.guard import Guard
+from scalable.processes import Detached
 from scalable.telemetry import wire
 from scalable_runs import layout
 
@@ -63,7 +65,7 @@ _TITLE: Final = "scalable-recorder"
 
 logger = logging.getLogger("scalable")
 
-Process: TypeAlias = "subprocess.Popen[bytes]"
+Process: TypeAlias = Detached
 
 
 def spawn(run_id: str) -> Process | None:
@@ -73,12 +75,9 @@ def spawn(run_id: str) -> Process | None:
         # It would be this very program, once more.
         return None
     try:
-        process = subprocess.Popen(
+        process = Detached(
             [os.fsdecode(executable), "-S", "-c", _BOOTSTRAP, _TITLE, run_id],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=0,
             # A terminal's Ctrl-C is for the program; what it does then is to be recorded. Not a
             # session of its own: Linux may schedule each as one, whatever it is worth.
             process_group=0,
@@ -86,7 +85,6 @@ def spawn(run_id: str) -> Process | None:
     except (OSError, MemoryError, subprocess.SubprocessError) as error:
         logger.info("scalable: the recorder has no process of its own: %r", error)
         return None
-    assert process.stdin is not None
     _widen(process.stdin.fileno())
     with contextlib.suppress(OSError):
         wire.write_bytes(process.stdin.fileno(), marshal.dumps(_path()))
@@ -104,23 +102,11 @@ def _path() -> list[str]:
 def discard(process: Process) -> None:
     """End a process that is not needed."""
     process.kill()
-    _release(process)
-
-
-def _release(process: Process) -> None:
-    """Let a process go that is ending, or does so with its input."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    try:
-        process.wait(EXIT_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    process.release(EXIT_TIMEOUT)
 
 
 class RecorderProcess:
-    """Records one run in a child process.
+    """Records one run in a process of its own, which is not a child of the program.
 
     :meth:`begin` and :meth:`start` are called by the thread that begins the run, :meth:`flush`,
     :meth:`close`, :meth:`note` and :meth:`fail` by any of the application's. A daemon thread of its
@@ -128,7 +114,7 @@ class RecorderProcess:
 
     Parameters
     ----------
-    process : subprocess.Popen
+    process : Detached
         What :func:`spawn` has begun.
     identity : RunIdentity
         The run.
@@ -161,8 +147,6 @@ class RecorderProcess:
         self.finished = threading.Event()
         self.run_dir = Path()
         self._process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
         self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
         self._identity = identity
         self._submissions = submissions
@@ -182,7 +166,7 @@ class RecorderProcess:
         self._due = 0.0
         #: What is to be sent, in this order; a deque's operations are atomic.
         self._waiting: deque[wire.Message] = deque()
-        self._condition = threading.Condition()
+        self._condition = unlocked_in_forks(threading.Condition())
         self._made = False
         self._said_goodbye = False
         self._flush_asked = 0
@@ -224,8 +208,9 @@ class RecorderProcess:
             then: whoever tries the same in this process will meet the reason.
         """
         recorder = cls(process, identity, submissions, options, warn)
-        recorder._post(("make", wire.plain(dict(files))))
+        recorder._post(("make", wire.plain({**files, "program": os.getpid()})))
         recorder._thread.start()
+        let_go_in_forks(recorder)
         if recorder._wait_until_made():
             return recorder
         logger.info("scalable: the recorder's process did not start; it is a thread instead")
@@ -472,24 +457,30 @@ class RecorderProcess:
 
     def _end(self) -> None:
         process = self._process
-        if not self._said_goodbye:
+        if self._said_goodbye:
+            with contextlib.suppress(OSError):
+                wire.write(self._stdin, ("goodbye",))
+        else:
             process.kill()
-        _release(process)
+        process.release(EXIT_TIMEOUT)
         if self._source is not None:
             self._source.close()
         if self._made and not self._said_goodbye:
-            code = process.returncode
-            how = "no answer" if code is None else facts.signal_name(code) or f"exit code {code}"
-            self.guard.errors[f"recorder:{how}"] += 1
+            self.guard.errors["recorder:gone"] += 1
             sentence = (
-                f"the recorder's process {process.pid} ended ({how}): what comes from now on is "
-                "not recorded, and the run reads as lost"
+                f"the recorder's process {process.pid} ended: what comes from now on is not "
+                "recorded, and the run reads as lost"
             )
             self._tell("warn", [sentence])
         with self._condition:
             self.finished.set()
             self._condition.notify_all()
         self._close_wake()
+
+    def after_fork(self) -> None:
+        """Let the pipes go, in a process forked from the program: with them the recorder ends."""
+        if not self.finished.is_set():
+            self._process.close_pipes()
 
     def _close_wake(self) -> None:
         with self._condition:

@@ -1,0 +1,176 @@
+"""Processes of ours beside a user's, which are not children of those."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic, sleep
+from typing import IO, Any, Final
+
+_SHELL: Final = Path("/bin/sh")
+_SCRIPT: Final = '"$@" &'
+# A shell gives a program in the background no standard input but what is redirected.
+_SCRIPT_WITH_PIPES: Final = 'exec 3<&0; "$@" <&3 3<&- & echo $!'
+_FORK: Final = """
+import os, sys
+pid = os.fork()
+if not pid:
+    os.execv(sys.argv[2], sys.argv[2:])
+if sys.argv[1] == "pipes":
+    os.write(1, b"%d\\n" % pid)
+"""
+#: prctl(2), Linux only.
+_PR_GET_CHILD_SUBREAPER: Final = 37
+#: Seconds between two looks where the system does not tell of a process's end.
+_LOOK: Final = 0.01
+
+
+def start_detached(command: Sequence[str], **options: Any) -> None:
+    """Start a program that is not a child of this process, without standard input.
+
+    User code may wait for all of its children, or end all that it finds. A short-lived process
+    starts the program and ends; then the program belongs to whichever process adopts orphans.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The program's path and arguments.
+    options
+        Of :class:`subprocess.Popen`.
+
+    Raises
+    ------
+    OSError
+        No process can be started. That the program itself could not be started is not seen here.
+    """
+    _launch(command, _SCRIPT, "none", stdin=subprocess.DEVNULL, **options)
+
+
+class Detached:
+    """A program started as by :func:`start_detached`, with pipes; used by one thread at a time.
+
+    Parameters
+    ----------
+    command, options
+        As for :func:`start_detached`; no descriptors can be passed on.
+
+    Attributes
+    ----------
+    pid : int
+        Id of its process; 0 if it could not be started.
+    stdin, stdout : typing.IO
+        Its pipes, not buffered.
+    """
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        pipe = subprocess.PIPE
+        launcher = _launch(
+            command, _SCRIPT_WITH_PIPES, "pipes", stdin=pipe, stdout=pipe, bufsize=0, **options
+        )
+        assert launcher.stdin is not None
+        assert launcher.stdout is not None
+        self.stdin: IO[bytes] = launcher.stdin
+        self.stdout: IO[bytes] = launcher.stdout
+        # The program itself has nothing to say before it is spoken to.
+        self.pid = int(self.stdout.readline() or 0)
+        self._process = ProcessHandle(self.pid)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def release(self, timeout: float) -> None:
+        """Let it go that is ending, or does so with its input; kill it after `timeout` seconds."""
+        self.close_pipes()
+        if not self._process.has_ended(timeout):
+            self.kill()
+            self._process.has_ended(timeout)
+        if adopts_orphans():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
+        self._process.close()
+
+    def close_pipes(self) -> None:
+        """Close this side's ends."""
+        for pipe in (self.stdin, self.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class ProcessHandle:
+    """A process that need not be a child of this one; used by one thread at a time."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._handle = -1
+        # Another process may come to have the same id; not every system has handles.
+        with contextlib.suppress(OSError, AttributeError):
+            self._handle = os.pidfd_open(pid)
+
+    def has_ended(self, timeout: float = 0.0) -> bool:
+        """Whether it has ended, or does within `timeout` seconds."""
+        if self._handle >= 0:
+            poll = select.poll()
+            poll.register(self._handle, select.POLLIN)
+            return bool(poll.poll(timeout * 1e3))
+        deadline = monotonic() + timeout
+        while not (ended := self._is_unknown()) and monotonic() < deadline:
+            sleep(_LOOK)
+        return ended
+
+    def _is_unknown(self) -> bool:
+        if self._pid <= 0:
+            return True
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(OSError):
+            if self._handle >= 0:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            elif self._pid > 0:
+                os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Release the handle."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def adopts_orphans() -> bool:
+    """Whether this process gets what it has started detached back as a child."""
+    if os.getpid() == 1:
+        return True
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    value = ctypes.c_int()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0)
+    return bool(value.value)
+
+
+def _launch(
+    command: Sequence[str], script: str, word: str, **options: Any
+) -> subprocess.Popen[bytes]:
+    if _SHELL.exists():
+        start = [str(_SHELL), "-c", script, "sh"]
+    else:  # some containers have none
+        start = [sys.executable, "-I", "-S", "-c", _FORK, word]
+    launcher: Any = subprocess.Popen([*start, *command], **options)
+    launcher.wait()
+    return launcher
