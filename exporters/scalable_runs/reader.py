@@ -40,7 +40,17 @@ class RunNotFoundError(LookupError):
 
 
 class AmbiguousRunError(LookupError):
-    """More than one run's id begins like that; the message names them."""
+    """More than one run's id begins like that; the message names them.
+
+    Attributes
+    ----------
+    matching : list of str
+        Ids of all the runs, newest first.
+    """
+
+    def __init__(self, message: str, matching: list[str]) -> None:
+        super().__init__(message)
+        self.matching = matching
 
 
 @dataclass(slots=True)
@@ -442,9 +452,11 @@ def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> 
             f"no run in {runs_dir} begins with {run_id!r}; the latest of {len(runs)} is "
             f"{runs[0].path.name}"
         )
-    names = ", ".join(run.path.name for run in matching[:5])
-    more = f" and {len(matching) - 5} more" if len(matching) > 5 else ""
-    raise AmbiguousRunError(f"{run_id!r} begins {names}{more}: give more of the id")
+    ids = [run.path.name for run in matching]
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    raise AmbiguousRunError(
+        f"{run_id!r} begins {', '.join(ids[:5])}{more}: give more of the id", ids
+    )
 
 
 def parse_time(value: Any) -> datetime | None:

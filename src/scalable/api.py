@@ -764,7 +764,10 @@ def _described(error: BaseException) -> tuple[str, str, str]:
         text = "".join(traceback.format_exception(error))
     except Exception:
         text = ""
-    return type(error).__qualname__, printable(error), text
+    said = printable(error)
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        said = f"exit status {error.code}"
+    return type(error).__qualname__, said, text
 
 
 def _nothing() -> None:

@@ -273,6 +273,12 @@ class CrashUploads:
             data = self._redact(data.decode("utf-8", "replace")).encode("utf-8", "replace")
         return Content(data, hashlib.sha256(data).hexdigest()) if data else None
 
+    def why_skipped(self, content: Content | None) -> str | None:
+        """Why a content is not sent; None if it would be."""
+        if content is None:
+            return "empty"
+        return "the same content was sent already" if content.sha256 in self._sent else None
+
     # -- the thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -297,10 +303,10 @@ class CrashUploads:
             content = self.content(log)
         except OSError as error:
             return self._ended(log, None, "failed", f"cannot be read: {error.strerror}", 0)
-        if content is None:
-            return self._ended(log, None, "skipped", "empty", 0)
-        if content.sha256 in self._sent:
-            return self._ended(log, content, "skipped", "the same content was sent already", 0)
+        skipped = self.why_skipped(content)
+        if skipped is not None:
+            return self._ended(log, content, "skipped", skipped, 0)
+        assert content is not None
         deadline = time.monotonic() + LOG_TIMEOUT
         tries = 0
         while True:

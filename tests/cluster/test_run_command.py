@@ -30,6 +30,7 @@ targets:
     {provider: slurm, max_workers: 4, walltime: 02:00:00, prices: {currency: EUR, core_hour: 0.5}}
   fargate: {provider: aws, region: eu-west-1, max_workers: 10}
   k8s: {provider: kubernetes, max_workers: 2}
+  single: {provider: slurm}
 components:
   analysis: {cpus: 2, memory: 4G, env: {API_KEY: abc-123}}
 """
@@ -110,12 +111,23 @@ def the_run() -> RunReader:
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("threads", ["workers  3 of 1 thread, 2 cpus, 4G, for analysis", "about 0.00 USD"]),
-        ("hpc", ["4 of 2 threads, 2 cpus, 4G, 02:00:00", "about 4.00 EUR an hour (an estimate"]),
-        ("fargate", ["workers  10 of", "about 0.99 USD an hour (an estimate: built-in", "2025-01"]),
-        ("k8s", ["workers  2 of", "no price is known"]),
+        ("threads", [
+            "workers  3 workers × 1 thread, 2 CPUs, 4 GB; component analysis\n",
+            "cost     none: your own machine\n",
+        ]),
+        ("hpc", [
+            "4 workers × 2 threads, 2 CPUs, 4 GB, 02:00:00 at most",
+            "about 4.00 EUR an hour (an estimate",
+        ]),
+        ("fargate", [
+            "10 workers ×",
+            "about 0.99 USD an hour (an estimate: built-in",
+            "2025-01",
+        ]),
+        ("k8s", ["2 workers ×", "no price is known"]),
+        ("single", ["1 worker ×", "the target says neither max_workers nor workers"]),
     ],
-)
+)  # fmt: skip
 def test_plan_says_what_would_be_started_and_what_it_may_cost(target: str, says: list[str]):
     done = CliRunner().invoke(cli, ["plan", "--target", target])
     assert done.exit_code == 0, done.output
@@ -128,7 +140,7 @@ def test_plan_writes_its_files_without_secrets():
     arguments = ["plan", "--target", "threads", "--objective", "cost", "--policy", "adaptive"]
     done = CliRunner().invoke(cli, [*arguments, "--output", "out"])
     assert done.exit_code == 0, done.output
-    assert "up to 1 of" in done.output
+    assert "up to 1 worker ×" in done.output
     plan = json.loads(Path("out/plan.json").read_text())
     assert (plan["workers"][0]["workers"], plan["adaptive"]) == (1, True)
     assert plan["workers"][0]["env"] == ["API_KEY"]
@@ -154,23 +166,94 @@ def test_a_script_runs_in_the_session_and_its_run_is_recorded():
     assert states.count("succeeded") == 5
 
 
-@pytest.mark.parametrize(("option", "code", "phases"), [
-    ("--fail", 1, ["session.context"]),
-    ("--exit", 7, []),
+@pytest.mark.parametrize(("option", "code", "failure"), [
+    ("--fail", 1, ("ValueError", "as asked")),
+    ("--exit", 7, ("SystemExit", "exit status 7")),
 ])  # fmt: skip
-def test_the_exit_code_is_the_workflows(option: str, code: int, phases: list[str]):
-    done = scalable("run", "--target", "threads", "--workflow", "script.py", option)
+def test_the_exit_code_is_the_workflows(option: str, code: int, failure: tuple[str, str]):
+    done = scalable("run", "--target", "threads", "script.py", option)
     assert done.returncode == code
     assert ("ValueError: as asked" in done.stderr) == (option == "--fail")
     run = the_run()
     assert run.status == "failed"
-    assert [r["details"]["phase"] for r in run.records(layout.FAILURES)] == phases
+    (record,) = run.records(layout.FAILURES)
+    assert (record["failure_class"], record["message"]) == failure
+    assert record["details"]["phase"] == "session.context"
+    if option == "--fail":
+        # What runs the script is not part of its traceback.
+        frames = [line for line in done.stderr.splitlines() if line.startswith("  File ")]
+        assert [frame.split('"')[1] for frame in frames] == ["script.py"]
 
 
-def test_a_function_of_a_module_gets_what_it_asks_for():
+def test_a_function_of_a_module_gets_what_it_asks_for_and_its_result_is_no_exit_code():
     done = scalable("run", "--target", "threads", "--workflow", "steps:main", "a", "b")
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "module 2" in done.stdout
+    assert the_run().status == "completed"
+
+
+def test_manifest_workflow_and_its_arguments_are_told_apart(tmp_path: Path):
+    (tmp_path / "scalable.yaml").rename(tmp_path / "other.yaml")
+    Path("show.py").write_text("import sys; print(sys.argv)")
+    for before, behind, shown in (
+        (["other.yaml", "show.py"], ["--year", "7"], ["show.py", "--year", "7"]),
+        (["--manifest", "other.yaml", "show.py"], ["x.yaml"], ["show.py", "x.yaml"]),
+        (["other.yaml", "--workflow", "show.py"], ["a.yaml"], ["show.py", "a.yaml"]),
+        (["show.py", "a", "--b", "--manifest=other.yaml"], ["--target"],
+         ["show.py", "a", "--b", "--target"]),
+    ):  # fmt: skip
+        done = scalable("run", "--no-telemetry", "--target", "threads", *before, "--", *behind)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{shown}\n"
+    both = scalable("run", "other.yaml", "--manifest", "other.yaml", "show.py")
+    assert both.returncode == 2
+    assert "MANIFEST and --manifest exclude each other" in both.stderr
+    for command in ("validate", "plan"):
+        assert scalable(command, "other.yaml", "--target", "threads").returncode == 0
+    missing = scalable("validate", "nowhere.yaml")
+    assert (missing.returncode, "no manifest at nowhere.yaml" in missing.stderr) == (1, True)
+
+
+def test_what_is_switched_for_one_run_can_be_switched_on_the_command_line(tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    done = scalable(
+        "run", "--target", "threads", "script.py",
+        "--runs-dir", "elsewhere", "--log-level", "DEBUG",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(find_runs(elsewhere)) == 1
+    assert scalable("run", "--target", "threads", "script.py", "--no-telemetry").returncode == 0
+    assert not Path(".scalable/runs").exists()
+    for arguments, says in (
+        (["--log-level", "loud"], "--log-level cannot be 'loud'; allowed: a level of Python's"),
+        (["--crash-upload", "ftp://x"], "--crash-upload cannot be 'ftp://x'; allowed: an https"),
+    ):
+        wrong = scalable("run", "--target", "threads", "script.py", *arguments)
+        assert wrong.returncode == 2
+        assert says in wrong.stderr
+
+
+BESIDE = """\
+from distributed import wait
+from scalable import current_session
+from beside import Value, twice
+
+client = current_session().client
+print("result", client.submit(twice, Value(21)).result(60))
+"""
+
+
+def test_a_module_beside_the_script_is_there_for_the_worker_processes_too(tmp_path: Path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "wf.py").write_text(BESIDE)
+    (folder / "beside.py").write_text(
+        "class Value:\n    def __init__(self, n): self.n = n\n"
+        "def twice(value): return Value(2 * value.n).n\n"
+    )
+    done = scalable("run", "--target", "processes", "elsewhere/wf.py")
+    assert done.returncode == 0, done.stderr
+    assert "result 42" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -166,5 +166,6 @@ def test_a_collector_that_is_not_there_is_an_error_with_its_reason(tmp_path: Pat
         environ={"OTEL_EXPORTER_OTLP_TIMEOUT": "1"},
     )
     assert done.returncode == 1
-    assert "The collector does not take it" in done.stderr
+    where = f"http://127.0.0.1:{port}"
+    assert f"The collector at {where} does not take it: Connection refused." in done.stderr
     assert "Traceback" not in done.stderr

@@ -292,5 +292,13 @@ def test_cache_info_and_clear(directory: Path):
     assert len(list(Store(directory).entries())) == 3
     refused = runner.invoke(cli, ["cache", "clear"], input="n\n")
     assert refused.exit_code == 1
+    assert f"Remove 3 results, 30.5 kB, from {directory}?" in refused.output
+    assert "Nothing was removed." in refused.output
+    unanswered = runner.invoke(cli, ["cache", "clear"], input="")
+    assert unanswered.exit_code == 1
+    assert "say --yes" in unanswered.output
+    assert len(list(Store(directory).entries())) == 3
     assert "Removed 3 results" in runner.invoke(cli, ["cache", "clear", "--yes"]).output
     assert "holds nothing" in runner.invoke(cli, ["cache", "info"]).output
+    empty = runner.invoke(cli, ["cache", "clear"])
+    assert (empty.exit_code, empty.output) == (0, f"{directory} holds nothing to remove.\n")

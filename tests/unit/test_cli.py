@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from run_builder import RunBuilder, eventful, life
+from run_builder import RunBuilder, eventful, failure, life
 from scalable import __version__
 from scalable.cli import COMMANDS, cli
 from scalable.cli import _common as common
@@ -98,7 +98,64 @@ def test_the_help_of_a_command_fits_80_columns_and_has_examples(name: str) -> No
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert scalable("--version").output == f"scalable {__version__}\n"
+    for option in ("--version", "-V"):
+        assert scalable(option).output == f"scalable {__version__}\n"
+
+
+def test_the_package_itself_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scalable", "-V"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"scalable {__version__}\n"
+
+
+@pytest.mark.parametrize("group", ["cache", "crash-logs"])
+def test_no_help_of_a_subcommand_is_cut(group: str) -> None:
+    listed = scalable(group, "--help").output.partition("Commands:")[2]
+    assert "..." not in listed
+
+
+def completions(line: str) -> list[str]:
+    """What the shell would offer after a line."""
+    words = line.split(" ")
+    done = subprocess.run(
+        [sys.executable, "-m", "scalable"],
+        env={
+            **os.environ,
+            "_SCALABLE_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    return [found.partition(",")[2] for found in done.stdout.splitlines()]
+
+
+def test_commands_runs_workers_targets_and_functions_are_completed(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert completions("scalable re") == ["report"]
+    assert completions("scalable report run-20") == [SECOND, FIRST]
+    assert completions("scalable diagnose --run-id run-20260102T04") == [SECOND]
+    assert completions("scalable crash-logs list run-20260102T03") == [FIRST]
+    assert completions("scalable report .scalable/ru") == [".scalable/ru"]
+    monkeypatch.chdir(runs_dir)
+    assert completions("scalable export run-20260102T04") == [SECOND]
+    lost = RunBuilder(runs_dir, "run-20260102T060405Z-flights-0a1b2c3d")
+    lost.add(failure("WorkerLost", "lost", 5, phase="worker_lost", worker_id="3", cause="killed"))
+    lost.finish(6)
+    assert completions("scalable crash-logs show ") == ["3"]
+    targets = "targets: {hpc: {provider: slurm}, here: {provider: local}}"
+    Path("scalable.yaml").write_text(f"version: 1\nproject: {{name: x}}\n{targets}\n")
+    assert completions("scalable plan --target h") == ["here", "hpc"]
+    from scalable.session.cache import Store, cache_directory
+
+    Store(cache_directory()).save("0" * 64, 1, None, "steps.convert", 0.1)
+    assert completions("scalable cache clear --function steps") == ["steps.convert"]
 
 
 LOADED = """
@@ -210,11 +267,64 @@ def test_the_reader_of_a_pipe_may_leave_early(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+PLAIN_TERMINALS = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0"},
+]
+
+
+@pytest.mark.parametrize("place", PLAIN_TERMINALS, ids=str)
+def test_where_characters_cannot_be_shown_plain_ones_are(
+    runs_dir: Path, place: dict[str, str]
+) -> None:
+    third = "run-20260102T050405Z-cafe-0a1b2c3d"
+    run = RunBuilder(runs_dir, third, project_name="naïve → 数据")
+    run.add(*life("π…-1", 0, 50e-6))
+    run.finish(2)
+    environ = {**os.environ, **place}
+    charset = "latin-1" if "latin-1" in place.values() else "ascii"
+    for arguments in (["report"], ["diagnose"], ["runs"], ["report", FIRST], ["run", "--help"]):
+        shown = process(*arguments, encoding=None, env=environ)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        shown.stdout.decode(charset)
+    shown = process("report", third, encoding=charset, env=environ)
+    assert "na?ve -> ??" in shown.stdout or "naïve -> ??" in shown.stdout
+    assert "?..-1" not in shown.stdout
+    assert "?...-1" in shown.stdout
+    for arguments in (["report", third], ["runs"]):
+        shown = process(*arguments, "--json", encoding=None, env=environ)
+        assert "数据" in str(json.loads(shown.stdout.decode("utf-8")))
+    said = process("report", "数", encoding=charset, env=environ)
+    assert (said.returncode, said.stderr.isascii()) == (1, True)
+
+
 @pytest.mark.usefixtures("runs_dir")
-def test_an_encoding_that_lacks_a_character_ends_no_report() -> None:
-    shown = process("report", encoding="latin-1", env={**os.environ, "PYTHONIOENCODING": "latin-1"})
-    assert shown.returncode == 0
-    assert "03:04:05 ? 03:04:17" in shown.stdout
+@pytest.mark.parametrize(
+    "arguments",
+    [["report"], ["report", "--json"], ["diagnose"], ["runs", "--json"], ["--help"], ["schema"]],
+)
+def test_an_output_that_takes_nothing_is_one_line_and_exit_code_1(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = process(*arguments, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (
+            1,
+            "Error: cannot write: No space left on device.\n",
+        )
+        assert process(*arguments, capture_output=False, stdout=full, stderr=full).returncode == 1
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_colours_can_be_forced_into_a_pipe_and_refused_all_the_same() -> None:
+    for force in ({"FORCE_COLOR": "1"}, {"CLICOLOR_FORCE": "1"}):
+        for command in ("report", "runs"):
+            assert "\x1b[32" in process(command, env={**os.environ, **force}).stdout
+            refused = process(command, env={**os.environ, **force, "NO_COLOR": "1"})
+            assert "\x1b" not in refused.stdout
+        as_json = process("report", "--json", env={**os.environ, **force})
+        assert "\x1b" not in as_json.stdout
+    assert "\x1b" not in process("report", env={**os.environ, "FORCE_COLOR": "0"}).stdout
 
 
 def test_a_run_whose_program_was_killed_reads_as_lost(tmp_path: Path) -> None:
@@ -234,6 +344,72 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert shown.output.startswith("flights  lost after ")
     assert "Running when the recorder died (1 task)" in shown.output
     assert "128 succeeded, 6 failed, 1 running" in shown.output
+
+
+# -- which run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["report", "diagnose"])
+def test_a_run_is_named_by_its_id_a_beginning_or_its_path(runs_dir: Path, command: str) -> None:
+    path = runs_dir / SECOND
+    for name in (SECOND, SECOND[:16], str(path), f"{path}/", f".scalable/runs/{SECOND}"):
+        for arguments in ([name], ["--run-id", name]):
+            shown = scalable(command, *arguments, "--json")
+            assert shown.exit_code == 0, shown.output
+            document = json.loads(shown.output)
+            assert (document.get("run") or document)["run_id"] == SECOND
+
+
+def test_within_the_directory_of_runs_an_id_names_one(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs_dir)
+    for name in (SECOND, f"{SECOND}/", "."):
+        if name == ".":
+            monkeypatch.chdir(runs_dir / SECOND)
+        assert SECOND in scalable("report", name).output
+
+
+def test_runs_are_found_from_a_directory_below(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = runs_dir.parents[1] / "src" / "deep"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert json.loads(scalable("runs", "--json").output)[0]["run_id"] == FIRST
+    assert scalable("report").output.startswith("flights  completed")
+    # A directory of runs of its own comes first.
+    (below / ".scalable" / "runs").mkdir(parents=True)
+    assert scalable("report").exit_code == 1
+
+
+def test_an_ambiguous_beginning_lists_the_runs_it_matches(runs_dir: Path) -> None:
+    done = scalable("report", "run-2026")
+    assert done.exit_code == 1
+    said = done.stderr.splitlines()
+    assert said[0] == "Error: 'run-2026' matches 2 runs, give more of the id:"
+    assert sorted(said[1:]) == [f"  {FIRST}", f"  {SECOND}"]
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_json_is_asked_for_in_either_spelling() -> None:
+    for command in (["report"], ["diagnose"], ["runs"], ["crash-logs", "list"]):
+        once, again = (scalable(*command, *how) for how in (["--json"], ["--format", "json"]))
+        assert json.loads(once.output) == json.loads(again.output)
+        assert scalable(*command, "--format", "text").exit_code == 0
+
+
+@pytest.mark.usefixtures("runs_dir")
+def test_the_exit_status_can_be_that_of_the_run(tmp_path: Path) -> None:
+    well = RunBuilder(tmp_path / "well", FIRST)
+    well.add(*life("inc-1", 0, 1.0))
+    well.finish(2)
+    for command in ("report", "diagnose"):
+        assert scalable(command, "--exit-status", str(tmp_path / "well" / FIRST)).exit_code == 0
+        # Completed, and tasks failed; failed, and no task did.
+        for run in (FIRST, SECOND):
+            assert scalable(command, run).exit_code == 0
+            assert scalable(command, "--exit-status", run).exit_code == 1
 
 
 # -- runs --------------------------------------------------------------------------------------
@@ -301,7 +477,7 @@ def test_report_without_runs_tells_how_to_record_one(tmp_path: Path, exists: boo
     [
         (["report", "--run-id", "run-1999"], "List all runs: scalable runs"),
         (["report", "--run-id", "run-2026"], "give more of the id"),
-        (["report", "--run-id", "../../etc"], "is not a run id"),
+        (["report", "--run-id", "../../etc"], "is not the directory of a run"),
         (["report", "--output", "missing/dir/report"], "Name another file by --output."),
         (["report", "--runs-dir", "nowhere"], "There are no runs yet: nowhere"),
     ],
@@ -326,10 +502,10 @@ def test_a_directory_that_is_no_run_is_refused(runs_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["report", "--latest", "--run-id", "x"], "--latest and --run-id exclude each other"),
+        (["report", "--latest", "--run-id", "x"], "--run-id and --latest exclude each other"),
         (["report", "--format", "yaml"], "'yaml' is not one of 'text', 'json'"),
         (["report", "--nope"], "No such option"),
-        (["report", "extra"], "unexpected extra argument"),
+        (["report", "one", "two"], "unexpected extra argument"),
         (["runs", "--limit", "0"], "0 is not in the range"),
         (["reprot"], "Did you mean 'report'?"),
         (["zzz"], f"There are: {', '.join(COMMANDS)}."),
@@ -343,9 +519,10 @@ def test_misuse_exits_with_2_and_says_what_is_allowed(arguments: Sequence[str], 
 
 
 def test_without_a_command_the_help_is_shown() -> None:
-    done = process()
-    assert done.returncode == 2
-    assert "Commands:" in done.stderr
+    for arguments in ((), ("cache",), ("crash-logs",)):
+        done = process(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Commands:" in done.stdout
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -388,6 +388,11 @@ def test_the_commands(tmp_path, store, monkeypatch):
     assert runner.invoke(cli, ["crash-logs", "show", "9"]).exit_code == 1
     dry = runner.invoke(cli, ["crash-logs", "upload", "--dry-run"])
     assert dry.exit_code == 0, dry.output
+    assert [line.split(": ")[1] for line in dry.output.splitlines()] == [
+        "31 bytes would be sent",
+        "6 bytes would be sent",
+    ]
+    dry = runner.invoke(cli, ["crash-logs", "upload", "--dry-run", "-v"])
     assert '"workerId": "0"' in dry.output
     assert "hunter2" not in dry.output
     assert store.asked == []
@@ -398,6 +403,46 @@ def test_the_commands(tmp_path, store, monkeypatch):
     assert sent.exit_code == 0, sent.output
     assert TEXT.encode() in store.taken
     assert "uploaded" in runner.invoke(cli, ["crash-logs", "list"]).output
+    dry = runner.invoke(cli, ["crash-logs", "upload", "--dry-run", "--no-redact"])
+    assert dry.output.count("would be skipped (the same content was sent already)") == 2
+    (first, second) = json.loads(runner.invoke(cli, ["crash-logs", "list", "--json"]).output)
+    assert (first["worker_id"], first["cause"], first["ended_by"]) == ("0", "segfault", "SIGSEGV")
+    assert (second["log"], second["size_bytes"]) == (
+        "logs/workers/1/20260102T030405.000001Z.stderr.log",
+        6,
+    )
+    assert second["upload"] == "uploaded"
     store.on_post = lambda store, n: (403, b"", {})
     again = runner.invoke(cli, ["crash-logs", "upload", "--url", store.url])
     assert again.exit_code == 1  # redacted, the first log has another content
+
+
+def test_why_there_is_no_log_is_told(tmp_path):
+    """A worker that wrote nothing, one whose output nobody kept, and one on another host."""
+    run = build.RunBuilder(tmp_path / "runs", "run-20260102T030405Z-x-0000aaaa")
+    more: dict[str, dict[str, Any]] = {
+        "silent": {"not_known": ["exit code and signal: its nanny said nothing"]},
+        "unseen": {"not_known": ["its last output"]},
+        "far": {"stderr_path": "host7:/tmp/x.log"},
+    }
+    for number, (name, details) in enumerate(more.items()):
+        run.add(
+            build.worker("lost", number, 5),
+            build.failure(
+                "WorkerLost", "lost", 5, phase="worker_lost", worker_id=name, cause="killed",
+                **details,
+            ),
+        )  # fmt: skip
+    path = run.finish(10)
+    says = {
+        "silent": "it wrote nothing",
+        "unseen": "its output was not captured",
+        "far": "it stayed on the worker's host, host7:/tmp/x.log",
+    }
+    listed = CliRunner().invoke(cli, ["crash-logs", "list", str(path)]).output
+    for name, sentence in says.items():
+        assert (sentence in listed) == (name != "far")
+        shown = CliRunner().invoke(cli, ["crash-logs", "show", name, str(path)])
+        assert shown.exit_code == 1
+        assert f"no log of worker {name}: {sentence}." in shown.stderr
+    assert "host7:/tmp/x.log" in listed

@@ -110,12 +110,12 @@ ROOMS = (
     Room(
         "run command",
         ("scalable.cli.run",),
-        doors=("cli", "session", "manifest", "analysis"),
+        doors=("cli", "session", "manifest", "analysis", "options"),
         never=DASK | OTEL,
     ),
     Room(
         "cli",
-        ("scalable.cli",),
+        ("scalable.cli", "scalable.__main__"),
         doors=(
             "demo command",
             "export command",
@@ -124,6 +124,7 @@ ROOMS = (
             "run store",
             "manifest",
             "cache",
+            "options",
         ),
         never=DASK | OTEL,
     ),

@@ -6,14 +6,17 @@ imports neither Dask nor OpenTelemetry nor any command.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Generator
 from typing import Any, Final
 
 import click
 
-from scalable.cli._common import CommandError, echo, safe
+from scalable.cli._common import CommandError, HelpGroup, echo, safe
 
 #: Name of a command: where it is, and what the list of commands says of it.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -46,17 +49,22 @@ Record a run: one line in your own program,
       ...  # any Dask
 then look at it:
   scalable report                      the latest run
-  scalable report --run-id run-2026    another one, by the beginning of its id
-  scalable report --format json | jq .counts
+  scalable report run-2026             another one, by the beginning of its id
+  scalable report --json | jq .counts  for programs
   scalable diagnose                    why it failed, and what to do about it
   scalable runs                        all of them
 
-Runs are read from .scalable/runs below the current directory; --runs-dir or SCALABLE_RUNS_DIR
-names another place. Exit codes: 0 done, 1 no such run or not readable, 2 wrong usage.
+Runs are read from .scalable/runs here or in the nearest directory above; --runs-dir or
+SCALABLE_RUNS_DIR names another place. Exit codes: 0 done, 1 not done (no such run, not
+readable, problems found), 2 wrong usage.
+
+\b
+Completion of commands, run ids and names, for bash (zsh, fish alike):
+  eval "$(_SCALABLE_COMPLETE=bash_source scalable)"
 """
 
 
-class _Commands(click.Group):
+class _Commands(HelpGroup):
     """A group that imports a command when it is called, not when it is listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -70,28 +78,25 @@ class _Commands(click.Group):
         return command
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **extra)  # here --help and --version are printed
-        except BrokenPipeError:
-            raise _end_of_reader() from None
+        with _reader_may_leave():  # here --help and --version are printed
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise _end_of_reader() from None
+            with _reader_may_leave():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
         except click.ClickException as error:
             vars(error)["message"] = safe(error.message)  # for type checkers it is final
             raise
-        except (click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort, OSError):
             raise
         except Exception as error:
             # What a workflow raises is the user's own, and is shown as Python shows it.
             if ctx.invoked_subcommand in _RUN_CODE or os.environ.get("SCALABLE_STRICT") == "1":
                 raise
             raise CommandError(safe(_internal_error(error))) from error
-        return result
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -135,6 +140,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -153,26 +159,109 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit; what the `scalable` script calls."""
-    # A name that the terminal's encoding lacks must not end a report with a traceback.
     for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
+        _fit_encoding(stream)
     try:
         status = cli.main(prog_name="scalable", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         status = exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        _say_error(error)
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        echo("\nInterrupted.", err=True)
+        _say_error("\nInterrupted.")
         status = 130
+    except OSError as error:
+        _give_up_output()
+        about = error.strerror or str(error)
+        place = "cannot write" if error.filename is None else os.fsdecode(error.filename)
+        _say_error(click.ClickException(f"{place}: {about}."))
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _end_of_reader() -> click.exceptions.Exit:
-    """Go quietly when the reader of a pipe (`head`, a pager) has seen enough: all went well."""
-    # The interpreter flushes once more on its way out: let that go nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return click.exceptions.Exit(0)
+@contextlib.contextmanager
+def _reader_may_leave() -> Generator[None]:
+    """Go quietly when the reader of a pipe (`head`, a pager) has seen enough: all went well.
+
+    Here and not in :func:`main`, as click ends the process with 1 for it.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        _give_up_output()
+        raise click.exceptions.Exit(0) from None
+
+
+def _say_error(what: click.ClickException | str) -> None:
+    try:
+        if isinstance(what, str):
+            echo(what, err=True)
+        else:
+            what.show()
+    except OSError:
+        pass  # standard error takes nothing either: the exit code tells
+
+
+def _give_up_output() -> None:
+    """Let the interpreter's own flush at the end go nowhere, instead of failing once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# -- terminals that cannot show every character ---------------------------------------------------
+
+#: What stands for the characters of our own texts where the encoding lacks them.
+_PLAIN: Final = {
+    **{"…": "...", "→": "->", "×": "x", "µ": "u", "•": "*", "–": "-", "—": "-", "≥": ">="},
+    **{"“": '"', "”": '"', "‘": "'", "’": "'", "⁰": "0", "²": "2", "⁹": "9"},
+    **dict.fromkeys("─━═╌", "-"),
+    **dict.fromkeys("│┃║╎", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯", "+"),
+}
+#: ASCII by another name: click writes UTF-8 to a stream whose encoding is called ASCII.
+_ASCII: Final = "scalable_ascii"
+
+
+def _fit_encoding(stream: Any) -> None:
+    """Let a stream write what its encoding lacks in plain characters, instead of failing."""
+    reconfigure: Any = getattr(stream, "reconfigure", None)
+    if reconfigure is None:
+        return
+    codecs.register(_find_ascii)
+    codecs.register_error("scalable_plain", _plain)
+    encoding = codecs.lookup(stream.encoding or "utf-8").name
+    if encoding == "ascii" or (encoding == "utf-8" and _is_c_locale()):
+        reconfigure(encoding=_ASCII, errors="scalable_plain")
+    else:
+        reconfigure(errors="scalable_plain")
+
+
+def _is_c_locale() -> bool:
+    """Whether the locale is explicitly one of ASCII, which Python takes for one of UTF-8."""
+    if os.environ.get("PYTHONUTF8") == "1" or os.environ.get("PYTHONIOENCODING"):
+        return False
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    return next((name for name in names if name), "") in ("C", "POSIX")
+
+
+def _find_ascii(name: str) -> codecs.CodecInfo | None:
+    if name != _ASCII:
+        return None
+    found = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        found.encode,
+        found.decode,
+        found.streamreader,
+        found.streamwriter,
+        found.incrementalencoder,
+        found.incrementaldecoder,
+        name=_ASCII,
+    )
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lacking), error.end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import shutil
@@ -9,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from scalable_runs.reader import RunReader
 
 #: Where runs are written unless told otherwise.
@@ -35,6 +40,10 @@ _WIDTH_WITHOUT_TERMINAL: Final = 80
 _MAX_WIDTH: Final = 120
 #: A scan shorter than that needs no progress bar.
 _PATIENCE_S: Final = 1.0
+#: Runs listed where the beginning of an id matches several.
+_MAX_LISTED: Final = 10
+#: Run ids offered for completion at most.
+_MAX_COMPLETIONS: Final = 200
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -56,7 +65,8 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = F
     styled
         Keep the colours that the text has been given here.
     """
-    click.echo(safe(text, styled=styled), err=err, nl=nl)
+    # Colours that are wanted in a pipe too must be asked for: click takes them away there.
+    click.echo(safe(text, styled=styled), err=err, nl=nl, color=(styled and wants_color()) or None)
 
 
 def safe(text: str, *, styled: bool = False) -> str:
@@ -77,15 +87,15 @@ def ask(question: str, default: str) -> str:
     return answer
 
 
-def confirm(question: str) -> None:
-    """Ask a question on standard error.
+def confirm(question: str) -> bool:
+    """Ask a question on standard error; returns whether the answer is yes.
 
     Raises
     ------
     click.Abort
-        The answer is no.
+        There is no answer.
     """
-    click.confirm(safe(question), abort=True, err=True)
+    return click.confirm(safe(question), err=True)
 
 
 class CommandError(click.ClickException):
@@ -94,29 +104,192 @@ class CommandError(click.ClickException):
     exit_code = 1
 
 
+class HelpGroup(click.Group):
+    """A group that prints its help where it is called without a command (exit code 0).
+
+    Its commands are listed in the order of their declaration.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+# -- which run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunChoice:
+    """The run that a command was asked for.
+
+    Attributes
+    ----------
+    runs_dir : Path
+        Where runs are looked for.
+    name : str or None
+        A run's id, the beginning of one, or the path of its directory; None is the latest.
+    """
+
+    runs_dir: Path
+    name: str | None = None
+
+    def open(self) -> RunReader:
+        """Return the run.
+
+        Raises
+        ------
+        CommandError
+            There is no such run, more than one, or the directory is not one of a run.
+        """
+        reader = _run_at_path(self.name) or open_run(self.runs_dir, self.name)
+        if not reader.document and not reader.files():
+            raise CommandError(
+                f"{reader.path} is not a run: it has neither run.json nor journals.\n\n"
+                f"List all runs: scalable runs{_option(self.runs_dir)}"
+            )
+        return reader
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `[RUN]`, `--run-id`, `--latest` and `--runs-dir`; the command gets a `choice`."""
+
+    @functools.wraps(command)
+    def chosen(
+        *, run: str | None, run_id: str | None, latest: bool, runs_dir: Path, **rest: Any
+    ) -> Any:
+        if (run is not None) + (run_id is not None) + latest > 1:
+            raise click.UsageError(
+                "RUN, --run-id and --latest exclude each other: give one of them."
+            )
+        return command(choice=RunChoice(runs_dir, run if run is not None else run_id), **rest)
+
+    added = runs_dir_option(chosen)
+    added = click.option(
+        "--run-id",
+        metavar="ID",
+        shell_complete=_complete_runs,
+        help="The same as RUN.",
+    )(added)
+    added = click.option(
+        "--latest", is_flag=True, help="The run that started last. This is the default."
+    )(added)
+    return click.argument("run", required=False, shell_complete=_complete_runs)(added)
+
+
+#: What help texts say of RUN.
+RUN_HELP: Final = "RUN is a run's id, the beginning of one, or the path of its directory."
+
+
 def runs_dir_option(command: _Command) -> _Command:
     """Add `--runs-dir`."""
     return click.option(
         "--runs-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        default=RUNS_DIR,
-        show_default=True,
+        default=nearest_runs_dir,
         envvar="SCALABLE_RUNS_DIR",
         show_envvar=True,
         metavar="DIR",
-        help="Where the runs are.",
+        help="Where the runs are. Default: .scalable/runs here or in the nearest directory above.",
     )(command)
 
 
-def run_options(command: _Command) -> _Command:
-    """Add `--latest`, `--run-id` and `--runs-dir`: which run is meant."""
-    command = runs_dir_option(command)
-    command = click.option("--run-id", metavar="ID", help="A run's id, or the beginning of one.")(
-        command
+def nearest_runs_dir() -> Path:
+    """Return `.scalable/runs` of the working directory, else of the nearest one above that has it.
+
+    Where none has it, that of the working directory.
+    """
+    here = Path.cwd()
+    for above in (here, *here.parents):
+        if (above / RUNS_DIR).is_dir():
+            return RUNS_DIR if above == here else Path(os.path.relpath(above / RUNS_DIR, here))
+    return RUNS_DIR
+
+
+def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
+    """Return the run of that id or beginning of an id, the latest without one.
+
+    Raises
+    ------
+    CommandError
+        There is no such run, or more than one.
+    """
+    from scalable_runs.reader import AmbiguousRunError, RunNotFoundError, find_runs, resolve_run
+
+    try:
+        return resolve_run(runs_dir, run_id)
+    except AmbiguousRunError as error:
+        listed = [f"  {one}" for one in error.matching[:_MAX_LISTED]]
+        if len(error.matching) > _MAX_LISTED:
+            listed.append(f"  and {len(error.matching) - _MAX_LISTED:,} older ones")
+        raise CommandError(
+            "\n".join(
+                [f"{run_id!r} matches {len(error.matching):,} runs, give more of the id:", *listed]
+            )
+        ) from None
+    except RunNotFoundError as error:
+        check_readable(runs_dir)
+        if find_runs(runs_dir):
+            raise CommandError(
+                f"{error}.\n\nList all runs: scalable runs{_option(runs_dir)}"
+            ) from None
+        raise CommandError(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}") from None
+
+
+def _run_at_path(name: str | None) -> RunReader | None:
+    """Return the run in a directory, where a name is a path and not an id."""
+    from scalable_runs.reader import RunReader
+
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if os.sep in name or name in (".", ".."):
+        if not path.is_dir():
+            raise CommandError(f"{name} is not the directory of a run: it does not exist.")
+        return RunReader(path.resolve() if path.name in ("", "..") else path)
+    # In the directory of runs itself, an id is a path too.
+    return RunReader(path) if (path / "run.json").is_file() else None
+
+
+def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    if os.sep in incomplete:
+        return [CompletionItem(incomplete, type="dir")]
+    try:
+        names = os.listdir(ctx.params.get("runs_dir") or nearest_runs_dir())  # noqa: PTH208
+    except OSError:
+        return []
+    # An id begins with its time: the latest stand first.
+    matching = sorted((name for name in names if name.startswith(incomplete)), reverse=True)
+    return [CompletionItem(name) for name in matching[:_MAX_COMPLETIONS]]
+
+
+# -- what is printed -----------------------------------------------------------------------------
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--format text|json` and `--json`; the command gets `as_json`."""
+
+    @functools.wraps(command)
+    def formatted(*, format_: str, json_: bool, **rest: Any) -> Any:
+        return command(as_json=json_ or format_ == "json", **rest)
+
+    added = click.option("--json", "json_", is_flag=True, help="The same as --format json.")(
+        formatted
     )
     return click.option(
-        "--latest", is_flag=True, help="The run that started last. This is the default."
-    )(command)
+        "--format",
+        "format_",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Text for people, or JSON for programs.",
+    )(added)
 
 
 def output_option(command: _Command) -> _Command:
@@ -129,27 +302,59 @@ def output_option(command: _Command) -> _Command:
     )(command)
 
 
-def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
-    """Return the run that was asked for, the latest without an id.
+def exit_status_option(command: _Command) -> _Command:
+    """Add `--exit-status`; see :func:`status_code`."""
+    return click.option(
+        "--exit-status",
+        is_flag=True,
+        help="Exit with 1 if the run is failed, cancelled or lost, or if tasks failed.",
+    )(command)
+
+
+def status_code(status: str, *, failed: bool) -> int:
+    """Return the exit code that tells a script how a run went."""
+    return 1 if failed or status not in ("completed", "running") else 0
+
+
+def deliver(
+    text: str, output: Path | None = None, what: str = "", *, as_json: bool = False
+) -> None:
+    """Print a text, or write it to a file.
+
+    Parameters
+    ----------
+    text : str
+        Ends with a newline.
+    output : Path, optional
+        The file; None is standard output.
+    what : str
+        What it is, for the line that says that it was written.
+    as_json : bool
+        It is JSON, which is UTF-8 whatever the terminal's encoding is.
 
     Raises
     ------
     CommandError
-        There is no such run, or more than one.
+        The file cannot be written.
     """
-    from scalable_runs.reader import AmbiguousRunError, RunNotFoundError, find_runs, resolve_run
-
+    if output is None:
+        echo(plain_json(text) if as_json else text, nl=False, styled=wants_color() and not as_json)
+        return
     try:
-        return resolve_run(runs_dir, run_id)
-    except AmbiguousRunError as error:
-        raise CommandError(f"{error}.") from None
-    except RunNotFoundError as error:
-        check_readable(runs_dir)
-        if find_runs(runs_dir):
-            raise CommandError(
-                f"{error}.\n\nList all runs: scalable runs{_option(runs_dir)}"
-            ) from None
-        raise CommandError(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}") from None
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(
+            f"{output} cannot be written: {error.strerror}. Name another file by --output."
+        ) from None
+    echo(f"Wrote {what} to {output}", err=True)
+
+
+def plain_json(text: str) -> str:
+    """Return JSON that is UTF-8 in any encoding: where standard output has another, ASCII."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if encoding.lower().replace("-", "").replace("_", "") == "utf8":
+        return text
+    return re.sub("[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def no_runs(runs_dir: Path) -> str:
@@ -191,12 +396,19 @@ def terminal_width() -> int:
 
 
 def wants_color() -> bool:
-    """Whether standard output is a terminal that shows colours (https://no-color.org)."""
-    return (
-        sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "") != "dumb"
-    )
+    """Whether standard output shows colours: a terminal does, unless told otherwise.
+
+    ``NO_COLOR`` comes first (https://no-color.org), then ``FORCE_COLOR`` (https://force-color.org)
+    and ``CLICOLOR_FORCE``, which also colour what goes into a pipe.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if any(os.environ.get(name, "0") not in ("", "0") for name in _FORCE_COLOR):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+_FORCE_COLOR: Final = ("FORCE_COLOR", "CLICOLOR_FORCE")
 
 
 @contextmanager

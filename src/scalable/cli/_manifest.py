@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from scalable.cli._common import CommandError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `[MANIFEST]`, `--manifest` and `--target`; the command gets `manifest` and `target`."""
+
+    @functools.wraps(command)
+    def chosen(*, given: Path | None, manifest: Path | None, **rest: Any) -> Any:
+        return command(manifest=one_manifest(given, manifest), **rest)
+
+    added = manifest_option(target_option(chosen))
+    return click.argument(
+        "given", metavar="[MANIFEST]", required=False, type=click.Path(path_type=Path)
+    )(added)
+
+
+def one_manifest(given: Path | None, option: Path | None) -> Path | None:
+    """Return the manifest that a command was given: as an argument, by option or by variable.
+
+    Raises
+    ------
+    UsageError
+        It is given as an argument and by `--manifest`.
+    """
+    if given is None:
+        return option
+    source = click.get_current_context().get_parameter_source("manifest")
+    if source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("MANIFEST and --manifest exclude each other: give one of them.")
+    return given
 
 
 def manifest_option(command: _Command) -> _Command:
@@ -33,8 +67,27 @@ def target_option(command: _Command) -> _Command:
         envvar="SCALABLE_TARGET",
         show_envvar=True,
         metavar="NAME",
+        shell_complete=_complete_targets,
         help="The target; `auto`: inside a Slurm job the slurm one, else the local one.",
     )(command)
+
+
+def _complete_targets(
+    ctx: click.Context, _: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    try:
+        with session_errors():
+            from scalable.session.manifest import find_manifest, read_text
+            from scalable.session.source import read_source
+
+            path = find_manifest(ctx.params.get("given") or ctx.params.get("manifest"))
+            targets: Any = (read_source(read_text(path), str(path)).data or {}).get("targets")
+    except click.ClickException:
+        return []
+    names = sorted(targets) if isinstance(targets, dict) else []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @contextmanager
@@ -45,8 +98,11 @@ def session_errors() -> Generator[None]:
     ------
     CommandError
         With every problem, one a line; or what to install.
+    UsageError
+        An option of telemetry has a value that it cannot have.
     """
     try:
+        from scalable.options import OptionError
         from scalable.session.errors import ManifestError, SessionError
         from scalable.session.manifest import load_manifest as _  # noqa: F401
     except ImportError as error:
@@ -61,3 +117,5 @@ def session_errors() -> Generator[None]:
         raise CommandError(f"{count} problem{'' if count == 1 else 's'}:\n{error}") from None
     except SessionError as error:
         raise CommandError(f"{error}.") from None
+    except OptionError as error:
+        raise click.UsageError(f"{error}.") from None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._common import confirm, echo
+from scalable.cli._common import CommandError, HelpGroup, confirm, deliver, echo, json_option
 from scalable.cli._manifest import session_errors
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _EPILOG = """\b
 Examples:
@@ -33,14 +37,26 @@ def _directory_option(command: Any) -> Any:
     )(command)
 
 
-@click.group(epilog=_EPILOG)
+def _complete_functions(
+    ctx: click.Context, _: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    try:
+        names = {entry.function for entry in _store(ctx.params.get("directory")).entries()}
+    except click.ClickException:
+        return []
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+@click.group(cls=HelpGroup, epilog=_EPILOG)
 def cache() -> None:
     """Look at the results that @cacheable keeps across runs, or remove them."""
 
 
-@cache.command(epilog=_EPILOG)
+@cache.command(epilog=_EPILOG, short_help="Say what is kept, and how large it is.")
 @_directory_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 def info(directory: Path | None, as_json: bool) -> None:
     """Say how many results are kept, of which functions, and how many bytes they take."""
     from scalable.analysis import json_text
@@ -63,7 +79,7 @@ def info(directory: Path | None, as_json: bool) -> None:
             "limit_bytes": store.limit,
             "functions": rows,
         }
-        echo(json_text(found), nl=False)
+        deliver(json_text(found), as_json=True)
         return
     if not functions:
         echo(f"{store.directory} holds nothing.")
@@ -74,9 +90,14 @@ def info(directory: Path | None, as_json: bool) -> None:
         echo(f"{_size(size):>10}  {number:>7,}  {printable(name)}")
 
 
-@cache.command(epilog=_EPILOG)
+@cache.command(epilog=_EPILOG, short_help="Remove kept results.")
 @_directory_option
-@click.option("--function", metavar="NAME", help="Only results of this function.")
+@click.option(
+    "--function",
+    metavar="NAME",
+    shell_complete=_complete_functions,
+    help="Only results of this function.",
+)
 @click.option("--older-than", metavar="AGE", help="Only those not used for so long: 12h, 30d.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(directory: Path | None, function: str | None, older_than: str | None, yes: bool) -> None:
@@ -88,10 +109,28 @@ def clear(directory: Path | None, function: str | None, older_than: str | None, 
             raise click.UsageError(f"--older-than cannot be {older_than!r}: write 12h or 30d.")
         age = float(match[1]) * _SECONDS[match[2]]
     store = _store(directory)
-    if not yes:
-        confirm(f"Remove results from {store.directory}?")
+    if not yes and not _agreed(store, function, age):
+        return
     count, freed = store.clear(function, age)
     echo(f"Removed {_results(count)}, {_size(freed)}.")
+
+
+def _agreed(store: Any, function: str | None, age: float | None) -> bool:
+    """Ask whether what would be removed may be removed; there may be nothing to ask."""
+    matching = store.matching(function, age)
+    if not matching:
+        echo(f"{store.directory} holds nothing to remove.", err=True)
+        return False
+    what = f"{_results(len(matching))}, {_size(sum(entry.size for entry in matching))}"
+    try:
+        agreed = confirm(f"Remove {what}, from {store.directory}?")
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise CommandError("Nobody answers here: say --yes to remove without a question.") from None
+    if not agreed:
+        raise CommandError("Nothing was removed.")
+    return True
 
 
 def _store(directory: Path | None) -> Any:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._common import CommandError, echo, open_run, runs_dir_option
+from scalable.cli._common import (
+    CommandError,
+    HelpGroup,
+    RunChoice,
+    deliver,
+    echo,
+    json_option,
+    nearest_runs_dir,
+    run_options,
+)
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from scalable.crash_upload import CrashLog, CrashUploads
     from scalable_runs.reader import RunReader
 
 _EPILOG = """\b
 Examples:
   scalable crash-logs list
   scalable crash-logs show 3
+  scalable crash-logs list run-20260102 --json
   scalable crash-logs upload --dry-run
 """
 
 
-@click.group("crash-logs", epilog=_EPILOG)
+@click.group("crash-logs", cls=HelpGroup, epilog=_EPILOG)
 def crash_logs() -> None:
     """List, show or send the logs of workers that died.
 
@@ -30,40 +43,67 @@ def crash_logs() -> None:
     """
 
 
-def _run_options(command: Any) -> Any:
-    command = click.option("--run-id", metavar="ID", help="A run's id, or its beginning.")(command)
-    return runs_dir_option(command)
+def _complete_workers(
+    ctx: click.Context, _: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    runs_dir = ctx.params.get("runs_dir") or nearest_runs_dir()
+    try:
+        names = {
+            str(d.get("worker_id") or d.get("worker")): None
+            for d in _deaths(RunChoice(runs_dir).open())
+        }
+    except click.ClickException:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-@crash_logs.command("list")
-@_run_options
-def list_logs(run_id: str | None, runs_dir: Path) -> None:
+@crash_logs.command("list", short_help="List the logs of one run's dead workers.")
+@run_options
+@json_option
+def list_logs(choice: RunChoice, as_json: bool) -> None:
     """List the logs of one run's dead workers, the first death first."""
+    from scalable.analysis import json_text, path_text
     from scalable.analysis._text import printable, table
     from scalable.crash_upload import find, outcomes
 
-    reader = open_run(runs_dir, run_id)
+    reader = choice.open()
     sent = {str(record.get("log")): str(record.get("outcome")) for record in outcomes(reader.path)}
     rows: list[list[str]] = []
-    for record in reader.records("failures.jsonl"):
-        details: Any = record.get("details") or {}
-        if record.get("failure_class") != "WorkerLost" or not isinstance(details, dict):
-            continue
+    found: list[dict[str, Any]] = []
+    for details in _deaths(reader):
         log = str(details.get("stderr_path") or "")
         path = find(reader.path, log) if log else None
-        size = f"{path.stat().st_size:,}" if path is not None else "-"
+        size = path.stat().st_size if path is not None else None
+        worker = details.get("worker_id") or details.get("worker")
         how = details.get("signal") or details.get("exit_code")
+        found.append(
+            {
+                "worker_id": worker,
+                "cause": details.get("cause") or "unknown",
+                "ended_by": how,
+                "lost_at": details["lost_at"],
+                "log": log or None,
+                "path": None if path is None else path_text(path),
+                "size_bytes": size,
+                "upload": sent.get(log),
+            }
+        )
         rows.append(
             [
-                printable(details.get("worker_id") or details.get("worker") or "-"),
+                printable(worker or "-"),
                 printable(details.get("cause") or "unknown"),
                 printable("-" if how is None else how),
-                str(record.get("timestamp") or "")[:19],
-                size,
+                str(details["lost_at"] or "")[:19],
+                "-" if size is None else f"{size:,}",
                 sent.get(log, "-"),
-                printable(log or "no log"),
+                printable(log) or _no_log(details),
             ]
         )
+    if as_json:
+        deliver(json_text(found), as_json=True)
+        return
     if not rows:
         echo(f"No worker was lost in {reader.run_id}.", err=True)
         return
@@ -72,29 +112,51 @@ def list_logs(run_id: str | None, runs_dir: Path) -> None:
     echo("\n".join(table([header, *rows], right)))
 
 
-@crash_logs.command("show")
-@click.argument("worker")
-@_run_options
-def show_log(worker: str, run_id: str | None, runs_dir: Path) -> None:
-    """Show the log of the worker of that name (of its last death, if it died more than once)."""
+@crash_logs.command("show", short_help="Show the log of a dead worker.")
+@click.argument("worker", shell_complete=_complete_workers)
+@run_options
+def show_log(worker: str, choice: RunChoice) -> None:
+    """Show the log of the worker of that name, of its last death if it died more than once."""
     from scalable.analysis._text import printable_lines
     from scalable.crash_upload import find
 
-    reader = open_run(runs_dir, run_id)
+    reader = choice.open()
     found = [log for log in _logs(reader) if log.worker_id == worker]
     path = find(reader.path, found[-1].log) if found else None
     if path is None:
-        raise CommandError(
-            f"{reader.run_id} has no log of a dead worker {worker!r}.\n\n"
-            "List them: scalable crash-logs list"
-        )
+        raise CommandError(_why_not_shown(reader, worker))
     with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
             echo("\n".join(printable_lines(line.rstrip("\n")) or [""]))
 
 
-@crash_logs.command("upload")
-@_run_options
+def _why_not_shown(reader: RunReader, worker: str) -> str:
+    for details in _deaths(reader):
+        if worker in (details.get("worker_id"), details.get("worker")):
+            return f"{reader.run_id} holds no log of worker {worker}: {_no_log(details)}."
+    return f"{reader.run_id} has no dead worker {worker!r}.\n\nList them: scalable crash-logs list"
+
+
+def _no_log(details: dict[str, Any]) -> str:
+    """Why a run's directory has no log of a worker."""
+    if details.get("stderr_path"):
+        return f"it stayed on the worker's host, {details['stderr_path']}"
+    unknown = details.get("not_known")
+    if isinstance(unknown, list) and "its last output" in unknown:
+        return "its output was not captured"
+    return "it wrote nothing"
+
+
+def _deaths(reader: RunReader) -> Iterator[dict[str, Any]]:
+    """Yield the details of each lost worker, the first death first."""
+    for record in reader.records("failures.jsonl"):
+        details: Any = record.get("details")
+        if record.get("failure_class") == "WorkerLost" and isinstance(details, dict):
+            yield {**details, "lost_at": record.get("timestamp")}
+
+
+@crash_logs.command("upload", short_help="Send the logs that were not sent yet.")
+@run_options
 @click.option(
     "--url",
     envvar="SCALABLE_CRASH_UPLOAD_URL",
@@ -102,24 +164,23 @@ def show_log(worker: str, run_id: str | None, runs_dir: Path) -> None:
     metavar="URL",
     help="Where to ask for a place.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="With --dry-run: show the texts as well.")
 @click.option("--no-redact", is_flag=True, help="Send the raw bytes, with what secrets they hold.")
 def upload(
-    run_id: str | None, runs_dir: Path, url: str | None, dry_run: bool, no_redact: bool
+    choice: RunChoice, url: str | None, dry_run: bool, verbose: bool, no_redact: bool
 ) -> None:
     """Send the logs of a run's dead workers that were not sent yet.
 
     Each is sent once: what the run's uploads.jsonl says is uploaded is left out.
     """
-    import json
-
-    from scalable.analysis._text import plural, printable_lines
+    from scalable.analysis._text import plural
     from scalable.crash_upload import CrashUploads
     from scalable_runs.redact import Redactor
 
     if url is None and not dry_run:
         raise click.UsageError("Name a place by --url or SCALABLE_CRASH_UPLOAD_URL.")
-    reader = open_run(runs_dir, run_id)
+    reader = choice.open()
     environment: Any = reader.document.get("environment")
     packages: Any = environment.get("packages") if isinstance(environment, dict) else None
     versions = {str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}
@@ -135,24 +196,35 @@ def upload(
     except ValueError as error:
         raise click.BadParameter(f"{error}.", param_hint="--url") from None
     logs = list(_logs(reader))
+    if not logs:
+        echo(f"{reader.run_id} has no logs of dead workers.", err=True)
     if dry_run:
         for log in logs:
-            content = uploads.content(log)
-            if content is None:
-                echo(f"{log.log}: empty, not sent")
-                continue
-            echo(json.dumps(uploads.request(log, content), indent=2))
-            for line in printable_lines(content.data.decode("utf-8", "replace")):
-                echo(f"  | {line}")
+            _say_what_would_be_sent(uploads, log, verbose=verbose)
         return
     failed = 0
     for log, outcome, reason in uploads.send_all(logs):
         failed += outcome not in ("uploaded", "skipped")
         echo(f"{log.log}: {outcome}{f' ({reason})' if reason else ''}")
-    if not logs:
-        echo(f"{reader.run_id} has no logs of dead workers.", err=True)
     if failed:
         raise CommandError(f"{plural(failed, 'log')} could not be sent; run this again later.")
+
+
+def _say_what_would_be_sent(uploads: CrashUploads, log: CrashLog, *, verbose: bool) -> None:
+    import json
+
+    from scalable.analysis._text import printable_lines
+
+    content = uploads.content(log)
+    skipped = uploads.why_skipped(content)
+    if content is None or skipped is not None:
+        echo(f"{log.log}: would be skipped ({skipped})")
+        return
+    echo(f"{log.log}: {len(content.data):,} bytes would be sent")
+    if verbose:
+        echo(json.dumps(uploads.request(log, content), indent=2))
+        for line in printable_lines(content.data.decode("utf-8", "replace")):
+            echo(f"  | {line}")
 
 
 def _logs(reader: RunReader) -> Any:

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import CommandError, echo, open_run, progress_bar, runs_dir_option
+from scalable.cli._common import (
+    CommandError,
+    RunChoice,
+    deliver,
+    echo,
+    json_option,
+    progress_bar,
+    run_options,
+)
 
 _EPILOG = """\b
 Examples:
-  scalable export --run-id run-20260102 --otlp http://127.0.0.1:4318
+  scalable export run-20260102 --otlp http://127.0.0.1:4318
   scalable export --otlp http://127.0.0.1:4317   over gRPC, by the port
   scalable export --file run.otlp.jsonl --all
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 scalable export
@@ -24,8 +32,7 @@ was taken, 2 wrong usage.
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--run-id", metavar="ID", help="A run's id, or the beginning of one.")
-@runs_dir_option
+@run_options
 @click.option("--otlp", metavar="URL", help="Address of a collector.")
 @click.option(
     "--file",
@@ -45,15 +52,14 @@ was taken, 2 wrong usage.
     help="Spans of tasks for each trace; the rest is summed up.",
 )
 @click.option("--all", "all_", is_flag=True, help="Every span, however many there are.")
-@click.option("--json", "json_", is_flag=True, help="Say what was sent as JSON.")
+@json_option
 def export(
-    run_id: str | None,
-    runs_dir: Path,
+    choice: RunChoice,
     otlp: str | None,
     file: Path | None,
     span_budget: int,
     all_: bool,
-    json_: bool,
+    as_json: bool,
 ) -> None:
     """Send a recorded run to an OpenTelemetry collector later.
 
@@ -70,7 +76,7 @@ def export(
         resend,
     )
 
-    reader = open_run(runs_dir, run_id)
+    reader = choice.open()
     try:
         destination = FileDestination(file) if file is not None else OtlpDestination(otlp)
         try:
@@ -82,8 +88,8 @@ def export(
     except ResendError as error:
         raise CommandError(str(error)) from None
     where = str(file) if file is not None else (otlp or "what OTEL_* says")
-    if json_:
-        echo(
+    if as_json:
+        deliver(
             json.dumps(
                 {
                     "run_id": reader.run_id,
@@ -95,10 +101,13 @@ def export(
                     "metric_points": resent.metric_points,
                 }
             )
+            + "\n",
+            as_json=True,
         )
         return
     echo(
-        f"Sent {reader.run_id} to {where}: {resent.spans:,} spans ({resent.attempts:,} attempts), "
+        f"{'Wrote' if file is not None else 'Sent'} {reader.run_id} to {where}: "
+        f"{resent.spans:,} spans ({resent.attempts:,} attempts), "
         f"{resent.log_records:,} log records, {resent.metric_points:,} metric points."
     )
     if resent.summarized:

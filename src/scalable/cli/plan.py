@@ -7,20 +7,19 @@ from typing import Any
 
 import click
 
-from scalable.cli._common import CommandError, echo
-from scalable.cli._manifest import manifest_option, session_errors, target_option
+from scalable.cli._common import CommandError, deliver, echo, json_option
+from scalable.cli._manifest import manifest_options, session_errors
 
 _EPILOG = """\b
 Examples:
   scalable plan
-  scalable plan --target hpc --objective cost
+  scalable plan other.yaml --target hpc --objective cost
   scalable plan --output plans   # plan.json and manifest.lock
 """
 
 
 @click.command(epilog=_EPILOG)
-@manifest_option
-@target_option
+@manifest_options
 @click.option(
     "--objective",
     type=click.Choice(["speed", "cost"]),
@@ -31,7 +30,7 @@ Examples:
     type=click.Choice(["fixed", "adaptive"]),
     help="Whether workers come and go with the work. Default: as the target says.",
 )
-@click.option("--json", "as_json", is_flag=True, help="plan.json on standard output.")
+@json_option
 @click.option("--dry-run", is_flag=True, help="Write nothing, also where --output is given.")
 @click.option(
     "--output",
@@ -62,10 +61,7 @@ def plan(
         provider = loaded.provider(loaded.target, loaded.root.components, loaded.root.project.name)
         made = make_plan(loaded, provider, dry_run=True, objective=objective, policy=policy)
     text = json_text(made.document())
-    if as_json:
-        echo(text, nl=False)
-    else:
-        echo(plan_text(made), nl=False)
+    deliver(text if as_json else plan_text(made), as_json=as_json)
     if output is None or dry_run:
         return
     try:
@@ -89,22 +85,42 @@ def plan_text(made: Any) -> str:
     if not made.groups:
         lines.append("workers  those that are there already")
     for group in made.groups:
-        has = [f"{group.threads} thread{'' if group.threads == 1 else 's'}", f"{group.cpus:g} cpus"]
-        if group.memory:
-            has.append(group.memory)
-        if group.walltime:
-            hours, rest = divmod(group.walltime, 3600)
-            has.append(f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}")
-        most = "up to " if made.adaptive else ""
-        serves = ", ".join(group.components) or "any task"
-        lines.append(f"workers  {most}{group.workers} of {', '.join(has)}, for {serves}")
+        lines.append(f"workers  {_group_text(group, made.adaptive)}")
+    if made.groups and made.workers == 1 and not {"max_workers", "workers"} & set(made.options):
+        lines.append("         one worker, as the target says neither max_workers nor workers")
     cost = made.estimate
-    if cost is None:
+    if not made.groups:
+        pass
+    elif cost is None:
         lines.append("cost     no price is known; the target's `prices` can say one")
-    elif made.groups:
+    elif not cost.total_hourly:
+        lines.append(f"cost     none: {cost.basis}")
+    else:
         when = f", {cost.as_of}" if cost.as_of else ""
         lines.append(
             f"cost     about {cost.total_hourly:,.2f} {cost.currency} an hour "
             f"(an estimate: {cost.basis}{when})"
         )
     return "\n".join([*lines, ""])
+
+
+def _group_text(group: Any, adaptive: bool) -> str:
+    """One kind of workers: ``2 workers × 1 thread, 1 CPU, 1 GB; component worker``."""
+    from scalable.session.sizes import memory_bytes
+
+    has = [_plural(group.threads, "thread"), _plural(group.cpus, "CPU")]
+    if group.memory:
+        has.append(f"{memory_bytes(group.memory) / 1e9:.3g} GB")
+    if group.walltime:
+        hours, rest = divmod(group.walltime, 3600)
+        has.append(f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d} at most")
+    names = ", ".join(group.components)
+    serves = (
+        "any task" if not names else f"component{'s' if len(group.components) > 1 else ''} {names}"
+    )
+    most = "up to " if adaptive else ""
+    return f"{most}{_plural(group.workers, 'worker')} × {', '.join(has)}; {serves}"
+
+
+def _plural(count: float, noun: str) -> str:
+    return f"{count:g} {noun}{'' if count == 1 else 's'}"

@@ -10,40 +10,85 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._common import echo
-from scalable.cli._manifest import manifest_option, session_errors, target_option
+from scalable.cli._common import deliver, echo
+from scalable.cli._manifest import manifest_option, one_manifest, session_errors, target_option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 
 _EPILOG = """\b
 Examples:
-  scalable run --workflow steps.py
-  scalable run --target hpc --workflow steps.py -- --year 2013
-  scalable run --workflow package.module:main
+  scalable run steps.py
+  scalable run steps.py --target hpc -- --year 2013
+  scalable run other.yaml package.module:main
   scalable run --dry-run
+  scalable run steps.py --runs-dir /scratch/runs --log-level DEBUG
 In the workflow, ScalableSession.from_yaml() and current_session() are the
 session that runs; a function may have parameters named session, client, args.
+What its own options are is not known here: write them behind `--`.
 """
+
+
+def _complete_files(
+    ctx: click.Context, _: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+#: Where the context keeps the arguments behind `--`.
+_BEHIND: Final = "scalable.behind"
 #: Seconds between two looks at how far the work is.
 _LOOK: Final = 0.5
 #: Exit code after Ctrl-C, as shells have it.
 _INTERRUPTED: Final = 130
 
 
+class _RunCommand(click.Command):
+    """Leaves alone what stands behind `--`: it is the workflow's, also where it looks like ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[_BEHIND] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
 @click.command(
+    cls=_RunCommand,
     epilog=_EPILOG,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
 )
 @manifest_option
 @target_option
 @click.option(
-    "--workflow", metavar="FILE", help="A script, or module:function. Default: workflow.py."
+    "--workflow",
+    metavar="FILE",
+    help="The workflow, where it is not the argument. Default: workflow.py.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be started; start nothing.")
 @click.option("--no-progress", is_flag=True, help="Show no progress on a terminal.")
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--runs-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where to record the run.",
+)
+@click.option("--crash-upload", metavar="URL", help="Send the logs of workers that died there.")
+@click.option("--log-level", metavar="LEVEL", help="Least severe log record to keep, or OFF.")
+@click.option("--no-telemetry", is_flag=True, help="Record nothing.")
+@click.argument(
+    "args",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[MANIFEST] [WORKFLOW] [-- ARGS...]",
+    shell_complete=_complete_files,
+)
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -52,44 +97,95 @@ def run(
     workflow: str | None,
     dry_run: bool,
     no_progress: bool,
+    runs_dir: Path | None,
+    crash_upload: str | None,
+    log_level: str | None,
+    no_telemetry: bool,
     args: tuple[str, ...],
 ) -> None:
     """Run a workflow in a session: what it does is recorded from its first line.
 
-    The exit code is the workflow's own: 1 for an exception, 130 after Ctrl-C. Ctrl-C once lets the
-    session close in good order, as cancelled; twice stops at once.
+    WORKFLOW is a script or module:function; a name in .yaml or .yml is the MANIFEST. The exit code
+    is that of the workflow: what it gives to sys.exit(), else 0, 1 for an exception, 130 after
+    Ctrl-C; what a function returns is none. Ctrl-C once lets the session close in good order, as
+    cancelled; twice stops at once.
     """
+    given, workflow, args = _told_apart(args, workflow)
+    manifest = one_manifest(given, manifest)
+    options: Any = {
+        "runs_dir": runs_dir,
+        "crash_upload": crash_upload,
+        "log_level": log_level,
+        "enabled": False if no_telemetry else None,
+    }
     with session_errors():
         from scalable.session.session import ScalableSession
         from scalable.session.workflow import find_workflow
 
-        session = ScalableSession.from_yaml(manifest, target=target)
+        with _named_as_options():
+            session = ScalableSession.from_yaml(manifest, target=target, **options)
         if dry_run:
             from scalable.cli.plan import plan_text
 
-            echo(plan_text(session.plan(dry_run=True)), nl=False)
+            deliver(plan_text(session.plan(dry_run=True)))
             return
         execute = find_workflow(workflow or "workflow.py")
         session.start()
+    args += ctx.meta[_BEHIND]
     ctx.exit(_in_session(session, execute, args, progress=not no_progress))
+
+
+@contextmanager
+def _named_as_options() -> Generator[None]:
+    """Name the options of ``instrument()`` as the command line does."""
+    from scalable.options import OptionError
+
+    try:
+        yield
+    except OptionError as error:
+        name, equals, rest = str(error).partition("=")
+        said = f"--{name.replace('_', '-')}{rest}" if equals and name.isidentifier() else str(error)
+        raise click.UsageError(f"{said}.") from None
+
+
+def _told_apart(
+    args: tuple[str, ...], workflow: str | None
+) -> tuple[Path | None, str | None, tuple[str, ...]]:
+    """Tell manifest, workflow and the workflow's own arguments apart."""
+    manifest = None
+    if args and args[0].endswith((".yaml", ".yml")):
+        manifest, args = Path(args[0]), args[1:]
+    # What begins with a dash is an argument of the default workflow.
+    if workflow is None and args and not args[0].startswith("-"):
+        workflow, args = args[0], args[1:]
+    return manifest, workflow, args
 
 
 def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: bool) -> int:
     from scalable.session.session import provide
+    from scalable.session.workflow import exit_code, own_frames
 
-    code, status, error = 1, "failed", None
+    code: int = 1
+    status: str = "failed"
+    error: BaseException | None = None
     provide(session)
     with _second_stops():
         try:
             with _progress(session, wanted=progress):
-                code = execute(session, args)
-            status = "completed" if code == 0 else "failed"
+                execute(session, args)
+            code, status = 0, "completed"
         except KeyboardInterrupt:
             code, status = _INTERRUPTED, "cancelled"
             echo("\nInterrupted: closing the session. Once more stops at once.", err=True)
+        except SystemExit as stop:
+            code = exit_code(stop.code)
+            if code == 0:
+                status = "completed"
+            else:
+                error = stop
         except BaseException as raised:
-            error = raised
-            echo("".join(traceback.format_exception(raised)), err=True, nl=False)
+            error = raised.with_traceback(own_frames(raised.__traceback__))
+            echo("".join(traceback.format_exception(error)), err=True, nl=False)
         finally:
             provide(None)
         session.end_of_workflow(status, error)

@@ -9,7 +9,9 @@ import click
 from scalable.cli._common import (
     HOW_TO_RECORD,
     check_readable,
+    deliver,
     echo,
+    json_option,
     no_runs,
     runs_dir_option,
     terminal_width,
@@ -25,7 +27,7 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @runs_dir_option
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with the ids and paths whole.")
+@json_option
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -48,13 +50,9 @@ def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
     overviews = list(load_overviews(readers[:limit]))
     if as_json:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
-        echo(json_text(rows), nl=False)
+        deliver(json_text(rows), as_json=True)
     elif overviews:
-        echo(
-            render_overviews(overviews, terminal_width(), wants_color()),
-            nl=False,
-            styled=wants_color(),
-        )
+        deliver(render_overviews(overviews, terminal_width(), wants_color()))
     if not overviews:
         echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
     elif len(readers) > len(overviews) and not as_json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import CommandError, echo
+from scalable.cli._common import deliver, output_option
 from scalable.cli._manifest import session_errors
 
 _EPILOG = """\b
@@ -18,12 +18,7 @@ and, for editors, as the first line of the manifest:
 
 
 @click.command(epilog=_EPILOG)
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write to a file instead of standard output.",
-)
+@output_option
 def schema(output: Path | None) -> None:
     """Print the JSON schema of scalable.yaml, by which editors complete and check.
 
@@ -35,13 +30,4 @@ def schema(output: Path | None) -> None:
         from scalable.session.schema import manifest_schema
 
         text = json_text(manifest_schema())
-    if output is None:
-        echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(
-            f"{output} cannot be written: {error.strerror}. Name another file by --output."
-        ) from None
-    echo(f"Wrote the schema to {output}", err=True)
+    deliver(text, output, "the schema", as_json=True)

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import echo
-from scalable.cli._manifest import manifest_option, session_errors, target_option
+from scalable.cli._common import deliver, echo, json_option
+from scalable.cli._manifest import manifest_options, session_errors
 
 _EPILOG = """\b
 Examples:
   scalable validate
-  scalable validate --manifest other.yaml --target hpc
+  scalable validate other.yaml --target hpc
   scalable validate --json | jq -r '.problems[].message'
 """
 
 
 @click.command(epilog=_EPILOG)
-@manifest_option
-@target_option
-@click.option("--json", "as_json", is_flag=True, help="Problems and lock as JSON.")
+@manifest_options
+@json_option
 @click.pass_context
 def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_json: bool) -> None:
     """Check a manifest: every target, every overlay, used or not.
@@ -59,7 +58,7 @@ def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_j
             "targets": loaded and loaded.targets,
             "manifest_lock": loaded and loaded.lock,
         }
-        echo(json_text(found), nl=False)
+        deliver(json_text(found), as_json=True)
         ctx.exit(1 if problems else 0)
     assert loaded is not None
     targets = ", ".join(

@@ -441,6 +441,18 @@ class Store:
                 with contextlib.suppress(OSError):
                     yield Entry(path, _size(path), path.stat().st_mtime)
 
+    def matching(self, function: str | None = None, older_than: float | None = None) -> list[Entry]:
+        """Return the entries that :meth:`clear` would remove."""
+        now = time.time()
+        return [
+            entry
+            for entry in self.entries()
+            if (older_than is None or now - entry.used >= older_than)
+            and (
+                function is None or function in ((name := entry.function), name.rpartition(".")[2])
+            )
+        ]
+
     def clear(
         self, function: str | None = None, older_than: float | None = None
     ) -> tuple[int, int]:
@@ -454,15 +466,7 @@ class Store:
             Only those last used so many seconds ago.
         """
         count = freed = 0
-        now = time.time()
-        for entry in list(self.entries()):
-            if older_than is not None and now - entry.used < older_than:
-                continue
-            if function is not None and function not in (
-                (name := entry.function),
-                name.rpartition(".")[2],
-            ):
-                continue
+        for entry in self.matching(function, older_than):
             self._remove(entry.path)
             count, freed = count + 1, freed + entry.size
         if function is None and older_than is None:

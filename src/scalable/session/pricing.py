@@ -77,7 +77,7 @@ def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Es
         currency, basis, as_of = prices.currency, "prices of the manifest", ""
     elif provider in _FREE:
         core = gigabyte = worker = 0.0
-        currency, basis, as_of = "USD", "no price: machines that are there anyhow", PRICES_OF
+        currency, basis, as_of = "USD", "your own machine", ""
     elif provider in _TABLE:
         regions = _TABLE[provider]
         region = target.region or str(getattr(target, "zone", "")).rpartition("-")[0]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
 from scalable.forks import unlocked_in_forks
-from scalable.options import Settings, resolve
+from scalable.options import InstrumentOptions, Settings, resolve
 from scalable.session import cache, records
 from scalable.session.errors import Problem, SessionError
 from scalable.session.manifest import (
@@ -85,6 +85,8 @@ class ScalableSession:
     ----------
     manifest : Manifest
         A manifest that holds, with its target chosen; see :meth:`from_yaml`.
+    **options
+        Options of :func:`scalable.instrument`.
 
     Attributes
     ----------
@@ -96,11 +98,11 @@ class ScalableSession:
         Dask's cluster object, where the provider made one.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, **options: Unpack[InstrumentOptions]) -> None:
         self.manifest = manifest
         self.client: ScalableClient | None = None
         self.cluster: Any = None
-        self._settings = _settings(manifest)
+        self._settings = _settings(manifest, options)
         self._run: Instrumentation | None = None
         self._run_dir: Path | None = None
         self._end_listening: Callable[[], None] | None = None
@@ -111,7 +113,11 @@ class ScalableSession:
 
     @classmethod
     def from_yaml(
-        cls, path: str | os.PathLike[str] | None = None, *, target: str | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        target: str | None = None,
+        **options: Unpack[InstrumentOptions],
     ) -> ScalableSession:
         """Read a manifest and choose its target; nothing is started.
 
@@ -123,6 +129,9 @@ class ScalableSession:
         target : str, optional
             Default: ``SCALABLE_TARGET``, else the only target, else ``auto``: inside a Slurm job
             the slurm one, else the local one.
+        **options
+            Options of :func:`scalable.instrument`; they come before the environment and the
+            manifest's `telemetry`.
 
         Raises
         ------
@@ -130,13 +139,21 @@ class ScalableSession:
             The manifest has problems: all of them, each with its place.
         SessionError
             There is no manifest, or no such target.
+        OptionError
+            An option has a value that is not allowed.
         """
         provided = _provided
         if provided is not None and target in (None, "auto", provided.manifest.target_name):
             same = provided.manifest.path
             if path is None or (same is not None and Path(path).resolve() == same.resolve()):
+                if any(value is not None for value in options.values()):
+                    logger.warning(
+                        "scalable: the session was started by `scalable run` already; options that "
+                        "from_yaml() is given (%s) change nothing",
+                        ", ".join(options),
+                    )
                 return provided
-        return cls(load_manifest(path, target=target))
+        return cls(load_manifest(path, target=target), **options)
 
     # -- before ---------------------------------------------------------------------------------
 
@@ -597,9 +614,9 @@ class _Steps:
         self.asynchronous = asynchronous
 
 
-def _settings(manifest: Manifest) -> Settings:
+def _settings(manifest: Manifest, options: InstrumentOptions) -> Settings:
     telemetry = {"project": manifest.root.project.name, **manifest.telemetry}
-    return resolve({}, manifest=telemetry)
+    return resolve(options, manifest=telemetry)
 
 
 def _walltime(of_component: int | None, target: Any) -> str | None:

@@ -8,14 +8,18 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final
 
 from scalable.session.errors import SessionError
 from scalable.session.session import ScalableSession
 
 
-def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], int]:
+def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], None]:
     """Return what runs a workflow in a session.
+
+    The workflow's directory is put on ``sys.path`` here, before anything is started: processes that
+    are spawned have the path of that moment.
 
     Parameters
     ----------
@@ -26,7 +30,7 @@ def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], i
     Returns
     -------
     callable
-        Takes the session and the arguments; returns the exit code.
+        Takes the session and the arguments; what the workflow raises, SystemExit too, comes out.
 
     Raises
     ------
@@ -34,16 +38,20 @@ def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], i
         There is no such script, module or function.
     """
     path = Path(workflow)
+    if path.is_dir():
+        raise SessionError(f"workflow {workflow} is a directory: name a script or module:function")
     if path.suffix == ".py" or path.is_file():
         if not path.is_file():
             raise SessionError(f"workflow {workflow}: there is no such file")
+        _put_on_path(path.resolve().parent)
         return lambda session, arguments: _run_script(path, arguments)
     module, colon, name = workflow.partition(":")
     if not colon or not name or not module:
-        raise SessionError(f"workflow {workflow!r} is neither a file nor module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+        raise SessionError(
+            f"workflow {workflow!r} is neither a file nor module:function, such as steps.py or "
+            "package.steps:main"
+        )
+    _put_on_path(Path.cwd())
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -58,28 +66,44 @@ def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], i
     return lambda session, arguments: _call(function, session, arguments)
 
 
-def _run_script(path: Path, arguments: Sequence[str]) -> int:
-    before = sys.argv[:], sys.path[:]
+def own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames that lead to the workflow: its own come first."""
+    own = trace
+    while own is not None and own.tb_frame.f_code.co_filename in _LEADING:
+        own = own.tb_next
+    return own if own is not None else trace
+
+
+def _put_on_path(directory: Path) -> None:
+    place = str(directory)
+    if sys.path[:1] != [place]:
+        sys.path.insert(0, place)
+
+
+def _run_script(path: Path, arguments: Sequence[str]) -> None:
+    before = sys.argv[:]
     sys.argv = [str(path), *arguments]
-    sys.path.insert(0, str(path.resolve().parent))
     try:
         runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as stop:
-        return exit_code(stop.code)
     finally:
-        sys.argv[:], sys.path[:] = before
-    return 0
+        sys.argv[:] = before
 
 
-def _call(function: Callable[..., Any], session: ScalableSession, arguments: Sequence[str]) -> int:
+def _call(function: Callable[..., Any], session: ScalableSession, arguments: Sequence[str]) -> None:
     offered = {"session": session, "client": session.client, "args": list(arguments)}
     wanted = inspect.signature(function).parameters
-    given = {name: value for name, value in offered.items() if name in wanted}
-    try:
-        result = function(**given)
-    except SystemExit as stop:
-        return exit_code(stop.code)
-    return exit_code(result) if isinstance(result, int) else 0
+    function(**{name: value for name, value in offered.items() if name in wanted})
+
+
+#: Files of the frames between `scalable run` and the workflow.
+_LEADING: Final = frozenset(
+    {
+        __file__,
+        "<frozen runpy>",
+        runpy.__file__,
+        str(Path(__file__).parents[1] / "cli" / "run.py"),
+    }
+)
 
 
 def exit_code(code: Any) -> int:

@@ -438,7 +438,8 @@ def _not_known(death: Death, log: KeptLog) -> list[str]:
     if death.exit is None:
         why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
         missing.append(f"exit code and signal: {why}")
-    if log.where is None:
+    # The log of a process that wrote nothing is removed; that much is known.
+    if log.where is None and log.state not in ("written", "complete"):
         missing.append("its last output")
     if not death.known.samples:
         missing.append("its memory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,11 @@ class OtlpDestination:
             environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
         routes = find_routes(environ, problems.append)
         self._sinks: dict[SignalName, list[ExporterSink[Any]]] = {}
+        self._addresses = {
+            signal: environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+            or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+            for signal in routes.exporters
+        }
         with _environment(environ):
             for signal, points in routes.exporters.items():
                 exporters = [load_exporter(signal, point, problems.append) for point in points]
@@ -126,6 +132,8 @@ class OtlpDestination:
                     for exporter in exporters
                     if exporter is not None
                 ]
+        if problems and url is not None and EXTRA in problems[0]:
+            raise ResendError(f"--otlp needs exporters that are not installed: {EXTRA}.")
         if problems:
             raise ResendError(f"{problems[0]}.")
         if not any(self._sinks.values()):
@@ -150,7 +158,7 @@ class OtlpDestination:
         for sink in self._sinks.get(signal, ()):
             hush.enter()
             try:
-                _try_to_send(sink, batch)
+                _try_to_send(sink, batch, self._addresses[signal])
             finally:
                 hush.leave()
 
@@ -771,16 +779,33 @@ def _check_url(url: str) -> None:
         )
 
 
-def _try_to_send(sink: ExporterSink[Any], batch: Sequence[Any]) -> None:
+def _try_to_send(sink: ExporterSink[Any], batch: Sequence[Any], address: str) -> None:
     for attempt in range(TRIES):
         try:
             sink.send(batch)
         except UndeliverableError as error:
             if error.permanent or attempt + 1 == TRIES:
-                raise ResendError(f"The collector does not take it: {error}") from error
+                why = _unreachable(address) or str(error)
+                where = f" at {address}" if address else ""
+                raise ResendError(f"The collector{where} does not take it: {why}") from error
             sleep(PAUSE)
         else:
             return
+
+
+def _unreachable(address: str) -> str | None:
+    """Why nothing can be sent to an address; None where somebody listens there.
+
+    An exporter only says that it failed, not why.
+    """
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if parts.hostname is not None:
+            socket.create_connection((parts.hostname, port), PAUSE).close()
+    except (OSError, ValueError) as error:
+        return f"{getattr(error, 'strerror', None) or error}."
+    return None
 
 
 class _environment:  # noqa: N801 (a context manager)
