@@ -14,11 +14,26 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from math import isfinite
-from typing import Any, Final, NamedTuple, TypeAlias
+from sys import getsizeof
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+#: Number of the form that facts and the messages around them have. It rises with every change.
+PROTOCOL: Final = 2
+#: The oldest protocol whose peers this one understands, and is understood by.
+OLDEST_PROTOCOL: Final = 1
+
+#: Characters kept of one text that a peer sends; a longer key is no key that is recorded.
+MAX_TEXT: Final = 32_768
+#: Bytes of one fact at most.
+MAX_FACT: Final = 512 * 2**10
+#: Entries kept of one list or mapping that a peer sends.
+MAX_ENTRIES: Final = 1_000
 
 #: Name of the annotation that carries a run's id and the OTel context to every task: the *carrier*,
 #: made by :func:`carrier_of` and read by :func:`carried`.
@@ -96,7 +111,7 @@ class Succeeded(NamedTuple):
     phases: tuple[Phase, ...]
     nbytes: int
     typename: str
-    cpu: float | None
+    cpu: float | None = None
 
 
 class Failed(NamedTuple):
@@ -428,25 +443,117 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 _PLAIN: Final = frozenset({SUBMITTED, SUCCEEDED})
 
 
-def decode(raw: Iterable[Any]) -> list[Fact]:
-    """Turn tuples as they came over the wire into facts; what is no fact is left out.
+def decode(raw: Iterable[Any], unread: Counter[str] | None = None) -> list[Fact]:
+    """Turn tuples as they came over the wire into facts.
 
-    A newer or hostile peer may send anything: an unknown kind or a tuple of another length is not
-    an error of the run. :class:`Submitted` and :class:`Succeeded` stay plain tuples.
+    A peer of another version may send more fields than are known, which are ignored, or fewer,
+    which get their defaults if they have any. :class:`Submitted` and :class:`Succeeded` stay plain
+    tuples.
+
+    Parameters
+    ----------
+    unread : Counter, optional
+        Counts by kind what cannot be read: it is left out.
     """
-    facts: list[Fact] = []
-    for item in raw:
+    facts: list[Any] = []
+    for given in raw:
+        item: Any = given
         if item.__class__ is str:
             facts.append(item)
-        elif isinstance(item, tuple) and item:
-            known: Any = item
-            fact_type = _TYPES.get(known[0])
-            if fact_type is type(known):
-                facts.append(known)
-            elif fact_type is not None and len(item) == len(fact_type._fields):
-                # What `_make` does, without a call of Python's for each.
-                facts.append(known if known[0] in _PLAIN else _new(fact_type, item))
+            continue
+        kind: Any = item[0] if isinstance(item, tuple) and item else None
+        fact_type = _TYPES.get(kind) if kind.__class__ is int else None
+        if fact_type is None:
+            _count(unread, f"kind {kind}" if kind.__class__ is int else "no fact")
+        elif fact_type is type(item):
+            facts.append(item)
+        else:
+            fields = item
+            if len(fields) != len(fact_type._fields):
+                fields = _fitted(fields, fact_type)
+                if fields is None:
+                    _count(unread, fact_type.__name__)
+                    continue
+            # What `_make` does, without a call of Python's for each.
+            facts.append(fields if kind in _PLAIN else _new(fact_type, fields))
     return facts
+
+
+def report(reports: Any) -> dict[str, Any]:
+    """What a peer of the scheduler sends with ``(run id or None, fact)`` pairs."""
+    return {"reports": reports, "protocol": PROTOCOL, "oldest": OLDEST_PROTOCOL}
+
+
+def are_compatible(protocol: Any, oldest: Any) -> bool:
+    """Whether a peer that says so of itself understands us, and we understand it."""
+    return (
+        isinstance(protocol, int)
+        and isinstance(oldest, int)
+        and protocol >= OLDEST_PROTOCOL
+        and oldest <= PROTOCOL
+    )
+
+
+def _fitted(item: tuple[Any, ...], fact_type: Any) -> tuple[Any, ...] | None:
+    """As many fields as this version has; None where one is missing that has no default."""
+    fields, defaults = fact_type._fields, fact_type._field_defaults
+    missing = fields[len(item) :]
+    if all(name in defaults for name in missing):
+        return (*item[: len(fields)], *(defaults[name] for name in missing))
+    return None
+
+
+def _count(unread: Counter[str] | None, kind: str) -> None:
+    if unread is not None:
+        place = f"unread:{kind}"
+        unread[place if place in unread or len(unread) < MAX_PLACES else "unread:other"] += 1
+
+
+#: Kinds of unreadable facts told apart.
+MAX_PLACES: Final = 100
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a fact, or of a plain value within it, in memory."""
+    if isinstance(value, tuple | list):
+        return 56 + sum(8 + size_of(item) for item in cast("Iterable[Any]", value))
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return 64 + sum(64 + size_of(key) + size_of(item) for key, item in items)
+    return getsizeof(value)
+
+
+def bounded(fact: Fact) -> Fact | None:
+    """A peer's fact with long texts cut; None where it is too large all the same.
+
+    Its key names a task: a key that is too long is not cut.
+    """
+    if size_of(fact) <= MAX_TEXT:
+        return fact
+    if len(getattr(fact, "key", None) or "") > MAX_TEXT:
+        return None
+    cut: Any = _cut(fact)
+    small = _new(type(fact), cut)
+    return small if size_of(small) <= MAX_FACT else None
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else shortened(value)
+    if isinstance(value, tuple | list):
+        return tuple(_cut(item) for item in islice(cast("Iterable[Any]", value), MAX_ENTRIES))
+    if isinstance(value, dict):
+        items = islice(cast("dict[Any, Any]", value).items(), MAX_ENTRIES)
+        return {_cut(key): _cut(item) for key, item in items}
+    return value
+
+
+def shortened(text: str, limit: int = MAX_TEXT) -> str:
+    """A text of at most about `limit` characters: its beginning and its end."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
 
 
 def carrier_of(fields: Mapping[str, Any]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tracemalloc
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import dask
 import pytest
@@ -13,7 +15,7 @@ from distributed import Client, LocalCluster, Scheduler, wait
 from scalable import facts
 from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
 from scalable.instrumentation import scheduler_plugin
-from scalable.instrumentation.hub import PULL_LIMIT, Hub
+from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 
@@ -31,7 +33,7 @@ def on_a_scheduler(check):
 
 def _fill(plugin, count: int) -> None:
     for number in range(count):
-        plugin._note((facts.FORGOTTEN, float(number), f"key-{number}"), 160)
+        plugin._note((facts.FORGOTTEN, float(number), f"key-{number:03}"))
 
 
 def _times(answer) -> list[float]:
@@ -66,7 +68,8 @@ def test_no_caller_gets_more_than_the_bound_or_less_than_one(limit):
 
 
 def test_beyond_the_bound_facts_are_dropped_and_counted_exactly(monkeypatch):
-    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", 160 * 100)
+    size = scheduler_plugin._size((facts.FORGOTTEN, 1.0, "key-000"))
+    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", size * 100)
 
     def check(plugin, scheduler):
         _fill(plugin, 250)
@@ -168,5 +171,191 @@ def test_a_success_that_makes_no_sense_is_a_success_all_the_same(monkeypatch, st
         assert (fact.key, fact.run_id, fact.worker, fact.cpu) == ("a", 3, "tcp://x", None)
         assert fact.start == fact.stop == fact.time
         assert sum(answer["errors"].values()) == 1
+
+    on_a_scheduler(check)
+
+
+# -- bytes ----------------------------------------------------------------------------------------
+
+
+def _reports(scheduler, *raw, **more) -> None:
+    scheduler.stream_handlers[STREAM_OP](
+        worker="tcp://x", reports=[(None, fact) for fact in raw], **more
+    )
+
+
+def _event(**fields):
+    return (facts.USER_EVENT, 1.0, None, None, "tcp://x", "artifact", fields)
+
+
+def _error(key: str, run_id: int, text: str):
+    return (facts.ATTEMPT_ERROR, 1.0, key, run_id, "ValueError", text, text, None, (), None)
+
+
+_MEGABYTE = 2**20
+
+
+def _large(number: int, size: int) -> str:
+    return f"{number}".rjust(size, "x")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda number: _event(kind=_large(number, _MEGABYTE)),
+        lambda number: _event(**{f"k{i}": _large(number, 20_000) for i in range(50)}),
+        lambda number: (facts.STARTED, 1.0, _large(number, _MEGABYTE), number, "tcp://x"),
+        lambda number: (facts.WORKER_HELLO, 1.0, _large(number, _MEGABYTE), 1.0),
+        lambda number: _error("x", number, _large(number, 7 * _MEGABYTE)),
+        lambda number: _error(_large(number, _MEGABYTE), 1, "text"),
+        lambda number: _error("x", number, "\U0001f600" * 30_000 + str(number)),
+        lambda number: (facts.RELAY_LOGS, 1.0, "tcp://x", 1, bytes(_MEGABYTE), 0),
+        lambda number: (facts.WORKER_EVENT, 1.0, "x", "process", {"a": [_large(number, 5_000)]}),
+    ],
+)
+def test_what_peers_send_while_nobody_pulls_stays_within_its_bound(monkeypatch, hostile):
+    limit = 8 * _MEGABYTE
+    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", limit)
+    monkeypatch.setattr(scheduler_plugin, "PENDING_ERRORS_LIMIT", limit)
+
+    def check(plugin, scheduler):
+        count = 400
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(count):
+                _reports(scheduler, hostile(number))
+            held = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert held < 1.25 * limit
+        kept, after, more = len(plugin._errors), 1, True
+        while more:
+            answer = plugin.pull(after)
+            kept += sum(fact[0] in (*range(10, 41), facts.STARTED) for fact in answer["facts"])
+            assert facts.size_of(answer["facts"]) <= 1.1 * ANSWER_BYTES
+            after, more = answer["next"], answer["more"]
+        assert kept + answer["dropped"] == count
+        # And recording goes on.
+        _fill(plugin, 3)
+        assert _times(plugin.pull(after)) == [0.0, 1.0, 2.0]
+
+    on_a_scheduler(check)
+
+
+def test_an_answer_is_bounded_in_bytes_and_has_one_fact_at_least():
+    def check(plugin, scheduler):
+        _reports(scheduler, *(_event(kind=_large(number, 30_000)) for number in range(100)))
+        _fill(plugin, 1)
+        whole = plugin.pull(1, size=10**9)
+        assert 20 < len(whole["facts"]) < 40
+        assert whole["more"] is True
+        # The same again, in smaller pieces; what was acknowledged is not repeated.
+        first = plugin.pull(1, size=1)
+        assert first["facts"] == whole["facts"][:1]
+        assert first["next"] == 2
+        second = plugin.pull(2, size=100_000)
+        assert second["facts"] == whole["facts"][1:4]
+        assert plugin.pull(2, size=0) == {**second, "facts": [], "next": 2, "now": ANY}
+        rest, after = 0, 5
+        while (answer := plugin.pull(after))["facts"]:
+            rest += len(answer["facts"])
+            after = answer["next"]
+        assert (rest, answer["more"], answer["dropped"]) == (97, False, 0)
+        assert plugin._bytes == 0
+
+    on_a_scheduler(check)
+
+
+def test_long_texts_are_cut_in_their_middle():
+    def check(plugin, scheduler):
+        _reports(scheduler, _event(kind=f"first{'x' * 100_000}last", metadata={"a": "y" * 99_999}))
+        (fact,) = plugin.pull(1)["facts"]
+        kind = fact.fields["kind"]
+        assert (kind[:5], kind[-4:]) == ("first", "last")
+        assert len(kind) < facts.MAX_TEXT + 100
+        assert len(fact.fields["metadata"]["a"]) < facts.MAX_TEXT + 100
+
+    on_a_scheduler(check)
+
+
+def test_a_task_with_a_key_beyond_measure_is_counted_and_no_other_is_harmed():
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        plugin = ScalableSchedulerPlugin("run", client=client.id)
+        scheduler = cluster.scheduler
+
+        async def attach():
+            plugin.attach(scheduler)
+            scheduler.add_plugin(plugin, name=plugin.name)
+
+        client.sync(attach)
+        long = client.submit(_one_more, 1, key="k" * 50_000)
+        assert client.submit(_one_more, long, key="short").result() == 3
+        answer = plugin.pull(1)
+        assert [fact[2] for fact in answer["facts"] if fact[0] == facts.SUBMITTED] == ["short"]
+        assert answer["dropped"] == 1
+        client.sync(plugin.leave)
+
+
+# -- peers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [{}, [], None, 5, {"run": "run"}, b"run"])
+def test_a_run_of_a_wrong_type_is_no_run(run):
+    def check(plugin, scheduler):
+        assert scheduler.handlers[PULL_OP](run=run) == {"error": "no such run"}
+        asyncio.get_running_loop().create_task(scheduler.handlers[LEAVE_OP](run=run))
+
+    on_a_scheduler(check)
+
+
+@pytest.mark.parametrize(
+    "question", [{"after": {}}, {"limit": None}, {"size": "x"}, {"after": float("inf")}]
+)
+def test_a_question_that_makes_no_sense_is_answered_so(question):
+    def check(plugin, scheduler):
+        assert "error" in scheduler.handlers[PULL_OP](run="run", **question)
+        assert not plugin.guard.errors
+
+    on_a_scheduler(check)
+
+
+def test_a_recorder_of_another_version_is_answered(monkeypatch):
+    def check(plugin, scheduler):
+        _fill(plugin, 3)
+        newer = {"protocol": 99, "size": 10**9, "and": {"more": 1}}
+        assert len(scheduler.handlers[PULL_OP](run="run", after=1, limit=5, **newer)["facts"]) == 3
+        older = scheduler.handlers[PULL_OP](run="run", after=1, limit=2)
+        assert {"facts", "next", "more", "dropped", "errors", "now"} <= set(older)
+
+    on_a_scheduler(check)
+
+
+def test_a_worker_of_another_version_is_read_as_far_as_may_be():
+    started = (facts.STARTED, 1.0, "a", 7, "tcp://x")
+
+    def check(plugin, scheduler):
+        _reports(scheduler, (*started, "more"), (99, 1.0), started[:3], started, protocol=3)
+        answer = plugin.pull(1)
+        assert [tuple(fact) for fact in answer["facts"]] == [started, started]
+        assert answer["errors"] == {"unread:kind 99": 1, "unread:Started": 1}
+        _reports(scheduler, started, protocol=9, oldest=8, more=1)
+        answer = plugin.pull(answer["next"])
+        assert [tuple(fact) for fact in answer["facts"]] == [started]
+        assert answer["errors"]["protocol:worker 9"] == 1
+
+    on_a_scheduler(check)
+
+
+@pytest.mark.parametrize("reports", [None, 7, "text", {"a": 1}, [7, (), (1,), (1, 2, 3)], [[]]])
+def test_reports_that_are_none_harm_nobody(reports):
+    def check(plugin, scheduler):
+        scheduler.stream_handlers[STREAM_OP](worker={}, reports=reports, protocol=[], oldest=None)
+        _fill(plugin, 1)
+        assert len(plugin.pull(1)["facts"]) == 1
 
     on_a_scheduler(check)

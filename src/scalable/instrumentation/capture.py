@@ -66,7 +66,7 @@ class Capture:
         if fields:
             now = time() + worker.scheduler_delay
             event = facts.WorkerEvent(facts.WORKER_EVENT, now, worker.address, "process", fields)
-            worker.batched_send({"op": STREAM_OP, "reports": [(None, tuple(event))]})
+            worker.batched_send({"op": STREAM_OP, **facts.report([(None, tuple(event))])})
         return capture
 
     def stop(self) -> None:

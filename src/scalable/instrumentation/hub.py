@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
 from scalable.facts import (
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 #: Largest number of facts one pull returns: bounds how long answering it holds the loop.
 PULL_LIMIT: Final = 2_000
+#: Bytes of one answer at most, as far as more than one fact would be in it.
+ANSWER_BYTES: Final = 2**20
+#: Phases kept of one attempt.
+MAX_PHASES: Final = 1_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.
 LATE_AFTER: Final = 5.0
 #: Answer to whoever asks for the facts of a run that is not recorded here.
@@ -43,12 +48,12 @@ class Run(Protocol):
     log_level: int
     guard: Guard
 
-    def pull(self, after: int, limit: int = ...) -> dict[str, Any]:
+    def pull(self, after: int, limit: int = ..., size: int = ...) -> dict[str, Any]:
         """Hand out facts."""
         ...
 
-    def hear(self, fact: facts.Fact) -> None:
-        """Take a worker's own fact."""
+    def hear(self, fact: facts.Fact | None) -> None:
+        """Take a worker's own fact; None is one that was too large."""
         ...
 
     async def leave(self) -> None:
@@ -188,47 +193,75 @@ class Hub:
         if name in self._originals and stream.get(name) == listener:
             stream[name] = self._originals[name]
 
-    def pull(self, run: str = "", after: int = 1, limit: int = PULL_LIMIT) -> dict[str, Any]:
-        """RPC of the recorders."""
-        plugin = self.plugins.get(run)
+    def pull(
+        self,
+        run: Any = "",
+        after: Any = 1,
+        limit: Any = PULL_LIMIT,
+        size: Any = ANSWER_BYTES,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """RPC of the recorders; a peer may send anything, and arguments that are not known yet."""
+        plugin = self._plugin_of(run)
         if plugin is None:
             return {"error": NO_SUCH_RUN}
         try:
-            return plugin.pull(after, limit)
+            return plugin.pull(int(after), int(limit), int(size))
+        except (TypeError, ValueError, OverflowError):
+            return {"error": "after, limit and size are to be numbers"}
         except BaseException as error:
             plugin.guard.failed("pull", error)
             return {"error": f"internal error: {type(error).__name__}"}
 
-    async def leave(self, run: str = "") -> None:
+    async def leave(self, run: Any = "", **_: Any) -> None:
         """RPC of a client that ends its run."""
-        plugin = self.plugins.get(run)
+        plugin = self._plugin_of(run)
         if plugin is not None:
             await plugin.leave()
 
-    def hear(self, worker: str = "", reports: Iterable[Any] = (), **_: Any) -> None:
-        """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs."""
-        try:
-            for _run, raw in reports:
-                if isinstance(raw, tuple) and raw:
-                    self._note_worker(worker, cast("tuple[Any, ...]", raw)[0])
-        except BaseException as error:
-            self._failed("hear", error)
-        for plugin in list(self.plugins.values()):
+    def _plugin_of(self, run: Any) -> Run | None:
+        return self.plugins.get(run) if isinstance(run, str) else None
+
+    def hear(
+        self, worker: Any = "", reports: Any = (), protocol: Any = 1, oldest: Any = 1, **_: Any
+    ) -> None:
+        """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs.
+
+        A peer may send anything: what cannot be read or is too large is counted, and costs itself
+        alone.
+        """
+        unread: Counter[str] = Counter()
+        heard: list[tuple[Any, facts.Fact | None]] = []
+        if not facts.are_compatible(protocol, oldest):
+            unread[f"protocol:worker {str(protocol)[:20]}"] += 1
+        for pair in reports if isinstance(reports, tuple | list) else (reports,):
             try:
-                for run, raw in reports:
-                    if run is None or run == plugin.run or plugin.scope == "cluster":
-                        for fact in facts.decode([raw]):
-                            plugin.hear(fact)
+                run, raw = pair
+                for fact in facts.decode((raw,), unread):
+                    heard.append((run, facts.bounded(fact)))
+                    self._note_worker(worker, fact[0])
+            except (TypeError, ValueError, RecursionError):
+                unread["unread:no report"] += 1
             except BaseException as error:
-                plugin.guard.failed("hear", error)
+                self._failed("hear", error)
+        for plugin in list(self.plugins.values()):
+            plugin.guard.errors.update(unread)
+            for run, fact in heard:
+                if run is None or run == plugin.run or plugin.scope == "cluster":
+                    try:
+                        plugin.hear(fact)
+                    except BaseException as error:
+                        plugin.guard.failed("hear", error)
 
     def _failed(self, place: str, error: BaseException) -> None:
         """Something failed that is no single run's."""
         for plugin in list(self.plugins.values()):
             plugin.guard.failed(place, error)
 
-    def _note_worker(self, worker: str, kind: Any) -> None:
+    def _note_worker(self, worker: Any, kind: Any) -> None:
         """Keep who must be told of settings, and who has metrics to be fetched at the end."""
+        if not isinstance(worker, str):
+            return
         if kind == facts.WORKER_HELLO:
             if len(self._workers) > 2 * len(self._scheduler.workers):
                 known = self._scheduler.workers
@@ -281,6 +314,6 @@ def execution(
     for item in startstops or ():
         if item["action"] == "compute":
             start, stop, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
-        else:
-            phases.append((item["action"], item["start"], item["stop"]))
+        elif len(phases) < MAX_PHASES:
+            phases.append((item["action"][:100], item["start"], item["stop"]))
     return start, stop, tuple(phases), cpu

@@ -245,3 +245,19 @@ def call_handlers() -> Callable[..., Any]:
 def set_call_handlers(function: Callable[..., Any]) -> None:
     """Put another function in its place."""
     logging.Logger.callHandlers = function  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class BlockedStream:
+    """Whether a worker's stream to its scheduler takes nothing; asked by the worker's loop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._batches = -1
+
+    def is_blocked(self) -> bool:
+        """Messages wait, and none has been written since the last call."""
+        stream: Any = self._worker.batched_stream
+        batches = getattr(stream, "batch_count", -1)
+        blocked = bool(getattr(stream, "buffer", None)) and batches == self._batches
+        self._batches = batches
+        return blocked

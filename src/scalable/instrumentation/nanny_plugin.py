@@ -127,7 +127,7 @@ class ScalableNannyPlugin(NannyPlugin):
     async def _call(self, reports: Reports) -> None:
         with contextlib.suppress(OSError, TimeoutError, ValueError):
             call = getattr(self._nanny.scheduler, NANNY_OP)
-            await asyncio.wait_for(call(reports=reports), REPORT_TIMEOUT)
+            await asyncio.wait_for(call(**facts.report(reports)), REPORT_TIMEOUT)
 
     async def _report(self, fact: facts.WorkerExit) -> None:
         try:
@@ -140,7 +140,7 @@ class ScalableNannyPlugin(NannyPlugin):
                     tail = spool.read_tail(path)
                     fact = fact._replace(log=spool.name_of(path), tail=tail)
             call = getattr(self._nanny.scheduler, NANNY_OP)
-            await asyncio.wait_for(call(reports=[(None, tuple(fact))]), REPORT_TIMEOUT)
+            await asyncio.wait_for(call(**facts.report([(None, tuple(fact))])), REPORT_TIMEOUT)
         except (OSError, TimeoutError, ValueError):
             # The scheduler is gone, or has no run any more: nobody wants to know.
             pass

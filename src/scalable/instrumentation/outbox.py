@@ -8,13 +8,14 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
 from scalable import facts
+from scalable.facts import MAX_TEXT
 from scalable.guard import printable
 
 #: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
@@ -23,8 +24,8 @@ FLUSH_INTERVAL: Final = 0.2
 MAX_WAITING: Final = 4 * 2**20
 #: Bytes of one item at most.
 MAX_ITEM: Final = 256 * 2**10
-#: Characters kept of one text.
-MAX_TEXT: Final = 32_768
+#: Bytes of the items that are sent as one fact, unless the first one alone is larger.
+MAX_PAYLOAD: Final = 64 * 2**10
 
 
 class Rate(NamedTuple):
@@ -62,6 +63,8 @@ class Outbox:
         Takes ``(run id or None, fact)`` pairs.
     resource : dict
         Describes the process; strings and numbers.
+    is_blocked : callable
+        What was sent before is still on its way out: more would only wait elsewhere, unbounded.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Outbox:
         origin: Callable[[], str],
         send: Send,
         resource: dict[str, Any],
+        is_blocked: Callable[[], bool] = bool,
     ) -> None:
+        self._is_blocked = is_blocked
         self._loop = loop
         self._origin = origin
         self._send = send
@@ -114,7 +119,13 @@ class Outbox:
                 self._closed = True
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send what waits, or try later."""
+        if not self._closed and self._is_blocked():
+            self._loop.call_later(FLUSH_INTERVAL, self.flush)
+            return
+        self._flush()
+
+    def _flush(self) -> None:
         reports = self.empty()
         if reports:
             self._send(reports)
@@ -133,17 +144,17 @@ class Outbox:
         reports: Reports = []
         for address in batches.keys() | {address for address, lost in dropped.items() if lost}:
             kind, run = address
-            items = batches.get(address, [])
-            payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
             lost = dropped.get(address, 0)
-            reports.append(
-                (run, (kind, now, self._origin(), len(items), payload, lost)),
-            )
+            for items in _in_parts(batches.get(address, [])):
+                payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
+                fact = (kind, now, self._origin(), len(items), payload, lost)
+                reports.append((run, fact))
+                lost = 0
         return reports
 
     def close(self) -> None:
         """Send what waits, take nothing more."""
-        self.flush()
+        self._flush()
         self._closed = True
 
     def _take_token(self, kind: int) -> bool:
@@ -154,6 +165,17 @@ class Outbox:
         tokens = min(rate.burst, tokens + (now - since) * rate.a_second)
         self._tokens[kind] = (max(0.0, tokens - 1.0), now)
         return tokens >= 1.0
+
+
+def _in_parts(items: list[bytes]) -> Iterator[list[bytes]]:
+    """Items in parts of at most :data:`MAX_PAYLOAD` bytes, one at least, and one part at least."""
+    start = size = 0
+    for number, item in enumerate(items):
+        if number > start and size + len(item) > MAX_PAYLOAD:
+            yield items[start:number]
+            start, size = number, 0
+        size += len(item)
+    yield items[start:]
 
 
 class _Tally:

@@ -16,10 +16,11 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from scalable import facts
+from scalable.facts import MAX_TEXT
 from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard, printable
 from scalable.instrumentation import internals
-from scalable.instrumentation.outbox import MAX_TEXT, Outbox, encode
+from scalable.instrumentation.outbox import Outbox, encode
 from scalable.instrumentation.propagation import attempt_of, run_of
 
 #: Whose records are never taken: what is said on the way out must not be sent out again.

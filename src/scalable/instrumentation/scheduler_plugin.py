@@ -14,21 +14,24 @@ from distributed import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import loads
 
-from scalable import facts
+from scalable import __version__, facts
 from scalable.facts import (
     ANNOTATION,
+    MAX_FACT,
+    MAX_TEXT,
     NANNY_PLUGIN_NAME,
     SENT_METRIC,
     THREAD_CPU,
     WORKER_PLUGIN_NAME,
     Fact,
     carried,
+    shortened,
     task_id,
 )
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals
 from scalable.instrumentation.board import read_board
-from scalable.instrumentation.hub import PULL_LIMIT, Hub, execution
+from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub, execution
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
 BUFFER_LIMIT: Final = 64 * 2**20
 #: Dependencies named on a task; their number is always exact.
 MAX_DEPENDENCIES: Final = 1_000
-#: Errors that a worker announced and whose attempt has not ended yet.
-MAX_PENDING_ERRORS: Final = 1_000
+#: Bytes of errors that workers announced and whose attempts have not ended yet.
+PENDING_ERRORS_LIMIT: Final = 4 * 2**20
 #: Tasks assigned to a lost worker that are named, in the order in which they would have run.
 MAX_ASSIGNED: Final = 1_000
 #: Known tasks looked at in one step when a run begins on a busy scheduler.
@@ -50,9 +53,10 @@ FAREWELL: Final = 1.0
 _FACT_BYTES: Final = 320
 _SMALL_FACT_BYTES: Final = 160
 #: Of a task that is only forgotten.
-_KEY_BYTES: Final = 120
-#: Its fields are few and bounded where they are made.
-_USER_EVENT_BYTES: Final = 1_500
+_KEY_BYTES: Final = 64
+_PHASE_BYTES: Final = 150
+#: Characters of all the keys that one fact names.
+_MAX_NAMES: Final = MAX_FACT // 2
 
 _FORGOTTEN: Final = facts.FORGOTTEN
 _SUBMITTED: Final = facts.SUBMITTED
@@ -131,6 +135,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         #: The worker that is being removed, and the keys of what was assigned to it.
         self._gone: tuple[str, Container[Any] | None] | None = None
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
+        self._error_bytes = 0
         self._graph_is_ours = False
         #: Whether the scheduler may know tasks that are not this run's: most never have any, and
         #: need not look at each task of a graph.
@@ -203,54 +208,78 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         for address in list(self._workers):
             self._closing.setdefault(address, "scheduler-close")
             self._note_worker_gone(address, expected=True, recomputed=0)
-        self._note(facts.SchedulerClosed(facts.SCHEDULER_CLOSED, time()), _SMALL_FACT_BYTES)
+        self._note(facts.SchedulerClosed(facts.SCHEDULER_CLOSED, time()))
 
     # -- pulling ------------------------------------------------------------------------------
 
-    def pull(self, after: int, limit: int = PULL_LIMIT) -> dict[str, Any]:
+    def pull(self, after: int, limit: int = PULL_LIMIT, size: int = ANSWER_BYTES) -> dict[str, Any]:
         """Hand out facts from number `after` on; everything before it is acknowledged.
 
         Parameters
         ----------
         after : int
-            Number of the first fact wanted: `next` of the previous answer, 1 at first. The
-            previous `after` again repeats the previous answer.
+            Number of the first fact wanted: `next` of the previous answer, 1 at first. A smaller
+            number than that repeats what has not been acknowledged.
         limit : int
             Most facts to return; bounded by :data:`PULL_LIMIT`.
+        size : int
+            Most bytes to return, unless the first fact alone is larger; 0 returns no fact.
 
         Returns
         -------
         dict
-            The fields of :class:`scalable.facts.Batch`.
+            The fields of :class:`scalable.facts.Batch`, and the protocol and version of this side.
         """
-        if self._inflight and after == self._next + len(self._inflight):
+        inflight = self._inflight
+        acknowledged = after - self._next
+        if 0 < acknowledged <= len(inflight):
             self._next = after
-            self._inflight = []
-        if not self._inflight:
-            queue = self._facts
-            count = min(len(queue), max(1, min(int(limit), PULL_LIMIT)))
-            pulled = [queue.popleft() for _ in range(count)]
-            # The hooks add to the sum meanwhile: an empty queue is what keeps it from drifting.
-            if not queue:
-                self._bytes = 0
-            else:
-                self._bytes -= sum(map(_size, pulled))
-            self._inflight = pulled
+            del inflight[:acknowledged]
+        answer = self._next_facts(max(1, min(limit, PULL_LIMIT)), min(size, ANSWER_BYTES))
         self._was_pulled = True
         if self._farewell is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 self._loop.call_soon_threadsafe(self._farewell.set)
         return {
-            "facts": self._inflight,
-            "next": self._next + len(self._inflight),
-            "more": bool(self._facts),
+            "facts": answer,
+            "next": self._next + len(answer),
+            "more": bool(self._facts) or len(answer) < len(inflight),
             "dropped": self._dropped,
             "errors": dict(self.guard.errors),
             "now": time(),
+            "protocol": facts.PROTOCOL,
+            "oldest": facts.OLDEST_PROTOCOL,
+            "version": __version__,
         }
 
-    def _note(self, fact: tuple[Any, ...] | str, size: int) -> None:
-        if self._bytes + size > BUFFER_LIMIT:
+    def _next_facts(self, limit: int, size: int) -> list[tuple[Any, ...] | str]:
+        inflight, queue = self._inflight, self._facts
+        answer: list[tuple[Any, ...] | str] = []
+        popped = 0
+        while size > 0 and len(answer) < limit:
+            if len(answer) < len(inflight):
+                fact = inflight[len(answer)]
+            elif queue:
+                fact = queue[0]
+            else:
+                break
+            held = _size(fact)
+            # The carrier is one object for all tasks of a graph, but sent with each.
+            sent = held + len(fact[7] or "") if fact[0] == _SUBMITTED else held
+            if answer and sent > size:
+                break
+            size -= sent
+            if len(answer) == len(inflight):
+                inflight.append(queue.popleft())
+                popped += held
+            answer.append(fact)
+        # The hooks add to the sum meanwhile: an empty queue is what keeps it from drifting.
+        self._bytes = self._bytes - popped if queue else 0
+        return answer
+
+    def _note(self, fact: tuple[Any, ...] | str) -> None:
+        size = _size(fact)
+        if self._bytes + size > BUFFER_LIMIT or size > MAX_FACT:
             self._dropped += 1
             return
         self._bytes += size
@@ -348,9 +377,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                         typename,
                         cpu,
                     )
-                    size = self._bytes + _FACT_BYTES
-                    if size > BUFFER_LIMIT:
-                        self._note(fact, _FACT_BYTES)
+                    size = self._bytes + _FACT_BYTES + len(fact[2]) + len(typename)
+                    if phases or size > BUFFER_LIMIT:
+                        self._note(fact)
                     else:
                         self._bytes = size
                         self._facts.append(fact)
@@ -360,18 +389,18 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             elif finish == "forgotten":
                 del known[key]
                 if ready == _ENDED and key.__class__ is str and key >= ":" and key.isascii():
-                    size = self._bytes + _KEY_BYTES
+                    size = self._bytes + _KEY_BYTES + len(key)
                     if size > BUFFER_LIMIT:
-                        self._note(key, _KEY_BYTES)
+                        self._note(key)
                     else:
                         self._bytes = size
                         self._facts.append(key)
                 else:
-                    self._note((_FORGOTTEN, time(), task_id(key)), _SMALL_FACT_BYTES)
+                    self._note((_FORGOTTEN, time(), task_id(key)))
             elif finish == "waiting":
                 if start != "waiting":  # else it turned out that it must queue
                     known[key] = 0.0
-                    self._note((facts.WAITING, time(), task_id(key)), _SMALL_FACT_BYTES)
+                    self._note((facts.WAITING, time(), task_id(key)))
             elif finish == "released":
                 if start == "processing":
                     self._left_worker(key, stimulus_id)
@@ -395,9 +424,13 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         elif not self._is_ours(task):
             return False
         if task.dependencies:
-            self._adopt(key, task, time(), known_before=False)
-            return True
+            return self._adopt(key, task, time(), known_before=False)
         # What `_adopt` does, for the many of one graph that depend on nothing.
+        name = key if key.__class__ is str and key >= ":" and key.isascii() else task_id(key)
+        length = len(name)
+        if length > MAX_TEXT:
+            self._dropped += 1
+            return False
         self._known[key] = 0.0
         function = getattr(run_spec, "func", None)
         if function is not self._function[0]:
@@ -405,7 +438,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         fact = (
             _SUBMITTED,
             time(),
-            (key if key.__class__ is str and key >= ":" and key.isascii() else task_id(key)),
+            name,
             task.prefix.name,
             self._function[1],
             (),
@@ -413,9 +446,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             carrier,
             False,
         )
-        size = self._bytes + _SMALL_FACT_BYTES
+        size = self._bytes + _SMALL_FACT_BYTES + length
         if size > BUFFER_LIMIT:
-            self._note(fact, _SMALL_FACT_BYTES)
+            self._note(fact)
         else:
             self._bytes = size
             self._facts.append(fact)
@@ -432,17 +465,22 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             return True
         return self._graph_is_ours
 
-    def _adopt(self, key: Any, task: TaskState, now: float, *, known_before: bool) -> None:
+    def _adopt(self, key: Any, task: TaskState, now: float, *, known_before: bool) -> bool:
+        """Take a task in; False if its key is longer than any that is recorded."""
+        name = task_id(key)
+        if len(name) > MAX_TEXT:
+            self._dropped += 1
+            return False
         self._known[key] = 0.0
         dependencies = task.dependencies
         names: tuple[str, ...] = ()
-        size = _SMALL_FACT_BYTES
         if dependencies:
             names = tuple(
                 task_id(dependency.key)
                 for dependency, _ in zip(dependencies, _UP_TO_MAX, strict=False)
             )
-            size += 56 * len(names)
+            while sum(map(len, names)) > _MAX_NAMES:
+                names = names[: len(names) // 2]
         annotations = task.annotations
         carrier = annotations.get(ANNOTATION) if annotations else None
         # Tasks of one function come in a row.
@@ -453,16 +491,16 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             (
                 _SUBMITTED,
                 now,
-                task_id(key),
+                name,
                 task.prefix.name,
                 self._function[1],
                 names,
                 len(dependencies),
                 carrier,
                 known_before,
-            ),
-            size,
+            )
         )
+        return True
 
     def _left_worker(self, key: Any, stimulus_id: str) -> None:
         erring = self._hub.erring
@@ -480,10 +518,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 reason = "dependency-lost"
         if not worker:
             self._hub.expect_late()
-        self._note(
-            facts.Unassigned(facts.UNASSIGNED, time(), task_id(key), run_id, worker, reason),
-            _SMALL_FACT_BYTES + 80,
-        )
+        self._note(facts.Unassigned(facts.UNASSIGNED, time(), task_id(key), run_id, worker, reason))
 
     def _erred(self, key: Any, start: str, kwargs: Mapping[str, Any]) -> None:
         cause = kwargs.get("cause")
@@ -491,10 +526,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             blame = self._scheduler.tasks[key].exception_blame
             cause = blame.key if blame is not None else key
         if cause != key:
-            self._note(
-                facts.Blamed(facts.BLAMED, time(), task_id(key), task_id(cause)),
-                _SMALL_FACT_BYTES + 80,
-            )
+            self._note(facts.Blamed(facts.BLAMED, time(), task_id(key), task_id(cause)))
         elif start == "processing" or kwargs.get("exception") is not None:
             self._failed(key, kwargs, will_retry=False)
         else:
@@ -508,6 +540,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         run_id: int | None = details.get("run_id", task.run_id)
         start, stop, phases, _ = execution(details.get("startstops"))
         announced = None if run_id is None else self._errors.pop((text, run_id), None)
+        if announced is not None:
+            self._error_bytes -= facts.size_of(announced)
         cpu = errno = None
         bases: tuple[str, ...] = ()
         exception_text = details.get("exception_text")
@@ -525,6 +559,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             start = stop = None
             if worker and worker not in self._scheduler.workers:
                 self._note_worker_gone(worker, expected=False, recomputed=None, also=task)
+        message, traceback = shortened(message), shortened(traceback)
         self._note(
             facts.Failed(
                 facts.FAILED,
@@ -543,8 +578,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 will_retry,
                 bases,
                 errno,
-            ),
-            _FACT_BYTES + len(message) + len(traceback),
+            )
         )
 
     def restart(self, scheduler: Scheduler) -> None:
@@ -553,7 +587,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             for address in scheduler.workers:
                 self._closing[address] = "restart"
             self._known.clear()
-            self._note(facts.Restarted(facts.RESTARTED, time()), _SMALL_FACT_BYTES)
+            self._note(facts.Restarted(facts.RESTARTED, time()))
         except BaseException as error:
             self.guard.failed("restart", error)
 
@@ -647,8 +681,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         rss = message.get("rss")
         fields = {"rss": rss} if isinstance(rss, int) else {}
         self._note(
-            facts.WorkerEvent(facts.WORKER_EVENT, time(), address, "worker-restart-memory", fields),
-            _FACT_BYTES,
+            facts.WorkerEvent(facts.WORKER_EVENT, time(), address, "worker-restart-memory", fields)
         )
 
     def _worker_ready(self, address: str, worker: WorkerState, since: float) -> None:
@@ -665,8 +698,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 worker.memory_limit or 0,
                 worker.nanny,
                 tuple(map(str, worker.resources)),
-            ),
-            _FACT_BYTES,
+            )
         )
         self._sample(address, worker, since)
 
@@ -703,6 +735,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         began = {run_id for run_id, _ in board or ()}
         ordered = sorted(tasks, key=lambda task: (task.run_id not in began, _priority(task)))
         del ordered[MAX_ASSIGNED:]
+        assigned = [(task_id(task.key), task.run_id) for task in ordered if task.run_id is not None]
+        while sum(len(key) for key, _ in assigned) > _MAX_NAMES:
+            del assigned[len(assigned) // 2 :]
         if recomputed is None:
             recomputed = sum(
                 1 for task in worker.has_what if task.run_spec and len(task.who_has or ()) == 1
@@ -715,17 +750,14 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 expected,
                 reason,
                 worker.nthreads,
-                tuple(
-                    (task_id(task.key), task.run_id) for task in ordered if task.run_id is not None
-                ),
+                tuple(assigned),
                 board,
                 recomputed,
                 _memory(worker),
                 self._spilled.pop(address, 0),
                 max(0.0, now - worker.last_seen) if worker.last_seen else None,
                 self._silent.get(address),
-            ),
-            _FACT_BYTES + 120 * len(ordered),
+            )
         )
 
     def _sample_all(self) -> None:
@@ -759,8 +791,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 internals.loop_lag(float(metrics.get("event_loop_interval") or 0.0)),
                 worker.status.name,
                 int(metrics.get(SENT_METRIC) or 0),
-            ),
-            _SMALL_FACT_BYTES,
+            )
         )
 
     def _sample_scheduler(self, now: float) -> None:
@@ -777,25 +808,33 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 internals.loop_lag(internals.observed_tick(scheduler)),
                 spilled["disk-write"],
                 spilled["disk-read"],
-            ),
-            _SMALL_FACT_BYTES,
+            )
         )
 
     # -- from the workers ---------------------------------------------------------------------
 
-    def hear(self, fact: Fact) -> None:
-        """A worker's own fact, brought by the hub."""
-        if isinstance(fact, facts.AttemptError):
-            while len(self._errors) >= MAX_PENDING_ERRORS:
-                del self._errors[next(iter(self._errors))]
-            self._errors[fact.key, fact.run_id] = fact
-        elif isinstance(fact, facts.Started | facts.WorkerHello):
-            # Its texts came over the wire: they are nobody else's.
-            self._note(fact, _SMALL_FACT_BYTES + 160)
-        elif isinstance(fact, facts.Relayed | facts.WorkerExit | facts.WorkerEvent):
-            self._note(fact, _size(fact))
-        elif isinstance(fact, facts.UserEvent):
-            self._note(fact, _USER_EVENT_BYTES)
+    def hear(self, fact: Fact | None) -> None:
+        """A worker's own fact, brought by the hub; None is one that was too large."""
+        if fact is None:
+            self._dropped += 1
+        elif isinstance(fact, facts.AttemptError):
+            self._keep_error(fact)
+        elif isinstance(fact, _FROM_WORKERS):
+            # Its texts came over the wire: nothing else holds them.
+            self._note(fact)
+
+    def _keep_error(self, fact: facts.AttemptError) -> None:
+        """Until its attempt ends; the oldest go first where there is no room."""
+        size = facts.size_of(fact)
+        before = self._errors.pop((fact.key, fact.run_id), None)
+        if before is not None:
+            self._error_bytes -= facts.size_of(before)
+        while self._errors and self._error_bytes + size > PENDING_ERRORS_LIMIT:
+            oldest = self._errors.pop(next(iter(self._errors)))
+            self._error_bytes -= facts.size_of(oldest)
+            self._dropped += 1
+        self._errors[fact.key, fact.run_id] = fact
+        self._error_bytes += size
 
 
 def plugin_name(run: str) -> str:
@@ -804,31 +843,29 @@ def plugin_name(run: str) -> str:
 
 
 _UP_TO_MAX: Final = range(MAX_DEPENDENCIES)
+#: What workers and nannies may have noted besides errors.
+_FROM_WORKERS: Final = (
+    facts.Started
+    | facts.WorkerHello
+    | facts.Relayed
+    | facts.WorkerExit
+    | facts.WorkerEvent
+    | facts.UserEvent
+)
 
 
 def _size(fact: Any) -> int:
+    """Bytes that a fact takes in memory; of the frequent ones as the hooks reckon it."""
     if fact.__class__ is str:
-        return _KEY_BYTES
+        return _KEY_BYTES + len(fact)
     kind = fact[0]
-    if kind == facts.USER_EVENT:
-        return _USER_EVENT_BYTES
-    if kind == facts.SUBMITTED:
-        return _SMALL_FACT_BYTES + 56 * len(fact[5])
-    if kind in (facts.SUCCEEDED, facts.WORKER_READY):
-        return _FACT_BYTES
-    if kind == facts.FAILED:
-        return _FACT_BYTES + len(fact.message) + len(fact.traceback)
-    if kind == facts.WORKER_GONE:
-        return _FACT_BYTES + 120 * len(fact.assigned)
-    if kind in (facts.STARTED, facts.WORKER_HELLO):
-        return _SMALL_FACT_BYTES + 160
-    if kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
-        return _FACT_BYTES + len(fact.payload)
-    if kind == facts.WORKER_EXIT:
-        return _FACT_BYTES + len(fact.tail)
-    if kind == facts.WORKER_EVENT:
-        return _FACT_BYTES
-    return _SMALL_FACT_BYTES
+    if kind == _SUCCEEDED:
+        return _FACT_BYTES + len(fact[2]) + len(fact[10]) + _PHASE_BYTES * len(fact[8])
+    if kind == _SUBMITTED:
+        names = fact[5]
+        size = _SMALL_FACT_BYTES + len(fact[2])
+        return size + 56 * len(names) + sum(map(len, names)) if names else size
+    return 64 + facts.size_of(fact)
 
 
 def _function_name(function: Any) -> str | None:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from time import time
+from collections import Counter
+from time import monotonic, time
 from typing import Any, Final, Protocol
 
 from distributed.core import rpc
 
 from scalable import facts
 from scalable.facts import PULL_OP, Batch
-from scalable.instrumentation.hub import NO_SUCH_RUN
+from scalable.instrumentation.hub import ANSWER_BYTES, NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 #: Seconds within which a connection to the scheduler must be made; one that refuses connections
 #: for so long is gone.
 CONNECT_TIMEOUT: Final = 1.5
+#: Seconds to wait for an answer, and for one that holds a single fact.
+TIMEOUTS: Final = (2.0, 4.0)
+#: Bytes asked for at first. Below the least one fact is asked for.
+FIRST_SIZE: Final = 128 * 2**10
+MIN_SIZE: Final = 16 * 2**10
+#: Answers with a single fact that are late in a row before that fact is suspected.
+MAX_LATES: Final = 2
+#: The protocol from which on a scheduler bounds its answers in bytes, and what a fact takes before.
+SIZE_SINCE: Final = 2
+TYPICAL_FACT: Final = 512
 
 
 class LateError(ConnectionError):
@@ -44,6 +55,59 @@ class Source(Protocol):
     def close(self) -> None:
         """Release what the source holds."""
         ...
+
+
+class Pace:
+    """How much to ask for at once, and how long to wait for it; one thread's.
+
+    An answer that is late asks for a smaller one, down to a single fact, for which it waits longer.
+    An answer that came soon and was full asks for a larger one.
+
+    Attributes
+    ----------
+    size : int
+        Bytes to ask for.
+    timeout : float
+        Seconds to wait.
+    is_stuck : bool
+        A single fact did not come, again and again: is it the fact, or the scheduler?
+    """
+
+    def __init__(self) -> None:
+        self.size = FIRST_SIZE
+        self.timeout = TIMEOUTS[0]
+        self.is_stuck = False
+        self._lates = 0
+        self._was_stuck = False
+
+    def in_time(self, seconds: float, *, full: bool) -> None:
+        """An answer came after `seconds`; `full`: there is more."""
+        self._lates = 0
+        self._was_stuck = False
+        self.timeout = TIMEOUTS[0]
+        if seconds > TIMEOUTS[0] / 2:
+            self.size = max(1, self.size // 2)
+        elif full and seconds < TIMEOUTS[0] / 8:
+            self.size = min(ANSWER_BYTES, max(MIN_SIZE, 2 * self.size))
+
+    def late(self) -> bool:
+        """No answer came; returns whether to give the next fact up."""
+        if self.is_stuck:
+            self.is_stuck = False  # nor does it answer without a fact: it is the scheduler
+            self._was_stuck = False
+            self._lates = 0
+        elif self._was_stuck:
+            # It has answered without the fact, and then not with it.
+            self._was_stuck = False
+            self._lates = 0
+            return True
+        elif self.size > 1:
+            self.size = self.size // 4 if self.size > MIN_SIZE else 1
+        else:
+            self.timeout = TIMEOUTS[1]
+            self._lates += 1
+            self.is_stuck = self._was_stuck = self._lates >= MAX_LATES
+        return False
 
 
 class NoSource:
@@ -98,15 +162,45 @@ class RemoteSource:
         self.registered = threading.Event()
         self._runner: asyncio.Runner | None = None
         self._rpc: Any = None
+        self._pace = Pace()
+        #: The scheduler's protocol, once it has told.
+        self._protocol: int | None = None
+        #: Facts that could not be had, and what could not be read.
+        self._left_out = 0
+        self._unread: Counter[str] = Counter()
+        #: As of the last answer.
+        self._dropped = 0
+        self._errors: dict[str, int] = {}
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Facts from number `after` on; see :class:`Source`."""
         if not self.registered.is_set():
             return Batch([], after, False, 0, {}, time())
+        pace = self._pace
+        # A peer that has not said yet what it understands gets the question that all understand.
+        size = min(pace.size, FIRST_SIZE) if self._protocol is None else pace.size
+        if pace.is_stuck:
+            # If the scheduler answers at all, it is the next fact that cannot be had.
+            size = 0
+        began = monotonic()
+        try:
+            answer = self._answer(after, limit, size, min(timeout, pace.timeout))
+        except LateError:
+            if pace.late():
+                self._left_out += 1
+                return Batch([], after + 1, True, self._dropped, self._errors, time())
+            raise
+        batch = self._batch(answer)
+        if not pace.is_stuck:
+            pace.in_time(monotonic() - began, full=batch.more)
+        pace.is_stuck = False
+        return batch
+
+    def _answer(self, after: int, limit: int, size: int, timeout: float) -> dict[str, Any]:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            answer = self._runner.run(self._ask(after, limit, timeout))
+            answer = self._runner.run(self._ask(after, limit, size, timeout))
         except OSError as error:
             kind = SourceGoneError if _is_refusal(error) else LateError
             raise kind(f"{self._address}: {error or type(error).__name__}") from error
@@ -114,16 +208,30 @@ class RemoteSource:
             said = answer.get("error", "no answer")
             kind = SourceGoneError if said == NO_SUCH_RUN else LateError
             raise kind(f"{self._address}: {said}")
-        return _batch(answer)
+        return answer
 
-    async def _ask(self, after: int, limit: int, timeout: float) -> dict[str, Any]:
+    async def _ask(self, after: int, limit: int, size: int, timeout: float) -> dict[str, Any]:
         if self._rpc is None:
             # Dask tries again and again for so long, whatever the reason, and tells it then.
             self._rpc = rpc(
                 self._address, timeout=CONNECT_TIMEOUT, connection_args=self._connection_args
             )
-        call = getattr(self._rpc, PULL_OP)
-        return await asyncio.wait_for(call(run=self._run, after=after, limit=limit), timeout)
+        question: dict[str, Any] = {"run": self._run, "after": after}
+        if (self._protocol or 1) < SIZE_SINCE:
+            question["limit"] = max(1, min(limit, size // TYPICAL_FACT))
+        else:
+            question |= {"limit": limit, "size": size, "protocol": facts.PROTOCOL}
+        return await asyncio.wait_for(getattr(self._rpc, PULL_OP)(**question), timeout)
+
+    def _batch(self, answer: dict[str, Any]) -> Batch:
+        self._protocol = protocol = answer.get("protocol", 1)
+        if not facts.are_compatible(protocol, answer.get("oldest", 1)):
+            version = str(answer.get("version", "an unknown version"))[:40]
+            self._unread[f"protocol:scheduler {version}, protocol {str(protocol)[:20]}"] = 1
+        batch = _batch(answer, self._unread)
+        self._dropped = batch.dropped + self._left_out
+        self._errors = batch.errors
+        return batch._replace(dropped=self._dropped)
 
     def close(self) -> None:
         """Close the connection and the loop."""
@@ -148,12 +256,15 @@ def _is_refusal(error: BaseException | None) -> bool:
     return False
 
 
-def _batch(answer: dict[str, Any]) -> Batch:
+def _batch(answer: dict[str, Any], unread: Counter[str] | None = None) -> Batch:
+    """What an answer brings; `unread` counts, from one to the next, what cannot be read of it."""
+    errors = Counter({str(place): int(count) for place, count in answer["errors"].items()})
+    decoded = facts.decode(answer["facts"], unread)
     return Batch(
-        facts.decode(answer["facts"]),
+        decoded,
         int(answer["next"]),
         bool(answer["more"]),
         int(answer["dropped"]),
-        {str(place): int(count) for place, count in answer["errors"].items()},
+        dict(errors + (unread or Counter())),
         float(answer["now"]),
     )

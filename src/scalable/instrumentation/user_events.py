@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from distributed import get_worker
 
+from scalable import facts
 from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
 from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard
@@ -17,6 +19,8 @@ from scalable.instrumentation.propagation import current_attempt, run_of
 
 #: Takes the events of code that runs in no task; see :func:`listen`.
 Listener = Callable[[UserEvent], None]
+
+logger = logging.getLogger("scalable")
 
 #: Errors of this room, in any run of the process.
 guard: Final = Guard()
@@ -66,8 +70,12 @@ def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
             return _to_client(event_type, dict(fields))
         worker, run, key, run_id = task
         now = time() + worker.scheduler_delay
-        fact = UserEvent(USER_EVENT, now, key, run_id, worker.address, event_type, dict(fields))
-        message = {"op": STREAM_OP, "reports": [(run, tuple(fact))]}
+        fact = _bounded(
+            UserEvent(USER_EVENT, now, key, run_id, worker.address, event_type, dict(fields))
+        )
+        if fact is None:
+            return False
+        message = {"op": STREAM_OP, **facts.report([(run, tuple(fact))])}
         # The stream belongs to the worker's loop. What is sent now comes before the task's result.
         worker.loop.add_callback(_send, worker, message)
         return True
@@ -102,8 +110,19 @@ def _to_client(event_type: str, fields: dict[str, Any]) -> bool:
             listener = _listeners[-1] if _listeners else None
     if listener is None:
         return False
-    listener(client_event(event_type, fields))
-    return True
+    fact = _bounded(client_event(event_type, fields))
+    if fact is not None:
+        listener(fact)
+    return fact is not None
+
+
+def _bounded(fact: UserEvent) -> UserEvent | None:
+    """With its long texts cut, or None where it is too large all the same; the user is told."""
+    small: Any = facts.bounded(fact)
+    if small is not fact:
+        what = "left out" if small is None else f"cut to {facts.MAX_TEXT:,} characters a text"
+        logger.warning("scalable: a recorded %s is too large and was %s", fact.event_type, what)
+    return small
 
 
 def client_event(event_type: str, fields: Mapping[str, Any]) -> UserEvent:

@@ -24,6 +24,7 @@ from scalable.facts import (
     STREAM_OP,
     THREAD_CPU,
     WORKER_PLUGIN_NAME,
+    shortened,
 )
 from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 ANNOUNCE_AFTER: Final = 0.05
 #: Seconds between looks at tasks that ran when the watch began.
 TIDY_INTERVAL: Final = 0.5
-#: Characters kept of a traceback.
-MAX_TRACEBACK: Final = 100_000
 
 #: States of a task on its worker in which its code runs, or may still run.
 _UNDER_WAY: Final = frozenset({"executing", "long-running", "cancelled", "resumed"})
@@ -253,7 +252,13 @@ class Watch:
         self._tasks = worker.state.tasks
         self._threads_by_default = _has_threads(worker, "default")
         # What may fail comes before anything of the worker's is touched.
-        self._outbox = Outbox(self._loop, lambda: worker.address, self._send, _resource(worker))
+        self._outbox = Outbox(
+            self._loop,
+            lambda: worker.address,
+            self._send,
+            _resource(worker),
+            internals.BlockedStream(worker).is_blocked,
+        )
         self._records = Listener(
             self._outbox, self._ahead, guard, everything=is_worker_process(worker)
         )
@@ -491,7 +496,7 @@ class Watch:
         return self._worker.scheduler_delay
 
     def _send(self, reports: Reports) -> None:
-        self._worker.batched_send({"op": STREAM_OP, "reports": reports})
+        self._worker.batched_send({"op": STREAM_OP, **facts.report(reports)})
 
     # -- to the scheduler ---------------------------------------------------------------------
 
@@ -556,7 +561,7 @@ class Watch:
         )
 
     def _report(self, run: str | None, fact: facts.Fact) -> None:
-        self._worker.batched_send({"op": STREAM_OP, "reports": [(run, tuple(fact))]})
+        self._send([(run, tuple(fact))])
 
 
 def _resource(worker: Worker) -> dict[str, Any]:
@@ -599,7 +604,13 @@ def _describe(task: TaskState) -> tuple[str, str, str, tuple[str, ...], int | No
     except Exception:
         whole = f"{_HEADER}{task.traceback_text}{name}: {message}\n"
     errno: Any = getattr(exception, "errno", None) if isinstance(exception, OSError) else None
-    return name, message, _cut(whole), _bases(exception), errno if type(errno) is int else None
+    return (
+        name,
+        message,
+        shortened(_encodable(whole)),
+        _bases(exception),
+        errno if type(errno) is int else None,
+    )
 
 
 def _bases(exception: BaseException) -> tuple[str, ...]:
@@ -624,10 +635,5 @@ def _is_stand_in(exception: BaseException, text: str) -> bool:
     return type(exception) is Exception and exception.args == (text,)
 
 
-def _cut(text: str) -> str:
-    if len(text) <= MAX_TRACEBACK:
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
-    half = MAX_TRACEBACK // 2
-    left_out = len(text) - 2 * half
-    short = f"{text[:half]}\n… [{left_out} characters left out] …\n{text[-half:]}"
-    return short.encode("utf-8", "backslashreplace").decode("utf-8")
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
 
-from scalable import facts
+from scalable import __version__, facts
 from scalable.facts import Batch, UserEvent
 from scalable.guard import Guard
 from scalable.telemetry import semconv, wire
@@ -565,7 +565,25 @@ class Recorder:
         telemetry = self._telemetry()
         if telemetry != self._told:
             self._told = telemetry
+            self._warn_of_versions()
             self._writer.update_run(telemetry=telemetry)
+
+    def _warn_of_versions(self) -> None:
+        """Once for each peer of another version; :attr:`_warn` tells no sentence twice."""
+        ours = f"{__version__}, protocol {facts.PROTOCOL}"
+        for place in self._remote_errors:
+            if place.startswith("protocol:"):
+                peer = place.partition(":")[2]
+                self._warn(
+                    f"a version of scalable in the cluster ({peer}) and this one ({ours}) do not "
+                    "understand each other: install one version everywhere. What cannot be read "
+                    "is counted and missing"
+                )
+            elif place.startswith("unread:"):
+                self._warn(
+                    f"some of what the cluster tells cannot be read by this version of scalable "
+                    f"({ours}): is another version installed there? It is counted and missing"
+                )
 
     def _telemetry(self) -> dict[str, Any]:
         errors: dict[str, int] = {**self._remote_errors}
