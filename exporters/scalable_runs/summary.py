@@ -317,6 +317,7 @@ class RunSummary:
                 "tasks_failed": sum(name.failed for name in names),
                 "tasks_cancelled": sum(name.cancelled for name in names),
                 "tasks_retried": sum(name.retried for name in names),
+                "tasks_rescheduled": sum(name.rescheduled for name in names),
                 "tasks_lost": sum(name.lost for name in names),
                 "tasks_recomputed": sum(name.recomputed for name in names),
                 "tasks_recomputed_distinct": None if recomputed is None else len(recomputed),
@@ -469,6 +470,7 @@ class RunSummary:
         else:
             if state == "retried":
                 name.retried += 1
+                name.rescheduled += bool(record.get("rescheduled"))
             else:
                 name.lost += 1
             self._waiting[record["task_id"]] = attempt
@@ -734,10 +736,9 @@ def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:
     if state == "cancelled":
         # One that lives again has the number of an attempt counted before.
         return record.get("reopens") is None
-    if state == "failed":
-        never_began = record.get("reopens") is not None and "span_id" not in record
-        return record.get("blame") is None and not never_began
-    return True
+    if record.get("reopens") is not None and "span_id" not in record:
+        return False
+    return state != "failed" or record.get("blame") is None
 
 
 class _Values:
@@ -861,6 +862,7 @@ class _Name:
         "name",
         "queueing",
         "recomputed",
+        "rescheduled",
         "retried",
         "submitted",
         "succeeded",
@@ -875,6 +877,7 @@ class _Name:
         self.failed = 0
         self.cancelled = 0
         self.retried = 0
+        self.rescheduled = 0
         self.lost = 0
         self.recomputed = 0
         self.attempts = 0
@@ -893,6 +896,7 @@ class _Name:
             "failed": self.failed,
             "cancelled": self.cancelled,
             "retried": self.retried,
+            "rescheduled": self.rescheduled,
             "lost": self.lost,
             "recomputed": self.recomputed,
             "attempts": self.attempts,

@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from distributed import get_client, get_worker, rejoin, secede, worker_client
+from distributed import Reschedule, get_client, get_worker, rejoin, secede, worker_client
 from distributed.worker import thread_state
 
 
@@ -112,6 +112,18 @@ def flaky(directory: str, times: int, name: str = "flaky") -> int:
     counter.write_text(str(attempt + 1))
     if attempt < times:
         raise ConnectionError(f"attempt {attempt}")
+    note(directory, "end")
+    return attempt
+
+
+def reschedule(directory: str, times: int, name: str = "reschedule") -> int:
+    """Ask to be run elsewhere the first `times` times."""
+    note(directory, "start")
+    counter = Path(directory) / f"{name}.count"
+    attempt = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(attempt + 1))
+    if attempt < times:
+        raise Reschedule
     note(directory, "end")
     return attempt
 

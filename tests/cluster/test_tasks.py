@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import signal
@@ -114,6 +115,51 @@ def test_each_retry_is_an_attempt_with_its_own_failure(make_cluster, notes_dir, 
     assert [f["details"]["attempt"] for f in failures] == [1, 2, 3]
     assert all(f["details"]["will_retry"] for f in failures)
     assert [f["message"] for f in failures] == ["attempt 0", "attempt 1", "attempt 2"]
+
+
+def test_reschedule_is_an_attempt_and_no_failure(make_cluster, notes_dir, transitions):
+    cluster, client = make_cluster()
+    log = transitions(cluster)
+    with scalable.instrument(client) as run:
+        future = client.submit(tasks.reschedule, str(notes_dir), 2)
+        assert future.result() == 2
+    oracle.check_contract(run.run_dir)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    oracle.check_transitions(run.run_dir, log, [future.key])
+    lines = oracle.lives(run.run_dir)[future.key]
+    ends = [line for line in lines if line["state"] in ("retried", "succeeded")]
+    assert [line.get("rescheduled") for line in ends] == [True, True, None]
+    assert all("error_type" not in line for line in lines)
+    assert not oracle.read(run.run_dir, "failures.jsonl")
+
+
+def test_actor_is_lost_with_its_worker(make_cluster):
+    _, client = make_cluster(n_workers=2)
+    with scalable.instrument(client) as run:
+        actor = client.submit(tasks.Counter, actor=True, key="counter")
+        counter = actor.result()
+        assert counter.increment().result() == 1
+        after = client.submit(operator.add, 1, 1, key="after")
+        assert after.result() == 2
+        (worker,) = client.who_has([actor])["counter"]
+        pids = {address: info["pid"] for address, info in client.run(_identity).items()}
+        os.kill(pids[worker], signal.SIGKILL)
+        tasks.wait_until(lambda: actor.status == "error")
+    oracle.check_contract(run.run_dir)
+    assert oracle.states(run.run_dir, "counter") == ["submitted", "running", "succeeded", "failed"]
+    last = oracle.lives(run.run_dir)["counter"][-1]
+    assert last["reopens"] == "succeeded"
+    assert last["error_message"] == "Worker holding Actor was lost"
+    (failure,) = [r for r in oracle.read(run.run_dir, "failures.jsonl") if r.get("task_id")]
+    assert failure["message"] == "Worker holding Actor was lost"
+    assert [death["worker"] for death in failure["details"]["deaths"]] == [worker]
+    assert failure["details"]["cause"] == "killed"
+    counts = json.loads((run.run_dir / "summary.json").read_text())["counts"]
+    assert (counts["tasks"], counts["tasks_failed"]) == (2, 1)
+
+
+def _identity() -> dict[str, int]:
+    return {"pid": os.getpid()}
 
 
 def test_retries_used_up_end_in_failure(make_cluster, notes_dir):

@@ -130,7 +130,7 @@ def test_killed_tasks_are_told_once_all_their_deaths_are_known():
     book = deaths()
     told: list[Any] = []
     book.gone(gone(), ready(), ("a", "b"), 10.0)
-    book.victim("a", told.append)
+    book.victim("a", "", told.append)
     book.tell_victims()
     assert told == []
     book.exited(left(-11, "SIGSEGV"))

@@ -14,6 +14,7 @@ from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.encode import encode_logs, encode_spans
+from scalable_runs.summary import RunSummary
 
 RUN = "run-20260101T000000Z-test-00000000"
 ROOT = span_context(1 << 100, 1 << 50)
@@ -71,15 +72,25 @@ def started(key: str, run_id: int, worker: str = A) -> facts.Started:
     return facts.Started(facts.STARTED, 92.0, key, run_id, worker)
 
 
+def actor_lost(key: str, worker: str) -> facts.Failed:
+    message = "Worker holding Actor was lost"
+    return facts.Failed(
+        *(facts.FAILED, 95.0, key, 1, worker, None, None, 0.0, (), "RuntimeError", message, ""),
+        *(None, False),
+    )
+
+
 def succeeded(key: str, run_id: int, worker: str = A) -> facts.Succeeded:
     return facts.Succeeded(
         facts.SUCCEEDED, 94.0, key, run_id, worker, 92.0, 93.0, 91.5, (), 8, "int", 0.5
     )
 
 
-def gone(worker: str, *assigned: tuple[str, int], executing: Any = None) -> facts.WorkerGone:
+def gone(
+    worker: str, *assigned: tuple[str, int], executing: Any = None, expected: bool = False
+) -> facts.WorkerGone:
     return facts.WorkerGone(
-        facts.WORKER_GONE, 95.0, worker, False, "connection-lost", 2, assigned, executing, 0, 0
+        facts.WORKER_GONE, 95.0, worker, expected, "connection-lost", 2, assigned, executing, 0, 0
     )
 
 
@@ -93,6 +104,13 @@ def forgotten(key: str) -> facts.Forgotten:
 
 def waiting(key: str) -> facts.Waiting:
     return facts.Waiting(facts.WAITING, 96.0, key)
+
+
+def counts_of(book: Book) -> dict[str, int]:
+    summary = RunSummary()
+    for file, record in book.records:
+        summary.add(file, {"timestamp": "2026-01-01T00:00:00.000000Z", **record})
+    return summary.document({})["counts"]
 
 
 @pytest.fixture
@@ -194,7 +212,7 @@ def test_attempt_taken_back_while_it_ran_is_lost(book):
     assert book.lines("x") == LOST_AND_MADE_AGAIN
 
 
-def test_reschedule_is_a_retry(book):
+def test_reschedule_is_no_failure(book):
     book.take(submitted("x"), started("x", 1), unassigned("x", 1, "reschedule"), waiting("x"))
     book.take(succeeded("x", 2, B))
     assert [state for state, _ in book.lines("x")] == [
@@ -204,14 +222,76 @@ def test_reschedule_is_a_retry(book):
         "running",
         "succeeded",
     ]
+    retried = book.of("tasks.jsonl")[2]
+    assert retried["rescheduled"] is True
+    assert "error_type" not in retried
+    assert not book.of("failures.jsonl")
+    assert "rescheduled" not in book.of("tasks.jsonl")[-1]
 
 
 def test_result_lost_and_nobody_wants_it_again(book):
     book.take(submitted("x"), succeeded("x", 1), waiting("x"), forgotten("x"))
-    assert book.lines("x")[-2:] == [("succeeded", 1), ("cancelled", 1)]
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+
+
+@pytest.mark.parametrize("end", ["forgotten", "closed", "restarted"])
+def test_result_lost_and_nobody_waits_until_it_is_made_again(book, end):
+    book.take(submitted("x"), succeeded("x", 1), waiting("x"), started("x", 2, B))
+    if end == "forgotten":
+        book.take(unassigned("x", 2, "client-releases-keys"), forgotten("x"))
+    elif end == "restarted":
+        book.take(facts.Restarted(facts.RESTARTED, 160.0))
+    else:
+        book.ledger.close(160.0)
+        book.collect()
+    assert book.lines("x")[2:] == [
+        ("succeeded", 1),
+        ("running", 2),
+        ("cancelled", 2),
+        ("succeeded", 2),
+    ]
+    *_, running, cancelled, last = book.of("tasks.jsonl")
+    assert (running["reopens"], last["reopens"]) == ("succeeded", "cancelled")
+    assert cancelled["span_id"] == running["span_id"]
+    assert "span_id" not in last
+    assert "duration_s" not in last
+    counts = counts_of(book)
+    assert (counts["tasks"], counts["tasks_succeeded"], counts["attempts"]) == (1, 1, 2)
+    assert counts["tasks_cancelled"] == counts["tasks_recomputed"] - 1 == 0
+
+
+def test_result_lost_and_its_second_attempt_too(book):
+    book.take(submitted("x"), succeeded("x", 1), waiting("x"), started("x", 2), gone(B))
+    book.take(unassigned("x", 2, "worker-lost"), waiting("x"), forgotten("x"))
+    assert book.lines("x")[3:] == [("running", 2), ("lost", 2), ("succeeded", 2)]
+    assert counts_of(book)["tasks_succeeded"] == 1
+
+
+def test_actor_is_lost_with_its_worker(book):
+    book.take(submitted("x"), succeeded("x", 1))
+    book.take(gone(A, executing=()), actor_lost("x", A))
+    assert book.lines("x")[2:] == [("succeeded", 1), ("failed", 1)]
     last = book.of("tasks.jsonl")[-1]
     assert last["reopens"] == "succeeded"
-    assert last["recomputed"] is True
+    assert "recomputed" not in last
+    assert not [r for r in book.of("failures.jsonl") if r.get("task_id") == "x"]
+    book.ledger.close(110.0)
+    book.collect()
+    lost, failure = book.of("failures.jsonl")
+    assert lost["failure_class"] == "WorkerLost"
+    assert failure["details"]["cause"] == lost["details"]["cause"]
+    assert [death["worker"] for death in failure["details"]["deaths"]] == [A]
+    counts = counts_of(book)
+    assert (counts["tasks"], counts["tasks_succeeded"], counts["tasks_failed"]) == (1, 0, 1)
+    assert counts["attempts"] == 1
+
+
+def test_actor_leaves_with_a_worker_that_was_asked_to_go(book):
+    book.take(submitted("x"), succeeded("x", 1))
+    book.take(gone(A, executing=(), expected=True), actor_lost("x", A))
+    (failure,) = book.of("failures.jsonl")
+    assert failure["message"] == "Worker holding Actor was lost"
+    assert "deaths" not in failure["details"]
 
 
 def test_dropped_submission_still_leaves_the_attempt(book):

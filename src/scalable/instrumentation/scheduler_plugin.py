@@ -530,8 +530,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         elif start == "processing" or kwargs.get("exception") is not None:
             self._failed(key, kwargs, will_retry=False)
         else:
-            # An actor whose worker went away: memory → erred, with no more in the arguments.
-            self._failed(key, {"exception": self._scheduler.tasks[key].exception}, will_retry=False)
+            # memory → erred, with no more in the arguments; the client is told these words.
+            worker = self._gone[0] if self._gone is not None else ""
+            details = {"worker": worker, "exception": RuntimeError("Worker holding Actor was lost")}
+            self._failed(key, details, will_retry=False)
 
     def _failed(self, key: Any, details: Mapping[str, Any], *, will_retry: bool) -> None:
         task = self._scheduler.tasks[key]

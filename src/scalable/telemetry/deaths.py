@@ -172,7 +172,9 @@ class Deaths:
         #: The last worker of each nanny.
         self._of_nanny: dict[str, str] = {}
         self._present: dict[str, list[Presence]] = {}
-        self._victims: list[tuple[str, Callable[[Sequence[Presence]], None]]] = []
+        #: The last deaths, by the worker's address.
+        self._died: dict[str, Presence] = {}
+        self._victims: list[tuple[str, str, Callable[[Sequence[Presence]], None]]] = []
 
     @property
     def pending(self) -> bool:
@@ -266,9 +268,13 @@ class Deaths:
             known.peak = max(known.peak, memory)
         self._pending[address] = death
 
-    def victim(self, key: str, told: Callable[[Sequence[Presence]], None]) -> None:
-        """A task failed with KilledWorker: it is told the deaths once they are all known."""
-        self._victims.append((key, told))
+    def victim(self, key: str, lived_on: str, told: Callable[[Sequence[Presence]], None]) -> None:
+        """A task failed with its worker: by KilledWorker, or an actor with the one it lived on.
+
+        It is told the deaths that it was present at once they are all known; none where the worker
+        went as it was asked to.
+        """
+        self._victims.append((key, lived_on, told))
 
     def forget(self, key: str) -> None:
         """Nobody needs the task any more."""
@@ -296,8 +302,9 @@ class Deaths:
         if self._pending:
             return
         victims, self._victims = self._victims, []
-        for key, told in victims:
-            told(self._present.get(key, ()))
+        for key, lived_on, told in victims:
+            death = self._died.get(lived_on)
+            told((death,) if death is not None else self._present.get(key, ()))
 
     def close(self) -> None:
         """The run ends: keep the logs of those that live on."""
@@ -336,8 +343,19 @@ class Deaths:
                 is_worker=True,
             )
         )
+        presence = Presence(
+            gone.address,
+            ready.name,
+            verdict.cause,
+            end.signal if end is not None else None,
+            end.status if end is not None else None,
+            len(death.tasks),
+        )
         for key in death.tasks:
-            self._remember(key, death, verdict)
+            self._remember(key, presence)
+        if len(self._died) >= _MAX_TASKS:
+            del self._died[next(iter(self._died))]
+        self._died[gone.address] = presence
         worker: dict[str, Any] = {
             semconv.WORKER_REASON: reason,
             semconv.WORKER_TASKS_RUNNING: len(death.tasks),
@@ -384,20 +402,10 @@ class Deaths:
             _without_none(failure),
         )
 
-    def _remember(self, key: str, death: Death, verdict: Verdict) -> None:
+    def _remember(self, key: str, presence: Presence) -> None:
         if key not in self._present and len(self._present) >= _MAX_TASKS:
             del self._present[next(iter(self._present))]
-        end = death.exit
-        self._present.setdefault(key, []).append(
-            Presence(
-                death.gone.address,
-                death.ready.name,
-                verdict.cause,
-                end.signal if end is not None else None,
-                end.status if end is not None else None,
-                len(death.tasks),
-            )
-        )
+        self._present.setdefault(key, []).append(presence)
 
 
 def presences(deaths: Sequence[Presence]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ TASK_ATTEMPTS: Final = Instrument(
     semconv.METRIC_TASK_ATTEMPTS,
     "counter",
     "{attempt}",
-    "Attempts that ended, by result: success, failure (raised), error (lost), cancellation.",
+    "Attempts that ended, by result: success, failure (raised), error (lost), cancellation, "
+    "rescheduled.",
     (_NAME, semconv.TASK_RESULT),
 )
 TASK_RETRIES: Final = Instrument(

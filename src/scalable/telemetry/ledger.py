@@ -142,6 +142,13 @@ class _Task:
         #: The span under which attempts hang; None: the run's root.
         self.parent = parent
 
+    def reopen(self) -> None:
+        """Let its final state hold no longer."""
+        self.special = True
+        self.reopens = self.final
+        self.recomputed = self.final == "succeeded"
+        self.final = None
+
 
 class _Worker:
     """One worker of the cluster."""
@@ -417,7 +424,12 @@ class Ledger:
             self._announce_worker(worker, worker.ready.time)
         self._settle_deaths(now, all_of_them=True)
         self._deaths.close()
-        open_tasks = [task for task in self._tasks.values() if task.final is None]
+        open_tasks = [
+            task
+            for task in self._tasks.values()
+            # One whose lost result nobody began to make again stays succeeded.
+            if task.final is None and not (task.recomputed and task.reopens is not None)
+        ]
         if complete:
             for task in open_tasks:
                 self._cancel(task, now)
@@ -583,6 +595,10 @@ class Ledger:
             start = fact.time if fact.start is None else fact.start
             self._begin(task, fact.run_id, fact.worker, start)
         state = "retried" if fact.will_retry else "failed"
+        if task.final is not None:
+            # An actor that was made, and lost with its worker.
+            task.reopen()
+            task.recomputed = False
         attributes = self._task_attributes(task, state)
         attributes[semconv.ERROR_TYPE] = fact.error_type
         attributes[semconv.EXCEPTION_MESSAGE] = message[:MAX_ERROR_MESSAGE]
@@ -636,24 +652,28 @@ class Ledger:
             failure[semconv.WORKER_NAME] = self._worker_name(fact.worker)
         if traceback:
             failure[semconv.EXCEPTION_STACKTRACE] = traceback
-        time, ids = fact.stop or fact.time, task.ids if began else None
-        if fact.error_type == "KilledWorker":
-
-            def told(deaths: Sequence[Presence]) -> None:
-                self._failure(time, ids, {**failure, **presences(deaths)})
-
-            # Which deaths those were is known once the nannies have told.
-            self._deaths.victim(fact.key, told)
-            self._settle_deaths(self._now)
-            return
-        verdict = classify(Case(fact.error_type, message, traceback, tuple(fact.bases), fact.errno))
-        failure[semconv.CAUSE] = verdict.cause
-        failure[semconv.CAUSE_CONFIDENCE] = verdict.confidence
         if fact.bases:
             failure[semconv.EXCEPTION_BASES] = tuple(fact.bases)
         if fact.errno is not None:
             failure[semconv.EXCEPTION_ERRNO] = fact.errno
-        self._failure(time, ids, failure)
+        time, ids = fact.stop or fact.time, task.ids if began else None
+
+        def told(deaths: Sequence[Presence]) -> None:
+            if not deaths:
+                verdict = classify(
+                    Case(fact.error_type, message, traceback, tuple(fact.bases), fact.errno)
+                )
+                failure[semconv.CAUSE] = verdict.cause
+                failure[semconv.CAUSE_CONFIDENCE] = verdict.confidence
+            self._failure(time, ids, {**failure, **presences(deaths)})
+
+        if raised or not fact.worker:
+            told(())
+        else:
+            # It failed with its worker; how that died is known once the nannies have told.
+            is_actor = fact.error_type != "KilledWorker"
+            self._deaths.victim(fact.key, fact.worker if is_actor else "", told)
+            self._settle_deaths(self._now)
 
     def _blamed(self, fact: facts.Blamed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
@@ -681,10 +701,7 @@ class Ledger:
         if task is None:
             return
         if task.final is not None:
-            task.special = True
-            task.reopens = task.final
-            task.recomputed = task.final == "succeeded"
-            task.final = None
+            task.reopen()
             self._errors.pop(fact.key, None)
             return
         left = task.cancelled_by
@@ -692,13 +709,13 @@ class Ledger:
             return
         task.cancelled_by = None
         if task.running and task.run_id == left.run_id:
-            if left.reason.startswith("reschedule"):
+            if left.reason == "reschedule":
                 attributes = self._task_attributes(task, "retried")
-                attributes[semconv.TASK_RESULT] = "error"
-                attributes[semconv.ERROR_TYPE] = "Reschedule"
+                attributes[semconv.TASK_RESULT] = "rescheduled"
+                attributes[semconv.TASK_RESCHEDULED] = True
                 self.wasted[task.name, "retry"] += max(0.0, left.time - task.start)
                 attributes[semconv.WORKER_ADDRESS] = task.worker
-                self._end(task, task.start, left.time, attributes, error="Reschedule")
+                self._end(task, task.start, left.time, attributes)
             else:
                 self._lose(task, left.time)
         else:
@@ -739,6 +756,23 @@ class Ledger:
         self._cancel(limbo.task, limbo.time)
 
     def _cancel(self, task: _Task, time: float) -> None:
+        """Nobody waits for the task any more."""
+        if task.recomputed:
+            self._stay_succeeded(task, time)
+        else:
+            self._write_cancelled(task, time)
+
+    def _stay_succeeded(self, task: _Task, time: float) -> None:
+        """Its result was lost after it was delivered, and was not made again."""
+        if task.reopens is None:
+            if task.running:
+                self._write_cancelled(task, time)
+                task.reopen()
+            task.recomputed = False
+            self._event(task, time, self._task_attributes(task, "succeeded"), None)
+        task.final, task.reopens, task.recomputed = "succeeded", None, False
+
+    def _write_cancelled(self, task: _Task, time: float) -> None:
         attributes = self._task_attributes(task, "cancelled")
         attributes[semconv.TASK_RESULT] = "cancellation"
         task.final = "cancelled"

@@ -50,10 +50,17 @@ _SCALE: Final = 3
 _RESULTS: Final = {
     "succeeded": "success",
     "retried": "failure",
+    "rescheduled": "rescheduled",
     "lost": "error",
     "failed": "failure",
     "cancelled": "cancellation",
 }
+
+
+def result_of(record: Record) -> str:
+    """How an attempt ended, by the line of its end."""
+    return _RESULTS["rescheduled" if "rescheduled" in record else record["state"]]
+
 
 #: The values of the attributes that an instrument has, in its order.
 Attributes: TypeAlias = tuple[str, ...]
@@ -213,6 +220,8 @@ class Meter:
             name = record["task_name"]
             if state == "failed" and "duration_s" not in record:
                 state = "lost"  # the scheduler itself failed it
+            elif state == "retried" and "rescheduled" in record:
+                state = "rescheduled"
             series = series_of.get((name, state))
             if series is None:
                 series, name = self._new_series(name, state)
@@ -548,7 +557,7 @@ class ApplicationInstruments:
     def record(self, name: str, record: Record) -> None:
         """An attempt ended."""
         context = _context_of(record)
-        result = _RESULTS[record["state"]]
+        result = result_of(record)
         for field, by_result, histogram in self._histograms:
             value = record.get(field)
             if value is not None:

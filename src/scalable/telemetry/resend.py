@@ -38,6 +38,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.metering import result_of
 from scalable.telemetry.providers import SCOPE, make_resource
 from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, hush
@@ -617,13 +618,6 @@ class _Resending:
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
-_RESULTS: Final = {
-    "succeeded": "success",
-    "retried": "failure",
-    "failed": "failure",
-    "lost": "error",
-    "cancelled": "cancellation",
-}
 
 
 def _is_ours(record: Record) -> bool:
@@ -647,7 +641,7 @@ _FAILURE_NAMES: Final = _names("failure")
 def _attributes(record: Record, names: Mapping[str, str]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     if "state" in record and "task_id" in record:
-        attributes[semconv.TASK_RESULT] = _RESULTS[record["state"]]
+        attributes[semconv.TASK_RESULT] = result_of(record)
     for to, value in record.items():
         if to in names and value is not None:
             attributes[names[to]] = value

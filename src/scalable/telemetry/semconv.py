@@ -41,7 +41,7 @@ TASK_NAME: Final = "dask.task.name"
 #: State that the task has now: submitted, running, retried, lost, succeeded, failed,
 #: cancelled; of the metric of tasks by state: waiting, running and the final ones.
 TASK_STATE: Final = "dask.task.state"
-#: How the attempt ended: success, failure, error, cancellation.
+#: How the attempt ended: success, failure, error, cancellation, rescheduled.
 TASK_RESULT: Final = "dask.task.result"
 #: Which attempt it was, from 1; 0 where none was ever made.
 TASK_ATTEMPT: Final = "dask.task.attempt"
@@ -65,6 +65,8 @@ TASK_RESULT_TYPE: Final = "dask.task.result.type"
 TASK_BLAME: Final = "dask.task.blame"
 #: The attempt was made because a finished result was lost with its worker.
 TASK_RECOMPUTED: Final = "dask.task.recomputed"
+#: The attempt ended since its code asked Dask to run the task again (``Reschedule``).
+TASK_RESCHEDULED: Final = "dask.task.rescheduled"
 #: Final state that no longer holds, since the task runs again.
 TASK_REOPENS: Final = "dask.task.reopens"
 #: The scheduler had the task before this run asked for it.
@@ -396,6 +398,7 @@ _TASK_FIELDS: Final = {
     TAG: "tag",
     REQUESTED_WORKERS: "requested_workers",
     TASK_RECOMPUTED: "recomputed",
+    TASK_RESCHEDULED: "rescheduled",
     TASK_REOPENS: "reopens",
     TASK_KNOWN_BEFORE: "known_before",
 }
