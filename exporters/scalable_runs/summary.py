@@ -736,9 +736,13 @@ def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:
     if state == "cancelled":
         # One that lives again has the number of an attempt counted before.
         return record.get("reopens") is None
-    if record.get("reopens") is not None and "span_id" not in record:
-        return False
-    return state != "failed" or record.get("blame") is None
+    if state == "failed":
+        never_began = record.get("reopens") is not None and "span_id" not in record
+        return record.get("blame") is None and not never_began
+    if state == "succeeded":
+        # Without a duration: the result was lost, and nobody waited until it was made again.
+        return record.get("duration_s") is not None or record.get("reopens") is None
+    return True
 
 
 class _Values:
