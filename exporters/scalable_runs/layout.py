@@ -96,6 +96,8 @@ class Telemetry(TypedDict):
     errors: dict[str, int]
     #: Lines, by file, that were written after the last good sync before one that failed.
     uncertain: NotRequired[dict[str, int]]
+    #: Workers on which the package could not be used: why, by `worker_id`; at most 1,000 of them.
+    unwatched_workers: NotRequired[dict[str, str]]
     #: Short attempts whose usage has no record in resources.jsonl.
     usage_left_out: NotRequired[int]
     #: Spans, metric collections and log records, by signal, that a collector should have got and

@@ -320,8 +320,9 @@ class WorkerExit(NamedTuple):
 class WorkerEvent(NamedTuple):
     """Something about a worker that is not its coming or going.
 
-    `event` is ``process`` (its log, its batch job's limits: said by itself) or the topic or action
-    of an event of Dask's: ``worker-restart-memory``, ``worker-ttl``.
+    `event` is ``process`` (its log, its batch job's limits: said by itself), ``unwatched`` (the
+    package cannot be imported there), or the topic or action of an event of Dask's:
+    ``worker-restart-memory``, ``worker-ttl``.
     """
 
     kind: int
@@ -386,6 +387,9 @@ Fact: TypeAlias = (
     | UserEvent
     | str
 )
+
+#: Event of a worker on which the package cannot be imported.
+UNWATCHED: Final = "unwatched"
 
 SUBMITTED: Final = 1
 STARTED: Final = 2

@@ -11,10 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from distributed import Client, LocalCluster, wait
 
 import scalable
 from cluster import oracle, tasks
+from scalable.cli import cli
 from scalable.instrumentation import python_logs
 from scalable.instrumentation.board import Board
 from scalable.instrumentation.hub import Hub
@@ -264,7 +266,13 @@ def test_workers_without_the_package_now_and_later(foreign, caplog):
             assert client.gather(futures) == list(range(0, 40, 2))
             bad = client.submit(operator.truediv, 1, 0)
             wait(bad)
-            tasks.wait_until(lambda: any("sends nothing" in r.message for r in caplog.records))
+    warnings = [r.message for r in caplog.records if "cannot be watched" in r.message]
+    assert len(warnings) == 1
+    assert "No module named 'scalable'" in warnings[0]
+    unwatched = json.loads((run.run_dir / "run.json").read_text())["telemetry"]["unwatched_workers"]
+    assert len(unwatched) == 2
+    shown = CliRunner().invoke(cli, ["report"]).output
+    assert shown.count("could not be watched") == 1
     oracle.check_contract(run.run_dir)
     lives = oracle.lives(run.run_dir)
     assert all(lives[future.key][-1]["state"] == "succeeded" for future in futures)

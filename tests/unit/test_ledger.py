@@ -340,7 +340,7 @@ def test_silent_worker_is_announced_after_a_while(book):
     book.collect()
     states = [r["state"] for r in book.of("workers.jsonl") if r["worker"] == "tcp://c:1"]
     assert states == ["launched", "ready"]
-    assert book.ledger.silent_workers == ["tcp://c:1"]
+    assert book.ledger.unwatched == {"0": "it sends nothing of its own"}
 
 
 def test_a_fact_that_makes_no_sense_costs_itself_alone(book, monkeypatch):

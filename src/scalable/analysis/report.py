@@ -358,9 +358,22 @@ def _missing(reader: RunReader, counts: Document) -> Iterator[str]:
             yield f"{what}: {_records(count)} may not have reached the disk (a sync failed)."
         for what, count in _positive(telemetry.get("errors")):
             yield f"{count:,} × {what}: an error while recording."
+        unwatched = telemetry.get("unwatched_workers")
+        if isinstance(unwatched, Mapping) and unwatched:
+            yield _unwatched(unwatched)
     unusable = counts.get("unusable_events")
     if unusable:
         yield f"{_records(unusable)} could not be understood, and are not in the numbers."
+
+
+def _unwatched(workers: Mapping[Any, Any]) -> str:
+    name, reason = next(iter(workers.items()))
+    others = len(workers) - 1
+    who = f"Worker {name}" if not others else f"Worker {name} and {others:,} more"
+    return (
+        f"{who} could not be watched ({reason}): starts and CPU times of attempts there and last "
+        "words are missing. Install scalable-otel there."
+    )
 
 
 def _positive(counts: object) -> Iterator[tuple[str, int]]:

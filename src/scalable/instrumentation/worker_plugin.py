@@ -132,16 +132,24 @@ class ScalableWorkerPlugin(WorkerPlugin):
             self._capture = None
 
 
-_SOURCE: Final = """
+#: Run where the plugin is unpickled: there the package may be missing, and the scheduler is told.
+_SOURCE: Final = f"""
 try:
     from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin as Plugin
 except Exception as error:
-    import logging
-    from distributed.diagnostics.plugin import WorkerPlugin as Plugin
+    import logging, time
+    from distributed.diagnostics.plugin import WorkerPlugin
+    reason = type(error).__name__ + ": " + str(error)
     logging.getLogger("distributed.worker").warning(
-        "scalable cannot watch this worker (%s: %s); tasks run on, unwatched",
-        type(error).__name__, error,
+        "scalable cannot watch this worker (%s); tasks run on, unwatched", reason
     )
+    class Plugin(WorkerPlugin):
+        def setup(self, worker):
+            now = time.time() + worker.scheduler_delay
+            report = (
+                {facts.WORKER_EVENT}, now, worker.address, {facts.UNWATCHED!r}, {{"reason": reason}}
+            )
+            worker.batched_send({{"op": {STREAM_OP!r}, "reports": [(None, report)]}})
 plugin = Plugin()
 """
 _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1])({{}})"

@@ -19,7 +19,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 from scalable import facts
 from scalable.causes import Case, classify
 from scalable.facts import attempt_span_id
-from scalable.guard import Guard
+from scalable.guard import Guard, printable
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths, Presence, WorkerLogs, presences
 from scalable.telemetry.instruments import UsagePoint, UserPoint
@@ -42,6 +42,8 @@ CANCEL_WAIT: Final = 0.3
 #: How long a new worker waits for its own word of when it was launched, in seconds. Its lines wait
 #: with it, so that a slow start on a busy machine is not taken for a worker without the package.
 HELLO_WAIT: Final = 5.0
+#: Workers whose lack of the package is told by name.
+MAX_UNWATCHED: Final = 1_000
 #: Usage is recorded for each attempt of at least this duration (seconds) …
 USAGE_MIN_DURATION: Final = 0.05
 #: … and for so many shorter ones of each task name.
@@ -286,8 +288,8 @@ class Ledger:
         self.urgent = False
         #: The scheduler closed in good order: no open task of its will end otherwise.
         self.scheduler_closed = False
-        #: Workers that never said a word of their own.
-        self.silent_workers: list[str] = []
+        #: Names of workers on which the package could not be used, and why.
+        self.unwatched: dict[str, str] = {}
         self._handlers: dict[int, Callable[[Any], None]] = {
             facts.SUBMITTED: self._submitted,
             facts.STARTED: self._started,
@@ -352,8 +354,7 @@ class Ledger:
             for address in list(self._unannounced):
                 worker = self._workers[address]
                 if worker.deadline <= now:
-                    self.silent_workers.append(address)
-                    self._announce_worker(worker, worker.ready.time)
+                    self._note_unwatched(worker, "it sends nothing of its own")
 
     def signals(self) -> list[Signals]:
         """Signals since the last call, in stretches to be written one after the other."""
@@ -848,7 +849,17 @@ class Ledger:
 
     def _about_worker(self, fact: facts.WorkerEvent) -> None:
         worker = self._workers.get(fact.address)
+        if fact.event == facts.UNWATCHED:
+            if worker is not None:
+                self._note_unwatched(worker, printable(fact.fields.get("reason"), limit=200))
+            return
         self._deaths.event(fact, worker.name if worker is not None else fact.address)
+
+    def _note_unwatched(self, worker: _Worker, reason: str) -> None:
+        if len(self.unwatched) < MAX_UNWATCHED:
+            self.unwatched[worker.name] = reason
+        if not worker.announced:
+            self._announce_worker(worker, worker.ready.time)
 
     def _settle_deaths(self, now: float, *, all_of_them: bool = False) -> None:
         for certificate in self._deaths.settle(now, all_of_them=all_of_them):

@@ -211,7 +211,7 @@ class Recorder:
         self._remote_errors: dict[str, int] = {}
         self._silent_since: float | None = None
         self._gone_because = ""
-        self._warned_silent = False
+        self._warned_unwatched = False
         self._warned_gone = False
         self._gone = False
         self._told: dict[str, Any] = {}
@@ -555,12 +555,13 @@ class Recorder:
 
     def _tell_run(self) -> None:
         """Keep run.json's account of what the record lacks up to date."""
-        silent = self._ledger.silent_workers
-        if silent and not self._warned_silent and self._source is not None and not self._gone:
-            self._warned_silent = True
+        unwatched = self._ledger.unwatched
+        if unwatched and not self._warned_unwatched and self._source is not None and not self._gone:
+            self._warned_unwatched = True
+            name, reason = next(iter(unwatched.items()))
             self._warn(
-                f"worker {silent[0]} sends nothing of its own: is scalable installed there? "
-                "Starts and CPU times of its attempts are missing"
+                f"worker {name} cannot be watched ({reason}): starts and CPU times of its attempts "
+                "and its last words are missing. Install scalable-otel there, in the same version"
             )
         telemetry = self._telemetry()
         if telemetry != self._told:
@@ -594,6 +595,8 @@ class Recorder:
             dropped["facts"] = self._dropped
         dropped |= self._relay.dropped
         telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
+        if self._ledger.unwatched:
+            telemetry["unwatched_workers"] = dict(self._ledger.unwatched)
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out
         not_sent = self._exits.not_sent()
