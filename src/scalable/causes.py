@@ -68,7 +68,7 @@ CAUSES: Final[dict[str, Cause]] = {
         ),
         Cause(
             "unresponsive",
-            "Worker ended by Dask: it sent no heartbeat",
+            "No heartbeat",
             "The scheduler heard nothing of the worker for distributed.scheduler.worker-ttl and "
             "ended it: a task held Python's interpreter lock, the host stood still, or the network "
             "was gone.",
@@ -253,11 +253,10 @@ def classify(case: Case) -> Verdict:
                     verdict.cause, confidence, (f"raised from {cause.name}", *verdict.evidence)
                 )
     first = exceptions[0]
-    return (
-        _by_suggestion(first)
-        or _by_generic_type(first)
-        or Verdict("unknown", "low", (f"no rule knows {first.name}",))
-    )
+    suggested, generic = _by_suggestion(first), _by_generic_type(first)
+    if suggested is not None and (generic is None or generic.cause != suggested.cause):
+        return suggested
+    return generic or Verdict("unknown", "low", (f"no rule knows {first.name}",))
 
 
 def case_of(record: Mapping[str, Any]) -> Case:
@@ -1271,6 +1270,7 @@ class DeathRule(NamedTuple):
     """One rule of the table of deaths, with what it says in words."""
 
     cause: str
+    confidence: Confidence
     says: str
     judge: _Rule
 
@@ -1281,7 +1281,7 @@ def _when(
     def judge(case: Case) -> Verdict | None:
         return Verdict(cause, confidence, (says, *_ending(case))) if test(case) else None
 
-    return DeathRule(cause, says, judge)
+    return DeathRule(cause, confidence, says, judge)
 
 
 def _import_failed(case: Case) -> str:
@@ -1351,21 +1351,15 @@ DEATHS: Final = (
         "unresponsive",
         "high",
         "Dask itself ended the worker: the scheduler heard no heartbeat of it",
-        lambda case: case.reason in _NO_HEARTBEAT and case.exit_code != 0,
+        lambda case: (
+            case.reason in _NO_HEARTBEAT and (case.exit_code != 0 or case.worker_ttl is not None)
+        ),
     ),
     _when(
         "oom",
         "medium",
         "the kernel's out-of-memory killer ended a process on its host just then",
         lambda case: case.oom_kills_host and case.signal == "SIGKILL",
-    ),
-    _when(
-        "timeout",
-        "high",
-        "Dask ended it: the scheduler had heard no heartbeat of it for longer than "
-        "distributed.scheduler.worker-ttl allows; a task that holds Python's interpreter lock "
-        "keeps its worker from sending one",
-        lambda case: case.worker_ttl is not None and case.reason == "worker-ttl",
     ),
     _when(
         "killed",

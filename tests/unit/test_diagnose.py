@@ -173,6 +173,9 @@ def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_pa
         stderr_tail="loading tile 7\nloading tile 8\n",
         stderr_path="logs/workers/0/20260102T030405Z.stderr.log",
     )
+    log = run.path / "logs/workers/0/20260102T030405Z.stderr.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("loading tile 7\nloading tile 8\n")
     finding = only(diagnosis := diagnose_run(run.finish(10)), "memory_limit")
     assert finding.confidence == "high"
     assert "Peak 14.2 GB of a limit of 16.0 GB, needs at least 20.0 GB" in finding.suggestion
@@ -180,6 +183,11 @@ def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_pa
     for words in ("SIGTERM", "node-0", "big-1", "loading tile 8", "2.00 GB 10.0 s before"):
         assert words in " ".join(text.split()), text
     assert "logs/workers/0/20260102T030405Z.stderr.log" in finding.evidence.files
+    assert f"scalable crash-logs show 0 --run-id {run.path.name}" in " ".join(text.split())
+    log.unlink()
+    gone = diagnose_run(run.path)
+    assert only(gone, "memory_limit").evidence.files == ("failures.jsonl", "workers.jsonl")
+    assert "crash-logs" not in render_diagnosis(gone)
 
 
 def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
@@ -201,11 +209,14 @@ def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
     death(run, 2, 5, ["hog-1"], signal="SIGTERM", exit_code=-15, reason="memory-limit")
     diagnosis = diagnose_run(run.finish(10, "failed"))
     segfault = only(diagnosis, "segfault")
-    said = " ".join(segfault.evidence.sentences)
-    assert (
-        "likely culprit: solve-1, running at 2 deaths, its code on the stack of the crash" in said
+    assert segfault.evidence.culprits == (
+        "likely culprit: solve-1, which ran at 2 deaths; its code is on the stack of the crash",
+        "likely innocent: fine-1, hog-1, running beside it",
     )
-    assert "likely innocent: fine-1, hog-1" in said
+    assert [frame.where() for frame in segfault.evidence.frames] == [
+        "model.py:8 in solve",
+        "/usr/lib/python3.11/ctypes/__init__.py:517 in string_at",
+    ]
 
 
 def test_killed_workers_failures_stand_under_the_deaths_with_culprit_and_innocent(tmp_path):
@@ -222,9 +233,10 @@ def test_killed_workers_failures_stand_under_the_deaths_with_culprit_and_innocen
     assert [finding.category for finding in diagnosis.findings] == ["segfault"]
     (finding,) = diagnosis.findings
     assert finding.count == 2
-    said = finding.evidence.sentences
-    assert "likely culprit: crash-1, running at 2 deaths, at 1 of them alone" in said
-    assert "likely innocent: fine-1, running beside it" in said
+    assert finding.evidence.culprits == (
+        "likely culprit: crash-1, which ran at 2 deaths, once alone",
+        "likely innocent: fine-1, running beside it",
+    )
     assert "1 task failed with KilledWorker" in [c.title for c in finding.consequences]
 
 

@@ -127,6 +127,42 @@ def wrap(text: str, width: int, *, indent: str = "", first: str | None = None) -
     return lines
 
 
+def place(text: str, width: int) -> str:
+    """Shorten the directory of a ``file:line in function`` that is too wide, never the rest."""
+    if cells(text) <= width:
+        return text
+    path, _, function = text.rpartition(" in ")
+    directory, _, file = path.rpartition("/")
+    rest = f"{file} in {function}"
+    parts = directory.split("/")
+    while parts := parts[1:]:
+        short = f"…/{'/'.join(parts)}/{rest}"
+        if cells(short) <= width:
+            return short
+    return rest if cells(rest) <= width else fit(rest, width, keep="ends")
+
+
+def broken(text: str, width: int, *, first: str = "", indent: str = "") -> list[str]:
+    """Break a line into as many as it takes, with every character and blank of it kept.
+
+    Breaks come after a blank, a slash or a comma where there is one, so that the last part of a
+    path with what follows it stays in one piece.
+    """
+    lines: list[str] = []
+    start = first
+    while True:
+        room = max(8, width - cells(start))
+        if cells(text) <= room:
+            return [*lines, start + text]
+        part = _take(text, room) or text[:1]
+        cut = max(part.rfind(mark) for mark in " /\\,") + 1
+        if cut > len(part) // 3:
+            part = part[:cut]
+        lines.append((start + part).rstrip())
+        text = text[len(part) :]
+        start = indent
+
+
 def table(
     rows: Iterable[Sequence[str]],
     right: Sequence[bool],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from scalable.analysis._text import gigabytes, percent, plural, seconds
-from scalable.analysis.report import Progress, Report, Worker, load_report, read_journals
-from scalable.causes import CAUSES, Case, Confidence, case_of, classify
+from scalable.analysis._text import fit, gigabytes, percent, plural, seconds
+from scalable.analysis.frames import Frame, crash_frames, own_frame, relevant_frames
+from scalable.analysis.report import (
+    ENDED_THE_RUN,
+    Progress,
+    Report,
+    Unfinished,
+    Worker,
+    exit_words,
+    load_report,
+    read_journals,
+    worker_label,
+)
+from scalable.analysis.words import SHORT, memory_words, tasks_words
+from scalable.causes import CAUSES, DEATHS, Case, Confidence, case_of, classify
 from scalable_runs.layout import FAILURES, TASKS, WORKERS, Record
 from scalable_runs.reader import RunReader, parse_time, resolve_run
-from scalable_runs.summary import failure_pattern, name_of_key
+from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
 
 #: The worst first. `critical`: the run itself failed or was lost; `error`: work was lost for good;
 #: `warning`: it cost something, or nearly did; `info`: worth a look.
@@ -67,8 +80,19 @@ class Evidence:
         When it began and when it happened last.
     message
         What one of the failures said.
+    messages
+        The different messages, where there is more than one.
+    is_death
+        Workers were lost; nothing else failed.
+    culprits
+        Which task is likely to be at fault, and which are not, a sentence each.
+    task_count
+        How many tasks there were; `task_ids` are the first of them.
     traceback
         Of one of the failures.
+    frames
+        Of that traceback, or of the stack of a crash: the user's own innermost frames and where it
+        was raised, the innermost last.
     stderr_tail
         The last lines of a lost worker.
     files
@@ -83,7 +107,12 @@ class Evidence:
     first_at: datetime | None = None
     last_at: datetime | None = None
     message: str | None = None
+    messages: tuple[str, ...] = ()
+    is_death: bool = False
+    culprits: tuple[str, ...] = ()
+    task_count: int = 0
     traceback: str | None = None
+    frames: tuple[Frame, ...] = ()
     stderr_tail: str | None = None
     files: tuple[str, ...] = ()
 
@@ -98,7 +127,8 @@ class Finding:
         One of :data:`SEVERITIES`.
     category
         One of :data:`scalable.causes.CAUSES`, or what is wrong where nothing failed:
-        ``unfinished``, ``memory_pressure``, ``spilling``, ``straggler``, ``skew``,
+        ``unfinished``, ``unknown_end``, ``scheduler_lost``, ``no_workers``, ``rescheduled``,
+        ``memory_pressure``, ``spilling``, ``straggler``, ``skew``,
         ``recomputation``, ``transfer``, ``small_tasks``, ``driver_bound``, ``record``.
     count
         How often it happened.
@@ -124,6 +154,10 @@ class Diagnosis:
     ----------
     summary
         The whole in a sentence or two.
+    program
+        File name of the program, for frames of code that was sent to the workers by value.
+    labels
+        What each worker is called, by its address.
     prose
         The findings in a model's words, where that was asked for and a model answered.
     notes
@@ -137,6 +171,8 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     started_at: datetime | None = None
     as_of: datetime | None = None
+    program: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     prose: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -197,7 +233,10 @@ def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
     """Make the diagnosis of a run; `progress` is told how many bytes of how many were read."""
     collected = _Collected()
     report = _load(reader, collected, progress)
-    findings = [*_failures(report, collected), *_conditions(report, collected)]
+    findings = [
+        _with_files(finding, report.path)
+        for finding in (*_failures(report, collected), *_conditions(report, collected))
+    ]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))
     return Diagnosis(
         run_id=report.run_id,
@@ -207,8 +246,25 @@ def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
         findings=tuple(findings),
         started_at=report.started_at,
         as_of=report.as_of,
-        notes=(*report.missing, *report.notes, *collected.notes),
+        program=report.program,
+        labels=report.labels,
+        notes=(*report.notes, *collected.notes),
     )
+
+
+def _with_files(finding: Finding, run_dir: Path) -> Finding:
+    """Name the files alone that are there; those of another host cannot be looked for."""
+    files = finding.evidence.files
+    kept = tuple(file for file in files if _is_there(file, run_dir))
+    return replace(finding, evidence=replace(finding.evidence, files=kept))
+
+
+def _is_there(file: str, run_dir: Path) -> bool:
+    host, separator, path = file.partition(":/")
+    if separator:
+        here = host in ("127.0.0.1", "localhost", "::1", socket.gethostname())
+        return not here or Path(f"/{path}").exists()
+    return (run_dir / file).exists()
 
 
 # -- collecting -----------------------------------------------------------------------------------
@@ -230,12 +286,21 @@ class _Group:
     names: Counter[str] = field(default_factory=Counter[str])
     workers: Counter[str] = field(default_factory=Counter[str])
     components: Counter[str] = field(default_factory=Counter[str])
-    values: Counter[str] = field(default_factory=Counter[str])
+    messages: dict[str, None] = field(default_factory=dict[str, None])
+    #: The names of the tasks kept.
+    name_of: dict[str, str] = field(default_factory=dict[str, str])
     patterns: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     first: str = ""
     last: str = ""
     traceback: str = ""
     deaths: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+
+    @property
+    def is_programs(self) -> bool:
+        """The program or its session failed, and no task."""
+        return self.phase not in ("task_execution", "worker_lost", "scheduler_lost") and not (
+            self.final or self.retried
+        )
 
     def add(self, record: Record, details: Mapping[str, Any]) -> None:
         self.count += 1
@@ -246,9 +311,11 @@ class _Group:
         task_id = record.get("task_id") or details.get("task_id")
         if isinstance(task_id, str):
             kept = self.retried if details.get("will_retry") else self.final
+            name = str(details.get("task_name") or name_of_key(task_id))
             if len(kept) < _MAX_TASKS_KEPT:
                 kept.add(task_id)
-            _count(self.names, str(details.get("task_name") or name_of_key(task_id)))
+                self.name_of[task_id] = name
+            _count(self.names, name)
         worker = details.get("worker")
         if isinstance(worker, str):
             _count(self.workers, worker)
@@ -256,8 +323,8 @@ class _Group:
         if isinstance(component, str):
             _count(self.components, component)
         message = str(record.get("message") or "")
-        for value in _QUOTED.findall(message[:2_000]):
-            _count(self.values, value)
+        if len(self.messages) < MAX_MESSAGES:
+            self.messages[message[:500]] = None
         if len(self.patterns) < _MAX_MEMBERS:
             self.patterns.add(failure_pattern(self.failure_class, message))
         self.traceback = self.traceback or str(details.get("traceback") or "")
@@ -280,6 +347,9 @@ class _Collected:
         self.blamed: dict[str, list[str]] = {}
         self.name_workers: dict[str, Counter[str]] = {}
         self.succeeded: dict[str, tuple[float, int]] = {}
+        #: When each attempt began that runs, and those that were cancelled while they ran.
+        self.began: dict[str, str] = {}
+        self.interrupted: list[tuple[str, float, str]] = []
 
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
         """Group failures as they pass by."""
@@ -304,6 +374,7 @@ class _Collected:
             yield record
             try:
                 state = record["state"]
+                self._follow(state, record)
                 if state == "succeeded":
                     nbytes = record.get("nbytes")
                     if nbytes is not None and len(self.sizes) < 200_000:
@@ -341,12 +412,27 @@ class _Collected:
             if known:
                 self.inputs[task_id] = sum(known)
 
+    def _follow(self, state: str, record: Record) -> None:
+        """Keep the attempts that were cancelled while they ran."""
+        task_id = record["task_id"]
+        if state == "running":
+            if len(self.began) < 50_000:
+                self.began[task_id] = record["timestamp"]
+            return
+        began = parse_time(self.began.pop(task_id, None)) if state != "submitted" else None
+        ended = parse_time(record.get("timestamp"))
+        if state == "cancelled" and began and ended and len(self.interrupted) < _MAX_TASKS_KEPT:
+            ran = max(0.0, (ended - began).total_seconds())
+            self.interrupted.append((task_id, ran, str(record["timestamp"])))
+
     def _failure(self, record: Record) -> None:
         found: Any = record.get("details")
         details: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
         failure_class = str(record.get("failure_class") or "Exception")
         phase = str(details.get("phase") or "task_execution")
         task_id = record.get("task_id")
+        if failure_class == "Reschedule":
+            return  # an older record: it is a request of the task's own and no failure
         if failure_class.rpartition(".")[2] == "KilledWorker" and isinstance(task_id, str):
             if len(self.killed) < _MAX_TASKS_KEPT:
                 self.killed.append((task_id, {**details, "message": record.get("message")}))
@@ -380,25 +466,13 @@ def _root(case: Case, phase: str) -> tuple[str, ...]:
     """What failures of one root share: how a process ended, or the line that raised."""
     if case.is_worker:
         return (case.signal or "", "" if case.exit_code is None else str(case.exit_code))
-    frame = _own_frame(case.traceback)
-    if frame:
-        return frame
+    frame = own_frame(case.traceback)
+    if frame is not None:
+        return (frame.file, str(frame.line), frame.function)
     return (_QUOTED.sub("'…'", failure_pattern("", case.message)[1]),)
 
 
 _QUOTED: Final = re.compile(r"'([^'\n]{1,200})'|\"([^\"\n]{1,200})\"")
-_FRAME: Final = re.compile(r'^\s+File "([^"\n]+)", line (\d+), in (\S+)', re.MULTILINE)
-_FOREIGN: Final = re.compile(r"(?:site|dist)-packages|/lib/python3|^<")
-
-
-def _own_frame(traceback: str) -> tuple[str, ...]:
-    """The innermost line of the user's own code, of the last exception of the chain."""
-    last = re.split(r"\n\n(?:The above|During handling)[^\n]+:\n\n", traceback)[-1]
-    frames = _FRAME.findall(last)
-    for path, line, function in reversed(frames):
-        if not _FOREIGN.search(path):
-            return (path, line, function)
-    return tuple(frames[-1]) if frames else ()
 
 
 def _load(reader: RunReader, collected: _Collected, progress: Progress | None) -> Report:
@@ -422,7 +496,8 @@ def _load(reader: RunReader, collected: _Collected, progress: Progress | None) -
         for file in (FAILURES, WORKERS):
             for _ in tap(file, reader.records(file)):
                 pass
-        if collected.groups and small:
+        stopped = report.status in ("cancelled", "failed")
+        if (collected.groups or stopped) and small:
             for _ in tap(TASKS, reader.records(TASKS)):
                 pass
         report = replace(report, missing=tuple(dict.fromkeys((*report.missing, *_said(reader)))))
@@ -457,15 +532,21 @@ def _failures(report: Report, collected: _Collected) -> Iterator[Finding]:
         yield _death_finding(report, collected, group, killed)
     if killed.unexplained:
         yield _killed_finding(report, killed)
+    program = [group for group in collected.groups.values() if group.is_programs]
+    not_started = any(group.phase == "session.start" for group in program)
     for group in collected.groups.values():
         if group.phase == "worker_lost":
             continue
-        if group.phase == "run":
-            # The exception of a task, come back to the program that waited for it, is no more news.
-            if not _is_echo(group, collected):
-                yield _run_finding(group)
-        else:
+        if group.phase == "scheduler_lost":
+            yield _scheduler_finding(report, group)
+        elif not group.is_programs:
             yield from _task_findings(report, collected, group)
+        elif not (not_started and group.phase == "session.close") and not _is_echo(
+            group, collected
+        ):
+            # What went wrong while a session was closed that had not started is no more news, and
+            # neither is the exception of a task, come back to the program that waited for it.
+            yield _program_finding(report, collected, group)
 
 
 class _Killed:
@@ -511,11 +592,16 @@ def _death_finding(
     last = details[-1]
     how = _how_it_ended(last)
     who = plural(group.count, "worker") + (" was lost" if group.count == 1 else " were lost")
-    sentences = [*group.evidence]
-    for death in details[:_MAX_IDS]:
-        sentences.append(_death_sentence(death))
+    # How it ended stands in the title.
+    sentences = [said for said in group.evidence if said not in _IN_THE_TITLE]
+    if how:
+        sentences = [said for said in sentences if not said.endswith(how)]
+    sentences += _death_sentences(report, group.cause, details)
     running = Counter(task for death in details for task in _strings(death.get("tasks")))
-    sentences += _culprits(running, details, killed)
+    culprits = tuple(_culprits(running, details, killed)) if group.cause in OWN_FAULT else ()
+    stack = next(
+        (stack for death in details if (stack := _str(death.get("stderr_tail"))) is not None), ""
+    )
     files = [FAILURES, WORKERS]
     for death in details:
         files += [path for path in (death.get("stderr_path"),) if isinstance(path, str)]
@@ -552,11 +638,17 @@ def _death_finding(
     return Finding(
         severity="error" if victims else "warning",
         category=group.cause,
-        title=f"{cause.title}: {who}{f' ({how})' if how else ''}",
+        title=f"{_silence(details, running)}: Dask itself ended {plural(group.count, 'worker')}"
+        if group.cause == "unresponsive"
+        else f"{cause.title}: {who}{f' ({how})' if how else ''}",
         count=group.count,
         evidence=Evidence(
             sentences=tuple(dict.fromkeys(filter(None, sentences))),
+            is_death=True,
+            culprits=culprits,
             task_ids=tuple(task for task, _ in running.most_common(_MAX_IDS)),
+            task_count=len(running),
+            frames=crash_frames(stack) if group.cause == "segfault" else (),
             task_names=dict(Counter(map(name_of_key, running)).most_common(_MAX_MEMBERS)),
             workers=dict(group.workers.most_common(_MAX_MEMBERS)),
             hosts=_hosts(report, group.workers),
@@ -582,30 +674,79 @@ def _how_it_ended(details: Mapping[str, Any]) -> str:
     return ""
 
 
-def _death_sentence(details: Mapping[str, Any]) -> str:
-    """One worker: who, where, its memory, what it ran."""
-    name = details.get("worker_id") or details.get("worker") or "a worker"
-    text = f"worker {name}"
-    if details.get("host"):
-        text += f" on {details['host']}"
-    tasks = _strings(details.get("tasks"))
-    if tasks:
-        more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
-        text += f" ran {', '.join(tasks[:3])}{more}"
-    memory, limit = _int(details.get("memory_bytes")), _int(details.get("memory_limit_bytes"))
-    if memory:
-        text += f"; last seen using {gigabytes(memory / _GIGABYTE)}"
-        if limit:
-            text += f" of its limit of {gigabytes(limit / _GIGABYTE)}"
-        earlier = details.get("memory_samples")
-        if isinstance(earlier, list) and len(earlier) > 1:
-            begin = _pair(earlier[0])
-            end = _pair(earlier[-1])
-            if begin and end and end[0] > begin[0]:
-                text += (
-                    f", {gigabytes(begin[1] / _GIGABYTE)} {seconds(end[0] - begin[0])} before that"
-                )
-    return text
+#: What a death is judged by and the title of its finding says already.
+_IN_THE_TITLE: Final = frozenset(
+    rule.says
+    for rule in DEATHS
+    if rule.confidence == "high" and rule.cause in ("segfault", "exited", "killed", "unresponsive")
+)
+#: Causes of a death that lie in what ran there; nobody is at fault for a signal from outside.
+OWN_FAULT: Final = frozenset({"segfault", "exited", "oom", "memory_limit"})
+#: Causes for which the worker's memory tells something.
+_MEMORY_TELLS: Final = frozenset({"oom", "memory_limit", "killed", "unknown"})
+
+
+def _death_sentences(
+    report: Report, cause: str, deaths: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Say what each worker ran and how much memory it used; the same things once."""
+    ran = {tuple(_strings(death.get("tasks"))) for death in deaths}
+    if cause == "unresponsive":
+        limits = [ttl for death in deaths if (ttl := _float(death.get("worker_ttl_s")))]
+        if limits:
+            yield f"distributed.scheduler.worker-ttl is {seconds(limits[0])}"
+    if len(deaths) > 1 and len(ran) == 1 and (tasks := ran.pop()):
+        yield f"each of them ran {_named(tasks)}"
+        ran = set()
+    for death in deaths[:_MAX_DEATHS]:
+        tasks = _strings(death.get("tasks"))
+        parts = [f"ran {_named(tasks)}"] if ran and tasks else []
+        if cause in _MEMORY_TELLS:
+            parts += _memory_of(death)
+        if parts:
+            yield f"worker {_worker_of(report, death)} {'; '.join(parts)}"
+    if len(deaths) > _MAX_DEATHS:
+        yield f"and {len(deaths) - _MAX_DEATHS:,} more workers"
+
+
+#: Workers told of one by one.
+_MAX_DEATHS: Final = 4
+
+
+def _named(tasks: Sequence[str]) -> str:
+    more = f" and {len(tasks) - 3:,} more" if len(tasks) > 3 else ""
+    return f"{', '.join(tasks[:3])}{more}"
+
+
+def _worker_of(report: Report, details: Mapping[str, Any]) -> str:
+    address, name = _str(details.get("worker")), _str(details.get("worker_id"))
+    return report.labels.get(address or "") or worker_label(address, name)
+
+
+def _silence(deaths: Sequence[Mapping[str, Any]], running: Counter[str]) -> str:
+    """Say for how long nothing was heard of workers, and what they ran."""
+    ages = [
+        age
+        for death in deaths
+        for name in ("heartbeat_age_s", "worker_ttl_s")
+        if (age := _float(death.get(name)))
+    ]
+    text = f"No heartbeat for {seconds(max(ages))}" if ages else "No heartbeat"
+    return f"{text} while {_named(list(running))} ran" if running else text
+
+
+def _memory_of(details: Mapping[str, Any]) -> list[str]:
+    """The most memory that a worker was known to use, and how it grew."""
+    peak = max(_int(details.get("memory_bytes")), _int(details.get("memory_peak_bytes")))
+    if not peak:
+        return []
+    text = f"used {memory_words(peak / _GIGABYTE, _int(details.get('memory_limit_bytes')) / 1e9)}"
+    earlier = details.get("memory_samples")
+    if isinstance(earlier, list) and len(earlier) > 1:
+        begin, end = _pair(earlier[0]), _pair(earlier[-1])
+        if begin and end and end[0] > begin[0] and peak > 1.2 * begin[1]:
+            text += f", {gigabytes(begin[1] / _GIGABYTE)} {seconds(end[0] - begin[0])} before that"
+    return [text]
 
 
 def _culprits(
@@ -640,9 +781,8 @@ def _culprits(
     for task in likely[:3]:
         at, _ = killed.present.get(task, (running[task], 0))
         yield (
-            f"likely culprit: {task}, running at {plural(max(at, running[task]), 'death')}"
-            f"{f', at {alone[task]} of them alone' if alone[task] else ''}"
-            f"{', its code on the stack of the crash' if task in on_stack else ''}"
+            f"likely culprit: {task}, {_presence(max(at, running[task]), alone[task])}"
+            f"{'; its code is on the stack of the crash' if task in on_stack else ''}"
         )
     innocent = [task for task in running if task not in likely]
     if likely and innocent:
@@ -652,6 +792,15 @@ def _culprits(
         )
     elif not likely and len(running) > 1:
         yield f"any of the {len(running)} tasks that ran may be the culprit: none ran alone"
+
+
+def _presence(deaths: int, alone: int) -> str:
+    """Say at how many deaths a task was there."""
+    if alone >= deaths:
+        when = "when the worker died" if deaths == 1 else f"at all {deaths:,} deaths"
+        return f"the only task that ran {when}"
+    ran = f"which ran at {plural(deaths, 'death')}"
+    return f"{ran}, {'once' if alone == 1 else f'{alone:,} times'} alone" if alone else ran
 
 
 #: A frame as `faulthandler` writes it.
@@ -677,6 +826,8 @@ def _death_suggestion(
             " Tasks failed with KilledWorker because they had bad luck more often than "
             "distributed.scheduler.allowed-failures permits: raise that."
         )
+    if cause == "import_error":
+        text += " A module beside your script must be found by the workers too."
     left = details.get("time_limit_s")
     if cause == "walltime" and isinstance(left, int | float):
         text += f" The limit was {seconds(float(left))}."
@@ -700,6 +851,7 @@ def _peak(report: Report, group: _Group) -> tuple[float | None, float | None]:
 
 
 def _memory_suggestion(peak: float | None, limit: float | None, group: _Group | None) -> str:
+    """Advise on memory where the peak was near the limit; else say what is known."""
     where = "the worker's memory limit (memory_limit=, dask worker --memory-limit)"
     if group is not None and group.components:
         where = f"memory of component {next(iter(group.components))!r} in the manifest"
@@ -713,6 +865,45 @@ def _memory_suggestion(peak: float | None, limit: float | None, group: _Group | 
     return (
         f"{seen}, needs at least {gigabytes(needed)}: raise {where}, run fewer threads on it, or "
         "make the pieces smaller (chunk size)."
+    )
+
+
+#: How much could not be had, as allocators say it.
+_ASKED: Final = re.compile(
+    r"(?:allocat\w*|malloc of size|alloc of size|need\w*|request\w*)\D{0,40}?"
+    r"(\d[\d.,]*) ?([KMGTPE]?i?B|bytes|[KMGTPE]ytes)\b"
+)
+_GPU: Final = re.compile(r"\b(?:CUDA|GPU|HIP|MPS|cuda|gpu|device)\b|rmm|RMM")
+_SMALLER: Final = "make the pieces smaller (chunk or partition size)"
+
+
+def _failed_allocation(report: Report, group: _Group) -> str:
+    """Say what is known of a task that had no memory: the figure of its message, or none."""
+    if _GPU.search(group.message):
+        return (
+            "The memory of the GPU was too small, not the worker's: use smaller batches, or fewer "
+            "tasks on a GPU at a time (resources=)."
+        )
+    rows = [worker for worker in report.workers if worker.address in group.workers]
+    peak = max((worker.memory_gb_max or 0.0 for worker in rows), default=0.0) or None
+    limit = max((worker.memory_limit_gb or 0.0 for worker in rows), default=0.0) or None
+    if peak and limit and peak >= NEAR_LIMIT * limit:
+        return _memory_suggestion(peak, limit, group)
+    asked = _ASKED.search(group.message[:2_000])
+    if group.confidence == "low":
+        said = "Its own words speak of memory; Dask saw nothing of it."
+    elif asked:
+        said = f"It asked for {asked[1]} {asked[2]} at once, and the machine did not have that."
+    else:
+        said = "It asked for more than the machine had; nothing shows how much."
+    if all(worker.startswith("inproc:") for worker in group.workers):
+        limit = None  # nothing holds threads of the program's own process to a limit
+    used = f" The worker used {memory_words(peak, limit)} of memory at most." if peak else ""
+    return (
+        f"{said}{used} {_SMALLER.capitalize()}, or look at the size that is computed in the line "
+        "named."
+        if group.confidence != "low"
+        else f"{said}{used} {CAUSES['oom'].remedy}"
     )
 
 
@@ -792,13 +983,16 @@ def _task_finding(
         evidence=Evidence(
             sentences=(*group.evidence, *_patterns(report, collected, group, tasks)),
             task_ids=tuple(tasks[:_MAX_IDS]),
+            task_count=count,
             task_names=dict(group.names.most_common(_MAX_MEMBERS)),
             workers=dict(group.workers.most_common(_MAX_MEMBERS)),
             hosts=_hosts(report, group.workers),
             first_at=parse_time(group.first),
             last_at=parse_time(group.last),
             message=group.message,
+            messages=tuple(group.messages) if len(group.messages) > 1 else (),
             traceback=group.traceback[-20_000:] or None,
+            frames=relevant_frames(group.traceback),
             files=(FAILURES, TASKS),
         ),
         suggestion=suggestion,
@@ -809,17 +1003,23 @@ def _task_finding(
 
 def _task_suggestion(report: Report, group: _Group, *, final: bool) -> str:
     if group.cause == "oom":
-        rows = [worker for worker in report.workers if worker.address in group.workers]
-        peak = max((worker.memory_gb_max or 0.0 for worker in rows), default=0.0) or None
-        limit = max((worker.memory_limit_gb or 0.0 for worker in rows), default=0.0) or None
-        return _memory_suggestion(peak, limit, group)
+        return _failed_allocation(report, group)
     text = CAUSES[group.cause].remedy
     if group.cause in ("connection", "timeout", "preempted"):
         if not final:
             return f"Retries helped. {text}"
         if not group.retried:
             text += " These tasks had no retries: client.submit(…, retries=2) would try again."
+    if group.cause == "input_validation" and any(_TOKEN.search(task) for task in group.final):
+        text += (
+            " Arguments are not recorded: a key of your own, as in "
+            'client.submit(f, x, key=f"tile-{x}"), tells in the record which input it was.'
+        )
     return text
+
+
+#: The end of a key that Dask made of the arguments: it tells a person nothing.
+_TOKEN: Final = re.compile(r"-[0-9a-f]{32}(?:\D|$)")
 
 
 def _patterns(
@@ -827,13 +1027,13 @@ def _patterns(
 ) -> Iterator[str]:
     """What the failures have in common, and what differs from those that succeeded."""
     rows = {row.name: row for row in report.tasks}
-    for name, count in group.names.most_common(3):
+    names = Counter(group.name_of[task] for task in tasks if task in group.name_of)
+    for name, count in names.most_common(3):
         row = rows.get(name)
-        if row is not None and row.count:
-            yield f"{count:,} of {plural(row.count, 'task')} named {name}"
-    if len(group.values) > 1:
-        shown = ", ".join(repr(value) for value, _ in group.values.most_common(5))
-        yield f"the messages name {shown}{', …' if len(group.values) > 5 else ''}"
+        if row is not None and row.count >= count and row.attempts > 1:
+            attempts = group.names[name]
+            times = f", in {attempts:,} attempts" if attempts > count else ""
+            yield f"{count:,} of {plural(row.count, 'task')} named {name}{times}"
     yield from _places(report, collected, group)
     yield from _difference(
         "ran",
@@ -903,6 +1103,8 @@ def _difference(
     if not failed or not succeeded:
         return
     mine, theirs = sum(failed) / len(failed), sum(succeeded) / len(succeeded)
+    if max(mine, theirs) < SHORT:
+        return
     if mine > 2 * theirs or mine < theirs / 2:
         yield f"they {verb} {show(mine)} on average, those that went well {show(theirs)}"
 
@@ -925,10 +1127,12 @@ def _memory_difference(report: Report, group: _Group) -> Iterator[str]:
 
 
 def _is_echo(group: _Group, collected: _Collected) -> bool:
+    if group.phase not in ENDED_THE_RUN:
+        return False
     patterns = {
         pattern
         for other in collected.groups.values()
-        if other.phase != "run"
+        if not other.is_programs
         for pattern in other.patterns
     }
     if group.failure_class.rpartition(".")[2] == "KilledWorker":
@@ -936,24 +1140,122 @@ def _is_echo(group: _Group, collected: _Collected) -> bool:
     return bool(group.patterns & patterns)
 
 
-def _run_finding(group: _Group) -> Finding:
+def _program_finding(report: Report, collected: _Collected, group: _Group) -> Finding:
+    """The program, or its session, ended with an exception of its own."""
     cause = CAUSES[group.cause]
+    frames = relevant_frames(group.traceback)
+    frame = own_frame(group.traceback)
+    at = ""
+    if frame is None or not frame.is_own:
+        frames = ()  # how this package, or another, came to it tells nobody anything
+    else:
+        at = f" ({_file_name(frame.where(report.program).partition(' in ')[0])})"
+    what = group.failure_class
+    title, suggestion = f"The program ended with {what}{at}", cause.remedy
+    severity: Severity = "critical"
+    if group.phase == "session.start":
+        said = " ".join((group.message or what).split())
+        title = f"The session did not start: {fit(said, 200)}"
+        if group.cause in ("connection", "timeout"):
+            suggestion = (
+                "Is the scheduler there, and is its address the one in the manifest? Look at "
+                "`address` and `start_timeout` of the target, and at the jobs of the workers."
+            )
+        elif group.cause == "import_error":
+            suggestion = "Install the package where the program runs; the message names it."
+    elif group.phase == "session.close":
+        severity, title = "warning", f"Closing the session failed: {what}"
+    elif group.phase not in ENDED_THE_RUN:
+        title = f"{group.phase} failed: {what}{at}"
+    elif what == "SystemExit":
+        title = f"The program ended itself with {exit_words(group.message)}{at}"
+        suggestion = "Look at why it does: the line named calls sys.exit, or raises SystemExit."
+        if exit_words(group.message) in ("exit status 143", "exit status 130"):
+            suggestion = (
+                "A status above 128 is a signal's number and 128: the program was told to stop "
+                "(143 is SIGTERM, 130 is Ctrl-C)."
+            )
+    elif what == "TagError":
+        suggestion = (
+            "Add the tag to a component in the manifest (`tags:`), or submit with the name of one."
+        )
+    elif group.cause == "unknown":
+        suggestion = "Read the line named: the exception is the program's own, not a task's."
+    elif group.cause == "import_error":
+        suggestion = "Install the package where the program runs, not on the workers."
+    elif group.cause == "input_validation":
+        suggestion = "Look at what the line named works on: it is the program's, not a task's."
     return Finding(
-        severity="critical",
+        severity=severity,
         category=group.cause,
-        title=f"The program ended with {group.failure_class}: {cause.title.lower()}",
+        title=title,
         count=group.count,
         evidence=Evidence(
-            sentences=group.evidence,
+            sentences=(*group.evidence, *_interrupted(report, collected)),
             first_at=parse_time(group.first),
             last_at=parse_time(group.last),
-            message=group.message,
+            message=None if group.phase == "session.start" else group.message,
             traceback=group.traceback[-20_000:] or None,
+            frames=frames,
             files=(FAILURES,),
         ),
-        suggestion=cause.remedy,
-        confidence=group.confidence,
+        suggestion=suggestion,
+        confidence=group.confidence if group.cause != "unknown" else "high",
     )
+
+
+def _file_name(path: str) -> str:
+    return re.split(r"[/\\]", path)[-1]
+
+
+def _interrupted(report: Report, collected: _Collected) -> Iterator[str]:
+    """Say what was running when the program ended; what was cancelled earlier is another story."""
+    end = report.finished_at or report.as_of
+    for task_id, ran, at in sorted(collected.interrupted, key=lambda row: -row[1])[:_MAX_IDS]:
+        moment = parse_time(at)
+        if end is not None and moment is not None and (end - moment).total_seconds() < _AT_THE_END:
+            yield f"{task_id} had been running for {seconds(ran)}, and was cancelled"
+
+
+#: Seconds before a run's end within which what is cancelled is cancelled by that end.
+_AT_THE_END: Final = 10.0
+
+
+def _scheduler_finding(report: Report, group: _Group) -> Finding:
+    """The scheduler went away while there was work to do."""
+    sentences: list[str] = []
+    for task in report.unfinished[:_MAX_IDS]:
+        sentences.append(_running_sentence(report, task))
+    if report.counts["tasks_waiting"]:
+        waiting = report.counts["tasks_waiting"]
+        sentences.append(f"{plural(waiting, 'task')} had not begun, or waited to run again")
+    return Finding(
+        severity="critical",
+        category="scheduler_lost",
+        title=f"The scheduler went away with {plural(report.counts['tasks_running'], 'task')} "
+        f"running and {report.counts['tasks_waiting']:,} that had not begun",
+        count=max(1, report.unknown),
+        evidence=Evidence(
+            sentences=tuple(sentences),
+            task_ids=tuple(task.task_id for task in report.unfinished[:_MAX_IDS]),
+            task_count=report.unknown,
+            first_at=parse_time(group.first),
+            message=group.message,
+            files=(FAILURES, TASKS),
+        ),
+        suggestion="Find out why its process ended: its own log, the host's log (out of memory?), "
+        "the batch system. Nothing of what it knew is left; what had finished is in tasks.jsonl.",
+        confidence="high",
+    )
+
+
+def _running_sentence(report: Report, task: Unfinished) -> str:
+    since = ""
+    end = report.finished_at or report.as_of
+    if task.since is not None and end is not None:
+        since = f" for {seconds(max(0.0, (end - task.since).total_seconds()))}"
+    where = f" on worker {report.worker_label(task.worker)}" if task.worker else ""
+    return f"{task.task_id} was running{where}{since}"
 
 
 def _hosts(report: Report, workers: Mapping[str, int]) -> dict[str, int]:
@@ -966,6 +1268,10 @@ def _hosts(report: Report, workers: Mapping[str, int]) -> dict[str, int]:
 
 def _conditions(report: Report, collected: _Collected) -> Iterator[Finding]:
     yield from _unfinished(report)
+    yield from _unknown_end(report, collected)
+    yield from _no_workers(report)
+    yield from _stopped(report, collected)
+    yield from _rescheduled(report)
     yield from _old_failures(report, collected)
     yield from _closed_at_work(report, collected)
     yield from _memory_pressure(report)
@@ -982,16 +1288,11 @@ def _conditions(report: Report, collected: _Collected) -> Iterator[Finding]:
 def _unfinished(report: Report) -> Iterator[Finding]:
     counts = report.counts
     running, waiting = counts["tasks_running"], counts["tasks_waiting"]
-    if report.status != "lost":
+    if report.status != "lost" or any(row.phase == "scheduler_lost" for row in report.failures):
         return
     sentences = [report.why or "Its recorder is gone."]
     tasks = report.unfinished
-    for task in tasks[:_MAX_IDS]:
-        since = ""
-        if task.since is not None and report.as_of is not None:
-            since = f" for {seconds((report.as_of - task.since).total_seconds())}"
-        where = f" on {task.worker}" if task.worker else ""
-        sentences.append(f"{task.task_id} was running{where}{since}")
+    sentences += [_running_sentence(report, task) for task in tasks[:_MAX_IDS]]
     yield Finding(
         severity="critical",
         category="unfinished",
@@ -1013,11 +1314,137 @@ def _unfinished(report: Report) -> Iterator[Finding]:
     )
 
 
+def _unknown_end(report: Report, collected: _Collected) -> Iterator[Finding]:
+    """Tasks of a run that was closed before their end was known."""
+    told = report.status == "lost" or any(
+        group.phase == "scheduler_lost" for group in collected.groups.values()
+    )
+    if not report.unknown or told:
+        return
+    yield Finding(
+        severity="error",
+        category="unknown_end",
+        title=f"What became of {plural(report.unknown, 'task')} is not known",
+        count=report.unknown,
+        evidence=Evidence(
+            sentences=(
+                "the record stops before their end: they may have succeeded or failed",
+                *report.missing[:3],
+                *(_running_sentence(report, task) for task in report.unfinished[:3]),
+            ),
+            task_ids=tuple(task.task_id for task in report.unfinished[:_MAX_IDS]),
+            task_count=report.unknown,
+            files=(TASKS, "run.json"),
+        ),
+        suggestion="Look at the program's own output for what it got. A longer close_timeout gives "
+        "the recorder more time to fetch what the scheduler still knows.",
+        confidence="high",
+    )
+
+
+def _no_workers(report: Report) -> Iterator[Finding]:
+    """Tasks wait, and there is no worker to run them."""
+    waiting = report.counts["tasks_waiting"]
+    alive = [row for row in report.workers if row.state not in ("lost", "removed")]
+    if not waiting or alive or report.counts["tasks_running"]:
+        return
+    lost = report.counts["workers_lost"]
+    yield Finding(
+        severity="critical" if report.is_live else "error",
+        category="no_workers",
+        title=f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} and no worker is "
+        "left to run them",
+        count=waiting,
+        evidence=Evidence(
+            sentences=(
+                f"{plural(len(report.workers), 'worker')} came, {lost:,} of them lost"
+                if report.workers
+                else "no worker ever came",
+            ),
+            task_count=waiting,
+            files=(WORKERS, TASKS),
+        ),
+        suggestion="Look at why the workers went (the findings on lost workers, their logs: "
+        "scalable crash-logs list), and start new ones: until then nothing will happen.",
+        confidence="high",
+    )
+
+
+def _stopped(report: Report, collected: _Collected) -> Iterator[Finding]:
+    """The run was cancelled, or failed, and no failure says why."""
+    programs = any(group.is_programs for group in collected.groups.values())
+    if report.status == "cancelled":
+        sentences = tuple(_interrupted(report, collected))
+        while_ran = f" while {plural(len(sentences), 'task')} ran" if sentences else ""
+        others = report.counts["tasks_cancelled"] - len(sentences)
+        if sentences and others > 0:
+            sentences = (*sentences, f"{plural(others, 'more task')} had not begun")
+        yield Finding(
+            severity="warning",
+            category="cancelled",
+            title=f"The program was stopped by Ctrl-C, or cancelled its run{while_ran}",
+            count=max(1, report.counts["tasks_cancelled"]),
+            evidence=Evidence(
+                sentences=sentences,
+                task_count=report.counts["tasks_cancelled"],
+                last_at=report.finished_at,
+                files=(TASKS,),
+            ),
+            suggestion=CAUSES["cancelled"].remedy,
+            confidence="high",
+        )
+    elif report.status == "failed" and not programs and not report.counts["tasks_failed"]:
+        if collected.groups or collected.killed or report.unknown:
+            return
+        yield Finding(
+            severity="error",
+            category="unknown",
+            title="The run is marked as failed, and its record does not say why",
+            count=1,
+            evidence=Evidence(
+                sentences=("no task failed, and no exception of the program was recorded",),
+                files=("run.json", FAILURES),
+            ),
+            suggestion="Look at what the program printed, and at its exit status: it ended its run "
+            "as failed, or with an exit status that is not 0.",
+            confidence="low",
+        )
+
+
+def _rescheduled(report: Report) -> Iterator[Finding]:
+    """Attempts that asked Dask to run them again: no failure, but worth a count."""
+    count = report.counts.get("tasks_rescheduled", 0)
+    if not count:
+        return
+    rows = {
+        name: number
+        for name, row in report.document["timing"]["tasks"].items()
+        if (number := _int(row.get("rescheduled")))
+    }
+    yield Finding(
+        severity="info",
+        category="rescheduled",
+        title=f"Tasks asked {plural(count, 'time')} to be run again elsewhere (Reschedule)",
+        count=count,
+        evidence=Evidence(
+            sentences=tuple(
+                f"{name}: {plural(number, 'time')}" for name, number in list(rows.items())[:5]
+            ),
+            task_names=rows,
+            files=(TASKS,),
+        ),
+        suggestion="Nothing, if that was meant: it is a request of their own and no failure.",
+        confidence="high",
+    )
+
+
 def _old_failures(report: Report, collected: _Collected) -> Iterator[Finding]:
     """Tasks that failed in a record without failures.jsonl, as older tools leave it."""
     if collected.groups or collected.killed:
         return
     for row in report.failures:
+        if row.failure_class == "Reschedule":
+            continue
         verdict = classify(Case(row.failure_class, row.message, row.traceback or ""))
         cause = CAUSES[verdict.cause]
         yield Finding(
@@ -1033,7 +1460,9 @@ def _old_failures(report: Report, collected: _Collected) -> Iterator[Finding]:
                 first_at=row.first_at,
                 last_at=row.last_at,
                 message=row.message,
+                messages=row.messages,
                 traceback=row.traceback,
+                frames=relevant_frames(row.traceback or ""),
                 files=(TASKS,),
             ),
             suggestion=cause.remedy,
@@ -1065,7 +1494,7 @@ def _closed_at_work(report: Report, collected: _Collected) -> Iterator[Finding]:
             f"{plural(attempts[reason], 'attempt')} ran there",
             count=len(addresses),
             evidence=Evidence(
-                sentences=("asked to go, not lost: what ran there began again elsewhere",),
+                sentences=("asked to go, not lost",),
                 workers=dict(workers),
                 hosts=_hosts(report, workers),
                 files=(WORKERS, TASKS),
@@ -1101,7 +1530,7 @@ def _memory_pressure(report: Report) -> Iterator[Finding]:
         evidence=_of_workers(
             report,
             [worker for _, worker in near],
-            [f"worker {worst.name or worst.address} at most {gigabytes(worst.memory_gb_max)}"],
+            [f"worker {worst.label} at most {gigabytes(worst.memory_gb_max)}"],
         ),
         suggestion=_memory_suggestion(worst.memory_gb_max, worst.memory_limit_gb, None)
         if share >= 0.95
@@ -1191,7 +1620,7 @@ def _skew(report: Report) -> Iterator[Finding]:
     yield Finding(
         severity="info",
         category="skew",
-        title=f"Worker {worst.name or worst.address} did far more than the others",
+        title=f"Worker {worst.label} did far more than the others",
         count=1,
         evidence=_of_workers(
             report,
@@ -1212,13 +1641,17 @@ def _recomputation(report: Report) -> Iterator[Finding]:
     cost = sum(
         row.recomputed * (row.duration.mean or 0.0) for row in report.tasks if row.recomputed
     )
+    distinct = report.counts.get("tasks_recomputed_distinct") or count
+    often = f", {count:,} times in all" if distinct < count else ""
+    worth = cost >= SHORT and cost >= 0.01 * report.busy_s
     yield Finding(
-        severity="warning",
+        severity="warning" if worth else "info",
         category="recomputation",
-        title=f"{plural(count, 'task')} had to be computed again",
+        title=f"{plural(distinct, 'task')} had to be computed again{often}",
         count=count,
         evidence=Evidence(
             sentences=(f"their results were lost with a worker; about {seconds(cost)} of work",),
+            task_count=distinct,
             task_names=dict(rows.most_common(_MAX_MEMBERS)),
             files=(TASKS,),
         ),
@@ -1345,17 +1778,20 @@ def _summary(report: Report, findings: Sequence[Finding]) -> str:
         "running": "The run is going on",
         "lost": "The run was lost",
     }.get(report.status, f"The run is {report.status}")
-    tasks = plural(counts["tasks"], "task")
-    head = f"{ended}: {tasks}, {counts['tasks_succeeded']:,} succeeded"
-    if counts["tasks_failed"]:
-        head += f", {counts['tasks_failed']:,} failed"
+    if counts["tasks"]:
+        head = f"{ended}: {tasks_words(report).replace(': ', ', ', 1)}"
+    elif report.status == "failed":
+        head = f"{ended} before any task"
+    else:
+        head = f"{ended}: no task of this client reached the scheduler while it was recorded"
     if counts["workers_lost"]:
-        head += f", {plural(counts['workers_lost'], 'worker')} lost"
+        head += f"; {plural(counts['workers_lost'], 'worker')} lost"
     serious = [finding for finding in findings if finding.severity in ("critical", "error")]
     lesser = [finding for finding in findings if finding.severity == "warning"]
     shown = serious or lesser
     if not shown:
-        return f"{head}. Nothing stands out."
+        went_well = counts["tasks"] and counts["tasks_succeeded"] == counts["tasks"]
+        return f"{head}. Nothing stands out." if went_well else f"{head}."
     return f"{head}. {'. '.join(finding.title for finding in shown[:3])}."
 
 
@@ -1369,6 +1805,10 @@ def _int(value: Any) -> int:
 
 def _str(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _float(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,22 +17,33 @@ from scalable.analysis._text import (
     percent,
     plural,
     printable,
-    printable_lines,
     seconds,
     table,
     wrap,
 )
+from scalable.analysis.frames import relevant_frames
 from scalable.analysis.overview import Overview
-from scalable.analysis.report import FailureGroup, Report, TaskGroup, Worker
-
-#: Narrower than that nothing is readable.
-MIN_WIDTH: Final = 60
+from scalable.analysis.page import MIN_WIDTH, Page, paint
+from scalable.analysis.report import FailureGroup, Report, Worker
+from scalable.analysis.words import (
+    PHASES,
+    SHORT,
+    failure_words,
+    failures_words,
+    head_facts,
+    is_uneven,
+    size_words,
+    states_words,
+    unknown_words,
+)
 
 _MAX_NAMES: Final = 20
 _MAX_FAILURES: Final = 10
 _MAX_WORKERS: Final = 16
-_FRAMES: Final = 2
-_DASK_FRAME: Final = re.compile(r'  File ".*/site-packages/(?:dask|distributed)/')
+_MAX_OWN: Final = 10
+#: Characters of a message, on a terminal and elsewhere.
+_MAX_ELIDED: Final = 300
+_MAX_MESSAGE: Final = 1_500
 
 _JSON_OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
@@ -44,7 +54,6 @@ _STATUS_COLOUR: Final = {
     "failed": "red",
     "lost": "red",
 }
-_SGR: Final = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -79,19 +88,17 @@ def path_text(path: Path) -> str:
     return str(path).encode(errors="replace").decode()
 
 
-def render_text(report: Report, width: int = 80, color: bool = False) -> str:
-    """Return the report as lines of at most `width` columns.
-
-    Parameters
-    ----------
-    report
-        What to tell.
-    width
-        Columns to fill, at least :data:`MIN_WIDTH`.
-    color
-        Whether to mark headings and states by terminal colours.
-    """
-    return "\n".join(_Text(report, max(MIN_WIDTH, width), color).lines()) + "\n"
+def render_text(
+    report: Report,
+    width: int = 80,
+    color: bool = False,
+    *,
+    elide: bool = False,
+    strict: bool = True,
+) -> str:
+    """Return the report as lines of at most `width` columns; see :class:`Page`."""
+    page = Page(max(MIN_WIDTH, width), color, elide, strict)
+    return "\n".join(_Text(report, page).lines()) + "\n"
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -104,15 +111,14 @@ def render_overviews(overviews: Sequence[Overview], width: int = 80, color: bool
     Where the ids do not fit they are cut to beginnings that still tell the runs apart.
     """
     ids = [printable(overview.run_id) for overview in overviews]
-    year = next((run.started_at.year for run in overviews if run.started_at), None)
-    header = ["Run", "Project", "Status", "Started", "Took", "Tasks", "Failed"]
+    header = ["Run", "Project", "Status", "Started (UTC)", "Took", "Tasks", "Failed"]
     right = [False, False, False, False, True, True, True]
     rows = [
         [
             run_id,
             fit(printable(run.project) or "-", _MAX_PROJECT),
             run.status if run.readable else "unreadable",
-            _listed(run.started_at, year),
+            "-" if run.started_at is None else f"{run.started_at:%Y-%m-%d %H:%M}",
             seconds(run.duration_s),
             "-" if run.tasks is None else f"{run.tasks:,}",
             "-" if run.failures is None else f"{run.failures:,}",
@@ -153,26 +159,14 @@ def _beginnings(ids: Sequence[str]) -> list[str]:
     return cut
 
 
-def _listed(moment: datetime | None, year: int | None) -> str:
-    """Return a time as `ls -l` does, the year instead of the hour if it is another one."""
-    if moment is None:
-        return "-"
-    return f"{moment:%b %d %H:%M}" if moment.year == year else f"{moment:%b %d  %Y}"
-
-
-def paint(text: str, *styles: str) -> str:
-    """Mark a text by terminal colours."""
-    codes = ";".join(str(_SGR[style]) for style in styles)
-    return f"\x1b[{codes}m{text}\x1b[0m"
-
-
 class _Text:
     """The text of one report; every method yields the lines of one section."""
 
-    def __init__(self, report: Report, width: int, color: bool) -> None:
+    def __init__(self, report: Report, page: Page) -> None:
         self._report = report
-        self._width = width
-        self._color = color
+        self._page = page
+        self._width = page.width
+        self._paint = page.paint
         started = report.started_at
         self._day = started.date() if started else None
 
@@ -184,7 +178,9 @@ class _Text:
             self._slowest,
             self._failures,
             self._workers,
+            self._own,
             self._record,
+            self._next,
         ):
             lines = list(section())
             if lines:
@@ -196,83 +192,29 @@ class _Text:
     def _head(self) -> Iterator[str]:
         report = self._report
         project = fit(printable(report.project) or "run", self._width - 40)
-        status = self._paint(report.status, _STATUS_COLOUR.get(report.status, "bold"), "bold")
+        colour = _STATUS_COLOUR.get(report.status, "bold")
+        if report.status == "completed" and (report.counts["tasks_failed"] or report.unknown):
+            colour = "yellow"
+        status = self._paint(report.status, colour, "bold")
         how_long = ""
         if report.wall_s is not None:
             how_long = {"running": " for ", "lost": " after "}.get(report.status, " in ")
             how_long += seconds(report.wall_s)
         yield f"{self._paint(project, 'bold')}  {status}{how_long}"
-        yield self._paint(fit(printable(report.run_id), self._width), "dim")
+        yield from self._page.quoted(printable(report.run_id), "")
         if report.why:
             yield from self._wrapped(report.why)
+        if report.unknown:
+            yield from self._wrapped(unknown_words(report))
         if report.is_live:
             yield from self._wrapped(
                 f"Still running: these are the numbers at {self._clock(report.as_of)} UTC."
             )
         yield ""
-        for label, text in self._facts():
+        for label, text in head_facts(report, self._clock):
             yield from wrap(text, self._width, first=f"{label:<10}", indent=" " * 10)
         # Whole on its line, however long: it is there to be copied.
         yield f"{'Path':<10}{printable(report.path)}"
-
-    def _facts(self) -> Iterator[tuple[str, str]]:
-        report = self._report
-        counts = report.counts
-        if report.started_at is not None:
-            until = report.finished_at or report.as_of
-            last = "" if report.finished_at else "last seen " if report.status == "lost" else "now "
-            end = f" – {last}{self._clock(until)}" if until else ""
-            yield "When", f"{report.started_at:%Y-%m-%d %H:%M:%S}{end} UTC"
-        where = filter(None, map(printable, (report.provider, report.target)))
-        if report.provider or report.target:
-            yield "Where", ", ".join(dict.fromkeys(where))
-        yield (
-            "Tasks",
-            _sentence(
-                plural(counts["tasks"], "task") if counts["tasks"] else "none",
-                _list(
-                    (counts["tasks_succeeded"], "succeeded"),
-                    (counts["tasks_failed"], "failed"),
-                    (counts["tasks_cancelled"], "cancelled"),
-                    (counts["tasks_running"], "running"),
-                    (counts["tasks_waiting"], "waiting"),
-                ),
-            ),
-        )
-        if counts["attempts"]:
-            yield (
-                "Attempts",
-                _sentence(
-                    plural(counts["attempts"], "attempt"),
-                    _list(
-                        (counts["tasks_retried"], "raised and retried"),
-                        (counts["tasks_lost"], "lost with their worker"),
-                        (counts["tasks_recomputed"], "to compute a lost result again"),
-                    ),
-                ),
-            )
-        executed = sum(group.duration.total for group in report.tasks)
-        if executed:
-            busy = (
-                f", {percent(report.busy_ratio)} of the workers' time"
-                if report.busy_ratio is not None
-                else ""
-            )
-            yield "Executed", f"{seconds(executed)} in tasks{busy}"
-        if report.workers or counts["workers_lost"]:
-            lost = f", {counts['workers_lost']:,} lost" if counts["workers_lost"] else ""
-            memory = (
-                f"; at most {gigabytes(report.memory_gb_max)} of memory in one"
-                if report.memory_gb_max
-                else ""
-            )
-            yield "Workers", f"{plural(len(report.workers), 'worker')}{lost}{memory}"
-        looked_up = report.cache_hits + report.cache_misses
-        if looked_up:
-            share = percent(report.cache_hits / looked_up)
-            yield "Cache", f"{report.cache_hits:,} of {plural(looked_up, 'look-up')} hit ({share})"
-        if report.trace_id:
-            yield "Trace", printable(report.trace_id)
 
     # -- sections ------------------------------------------------------------------------------
 
@@ -281,44 +223,51 @@ class _Text:
         running, waiting = report.counts["tasks_running"], report.counts["tasks_waiting"]
         if not running and not waiting:
             return
-        doing = "Running" if running else "Waiting"
         if report.is_live:
-            title = f"{doing} now"
-        elif report.status == "lost":
-            title = f"{doing} when the recorder died"
+            title = f"{'Running' if running else 'Waiting'} now"
         else:
-            title = "Without an end"
+            end = "the recorder died" if report.status == "lost" else "the record ends"
+            title = f"{'Running' if running else 'Waiting'} when {end}"
         yield self._title(title, plural(running or waiting, "task"))
         rows = [
             [
-                seconds(_between(task.since, report.as_of)),
-                _label(task.task_name, task.task_id),
+                seconds(_between(task.since, report.finished_at or report.as_of)),
                 f"{task.attempt}",
-                printable(task.worker or "-"),
+                printable(report.worker_label(task.worker)),
+                _label(task.task_name, task.task_id),
             ]
             for task in report.unfinished
         ]
         if rows:
             yield from self._table(
-                ["For", "Task", "Attempt", "Worker"], rows, [True, False, True, False], stretch=1
+                ["For", "Attempt", "Worker", "Task"],
+                rows,
+                [True, True, False, False],
+                stretch=3,
+                drop=(1, 2),
             )
         more = running - len(rows)
         if more > 0:
             yield self._note(f"and {more:,} more that began later")
         if waiting and running:
-            yield self._note(f"{plural(waiting, 'task')} waiting to run")
+            yield self._note(
+                f"{plural(waiting, 'task')} waiting to run"
+                if report.is_live
+                else f"{plural(waiting, 'task')} had not begun, or waited to run again"
+            )
 
     def _tasks(self) -> Iterator[str]:
         groups = sorted(
-            self._report.tasks, key=lambda group: (-group.duration.total, -group.count, group.name)
+            self._report.tasks,
+            key=lambda group: (-group.duration.total - group.cut_short_s, -group.count, group.name),
         )
         if not groups:
-            if self._report.counts["task_events"] == 0:
-                yield self._title("Tasks")
-                yield self._note("No task was recorded.")
             return
-        yield self._title("Tasks by name", "most time first" if len(groups) > 1 else "")
+        asides = ["most time first"] if len(groups) > 1 else []
         shown = groups[:_MAX_NAMES]
+        if any(group.queue.count for group in shown):
+            asides.append("Queued: mean wait for a worker")
+        yield self._title("Tasks by name", "; ".join(asides))
         rows = [
             [
                 printable(group.name),
@@ -333,14 +282,17 @@ class _Text:
             for group in shown
         ]
         header = ["Name", "Tasks", "Total", "Mean", "p50", "p95", "Max", "Queued"]
-        lines = list(self._table(header, rows, [False, *[True] * 7], stretch=0))
-        yield lines[0]
-        for group, line in zip(shown, lines[1:], strict=True):
-            yield line
-            states = _states(group)
+        first, *lines = self._page.table(
+            header, rows, [False, *[True] * 7], stretch=0, drop=(5, 4, 7)
+        )
+        yield from self._dim(first)
+        for group, row in zip(shown, lines, strict=True):
+            yield from row
+            states = states_words(group, live=self._report.status == "running")
             if states:
+                colour = "red" if group.failed else "yellow" if is_uneven(group) else ""
                 for part in wrap(states, self._width - 4):
-                    yield "    " + self._paint(part, "red" if group.failed else "yellow")
+                    yield "    " + (self._paint(part, colour) if colour else part)
         rest = groups[_MAX_NAMES:]
         if rest:
             count = sum(group.count for group in rest)
@@ -350,28 +302,30 @@ class _Text:
             )
 
     def _slowest(self) -> Iterator[str]:
-        if not self._report.slowest:
+        # Of attempts shorter than that no one is slow.
+        attempts = [row for row in self._report.slowest if row.duration_s >= SHORT]
+        if not attempts:
             return
         yield self._title("Slowest attempts")
         rows = [
             [
                 seconds(attempt.duration_s),
-                _label(attempt.task_name, attempt.task_id),
                 "-" if attempt.attempt is None else f"{attempt.attempt}",
                 attempt.state,
-                printable(attempt.worker or "-"),
+                printable(self._report.worker_label(attempt.worker)),
+                _label(attempt.task_name, attempt.task_id),
             ]
-            for attempt in self._report.slowest
+            for attempt in attempts
         ]
-        header = ["Took", "Task", "Attempt", "State", "Worker"]
-        yield from self._table(header, rows, [True, False, True, False, False], stretch=1)
+        header = ["Took", "Attempt", "State", "Worker", "Task"]
+        right = [True, True, False, False, False]
+        yield from self._table(header, rows, right, stretch=4, drop=(3, 1))
 
     def _failures(self) -> Iterator[str]:
         groups = self._report.failures
         if not groups:
             return
-        total = sum(group.count for group in groups)
-        yield self._title("Failures", f"{total:,}, of {plural(len(groups), 'cause')}")
+        yield self._title("Failures", failures_words(groups))
         for position, group in enumerate(groups[:_MAX_FAILURES]):
             if position:
                 yield ""
@@ -385,31 +339,34 @@ class _Text:
     def _failure(self, group: FailureGroup) -> Iterator[str]:
         count = f"{group.count:,} × "
         indent = "  " + " " * cells(count)
-        message = printable(group.message[:400])
-        what = f"{printable(group.failure_class)}: {message}" if message else group.failure_class
-        first, *more = wrap(what, self._width, first=f"  {count}", indent=indent)
+        head, aside = failure_words(group, _MAX_ELIDED if self._page.elide else _MAX_MESSAGE)
+        first, *more = wrap(head, self._width, first=f"  {count}", indent=indent)
         yield f"  {self._paint(first[2:], 'red')}"
-        yield from more[:3]
+        yield from more
+        if aside:
+            yield from wrap(aside, self._width, first=indent, indent=indent)
         for text in self._circumstances(group):
             yield from wrap(text, self._width, first=indent, indent=indent)
-        if group.traceback:
-            for line in _frames(group.traceback):
-                yield self._paint(
-                    indent + fit(line, self._width - cells(indent), keep="ends"), "dim"
-                )
+        frames = relevant_frames(group.traceback or "")
+        if group.kind == "program" and not any(frame.is_own for frame in frames):
+            frames = ()  # how this package, or another, came to it tells nobody anything
+        for frame in frames:
+            for line in self._page.frame(frame, self._report.program, indent):
+                yield self._paint(line, "dim")
 
     def _circumstances(self, group: FailureGroup) -> Iterator[str]:
+        report = self._report
         parts: list[str] = []
-        if group.phase == "run":
-            parts.append("ended the run")
+        if group.phase is not None and group.phase in PHASES:
+            parts.append(PHASES[group.phase])
         if group.task_names:
             parts.append(f"in {_members(group.task_names, 3)}")
         if len(group.workers) == 1:
-            parts.append(f"on {printable(next(iter(group.workers)))}")
+            parts.append(f"on worker {printable(report.worker_label(next(iter(group.workers))))}")
         elif group.workers:
             parts.append(f"on {len(group.workers):,} workers")
         if group.retried:
-            parts.append(f"{group.retried:,} retried")
+            parts.append(f"{plural(group.retried, 'attempt')} retried")
         if group.dependents_failed:
             parts.append(f"{plural(group.dependents_failed, 'dependent')} failed with it")
         if group.first_at is not None:
@@ -418,6 +375,9 @@ class _Text:
             parts.append(f"at {first}" if once else f"from {first} to {last}")
         if parts:
             yield "; ".join(parts)
+        if group.ended_run is not None:
+            where = printable(group.ended_run)
+            yield "ended the run" + (f": {where}" if where else "")
 
     def _workers(self) -> Iterator[str]:
         workers = sorted(self._report.workers, key=lambda worker: (-worker.lost, _natural(worker)))
@@ -428,22 +388,23 @@ class _Text:
         shown = workers[:_MAX_WORKERS]
         rows = [
             [
-                printable(worker.address or worker.name or "-"),
+                printable(worker.label),
                 "-" if worker.nthreads is None else f"{worker.nthreads}",
                 seconds(worker.lifetime_s) if worker.lifetime_s else "-",
                 percent(worker.busy_ratio),
                 f"{worker.attempts:,}",
                 gigabytes(worker.memory_gb_max),
+                gigabytes(worker.memory_limit_gb),
                 printable(worker.state or "unknown"),
             ]
             for worker in shown
         ]
-        header = ["Worker", "Threads", "Lifetime", "Busy", "Attempts", "Memory", "State"]
-        right = [False, True, True, True, True, True, False]
-        first, *lines = self._table(header, rows, right, stretch=0)
-        yield first
-        for worker, line in zip(shown, lines, strict=True):
-            yield line
+        header = ["Worker", "Threads", "Lifetime", "Busy", "Attempts", "Peak", "Limit", "State"]
+        right = [False, True, True, True, True, True, True, False]
+        first, *lines = self._page.table(header, rows, right, stretch=0, drop=(1, 2, 4))
+        yield from self._dim(first)
+        for worker, row in zip(shown, lines, strict=True):
+            yield from row
             loss = _loss(worker)
             if loss:
                 for part in wrap(loss, self._width - 4):
@@ -451,6 +412,55 @@ class _Text:
         rest = workers[_MAX_WORKERS:]
         if rest:
             yield self._note(f"and {plural(len(rest), 'more worker')}")
+
+    def _own(self) -> Iterator[str]:
+        """Artifacts and metrics that the program recorded."""
+        report = self._report
+        count = report.counts["artifact_events"]
+        if count:
+            yield self._title("Artifacts", f"{count:,}")
+            rows = [
+                [
+                    size_words(row.detail.get("size_bytes")),
+                    printable(row.detail.get("kind") or "-"),
+                    printable(str(row.detail.get("digest") or "-"))[:19],
+                    printable(row.name),
+                ]
+                for row in report.artifacts[:_MAX_OWN]
+            ]
+            if rows:
+                yield from self._table(
+                    ["Size", "Kind", "Digest", "Name"],
+                    rows,
+                    [True, False, False, False],
+                    stretch=3,
+                    drop=(2, 1),
+                )
+            if count > len(rows):
+                yield self._note(f"and {count - len(rows):,} more in artifacts.jsonl")
+        if report.metrics:
+            if count:
+                yield ""
+            yield self._title("Metrics", "of the program's own")
+            rows = [
+                [
+                    f"{row.count:,}",
+                    *(f"{row.detail[name]:.6g}" for name in ("last", "min", "max")),
+                    printable(row.detail.get("unit") or ""),
+                    printable(row.name),
+                ]
+                for row in report.metrics[:_MAX_OWN]
+            ]
+            yield from self._table(
+                ["Points", "Last", "Min", "Max", "Unit", "Name"],
+                rows,
+                [True, True, True, True, False, False],
+                stretch=5,
+                drop=(4,),
+            )
+            more = len(report.metrics) - len(rows)
+            if more:
+                yield self._note(f"and {more:,} more in metrics.jsonl")
 
     def _record(self) -> Iterator[str]:
         report = self._report
@@ -463,23 +473,37 @@ class _Text:
         for sentence in report.notes:
             yield from self._bullet(sentence)
 
+    def _next(self) -> Iterator[str]:
+        report = self._report
+        if report.failures or report.unknown or report.status in ("failed", "lost", "cancelled"):
+            yield "Why, and what to do: scalable diagnose"
+
     # -- pieces --------------------------------------------------------------------------------
 
-    def _paint(self, text: str, *styles: str) -> str:
-        return paint(text, *styles) if self._color and text else text
-
     def _title(self, title: str, aside: str = "") -> str:
-        return self._paint(title, "bold") + (f" ({aside})" if aside else "")
+        text = self._paint(title, "bold")
+        if not aside:
+            return text
+        if cells(title) + cells(aside) + 3 > self._width:
+            return "\n".join(wrap(f"{title} ({aside})", self._width))
+        return f"{text} ({aside})"
 
     def _note(self, text: str) -> str:
-        return self._paint(fit(f"  {text}", self._width), "dim")
+        return self._paint("\n".join(wrap(text, self._width, first="  ", indent="  ")), "dim")
 
     def _wrapped(self, text: str) -> list[str]:
-        return wrap(printable(text), self._width)[:6]
+        lines = wrap(printable(text), self._width)
+        if self._page.elide and len(lines) > 6:
+            return [*lines[:5], fit(f"{lines[5]}…", self._width)]
+        return lines
 
     def _bullet(self, text: str, style: str = "dim") -> Iterator[str]:
         for line in wrap(printable(text), self._width, first="  - ", indent="    "):
             yield self._paint(line, style)
+
+    def _dim(self, lines: Sequence[str]) -> Iterator[str]:
+        for line in lines:
+            yield "  " + self._paint(line[2:], "dim")
 
     def _table(
         self,
@@ -488,25 +512,12 @@ class _Text:
         right: Sequence[bool],
         *,
         stretch: int,
+        drop: Sequence[int] = (),
     ) -> Iterator[str]:
-        """Lay out rows under a header; the column `stretch` gives way if they are too wide."""
-        taken = 2 + sum(
-            max(cells(row[column]) for row in [header, *rows]) + 2
-            for column in range(len(header))
-            if column != stretch
-        )
-        room = max(12, self._width - taken)
-        fitted = [
-            [
-                fit(text, room, keep="ends") if column == stretch else text
-                for column, text in enumerate(row)
-            ]
-            for row in rows
-        ]
-        first, *body = table([list(header), *fitted], right)
-        yield "  " + self._paint(fit(first, self._width - 2), "dim")
-        for line in body:
-            yield "  " + fit(line, self._width - 2)
+        first, *body = self._page.table(header, rows, right, stretch=stretch, drop=drop)
+        yield from self._dim(first)
+        for row in body:
+            yield from row
 
     def _clock(self, moment: datetime | None) -> str:
         if moment is None:
@@ -522,34 +533,10 @@ def _between(begin: datetime | None, end: datetime | None) -> float | None:
     return max(0.0, (end - begin).total_seconds())
 
 
-def _sentence(whole: str, parts: str) -> str:
-    return f"{whole}: {parts}" if parts else whole
-
-
-def _list(*counts: tuple[int, str]) -> str:
-    return ", ".join(f"{count:,} {word}" for count, word in counts if count)
-
-
 def _label(name: str, task_id: str) -> str:
     """Return a task's key, which begins with its name unless somebody chose another key."""
     name, task_id = printable(name), printable(task_id)
     return task_id if not name or name in task_id else f"{name} {task_id}"
-
-
-def _states(group: TaskGroup) -> str:
-    """Say what became of a name's tasks, where that is more than success."""
-    unfinished = group.count - group.succeeded - group.failed - group.cancelled
-    unusual = _list(
-        (group.failed, "failed"),
-        (group.cancelled, "cancelled"),
-        (unfinished, "without an end"),
-        (group.retried, "retried"),
-        (group.lost, "lost with a worker"),
-        (group.recomputed, "computed again"),
-    )
-    if not unusual:
-        return ""
-    return f"{group.succeeded:,} succeeded, {unusual}" if group.succeeded else unusual
 
 
 def _members(members: Mapping[str, int], limit: int) -> str:
@@ -558,18 +545,6 @@ def _members(members: Mapping[str, int], limit: int) -> str:
         return printable(next(iter(members)))
     more = len(members) - limit
     return ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _frames(traceback: str) -> list[str]:
-    """Return the innermost frames of the user's code, without Dask's own and the message."""
-    frames: list[list[str]] = []
-    for line in printable_lines(traceback):
-        if line.startswith("  File "):
-            frames.append([line])
-        elif frames and line.startswith("    ") and line.strip(" ^~"):
-            frames[-1].append(line)
-    own = [frame for frame in frames if not _DASK_FRAME.match(frame[0])] or frames
-    return [line for frame in own[-_FRAMES:] for line in frame]
 
 
 def _loss(worker: Worker) -> str:

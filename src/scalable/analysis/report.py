@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from scalable_runs.layout import FAILURES, JOURNALS, SCHEMA_VERSION, WORKERS, Record
+from scalable.analysis.frames import own_frame, program_of, relevant_frames
+from scalable_runs.layout import (
+    ARTIFACTS,
+    FAILURES,
+    JOURNALS,
+    METRICS,
+    SCHEMA_VERSION,
+    WORKERS,
+    Record,
+)
 from scalable_runs.reader import RunReader, parse_time
 from scalable_runs.summary import MAX_NAMES, OTHER, RunSummary
 
@@ -47,6 +57,8 @@ class TaskGroup:
     lost: int
     recomputed: int
     attempts: int
+    cut_short: int
+    cut_short_s: float
     duration: Spread
     queue: Spread
     cpu_s: float
@@ -72,6 +84,8 @@ class FailureGroup:
 
     failure_class: str
     message: str
+    #: The different messages, where there is more than one.
+    messages: tuple[str, ...]
     count: int
     retried: int
     dependents_failed: int
@@ -81,6 +95,24 @@ class FailureGroup:
     first_at: datetime | None
     last_at: datetime | None
     traceback: str | None
+    #: The program ended with it: where, as its own traceback tells.
+    ended_run: str | None = None
+
+    @property
+    def kind(self) -> Literal["task", "worker", "program"]:
+        """What failed."""
+        if self.phase == "worker_lost":
+            return "worker"
+        return "task" if self.phase in (None, "", "task_execution") else "program"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the program recorded of its own, such as the artifacts of one name."""
+
+    name: str
+    count: int
+    detail: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +134,11 @@ class Worker:
     attempts: int
     memory_gb_max: float | None
     memory_limit_gb: float | None
+
+    @property
+    def label(self) -> str:
+        """What a person calls it; see :func:`worker_label`."""
+        return worker_label(self.address, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +173,12 @@ class Report:
     source
         Whether the numbers come from `summary.json`, written as the run closed, or from reading
         every journal (`scan`).
+    unknown
+        Tasks whose end nobody knows: they had none when the record of the run ended.
+    program
+        File name of the program, where its code was sent to the workers by value.
+    artifacts, metrics
+        What the program recorded of its own: the first of them, in the order of their names.
     document
         The whole of it in the shape of summary.json.
     """
@@ -168,7 +211,41 @@ class Report:
     unfinished: tuple[Unfinished, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
+    unknown: int
+    program: str
+    artifacts: tuple[Recorded, ...]
+    metrics: tuple[Recorded, ...]
     document: Document
+
+    def worker_label(self, address: str | None) -> str:
+        """Name a worker as :func:`worker_label` does."""
+        return self.labels.get(address or "") or worker_label(address, None)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of workers by address."""
+        return {row.address: row.label for row in self.workers if row.address}
+
+
+def worker_label(address: str | None, name: str | None) -> str:
+    """Return what a worker is called everywhere: its name, and its host and port.
+
+    Workers of a :class:`distributed.LocalCluster` keep their names when they are restarted, and a
+    name alone does not tell one life from the next.
+
+    Examples
+    --------
+    >>> worker_label("tcp://10.0.0.7:40311", "3"), worker_label("tcp://10.0.0.7:40311", None)
+    ('3 (10.0.0.7:40311)', '10.0.0.7:40311')
+    >>> worker_label("inproc://10.0.0.7/4711/4", "0")
+    '0'
+    """
+    scheme, _, place = (address or "").rpartition("://")
+    if not address or not place:
+        return name or address or "-"
+    if not name or name in (address, place):
+        return address if scheme == "inproc" else place
+    return name if scheme == "inproc" else f"{name} ({place})"
 
 
 def load_report(
@@ -282,8 +359,17 @@ def _report(
     counts = document["counts"]
     timing = document["timing"]
     resources = document["resources"]
-    failures = tuple(_failure_group(row) for row in document["failures"]["groups"])
+    failures = _merged(
+        [
+            _failure_group(row)
+            for row in document["failures"]["groups"]
+            if row["failure_class"] != "Reschedule"  # a request, and no failure
+        ]
+    )
     unfinished = tuple(_unfinished(row) for row in document["unfinished"]["tasks"])
+    artifacts, metrics = _artifacts(reader), _metrics(reader)
+    document["artifacts"] = [{"artifact_name": row.name, **row.detail} for row in artifacts]
+    document["metrics"] = {row.name: {"count": row.count, **row.detail} for row in metrics}
     seen = _last_sign(reader, document)
     return Report(
         run_id=reader.run_id,
@@ -300,7 +386,7 @@ def _report(
         wall_s=timing["wall_s"],
         trace_id=run.get("trace_id"),
         source=source,
-        counts={name: int(count) for name, count in counts.items()},
+        counts={name: int(count) for name, count in counts.items() if count is not None},
         busy_s=resources["busy_seconds"],
         busy_ratio=resources["busy_ratio"],
         thread_seconds=resources["thread_seconds"],
@@ -314,6 +400,10 @@ def _report(
         unfinished=unfinished,
         missing=tuple(_missing(reader, counts)),
         notes=tuple(_notes(reader, counts, timing["tasks"])),
+        unknown=0 if reader.status == "running" else _unknown(counts),
+        program=program_of(run),
+        artifacts=artifacts,
+        metrics=metrics,
         document=document,
     )
 
@@ -339,9 +429,139 @@ def _why(
             return f"Its recorder ({process}) is gone."
         return f"Its recorder ({process}) is gone; last sign of life at {seen:%H:%M:%S} UTC."
     for group in failures:
-        if group.phase == "run":
-            return f"{group.failure_class}: {group.message}".removesuffix(": ")
+        said = f"{group.failure_class}: {group.message}".removesuffix(": ")
+        if group.phase == "session.start":
+            return f"The session did not start: {group.message or group.failure_class}"
+        if group.phase == "scheduler_lost":
+            return "The scheduler went away while the run was going on."
+        if group.failure_class == "SystemExit" and group.kind == "program":
+            return f"The program ended itself: {exit_words(group.message)}."
+        if group.ended_run is not None or group.phase in ENDED_THE_RUN:
+            return said
     return None
+
+
+#: Phases of a failure that the program ended with.
+ENDED_THE_RUN: Final = frozenset({"run", "session.context"})
+
+
+def exit_words(message: str) -> str:
+    """Put the argument of :class:`SystemExit` into words."""
+    code = message.strip()
+    if code in ("", "None"):
+        return "exit status 0"
+    return f"exit status {code}" if code.lstrip("-").isdecimal() else f"exit status 1, “{code}”"
+
+
+def _unknown(counts: Document) -> int:
+    """Tasks without an end; a count of its own came later than the other two."""
+    found = counts.get("tasks_unknown")
+    return found if isinstance(found, int) else counts["tasks_running"] + counts["tasks_waiting"]
+
+
+def _merged(groups: list[FailureGroup]) -> tuple[FailureGroup, ...]:
+    """Put together what one line raised with different messages, and what came back from a task.
+
+    The exception of a task comes to the program that waits for it: it is no failure of its own.
+    """
+    kept: dict[tuple[Any, ...], FailureGroup] = {}
+    for group in groups:
+        frame = own_frame(group.traceback or "") if group.kind != "worker" else None
+        key: tuple[Any, ...] = (group.failure_class, group.phase, frame and frame[:3])
+        if frame is None:
+            key = (*key, group.message, len(kept))
+        before = kept.get(key)
+        kept[key] = group if before is None else _joined(before, group)
+    merged = list(kept.values())
+    for group in [group for group in merged if group.phase in ENDED_THE_RUN]:
+        origin = next((one for one in merged if one.kind == "task" and _is_echo(group, one)), None)
+        if origin is not None:
+            frames = [frame for frame in relevant_frames(group.traceback or "") if frame.is_own]
+            where = frames[0].where() if frames else ""
+            merged[merged.index(origin)] = replace(origin, ended_run=where)
+            merged.remove(group)
+    return tuple(sorted(merged, key=lambda group: -group.count))
+
+
+def _is_echo(ended: FailureGroup, task: FailureGroup) -> bool:
+    if ended.failure_class.rpartition(".")[2] != task.failure_class.rpartition(".")[2]:
+        return False
+    return ended.message in (task.message, *task.messages)
+
+
+def _joined(one: FailureGroup, other: FailureGroup) -> FailureGroup:
+    def added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+        return dict((Counter(first) + Counter(second)).most_common())
+
+    known = (one.first_at, other.first_at), (one.last_at, other.last_at)
+    messages = [*(one.messages or (one.message,)), *(other.messages or (other.message,))]
+    return replace(
+        one,
+        messages=tuple(dict.fromkeys(messages)),
+        count=one.count + other.count,
+        retried=one.retried + other.retried,
+        dependents_failed=one.dependents_failed + other.dependents_failed,
+        task_names=added(one.task_names, other.task_names),
+        workers=added(one.workers, other.workers),
+        first_at=min(filter(None, known[0]), default=None),
+        last_at=max(filter(None, known[1]), default=None),
+    )
+
+
+#: Bytes of a journal read for what the program recorded of its own, and names shown of it.
+_MAX_OWN_BYTES: Final = 16 * 2**20
+_MAX_OWN: Final = 200
+
+
+def _own_records(reader: RunReader, file: str) -> Iterator[Record]:
+    """Records that only the program could tell; a journal that is too large is left alone."""
+    if 0 < reader.size(file) <= _MAX_OWN_BYTES:
+        yield from reader.records(file)
+
+
+def _artifacts(reader: RunReader) -> tuple[Recorded, ...]:
+    found: list[Recorded] = []
+    for record in _own_records(reader, ARTIFACTS):
+        if len(found) < _MAX_OWN:
+            detail = {
+                name: record.get(name)
+                for name in ("location", "kind", "stage", "size_bytes", "digest", "task_id")
+                if record.get(name) is not None
+            }
+            found.append(Recorded(str(record.get("artifact_name") or "-"), 1, detail))
+    return tuple(sorted(found, key=lambda row: row.name))
+
+
+def _metrics(reader: RunReader) -> tuple[Recorded, ...]:
+    """The program's own gauges: what Dask and this package measure is told elsewhere."""
+    found: dict[str, list[float]] = {}
+    units: dict[str, str] = {}
+    for record in _own_records(reader, METRICS):
+        name, value = record.get("name"), record.get("value")
+        if not isinstance(name, str) or not isinstance(value, int | float):
+            continue
+        if record.get("kind") != "gauge":
+            continue
+        if name.startswith(_NOT_OWN) or (name not in found and len(found) >= _MAX_OWN):
+            continue
+        found.setdefault(name, []).append(float(value))
+        units[name] = str(record.get("unit") or "")
+    return tuple(
+        Recorded(
+            name,
+            len(values),
+            {
+                "last": values[-1],
+                "min": min(values),
+                "max": max(values),
+                **({"unit": units[name]} if units[name] not in ("", "1") else {}),
+            },
+        )
+        for name, values in sorted(found.items())
+    )
+
+
+_NOT_OWN: Final = ("dask.", "scalable.", "process.", "system.", "otel.")
 
 
 def _missing(reader: RunReader, counts: Document) -> Iterator[str]:
@@ -412,6 +632,8 @@ def _task_group(name: str, row: Document) -> TaskGroup:
         lost=row["lost"],
         recomputed=row["recomputed"],
         attempts=row["attempts"],
+        cut_short=row.get("cut_short", 0),
+        cut_short_s=row.get("cut_short_s", 0.0),
         duration=_spread(row["duration"]),
         queue=_spread(row["queue"]),
         cpu_s=row["cpu_s"],
@@ -435,6 +657,7 @@ def _failure_group(row: Document) -> FailureGroup:
     return FailureGroup(
         failure_class=row["failure_class"],
         message=row["message"],
+        messages=tuple(map(str, row.get("messages") or ())),
         count=row["count"],
         retried=row["retried"],
         dependents_failed=row["dependents_failed"],

@@ -389,10 +389,28 @@ def _option(runs_dir: Path) -> str:
 
 
 def terminal_width() -> int:
-    """Return the columns to fill: those of the terminal, 80 where the output is none."""
+    """Return the columns to fill: the terminal's; elsewhere those of ``COLUMNS``, or 80."""
+    columns = os.environ.get("COLUMNS", "")
     if not sys.stdout.isatty():
-        return _WIDTH_WITHOUT_TERMINAL
+        return int(columns) if columns.isdecimal() and int(columns) else _WIDTH_WITHOUT_TERMINAL
     return min(_MAX_WIDTH, shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns)
+
+
+def layout(output: Path | None) -> dict[str, Any]:
+    """Return how a text is laid out for a terminal, a pipe or a file.
+
+    Only on a terminal is anything shortened. Where no width is known, places in files stay whole
+    on their line, so that they can be searched for.
+    """
+    if output is not None:
+        return {"strict": False}
+    is_terminal = sys.stdout.isatty()
+    return {
+        "width": terminal_width(),
+        "color": wants_color(),
+        "elide": is_terminal,
+        "strict": is_terminal or os.environ.get("COLUMNS", "").isdecimal(),
+    }
 
 
 def wants_color() -> bool:

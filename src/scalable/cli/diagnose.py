@@ -12,12 +12,11 @@ from scalable.cli._common import (
     echo,
     exit_status_option,
     json_option,
+    layout,
     output_option,
     progress_bar,
     run_options,
     status_code,
-    terminal_width,
-    wants_color,
 )
 
 _EPILOG = """\b
@@ -75,10 +74,8 @@ def diagnose(
             echo(note, err=True)
     if as_json:
         text = json_text(diagnosis_document(made))
-    elif output is None:
-        text = render_diagnosis(made, width=terminal_width(), color=wants_color())
     else:
-        text = render_diagnosis(made)
+        text = render_diagnosis(made, **layout(output))
     deliver(text, output, f"the diagnosis of {made.run_id}", as_json=as_json)
     if exit_status:
         failed = any(finding.severity in ("critical", "error") for finding in made.findings)

@@ -11,12 +11,11 @@ from scalable.cli._common import (
     deliver,
     exit_status_option,
     json_option,
+    layout,
     output_option,
     progress_bar,
     run_options,
     status_code,
-    terminal_width,
-    wants_color,
 )
 
 _EPILOG = """\b
@@ -61,12 +60,7 @@ def report(
     reader = choice.open()
     with progress_bar("Reading the run") as progress:
         loaded = load_report(reader, progress, scan=scan)
-    if as_json:
-        text = json_text(render_json(loaded))
-    elif output is None:
-        text = render_text(loaded, width=terminal_width(), color=wants_color())
-    else:
-        text = render_text(loaded)
+    text = json_text(render_json(loaded)) if as_json else render_text(loaded, **layout(output))
     deliver(text, output, f"the report of {loaded.run_id}", as_json=as_json)
     if exit_status:
         ctx.exit(status_code(loaded.status, failed=bool(loaded.counts.get("tasks_failed"))))
