@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from scalable.api import Instrumentation, instrument, uninstrument
     from scalable.options import OptionError
     from scalable.session.cache import DirType, FileType, cacheable
-    from scalable.session.client import ScalableClient
+    from scalable.session.client import ScalableClient, TagError
     from scalable.session.errors import ManifestError, SessionError
     from scalable.session.records import record_artifact, record_cost, record_metric
-    from scalable.session.session import ScalableSession, current_session
+    from scalable.session.session import ScalableSession, StartError, current_session
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,8 @@ __all__ = [
     "ScalableClient",
     "ScalableSession",
     "SessionError",
+    "StartError",
+    "TagError",
     "__version__",
     "cacheable",
     "current_session",
@@ -60,6 +62,8 @@ _HOME = {
     "record_cost": "scalable.session.records",
     "record_metric": "scalable.session.records",
     "ScalableSession": "scalable.session.session",
+    "StartError": "scalable.session.session",
+    "TagError": "scalable.session.client",
     "current_session": "scalable.session.session",
 }
 
@@ -70,7 +74,18 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "scalable", "scalable_runs"):
+            raise
+        extra = "session" if home.startswith("scalable.session") else "dask"
+        raise ImportError(
+            f"scalable.{name} needs {missing}, which is not installed: "
+            f"pip install 'scalable-otel[{extra}]'",
+            name=error.name,
+        ) from error
     globals()[name] = value
     return value
 

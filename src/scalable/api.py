@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -89,6 +90,8 @@ def instrument(
         What makes signals and files of the facts: a process of its own (default), or a thread of
         this one. It is a thread wherever another process would not do as well: with providers
         or a propagator of the application's, and with exporters other than OTLP's.
+    parquet : bool, optional
+        Write a parquet copy of each journal when the run is closed. Default: False.
     tracer_provider, meter_provider, logger_provider : optional
         Where signals go besides the run's directory. Default: the application's own providers if
         it has set any, else what the ``OTEL_*`` variables configure, else nowhere. They are used,
@@ -99,7 +102,8 @@ def instrument(
     Instrumentation
         A context manager, synchronous and asynchronous. It also ends by itself with the client,
         and at the latest with the interpreter. A second call for the same client returns the
-        first one's.
+        first one's: its options change nothing, and of blocks inside one another the outermost
+        ends the run.
 
     Raises
     ------
@@ -109,6 +113,8 @@ def instrument(
         There is no client, or it is closed.
     TypeError
         `client` is no Dask client.
+    ImportError
+        Dask is not installed; the message says what installs it.
     """
     settings = resolve(options)
     if not settings.enabled:
@@ -117,6 +123,7 @@ def instrument(
     with _instrument_lock:
         existing = client.__dict__.get(_ATTRIBUTE)
         if isinstance(existing, Instrumentation) and not existing.closed:
+            existing.warn_of_ignored(settings, options)
             return existing
         return _begin_guarded(client, settings)
 
@@ -172,6 +179,7 @@ def record_failed_start(
 
 def uninstrument(client: Client | None = None) -> None:
     """Close the run of a client and take everything off its cluster; no run, nothing to do."""
+    _check_dask()
     if client is None:
         from scalable.instrumentation.internals import global_client
 
@@ -224,6 +232,8 @@ class Instrumentation:
         self._status = "running"
         self._outlives = False
         self._drained = False
+        self._blocks = 0
+        self._end_listening = _listen(self.note) if client is not None else _nothing
         self._unhook = _hook_client(client, self) if client is not None else _nothing
         atexit.register(self._at_exit)
         let_go_in_forks(self)
@@ -252,6 +262,20 @@ class Instrumentation:
             False if it took longer.
         """
         return True if self._closed else self._recorder.flush(timeout)
+
+    def warn_of_ignored(self, settings: Settings, options: Mapping[str, Any]) -> None:
+        """Say which options of a further `instrument()` change nothing, as the run began before."""
+        ignored = [
+            f"{name}={value!r}"
+            for name, value in options.items()
+            if value is not None and getattr(settings, name) != getattr(self._settings, name)
+        ]
+        if ignored:
+            logger.warning(
+                "scalable: this client is recorded already, in run %s: %s changes nothing",
+                self.run_id,
+                ", ".join(ignored),
+            )
 
     def drain(self) -> None:
         """Have the workers hand over what their code has measured: before the cluster is closed."""
@@ -312,7 +336,11 @@ class Instrumentation:
             del self._client.__dict__[_ATTRIBUTE]
         timeout = self._settings.close_timeout
         self.drain()
-        if self._recorder.close(status, timeout, None if error is None else _described(error)):
+        self._end_listening()
+        written = self._recorder.close(
+            status, timeout, None if error is None else _described(error)
+        )
+        if written:
             if self._recorder.status != "running":
                 self._status = self._recorder.status
         else:
@@ -329,6 +357,20 @@ class Instrumentation:
                 self.run_id,
             )
 
+        if self._settings.parquet:
+            self._write_parquet(written)
+
+    def _write_parquet(self, written: bool) -> None:
+        if not written:
+            logger.warning("scalable: no parquet copies, as run %s is not complete", self.run_id)
+            return
+        from scalable_runs.parquet import write_snapshots
+
+        try:
+            write_snapshots(self.run_dir)
+        except Exception as error:
+            logger.warning("scalable: parquet copies of run %s failed: %s", self.run_id, error)
+
     def _at_exit(self) -> None:
         """The interpreter ends, and nobody has closed the run."""
         error = getattr(sys, "last_value", None)
@@ -338,6 +380,8 @@ class Instrumentation:
             self._close("completed", None)
 
     def __enter__(self) -> Self:
+        with self._lock:
+            self._blocks += 1
         return self
 
     def __exit__(
@@ -346,13 +390,20 @@ class Instrumentation:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = status_after(exception)
-        self._close(status, exception if status == "failed" else None)
+        if self._leaves_last_block():
+            status = status_after(exception)
+            self._close(status, exception if status == "failed" else None)
+
+    def _leaves_last_block(self) -> bool:
+        """Count a block that is left: one inside of another does not end the run."""
+        with self._lock:
+            self._blocks -= 1
+            return self._blocks <= 0
 
     async def __aenter__(self) -> Self:
         if self._link is not None:
             await self._link.settle()
-        return self
+        return self.__enter__()
 
     async def __aexit__(
         self,
@@ -360,8 +411,9 @@ class Instrumentation:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = status_after(exception)
-        await asyncio.to_thread(self._close, status, exception if status == "failed" else None)
+        if self._leaves_last_block():
+            status = status_after(exception)
+            await asyncio.to_thread(self._close, status, exception if status == "failed" else None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id!r} {self._status}, in {self.run_dir}>"
@@ -416,6 +468,9 @@ class _Off(Instrumentation):
     def close(self, status: str | None = None) -> None:
         pass
 
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(self, *exception: object) -> None:
         pass
 
@@ -438,7 +493,19 @@ _OFF: Final = _Off()
 # -- beginning ------------------------------------------------------------------------------------
 
 
+def _check_dask() -> None:
+    try:
+        import distributed as _  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"scalable.instrument() needs Dask, which is not installed ({error}): "
+            "pip install 'scalable-otel[dask]'",
+            name=error.name,
+        ) from error
+
+
 def _checked(client: object) -> Client:
+    _check_dask()
     from distributed import Client
 
     from scalable.instrumentation.internals import global_client
@@ -481,6 +548,7 @@ def _begin(
     started = time()
     run_id = _new_run_id(settings.project, started)
     warn = _Warnings(run_id)
+    _warn_of_missing(settings, warn)
     with usable_environment(warn), ExitStack() as undo:
         process = None
         if client is not None and settings.recorder == "process" and not settings.providers:
@@ -648,6 +716,24 @@ def _submitting(uploads: CrashUploads) -> OnDeath:
     return on_death
 
 
+def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
+    """Say at once what was asked for and will not be there when the run has ended."""
+    remote = os.environ.get(_REMOTE_VARIABLE, "").strip()
+    if remote:
+        warn(
+            f"{_REMOTE_VARIABLE}={remote!r} is not supported yet: the run stays in "
+            f"{settings.runs_dir}; copy it when it has ended, with rsync or a tool of the store"
+        )
+    if settings.parquet and find_spec("pyarrow") is None:
+        from scalable_runs.parquet import EXTRA
+
+        warn(f"there will be no parquet copies: pyarrow is not installed: {EXTRA}")
+
+
+#: Asks for a copy of the run elsewhere.
+_REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
+
+
 class _Warnings:
     """Tells the user each thing once; called by whichever thread found it."""
 
@@ -772,6 +858,13 @@ def _described(error: BaseException) -> tuple[str, str, str]:
 
 def _nothing() -> None:
     """Undo nothing."""
+
+
+def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:
+    """Let the run have what the program records outside of tasks; returns what ends that."""
+    from scalable.instrumentation.user_events import listen
+
+    return listen(note)
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:

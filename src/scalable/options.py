@@ -43,6 +43,7 @@ class InstrumentOptions(TypedDict, total=False):
     running_after: float | None
     log_level: str | int | None
     recorder: Host | None
+    parquet: bool | None
     tracer_provider: Any
     meter_provider: Any
     logger_provider: Any
@@ -93,6 +94,7 @@ class Settings:
     running_after: float
     log_level: int
     recorder: Host
+    parquet: bool
     tracer_provider: Any
     meter_provider: Any
     logger_provider: Any
@@ -123,7 +125,8 @@ def _text(value: Any) -> str:
 
 def _path(value: Any) -> Path:
     path = Path(value)
-    if "\0" in str(path) or not str(value):
+    # A URL would become a directory of this machine that is called "s3:".
+    if "\0" in str(path) or not str(value) or "://" in str(value):
         raise ValueError(value)
     return path.expanduser()
 
@@ -208,7 +211,7 @@ OPTIONS: Final = (
         "runs_dir",
         "SCALABLE_RUNS_DIR",
         Path(".scalable/runs"),
-        "a path",
+        "a path on this machine",
         "Directory in which each run gets a directory of its own.",
         _path,
     ),
@@ -303,6 +306,14 @@ OPTIONS: Final = (
         "What makes signals and files of the facts: a process of its own, or a thread of the "
         "program; see below.",
         _one_of("process", "thread"),
+    ),
+    Option(
+        "parquet",
+        "SCALABLE_TELEMETRY_PARQUET",
+        False,
+        "1, true, yes, on, 0, false, no, off",
+        "Write a parquet copy of each journal when the run is closed (`scalable-otel[parquet]`).",
+        _boolean,
     ),
     Option(
         "tracer_provider",
@@ -403,6 +414,7 @@ _DEFAULT_TEXTS: Final = {
     "redact_off": "none",
     "crash_upload": "off",
     "task_events": "off",
+    "parquet": "off",
     "log_level": "INFO",
     "tracer_provider": "see meaning",
     "meter_provider": "see meaning",

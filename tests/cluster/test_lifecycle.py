@@ -69,6 +69,48 @@ def test_second_call_returns_the_first_run(client):
     assert len(find_runs(run.run_dir.parent)) == 2
 
 
+def test_options_of_a_second_call_change_nothing_and_that_is_told(client, caplog):
+    with scalable.instrument(client, project="one") as run:
+        assert scalable.instrument(client, project="one") is run
+        assert "changes nothing" not in caplog.text
+        assert scalable.instrument(client, project="two", sample_interval=9) is run
+    (said,) = [m for m in caplog.messages if "changes nothing" in m]
+    assert f"in run {run.run_id}: project='two', sample_interval=9" in said
+
+
+def test_a_block_within_a_block_leaves_the_run_open(client):
+    with scalable.instrument(client) as run:
+        with scalable.instrument(client) as same:
+            assert same is run
+        with pytest.raises(ZeroDivisionError), scalable.instrument(client):
+            1 / 0  # noqa: B018
+        assert not run.closed
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert _status(run) == "completed"
+
+    async def nested() -> None:
+        async with scalable.instrument(client) as outer:
+            async with scalable.instrument(client):
+                pass
+            assert not outer.closed
+        assert outer.closed
+
+    asyncio.run(nested())
+
+
+def test_what_the_program_itself_records_belongs_to_its_run(client, tmp_path, caplog):
+    (tmp_path / "out.csv").write_text("a\n")
+    with scalable.instrument(client) as run:
+        scalable.record_artifact("out.csv")
+        scalable.record_metric("loss", 0.5)
+    (record,) = oracle.read(run.run_dir, "artifacts.jsonl")
+    assert record["artifact_name"] == "out.csv"
+    assert "nothing records" not in caplog.text
+    scalable.record_metric("loss", 0.5)
+    scalable.record_metric("loss", 0.4)
+    assert caplog.text.count("nothing records") == 1
+
+
 def test_uninstrument_undoes_everything(client):
     scheduler = client.cluster.scheduler
     worker = next(iter(client.cluster.workers.values()))

@@ -15,13 +15,11 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, as_completed, wait
 
 import scalable
 from cluster import session_tasks as tasks
-from scalable import ScalableSession, SessionError
-from scalable.session.client import TagError
-from scalable.session.session import StartError, current_session
+from scalable import ScalableSession, SessionError, StartError, TagError, current_session
 from scalable_runs import layout
 from scalable_runs.reader import RunReader, find_runs
 
@@ -175,6 +173,8 @@ def test_a_tag_that_nobody_can_serve_is_an_error_at_once():
         assert client is not None
         with pytest.raises(TagError, match=r"no worker serves the tag 'analyis'; did you mean"):
             client.submit(tasks.double, 1, tag="analyis")
+        with pytest.raises(TagError, match=r"add `tags: \[gpu\]` to a component in .*yaml:9"):
+            client.submit(tasks.double, 1, tag="gpu")
         with pytest.raises(TagError, match=r"there are: ana, analysis, io"):
             client.map(tasks.double, [1], tag="gpu")
         with pytest.raises(TagError, match=r"n=3: no worker serves more than 2"):
@@ -239,6 +239,48 @@ def test_a_missing_package_is_told_with_the_extra(manifest: Path, monkeypatch: p
         ScalableSession.from_yaml().start()
 
 
+SLURM = """\
+version: 1
+project: {name: x}
+targets: {hpc: {provider: slurm, interface: lo, local_directory: spill}}
+components: {analysis: {cpus: 1, memory: 1G}}
+"""
+
+
+def test_a_machine_without_sbatch_is_told_before_anything_starts(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    manifest.write_text(SLURM)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    session = ScalableSession.from_yaml()
+    with pytest.raises(StartError, match="sbatch is not on the PATH of this machine"):
+        session.start()
+    assert session.cluster is None
+    (failure,) = records(session, layout.FAILURES)
+    assert failure["failure_class"] == "ProviderError"
+    assert failure["details"]["phase"] == "session.start"
+
+
+def test_why_slurm_refuses_a_job_is_the_cause_and_nobody_waits(manifest: Path, tmp_path: Path):
+    manifest.write_text(SLURM)
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n"
+    )
+    sbatch.chmod(0o755)
+    session = ScalableSession.from_yaml()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+        with pytest.raises(StartError, match="invalid partition specified: x"):
+            session.start()
+    (failure,) = records(session, layout.FAILURES)
+    assert (failure["failure_class"], failure["details"]["phase"]) == (
+        "ProviderError",
+        "session.start",
+    )
+
+
 # -- ends -----------------------------------------------------------------------------------------
 
 
@@ -300,6 +342,65 @@ def test_parquet_snapshots_hold_what_the_journals_hold(monkeypatch: pytest.Monke
         assert table.column("seq").to_pylist() == [row["seq"] for row in rows]
         assert table.column("timestamp").to_pylist() == [row["timestamp"] for row in rows]
     assert not (session.run_dir / "failures.parquet").exists()
+
+
+LEFT_OPEN = """\
+import sys
+import scalable
+from distributed import Client
+
+if __name__ == "__main__":
+    if sys.argv[1] == "session":
+        session = scalable.ScalableSession.from_yaml(target="threads")
+        client = session.start()
+    else:
+        client = Client(processes=False, n_workers=1, dashboard_address=":0")
+        scalable.instrument(client)
+    client.submit(sum, [1, 2]).result()
+"""
+
+
+@pytest.mark.parametrize("way", ["session", "client"])
+def test_parquet_copies_are_written_when_the_program_ends(way: str, tmp_path: Path):
+    import pyarrow.parquet
+
+    (tmp_path / "left.py").write_text(LEFT_OPEN)
+    done = subprocess.run(
+        [sys.executable, "left.py", way],
+        env={**os.environ, "SCALABLE_TELEMETRY_PARQUET": "yes"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "scalable" not in done.stderr
+    (run,) = find_runs(tmp_path / ".scalable" / "runs")
+    assert run.status == "completed"
+    table = pyarrow.parquet.read_table(run.path / "tasks.parquet")
+    assert table.column("seq").to_pylist() == [r["seq"] for r in run.records(layout.TASKS)]
+
+
+def test_nonsense_for_parquet_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SCALABLE_TELEMETRY_PARQUET", "maybe")
+    with pytest.raises(scalable.OptionError, match="SCALABLE_TELEMETRY_PARQUET cannot be 'maybe'"):
+        ScalableSession.from_yaml(target="threads")
+
+
+def test_what_cannot_be_done_at_the_end_is_told_at_the_beginning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("SCALABLE_RUNS_DIR_REMOTE", "s3://bucket/runs")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    session = ScalableSession.from_yaml(target="threads", parquet=True)
+    session.start()
+    try:
+        assert "SCALABLE_RUNS_DIR_REMOTE='s3://bucket/runs' is not supported yet" in caplog.text
+        assert "pip install 'scalable-otel[parquet]'" in caplog.text
+    finally:
+        session.close()
+    assert session.status == "completed"
+    with pytest.raises(scalable.OptionError, match="a path on this machine"):
+        ScalableSession.from_yaml(target="threads", runs_dir="s3://bucket/runs")
 
 
 KILLED = """\
@@ -492,6 +593,77 @@ def test_retry_with_backoff_is_one_record_an_attempt(session: ScalableSession, t
     assert states.count("retried") == 2
     assert states[-1] == "succeeded"
     assert len(records(session, layout.FAILURES)) == 4
+
+
+def test_what_failed_is_run_again_when_it_is_submitted_again(
+    session: ScalableSession, tmp_path: Path
+):
+    """A retry loop of the user's own, with the futures that failed still held."""
+    client = session.client
+    assert client is not None
+    counter = tmp_path / "counter"
+    held = []
+    for _ in range(5):
+        future = client.submit(tasks.fails_until, str(counter), 2)
+        held.append(future)
+        try:
+            assert future.result(60) == 3
+            break
+        except ConnectionError:
+            continue
+    assert len(counter.read_text()) == 3
+    assert len(held) == 3
+    session.close()
+    states = [r["state"] for r in records(session, layout.TASKS)]
+    assert states.count("running") == 3
+    assert states[-1] == "succeeded"
+
+
+def test_a_map_that_cannot_run_again_what_failed_says_so(
+    session: ScalableSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    client = session.client
+    assert client is not None
+    counters = [str(tmp_path / name) for name in "ab"]
+    held = client.map(tasks.fails_until, counters, [3, 0])
+    wait(held)
+    assert "had failed before" not in caplog.text
+    again = client.map(tasks.fails_until, counters, [3, 0])
+    wait(again)
+    assert [future.status for future in again] == ["error", "finished"]
+    (said,) = [m for m in caplog.messages if "had failed before" in m]
+    assert "1 task of this call had failed before and is not run again" in said
+
+
+def test_an_asynchronous_client_runs_again_what_failed(tmp_path: Path):
+    async def main() -> None:
+        async with ScalableSession.from_yaml(target="threads") as session:
+            client: Any = session.client
+            counter = str(tmp_path / "counter")
+            first = client.submit(tasks.fails_until, counter, 1)
+            with pytest.raises(ConnectionError):
+                await first
+            assert await client.submit(tasks.fails_until, counter, 1) == 2
+
+    asyncio.run(main())
+
+
+def test_records_before_the_start_are_an_error_and_after_the_end_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "output.csv").write_text("a,b\n")
+    session = ScalableSession.from_yaml(target="threads")
+    for record in (
+        lambda: session.record_artifact("output.csv", kind="result"),
+        lambda: session.record_metric("score", 1.0),
+        lambda: session.record_cost(1.2),
+    ):
+        with pytest.raises(SessionError, match=r"the session is not started.*after start\(\)"):
+            record()
+    session.start()
+    session.close()
+    session.record_metric("score", 1.0)
+    assert "the session is closed: the metric is not recorded" in caplog.text
 
 
 def test_a_timeout_and_a_cancellation(session: ScalableSession, tmp_path: Path):

@@ -85,7 +85,7 @@ ROOMS = (
         # Works in any process, a cluster's or not.
         "cache",
         ("scalable.session.cache", "scalable.session.records"),
-        doors=("manifest", "instrumentation", "forks"),
+        doors=("manifest", "instrumentation", "options", "forks"),
         never=DASK | OTEL,
     ),
     Room(

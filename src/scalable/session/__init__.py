@@ -1,1 +1,37 @@
 """Manifest-driven use: what is run and where, and everything recorded without a further line."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from scalable.session.client import ScalableClient, TagError
+    from scalable.session.errors import ManifestError, SessionError
+    from scalable.session.session import ScalableSession, StartError, current_session
+
+__all__ = [
+    "ManifestError",
+    "ScalableClient",
+    "ScalableSession",
+    "SessionError",
+    "StartError",
+    "TagError",
+    "current_session",
+]
+
+#: Imported at first use: manifests are checked where Dask is not.
+_HOME: Final = {
+    "ManifestError": "errors",
+    "ScalableClient": "client",
+    "ScalableSession": "session",
+    "SessionError": "errors",
+    "StartError": "session",
+    "TagError": "client",
+    "current_session": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

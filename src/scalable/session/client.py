@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 from dask.base import normalize_token
 from distributed import Client
 
 from scalable.instrumentation import internals, propagation
 from scalable.session.errors import SessionError
+
+logger = logging.getLogger("scalable")
 
 
 class TagError(SessionError, ValueError):
@@ -49,6 +54,8 @@ class Offer:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     tasks: Mapping[str, Declared] = field(default_factory=dict[str, Declared])
     bound: bool = True
+    #: The manifest, where there is one: messages name the line to change.
+    manifest: Path | None = None
 
 
 _NOTHING: Final = Offer()
@@ -61,6 +68,11 @@ class ScalableClient(Client):
     """
 
     _offer: Offer = _NOTHING
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: Requests of an asynchronous client that are under way.
+        self._retries: set[asyncio.Future[None]] = set()
+        super().__init__(*args, **kwargs)
 
     def submit(self, func: Any, *args: Any, tag: str | None = None, **kwargs: Any) -> Any:
         """Submit a function, as :meth:`distributed.Client.submit`.
@@ -76,6 +88,12 @@ class ScalableClient(Client):
             With `tag`: how many tasks' worth of a worker it takes. Default: 1. Without a tag, ``n``
             is an argument of the function.
 
+        Returns
+        -------
+        distributed.Future
+            What failed before is run again, as a new attempt of the same task. A plain client
+            returns the old exception as long as a future of the failed task is held.
+
         Raises
         ------
         TagError
@@ -84,11 +102,13 @@ class ScalableClient(Client):
         declared = self._declared(func)
         tag = tag if tag is not None else declared.component
         if tag is None:
-            return super().submit(_wrapped(func, declared), *args, **kwargs)
+            return self._run_again(super().submit(_wrapped(func, declared), *args, **kwargs))
         n = self._take_n(kwargs, declared, tag)
         resources = self._resources(tag, n, kwargs.pop("resources", None))
         with _asking(self._component(tag), tag, n):
-            return super().submit(_wrapped(func, declared), *args, resources=resources, **kwargs)
+            return self._run_again(
+                super().submit(_wrapped(func, declared), *args, resources=resources, **kwargs)
+            )
 
     def map(self, func: Any, *iterables: Any, tag: str | None = None, **kwargs: Any) -> Any:
         """Map a function, as :meth:`distributed.Client.map`; for ``tag=`` and ``n=`` see `submit`.
@@ -106,6 +126,46 @@ class ScalableClient(Client):
         resources = self._resources(tag, n, kwargs.pop("resources", None))
         with _asking(self._component(tag), tag, n):
             return super().map(_wrapped(func, declared), *iterables, resources=resources, **kwargs)
+
+    def _run_again(self, future: Any) -> Any:
+        """Let a task run again that had failed when it was submitted once more."""
+        state = self.futures.get(future.key)
+        if state is None or not _had_failed(self, future):
+            return future
+        error, trace = state.exception, state.traceback
+
+        async def retry() -> None:
+            # Before the request: the answer to it may come after the new result.
+            state.retry()
+            try:
+                await cast("Any", self.scheduler).retry(keys=[future.key], client=self.id)
+            except Exception:
+                state.set_error(error, trace)
+                raise
+
+        if self.asynchronous:
+            state.retry()
+            self._retries.add(task := asyncio.ensure_future(retry()))
+            task.add_done_callback(self._retries.discard)
+        else:
+            self.sync(retry)
+        return future
+
+    def _graph_to_futures(self, *args: Any, **kwargs: Any) -> Any:
+        # `submit` does not come here with a key that is known: others cannot be run again.
+        futures: Any = super()._graph_to_futures(*args, **kwargs)
+        failed = [key for key, future in futures.items() if _had_failed(self, future)]
+        if failed:
+            logger.warning(
+                "scalable: %d task%s of this call had failed before and %s not run again, as a "
+                "future of the failed task is still held (such as %s): let go of it, call "
+                "client.retry(futures), or submit with pure=False",
+                len(failed),
+                "" if len(failed) == 1 else "s",
+                "is" if len(failed) == 1 else "are",
+                str(failed[0])[:200],
+            )
+        return futures
 
     def _declared(self, func: Any) -> Declared:
         name = getattr(func, "__name__", None)
@@ -125,8 +185,13 @@ class ScalableClient(Client):
             hint = (
                 f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
             )
-            raise TagError(f"no worker serves the tag {tag!r}; {hint}")
+            raise TagError(f"no worker serves the tag {tag!r}; {hint}{self._where_to_add(tag)}")
         return component
+
+    def _where_to_add(self, tag: str) -> str:
+        """Where the manifest can be given a tag."""
+        place = component_place(self._offer.manifest)
+        return f"; or add `tags: [{tag}]` to a component in {place}" if place else ""
 
     def _resources(
         self, tag: str, n: int, more: Mapping[str, float] | None
@@ -152,6 +217,26 @@ class ScalableClient(Client):
 
 
 _PLAIN: Final = Declared()
+
+
+def _had_failed(client: Any, future: Any) -> bool:
+    """Whether a future just made is of a task that had failed, and is held elsewhere too."""
+    return client.refcount.get(future.key, 0) > 1 and future.status == "error"
+
+
+def component_place(manifest: Path | None) -> str | None:
+    """Return where the first component of a manifest stands, as ``scalable.yaml:7``."""
+    if manifest is None:
+        return None
+    from scalable.session.manifest import read_text, shown
+    from scalable.session.source import read_source
+
+    try:
+        source = read_source(read_text(manifest), shown(manifest))
+    except Exception:
+        return shown(manifest)  # it was changed since the session began
+    lines = [mark.line for path, mark in source.keys.items() if path[:1] == ("components",)]
+    return f"{shown(manifest)}:{min(lines[1:] or lines)}" if lines else shown(manifest)
 
 
 @contextmanager

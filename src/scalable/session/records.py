@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+from scalable.options import resolve
+
 logger = logging.getLogger("scalable")
 
 #: Bytes read at once.
@@ -258,9 +260,24 @@ def _emit(event_type: str, fields: dict[str, Any], emit: Emit | None) -> dict[st
     if emit is None:
         from scalable.instrumentation.user_events import emit as emit_here
 
-        emit = emit_here
-    emit(event_type, fields)
+        if not emit_here(event_type, fields):
+            _warn_once(event_type)
+    else:
+        emit(event_type, fields)
     return fields
+
+
+def _warn_once(event_type: str) -> None:
+    """Say that nothing takes a record, unless telemetry is switched off by the environment."""
+    if event_type not in _warned and resolve({}).enabled:
+        _warned.add(event_type)
+        logger.warning(
+            "scalable: nothing records this %s: no session and no instrument() is at work here",
+            event_type,
+        )
+
+
+_warned: Final[set[str]] = set()
 
 
 def _attribute(value: Any) -> Any:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar, Token
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
@@ -26,7 +27,7 @@ from scalable.session.manifest import (
 )
 from scalable.session.model import clock
 from scalable.session.plan import Objective, Plan, Policy, apply_policy, make_plan
-from scalable.session.providers.base import Provider
+from scalable.session.providers.base import Provider, ProviderError
 
 if TYPE_CHECKING:
     from scalable.api import Instrumentation, RunDocuments
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scalable")
 
-PARQUET_VARIABLE: Final = "SCALABLE_TELEMETRY_PARQUET"
 #: Seconds that closing the client or the cluster may take.
 _CLOSE_TIMEOUT: Final = 30.0
 #: The same after Ctrl-C: a thread that runs a task cannot be stopped, and nobody wants to wait.
 _CANCEL_TIMEOUT: Final = 5.0
+
+#: Seconds of one turn of waiting for workers.
+_TURN: Final = 1.0
 
 _current: ContextVar[ScalableSession | None] = ContextVar("scalable_session", default=None)
 _open: Final[list[ScalableSession]] = []
@@ -105,10 +108,10 @@ class ScalableSession:
         self._settings = _settings(manifest, options)
         self._run: Instrumentation | None = None
         self._run_dir: Path | None = None
-        self._end_listening: Callable[[], None] | None = None
         self._cache_before: tuple[Path | None] | None = None
         self._token: Token[ScalableSession | None] | None = None
         self._state = "new"
+        self._start_failed = False
         self._status: str | None = None
 
     @classmethod
@@ -267,9 +270,7 @@ class ScalableSession:
             if self._run is not None:
                 await self._run.__aenter__()
             steps.provider.populate(self.cluster, list(steps.plan.groups))
-            wanted = steps.provider.wanted_workers(list(steps.plan.groups))
-            if wanted:
-                await cast("Any", self.client).wait_for_workers(wanted, timeout=steps.patience)
+            await self._wait_async(steps)
         except Exception as error:
             await self._stop_async()
             raise self._failed_start(steps, error) from error
@@ -334,13 +335,13 @@ class ScalableSession:
                 for name, task in root.tasks.items()
             },
             steps.provider.binds_tags,
+            self.manifest.path,
         )
 
     def _record(self, steps: _Steps) -> None:
         if not self._settings.enabled:
             return
         from scalable.api import begin_run
-        from scalable.instrumentation.user_events import listen
 
         client = cast("ScalableClient", self.client)
         run = begin_run(client, self._settings, self._documents(steps.plan))
@@ -349,7 +350,6 @@ class ScalableSession:
         run.outlive_client()
         self._run = run
         self._run_dir = run.run_dir
-        self._end_listening = listen(run.note)
         self._record_estimate(steps.plan)
 
     def _record_estimate(self, plan: Plan) -> None:
@@ -389,8 +389,17 @@ class ScalableSession:
 
     def _wait(self, steps: _Steps) -> None:
         wanted = steps.provider.wanted_workers(list(steps.plan.groups))
-        if wanted:
-            cast("Any", self.client).wait_for_workers(wanted, timeout=steps.patience)
+        waiting = _Waiting(steps, self.cluster)
+        while wanted and waiting:
+            with waiting:
+                cast("Any", self.client).wait_for_workers(wanted, timeout=waiting.seconds)
+
+    async def _wait_async(self, steps: _Steps) -> None:
+        wanted = steps.provider.wanted_workers(list(steps.plan.groups))
+        waiting = _Waiting(steps, self.cluster)
+        while wanted and waiting:
+            with waiting:
+                await cast("Any", self.client).wait_for_workers(wanted, timeout=waiting.seconds)
 
     def _started(self, steps: _Steps) -> ScalableClient:
         self._state = "running"
@@ -405,6 +414,7 @@ class ScalableSession:
     def _failed_start(self, steps: _Steps, error: BaseException) -> StartError:
         """Stop what was started and leave a run that tells why."""
         self._state = "closed"
+        self._start_failed = True
         self._status = "cancelled" if _is_cancellation(error) else "failed"
         if self._run is not None:
             self._run.fail("session.start", error)
@@ -475,8 +485,10 @@ class ScalableSession:
             step("the client", lambda: self._close_client(timeout))
             step("the cluster", lambda: self._close_cluster(timeout))
         if run is not None:
-            for error in errors:
-                run.fail("session.close", error)
+            if not self._start_failed:
+                # What stopping half a cluster raises follows from what kept it from starting.
+                for error in errors:
+                    run.fail("session.close", error)
             step(
                 "the run",
                 lambda: run.close("failed" if errors and status == "completed" else status),
@@ -484,7 +496,6 @@ class ScalableSession:
             self._status = run.status
         else:
             self._status = "failed" if errors else status
-        step("parquet snapshots", self._write_parquet)
         step("the context", self._reset_context)
 
     async def _stop_async(self) -> None:
@@ -505,17 +516,8 @@ class ScalableSession:
         if cluster is not None:
             cluster.close(timeout=timeout)
 
-    def _write_parquet(self) -> None:
-        if os.environ.get(PARQUET_VARIABLE) == "1" and self._run_dir is not None:
-            from scalable.session.parquet import write_snapshots
-
-            write_snapshots(self._run_dir)
-
     def _reset_context(self) -> None:
         self._unlist()
-        if self._end_listening is not None:
-            self._end_listening()
-            self._end_listening = None
         if self._cache_before is not None:
             cache.set_directory(*self._cache_before)
             self._cache_before = None
@@ -594,6 +596,11 @@ class ScalableSession:
 
     def _emit(self, event_type: str, fields: Mapping[str, Any]) -> bool:
         run = self._run
+        if self._state == "new" and run is None:
+            raise SessionError(f"the session is not started: record the {event_type} after start()")
+        if self._state == "closed":
+            logger.warning("scalable: the session is closed: the %s is not recorded", event_type)
+            return False
         if run is None or run.closed:
             return False
         from scalable.instrumentation.user_events import client_event
@@ -612,6 +619,46 @@ class _Steps:
         self.plan = plan
         self.patience = patience
         self.asynchronous = asynchronous
+
+
+class _Waiting:
+    """A wait for the first workers, in turns: between two the provider is asked for trouble.
+
+    True until the workers have come. Used by the thread or loop that starts a session.
+    """
+
+    def __init__(self, steps: _Steps, cluster: Any) -> None:
+        self._steps = steps
+        self._cluster = cluster
+        self._deadline = monotonic() + steps.patience
+        self._come = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the next turn may take."""
+        return min(_TURN, max(0.01, self._deadline - monotonic()))
+
+    def __bool__(self) -> bool:
+        return not self._come
+
+    def __enter__(self) -> None:
+        trouble = self._steps.provider.trouble(self._cluster)
+        if trouble is not None:
+            raise ProviderError(trouble)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, TimeoutError):
+            self._come = error is None
+            return False
+        if monotonic() < self._deadline:
+            return True
+        patience = self._steps.patience
+        come = getattr(error, "available_workers", None)
+        if come is None:
+            raise TimeoutError(f"the workers did not come within {patience:g} s") from None
+        # The same error, with the time of all turns.
+        wanted = cast("Any", error).expected_workers
+        raise cast("Any", type(error))(come, wanted, patience) from None
 
 
 def _settings(manifest: Manifest, options: InstrumentOptions) -> Settings:

@@ -128,6 +128,13 @@ class Provider(ABC):
         """
         return
 
+    def trouble(self, cluster: Any) -> str | None:
+        """Say why workers that were asked for will not come; None where nothing is known.
+
+        Asked for again and again while the session waits for its first workers.
+        """
+        return None
+
     def wanted_workers(self, groups: list[WorkerGroup]) -> int:
         """Workers without which the session does not start."""
         adaptive: Adaptive | None = self.options.adaptive

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from scalable.session.model import Count, Memory, Target, Text, Texts, Walltime, clock
-from scalable.session.providers.base import Provider, WorkerGroup, adapt, grow
+from scalable.session.providers.base import Provider, ProviderError, WorkerGroup, adapt, grow
 from scalable.session.sizes import memory_bytes
 
 
@@ -56,7 +57,14 @@ class SlurmProvider(Provider):
 
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> Any:
         """Start a scheduler here; its jobs are submitted by :meth:`populate`."""
-        cluster_type = self._module("dask_jobqueue").SLURMCluster
+        module = self._module("dask_jobqueue")
+        command = module.SLURMCluster.job_cls.submit_command
+        if shutil.which(command) is None:
+            raise ProviderError(
+                f"{command} is not on the PATH of this machine: provider 'slurm' submits jobs, "
+                "which a login node of the cluster can do"
+            )
+        cluster_type = _watched(module.SLURMCluster)
         options: SlurmTarget = self.options
         arguments: dict[str, Any] = {
             "queue": options.queue,
@@ -75,6 +83,10 @@ class SlurmProvider(Provider):
         }
         arguments = {key: value for key, value in arguments.items() if value is not None}
         return cluster_type(n_workers=0, **arguments, **self._job(groups[0]))
+
+    def trouble(self, cluster: Any) -> str | None:
+        """Say why Slurm did not take a job."""
+        return next(iter(cluster.refused), None)
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
         """Submit a job for each worker, or as many as the work needs."""
@@ -109,6 +121,29 @@ class SlurmProvider(Provider):
     def _default_threads(self, cpus: float) -> int:
         options: SlurmTarget = self.options
         return options.threads_per_worker or options.cores or max(1, math.floor(cpus))
+
+
+def _watched(cluster_type: Any) -> Any:
+    """Return a cluster type that keeps why jobs were refused.
+
+    Dask only logs what a job's start raises, and goes on without the worker.
+    """
+    refused: list[str] = []
+
+    class Job(cluster_type.job_cls):
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except Exception as error:
+                refused.append(" ".join(str(error).split()) or type(error).__name__)
+                raise
+
+    class Cluster(cluster_type):
+        job_cls = Job
+
+    Cluster.__name__ = cluster_type.__name__
+    Cluster.refused = refused
+    return Cluster
 
 
 def _time_limit(walltime: int | None) -> list[str]:

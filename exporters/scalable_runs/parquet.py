@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
-from scalable.session.errors import SessionError
 from scalable_runs.layout import JOURNALS
 from scalable_runs.reader import RunReader
 
+#: What brings pyarrow.
+EXTRA: Final = "pip install 'scalable-otel[parquet]'"
 #: Records written at once.
 _ROWS: Final = 20_000
 
@@ -23,16 +24,16 @@ def write_snapshots(run_dir: Path) -> list[Path]:
 
     Raises
     ------
-    SessionError
+    ImportError
         pyarrow is not installed.
+    OSError
+        A file cannot be written.
     """
     try:
         import pyarrow as arrow  # pyright: ignore[reportMissingTypeStubs]
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
-        raise SessionError(
-            "parquet snapshots need pyarrow: pip install 'scalable-otel[parquet]'"
-        ) from error
+        raise ImportError(f"pyarrow is not installed: {EXTRA}") from error
     library, writer_type = cast("Any", arrow), cast("Any", parquet).ParquetWriter
     reader = RunReader(run_dir)
     written: list[Path] = []
