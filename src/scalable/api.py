@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -694,10 +695,9 @@ def _uploads(
         return None
     from scalable.crash_upload import CrashUploads
 
-    packages: Any = _environment()["packages"]
     try:
         return CrashUploads(
-            run_dir, run_id, settings.crash_upload, redact=redact, versions=packages
+            run_dir, run_id, settings.crash_upload, redact=redact, versions=_packages()
         )
     except ValueError as error:
         # The run is there already, and must not fail for this.
@@ -809,9 +809,24 @@ def _as_found(settings: Settings, provider: str, workers: list[dict[str, Any]]) 
 
 
 def _environment() -> dict[str, Any]:
-    """What ran: versions and host. The environment's variables are nobody's business."""
+    """What ran: versions and host, and no variable of the environment."""
     import platform
     import socket
+
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu_count": os.cpu_count(),
+        "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
+        "packages": _packages(),
+    }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Versions of what records; kept, as a program may begin a run for each of its requests."""
     from importlib.metadata import PackageNotFoundError, version
 
     packages: dict[str, str] = {}
@@ -820,15 +835,7 @@ def _environment() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu_count": os.cpu_count(),
-        "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
-        "packages": packages,
-    }
+    return packages
 
 
 # -- ending ---------------------------------------------------------------------------------------
