@@ -76,7 +76,7 @@ def boot_id() -> str:
         return ""
 
 
-def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
+def is_alive(recorder: dict[str, Any], owner: dict[str, Any], *, wait: bool = True) -> bool | None:
     """Tell whether a run's process lives, and the one that writes it, if that is another.
 
     None if it cannot be seen from here. A writer whose program is gone writes what it has and
@@ -89,6 +89,8 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
     owner
         What owner.json says, `{}` if it cannot be read: without it a reused process id is
         taken for the recorder.
+    wait
+        Whether to wait for such a writer; without, it counts as alive.
     """
     pid = recorder.get("pid")
     if not _is_pid(pid):
@@ -108,7 +110,7 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any]) -> bool | None:
         noted = cast("dict[str, Any]", writer)
         writer_pid = noted.get("pid")
         if _is_pid(writer_pid):
-            return _writer_lives(writer_pid, noted.get("process_started"), lives)
+            return _writer_lives(writer_pid, noted.get("process_started"), lives or not wait)
     return lives
 
 

@@ -7,6 +7,7 @@ bounded, however large a file or a line is. Nothing but JSON is ever decoded.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -14,13 +15,13 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
 
 import orjson
 
-from scalable_runs import layout
+from scalable_runs import fields, layout
 from scalable_runs._process import is_alive
 from scalable_runs.layout import Record, RunStatus
 
@@ -65,6 +66,8 @@ class FileProblems:
         Other lines that are not JSON, are no object or are longer than 16 MiB.
     foreign
         Objects that are no record of this run.
+    wrong
+        Fields of a wrong type, which were left out of their records.
     newer
         Records of a schema version that this reader does not know.
     nul_bytes
@@ -89,6 +92,7 @@ class FileProblems:
     torn: int = 0
     broken: int = 0
     foreign: int = 0
+    wrong: int = 0
     newer: int = 0
     nul_bytes: int = 0
     missing: int = 0
@@ -104,6 +108,7 @@ class FileProblems:
             self.torn
             or self.broken
             or self.foreign
+            or self.wrong
             or self.newer
             or self.nul_bytes
             or self.missing
@@ -139,6 +144,8 @@ class FileProblems:
             yield f"{_count(self.nul_bytes, 'NUL byte')}, left by a power cut or a damaged disk"
         if self.foreign:
             yield f"{_count(self.foreign, 'line')} that are no record of this run skipped"
+        if self.wrong:
+            yield f"{_count(self.wrong, 'field')} of a wrong type left out"
         if self.newer:
             yield f"{_count(self.newer, 'line')} of a newer schema skipped; update this tool"
         if self.repeated:
@@ -154,6 +161,8 @@ class RunReader:
     ----------
     path
         The run's directory. It need not be a good one: look at :attr:`problems`.
+    wait
+        Wait a moment for a recorder that is about to end.
 
     Attributes
     ----------
@@ -176,15 +185,15 @@ class RunReader:
         journal once it has been read to its end. Files without problems are not in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, wait: bool = True) -> None:
         self.path: Path = Path(path)
+        self._wait = wait
         self.problems: dict[str, FileProblems] = {}
         self.document: dict[str, Any] = self._read_document(layout.RUN) or {}
         quietly = layout.OWNER not in self._names()
         self.owner: dict[str, Any] = {} if quietly else self._read_document(layout.OWNER) or {}
-        named: Any = self.document.get("run_id")
-        self._named_run_id: str | None = named if isinstance(named, str) and named else None
-        self.run_id: str = self._named_run_id or self.path.name
+        self._named_run_id: str | None = self.document.get("run_id") or None
+        self.run_id: str = self._named_run_id or _encodable(self.path.name)
         self.started_at: datetime | None = parse_time(self.document.get("started_at"))
         self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
         self.last_seen_at: datetime | None = self.finished_at or self._last_seen()
@@ -200,24 +209,34 @@ class RunReader:
 
     def files(self) -> list[str]:
         """Return the journals of this run that exist, in the order of the contract."""
-        names = self._names()
-        return [file for file in (*layout.JOURNALS, *layout.SIGNALS) if _segments(file, names)]
+        segments = self._segments()
+        return [file for file in (*layout.JOURNALS, *layout.SIGNALS) if file in segments]
 
     def size(self, file: str) -> int:
         """Return how many bytes a journal has now, for telling how far a scan has come."""
-        total = 0
-        for name in _segments(file, self._names()):
-            try:
-                total += (self.path / name).lstat().st_size
-            except OSError:
-                continue
-        return total
+        return sum(self.file_size(name) for name in self._segments().get(file, ()))
+
+    def file_size(self, name: str) -> int:
+        """Return how many bytes one file of this directory has now; 0 if it is not there."""
+        try:
+            return (self.path / name).lstat().st_size
+        except OSError:
+            return 0
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None if it is missing or cannot be read."""
         if layout.SUMMARY not in self._names():
             return None
-        return self._read_document(layout.SUMMARY)
+        document = self._read_document(layout.SUMMARY)
+        if (
+            document is not None
+            and document.get("schema_version") == layout.SCHEMA_VERSION
+            and not fields.fits(document, fields.SUMMARY)
+        ):
+            problems = self.problems[layout.SUMMARY] = FileProblems(layout.SUMMARY, broken=1)
+            problems.unreadable = "its fields are not those of a summary"
+            return None
+        return document
 
     def records(
         self, file: str, *, progress: Callable[[int], None] | None = None
@@ -235,24 +254,24 @@ class RunReader:
         Yields
         ------
         dict
-            One record. Fields of older tools may be missing or null.
+            One record. Fields may be missing; those of older tools and of a wrong type are null.
         """
         problems = FileProblems(file)
         self.problems.pop(file, None)
-        marks = self._marks()
-        segments = _segments(file, self._names())
-        missing = [name for name in marks if _journal_of(name) == file and name not in segments]
+        marks = {name: mark for name, mark in self.marks().items() if _segment_of(name)[0] == file}
+        segments = self._segments().get(file, [])
+        missing = marks.keys() - set(segments)
+        shapes = fields.Shapes(file)
         order = _Sequence(problems)
         try:
             for name in segments:
                 mark = marks.get(name, _NO_MARK)
-                yield from self._segment(name, mark, problems, order, progress)
-            for name in missing:
+                yield from self._segment(name, mark, problems, order, shapes, progress)
+            for name in sorted(missing):
                 problems.missing_bytes += marks[name][0]
                 if marks[name][0]:
                     problems.unreadable = "the file is missing"
-            synced = max((marks[name][1] for name in marks if _journal_of(name) == file), default=0)
-            order.end(synced)
+            order.end(max((seq for _, seq, _ in marks.values()), default=0))
         finally:
             if problems:
                 self.problems[file] = problems
@@ -263,9 +282,11 @@ class RunReader:
         mark: tuple[int, int, int],
         problems: FileProblems,
         order: _Sequence,
+        shapes: fields.Shapes,
         progress: Callable[[int], None] | None,
     ) -> Iterator[Record]:
         loads = orjson.loads
+        clean = shapes.clean
         try:
             for lines, is_end in _blocks(self.path / name, mark, problems, progress):
                 for line in lines:
@@ -280,6 +301,7 @@ class RunReader:
                         ):
                             order.last += 1
                             order.before = None
+                            problems.wrong += clean(record, len(line))
                             yield record
                             continue
                     except ValueError:
@@ -289,6 +311,7 @@ class RunReader:
                     except (LookupError, TypeError):
                         record = loads(line)
                     if self._is_ours(record, problems) and order.follows(record.get("seq")):
+                        problems.wrong += clean(record, len(line))
                         yield record
         except OSError as error:
             problems.unreadable = error.strerror or str(error)
@@ -324,36 +347,47 @@ class RunReader:
         problems = FileProblems(name)
         self.problems.pop(name, None)
         try:
-            with _opened(self.path / name) as fd:
+            with open_file(self.path / name) as fd:
                 data = _read_all(fd)
             document: Any = orjson.loads(data)
             if isinstance(document, dict):
-                return cast("dict[str, Any]", document)
+                found = cast("dict[str, Any]", document)
+                problems.wrong = fields.clean(found, fields.DOCUMENTS.get(name, {}))
+                if problems:
+                    self.problems[name] = problems
+                return found
             problems.broken = 1
             problems.unreadable = "it is not a JSON object"
         except OSError as error:
             problems.unreadable = error.strerror or str(error)
         except ValueError as error:
             problems.nul_bytes = _nul_bytes(error)
-            problems.unreadable = "it is not JSON"
+            problems.unreadable = f"it is not JSON (line {getattr(error, 'lineno', 1)})"
         self.problems[name] = problems
         return None
 
-    def _marks(self) -> dict[str, tuple[int, int, int]]:
+    def _segments(self) -> dict[str, list[str]]:
+        """Return the files of each journal, in the order they were written."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for name in self._names():
+            if name.endswith(".jsonl"):
+                file, number = _segment_of(name)
+                found.setdefault(file, []).append((number, name))
+        return {file: [name for _, name in sorted(names)] for file, names in found.items()}
+
+    def marks(self) -> dict[str, tuple[int, int, int]]:
         """Return what run.json says of each file at the last sync: bytes, seq, CRC-32."""
-        journal: Any = self.document.get("journal")
+        found: Any = self.document.get("journal")
+        journal: dict[str, Any] = found if isinstance(found, dict) else {}
         marks: dict[str, tuple[int, int, int]] = {}
-        if isinstance(journal, dict):
-            for name, mark in cast("dict[str, Any]", journal).items():
-                if isinstance(mark, dict):
-                    values = [cast("dict[str, Any]", mark).get(key) for key in _MARK_FIELDS]
-                    if all(type(value) is int and value >= 0 for value in values):
-                        marks[name] = cast("tuple[int, int, int]", tuple(values))
+        for name, mark in journal.items():
+            # A key may be anything: only the name of a journal's file is one.
+            if _segment_of(name)[0] in _JOURNALS and fields.fits(mark, _MARK):
+                marks[name] = (mark["bytes"], mark["seq"], mark["crc32"])
         return marks
 
     def _recorder(self) -> dict[str, Any]:
-        recorder: Any = self.document.get("recorder")
-        return cast("dict[str, Any]", recorder) if isinstance(recorder, dict) else {}
+        return self.document.get("recorder") or {}
 
     def _last_seen(self) -> datetime | None:
         heartbeat = parse_time(self._recorder().get("heartbeat_at"))
@@ -370,9 +404,9 @@ class RunReader:
 
     def _status(self) -> RunStatus:
         status: Any = self.document.get("status")
-        if isinstance(status, str) and status in layout.RUN_STATUSES and status != "running":
+        if status in layout.RUN_STATUSES and status != "running":
             return cast("RunStatus", status)
-        alive = is_alive(self._recorder() or self.owner, self.owner)
+        alive = is_alive(self._recorder() or self.owner, self.owner, wait=self._wait)
         if alive is None:
             silence = (
                 (datetime.now(UTC) - self.last_seen_at).total_seconds()
@@ -394,9 +428,13 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
     Returns
     -------
     list of RunReader
-        Also broken and foreign directories, with :attr:`RunReader.problems`; those that lead out
-        of `runs_dir` by a symbolic link are left out.
+        Also broken ones, with :attr:`RunReader.problems`. Directories that hold nothing of a run
+        are left out, and so are those that lead out of `runs_dir` by a symbolic link. If
+        `runs_dir` is itself a run, it alone.
     """
+    runs_dir = Path(runs_dir)
+    if is_run(runs_dir):
+        return [RunReader(runs_dir, wait=False)]
     try:
         with os.scandir(runs_dir) as entries:
             paths = [
@@ -404,10 +442,27 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
                 for entry in entries
                 if layout.RUN_ID_PATTERN.fullmatch(entry.name)
                 and entry.is_dir(follow_symlinks=False)
+                and (_ID_TIME.match(entry.name) or is_run(entry.path))
             ]
     except OSError:
         return []
-    return sorted(map(RunReader, paths), key=_start_key, reverse=True)
+    runs = [RunReader(path, wait=False) for path in paths]
+    return sorted(runs, key=_start_key, reverse=True)
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds anything of a run: its run.json, or a journal."""
+    try:
+        os.lstat(os.path.join(path, layout.RUN))  # noqa: PTH118 (100,000 of them)
+        return True
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        return False
+    try:
+        return not _JOURNALS.isdisjoint(os.listdir(path))  # noqa: PTH208
+    except OSError:
+        return False
 
 
 def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> RunReader:
@@ -433,8 +488,10 @@ def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> 
             f"{run_id!r} is not a run id: give the name of a directory in {runs_dir}, or the "
             "beginning of one"
         )
-    if run_id is not None and (runs_dir / run_id).is_dir() and not (runs_dir / run_id).is_symlink():
-        return RunReader(runs_dir / run_id)
+    if run_id is not None and not is_run(runs_dir):
+        path = runs_dir / run_id
+        if path.is_dir() and not path.is_symlink():
+            return RunReader(path)
     runs = find_runs(runs_dir)
     if not runs:
         reason = "has no runs" if runs_dir.is_dir() else "does not exist"
@@ -443,10 +500,11 @@ def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> 
             "another directory"
         )
     if run_id is None:
-        return next((run for run in runs if run.document), runs[0])
+        # Opened anew: this one may be worth a moment's wait for its recorder.
+        return RunReader(next((run for run in runs if run.document), runs[0]).path)
     matching = [run for run in runs if run.path.name.startswith(run_id)]
     if len(matching) == 1:
-        return matching[0]
+        return RunReader(matching[0].path)
     if not matching:
         raise RunNotFoundError(
             f"no run in {runs_dir} begins with {run_id!r}; the latest of {len(runs)} is "
@@ -470,7 +528,20 @@ def parse_time(value: Any) -> datetime | None:
         return None
 
 
-_MARK_FIELDS: Final = ("bytes", "seq", "crc32")
+def parse_nanoseconds(value: Any) -> int:
+    """Return an ISO 8601 time in nanoseconds since the epoch, in whole microseconds.
+
+    0 of what is no time, and of times that OpenTelemetry cannot express.
+    """
+    time = parse_time(value)
+    nanoseconds = 0 if time is None else (time - _EPOCH) // _MICROSECOND * 1000
+    return nanoseconds if 0 <= nanoseconds < 2**63 else 0
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MARK: Final = {"bytes": fields.count, "seq": fields.count, "crc32": fields.count}
+_JOURNALS: Final = frozenset((*layout.JOURNALS, *layout.SIGNALS))
 _NO_MARK: Final = (0, 0, 0)
 
 
@@ -536,30 +607,41 @@ def _blocks(
 ) -> Iterator[tuple[list[bytes], bool]]:
     """Yield a file's lines block by block, and whether they are the end that has no newline."""
     synced, _, expected_crc = mark
-    crc = position = 0
-    tail = b""
+    crc = position = held = 0
+    # The beginning of a line whose end has not been read yet, as the blocks that it came in.
+    begun: list[bytes] = []
     too_long = False
-    with _opened(path) as fd:
+    with open_file(path) as fd:
         while block := os.read(fd, _BLOCK):
+            hole = _skip_hole(fd, block)
             if position < synced:
-                crc = zlib.crc32(memoryview(block)[: synced - position], crc)
-            position += len(block)
+                # A hole within what was synced cannot be what was written.
+                crc = -1 if hole or crc < 0 else zlib.crc32(block[: synced - position], crc)
+            position += len(block) + hole
             if progress is not None:
-                progress(len(block))
+                progress(len(block) + hole)
+            end = block.find(b"\n")
             if too_long:
-                end = block.find(b"\n")
-                problems.nul_bytes += block.count(b"\0", 0, end if end >= 0 else len(block))
+                problems.nul_bytes += block.count(b"\0", 0, end if end >= 0 else len(block)) + hole
                 if end < 0:
                     continue
                 block, too_long = block[end + 1 :], False
-            *lines, tail = (tail + block if tail else block).split(b"\n")
-            yield lines, False
-            if len(tail) > _MAX_LINE:
+                end = block.find(b"\n")
+            if end >= 0:
+                *lines, rest = block.split(b"\n")
+                if begun:
+                    lines[0] = b"".join((*begun, lines[0]))
+                yield lines, False
+                begun, held = [], 0
+                block = rest
+            begun.append(block)
+            held += len(block) + hole
+            if held > _MAX_LINE:
                 problems.broken += 1
-                problems.nul_bytes += tail.count(b"\0")
-                tail, too_long = b"", True
-        if tail:
-            yield [tail], True
+                problems.nul_bytes += sum(part.count(b"\0") for part in begun) + hole
+                begun, held, too_long = [], 0, True
+        if held:
+            yield [b"".join(begun)], True
     if position < synced:
         problems.missing_bytes += synced - position
     elif crc != expected_crc:
@@ -587,8 +669,28 @@ def _repaired(line: bytes, problems: FileProblems, at_end: bool) -> Any:
     return None
 
 
+def _skip_hole(fd: int, block: bytes) -> int:
+    """Skip what was never written behind a block of NULs of a sparse file; return its bytes.
+
+    Only a hole longer than any line is skipped.
+    """
+    if block[-1] or block.strip(b"\0"):
+        return 0
+    here, size = os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size
+    if size - here <= _MAX_LINE:
+        return 0
+    try:
+        data = os.lseek(fd, here, os.SEEK_DATA)
+    except OSError as error:
+        # Nothing follows; or the file system does not tell.
+        data = size if error.errno == errno.ENXIO else here
+    if data - here <= _MAX_LINE:
+        data = here
+    return os.lseek(fd, data, os.SEEK_SET) - here
+
+
 @contextmanager
-def _opened(path: Path) -> Generator[int]:
+def open_file(path: Path) -> Generator[int]:
     """Open a regular file; a link, a pipe or a device in its place is an error, and never waits."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -614,16 +716,18 @@ def _nul_bytes(error: ValueError) -> int:
     return document.count("\0") if isinstance(document, str) else 0
 
 
-def _segments(file: str, names: set[str]) -> list[str]:
-    """Return the files of a journal that exist, in the order they were written."""
-    pattern = re.compile(re.escape(file.removesuffix(".jsonl")) + r"\.([1-9]\d{0,5})\.jsonl")
-    later = sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
-    stem = file.removesuffix(".jsonl")
-    return [name for name in (file,) if name in names] + [f"{stem}.{n}.jsonl" for n in later]
+def _segment_of(name: str) -> tuple[str, int]:
+    """Return the journal that a file belongs to, and its number there; 0 is the first."""
+    match = _SEGMENT.fullmatch(name)
+    return (f"{match[1]}.jsonl", int(match[2])) if match else (name, 0)
 
 
-def _journal_of(name: str) -> str:
-    return re.sub(r"\.\d+\.jsonl$", ".jsonl", name)
+_SEGMENT: Final = re.compile(r"(.+)\.([1-9]\d{0,5})\.jsonl", re.DOTALL)
+
+
+def _encodable(text: str) -> str:
+    """Return a file's name as text that can be encoded: a name may be any bytes."""
+    return text.encode(errors="replace").decode()
 
 
 def _start_key(run: RunReader) -> tuple[datetime, str]:

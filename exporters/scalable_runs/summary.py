@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from scalable_runs import fields
 from scalable_runs.layout import (
     ARTIFACTS,
     CACHE,
@@ -685,7 +686,10 @@ class RunSummary:
         return usage
 
     def _add_cache(self, record: Mapping[str, Any]) -> None:
-        self._hits[bool(record["hit"])] += 1
+        hit = record["hit"]
+        if hit is None:
+            raise ValueError("hit")
+        self._hits[bool(hit)] += 1
 
     def _add_cost(self, record: Mapping[str, Any]) -> None:
         self._cost.add(record)
@@ -1050,8 +1054,14 @@ class _Worker:
         if worker_id is not None:
             self.worker_id = str(worker_id)
         details = record.get("details") or {}
-        self._details.update((key, value) for key, value in details.items() if value is not None)
-        self.memory = max(self.memory, (details.get("memory_bytes") or 0) / 1e9)
+        self._details.update(
+            (name, details[name])
+            for name, is_right in _WORKER_DETAILS.items()
+            if name in details and is_right(details[name])
+        )
+        memory = details.get("memory_bytes")
+        if fields.amount(memory):
+            self.memory = max(self.memory, (memory or 0) / 1e9)
 
     def document(self, begin: float | None, end: float | None) -> dict[str, Any]:
         lives = list(self._lives)
@@ -1080,6 +1090,17 @@ class _Worker:
             "attempts": self.attempts,
             "memory_limit_gb": memory_limit / 1e9 if memory_limit else None,
         }
+
+
+#: What is told of a worker. A recorder feeds what peers sent: the types are looked at here too.
+_WORKER_DETAILS: Final[dict[str, fields.Check]] = {
+    "host": fields.text,
+    "reason": fields.text,
+    "exit_code": fields.integer,
+    "signal": fields.text,
+    "nthreads": fields.count,
+    "memory_limit_bytes": fields.amount,
+}
 
 
 class _FailedTasks:
@@ -1174,7 +1195,7 @@ class _Failure:
             _count_member(self._workers, worker)
         traceback = details.get("traceback")
         if traceback and self._traceback is None:
-            self._traceback = _middle_cut(traceback, _MAX_TRACEBACK)
+            self._traceback = fields.cut(traceback, _MAX_TRACEBACK)
 
     def add_message(self, record: Mapping[str, Any], room: int) -> int:
         """Keep a message that differs from those before; return how much room it takes."""
@@ -1246,14 +1267,6 @@ def _count_member(members: Counter[str], member: str) -> None:
 
 def _most(members: Counter[str]) -> dict[str, int]:
     return dict(members.most_common())
-
-
-def _middle_cut(text: str, limit: int) -> str:
-    """Cut a traceback in its middle: its head says who called, its end what was raised."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -17,6 +17,7 @@ import http.client
 import ipaddress
 import json
 import logging
+import math
 import os
 import random
 import socket
@@ -32,13 +33,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from scalable_runs.layout import FAILURES, SCHEMA_VERSION
-from scalable_runs.reader import RunReader, parse_time
+import orjson
+
+from scalable_runs.layout import FAILURES, SCHEMA_VERSION, UPLOADS
+from scalable_runs.reader import RunReader, open_file, parse_time
 
 #: Variable that switches it on.
 VARIABLE: Final = "SCALABLE_CRASH_UPLOAD_URL"
-#: Its journal in the run's directory: one line an outcome.
-UPLOADS: Final = "uploads.jsonl"
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 #: Logs that wait at most; the oldest are kept, further ones are counted and stay on disk.
 QUEUE_SIZE: Final = 100
@@ -48,6 +49,10 @@ MAX_BACKOFF: Final = 8.0
 #: Longest time for one request, and for one log with all its tries, in seconds.
 REQUEST_TIMEOUT: Final = 20.0
 LOG_TIMEOUT: Final = 120.0
+#: Longest time for all logs that are sent together, in seconds.
+ALL_TIMEOUT: Final = 300.0
+#: Outcomes of a run's uploads that are looked at: the last ones.
+MAX_OUTCOMES: Final = 10_000
 #: Largest log that is sent, in bytes: a log is bounded, a file in its place may not be.
 MAX_LOG: Final = 64 * 2**20
 _MAX_ANSWER: Final = 64 * 2**10
@@ -119,16 +124,16 @@ def check_url(url: str) -> str:
 def crash_logs(reader: RunReader) -> Iterator[CrashLog]:
     """Yield the logs of dead workers that lie in a run's directory, the first death first."""
     for record in reader.records(FAILURES):
-        details: Any = record.get("details")
-        if record.get("failure_class") != "WorkerLost" or not isinstance(details, Mapping):
-            continue
+        details: Mapping[str, Any] = record.get("details") or {}
         path = details.get("stderr_path")
-        if isinstance(path, str) and find(reader.path, path) is not None:
+        if record.get("failure_class") != "WorkerLost" or not path:
+            continue
+        if find(reader.path, path) is not None:
             yield CrashLog(
-                str(details.get("worker_id") or details.get("worker") or ""),
+                details.get("worker_id") or details.get("worker") or "",
                 path,
-                str(details.get("cause") or "unknown"),
-                record.get("timestamp") if isinstance(record.get("timestamp"), str) else None,
+                details.get("cause") or "unknown",
+                record.get("timestamp"),
             )
 
 
@@ -141,16 +146,19 @@ def find(run_dir: Path, log: str) -> Path | None:
     return None
 
 
+def read_log(path: Path) -> bytes:
+    """Return a log; of a file that is larger than a log can be, the end."""
+    with open_file(path) as fd:
+        size = os.fstat(fd).st_size
+        os.lseek(fd, max(0, size - MAX_LOG), os.SEEK_SET)
+        with os.fdopen(os.dup(fd), "rb") as file:
+            return file.read(MAX_LOG)
+
+
 def outcomes(run_dir: Path) -> list[dict[str, Any]]:
-    """Every outcome that a run's uploads.jsonl tells, in order; broken lines are left out."""
-    found: list[dict[str, Any]] = []
-    with suppress(OSError):
-        for line in (run_dir / UPLOADS).read_bytes().splitlines():
-            with suppress(ValueError):
-                record: Any = json.loads(line)
-                if isinstance(record, dict):
-                    found.append(record)  # pyright: ignore[reportUnknownArgumentType]
-    return found
+    """Return what a run's uploads.jsonl tells, in order; broken lines are left out."""
+    records = RunReader(run_dir, wait=False).records(UPLOADS)
+    return list(deque(records, maxlen=MAX_OUTCOMES))
 
 
 class CrashUploads:
@@ -248,7 +256,8 @@ class CrashUploads:
 
     def send_all(self, logs: Iterable[CrashLog]) -> list[tuple[CrashLog, Outcome, str]]:
         """Send logs here and now; returns what became of each, with the reason."""
-        return [(log, *self._send(log)) for log in logs]
+        deadline = time.monotonic() + ALL_TIMEOUT
+        return [(log, *self._send(log, deadline)) for log in logs]
 
     def request(self, log: CrashLog, content: Content) -> dict[str, Any]:
         """What is asked for a place with."""
@@ -267,8 +276,7 @@ class CrashUploads:
         path = find(self._run_dir, log.log)
         if path is None:
             return None
-        with path.open("rb") as file:
-            data = file.read(MAX_LOG)
+        data = read_log(path)
         if self._redact is not None:
             data = self._redact(data.decode("utf-8", "replace")).encode("utf-8", "replace")
         return Content(data, hashlib.sha256(data).hexdigest()) if data else None
@@ -298,7 +306,9 @@ class CrashUploads:
             if self._stop.is_set():
                 return
 
-    def _send(self, log: CrashLog) -> tuple[Outcome, str]:
+    def _send(self, log: CrashLog, before: float = math.inf) -> tuple[Outcome, str]:
+        if time.monotonic() >= before:
+            return self._ended(log, None, "pending", "sending the others took too long", 0)
         try:
             content = self.content(log)
         except OSError as error:
@@ -307,7 +317,7 @@ class CrashUploads:
         if skipped is not None:
             return self._ended(log, content, "skipped", skipped, 0)
         assert content is not None
-        deadline = time.monotonic() + LOG_TIMEOUT
+        deadline = min(before, time.monotonic() + LOG_TIMEOUT)
         tries = 0
         while True:
             tries += 1
@@ -340,7 +350,7 @@ class CrashUploads:
         body = json.dumps(self.request(log, content)).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         answer = _exchange("POST", self._url, body, headers, deadline)
-        place = _Place.of(answer)
+        place = _Place.of(answer, self._url)
         if place.max_size is not None and len(content.data) > place.max_size:
             raise UploadError(
                 f"too large: {len(content.data)} bytes, {place.max_size} are taken", again=False
@@ -400,9 +410,16 @@ class _Place(NamedTuple):
     expires: float | None
 
     @classmethod
-    def of(cls, answer: bytes) -> _Place:
+    def of(cls, answer: bytes, asked: str) -> _Place:
+        """Read the answer of the address that was asked.
+
+        Raises
+        ------
+        UploadError
+            It names no place, or one where nothing is sent.
+        """
         try:
-            document: Any = json.loads(answer)
+            document: Any = orjson.loads(answer)
         except ValueError:
             raise UploadError("the answer is no JSON", again=False) from None
         if not isinstance(document, dict) or not isinstance(document.get("url"), str):
@@ -411,6 +428,10 @@ class _Place(NamedTuple):
             url = check_url(document["url"])
         except ValueError:
             raise UploadError("the place that was given is no https address", again=False) from None
+        there, here = urlsplit(url), urlsplit(asked)
+        # A server must not reach, through this machine, what listens only on this machine.
+        if _is_loopback(there.hostname or "") and _origin(there) != _origin(here):
+            raise UploadError("the place is another port of this machine", again=False)
         headers: Any = document.get("headers") or {}
         if not isinstance(headers, dict) or not all(
             isinstance(name, str) and isinstance(value, str) and _is_field(name, value)
@@ -525,6 +546,10 @@ def _connection(parts: SplitResult, timeout: float) -> http.client.HTTPConnectio
             connection.set_tunnel(host, port)
             return connection
     return http.client.HTTPSConnection(host, port, timeout=timeout)
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port
 
 
 def _is_loopback(host: str) -> bool:

@@ -567,13 +567,15 @@ def test_runs_come_newest_first_by_their_start_not_by_their_name(tmp_path: Path)
     assert resolve_run(tmp_path).run_id == "run-a"
 
 
-def test_broken_and_foreign_directories_are_listed_and_links_are_not(tmp_path: Path) -> None:
+def test_broken_runs_are_listed_and_links_and_foreign_directories_are_not(tmp_path: Path) -> None:
     create(tmp_path).close(status="completed", started_at="2026-11-21T10:00:00Z")
     (tmp_path / "run-20261121T110000Z-no-document-00000000").mkdir()
     broken = tmp_path / "run-20261121T120000Z-broken-00000000"
     broken.mkdir()
     (broken / layout.RUN).write_bytes(b'{"run_id": 3, "started_at": [], "status": {}}')
     (tmp_path / ".hidden").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "tasks.txt").write_text("")
     (tmp_path / "a file").write_text("")
     (tmp_path / "run-link").symlink_to("/etc")
     runs = find_runs(tmp_path)

@@ -322,22 +322,7 @@ _FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contai
 
 def changed_journals(reader: RunReader) -> list[str]:
     """Name the journals that are not as long as run.json says they were left."""
-    marks = reader.document.get("journal")
-    if not isinstance(marks, Mapping):
-        return []
-    return [
-        file
-        for file, mark in marks.items()
-        if isinstance(mark, Mapping) and mark.get("bytes") != file_size(reader, file)
-    ]
-
-
-def file_size(reader: RunReader, file: str) -> int:
-    """Return a file's length in bytes, 0 if it is not there."""
-    try:
-        return (reader.path / file).lstat().st_size
-    except OSError:
-        return 0
+    return [file for file, (size, *_) in reader.marks().items() if size != reader.file_size(file)]
 
 
 _UNFINISHED: Final = frozenset({"running", "lost"})

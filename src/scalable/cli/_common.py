@@ -149,7 +149,7 @@ class RunChoice:
         reader = _run_at_path(self.name) or open_run(self.runs_dir, self.name)
         if not reader.document and not reader.files():
             raise CommandError(
-                f"{reader.path} is not a run: it has neither run.json nor journals.\n\n"
+                f"{reader.path} is not a run: {_why_no_run(reader)}.\n\n"
                 f"List all runs: scalable runs{_option(self.runs_dir)}"
             )
         return reader
@@ -238,6 +238,13 @@ def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
                 f"{error}.\n\nList all runs: scalable runs{_option(runs_dir)}"
             ) from None
         raise CommandError(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}") from None
+
+
+def _why_no_run(reader: RunReader) -> str:
+    problems = reader.problems.get("run.json")
+    if problems is None or not os.path.lexists(reader.path / "run.json"):
+        return "it has neither run.json nor journals"
+    return f"run.json cannot be read ({problems.unreadable}), and there are no journals"
 
 
 def _run_at_path(name: str | None) -> RunReader | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,10 +20,15 @@ from scalable.cli._common import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
     from scalable.crash_upload import CrashLog, CrashUploads
     from scalable_runs.reader import RunReader
+
+#: Characters of one cell of the list.
+_MAX_CELL: Final = 200
 
 _EPILOG = """\b
 Examples:
@@ -65,17 +70,17 @@ def _complete_workers(
 def list_logs(choice: RunChoice, as_json: bool) -> None:
     """List the logs of one run's dead workers, the first death first."""
     from scalable.analysis import json_text, path_text
-    from scalable.analysis._text import printable, table
+    from scalable.analysis._text import fit, printable, table
     from scalable.crash_upload import find, outcomes
 
     reader = choice.open()
-    sent = {str(record.get("log")): str(record.get("outcome")) for record in outcomes(reader.path)}
+    sent = {record.get("log"): record.get("outcome") for record in outcomes(reader.path)}
     rows: list[list[str]] = []
     found: list[dict[str, Any]] = []
     for details in _deaths(reader):
-        log = str(details.get("stderr_path") or "")
+        log = details.get("stderr_path") or ""
         path = find(reader.path, log) if log else None
-        size = path.stat().st_size if path is not None else None
+        size = _size(path)
         worker = details.get("worker_id") or details.get("worker")
         how = details.get("signal") or details.get("exit_code")
         found.append(
@@ -90,17 +95,16 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
                 "upload": sent.get(log),
             }
         )
-        rows.append(
-            [
-                printable(worker or "-"),
-                printable(details.get("cause") or "unknown"),
-                printable("-" if how is None else how),
-                str(details["lost_at"] or "")[:19],
-                "-" if size is None else f"{size:,}",
-                sent.get(log, "-"),
-                printable(log) or _no_log(details),
-            ]
-        )
+        row = [
+            worker or "-",
+            details.get("cause") or "unknown",
+            "-" if how is None else how,
+            (details["lost_at"] or "")[:19],
+            "-" if size is None else f"{size:,}",
+            sent.get(log) or "-",
+            log or _no_log(details),
+        ]
+        rows.append([fit(printable(value), _MAX_CELL) for value in row])
     if as_json:
         deliver(json_text(found), as_json=True)
         return
@@ -118,16 +122,25 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
 def show_log(worker: str, choice: RunChoice) -> None:
     """Show the log of the worker of that name, of its last death if it died more than once."""
     from scalable.analysis._text import printable_lines
-    from scalable.crash_upload import find
+    from scalable.crash_upload import find, read_log
 
     reader = choice.open()
     found = [log for log in _logs(reader) if log.worker_id == worker]
     path = find(reader.path, found[-1].log) if found else None
     if path is None:
         raise CommandError(_why_not_shown(reader, worker))
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in lines:
-            echo("\n".join(printable_lines(line.rstrip("\n")) or [""]))
+    try:
+        text = read_log(path).decode("utf-8", "replace")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}.") from None
+    echo("\n".join(printable_lines(text)))
+
+
+def _size(log: Path | None) -> int | None:
+    try:
+        return log.stat().st_size if log is not None else None
+    except OSError:
+        return None
 
 
 def _why_not_shown(reader: RunReader, worker: str) -> str:
@@ -150,9 +163,8 @@ def _no_log(details: dict[str, Any]) -> str:
 def _deaths(reader: RunReader) -> Iterator[dict[str, Any]]:
     """Yield the details of each lost worker, the first death first."""
     for record in reader.records("failures.jsonl"):
-        details: Any = record.get("details")
-        if record.get("failure_class") == "WorkerLost" and isinstance(details, dict):
-            yield {**details, "lost_at": record.get("timestamp")}
+        if record.get("failure_class") == "WorkerLost":
+            yield {**(record.get("details") or {}), "lost_at": record.get("timestamp")}
 
 
 @crash_logs.command("upload", short_help="Send the logs that were not sent yet.")
@@ -181,9 +193,8 @@ def upload(
     if url is None and not dry_run:
         raise click.UsageError("Name a place by --url or SCALABLE_CRASH_UPLOAD_URL.")
     reader = choice.open()
-    environment: Any = reader.document.get("environment")
-    packages: Any = environment.get("packages") if isinstance(environment, dict) else None
-    versions = {str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}
+    environment: dict[str, Any] = reader.document.get("environment") or {}
+    versions: dict[str, str] = environment.get("packages") or {}
     redact = None if no_redact else Redactor.from_environment(os.environ, {})
     try:
         uploads = CrashUploads(
@@ -227,7 +238,7 @@ def _say_what_would_be_sent(uploads: CrashUploads, log: CrashLog, *, verbose: bo
             echo(f"  | {line}")
 
 
-def _logs(reader: RunReader) -> Any:
+def _logs(reader: RunReader) -> Iterator[CrashLog]:
     from scalable.crash_upload import crash_logs
 
     return crash_logs(reader)

@@ -99,6 +99,7 @@ def export(
                     "summarized": resent.summarized,
                     "log_records": resent.log_records,
                     "metric_points": resent.metric_points,
+                    "left_out": resent.left_out,
                 }
             )
             + "\n",
@@ -110,6 +111,8 @@ def export(
         f"{resent.spans:,} spans ({resent.attempts:,} attempts), "
         f"{resent.log_records:,} log records, {resent.metric_points:,} metric points."
     )
+    if resent.left_out:
+        echo(f"Records that could not be read, and were not sent: {resent.left_out:,}.", err=True)
     if resent.summarized:
         echo(
             f"{resent.summarized:,} attempts beyond the budget are summed up in rollup spans; "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
-from typing import IO, Any, Final, Protocol, cast
+from typing import IO, Any, Final, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from opentelemetry._logs import SeverityNumber
@@ -43,8 +43,9 @@ from scalable.telemetry.providers import SCOPE, make_resource
 from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, hush
 from scalable.telemetry.spans import SpanFactory, exception_event, span_context
+from scalable_runs import fields
 from scalable_runs.layout import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
-from scalable_runs.reader import RunReader, parse_time
+from scalable_runs.reader import RunReader, parse_nanoseconds
 
 #: Items sent at once.
 BATCH: Final = 512
@@ -53,6 +54,12 @@ TRIES: Final = 3
 PAUSE: Final = 1.0
 #: Tracebacks of failed attempts kept at hand.
 MAX_TRACEBACKS: Final = 10_000
+#: Characters kept of one text of an attribute or a body.
+MAX_VALUE: Final = 256 * 1024
+#: Levels of lists and tables within an attribute or a body.
+MAX_DEPTH: Final = 20
+
+Item = TypeVar("Item")
 
 
 class ResendError(Exception):
@@ -70,6 +77,8 @@ class Resent:
     summarized: int = 0
     log_records: int = 0
     metric_points: int = 0
+    #: Records that hold nothing that can be sent.
+    left_out: int = 0
 
 
 class Destination(Protocol):
@@ -288,9 +297,9 @@ class _Resending:
         self._destination = destination
         self._progress = progress
         document = reader.document
-        self._run_id = str(document.get("run_id") or reader.path.name)
+        self._run_id = reader.run_id
         self._project = str(document.get("project_name") or "run")
-        self._trace_id = int(str(document.get("trace_id") or "0"), 16)
+        self._trace_id = fields.hex_id(document.get("trace_id"), 32)
         self._resource = make_resource(self._run_id, self._project)
         self._spans = SpanFactory(self._resource, SCOPE)
         self._events = EventFactory(self._resource, SCOPE)
@@ -344,47 +353,64 @@ class _Resending:
 
         return self._reader.records(file, progress=advance)
 
+    def _made(self, file: str, make: Callable[[Record], Item | None]) -> Iterator[Item]:
+        """Make something of each record of a journal; one that nothing can be made of is counted.
+
+        `make` returns None for a record that is none of its business.
+        """
+        for record in self._records(file):
+            try:
+                item = make(record)
+            except _UNUSABLE:
+                self._resent.left_out += 1
+                continue
+            if item is not None:
+                yield item
+
     def _take_stock(self) -> _Stock:
         """Count attempts by trace, and find out what they hang under."""
         stock = _Stock()
         above_user_spans = self._above_user_spans()
-        running: dict[str, str] = {}
+        running: dict[str, int] = {}
         for record in self._records(TASKS):
-            if record.get("state") == "running" and "span_id" in record:
-                running[record["task_id"]] = record["span_id"]
-            at = _nanoseconds(record.get("timestamp"))
+            task_id, state, ids = record.get("task_id"), record.get("state"), _ids(record)
+            at = parse_nanoseconds(record.get("timestamp"))
             stock.last = max(stock.last, at)
-            if record.get("state") not in _ENDS or "span_id" not in record:
+            if ids is None or not isinstance(task_id, str):
                 continue
-            running.pop(record["task_id"], None)
-            trace_id, span_id = int(record["trace_id"], 16), int(record["span_id"], 16)
+            if state == "running":
+                running[task_id] = ids.span_id
+            if state not in _ENDS:
+                continue
+            running.pop(task_id, None)
+            trace_id, span_id = ids.trace_id, ids.span_id
             if span_id in above_user_spans:
-                stock.pinned.append(span_context(trace_id, span_id))
+                stock.pinned.append(ids)
             stock.by_trace[trace_id] = stock.by_trace.get(trace_id, 0) + 1
-            parent_id = record.get("parent_span_id")
-            if parent_id is not None:
-                parent = stock.parents.get(int(parent_id, 16))
+            parent_id = _parent_id(record)
+            if parent_id:
+                parent = stock.parents.get(parent_id)
                 if parent is None:
-                    stock.parents[int(parent_id, 16)] = _Parent(trace_id, at, at)
+                    stock.parents[parent_id] = _Parent(trace_id, at, at)
                 else:
                     parent.first, parent.last = min(parent.first, at), max(parent.last, at)
-            self._mark(stock, record["span_id"])
-        for text in running.values():
-            self._mark(stock, text)
+            self._mark(stock, span_id)
+        for span_id in running.values():
+            self._mark(stock, span_id)
         for trace_id, count in stock.by_trace.items():
             self._budget.expect(trace_id, count)
         return stock
 
     def _above_user_spans(self) -> set[int]:
         return {
-            int(record["parent_span_id"], 16)
+            parent_id
             for record in self._records(SPANS)
-            if record.get("parent_span_id") and not _is_ours(record)
+            if (parent_id := _parent_id(record)) and not _is_ours(record)
         }
 
-    def _mark(self, stock: _Stock, span_id: str) -> None:
+    def _mark(self, stock: _Stock, span_id: int) -> None:
         """An attempt that submitted tasks ends after the first of them began, and mostly ended."""
-        parent = stock.parents.get(int(span_id, 16))
+        parent = stock.parents.get(span_id)
         if parent is not None:
             parent.is_attempt = True
 
@@ -392,8 +418,9 @@ class _Resending:
         """What belongs to the run as a whole carries its root's ids: workers do."""
         for file in (WORKERS, FAILURES):
             for record in self._records(file):
-                if record.get("span_id") and int(record["trace_id"], 16) == self._trace_id:
-                    return span_context(self._trace_id, int(record["span_id"], 16))
+                ids = _ids(record)
+                if ids is not None and ids.trace_id == self._trace_id:
+                    return ids
         return None
 
     def _tracebacks(self) -> dict[tuple[str, int], str]:
@@ -401,8 +428,8 @@ class _Resending:
         for record in self._records(FAILURES):
             details = record.get("details") or {}
             if details.get("traceback") and len(found) < MAX_TRACEBACKS:
-                key = (str(record.get("task_id")), int(details.get("attempt") or 0))
-                found[key] = str(details["traceback"])
+                key = (str(record.get("task_id")), details.get("attempt") or 0)
+                found[key] = fields.cut(details["traceback"], _MAX_TRACEBACK)
         return found
 
     # -- spans ------------------------------------------------------------------------------------
@@ -414,27 +441,36 @@ class _Resending:
         """
         known: set[int] = set()
         pinned = {ids.span_id for ids in stock.pinned}
-        for record in self._records(SPANS):
-            span_id = int(str(record.get("span_id") or "0"), 16)
-            if _is_phase(record):
+        for span, record in self._made(SPANS, self._span_and_record):
+            parent = span.parent
+            if (
+                not self._all
+                and parent is not None
+                and not _is_ours(record)
+                and parent.span_id in pinned
+                and not self._budget.is_sent(parent)
+            ):
                 continue
-            if not self._all and not _is_ours(record) and record.get("parent_span_id"):
-                above = int(record["parent_span_id"], 16)
-                if above in pinned and not self._budget.is_sent(
-                    span_context(int(record["trace_id"], 16), above)
-                ):
-                    continue
-            if span_id in stock.parents or record.get("parent_span_id") is None:
+            span_id = span.context.span_id
+            if span_id in stock.parents or parent is None:
                 known.add(span_id)
-            self._send([_span_of(record, self._resource)])
+            self._send([span])
         return known
+
+    def _span_and_record(self, record: Record) -> tuple[Any, Record] | None:
+        return None if _is_phase(record) else (_span_of(record, self._resource), record)
 
     def _send_phases(self) -> None:
         for record in self._records(SPANS):
-            if _is_phase(record):
+            if not _is_phase(record):
+                continue
+            try:
                 span = _span_of(record, self._resource)
-                if self._all or (span.parent is not None and self._budget.is_sent(span.parent)):
-                    self._send([span])
+            except _UNUSABLE:
+                self._resent.left_out += 1
+                continue
+            if self._all or (span.parent is not None and self._budget.is_sent(span.parent)):
+                self._send([span])
 
     def _take(self, span: ReadableSpan) -> None:
         if self._all:
@@ -445,54 +481,63 @@ class _Resending:
 
     def _send_attempts(self, stock: _Stock, tracebacks: Mapping[tuple[str, int], str]) -> None:
         running: dict[str, Record] = {}
-        for record in self._records(TASKS):
+
+        def make(record: Record) -> ReadableSpan | None:
             state = record.get("state")
             if state == "running":
-                running[record["task_id"]] = record
+                running[_given(record, "task_id")] = record
             elif state in _ENDS:
-                began = running.pop(record["task_id"], None)
-                if "span_id" in record:
-                    self._take(self._attempt(record, began, tracebacks))
+                began = running.pop(_given(record, "task_id"), None)
+                if record.get("span_id") is not None:
+                    return self._attempt(record, began, tracebacks)
+            return None
+
+        for span in self._made(TASKS, make):
+            self._take(span)
         for record in running.values():
             lost = {
                 **record,
                 "state": "lost",
                 "error_type": "RunLost",
                 "error_message": "the recorder was gone before this attempt ended",
-                "timestamp": self._last_sign(stock),
             }
-            self._take(self._attempt(lost, record, tracebacks))
+            try:
+                self._take(self._attempt(lost, record, tracebacks, end=self._last_sign(stock)))
+            except _UNUSABLE:
+                self._resent.left_out += 1
 
     def _attempt(
         self,
         record: Record,
         began: Record | None,
         tracebacks: Mapping[tuple[str, int], str],
+        end: int | None = None,
     ) -> ReadableSpan:
-        end = _nanoseconds(record["timestamp"])
+        ids = _ids(record)
+        if ids is None:
+            raise ValueError("an attempt without ids")
+        if end is None:
+            end = parse_nanoseconds(record.get("timestamp"))
         if record.get("phases_start"):
-            start = _nanoseconds(record["phases_start"])
+            start = parse_nanoseconds(record["phases_start"])
         elif began is not None and began.get("span_id") == record["span_id"]:
-            start = _nanoseconds(began["timestamp"])
+            start = parse_nanoseconds(began.get("timestamp"))
         else:
-            start = end - round(float(record.get("duration_s") or 0.0) * 1e9)
-        ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
-        parent_id = record.get("parent_span_id")
-        parent = span_context(ids.trace_id, int(parent_id, 16)) if parent_id else None
+            start = max(0, end - round((record.get("duration_s") or 0.0) * 1e9))
+        parent_id = _parent_id(record)
+        parent = span_context(ids.trace_id, parent_id) if parent_id else None
         attributes = _attributes(record, _TASK_NAMES)
-        error = record.get("error_type") if record["state"] in _FAILED else None
+        error = (record.get("error_type") or "Exception") if record["state"] in _FAILED else None
         events: tuple[Event, ...] = ()
         if error is not None:
-            exception = {
-                semconv.EXCEPTION_TYPE: error,
-                semconv.EXCEPTION_MESSAGE: record.get("error_message") or "",
-            }
-            key = (record["task_id"], int(record.get("attempt") or 0))
+            message = fields.cut(record.get("error_message") or "", MAX_VALUE)
+            exception = {semconv.EXCEPTION_TYPE: error, semconv.EXCEPTION_MESSAGE: message}
+            key = (record["task_id"], record.get("attempt") or 0)
             if key in tracebacks:
                 exception[semconv.EXCEPTION_STACKTRACE] = tracebacks[key]
             events = (exception_event(end / 1e9, exception),)
         return self._spans.span(
-            record["task_name"],
+            record.get("task_name") or _given(record, "task_id"),
             ids,
             parent,
             start / 1e9,
@@ -510,8 +555,8 @@ class _Resending:
             semconv.SPAN_RUN.format(project=self._project),
             root,
             None,
-            _nanoseconds(document.get("started_at")) / 1e9,
-            _nanoseconds(self._last_sign(stock)) / 1e9,
+            parse_nanoseconds(document.get("started_at")) / 1e9,
+            self._last_sign(stock) / 1e9,
             {semconv.RUN_ID: self._run_id, semconv.RUN_STATUS: str(self._reader.status)},
             error=str(self._reader.status),
         )
@@ -531,11 +576,11 @@ class _Resending:
             links=(Link(root),) if root is not None else (),
         )
 
-    def _last_sign(self, stock: _Stock) -> str:
+    def _last_sign(self, stock: _Stock) -> int:
         document = self._reader.document
         recorder: Any = document.get("recorder") or {}
-        signs = [document.get("finished_at"), recorder.get("heartbeat_at"), _iso(stock.last)]
-        return max(str(sign) for sign in signs if sign)
+        signs = (document.get("finished_at"), recorder.get("heartbeat_at"))
+        return max(stock.last, *map(parse_nanoseconds, signs))
 
     def _send(self, spans: Iterable[ReadableSpan]) -> None:
         self._waiting.extend(spans)
@@ -544,8 +589,21 @@ class _Resending:
     def _flush(self, at_least: int) -> None:
         while self._waiting and len(self._waiting) >= at_least:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            self._destination.spans(batch)
-            self._resent.spans += len(batch)
+            self._resent.spans += self._deliver(self._destination.spans, batch)
+
+    def _deliver(self, send: Callable[[Sequence[Any]], None], batch: Sequence[Any]) -> int:
+        """Send a batch; of one that cannot be encoded, what can be. Returns how much was sent."""
+        try:
+            send(batch)
+        except ResendError:
+            raise
+        except Exception:
+            if len(batch) == 1:
+                self._resent.left_out += 1
+                return 0
+            half = len(batch) // 2
+            return self._deliver(send, batch[:half]) + self._deliver(send, batch[half:])
+        return len(batch)
 
     # -- log records and metrics ------------------------------------------------------------------
 
@@ -556,8 +614,8 @@ class _Resending:
             (LOGS, self._log_record),
         ):
             batch: list[ReadableLogRecord] = []
-            for record in self._records(file):
-                batch.append(make(record))
+            for made in self._made(file, make):
+                batch.append(made)
                 if len(batch) >= BATCH:
                     self._send_logs(batch)
                     batch = []
@@ -565,13 +623,12 @@ class _Resending:
 
     def _send_logs(self, batch: list[ReadableLogRecord]) -> None:
         if batch:
-            self._destination.logs(batch)
-            self._resent.log_records += len(batch)
+            self._resent.log_records += self._deliver(self._destination.logs, batch)
 
     def _worker_event(self, record: Record) -> ReadableLogRecord:
         return self._events.event(
             semconv.EVENT_WORKER,
-            _nanoseconds(record["timestamp"]) / 1e9,
+            parse_nanoseconds(record.get("timestamp")) / 1e9,
             _attributes(record, _WORKER_NAMES),
             _ids(record),
             error=record.get("state") == "lost",
@@ -580,7 +637,7 @@ class _Resending:
     def _failure_event(self, record: Record) -> ReadableLogRecord:
         return self._events.event(
             semconv.EVENT_FAILURE,
-            _nanoseconds(record["timestamp"]) / 1e9,
+            parse_nanoseconds(record.get("timestamp")) / 1e9,
             _attributes(record, _FAILURE_NAMES),
             _ids(record),
             error=True,
@@ -589,39 +646,52 @@ class _Resending:
     def _log_record(self, record: Record) -> ReadableLogRecord:
         made = self._events.event(
             record.get("event_name") or "",
-            _nanoseconds(record["timestamp"]) / 1e9,
-            record.get("attributes") or {},
+            parse_nanoseconds(record.get("timestamp")) / 1e9,
+            _plain(record.get("attributes") or {}),
             _ids(record),
         )
         log = made.log_record
-        log.body = record.get("body")
+        log.body = _plain(record.get("body"))
         log.severity_text = record.get("severity_text")
-        number = record.get("severity_number")
-        log.severity_number = SeverityNumber(number) if number is not None else None
+        log.severity_number = _SEVERITIES.get(record.get("severity_number"))
         log.event_name = record.get("event_name")
         return made
 
     def _send_metrics(self) -> None:
-        together: list[Record] = []
-        for record in self._records(METRICS):
-            if together and record["timestamp"] != together[0]["timestamp"]:
+        together: list[_Point] = []
+        for point in self._made(METRICS, _point_of):
+            if together and (point.at != together[0].at or len(together) >= BATCH):
                 self._send_points(together)
                 together = []
-            together.append(record)
-        self._send_points(together)
+            together.append(point)
+        if together:
+            self._send_points(together)
 
-    def _send_points(self, records: Sequence[Record]) -> None:
-        if records:
-            self._destination.metrics(_metrics_of(records, self._resource))
-            self._resent.metric_points += len(records)
+    def _send_points(self, points: Sequence[_Point]) -> None:
+        def send(batch: Sequence[_Point]) -> None:
+            self._destination.metrics(_metrics_of(batch, self._resource))
+
+        self._resent.metric_points += self._deliver(send, points)
 
 
+#: Raised by records that lack what they are sent with, or hold it in a form that has no meaning.
+_UNUSABLE: Final = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+_MAX_TRACEBACK: Final = 20_000
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
+_SEVERITIES: Final[Mapping[Any, SeverityNumber]] = {one.value: one for one in SeverityNumber}
 
 
 def _is_ours(record: Record) -> bool:
-    return (record.get("scope") or {}).get("name") == semconv.SCOPE_NAME
+    scope: Any = record.get("scope") or {}
+    return scope.get("name") == semconv.SCOPE_NAME
 
 
 def _is_phase(record: Record) -> bool:
@@ -640,129 +710,191 @@ _FAILURE_NAMES: Final = _names("failure")
 
 def _attributes(record: Record, names: Mapping[str, str]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
-    if "state" in record and "task_id" in record:
+    if "task_id" in record and record.get("state") in _ENDS:
         attributes[semconv.TASK_RESULT] = result_of(record)
     for to, value in record.items():
         if to in names and value is not None:
-            attributes[names[to]] = value
+            attributes[names[to]] = _plain(value)
     for to, value in (record.get("details") or {}).items():
         name = names.get(f"details.{to}")
         if name is not None and value is not None:
-            attributes[name] = value
+            attributes[name] = _plain(value)
     return attributes
 
 
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as OTLP can hold it."""
+    if isinstance(value, str):
+        return fields.cut(value, MAX_VALUE)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value)
+    if isinstance(value, (dict, list)) and depth >= MAX_DEPTH:
+        return "…"
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        return {
+            name: _plain(below, depth + 1) for name, below in table.items() if below is not None
+        }
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in cast("list[Any]", value)]
+    return value
+
+
 def _ids(record: Record) -> SpanContext | None:
-    if not record.get("span_id"):
-        return None
-    return span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
+    trace_id, span_id = fields.hex_id(record.get("trace_id"), 32), _id(record, "span_id")
+    return span_context(trace_id, span_id) if trace_id and span_id else None
+
+
+def _id(record: Record, name: str) -> int:
+    return fields.hex_id(record.get(name), 16)
+
+
+def _parent_id(record: Record) -> int:
+    return _id(record, "parent_span_id")
+
+
+def _resource_of(attributes: dict[str, Any]) -> Resource:
+    """Return a resource with those attributes that a resource can have."""
+    return Resource(
+        {
+            name: value
+            for name, value in cast("dict[str, Any]", _plain(attributes)).items()
+            if isinstance(value, (str, int, float))
+            or (isinstance(value, list) and fields.texts(value))
+        }
+    )
 
 
 def _span_of(record: Record, resource: Resource) -> ReadableSpan:
     """A span of spans.jsonl."""
-    trace_id = int(str(record.get("trace_id") or "0"), 16)
-    parent_id = record.get("parent_span_id")
+    ids = _ids(record)
+    if ids is None:
+        raise ValueError("a span without ids")
+    parent_id = _parent_id(record)
     status: Any = record.get("status") or {}
+    code = StatusCode.__members__.get(str(status.get("code")).upper(), StatusCode.UNSET)
     foreign = record.get("resource")
     scope: Any = record.get("scope") or {}
+    start = parse_nanoseconds(record.get("start_time"))
     return ReadableSpan(
-        name=record["name"],
-        context=span_context(trace_id, int(str(record.get("span_id") or "0"), 16)),
-        parent=span_context(trace_id, int(parent_id, 16)) if parent_id else None,
-        resource=Resource(foreign) if foreign else resource,
-        attributes=record.get("attributes") or {},
+        name=record.get("name") or "span",
+        context=ids,
+        parent=span_context(ids.trace_id, parent_id) if parent_id else None,
+        resource=_resource_of(foreign) if foreign else resource,
+        attributes=_plain(record.get("attributes") or {}),
         events=[
             Event(
-                str(event["name"]), event.get("attributes") or {}, _nanoseconds(event["timestamp"])
+                event.get("name") or "event",
+                _plain(event.get("attributes") or {}),
+                parse_nanoseconds(event.get("timestamp")),
             )
             for event in record.get("events") or ()
         ],
         links=[
-            Link(
-                span_context(int(link["trace_id"], 16), int(link["span_id"], 16)),
-                link.get("attributes") or {},
-            )
+            Link(linked, _plain(link.get("attributes") or {}))
             for link in record.get("links") or ()
+            if (linked := _ids(link)) is not None
         ],
-        kind=SpanKind[str(record.get("kind") or "internal").upper()],
-        status=Status(
-            StatusCode[str(status.get("code") or "unset").upper()], status.get("description")
-        ),
-        start_time=_nanoseconds(record.get("start_time")),
-        end_time=_nanoseconds(record.get("end_time")),
+        kind=SpanKind.__members__.get(str(record.get("kind")).upper(), SpanKind.INTERNAL),
+        status=Status(code, status.get("description") if code is StatusCode.ERROR else None),
+        start_time=start,
+        end_time=max(start, parse_nanoseconds(record.get("end_time"))),
         instrumentation_scope=InstrumentationScope(
-            str(scope.get("name") or semconv.SCOPE_NAME), scope.get("version")
+            scope.get("name") or semconv.SCOPE_NAME, scope.get("version")
         ),
     )
 
 
-def _metrics_of(records: Sequence[Record], resource: Resource) -> MetricsData:
-    metrics: dict[tuple[str, str], tuple[Record, list[Any]]] = {}
-    for record in records:
-        key = (record["name"], record["kind"])
-        metrics.setdefault(key, (record, []))[1].append(_point_of(record))
+class _Point(NamedTuple):
+    """One line of metrics.jsonl."""
+
+    at: int
+    name: str
+    kind: str
+    record: Record
+    data: Any
+
+
+def _metrics_of(points: Sequence[_Point], resource: Resource) -> MetricsData:
+    metrics: dict[tuple[str, str], list[_Point]] = {}
+    for point in points:
+        metrics.setdefault((point.name, point.kind), []).append(point)
     made: list[Metric] = []
-    for (name, kind), (first, points) in metrics.items():
-        temporality = AggregationTemporality[str(first.get("temporality") or "cumulative").upper()]
+    for (name, kind), members in metrics.items():
+        first = members[0].record
+        found = [point.data for point in members]
+        temporality = AggregationTemporality.__members__.get(
+            str(first.get("temporality")).upper(), AggregationTemporality.CUMULATIVE
+        )
         data: Any
         if kind == "sum":
-            data = Sum(points, temporality, bool(first.get("monotonic")))
+            data = Sum(found, temporality, bool(first.get("monotonic")))
         elif kind == "histogram":
-            data = Histogram(points, temporality)
+            data = Histogram(found, temporality)
         elif kind == "exponential_histogram":
-            data = ExponentialHistogram(points, temporality)
+            data = ExponentialHistogram(found, temporality)
         else:
-            data = Gauge(points)
-        made.append(Metric(name, "", str(first.get("unit") or ""), data))
+            data = Gauge(found)
+        made.append(Metric(name, "", first.get("unit") or "", data))
     return MetricsData([ResourceMetrics(resource, [ScopeMetrics(SCOPE, made, "")], "")])
 
 
-def _point_of(record: Record) -> Any:
-    attributes = record.get("attributes") or {}
-    start, at = _nanoseconds(record.get("start_time")), _nanoseconds(record["timestamp"])
-    if record["kind"] == "histogram":
+def _point_of(record: Record) -> _Point:
+    kind = record.get("kind") or "gauge"
+    at = parse_nanoseconds(record["timestamp"])
+    return _Point(at, _given(record, "name"), kind, record, _point_data(record, kind, at))
+
+
+def _point_data(record: Record, kind: str, at: int) -> Any:
+    attributes = _plain(record.get("attributes") or {})
+    start = parse_nanoseconds(record.get("start_time"))
+    if kind == "histogram":
         return HistogramDataPoint(
             attributes,
             start,
             at,
-            record["count"],
-            record["sum"],
-            record["bucket_counts"],
-            record["bounds"],
-            record.get("min", 0.0),
-            record.get("max", 0.0),
+            _given(record, "count"),
+            _given(record, "sum"),
+            _given(record, "bucket_counts"),
+            _given(record, "bounds"),
+            record.get("min") or 0.0,
+            record.get("max") or 0.0,
         )
-    if record["kind"] == "exponential_histogram":
+    if kind == "exponential_histogram":
         positive, negative = (
-            Buckets(record[sign]["offset"], record[sign]["bucket_counts"])
+            Buckets(_small(record[sign], "offset"), _given(record[sign], "bucket_counts"))
             for sign in ("positive", "negative")
         )
         return ExponentialHistogramDataPoint(
             attributes,
             start,
             at,
-            record["count"],
-            record["sum"],
-            record["scale"],
-            record["zero_count"],
+            _given(record, "count"),
+            _given(record, "sum"),
+            _small(record, "scale"),
+            _given(record, "zero_count"),
             positive,
             negative,
             0,
-            record.get("min", 0.0),
-            record.get("max", 0.0),
+            record.get("min") or 0.0,
+            record.get("max") or 0.0,
         )
-    return NumberDataPoint(attributes, start, at, record["value"])
+    return NumberDataPoint(attributes, start, at, _given(record, "value"))
 
 
-def _nanoseconds(text: Any) -> int:
-    moment = parse_time(text)
-    return round(moment.timestamp() * 1e6) * 1000 if moment is not None else 0
+def _given(record: Record, name: str) -> Any:
+    """Return what must be there."""
+    value = record[name]
+    if value is None:
+        raise ValueError(name)
+    return value
 
 
-def _iso(nanoseconds: int) -> str:
-    from scalable_runs.encode import iso_time
-
-    return iso_time(nanoseconds)
+def _small(record: Record, name: str) -> int:
+    value: int = _given(record, name)
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(name)
+    return value
 
 
 def _check_url(url: str) -> None:
