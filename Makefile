@@ -5,6 +5,7 @@
 # make servers get the real servers that some tests start (collector, Jaeger, Prometheus, Slurm)
 # make docs    write the tables of docs/opentelemetry.md and the Grafana dashboards anew from the code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
+# make fuzz    break runs and try every command on them; N=100000 for more of them
 #
 # Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
 
@@ -29,7 +30,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench bench-quick chaos servers docs clean
+.PHONY: help demo test check format bench bench-quick chaos fuzz servers docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -60,6 +61,10 @@ bench-quick: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)
+
+# atheris chooses what to break next where it is installed; FUZZ="N SEED" repeats cases by number.
+fuzz: $(VENV)/.dev
+	@cd tests && ../$(BIN)/python -m fuzz $(if $(FUZZ),$(FUZZ),$(N))
 
 # Builds some of them, which takes minutes, once: they are kept outside of the tree.
 servers:

@@ -171,13 +171,12 @@ def cut(text: str, limit: int) -> str:
 
 def hex_id(value: object, digits: int) -> int:
     """Return an id written as so many hexadecimal digits; 0, which is no id, of all else."""
-    if isinstance(value, str) and len(value) == digits:
-        try:
-            return int(value, 16) if value.isalnum() else 0
-        except ValueError:
-            pass
+    if isinstance(value, str) and len(value) == digits and _HEX.issuperset(value):
+        return int(value, 16)
     return 0
 
+
+_HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 _COMMON: Final[Fields] = {
     "event_type": text,

@@ -385,6 +385,8 @@ class RunSummary:
                     last = timestamp
                 state = record["state"]
                 task_id = record["task_id"]
+                if task_id is None:
+                    raise ValueError("task_id")
                 given: Any = get("task_name")
                 name = names.get(given) or self._name(given)
                 attempt = get("attempt")

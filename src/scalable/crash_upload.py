@@ -139,7 +139,7 @@ def crash_logs(reader: RunReader) -> Iterator[CrashLog]:
 
 def find(run_dir: Path, log: str) -> Path | None:
     """Path of a run's log, if it is a file within the run's directory."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RuntimeError):  # the last of a loop of links
         path = (run_dir / log).resolve(strict=True)
         if path.is_relative_to(run_dir.resolve()) and path.is_file():
             return path

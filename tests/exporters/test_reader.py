@@ -420,6 +420,62 @@ def test_a_strange_journal_in_run_json_is_ignored(run: Path, journal: Any) -> No
     assert reader.problems == {}
 
 
+def test_a_key_of_the_journal_in_run_json_is_no_path(run: Path) -> None:
+    document = orjson.loads((run / layout.RUN).read_bytes())
+    mark = document["journal"][TASKS]
+    names = ["../x.jsonl", "/etc/passwd", "notes.jsonl", *map(str, range(100_000))]
+    document["journal"] |= dict.fromkeys(names, mark)
+    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    reader = RunReader(run)
+    assert reader.marks().keys() <= set(layout.JOURNALS)
+    assert len(list(reader.records(TASKS))) == 60
+    assert reader.problems == {}
+
+
+@pytest.mark.parametrize("more", [b"", b"\n{}\n"])
+def test_a_hole_of_gigabytes_is_counted_and_not_read(run: Path, more: bytes) -> None:
+    path = run / TASKS
+    before = path.stat().st_size
+    os.truncate(path, 200 * 10**9)
+    with path.open("ab") as file:
+        file.write(more)
+    told: list[int] = []
+    reader = RunReader(run)
+    assert len(list(reader.records(TASKS, progress=told.append))) == 60
+    problems = reader.problems[TASKS]
+    assert problems.nul_bytes == 200 * 10**9 - before
+    assert problems.broken == 1
+    assert problems.foreign == (1 if more else 0)
+    assert sum(told) == path.stat().st_size
+    assert len(told) < 1_000
+
+
+def test_a_hole_in_what_was_synced_is_damage(run: Path) -> None:
+    path = run / TASKS
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(len(data) // 2)
+        file.truncate(10**9)
+    document = orjson.loads((run / layout.RUN).read_bytes())
+    document["journal"][TASKS]["bytes"] = 10**9
+    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    reader = RunReader(run)
+    assert len(list(reader.records(TASKS))) < 60
+    assert reader.problems[TASKS].crc_mismatches == 1
+
+
+def test_a_line_in_many_blocks_is_put_together_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = create(tmp_path)
+    writer.append(FAILURES, [failure(n) | {"message": "x" * 10_000} for n in range(1, 4)])
+    writer.close()
+    monkeypatch.setattr("scalable_runs.reader._BLOCK", 7)
+    records, reader = read(writer.path, FAILURES)
+    assert [len(record["message"]) for record in records] == [10_000] * 3
+    assert reader.problems == {}
+
+
 # Live or lost
 
 
@@ -590,6 +646,31 @@ def test_broken_runs_are_listed_and_links_and_foreign_directories_are_not(tmp_pa
     assert resolve_run(tmp_path).path == broken
     with pytest.raises(RunNotFoundError):
         resolve_run(tmp_path, "run-link")
+
+
+def test_a_run_in_the_place_of_the_directory_of_runs_is_that_run(run: Path) -> None:
+    assert [one.path for one in find_runs(run)] == [run]
+    assert resolve_run(run).path == resolve_run(run, RUN_ID[:12]).path == run
+    (run / "logs").mkdir()
+    with pytest.raises(RunNotFoundError):
+        resolve_run(run, "logs")
+
+
+def test_a_writer_that_is_about_to_end_is_not_waited_for_in_a_list(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = orjson.loads((run / layout.RUN).read_bytes())
+    gone = process(pid=2**22 + 1, process_started="1", writer=process())
+    (run / layout.RUN).write_bytes(
+        orjson.dumps(document | {"status": "running", "recorder": process(pid=2**22 + 1)})
+    )
+    (run / layout.OWNER).write_bytes(orjson.dumps(gone))
+
+    def waits(*_: object) -> None:
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(_process, "_wait_for_end", waits)
+    assert [one.status for one in find_runs(run.parent)] == ["running"]
 
 
 def test_a_unique_prefix_is_enough_and_every_error_says_what_to_do(tmp_path: Path) -> None:

@@ -624,3 +624,72 @@ def test_an_internal_error_of_a_command_is_one_sentence(
     assert result.exit_code == 1
     assert "internal error: KeyError" in result.output
     assert "\x1b" not in result.output
+
+
+def test_a_broken_run_json_without_journals_is_named_with_its_line(tmp_path: Path) -> None:
+    broken = tmp_path / FIRST
+    broken.mkdir()
+    (broken / "run.json").write_text("{bad")
+    for command in ("report", "diagnose", "export", "crash-logs list"):
+        result = scalable(*command.split(), "--runs-dir", str(tmp_path))
+        assert result.exit_code == 1
+        assert "run.json cannot be read (it is not JSON (line 1))" in result.output, command
+
+
+def test_foreign_directories_are_no_runs(runs_dir: Path) -> None:
+    (runs_dir / "zz-notes").mkdir()
+    (runs_dir / "a.txt").write_text("")
+    result = scalable("runs", "--json", "--runs-dir", str(runs_dir))
+    assert [row["run_id"] for row in json.loads(result.output)] == [FIRST, SECOND]
+
+
+def test_a_run_given_as_the_directory_of_runs_is_shown(runs_dir: Path) -> None:
+    run = runs_dir / FIRST
+    assert FIRST in scalable("report", "--runs-dir", str(run)).output
+    rows = json.loads(scalable("runs", "--json", "--runs-dir", str(run)).output)
+    assert [row["run_id"] for row in rows] == [FIRST]
+
+
+def test_one_broken_record_is_told_and_hurts_no_other_run(runs_dir: Path) -> None:
+    path = runs_dir / FIRST / "workers.jsonl"
+    text = path.read_text()
+    assert '"memory_limit_bytes":4000000000' in text
+    path.write_text(text.replace('"memory_limit_bytes":4000000000', '"memory_limit_bytes":"64GB"'))
+    (runs_dir / FIRST / "summary.json").unlink()
+    assert scalable("runs", "--runs-dir", str(runs_dir)).exit_code == 0
+    for command in ("report", "diagnose"):
+        result = scalable(command, "--run-id", FIRST, "--runs-dir", str(runs_dir))
+        assert result.exit_code == 0
+        assert "of a wrong type left out" in " ".join(result.output.split())
+
+
+def test_export_sends_what_can_be_sent_and_counts_the_rest(runs_dir: Path, tmp_path: Path) -> None:
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "00f067aa0ba902b7"}
+    run = {"schema_version": 1, "run_id": FIRST, "timestamp": "2026-01-02T03:04:06.000000Z"}
+    span = {**run, **ids, "event_type": "span", "name": "good"}
+    histogram = {
+        **{**run, "event_type": "metric", "name": "rows", "kind": "histogram"},
+        **{"count": 1, "sum": 1.5, "bounds": [1, 2], "bucket_counts": [0, 1, 0]},
+    }
+    log = {**run, "event_type": "log", "body": {"deep": [{"a": 2**63}]}}
+    nested = "[" * 900 + "]" * 900
+    journals = {
+        "spans": [
+            span,
+            {**span, "trace_id": "0af7651916cd43dd8448eb211c80319X"},
+            {**span, "kind": "sideways", "status": {"code": 3}, "attributes": {"x": [1, "a", {}]}},
+        ],
+        "metrics": [histogram, {**histogram, "bucket_counts": ""}, {**histogram, "name": None}],
+        "logs": [log, {**log, "severity_number": 99}, {**log, "body": "BODY"}],
+    }
+    for name, records in journals.items():
+        lines = [json.dumps(record).replace('"BODY"', nested) for record in records]
+        (runs_dir / FIRST / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    file = tmp_path / "otlp.jsonl"
+    where = ("--run-id", FIRST, "--runs-dir", str(runs_dir), "--file", str(file))
+    told = json.loads(scalable("export", *where, "--json").output)
+    assert told["left_out"] == 3
+    assert told["metric_points"] == 1
+    messages = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum('"name": "good"' in json.dumps(message) for message in messages) == 1
+    assert "could not be read, and were not sent: 3" in scalable("export", *where).output

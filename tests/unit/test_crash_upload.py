@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -446,3 +448,83 @@ def test_why_there_is_no_log_is_told(tmp_path):
         assert shown.exit_code == 1
         assert f"no log of worker {name}: {sentence}." in shown.stderr
     assert "host7:/tmp/x.log" in listed
+
+
+def test_a_place_may_not_be_another_service_of_this_machine(tmp_path, store):
+    with Store() as other:
+        store.place = {"url": f"{other.base}/admin", "headers": {"X-Delete": "all"}}
+        run_dir = send(tmp_path, store)
+        assert (other.asked, other.taken) == ([], [])
+    assert ended(run_dir) == ["refused"]
+    (record,) = outcomes(run_dir)
+    assert "another port of this machine" in record["error"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "place", "taken"),
+    [
+        ("https://logs.example.org/x", "https://bucket.s3.amazonaws.com/k?X-Amz-Signature=1", True),
+        ("https://logs.example.org/x", "http://127.0.0.1:80/x", False),
+        ("https://logs.example.org/x", "https://127.0.0.1/x", False),
+        ("https://logs.example.org/x", "https://localhost:9000/x", False),
+        ("https://logs.example.org/x", "http://logs.example.org/x", False),
+        ("http://127.0.0.1:80/x", "http://127.0.0.1:80/y", True),
+        ("http://127.0.0.1:80/x", "http://127.0.0.1:81/y", False),
+        ("http://127.0.0.1:80/x", "http://localhost:80/y", False),
+        ("http://127.0.0.1:80/x", "https://store.example.org/y", True),
+    ],
+)
+def test_which_places_are_taken(asked: str, place: str, taken: bool):
+    answer = json.dumps({"url": place}).encode()
+    if taken:
+        assert crash_upload._Place.of(answer, asked).url == place
+    else:
+        with pytest.raises(crash_upload.UploadError):
+            crash_upload._Place.of(answer, asked)
+
+
+def test_an_answer_nested_deeper_than_can_be_read_is_refused(tmp_path, store):
+    store.on_post = lambda store, n: (200, b"[" * 60_000, {})
+    assert ended(send(tmp_path, store)) == ["refused"]
+
+
+def test_many_logs_have_one_time_limit_together(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(crash_upload, "ALL_TIMEOUT", 0.0)
+    run_dir = send(tmp_path, store, "one", "two", "three")
+    assert store.asked == []
+    assert ended(run_dir) == ["pending"] * 3
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero", "sparse", "outside"])
+def test_outcomes_are_read_from_a_regular_file_alone(tmp_path, kind):
+    run_dir = run_with_logs(tmp_path, "one")
+    path = run_dir / crash_upload.UPLOADS
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 3 * 10**9)
+    else:
+        (tmp_path / "other").write_text("{}\n")
+        path.symlink_to("/dev/zero" if kind == "zero" else tmp_path / "other")
+    tracemalloc.start()
+    assert outcomes(run_dir) == []
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+def test_a_log_that_is_larger_than_a_log_can_be_is_read_from_its_end(tmp_path, monkeypatch):
+    run_dir = run_with_logs(tmp_path, "0123456789")
+    monkeypatch.setattr(crash_upload, "MAX_LOG", 4)
+    (log,) = logs_of(run_dir)
+    path = crash_upload.find(run_dir, log.log)
+    assert path is not None
+    assert crash_upload.read_log(path) == b"6789"
+
+
+def test_a_loop_of_links_is_no_log(tmp_path):
+    run_dir = run_with_logs(tmp_path, "one")
+    (log,) = logs_of(run_dir)
+    (run_dir / log.log).unlink()
+    (run_dir / log.log).symlink_to(Path(log.log).name)
+    assert crash_upload.find(run_dir, log.log) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -80,7 +80,23 @@ def render_json(report: Report) -> dict[str, Any]:
 
 def json_text(document: Any) -> str:
     """Return a document as JSON that is as safe to look at on a terminal as it is to parse."""
-    return escape_json(orjson.dumps(document, option=_JSON_OPTIONS).decode())
+    try:
+        data = orjson.dumps(document, option=_JSON_OPTIONS)
+    except TypeError:
+        data = orjson.dumps(_shallow(document), option=_JSON_OPTIONS)
+    return escape_json(data.decode())
+
+
+def _shallow(value: Any, depth: int = 50) -> Any:
+    """Cut off what is nested deeper than can be written: a run may hold what others wrote."""
+    if not isinstance(value, dict | list):
+        return value
+    if not depth:
+        return "…"
+    if isinstance(value, dict):
+        table = cast("dict[Any, Any]", value)
+        return {str(name): _shallow(below, depth - 1) for name, below in table.items()}
+    return [_shallow(item, depth - 1) for item in cast("list[Any]", value)]
 
 
 def path_text(path: Path) -> str:

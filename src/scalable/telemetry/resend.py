@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from time import sleep
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
+import orjson
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import (
@@ -219,8 +219,7 @@ class FileDestination:
     def _write(self, signal: SignalName, content: Any) -> None:
         message = self._dict_of(self._encode[signal](content), use_integers_for_enums=True)
         try:
-            json.dump(_with_hex_ids(message), self._file, separators=(",", ":"))
-            self._file.write("\n")
+            self._file.write(orjson.dumps(_with_hex_ids(message)).decode() + "\n")
         except OSError as error:
             raise ResendError(f"{self._path} cannot be written: {error.strerror}.") from error
 
@@ -495,6 +494,8 @@ class _Resending:
         for span in self._made(TASKS, make):
             self._take(span)
         for record in running.values():
+            if record.get("span_id") is None:
+                continue
             lost = {
                 **record,
                 "state": "lost",

@@ -1,0 +1,128 @@
+"""Fields brought to their types: what is wrong is null and counted, and the rest is as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from store_world import RUN_ID, create, read, task
+
+from scalable_runs import fields, layout
+from scalable_runs.fields import MAX_TEXT, clean, fits, hex_id
+from scalable_runs.summary import RunSummary
+
+
+def worker(**details: Any) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "event_type": "worker",
+        "run_id": RUN_ID,
+        "timestamp": "2026-01-02T03:04:05.000000Z",
+        "worker_id": 3,
+        "worker": "tcp://127.0.0.1:1",
+        "state": "ready",
+        "details": {"nthreads": 2, "memory_limit_bytes": 4e9, "unknown": {"a": []}, **details},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory_limit_bytes", "64GB"),
+        ("memory_limit_bytes", -1),
+        ("memory_limit_bytes", 1e300),
+        ("nthreads", True),
+        ("nthreads", 2**64),
+        ("nthreads", 1.5),
+        ("host", ["a"]),
+        ("tasks", ["a", 1]),
+        ("reason", "x" * (MAX_TEXT + 1)),
+        ("exit_code", {}),
+        ("will_retry", 1),
+    ],
+)
+def test_a_value_of_another_type_is_null_and_counted(name: str, value: Any) -> None:
+    record = worker(**{name: value})
+    expected = worker(**{name: None}) | {"worker_id": "3"}
+    assert clean(record, fields.JOURNALS[layout.WORKERS]) == 1
+    assert record == expected
+
+
+def test_right_values_nulls_and_unknown_fields_stay() -> None:
+    record = worker(host=None, exit_code=-9, whatever=[{"deep": 1}]) | {"unknown": {"x": 1}}
+    before = orjson.dumps(record | {"worker_id": "3"})
+    assert clean(record, fields.JOURNALS[layout.WORKERS]) == 0
+    assert orjson.dumps(record) == before
+
+
+def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
+    events = [{"name": "a", "timestamp": 3}, "no table", {"name": ["b"], "attributes": {}}]
+    record: dict[str, Any] = {"event_type": "span", "events": events, "links": {}}
+    assert clean(record, fields.JOURNALS[layout.SPANS]) == 4
+    kept = [{"name": "a", "timestamp": None}, {"name": None, "attributes": {}}]
+    assert (record["events"], record["links"]) == (kept, None)
+
+
+def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
+    dropped = {str(number): number for number in range(2 * fields.MAX_ENTRIES)}
+    document: dict[str, Any] = {"telemetry": {"dropped": {"bad": "x", **dropped}}}
+    wrong = clean(document, fields.DOCUMENTS[layout.RUN])
+    kept = document["telemetry"]["dropped"]
+    assert len(kept) + wrong == len(dropped) + 1
+    assert "bad" not in kept
+    assert len(kept) <= fields.MAX_ENTRIES
+
+
+def test_every_journal_of_the_contract_has_its_fields() -> None:
+    assert {*layout.JOURNALS, *layout.SIGNALS} <= fields.JOURNALS.keys()
+
+
+def test_the_summary_of_an_empty_run_fits_and_a_damaged_one_does_not() -> None:
+    document: dict[str, Any] = orjson.loads(orjson.dumps(RunSummary().document({})))
+    assert fits(document, fields.SUMMARY)
+    for section, name in (("counts", "tasks"), ("resources", "workers"), ("failures", "groups")):
+        damaged = document | {section: document[section] | {name: "many"}}
+        assert not fits(damaged, fields.SUMMARY)
+    assert not fits({**document, "timing": None}, fields.SUMMARY)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("00000000000000ff", 255),
+        ("00000000000000fg", 0),
+        ("0x000000000000ff", 0),
+        ("-0000000000000ff", 0),
+        ("ff", 0),
+        ("", 0),
+        (None, 0),
+        (255, 0),
+    ],
+)
+def test_an_id_is_sixteen_hexadecimal_digits_or_none(value: object, expected: int) -> None:
+    assert hex_id(value, 16) == expected
+
+
+def test_the_reader_gives_right_types_and_says_how_many_were_wrong(tmp_path: Any) -> None:
+    writer = create(tmp_path)
+    wrong: list[dict[str, Any]] = [
+        {"duration_s": "long"},
+        {"duration_s": -1.0},
+        {"worker": ["a"]},
+        {"dependencies": ["a", None]},
+        {"timestamp": "yesterday"},
+        {"timestamp": 3},
+    ]
+    writer.append(layout.TASKS, [task(number) for number in range(1, 4)])
+    writer.append(layout.TASKS, [task(4 + n) | change for n, change in enumerate(wrong)])
+    writer.append(layout.TASKS, [task(20)])
+    writer.close()
+    records, reader = read(writer.path)
+    assert len(records) == 3 + len(wrong) + 1
+    for record, change in zip(records[3:], wrong, strict=False):
+        (name,) = change
+        assert record[name] is None
+    problems = reader.problems[layout.TASKS]
+    assert problems.wrong == len(wrong)
+    assert problems.sentences() == ["tasks.jsonl: 6 fields of a wrong type left out"]
