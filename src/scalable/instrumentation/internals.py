@@ -46,7 +46,16 @@ def global_client() -> Client | None:
 
 def schedulers_here() -> list[Scheduler]:
     """Schedulers that run in this process."""
-    return [found for found in list(Scheduler._instances) if found.status == Status.running]
+    return [
+        found
+        for found in list(Scheduler._instances)
+        if found.status == Status.running and was_made_here(found)
+    ]
+
+
+def was_made_here(server: Scheduler | Worker) -> bool:
+    """Whether it was not merely in the memory of the process that this one was forked from."""
+    return server.monitor.proc.pid == os.getpid()
 
 
 def addresses(scheduler: Scheduler) -> set[str]:
@@ -145,8 +154,14 @@ def cumulative_worker_metrics(scheduler: Scheduler) -> dict[Any, float]:
 def is_only_worker_here(worker: Worker) -> bool:
     """Whether nothing else of Dask lives in the process: no scheduler, nanny or other worker."""
     others = [found for found in list(Worker._instances) if found is not worker]
-    running = [found for found in others if found.status not in (Status.closed, Status.failed)]
-    return not running and not list(Nanny._instances) and not schedulers_here()
+    running = [
+        found
+        for found in others
+        if found.status not in (Status.closed, Status.failed) and was_made_here(found)
+    ]
+    # A worker with a nanny has a process of its own; forked, it has the nanny in its memory.
+    nannies = [] if worker.nanny else list(Nanny._instances)
+    return not running and not nannies and not schedulers_here()
 
 
 def launched(worker: Worker) -> float:

@@ -150,7 +150,9 @@ class ScalableNannyPlugin(NannyPlugin):
 
 _SOURCE: Final = """
 try:
-    from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin as Plugin
+    from scalable.forks import no_fork
+    with no_fork:
+        from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin as Plugin
 except Exception as error:
     import logging
     from distributed.diagnostics.plugin import NannyPlugin as Plugin

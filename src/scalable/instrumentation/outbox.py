@@ -16,6 +16,7 @@ import orjson
 
 from scalable import facts
 from scalable.facts import MAX_TEXT
+from scalable.forks import let_go_in_forks
 from scalable.guard import printable
 
 #: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
@@ -87,6 +88,7 @@ class Outbox:
         self._closed = False
         self._dropped: dict[tuple[int, str | None], _Tally] = {}
         self._tokens = {kind: (rate.burst, monotonic()) for kind, rate in RATES.items()}
+        let_go_in_forks(self)
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
         """Take an item, made by :func:`encode`, or count it as dropped."""
@@ -102,8 +104,9 @@ class Outbox:
 
     def drop(self, kind: int, run: str | None, count: int) -> None:
         """Count items that were left out before they came here."""
-        self._tally(kind, run).add(count)
-        self._arm()
+        if not self._closed:
+            self._tally(kind, run).add(count)
+            self._arm()
 
     def _tally(self, kind: int, run: str | None) -> _Tally:
         tally = self._dropped.get((kind, run))
@@ -156,6 +159,11 @@ class Outbox:
         """Send what waits, take nothing more."""
         self._flush()
         self._closed = True
+
+    def after_fork(self) -> None:
+        """Take nothing, in a forked process: its loop is another process's."""
+        self._closed = True
+        self._items.clear()
 
     def _take_token(self, kind: int) -> bool:
         # Two threads may take the same token: it is a bound on a flow, not an account.

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from scalable.guard import Guard
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox
-from scalable.instrumentation.python_logs import Listener, forget_parents
+from scalable.instrumentation.python_logs import Listener
 from scalable.instrumentation.relay import Relay, otel_disabled
 
 #: Items that one task brings back at most, and their bytes.
@@ -126,7 +126,6 @@ class _Here:
         if not otel_disabled():
             self.relay = Relay(outbox, lambda: self.ahead, guard)
             self.relay.start()
-        forget_parents()
         self.listener = Listener(outbox, lambda: self.ahead, guard)
         self.listener.start()
 

@@ -17,7 +17,7 @@ from opentelemetry import trace
 
 from scalable import facts
 from scalable.facts import MAX_TEXT
-from scalable.forks import unlocked_in_forks
+from scalable.forks import let_go_in_forks, unlocked_in_forks
 from scalable.guard import Guard, printable
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import Outbox, encode
@@ -72,6 +72,7 @@ class Listener:
     def start(self) -> None:
         """Listen from now on."""
         global _listeners, _original
+        let_go_in_forks(self)
         with _lock:
             _listeners = (*_listeners, self)
             if _original is None:
@@ -82,12 +83,17 @@ class Listener:
         """Listen no more; the last one gives Python's own method back."""
         global _listeners, _original
         with _lock:
-            _listeners = tuple(listener for listener in _listeners if listener is not self)
+            self.after_fork()
             ours = getattr(internals.call_handlers(), "_scalable", False)
             # Somebody may have wrapped the method after us: theirs stays, and finds nobody.
             if not _listeners and _original is not None and ours:
                 internals.set_call_handlers(_original)
                 _original = None
+
+    def after_fork(self) -> None:
+        """Listen no more, in a forked process."""
+        global _listeners
+        _listeners = tuple(listener for listener in _listeners if listener is not self)
 
     def wants(self, record: logging.LogRecord, attempt: Any) -> bool:
         """Whether a record is one for the run."""
@@ -102,12 +108,6 @@ class Listener:
             self.outbox.put(facts.RELAY_LOGS, run_of(attempt), item)
         except BaseException as error:
             self._guard.failed("relay_log", error)
-
-
-def forget_parents() -> None:
-    """In a forked process: whoever listened in the parent hears nothing here."""
-    global _listeners
-    _listeners = ()
 
 
 def _listening(original: Callable[..., Any]) -> Callable[..., Any]:

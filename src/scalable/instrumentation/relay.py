@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -23,6 +22,7 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry._logs import LogRecord
 
 from scalable import facts
+from scalable.forks import let_go_in_forks, no_fork
 from scalable.guard import Guard
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import Outbox, attributes_of, encode
@@ -83,13 +83,11 @@ class Relay:
         self.outbox = outbox
         self.guard = guard
         self.clock = clock
-        self.pid = os.getpid()
         self.tracer_provider = RelayTracerProvider(self)
         self.meter_provider = RelayMeterProvider(self)
         self.logger_provider = RelayLoggerProvider(self)
         #: Something was measured since the last collection.
         self.measured = False
-        self._lock = threading.Lock()
         self._sdk: Any = None
         self._collected = 0.0
         self._placed: list[internals.Signal] = []
@@ -101,16 +99,21 @@ class Relay:
             "metrics": self.meter_provider,
             "logs": self.logger_provider,
         }
+        let_go_in_forks(self)
         for signal, provider in providers.items():
-            found = internals.otel_provider(signal)
-            free = found is None or getattr(found, "left_by", self.pid) != self.pid
+            free = internals.otel_provider(signal) is None
             if free and _PROVIDER_VARIABLES[signal] not in os.environ:
-                internals.place_otel_provider(signal, provider)
+                with no_fork:
+                    internals.place_otel_provider(signal, provider)
                 self._placed.append(signal)
 
     def stop(self) -> None:
         """Leave the process as it was; what user code has set meanwhile stays."""
         self.collect(force=True)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Stand aside: nobody in a forked process takes what its code would record."""
         for signal in self._placed:
             if internals.otel_provider(signal) in (
                 self.tracer_provider,
@@ -123,7 +126,8 @@ class Relay:
     def sdk(self) -> Any:
         """The SDK behind the providers, imported and made at first use."""
         if self._sdk is None:
-            with self._lock:
+            # A forked process would wait for ever for what this one was importing.
+            with no_fork:
                 if self._sdk is None:
                     with usable_environment():
                         from scalable.instrumentation.relay_sdk import RelaySdk
@@ -241,8 +245,6 @@ class RelayTracerProvider(trace.TracerProvider):
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        #: The process it serves: to one forked from that it is nothing.
-        self.left_by = relay.pid
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         """A tracer that follows whichever provider the process has."""
@@ -262,8 +264,6 @@ class RelayMeterProvider(metrics.MeterProvider):
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        #: The process it serves: to one forked from that it is nothing.
-        self.left_by = relay.pid
 
     def get_meter(self, name: str, *args: Any, **kwargs: Any) -> metrics.Meter:
         """A meter whose instruments follow whichever provider the process has."""
@@ -275,8 +275,6 @@ class RelayLoggerProvider(_logs.LoggerProvider):
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        #: The process it serves: to one forked from that it is nothing.
-        self.left_by = relay.pid
 
     def get_logger(
         self,

@@ -15,6 +15,7 @@ from scalable import facts
 from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
 from scalable.forks import unlocked_in_forks
 from scalable.guard import Guard
+from scalable.instrumentation.internals import was_made_here
 from scalable.instrumentation.propagation import current_attempt, run_of
 
 #: Takes the events of code that runs in no task; see :func:`listen`.
@@ -92,6 +93,8 @@ def _current_task() -> tuple[Any, str | None, str, int] | None:
     try:
         worker: Any = get_worker()
     except ValueError:
+        return None
+    if not was_made_here(worker):  # a process forked from the worker's
         return None
     return worker, run_of(attempt), attempt.key, attempt.run_id
 

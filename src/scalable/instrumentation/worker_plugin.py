@@ -135,7 +135,9 @@ class ScalableWorkerPlugin(WorkerPlugin):
 #: Run where the plugin is unpickled: there the package may be missing, and the scheduler is told.
 _SOURCE: Final = f"""
 try:
-    from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin as Plugin
+    from scalable.forks import no_fork
+    with no_fork:
+        from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin as Plugin
 except Exception as error:
     import logging, time
     from distributed.diagnostics.plugin import WorkerPlugin
