@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -48,6 +49,42 @@ def test_closed_in_good_order_leaves_nothing(tmp_path):
     board.close()
     assert read_board("worker") is None
     assert not list(tmp_path.rglob("*.board"))
+
+
+def abandoned(worker: str) -> None:
+    """Leave the board of a worker that was killed."""
+    code = f"""if True:
+        import os, signal, tempfile
+        tempfile.tempdir = {tempfile.gettempdir()!r}
+        from scalable.instrumentation.board import Board
+        board = Board({worker!r})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+
+
+def test_boards_of_killed_workers_do_not_stay(tmp_path):
+    """Those that nobody reads; never that of a worker that lives."""
+    alive = Board("alive")
+    abandoned("dead")
+    assert len(list(tmp_path.rglob("*.board"))) == 2
+    next_one = Board("next")
+    # Its scheduler may be about to read it.
+    assert len(list(tmp_path.rglob("*.board"))) == 3
+    next_one.close()
+    assert read_board("dead") is None
+    alive.begin(7, 1.0)
+    assert read_board("alive") == ((7, 1.0),)
+    alive.close()
+
+
+def test_an_old_board_that_nobody_has_read_is_removed_at_sight(tmp_path):
+    abandoned("dead")
+    (path,) = tmp_path.rglob("*.board")
+    os.utime(path, (1.0, 1.0))
+    next_one = Board("next")
+    assert not path.exists()
+    next_one.close()
 
 
 def test_survives_sigkill(tmp_path):

@@ -10,15 +10,22 @@ gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import mmap
 import os
 import stat
 import struct
-import tempfile
 from collections import deque
 from pathlib import Path
+from time import time
 from typing import Final
+
+from scalable.spool import check_private, log_state, private_directory
+
+#: The board of a dead worker that nobody has written to for this time is removed at sight, in
+#: seconds.
+UNREAD_EXPIRY: Final = 3600.0
 
 _MAGIC: Final = b"SCLBRD01"
 #: run id + 1 (0 = free slot), start time
@@ -36,14 +43,18 @@ class Board:
     """
 
     def __init__(self, worker_id: str) -> None:
-        directory = _directory()
+        directory = private_directory()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(directory)
+        check_private(directory)
+        self._abandoned = _abandoned(directory)
         self._path = _path(worker_id)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
         try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, _SIZE)
+            # It has a descriptor of its own, with which the lock ends: with the worker's life.
             self._map = mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
@@ -65,11 +76,16 @@ class Board:
             self._free.append(slot)
 
     def close(self) -> None:
-        """Take the board away: the worker ends in good order."""
+        """Take the board away: the worker ends in good order.
+
+        So go the boards that nobody had read when it began, and nobody has read since.
+        """
         self._free.clear()
         self._map.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        for path, inode in (*self._abandoned, (self._path, 0)):
+            with contextlib.suppress(OSError):
+                if inode in (0, path.lstat().st_ino):
+                    path.unlink()
 
 
 def read_board(worker_id: str) -> tuple[tuple[int, float], ...] | None:
@@ -83,7 +99,7 @@ def read_board(worker_id: str) -> tuple[tuple[int, float], ...] | None:
     """
     path = _path(worker_id)
     try:
-        _check_owner(path.parent)
+        check_private(path.parent)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
@@ -103,17 +119,26 @@ def read_board(worker_id: str) -> tuple[tuple[int, float], ...] | None:
     return tuple((number - 1, start) for number, start in slots if number > 0)
 
 
-def _directory() -> Path:
-    return Path(tempfile.gettempdir()) / f"scalable-{os.getuid()}"
+def _abandoned(directory: Path) -> list[tuple[Path, int]]:
+    """Boards whose workers are gone, with their inodes; those that are old are removed at once.
+
+    A scheduler may be about to read the board of a worker that has just died.
+    """
+    found: list[tuple[Path, int]] = []
+    horizon = time() - UNREAD_EXPIRY
+    for path in directory.glob("*.board"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if log_state(path) != "complete":
+                continue
+            if status.st_mtime < horizon:
+                path.unlink()
+            else:
+                found.append((path, status.st_ino))
+    return found
 
 
 def _path(worker_id: str) -> Path:
     # The id comes from a peer: only its digest becomes part of a path.
     digest = hashlib.blake2b(worker_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
-    return _directory() / f"{digest}.board"
-
-
-def _check_owner(directory: Path) -> None:
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{directory} is not a private directory of this user")
+    return private_directory() / f"{digest}.board"
