@@ -25,6 +25,8 @@ LOG_LIMIT: Final = 10 * 2**20
 TAIL_BYTES: Final = 16 * 2**10
 #: Where a crash's stack is looked for, from the end.
 _CRASH_WINDOW: Final = 256 * 2**10
+#: How often a log's directory is made at most.
+_ATTEMPTS: Final = 10
 #: A log's name below the spool: which worker, and when the capture began.
 _NAME: Final = re.compile(r"[0-9a-f]{32}/\d{8}T\d{6}\.\d{6}Z\.(?:stderr|stdout)\.log")
 
@@ -50,22 +52,44 @@ def spool() -> Path:
     return base / "logs"
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone."""
+    if not directory.is_dir():
+        make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def new_log(address: str, started: float) -> Path:
-    """Path of a new log of the worker at `address`; its directory is made."""
+    """Path of a new log of the worker at `address`, for :func:`create_log`."""
     directory = spool() / _digest(address)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    check_private(directory)
     moment = datetime.fromtimestamp(started, UTC)
     return directory / f"{moment:%Y%m%dT%H%M%S.%f}Z.stderr.log"
 
 
 def create_log(path: Path) -> int:
-    """Make an empty log; returns a descriptor that holds the lock of whoever writes it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    """Make an empty log; returns a descriptor that holds the lock of whoever writes it.
+
+    Raises
+    ------
+    OSError
+        It is there, or its directory cannot be made or is not private.
+    """
+    descriptor = _create(path, _ATTEMPTS)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
+
+
+def _create(path: Path, attempts: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        check_private(path.parent)
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:  # somebody has just removed the empty directory
+        if attempts <= 1:
+            raise
+    return _create(path, attempts - 1)
 
 
 def name_of(path: Path) -> str:
@@ -99,7 +123,8 @@ def latest_log(address: str) -> Path | None:
 def log_state(path: Path) -> Literal["written", "complete", "gone"]:
     """Whether somebody still writes a log."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
     except OSError:
         return "gone"
     try:
@@ -150,7 +175,7 @@ def keep(path: Path, target: Path) -> bool:
         False if it could not be done.
     """
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(target.parent)
         if target.exists() and target.stat().st_ino == path.stat().st_ino:
             return True
         target.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ The clusters are shared by the deaths that do not need one of their own.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -89,6 +91,8 @@ def test_every_way_to_die(make_cluster, capfd):
                 # know its address yet.
                 tasks.wait_until(lambda: _is_watched(cluster, client))
     oracle.check_contract(run.run_dir)
+    for directory in (run.run_dir / "logs").rglob("*/.."):
+        assert directory.stat().st_mode & 0o777 == 0o700
     found = certificates(run.run_dir)
     assert len(found) == len(lost(run.run_dir)) == len(DEATHS)
     spans = {
@@ -501,17 +505,202 @@ def test_uninstrument_gives_the_descriptors_back(make_cluster):
     client.submit(dying.say, "after").result()
 
 
+def helper_of(client: Client, address: str) -> psutil.Process:
+    """The process that copies the output of the worker at `address`."""
+    (path,) = client.run(lambda dask_worker: _log_of(dask_worker), workers=[address]).values()
+    for process in psutil.process_iter(["cmdline"]):
+        if any(argument.endswith(path) for argument in process.info["cmdline"] or ()):
+            return process
+    raise AssertionError(path)
+
+
+def _log_of(worker) -> str:
+    return str(worker.plugins["scalable"]._capture.log)
+
+
 def test_a_killed_helper_costs_no_output_and_no_task(make_cluster, capfd):
     cluster, client = make_cluster(n_workers=1)
     with scalable.instrument(client):
-        worker = psutil.Process(worker_pid(cluster))
-        (helper,) = [p for p in worker.children() if any("tee.py" in a for a in p.cmdline())]
-        helper.kill()
-        helper.wait(30)
+        (address,) = cluster.scheduler.workers
+        helper_of(client, address).kill()
+        tasks.wait_until(
+            lambda: not any("pipe:" in t for t in client.run(dying.descriptors)[address].values())
+        )
         for number in range(200):
             client.submit(dying.say, f"still {number}", pure=False).result(timeout=30)
     shown = capfd.readouterr()
     assert all(f"still {number}\n" in shown.out + shown.err for number in range(200))
+
+
+def test_what_user_code_has_put_in_place_stays(make_cluster, tmp_path):
+    """Output that a task has redirected for good is not turned back."""
+    _, client = make_cluster(n_workers=1)
+    run = scalable.instrument(client)
+    client.run(dying.redirect, str(tmp_path / "log"))
+    during = client.run(dying.descriptors)
+    run.close()
+    after = client.run(dying.descriptors)
+    assert all(found[1] == str(tmp_path / "log") for found in after.values())
+    assert all("pipe:" in during[address][2] for address in during)
+    assert all(after[address][2] != during[address][2] for address in during)
+
+
+def test_no_process_of_ours_is_a_child_of_a_worker(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    before = client.run(dying.children)
+    with scalable.instrument(client):
+        assert client.run(dying.children) == before
+        assert client.submit(dying.wait_for_all_children, 3).result(timeout=60) == [0, 1, 2]
+        client.submit(dying.say, "after").result()
+
+
+def test_the_child_of_a_task_outlives_the_worker_and_writes_on(bare, tmp_path):
+    """It keeps neither the worker's certificate nor its own words back."""
+    cluster, client = bare
+    gate = tmp_path / "speak"
+    with (
+        scalable.instrument(client) as run,
+        shell_worker(cluster.scheduler_address, "--no-nanny") as process,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        client.submit(dying.leave_a_child, str(gate)).result(timeout=60)
+        process.kill()
+        try:
+            tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
+        finally:
+            gate.touch()
+        assert "said by a child" in process.stderr.read()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_that_are_forked_are_captured(make_cluster, method):
+    """The first one before the run begins, the next one while it goes on."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": method}):
+        cluster, client = make_cluster(n_workers=1)
+        cluster.scheduler.allowed_failures = 0
+        with scalable.instrument(client) as run:
+            for number in (1, 2):
+                with pytest.raises(KilledWorker):
+                    client.submit(dying.kill, pure=False).result(timeout=60)
+                tasks.wait_until(lambda number=number: len(lost(run.run_dir)) == number)
+                client.wait_for_workers(1, timeout=60)
+                tasks.wait_until(lambda: _is_watched(cluster, client))
+            assert client.submit(abs, -1).result(timeout=60) == 1
+    oracle.check_contract(run.run_dir)
+    found = certificates(run.run_dir)
+    assert [details["signal"] for details in found] == ["SIGKILL", "SIGKILL"]
+    assert all("last words of kill" in details["stderr_tail"] for details in found)
+
+
+# -- crashes that a library handles ----------------------------------------------------------------
+
+
+def test_a_handler_that_was_there_before_is_not_replaced(make_cluster):
+    cluster, client = make_cluster(n_workers=1)
+    cluster.scheduler.allowed_failures = 0
+    client.run(dying.handle_crashes)
+    before = client.run(dying.crash_handlers)
+    with scalable.instrument(client) as run:
+        assert client.run(dying.crash_handlers) == before
+        with pytest.raises(KilledWorker):
+            client.submit(dying.segfault, pure=False).result(timeout=60)
+    (details,) = certificates(run.run_dir)
+    assert details["signal"] == "SIGABRT"
+    assert "last words of segfault" in details["stderr_tail"]
+    assert "Fatal Python error" not in details["stderr_tail"]
+    assert any("stack" in said and "library" in said for said in details["not_known"])
+
+
+def test_a_handler_that_came_after_is_not_removed(make_cluster, tmp_path):
+    _, client = make_cluster(n_workers=1)
+    before = client.run(dying.crash_handlers)
+    scalable.instrument(client).close()
+    assert client.run(dying.crash_handlers) == before
+    run = scalable.instrument(client)
+    client.run(dying.handle_crashes)
+    during = client.run(dying.crash_handlers)
+    run.close()
+    assert client.run(dying.crash_handlers) == during
+
+
+def test_stacks_that_user_code_asks_for_stay(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    run = scalable.instrument(client)
+    client.run(faulthandler.enable)
+    run.close()
+    assert set(client.run(faulthandler.is_enabled).values()) == {True}
+
+
+# -- terminals -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def terminal_worker(address: str, *streams: str) -> Iterator[tuple[subprocess.Popen, int, int]]:
+    """A worker of which some streams are a terminal; its process and the terminal's two ends."""
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (40, 100))
+    path = os.pathsep.join(p for p in sys.path if p)
+    with subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
+         "--no-dashboard", "--memory-limit", "0", "--no-nanny"],
+        env={**os.environ, "PYTHONPATH": path},
+        **{stream: slave if stream in streams else subprocess.DEVNULL
+           for stream in ("stdout", "stderr")},
+    ) as process:  # fmt: skip
+        try:
+            yield process, master, slave
+        finally:
+            process.kill()
+            process.wait()
+            os.close(slave)
+            os.close(master)
+
+
+def shown(master: int, end: bytes) -> bytes:
+    """What is on the screen, up to `end`."""
+    seen = b""
+    while end not in seen:
+        seen += os.read(master, 65_536)
+    return seen
+
+
+@pytest.mark.parametrize("streams", [("stdout", "stderr"), ("stdout",), ("stderr",)])
+def test_a_terminal_is_one_still(bare, streams):
+    cluster, client = bare
+    with terminal_worker(cluster.scheduler_address, *streams) as (process, master, slave):
+        client.wait_for_workers(1, timeout=60)
+        screens: list[bytes] = []
+
+        def look() -> list[Any]:
+            sizes = [client.submit(dying.terminal, n, pure=False).result() for n in (1, 2)]
+            client.submit(dying.draw, pure=False).result()
+            client.submit(os.write, 1 if "stdout" in streams else 2, b"end\n", pure=False).result()
+            screens.append(shown(master, b"end\r\n"))
+            return sizes
+
+        before = look()
+        assert (True, (100, 40)) in before
+        with scalable.instrument(client) as run:
+            screens.clear()
+            assert look() == before
+            recorded = screens.pop()
+            termios.tcsetwinsize(slave, (50, 120))
+            # Nobody tells a process in the background.
+            tasks.wait_until(lambda: (True, (120, 50)) in look())
+            client.submit(dying.kill)
+            assert process.wait(60) == -signal.SIGKILL
+            tasks.wait_until(lambda: run.flush() and lost(run.run_dir))
+            if "stderr" in streams:
+                shown(master, b"last words of kill\r\n")
+    (details,) = certificates(run.run_dir)
+    assert "last words of kill" in details["stderr_tail"]
+    if streams == ("stdout", "stderr"):
+        assert (
+            b"".join(
+                b"\rstep %d \x1b[32mgreen\x1b[0m\r\nresult %d\t\r\r\n" % (n, n) for n in range(3)
+            )
+            in recorded
+        )
 
 
 def test_a_worker_in_this_process_is_never_touched(make_cluster):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 
 from scalable import facts, spool
-from scalable.instrumentation.tee import Log
+from scalable.instrumentation.tee import EMPTY_EXPIRY, EXPIRY, Log, remove_expired
 from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths, WorkerLogs
 from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK
 
@@ -189,3 +191,49 @@ def test_the_tail_of_a_crash_begins_where_the_crash_does(tmp_path):
     tail = spool.read_tail(path, 4_000)
     assert "last words\nFatal Python error: Aborted\n" in tail
     assert len(tail) <= 4_000
+
+
+@pytest.fixture
+def own_spool(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return spool.spool()
+
+
+def test_the_directory_of_a_log_that_is_to_come_is_not_removed(own_spool):
+    """Another worker's helper tidies between a worker's two steps."""
+    path = spool.new_log(ADDRESS, 1.0)
+    path.parent.mkdir(mode=0o700)
+    remove_expired(str(own_spool))
+    assert path.parent.is_dir()
+    os.utime(path.parent, (0.0, time() - 2 * EMPTY_EXPIRY))
+    remove_expired(str(own_spool))
+    assert not path.parent.exists()
+    os.close(spool.create_log(path))
+    os.utime(path.parent, (0.0, 0.0))
+    remove_expired(str(own_spool))
+    assert path.exists()
+    os.utime(path, (0.0, time() - 2 * EXPIRY))
+    os.utime(path.parent, (0.0, 0.0))
+    remove_expired(str(own_spool))
+    assert not path.parent.exists()
+
+
+def test_a_directory_that_vanishes_is_made_again(own_spool, monkeypatch):
+    path = spool.new_log(ADDRESS, 1.0)
+    removed: list[Path] = []
+    check = spool.check_private
+
+    def remove_first(directory: Path) -> None:
+        check(directory)
+        if len(removed) < 3:
+            removed.append(directory)
+            directory.rmdir()
+
+    monkeypatch.setattr(spool, "check_private", remove_first)
+    os.close(spool.create_log(path))
+    assert path.exists()
+
+
+def test_whatever_lies_in_the_place_of_a_log_is_not_waited_for(own_spool):
+    os.mkfifo(own_spool / "fifo")
+    assert spool.log_state(own_spool / "fifo") == "complete"

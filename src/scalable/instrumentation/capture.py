@@ -1,7 +1,7 @@
 """A worker process's raw output into a log that survives it, without taking it from the terminal.
 
 Where stdout and stderr go to the same place they share one pipe, and so one log: what a user saw
-before is still seen, in the same order.
+before is still seen, in the same order. Where there was a terminal there is one, of the same size.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ import contextlib
 import faulthandler
 import os
 import re
-import subprocess
+import signal
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ReferenceType, ref
 
 from scalable import facts
 from scalable.facts import STREAM_OP
+from scalable.forks import no_fork, unlocked_in_forks
 from scalable.instrumentation import internals, tee
 from scalable.instrumentation.relay import is_worker_process
+from scalable.processes import adopts_orphans, start_detached
 from scalable.spool import LOG_LIMIT, create_log, name_of, new_log, spool
 
 if TYPE_CHECKING:
@@ -38,13 +42,18 @@ class Capture:
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        self._lock = threading.Lock()
+        #: Why Python's stack will not be in the log of a crash; empty where it will.
+        self.no_stack = ""
+        self._lock = unlocked_in_forks(threading.Lock())
         self._stopped = False
-        #: What a descriptor was before, and the end of its pipe that keeps it readable.
+        #: What a descriptor was before, what we have put there, and the end that keeps it readable.
         self._saved: dict[int, int] = {}
-        self._pipes: list[int] = []
-        self._enabled_faulthandler = False
-        self._helper = self._divert()
+        self._placed: dict[int, tuple[int, int, int]] = {}
+        self._ends: list[int] = []
+        self._crashes = CrashStacks()
+        #: Readable once the helper is gone: it is not our child.
+        self._lifeline = self._divert()
+        self.no_stack = self._crashes.enable()
         threading.Thread(target=self._guard_helper, name="scalable-capture", daemon=True).start()
 
     @classmethod
@@ -63,6 +72,8 @@ class Capture:
         if capture is not None:
             fields["log"] = name_of(capture.log)
             fields["log_path"] = str(capture.log)
+            if capture.no_stack:
+                fields["no_stack"] = capture.no_stack
         if fields:
             now = time() + worker.scheduler_delay
             event = facts.WorkerEvent(facts.WORKER_EVENT, now, worker.address, "process", fields)
@@ -75,78 +86,92 @@ class Capture:
             if self._stopped:
                 return
             self._stopped = True
-            if self._enabled_faulthandler:
-                faulthandler.disable()
-            _flush()
-            for descriptor, saved in self._saved.items():
-                os.dup2(saved, descriptor)
-                os.close(saved)
-            for pipe in self._pipes:
-                os.close(pipe)
+            self._crashes.disable()
+            self._restore()
+            for descriptor in (*self._saved.values(), *self._ends):
+                os.close(descriptor)
 
-    def _divert(self) -> subprocess.Popen[bytes]:
+    def _divert(self) -> int:
         _flush()
-        together = _same_place(_STDOUT, _STDERR)
+        together = _place(_STDOUT) == _place(_STDERR)
         logs = {_STDERR: self.log}
         if not together:
             logs[_STDOUT] = self.log.with_name(self.log.name.replace(".stderr.", ".stdout."))
-        # The helper inherits the logs open and locked: they are there, and being written, at once.
-        files = {descriptor: create_log(path) for descriptor, path in logs.items()}
-        ends = {descriptor: os.pipe() for descriptor in logs}
-        streams = [
-            f"{ends[descriptor][0]}:{descriptor}:{files[descriptor]}:{path}"
-            for descriptor, path in logs.items()
-        ]
-        program = [sys.executable, "-I", "-S", str(Path(tee.__file__)), str(LOG_LIMIT)]
-        try:
+        # A forked process must not inherit the helper's end of the lifeline.
+        with no_fork, ExitStack() as opened:
+
+            def to_close(*descriptors: int) -> None:
+                for descriptor in descriptors:
+                    opened.callback(os.close, descriptor)
+
+            # The helper inherits the logs open and locked: they are there, and written, at once.
+            files = {descriptor: create_log(path) for descriptor, path in logs.items()}
+            to_close(*files.values())
+            ends = {descriptor: _open_pair(descriptor) for descriptor in logs}
+            to_close(*(end for pair in ends.values() for end in pair))
+            lifeline, held = os.pipe()
+            to_close(lifeline, held)
+            streams = [
+                f"{ends[descriptor][0]}:{descriptor}:{files[descriptor]}:{path}"
+                for descriptor, path in logs.items()
+            ]
             # It inherits the descriptors as they are now: what it passes on goes where it went.
-            helper = subprocess.Popen(
-                [*program, str(spool()), *streams],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[*(read for read, _ in ends.values()), *files.values()],
+            start_detached(
+                [sys.executable, "-I", "-S", tee.__file__, str(LOG_LIMIT), str(spool()), *streams],
+                pass_fds=[*(end for end, _ in ends.values()), *files.values(), held],
                 cwd="/",
             )
-        except BaseException:
-            for pipe in ends.values():
-                os.close(pipe[0])
-                os.close(pipe[1])
-            raise
-        finally:
-            for file in files.values():
-                os.close(file)
-        for descriptor in (_STDERR, _STDOUT):
-            _, write = ends[_STDERR if together else descriptor]
-            self._saved[descriptor] = os.dup(descriptor)
-            os.dup2(write, descriptor)
-        for read, write in ends.values():
-            os.close(write)
+            for descriptor in (_STDERR, _STDOUT):
+                _, write = ends[_STDERR if together else descriptor]
+                self._saved[descriptor] = os.dup(descriptor)
+                self._placed[descriptor] = _place(write)
+                os.dup2(write, descriptor)
             # While somebody could read, writing raises nothing should the helper be killed.
-            self._pipes.append(read)
-        if not faulthandler.is_enabled():
-            faulthandler.enable(file=_STDERR)
-            self._enabled_faulthandler = True
-        return helper
+            self._ends = [os.dup(end) for end, _ in ends.values()]
+            return os.dup(lifeline)
+
+    def _restore(self) -> None:
+        _flush()
+        for descriptor, saved in self._saved.items():
+            # What user code has put there since is its own.
+            if _place(descriptor) == self._placed[descriptor]:
+                os.dup2(saved, descriptor)
 
     def _guard_helper(self) -> None:
-        """Wait for the helper; if it was killed, let output go where it went before."""
-        self._helper.wait()
+        """Wait for the helper's end; if it was killed, let output go where it went before."""
+        os.read(self._lifeline, 1)
+        os.close(self._lifeline)
         with self._lock:
             if self._stopped:
                 return
             self._stopped = True
-            for descriptor, saved in self._saved.items():
-                os.dup2(saved, descriptor)
-            # What was in the pipes when it died has been seen by nobody yet; and a child that
-            # still has a pipe must be able to go on writing.
-            for pipe, descriptor in zip(self._pipes, (_STDERR, _STDOUT), strict=False):
+            self._restore()
+            # What was on its way when it died has been seen by nobody yet; and a child that
+            # still writes there must be able to go on.
+            for end, descriptor in zip(self._ends, (_STDERR, _STDOUT), strict=False):
                 threading.Thread(
-                    target=_drain, args=(pipe, self._saved[descriptor]), daemon=True
+                    target=_drain, args=(end, self._saved[descriptor]), daemon=True
                 ).start()
 
 
-def _drain(pipe: int, target: int) -> None:
+def _open_pair(descriptor: int) -> tuple[int, int]:
+    """What replaces a descriptor: the ends to read and to write. A terminal for a terminal."""
+    if not os.isatty(descriptor):
+        return os.pipe()
+    import termios
+
+    master, slave = os.openpty()
+    settings = termios.tcgetattr(descriptor)
+    # The terminal itself does what is to be done to the output.
+    settings[1] &= ~termios.OPOST
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    tee.copy_size(descriptor, master)
+    return master, slave
+
+
+def _drain(end: int, target: int) -> None:
     with contextlib.suppress(OSError):
-        while data := os.read(pipe, 1 << 16):
+        while data := os.read(end, 1 << 16):
             os.write(target, data)
 
 
@@ -156,18 +181,100 @@ def _flush() -> None:
             stream.flush()
 
 
-def _same_place(first: int, second: int) -> bool:
-    one, other = os.fstat(first), os.fstat(second)
-    return (one.st_dev, one.st_ino, one.st_rdev) == (other.st_dev, other.st_ino, other.st_rdev)
+def _place(descriptor: int) -> tuple[int, int, int]:
+    """Where a descriptor leads; (0, 0, 0) where it is closed."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return 0, 0, 0
+    return found.st_dev, found.st_ino, found.st_rdev
 
 
 def _is_own_process(worker: Worker) -> bool:
     """Whether the process exists for this worker alone: nobody else's output is touched."""
     if os.name != "posix" or not internals.is_only_worker_here(worker):
         return False
-    if "ipykernel" in sys.modules:
-        return False
-    return is_worker_process(worker)
+    # The helper must not come back as its child.
+    return is_worker_process(worker) and not adopts_orphans()
+
+
+# -- crashes --------------------------------------------------------------------------------------
+
+
+class CrashStacks:
+    """Has Python write its stack at a crash, unless another library handles crashes.
+
+    Virtual machines (Java, Julia, WebAssembly), garbage collectors and sanitizers handle these
+    signals as a part of their ordinary work. Used by the worker's loop.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: tuple[int, ...] | None = None
+        self._file: ReferenceType[_Stderr] | None = None
+
+    def enable(self) -> str:
+        """Begin; returns why that cannot be, or an empty text."""
+        if faulthandler.is_enabled():
+            return ""
+        found = crash_handlers()
+        if found is None:
+            return "it is not known who handles crashes in its process"
+        if any(found):
+            return "another library handles crashes in its process"
+        file = _Stderr()
+        # The module keeps the file until somebody else enables it for another one.
+        self._file = ref(file)
+        faulthandler.enable(file=file)
+        self._handlers = crash_handlers()
+        return ""
+
+    def disable(self) -> None:
+        """End, unless user code or another library counts on the handlers by now."""
+        ours = self._file is not None and self._file() is not None
+        if ours and self._handlers is not None and crash_handlers() == self._handlers:
+            faulthandler.disable()
+        self._handlers = None
+
+
+class _Stderr:
+    """Standard error, as :mod:`faulthandler` wants to have it."""
+
+    def fileno(self) -> int:
+        return _STDERR
+
+    def flush(self) -> None:
+        pass
+
+
+def crash_handlers() -> tuple[int, ...] | None:
+    """Address of the handler of each signal of a crash, 0 for none; None where that is unknown.
+
+    As the system has them: Python knows nothing of handlers that a library has installed.
+    """
+    found: list[int] = []
+    try:
+        import ctypes
+
+        sigaction = ctypes.CDLL(None).sigaction
+        for number in _CRASHES:
+            # Its first field is the handler, in Linux (glibc, musl) and macOS.
+            action = ctypes.create_string_buffer(512)
+            if sigaction(int(number), None, action):
+                return None
+            found.append(ctypes.c_void_p.from_buffer(action).value or 0)
+    except (ImportError, OSError, AttributeError):
+        return None
+    return tuple(found)
+
+
+#: Those that :mod:`faulthandler` handles.
+_CRASHES: Final = (
+    signal.SIGSEGV,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGILL,
+)
 
 
 # -- limits that others set the worker -------------------------------------------------------------

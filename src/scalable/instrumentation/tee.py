@@ -6,8 +6,9 @@ worker's output up. It imports nothing but the standard library and is run by it
 
     python -I -S tee.py LIMIT SPOOL PIPE:FORWARD:LOG:PATH [PIPE:FORWARD:LOG:PATH]
 
-PIPE is the descriptor to read, FORWARD the one to pass everything on to, LOG the one to write, and
-PATH its file. The lock on LOG, taken by whoever opened it, ends with this program.
+PIPE is the descriptor to read, a pipe or the master of a terminal; FORWARD the one to pass
+everything on to, LOG the one to write, and PATH its file. The lock on LOG, taken by whoever opened
+it, ends with this program; so does the pipe by which the worker knows that it still runs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import time
 
 #: Logs of workers that nobody fetched are removed after this time, in seconds.
 EXPIRY = 7 * 24 * 3600.0
+#: A directory without a log is removed after this time, in seconds: another worker may have made
+#: it for a log that is about to come.
+EMPTY_EXPIRY = 60.0
 _CHUNK = 1 << 16
 
 
@@ -73,16 +77,28 @@ class Log:
 
 def copy(streams: dict[int, tuple[int, Log]]) -> None:
     """Copy each pipe until its last writer is gone."""
+    terminals = {pipe: forward for pipe, (forward, _) in streams.items() if os.isatty(pipe)}
+    if terminals:
+
+        def follow_sizes(*_: object) -> None:
+            for master, terminal in terminals.items():
+                copy_size(terminal, master)
+
+        signal.signal(signal.SIGWINCH, follow_sizes)
+        follow_sizes()
     poll = select.poll()
     for pipe in streams:
         poll.register(pipe, select.POLLIN)
     while streams:
         for pipe, _ in poll.poll():
+            forward, log = streams[pipe]
+            if pipe in terminals:
+                # A process in the background is not told of a new size.
+                copy_size(forward, pipe)
             try:
                 data = os.read(pipe, _CHUNK)
-            except OSError:
+            except OSError:  # how a terminal ends
                 data = b""
-            forward, log = streams[pipe]
             if not data:
                 poll.unregister(pipe)
                 del streams[pipe]
@@ -90,6 +106,15 @@ def copy(streams: dict[int, tuple[int, Log]]) -> None:
                 continue
             log.write(data)
             _pass_on(forward, data)
+
+
+def copy_size(terminal: int, other: int) -> None:
+    """Give `other`, a terminal, the size of the first."""
+    import fcntl
+    import termios
+
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(other, termios.TIOCSWINSZ, fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8)))
 
 
 def _pass_on(descriptor: int, data: bytes) -> None:
@@ -105,15 +130,17 @@ def _pass_on(descriptor: int, data: bytes) -> None:
 
 def remove_expired(spool: str) -> None:
     """Remove logs that nobody fetched."""
-    horizon = time.time() - EXPIRY
+    now = time.time()
     with contextlib.suppress(OSError):
         for directory in os.scandir(spool):
             with contextlib.suppress(OSError):
                 if directory.is_dir(follow_symlinks=False):
+                    changed = directory.stat(follow_symlinks=False).st_mtime
                     for file in os.scandir(directory.path):
-                        if file.stat(follow_symlinks=False).st_mtime < horizon:
+                        if file.stat(follow_symlinks=False).st_mtime < now - EXPIRY:
                             os.unlink(file.path)  # noqa: PTH108
-                    os.rmdir(directory.path)  # noqa: PTH106 (fails unless it is empty)
+                    if changed < now - EMPTY_EXPIRY:
+                        os.rmdir(directory.path)  # noqa: PTH106 (fails unless it is empty)
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ class WorkerLogs:
         self._targets[address] = (path, relative)
         with contextlib.suppress(OSError):
             target = self._run_dir / relative
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            spool.make_private(target.parent)
             target.hardlink_to(path)
 
     def end(self, address: str, host: str, process: Mapping[str, Any]) -> KeptLog:
@@ -388,7 +388,7 @@ class Deaths:
             semconv.BATCH_JOB: _plain(known.process.get("batch_job")),
             semconv.TIME_LEFT: _rounded(time_left),
             semconv.TIME_LIMIT: _plain(known.process.get("time_limit_s")),
-            semconv.NOT_KNOWN: _not_known(death, log) or None,
+            semconv.NOT_KNOWN: _not_known(death, log, verdict) or None,
         }
         if end is not None:
             failure[semconv.OOM_KILLS_GROUP] = end.oom_kills_group or None
@@ -441,7 +441,7 @@ def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
     return ", process gone" if log.state is not None else ", no nanny"
 
 
-def _not_known(death: Death, log: KeptLog) -> list[str]:
+def _not_known(death: Death, log: KeptLog, verdict: Verdict) -> list[str]:
     missing: list[str] = []
     if death.exit is None:
         why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
@@ -451,6 +451,9 @@ def _not_known(death: Death, log: KeptLog) -> list[str]:
         missing.append("its last output")
     if not death.known.samples:
         missing.append("its memory")
+    why = death.known.process.get("no_stack")
+    if why and verdict.cause == "segfault":
+        missing.append(f"Python's stack: {why}")
     return missing
 
 
