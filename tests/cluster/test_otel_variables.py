@@ -91,5 +91,15 @@ def test_wrong_variables_cost_one_warning(tmp_path, variables, recorder, argumen
         for line in (Path(run_dir) / "tasks.jsonl").read_text().splitlines()
     ]
     assert states.count("running") == states.count("succeeded") == 20
+    exported = subprocess.run(
+        [sys.executable, "-m", "scalable", "export", "--file", "run.otlp.jsonl"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stderr.count("OpenTelemetry cannot use these variables") == 1
     if arguments:
         assert "within" in (Path(run_dir) / "spans.jsonl").read_text()

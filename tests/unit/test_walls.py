@@ -104,7 +104,7 @@ ROOMS = (
     Room(
         "export command",
         ("scalable.cli.export",),
-        doors=("cli", "telemetry"),
+        doors=("cli", "telemetry", "OpenTelemetry's variables"),
         never=DASK,
     ),
     Room(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from scalable.cli._common import (
     progress_bar,
     run_options,
 )
+from scalable.otel_environment import usable
 
 _EPILOG = """\b
 Examples:
@@ -69,6 +71,8 @@ def export(
     """
     if otlp is not None and file is not None:
         raise click.UsageError("--otlp and --file exclude each other: give one of them.")
+    # Before OpenTelemetry is imported, and for good: the command is a process of its own.
+    usable(os.environ, lambda sentence: echo(f"Warning: {sentence}.", err=True))
     from scalable.telemetry.resend import (
         FileDestination,
         OtlpDestination,
