@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import errno as _errno
 import re
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -550,6 +551,8 @@ TYPES: Final[dict[str, tuple[str, Confidence]]] = {
     "SamplingError": ("model_runtime", "medium"),
     "FloatingPointError": ("model_runtime", "medium"),
     "SolverError": ("model_runtime", "high"),
+    "TypingError": ("model_runtime", "medium"),
+    "LoweringError": ("model_runtime", "medium"),
     "ModelRuntimeError": ("model_runtime", "high"),
     "InvalidGraph": ("model_runtime", "high"),
     # input
@@ -683,22 +686,32 @@ FRAMES: Final[dict[str, tuple[str, Confidence]]] = {
     "urllib3": ("connection", "low"),
 }
 _PACKAGE: Final = re.compile(r"(?:site|dist)-packages[/\\]([A-Za-z_]\w*)")
-_STANDARD_PICKLE: Final = re.compile(r"lib[/\\]python3[^/\\]*[/\\]pickle\.py$")
+_STANDARD_PICKLE: Final = re.compile(
+    r"lib[/\\]python3[^/\\]*[/\\]pickle\.py$|[/\\]distributed[/\\]protocol[/\\]\w+\.py$"
+)
+#: How a call is refused, or a name looked for, that another version of a library has.
+_REFUSED: Final = re.compile(
+    r"(?:[\w.<>]{1,120}\(\) )?(?:got an unexpected keyword argument|takes \d+ positional argument"
+    r"|missing \d+ required (?:positional|keyword))|'\w+' is an invalid keyword argument"
+    r"|module '[\w.]+' has no attribute "
+)
 
 
 def _by_frames(exception: _Exception, case: Case) -> Verdict | None:
     if not exception.frames:
         return None
     innermost = exception.frames[-1]
+    installed = _PACKAGE.search(innermost)
+    if installed is not None and _REFUSED.match(exception.message):
+        # One library called another in a way that this version of it does not know.
+        said = f"{installed[1]} uses what the version that is there does not have"
+        return Verdict("version_mismatch", "medium", (said,))
     if _STANDARD_PICKLE.search(innermost):
         return Verdict("serialization", "medium", ("raised in pickle",))
-    match = _PACKAGE.search(innermost)
-    if match is None:
+    found = FRAMES.get(installed[1]) if installed is not None else None
+    if installed is None or found is None:
         return None
-    found = FRAMES.get(match[1])
-    if found is None:
-        return None
-    return Verdict(found[0], found[1], (f"raised inside {match[1]}",))
+    return Verdict(found[0], found[1], (f"raised inside {installed[1]}",))
 
 
 # -- rules: words ----------------------------------------------------------------------------------
@@ -731,7 +744,7 @@ WORDS: Final = (
         "oom", "high", "torch", r"(?:CUDA|CUBLAS|cuDNN) error: (?:out of memory|\w+_ALLOC_FAILED)"
     ),
     Words("oom", "high", "tensorflow", r"(?:\w+: )?OOM when allocating tensor"),
-    Words("oom", "high", "jax", r"RESOURCE_EXHAUSTED: Out of memory"),
+    Words("oom", "high", "jax", r"RESOURCE_EXHAUSTED: (?:Out of memory|.{0,80}allocat)"),
     Words("oom", "high", "C++", r"std::bad_alloc\b"),
     Words("oom", "high", "pyarrow", r"(?:malloc|realloc) of size \d+ failed"),
     Words("oom", "high", "polars, Rust", r"memory allocation of \d+ bytes failed"),
@@ -746,6 +759,21 @@ WORDS: Final = (
     ),
     Words(
         "killed", "high", "subprocess", r"Command .{0,4000}? died with <Signals\.SIG(?:KILL|TERM)"
+    ),
+    Words(
+        "segfault",
+        "medium",
+        "subprocess",
+        r"Command .{0,4000}? returned non-zero exit status (?:-(?:4|6|7|8|11)|13[2459]|136)\b",
+    ),
+    Words(
+        "killed",
+        "medium",
+        "subprocess",
+        r"Command .{0,4000}? returned non-zero exit status (?:-(?:9|15)|137|143)\b",
+    ),
+    Words(
+        "segfault", "medium", "ctypes", r"(?:\w{1,20}: )?access violation (?:reading|writing) 0x"
     ),
     Words("timeout", "high", "subprocess", r"Command .{0,4000}? timed out after [\d.]+ seconds"),
     Words(
@@ -865,7 +893,15 @@ WORDS: Final = (
         "credential",
         "high",
         "PostgreSQL",
-        r"(?:.{0,200}FATAL:\s+)?password authentication failed for user",
+        r"(?:.{0,200}(?:FATAL:\s{1,4}|failed: ))?(?:password authentication failed for user"
+        r"|no pg_hba\.conf entry|fe_sendauth: no password supplied|role \"[^\"]{1,80}\" does not)",
+    ),
+    Words(
+        "connection",
+        "high",
+        "PostgreSQL",
+        r".{0,200}FATAL:\s{1,4}(?:sorry, too many clients|remaining connection slots"
+        r"|the database system is )",
     ),
     Words("credential", "high", "MySQL", r"\(?(?:1045, ['\"])?Access denied for user "),
     Words("credential", "high", "OpenSSH", r"Permission denied \((?:publickey|password)"),
@@ -955,6 +991,18 @@ WORDS: Final = (
         r"The size of tensor a \(\d+\) must match the size of tensor b",
     ),
     Words("model_runtime", "high", "torch", r"Given groups=\d+, weight of size "),
+    Words(
+        "oom",
+        "high",
+        "CUDA",
+        r"(?:.{0,120}\b)?(?:CUDNN|CUBLAS|CUSOLVER|CUSPARSE|CUFFT)_STATUS_ALLOC_FAILED",
+    ),
+    Words(
+        "model_runtime",
+        "high",
+        "CUDA",
+        r"(?:.{0,120}\b)?(?:CUDNN|CUBLAS|CUSOLVER|CUSPARSE|CUFFT|NCCL)_STATUS_[A-Z_]{4,40}",
+    ),
     Words("model_runtime", "high", "onnxruntime", r"\[ONNXRuntimeError\] "),
     Words("model_runtime", "high", "cupy", r"(?:cudaError|CUDA_ERROR_)\w+"),
     Words(
@@ -1069,6 +1117,7 @@ SUGGESTIONS: Final = (
         r"Version(?:Mismatch|Conflict|Error)|Incompatib",
         r"\bversions? (?:mismatch|conflict)\w*|\bmismatched versions?\b"
         r"|\b(?:incompatible|unsupported|wrong|different) (?:\w+ ){0,2}versions?\b"
+        r"|\bversion is (?:insufficient|too old|too new|incompatible)\b"
         r"|\bnot compatible with\b|\bincompatible with\b"
         r"|\bversion\b.{0,60}\bis not supported\b",
     ),
@@ -1083,6 +1132,8 @@ SUGGESTIONS: Final = (
         r"\b(?:permission|access)(?: is| was)? denied\b|\bnot (?:authori[sz]ed|permitted"
         r"|allowed to)\b"
         r"|\b(?:un)?authori[sz]ation (?:failed|required|error)|\bunauthori[sz]ed\b|\bforbidden\b"
+        r"|\blicen[cs]ed? (?:\w+ ){0,3}(?:not valid|invalid|expired|denied|not found|to '|to \")"
+        r"|\brequest denied\b|\b(?:invalid|deleted|unauthorized)_(?:client|grant|token)\b"
         r"|\bauthentication\b|\b(?:invalid|expired|missing|bad|wrong|no) (?:\w+ ){0,2}"
         r"(?:credentials?|tokens?|api[- ]?keys?|passwords?)\b"
         r"|\b(?:credentials?|token|api[- ]?key|certificate) (?:has |have |is |are |was )?"
@@ -1118,7 +1169,8 @@ SUGGESTIONS: Final = (
         "missing_file",
         r"(?:File|Path|Object|Key|Bucket|Table|Dataset|Store|Group|Array)NotFound|NoSuch(?:File"
         r"|Key|Bucket|Object)",
-        r"\bno such (?:file|directory|key|bucket|object|table|path|dataset)\b"
+        r"\bdoes not exist in the file ?system\b"
+        r"|\bno such (?:file|directory|key|bucket|object|table|path|dataset)\b"
         r"|\b(?:file|path|directory|folder|bucket|object|table|dataset|blob|url)s?\b[^.;]{0,120}"
         r"\b(?:does not exist|do not exist|doesn't exist|not found|not be found|is missing"
         r"|cannot be (?:found|opened))"
@@ -1243,24 +1295,39 @@ LOST_STATUS: Final = 255
 #: A worker that ended so close to its job's time limit (seconds) ended because of it.
 NEAR_LIMIT: Final = 30.0
 
+# What stands at the beginning of a line of the last output: of the process, its batch system, the
+# kernel.
 _FATAL: Final = re.compile(
     r"^(?:Fatal Python error: (?:Segmentation fault|Aborted|Bus error|Floating[- ]point exception"
     r"|Illegal instruction)|\*\*\* stack smashing detected|double free or corruption"
-    r"|terminate called after throwing an instance of)",
+    r"|terminate called after throwing an instance of|(?:malloc|free|realloc|munmap_chunk)\(\): "
+    r"|corrupted (?:size|double-linked)|Segmentation fault|Bus error|Illegal instruction"
+    r"|\*\*\* Check failure stack trace|.{0,120}\(core dumped\))",
     re.MULTILINE,
 )
+_SLURM: Final = r"slurmstepd\S{0,80}: error: \*\*\* .{0,200}"
 _TIME_LIMIT: Final = re.compile(
-    r"^slurmstepd-\S+: error: \*\*\* .*DUE TO TIME LIMIT|^=>> PBS: job killed: walltime",
-    re.MULTILINE,
+    rf"^(?:{_SLURM}DUE TO TIME LIMIT|=>> PBS: job killed: walltime|TERM_RUNLIMIT: )", re.MULTILINE
 )
-_PREEMPTED: Final = re.compile(r"^slurmstepd-\S+: error: \*\*\* .*DUE TO PREEMPTION", re.MULTILINE)
+_PREEMPTED: Final = re.compile(
+    rf"^(?:{_SLURM}DUE TO PREEMPTION|TERM_PREEMPT: |job preempted\b)", re.MULTILINE
+)
+_NO_SPACE: Final = re.compile(
+    r"No space left on device|Disk quota exceeded|ephemeral local storage usage exceeds"
+)
+#: What the nanny logs as it ends a worker.
+_MEMORY_BUDGET: Final = re.compile(r"exceeded \d{1,3}% memory budget")
 #: What a process wrote that died because a module was not there: the last lines of a traceback.
 _IMPORT_FAILED: Final = re.compile(
     r"^(?:ModuleNotFoundError|ImportError): [^\n]{1,300}", re.MULTILINE
 )
 _NO_HEARTBEAT: Final = frozenset({"worker-ttl", "worker-ttl-timeout", "heartbeat-lost"})
 _OOM_WORDS: Final = re.compile(
-    r"^slurmstepd-\S+: error: Detected \d+ oom[-_]kill event", re.MULTILINE
+    r"^(?:slurmstepd\S{0,80}: error: Detected \d+ oom[-_]kill event|TERM_MEMLIMIT: "
+    r"|srun: error: .{0,80}Out Of Memory"
+    r"|(?:\[ *\d+\.\d+\] )?(?:Memory cgroup o|O)ut of memory: Kill"
+    r"|.{0,120}\bOOMKilled\b)",
+    re.MULTILINE,
 )
 
 _Rule: TypeAlias = Callable[[Case], "Verdict | None"]
@@ -1282,6 +1349,20 @@ def _when(
         return Verdict(cause, confidence, (says, *_ending(case))) if test(case) else None
 
     return DeathRule(cause, confidence, says, judge)
+
+
+def _signal_of(case: Case) -> str | None:
+    """The signal that ended the process: a shell gives its number and 128 for a status."""
+    if case.signal or case.exit_code is None or not 128 < case.exit_code < _LAST_SIGNAL:
+        return case.signal
+    try:
+        return signal.Signals(case.exit_code - 128).name
+    except ValueError:
+        return None
+
+
+#: Above that no status stands for a signal.
+_LAST_SIGNAL: Final = 128 + 32
 
 
 def _import_failed(case: Case) -> str:
@@ -1316,10 +1397,16 @@ DEATHS: Final = (
         lambda case: _OOM_WORDS.search(case.stderr_tail),
     ),
     _when(
+        "memory_limit",
+        "medium",
+        "its last output says that it exceeded its memory budget",
+        lambda case: not case.signal and _MEMORY_BUDGET.search(case.stderr_tail),
+    ),
+    _when(
         "segfault",
         "high",
         "the process was ended by a signal that its own code caused",
-        lambda case: case.signal in CRASH_SIGNALS,
+        lambda case: _signal_of(case) in CRASH_SIGNALS,
     ),
     _when(
         "preempted",
@@ -1365,7 +1452,7 @@ DEATHS: Final = (
         "killed",
         "high",
         "a signal from outside ended the process",
-        lambda case: case.signal or re.match(r"signal-\d+$", case.reason),
+        lambda case: _signal_of(case) or re.match(r"signal-\d+$", case.reason),
     ),
     _when(
         "segfault",
@@ -1380,12 +1467,17 @@ DEATHS: Final = (
         lambda case: case.exit_code in (None, 0, 1) and _import_failed(case),
     ),
     _when(
+        "disk_full",
+        "medium",
+        "its last output says that there is no space left",
+        lambda case: case.exit_code != 0 and _NO_SPACE.search(case.stderr_tail),
+    ),
+    _when(
         "connection",
         "high",
         "the process ended in good order after it had lost its connection to the scheduler",
         lambda case: (
-            case.exit_code == 0
-            and (case.reason == "connection-lost" or case.reason in _NO_HEARTBEAT)
+            case.exit_code == 0 and ("connection" in case.reason or case.reason in _NO_HEARTBEAT)
         ),
     ),
     _when(
@@ -1439,9 +1531,40 @@ def _judge_death(case: Case) -> Verdict:
     for rule in DEATHS:
         verdict = rule.judge(case)
         if verdict is not None:
+            if verdict.confidence == "low":
+                # Nothing is known of the end itself: the last output may tell.
+                return _by_last_output(case) or verdict
             return verdict
     said = f"the scheduler said “{case.reason}”" if case.reason else "no reason was recorded"
     return Verdict("unknown", "low", (said,))
+
+
+#: Causes that the last output of a process may suggest: others stand in many a log.
+_WRITTEN: Final = frozenset(
+    {
+        "oom", "segfault", "disk_full", "preempted", "walltime", "import_error", "version_mismatch",
+        "serialization", "credential", "timeout",
+    }
+)  # fmt: skip
+
+
+def _by_last_output(case: Case) -> Verdict | None:
+    """What the last lines say, with low confidence: they may be of something that was survived."""
+    lines = [line.strip() for line in case.stderr_tail.splitlines() if line.strip()]
+    for line in reversed(lines[-_LAST_LINES:]):
+        match = _LAST_LINE.match(line)
+        verdict = None
+        if match is not None and match[2] and match[1].rpartition(".")[2][:1].isupper():
+            verdict = classify(Case(match[1], match[2]))
+        if verdict is None or verdict.cause not in _WRITTEN:
+            verdict = _suggested("", line[:_MAX_SUGGESTED])
+        if verdict is not None and verdict.cause in _WRITTEN:
+            return Verdict(verdict.cause, "low", (f"its last output says “{line[:120]}”",))
+    return None
+
+
+#: Lines of the end of an output that are looked at.
+_LAST_LINES: Final = 10
 
 
 def _ending(case: Case) -> Iterable[str]:
