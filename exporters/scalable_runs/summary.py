@@ -477,7 +477,8 @@ class RunSummary:
             else:
                 name.lost += 1
             self._waiting[record["task_id"]] = attempt
-        if record.get("error_type") is not None:
+        # A lost attempt is its worker's failure and not one of the task.
+        if state != "lost" and record.get("error_type") is not None:
             self._failed_task(name, record)
 
     def _cut_short(

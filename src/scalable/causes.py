@@ -68,16 +68,6 @@ CAUSES: Final[dict[str, Cause]] = {
             "Find who sends the signal: the batch system, the container runtime, an administrator.",
         ),
         Cause(
-            "unresponsive",
-            "No heartbeat",
-            "The scheduler heard nothing of the worker for distributed.scheduler.worker-ttl and "
-            "ended it: a task held Python's interpreter lock, the host stood still, or the network "
-            "was gone.",
-            "Look at what the tasks named do: native code that holds the interpreter (no GIL "
-            "release) keeps a worker from answering. Run it in a process of its own, or raise "
-            "distributed.scheduler.worker-ttl.",
-        ),
-        Cause(
             "exited",
             "The process ended itself",
             "The worker's process ended with an exit status and no signal: sys.exit, os._exit or a "
@@ -138,7 +128,8 @@ CAUSES: Final[dict[str, Cause]] = {
         Cause(
             "timeout",
             "Timed out",
-            "Something did not answer in time.",
+            "Something did not answer in time; also a worker that Dask ended since it sent no "
+            "heartbeat.",
             "Find out what was slow; raise its time limit only if the wait is legitimate.",
         ),
         Cause(
@@ -1435,11 +1426,12 @@ DEATHS: Final = (
         ),
     ),
     _when(
-        "unresponsive",
+        "timeout",
         "high",
-        "Dask itself ended the worker: the scheduler heard no heartbeat of it",
+        "Dask itself ended the worker: the scheduler heard no heartbeat of it for "
+        "distributed.scheduler.worker-ttl",
         lambda case: (
-            case.reason in _NO_HEARTBEAT and (case.exit_code != 0 or case.worker_ttl is not None)
+            case.reason in _NO_HEARTBEAT and (case.worker_ttl is not None or bool(case.signal))
         ),
     ),
     _when(
@@ -1491,6 +1483,12 @@ DEATHS: Final = (
         "high",
         "the process ended itself with an exit status",
         lambda case: case.exit_code not in (None, LOST_STATUS),
+    ),
+    _when(
+        "connection",
+        "medium",
+        "the scheduler heard no heartbeat of it",
+        lambda case: case.reason in _NO_HEARTBEAT,
     ),
     _when(
         "connection",

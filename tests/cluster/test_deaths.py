@@ -180,13 +180,13 @@ def test_dask_ends_a_worker_that_sends_no_heartbeat(make_cluster, monkeypatch):
             future.result(timeout=60)
     oracle.check_contract(run.run_dir)
     (details,) = certificates(run.run_dir)
-    assert details["cause"] == "unresponsive"
+    assert details["cause"] == "timeout"
     assert details["tasks"] == [future.key]
     assert details["heartbeat_age_s"] >= details["worker_ttl_s"] == 2.0
     (line,) = lost(run.run_dir)
     assert line["details"]["reason"] == "worker-ttl"
     assert line["details"]["worker_ttl_s"] == 2.0
-    assert killed(run.run_dir)[future.key]["deaths"][0]["cause"] == "unresponsive"
+    assert killed(run.run_dir)[future.key]["deaths"][0]["cause"] == "timeout"
 
 
 def test_culprit_and_innocent_are_told_apart(make_cluster, notes_dir):

@@ -385,7 +385,7 @@ def test_a_worker_that_dask_ended_is_not_killed_from_outside(tmp_path: Path) -> 
         heartbeat_age_s=10.4, worker_ttl_s=5.0,
     )  # fmt: skip
     finding = first(diagnose_run(run.finish(9)))
-    assert finding.category == "unresponsive"
+    assert finding.category == "timeout"
     assert finding.title == "No heartbeat for 10.4 s while hold ran: Dask itself ended 1 worker"
     assert "distributed.scheduler.worker-ttl is 5.00 s" in finding.evidence.sentences
     assert "who sends the signal" not in finding.suggestion

@@ -237,7 +237,14 @@ def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
         _with_files(finding, report.path)
         for finding in (*_failures(report, collected), *_conditions(report, collected))
     ]
-    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))
+    findings.sort(
+        key=lambda finding: (
+            SEVERITIES.index(finding.severity),
+            # What follows from a lost worker comes after it.
+            not finding.evidence.is_death,
+            -finding.count,
+        )
+    )
     return Diagnosis(
         run_id=report.run_id,
         path=report.path,
@@ -349,6 +356,8 @@ class _Collected:
         self.succeeded: dict[str, tuple[float, int]] = {}
         #: When each attempt began that runs, and those that were cancelled while they ran.
         self.began: dict[str, str] = {}
+        #: How long the last attempt had run that was lost.
+        self.lost_after: dict[str, float] = {}
         self.interrupted: list[tuple[str, float, str]] = []
 
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
@@ -416,13 +425,21 @@ class _Collected:
         """Keep the attempts that were cancelled while they ran."""
         task_id = record["task_id"]
         if state == "running":
+            self.lost_after.pop(task_id, None)
             if len(self.began) < 50_000:
                 self.began[task_id] = record["timestamp"]
             return
         began = parse_time(self.began.pop(task_id, None)) if state != "submitted" else None
         ended = parse_time(record.get("timestamp"))
-        if state == "cancelled" and began and ended and len(self.interrupted) < _MAX_TASKS_KEPT:
+        ran = self.lost_after.pop(task_id, None)
+        if began and ended:
             ran = max(0.0, (ended - began).total_seconds())
+        if ran is None:
+            return
+        if state == "lost":
+            # Its worker may have been stopped together with the program.
+            self.lost_after[task_id] = ran
+        elif state == "cancelled" and len(self.interrupted) < _MAX_TASKS_KEPT:
             self.interrupted.append((task_id, ran, str(record["timestamp"])))
 
     def _failure(self, record: Record) -> None:
@@ -597,6 +614,7 @@ def _death_finding(
     if how:
         sentences = [said for said in sentences if not said.endswith(how)]
     sentences += _death_sentences(report, group.cause, details)
+    silent = group.cause == "timeout" and any(map(_is_silent, details))
     running = Counter(task for death in details for task in _strings(death.get("tasks")))
     culprits = tuple(_culprits(running, details, killed)) if group.cause in OWN_FAULT else ()
     stack = next(
@@ -639,7 +657,7 @@ def _death_finding(
         severity="error" if victims else "warning",
         category=group.cause,
         title=f"{_silence(details, running)}: Dask itself ended {plural(group.count, 'worker')}"
-        if group.cause == "unresponsive"
+        if silent
         else f"{cause.title}: {who}{f' ({how})' if how else ''}",
         count=group.count,
         evidence=Evidence(
@@ -678,7 +696,7 @@ def _how_it_ended(details: Mapping[str, Any]) -> str:
 _IN_THE_TITLE: Final = frozenset(
     rule.says
     for rule in DEATHS
-    if rule.confidence == "high" and rule.cause in ("segfault", "exited", "killed", "unresponsive")
+    if rule.confidence == "high" and rule.cause in ("segfault", "exited", "killed", "timeout")
 )
 #: Causes of a death that lie in what ran there; nobody is at fault for a signal from outside.
 OWN_FAULT: Final = frozenset({"segfault", "exited", "oom", "memory_limit"})
@@ -691,7 +709,7 @@ def _death_sentences(
 ) -> Iterator[str]:
     """Say what each worker ran and how much memory it used; the same things once."""
     ran = {tuple(_strings(death.get("tasks"))) for death in deaths}
-    if cause == "unresponsive":
+    if any(map(_is_silent, deaths)):
         limits = [ttl for death in deaths if (ttl := _float(death.get("worker_ttl_s")))]
         if limits:
             yield f"distributed.scheduler.worker-ttl is {seconds(limits[0])}"
@@ -721,6 +739,11 @@ def _named(tasks: Sequence[str]) -> str:
 def _worker_of(report: Report, details: Mapping[str, Any]) -> str:
     address, name = _str(details.get("worker")), _str(details.get("worker_id"))
     return report.labels.get(address or "") or worker_label(address, name)
+
+
+def _is_silent(details: Mapping[str, Any]) -> bool:
+    """Dask itself ended the worker, since the scheduler heard no heartbeat of it."""
+    return _float(details.get("worker_ttl_s")) is not None or details.get("reason") == "worker-ttl"
 
 
 def _silence(deaths: Sequence[Mapping[str, Any]], running: Counter[str]) -> str:
@@ -825,6 +848,12 @@ def _death_suggestion(
         text += (
             " Tasks failed with KilledWorker because they had bad luck more often than "
             "distributed.scheduler.allowed-failures permits: raise that."
+        )
+    if cause == "timeout" and _is_silent(details):
+        text = (
+            "Look at what the tasks named do: native code that holds Python's interpreter lock "
+            "keeps its worker from sending a heartbeat. Run it in a process of its own, let it "
+            "release the lock, or raise distributed.scheduler.worker-ttl."
         )
     if cause == "import_error":
         text += " A module beside your script must be found by the workers too."
@@ -1210,11 +1239,14 @@ def _file_name(path: str) -> str:
 
 def _interrupted(report: Report, collected: _Collected) -> Iterator[str]:
     """Say what was running when the program ended; what was cancelled earlier is another story."""
-    end = report.finished_at or report.as_of
     for task_id, ran, at in sorted(collected.interrupted, key=lambda row: -row[1])[:_MAX_IDS]:
-        moment = parse_time(at)
-        if end is not None and moment is not None and (end - moment).total_seconds() < _AT_THE_END:
+        if _is_at_the_end(report, at):
             yield f"{task_id} had been running for {seconds(ran)}, and was cancelled"
+
+
+def _is_at_the_end(report: Report, at: object) -> bool:
+    moment, end = parse_time(at), report.finished_at or report.as_of
+    return moment is not None and end is not None and ((end - moment).total_seconds() < _AT_THE_END)
 
 
 #: Seconds before a run's end within which what is cancelled is cancelled by that end.
@@ -1480,6 +1512,8 @@ def _closed_at_work(report: Report, collected: _Collected) -> Iterator[Finding]:
             continue
         reason = str(details.get("reason") or "closed")
         running = _int(details.get("tasks_running"))
+        if report.status == "cancelled" and _is_at_the_end(report, record.get("timestamp")):
+            continue  # a worker that hears the same Ctrl-C
         # At the end of a run everything is closed.
         if running and reason not in ("scheduler-close", "restart"):
             closed.setdefault(reason, []).append(address)
@@ -1743,14 +1777,16 @@ def _driver_bound(report: Report) -> Iterator[Finding]:
 
 
 def _record(report: Report) -> Iterator[Finding]:
-    if not report.missing:
+    told = any(row.phase == "scheduler_lost" for row in report.failures)
+    missing = [said for said in report.missing if not (told and "scheduler_gone" in said)]
+    if not missing:
         return
     yield Finding(
         severity="info",
         category="record",
         title="The record of this run is not complete",
-        count=len(report.missing),
-        evidence=Evidence(sentences=report.missing[:_MAX_IDS], files=("run.json",)),
+        count=len(missing),
+        evidence=Evidence(sentences=tuple(missing[:_MAX_IDS]), files=("run.json",)),
         suggestion="Findings may be missing with it.",
         confidence="high",
     )

@@ -139,7 +139,7 @@ class _Text:
         if evidence.message in finding.title:
             return
         message, aside = messages_words(
-            evidence.message, evidence.messages, 300 if self._page.elide else 1_500
+            evidence.message, evidence.messages, 300 if self._page.elide else 800
         )
         yield f"“{message}”"
         if aside:

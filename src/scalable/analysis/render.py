@@ -43,7 +43,7 @@ _MAX_WORKERS: Final = 16
 _MAX_OWN: Final = 10
 #: Characters of a message, on a terminal and elsewhere.
 _MAX_ELIDED: Final = 300
-_MAX_MESSAGE: Final = 1_500
+_MAX_MESSAGE: Final = 800
 
 _JSON_OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 

@@ -435,6 +435,8 @@ def exit_words(message: str) -> str:
     code = message.strip()
     if code in ("", "None"):
         return "exit status 0"
+    if code.startswith("exit status "):
+        return code
     return f"exit status {code}" if code.lstrip("-").isdecimal() else f"exit status 1, “{code}”"
 
 
