@@ -443,7 +443,8 @@ def test_tasks_that_wait_for_workers_that_are_gone_are_told(tmp_path: Path) -> N
     tail = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'helpers'\n"
     death(run, 0, 2, [], reason="connection-lost", exit_code=0, stderr_tail=tail)
     findings = {finding.category: finding for finding in diagnose_run(run.crash(4)).findings}
-    assert findings["no_workers"].title == "1 task waits and no worker is left to run them"
+    assert findings["no_workers"].title == "1 task waits and no worker is left to run it"
+    assert "1 task waits, and no worker is left to run it." in report_text(run.path)
     assert "No module named 'helpers'" in " ".join(findings["import_error"].evidence.sentences)
 
 
@@ -459,6 +460,21 @@ def test_a_cancelled_run_says_what_ran_and_names_every_state(tmp_path: Path) -> 
     said = first(diagnosis).evidence.sentences
     assert said[0] == "outer had been running for 2.00 s, and was cancelled"
     assert "1 more task had not begun" in said
+
+
+def test_a_worker_that_hears_the_same_ctrl_c_is_no_finding(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    run.add(worker("ready", 0, 0))
+    run.add(task("submitted", "outer", 1), task("running", "outer", 2, worker=build.address(0)))
+    run.add(worker("removed", 0, 4, reason="worker-close", tasks_running=1))
+    run.add(task("lost", "outer", 4, worker=build.address(0), error_type="WorkerLost"))
+    run.add(task("cancelled", "outer", 4, attempt=1))
+    diagnosis = diagnose_run(path := run.finish(4, "cancelled"))
+    assert [finding.category for finding in diagnosis.findings] == ["cancelled"]
+    assert first(diagnosis).evidence.sentences == (
+        "outer had been running for 2.00 s, and was cancelled",
+    )
+    assert "Failures" not in report_text(path)
 
 
 def test_an_empty_run_says_that_nothing_was_recorded(tmp_path: Path) -> None:

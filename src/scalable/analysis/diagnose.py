@@ -25,7 +25,7 @@ from scalable.analysis.report import (
     read_journals,
     worker_label,
 )
-from scalable.analysis.words import SHORT, memory_words, tasks_words
+from scalable.analysis.words import SHORT, has_no_workers, memory_words, tasks_words
 from scalable.causes import CAUSES, DEATHS, Case, Confidence, case_of, classify
 from scalable_runs.layout import FAILURES, TASKS, WORKERS, Record
 from scalable_runs.reader import RunReader, parse_time, resolve_run
@@ -1376,16 +1376,15 @@ def _unknown_end(report: Report, collected: _Collected) -> Iterator[Finding]:
 
 def _no_workers(report: Report) -> Iterator[Finding]:
     """Tasks wait, and there is no worker to run them."""
-    waiting = report.counts["tasks_waiting"]
-    alive = [row for row in report.workers if row.state not in ("lost", "removed")]
-    if not waiting or alive or report.counts["tasks_running"]:
+    if not has_no_workers(report):
         return
+    waiting = report.counts["tasks_waiting"]
     lost = report.counts["workers_lost"]
     yield Finding(
         severity="critical" if report.is_live else "error",
         category="no_workers",
         title=f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} and no worker is "
-        "left to run them",
+        f"left to run {'it' if waiting == 1 else 'them'}",
         count=waiting,
         evidence=Evidence(
             sentences=(

@@ -33,8 +33,8 @@ from scalable.analysis.words import (
     head_facts,
     is_uneven,
     size_words,
+    state_words,
     states_words,
-    unknown_words,
 )
 
 _MAX_NAMES: Final = 20
@@ -121,8 +121,10 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
 
 
-def render_overviews(overviews: Sequence[Overview], width: int = 80, color: bool = False) -> str:
-    """Return a table of runs of at most `width` columns.
+def render_overviews(
+    overviews: Sequence[Overview], width: int = 80, color: bool = False, *, strict: bool = True
+) -> str:
+    """Return a table of runs, of at most `width` columns where that is `strict`.
 
     Where the ids do not fit they are cut to beginnings that still tell the runs apart.
     """
@@ -132,7 +134,7 @@ def render_overviews(overviews: Sequence[Overview], width: int = 80, color: bool
     rows = [
         [
             run_id,
-            fit(printable(run.project) or "-", _MAX_PROJECT),
+            fit(printable(run.project) or "-", _MAX_PROJECT if strict else 200),
             run.status if run.readable else "unreadable",
             "-" if run.started_at is None else f"{run.started_at:%Y-%m-%d %H:%M}",
             seconds(run.duration_s),
@@ -141,7 +143,7 @@ def render_overviews(overviews: Sequence[Overview], width: int = 80, color: bool
         ]
         for run_id, run in zip(ids, overviews, strict=True)
     ]
-    if any(cells(line) > width for line in table([header, *rows], right)):
+    if strict and any(cells(line) > width for line in table([header, *rows], right)):
         for row, run_id in zip(rows, _beginnings(ids), strict=True):
             row[0] = run_id
         excess = max(map(cells, table([header, *rows], right))) - width
@@ -220,8 +222,8 @@ class _Text:
         yield from self._page.quoted(printable(report.run_id), "")
         if report.why:
             yield from self._wrapped(report.why)
-        if report.unknown:
-            yield from self._wrapped(unknown_words(report))
+        for sentence in state_words(report):
+            yield from self._wrapped(sentence)
         if report.is_live:
             yield from self._wrapped(
                 f"Still running: these are the numbers at {self._clock(report.as_of)} UTC."

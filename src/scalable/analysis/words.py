@@ -111,11 +111,23 @@ def tasks_words(report: Report) -> str:
     )
 
 
-def unknown_words(report: Report) -> str:
-    """Say that the end of some tasks is not known."""
-    count = report.unknown
+def state_words(report: Report) -> Iterator[str]:
+    """Yield what a reader must know before any number: unknown ends, and work that stands still."""
+    count, waiting = report.unknown, report.counts["tasks_waiting"]
+    if has_no_workers(report):
+        text = f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'}"
+        yield f"{text}, and no worker is left to run {'it' if waiting == 1 else 'them'}."
+    if not count:
+        return
     whose = "its end" if count == 1 else "their end"
-    return f"What became of {plural(count, 'task')} is not known: the record stops before {whose}."
+    yield f"What became of {plural(count, 'task')} is not known: the record stops before {whose}."
+
+
+def has_no_workers(report: Report) -> bool:
+    """Tasks wait, none runs, and every worker that came is gone."""
+    alive = any(row.state not in ("lost", "removed") for row in report.workers)
+    counts = report.counts
+    return bool(counts["tasks_waiting"]) and not counts["tasks_running"] and not alive
 
 
 def where_words(report: Report) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from scalable.cli._common import RUNS_DIR, CommandError, echo, open_run, terminal_width, wants_color
+from scalable.cli._common import RUNS_DIR, CommandError, echo, layout, open_run, wants_color
 
 if TYPE_CHECKING:
     from scalable.demo import Outcome, Row
@@ -93,8 +93,7 @@ def _report(runs_dir: Path, run_id: str) -> None:
     from scalable.analysis import load_report, render_text
 
     loaded = load_report(open_run(runs_dir, run_id))
-    colors = wants_color()
-    echo(render_text(loaded, width=terminal_width(), color=colors), nl=False, styled=colors)
+    echo(render_text(loaded, **layout(None)), nl=False, styled=wants_color())
 
 
 def _answer(outcome: Outcome) -> str:

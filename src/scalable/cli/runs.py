@@ -12,10 +12,9 @@ from scalable.cli._common import (
     deliver,
     echo,
     json_option,
+    layout,
     no_runs,
     runs_dir_option,
-    terminal_width,
-    wants_color,
 )
 
 _EPILOG = """\b
@@ -52,7 +51,8 @@ def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
         deliver(json_text(rows), as_json=True)
     elif overviews:
-        deliver(render_overviews(overviews, terminal_width(), wants_color()))
+        page = layout(None)
+        deliver(render_overviews(overviews, page["width"], page["color"], strict=page["strict"]))
     if not overviews:
         echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
     elif len(readers) > len(overviews) and not as_json:
