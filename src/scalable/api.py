@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from scalable.telemetry.process import Process, RecorderProcess
     from scalable.telemetry.recorder import Recorder
     from scalable_runs.layout import RunStatus
+    from scalable_runs.redact import Redactor
 
 logger = logging.getLogger("scalable")
 
@@ -675,7 +676,7 @@ def _begin_with(
     if link is not None:
         undo.callback(link.disconnect, recorder.guard)
         link.connect()
-    uploads = _uploads(recorder.run_dir, run_id, settings, redact)
+    uploads = _uploads(recorder.run_dir, run_id, settings, redact.lines)
     recorder.start(
         link.source if link is not None else NoSource(),
         None if uploads is None else _submitting(uploads),
@@ -747,7 +748,7 @@ class _Warnings:
             logger.warning("scalable, run %s: %s", self._run_id, sentence)
 
 
-def _redactor(redactor: Any, settings: Settings) -> Callable[[str], str]:
+def _redactor(redactor: type[Redactor], settings: Settings) -> Redactor:
     from scalable.instrumentation.internals import configuration
 
     return redactor.from_environment(os.environ, _flat(configuration()), off=settings.redact_off)

@@ -105,7 +105,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _ask(diagnosis: Diagnosis, endpoint: Endpoint, timeout: float) -> str:
-    redact = Redactor.from_environment(os.environ, {})
+    redact = Redactor.from_environment(os.environ)
     text = redact(render_diagnosis(replace(diagnosis, prose=None), width=120))[:MAX_TEXT]
     body = {
         "model": endpoint.model,

@@ -195,7 +195,7 @@ def upload(
     reader = choice.open()
     environment: dict[str, Any] = reader.document.get("environment") or {}
     versions: dict[str, str] = environment.get("packages") or {}
-    redact = None if no_redact else Redactor.from_environment(os.environ, {})
+    redact = None if no_redact else Redactor.from_environment(os.environ).lines
     try:
         uploads = CrashUploads(
             reader.path,
