@@ -27,6 +27,7 @@ from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity, iso
 from scalable.telemetry.routes import find_routes
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.layout import RunStatus
+from scalable_runs.redact import Redactor
 from scalable_runs.writer import RunWriter
 
 #: When every synthetic run begins, in seconds since the epoch: 2026-01-01.
@@ -457,9 +458,9 @@ def make_recorder(runs_dir: Path | str, shape: Shape, warnings: list[str]) -> Re
     return Recorder(
         identity,
         writer,
-        make_resource(shape.run_id, identity.project),
+        make_resource(shape.run_id, identity.project, Redactor()),
         Submissions(shape.run_id),
-        redact=str,
+        redact=Redactor(),
         warn=warnings.append,
         routes=find_routes({}, warnings.append),
     )

@@ -40,6 +40,10 @@ _MAX_CACHED: Final = 4_096
 _MAX_CACHED_LENGTH: Final = 256
 _MAX_DEPTH: Final = 32
 
+#: What Dask calls most tasks: a name, a digest or a number behind it, the place of a part.
+_PLAIN_NAME: Final = re.compile(
+    r"(?:\(')?([\w.-]{0,80}?)(?:-[0-9a-f]{32}|-?\d{1,12})?(?:'(?:, \d{1,12})*+,?\))?"
+)
 #: Start and end of a secret.
 _Span: TypeAlias = tuple[int, int]
 
@@ -167,6 +171,12 @@ class Redactor:
 
         A name that holds a secret gets a digest in its place, which is the same for equal names.
         """
+        plain = _PLAIN_NAME.fullmatch(name)
+        if plain is not None:
+            stem = plain[1]
+            known = any(value in name for value in (*self._values, *self._words))
+            if not known and self.short(stem) is stem:
+                return name
         redacted = self.short(name)
         if redacted is name:
             return name
@@ -286,7 +296,7 @@ def says_secret(name: str) -> bool:
         len(name) <= _MAX_CACHED_LENGTH
         and _SECRET_NAME.search(plain)
         and not _LOCATION_NAME.search(plain)
-        and plain.lower() not in ("pwd", "oldpwd")
+        and plain not in ("PWD", "OLDPWD")
     )
 
 
@@ -625,6 +635,7 @@ _KEY_FORMAT: Final = re.compile(
     r"|(?<![\w-])eyJ[\w-]{8,}+\.(?:eyJ)?[\w-]{0,}+(?:\.[\w-]*+){1,3}"
     r")"
     r"|(?<=[\w~.-]{3})[78]Q~[\w~.-]{31,}+"
+    r"|(?<=/bot)\d{8,10}:AA[\w-]{30,}+"
     r"|(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[\w/]{20,}+"
     r"|(?<=/api/webhooks/)\d{10,}+/[\w-]{40,}+"
     r"|(?<=webhook\.office\.com/)[\w@/-]{40,}+"
@@ -805,6 +816,7 @@ def _headers(text: str, lowered: str) -> list[_Span]:
         or "x-" in lowered
         or "bearer" in lowered
         or "basic " in lowered
+        or "-token" in lowered
         or "api-key" in lowered
         or "auth " in lowered
     ):
@@ -958,6 +970,7 @@ def _assignments(text: str, lowered: str) -> list[_Span]:
         or "auth" in lowered
         or "secret" in lowered
         or "pw" in lowered
+        or "psk" in lowered
         or "credential" in lowered
         or "identified by" in lowered
     ):
@@ -988,11 +1001,13 @@ def _tokens(text: str, lowered: str) -> list[_Span]:
 
 
 _STRONG: Final = re.compile(
-    r"passw(?:or)?d|passphrase|passcode|pass|pwd|pw|secret|credential|key|auth|connectionstring"
+    r"passw(?:or)?d|passphrase|passcode|pass|pwd|pw|psk|secret|credential|key|auth|connectionstring"
 )
 _WEAK: Final = re.compile(r"token|sig(?:nature)?|jwt|session(?:[_-]?id)?|otp")
 #: Names that stand for a secret only as a word of their own.
-_SHORT_NAMES: Final = frozenset({"pass", "pwd", "pw", "auth", "sig", "jwt", "otp", "session"})
+_SHORT_NAMES: Final = frozenset(
+    {"pass", "pwd", "pw", "psk", "auth", "sig", "jwt", "otp", "session"}
+)
 #: What may follow a name directly.
 _ENDINGS: Final = frozenset(
     {"", "s", "key", "keys", "value", "text", "string", "id", "word", "phrase"}
@@ -1000,6 +1015,7 @@ _ENDINGS: Final = frozenset(
 _KEY_KINDS: Final = tuple(
     _words(
         """
+        instrumentation
         api access private account auth encryption signing shared service license master secret
         storage fernet session subscription webhook client decryption admin host app application
         primary secondary hmac wandb openai kaggle
@@ -1029,7 +1045,7 @@ _SEPARATOR: Final = re.compile(
     r"(?:[ \t]{0,20}(?P<op>:[ \t]*(?:typing\.)?(?:optional\[)?(?:str|bytes"
     r"|secretstr)\]?(?:[ \t]*\|[ \t]*none)?"
     r"[ \t]*=(?!=)|:=|=>|===?|=~|!=|=(?:3d)?|:(?!:)|%3d"
-    r"|%3a)[ \t]{0,8}(?:\r?\n(?=[ \t]{2,}\S)[ \t]{1,40})?"
+    r"|%3a(?:%20|\+)?)[ \t]{0,8}(?:\r?\n(?=[ \t]{2,}\S)[ \t]{1,40})?"
     rf"|(?P<attribute>[ \t]{{1,4}}value=|\s{{1,40}}value:[ \t])"
     r"|(?P<tag>(?:\s[^<>\n]{0,80}?)?(?:>|&gt;)|(?:</name>|&lt;/name&gt;)\s{0,80}(?:<value>"
     r"|&lt;value&gt;))"
@@ -1118,7 +1134,8 @@ def _name_end(text: str, lowered: str, anchor: re.Match[str]) -> int:
         name_end -= 1
     if _LOCATION_SUFFIX.search(lowered, end, name_end):
         return -1
-    return name_end
+    # `auth.rootPassword`: what counts is said last.
+    return -1 if word == "auth" and _STRONG.search(lowered, end, name_end) else name_end
 
 
 def _begins_hump(text: str, at: int) -> bool:
@@ -1228,6 +1245,7 @@ def _quoted(
         return None
     if name.startswith("auth"):
         looks = len(value) >= 8 and _has_digit(value) and not value.replace(".", "").isdigit()
+        looks = looks or (len(value) >= 8 and _encodes_secret(value))
         return (start, end) if looks and len(words) == 1 else None
     if name.startswith("credential") and len(words) > 1:
         return None
@@ -1326,7 +1344,7 @@ def _bare_span(
     ):
         return None
     lower = value.lower()
-    if identifier and (lower.endswith(name) or name.endswith(lower) or lower in name):
+    if identifier and (lower in name or (lower.endswith(name) and not digit)):
         return None
     if op == "=" and not spaced:
         if identifier and ("_" in value or "." in value) and not digit and not part_of_string:
@@ -1368,7 +1386,7 @@ def _weak(
     if len(value) >= 16:
         return at, end
     letters = any(map(str.isalpha, value))
-    if spaced or len(value) < 6 or not letters:
+    if len(value) < (10 if spaced else 6) or not letters:
         return None
     if identifier and re.fullmatch(r"[A-Za-z_.]+\d{0,2}", value):
         return None  # token=tok2
@@ -1494,10 +1512,10 @@ def _is_argument(value: str, name: str) -> bool:
 
 _SPOKEN: Final = re.compile(
     rf"(?:pass(?:word|phrase|code)|identified by|\bpw)(?: is| was| of"
-    rf"| for [\w'\"@.-]{{1,64}}(?: is)?|[ \t]?\()?[ \t]{{1,2}}"
+    rf"| for [\w'\"@.-]{{1,64}}(?: is)?)?(?:[ \t]{{1,2}}|[ \t]?(?P<call>\())"
     rf"(?P<quote>{_QUOTE})(?P<value>[^\s'\"`\\]{{4,256}})(?=(?P=quote))"
-    r"|(?:password|passphrase|passcode)(?: for [\w .@'-]{1,60}?)? (?:is|was"
-    r"|to)[ \t:]{1,2}(?P<plain>[^\s'\"`,;]{4,256})"
+    r"|(?:password|passphrase|passcode)(?:(?: for [\w .@'-]{1,60}?)? (?:is|was|to)"
+    r"|(?: for [\w .@'-]{1,60}?):)[ \t:]{1,2}(?P<plain>[^\s'\"`,;]{4,256})"
     r"|(?:passwords? |identified by |\b(?:and|with|the) pw )(?P<bare>[^\s'\"`,;:=()\[\]{}]{5,256})",
     re.IGNORECASE,
 )
@@ -1505,18 +1523,16 @@ _SPOKEN: Final = re.compile(
 
 def _spoken_span(match: re.Match[str]) -> _Span | None:
     if match["value"] is not None:
-        return (
-            None
-            if _PLACEHOLDER.fullmatch(match["value"]) or _TEMPLATE.search(match["value"])
-            else match.span("value")
-        )
+        if match["call"] is not None and not match.group()[:8].isupper():
+            return None
+        nothing = _PLACEHOLDER.fullmatch(match["value"]) or _TEMPLATE.search(match["value"])
+        return None if nothing else match.span("value")
     group = "plain" if match["plain"] is not None else "bare"
     value = match[group].rstrip(".")
     start = match.start(group)
     symbols = sum(not character.isalnum() for character in value)
-    looks = (
-        _has_digit(value) and any(map(str.isalpha, value)) and (symbols == 0 or not value.islower())
-    )
+    looks = _has_digit(value) and any(map(str.isalpha, value))
+    looks = looks and (symbols == 0 or not value.islower() or any(c in "!@#$%^&*+~" for c in value))
     if group == "bare":
         looks = (
             looks
@@ -1584,14 +1600,15 @@ _COMMANDS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     (r"sqlcmd|bcp|tsql|ipmitool|zip|unzip|mosquitto_\w+|isql", _flag("P", attached=True)),
     (r"smbclient|rpcclient|smbget|net", _flag("U", before=r"[^\s'\"%]{1,128}%")),
     (r"lftp", _flag("u", before=r"[^\s'\",]{1,128},")),
-    (r"openssl", re.compile(rf"{_BEGIN_ARGUMENT}{_Q}pass:{_VALUE}")),
+    (r"openssl", re.compile(rf"{_BEGIN_ARGUMENT}(?:{_Q}pass:|-k{_BETWEEN}{_Q}){_VALUE}")),
+    (r"ssh-keygen", _flag("N|P")),
     (r"htpasswd", re.compile(rf"[ \t]-\w*b\w*[ \t]+\S+[ \t]+\S+[ \t]+{_Q}{_VALUE}")),
     (r"rabbitmqctl", re.compile(rf"(?:add_user|change_password)[ \t]+\S+[ \t]+{_Q}{_VALUE}")),
     (r"xfreerdp|rdesktop", re.compile(rf"[ \t](?:/p:|-p[ \t]?){_Q}{_VALUE}")),
     (r"snmp\w+", _flag("A|X")),
 )
 _FLAG: Final = re.compile(
-    r"[ \t'\"](?:-[-aubpwAPUX]\S|-[auwpAPUX][ '\"]|/p:|pass:|add_user|change_pas)"
+    r"[ \t'\"](?:-[-aubpwAPUX]\S|-[auwpkAPUXN][ '\"]|/p:|pass:|add_user|change_pas)"
 )
 _COMMAND: Final = re.compile(
     "|".join(

@@ -146,6 +146,9 @@ class RunDocuments:
         plan.json.
     components : mapping
         What each component asks for: ``cpus``, ``memory``, ``walltime``.
+    values : mapping
+        What the manifest says, variables replaced. It is not recorded: what is secret of it is
+        hidden wherever it appears.
     """
 
     target: str
@@ -155,6 +158,7 @@ class RunDocuments:
     manifest_path: str | None
     plan: Mapping[str, Any]
     components: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
 
 
 def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> Instrumentation:
@@ -577,7 +581,6 @@ def _begin_with(
     warn: _Warnings,
 ) -> tuple[Instrumentation, Recorder | RecorderProcess]:
     from scalable.instrumentation.instrumentor import Link
-    from scalable.instrumentation.internals import configuration
     from scalable.instrumentation.source import NoSource
     from scalable.telemetry.process import RecorderProcess
     from scalable.telemetry.providers import make_resource
@@ -589,9 +592,11 @@ def _begin_with(
     from scalable_runs.redact import Redactor
     from scalable_runs.writer import RunWriter
 
+    redact = _redactor(Redactor, settings, documents)
+    project = redact.short(settings.project)
     identity = RunIdentity(
         run_id,
-        settings.project,
+        project,
         documents.provider if documents is not None else _provider(client),
         new_trace_id(),
         new_span_id(),
@@ -606,7 +611,6 @@ def _begin_with(
         logger_provider=settings.logger_provider,
     )
     submissions = Submissions(run_id, routes.sampled)
-    redact = _redactor(Redactor, settings)
     link = None
     if client is not None:
         link = Link(
@@ -623,26 +627,28 @@ def _begin_with(
     trace_id = f"{identity.trace_id:032x}"
     files: dict[str, Any] = {
         "runs_dir": str(settings.runs_dir.absolute()),
-        "run": {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "project_name": settings.project,
-            "target_name": documents.target,
-            "provider_name": identity.provider,
-            "manifest_lock": documents.lock,
-            "source_manifest_path": documents.manifest_path,
-            "started_at": iso(started),
-            "finished_at": None,
-            "status": "running",
-            "trace_id": trace_id,
-            "environment": _environment(),
-            "code_identities": {},
-        },
+        "run": redact.attributes(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": run_id,
+                "project_name": project,
+                "target_name": documents.target,
+                "provider_name": identity.provider,
+                "manifest_lock": documents.lock,
+                "source_manifest_path": documents.manifest_path,
+                "started_at": iso(started),
+                "finished_at": None,
+                "status": "running",
+                "trace_id": trace_id,
+                "environment": _environment(),
+                "code_identities": {},
+            }
+        ),
         "manifest": redact(documents.manifest),
-        "plan": documents.plan,
+        "plan": redact.attributes(documents.plan),
         "lock": f"{documents.lock}\n",
     }
-    resource = make_resource(run_id, settings.project, routes.resource)
+    resource = make_resource(run_id, project, redact, routes.resource)
     options: dict[str, Any] = {
         "span_budget": settings.span_budget,
         "task_events": settings.task_events,
@@ -655,7 +661,8 @@ def _begin_with(
             "resource": dict(resource.attributes),
             "resource_schema": resource.schema_url,
             "redact_off": sorted(settings.redact_off),
-            "configuration": _flat(configuration()),
+            "secrets": sorted(redact.secrets),
+            "redact_salt": redact.salt,
         }
         recorder = RecorderProcess.begin(
             process, files, identity, submissions, options | more, warn
@@ -748,20 +755,14 @@ class _Warnings:
             logger.warning("scalable, run %s: %s", self._run_id, sentence)
 
 
-def _redactor(redactor: type[Redactor], settings: Settings) -> Redactor:
+def _redactor(
+    redactor: type[Redactor], settings: Settings, documents: RunDocuments | None
+) -> Redactor:
+    """A redactor that knows what the environment, Dask's options and the manifest say is secret."""
     from scalable.instrumentation.internals import configuration
 
-    return redactor.from_environment(os.environ, _flat(configuration()), off=settings.redact_off)
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    items: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            items.update(_flat(value, f"{prefix}{name}."))
-        else:
-            items[f"{prefix}{name}"] = value
-    return items
+    manifest: Mapping[str, Any] = {} if documents is None else documents.values
+    return redactor.from_environment(os.environ, configuration(), manifest, off=settings.redact_off)
 
 
 def _new_run_id(project: str, started: float) -> str:
@@ -805,6 +806,7 @@ def _as_found(settings: Settings, provider: str, workers: list[dict[str, Any]]) 
             "manifest_lock": lock,
             "workers": workers,
         },
+        {},
         {},
     )
 

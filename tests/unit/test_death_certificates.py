@@ -13,6 +13,7 @@ from scalable import facts, spool
 from scalable.instrumentation.tee import EMPTY_EXPIRY, EXPIRY, Log, remove_expired
 from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths, WorkerLogs
 from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK
+from scalable_runs.redact import Redactor
 
 ADDRESS = "tcp://127.0.0.1:4000"
 
@@ -35,7 +36,7 @@ def left(status: int = -9, signal: str | None = "SIGKILL", **more: Any) -> facts
 
 
 def deaths(nanny: str | None = "tcp://127.0.0.1:5000") -> Deaths:
-    made = Deaths(lambda text: text, None)
+    made = Deaths(Redactor(), None)
     made.ready(ready(nanny))
     return made
 
@@ -144,7 +145,7 @@ def test_killed_tasks_are_told_once_all_their_deaths_are_known():
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y.stderr.log", "a" * 32 + "/../x"])
 def test_a_log_named_by_a_peer_is_looked_for_in_the_spool_alone(tmp_path, name):
-    logs = WorkerLogs(tmp_path)
+    logs = WorkerLogs(tmp_path, Redactor())
     logs.begin(ADDRESS, "../w", {"log": name, "log_path": "/etc/passwd"})
     kept = logs.end(ADDRESS, "elsewhere", {"log_path": "/etc/passwd"})
     assert kept.where == "elsewhere:/etc/passwd"

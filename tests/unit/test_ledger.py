@@ -14,6 +14,7 @@ from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.encode import encode_logs, encode_spans
+from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 
 RUN = "run-20260101T000000Z-test-00000000"
@@ -27,7 +28,7 @@ class Book:
     def __init__(self) -> None:
         self.guard = Guard()
         self.ledger = Ledger(
-            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=str, guard=self.guard
+            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=Redactor(), guard=self.guard
         )
         self.records: list[tuple[str, dict[str, Any]]] = []
         self.take(ready(A), hello(A), ready(B), hello(B))

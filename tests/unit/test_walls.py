@@ -77,7 +77,8 @@ ROOMS = (
                 *("scaffold", "providers", "plan", "pricing"),
             )
         ),
-        doors=("options",),
+        # The redactor says which keys are secret.
+        doors=("options", "run store"),
         # What is checked and planned starts nothing: a provider imports Dask when it starts.
         never=DASK | OTEL,
     ),

@@ -385,6 +385,7 @@ class ScalableSession:
                 }
                 for name, one in manifest.root.components.items()
             },
+            {**manifest.root.model_dump(), "target": manifest.target.model_dump()},
         )
 
     def _wait(self, steps: _Steps) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 import yaml
 
 from scalable.session.errors import Problem
+from scalable_runs.redact import REDACTED, says_secret
 
 #: Keys and indexes from the top of the document.
 Path: TypeAlias = tuple[str | int, ...]
@@ -31,12 +32,6 @@ _VARIABLE: Final = re.compile(
 )
 _BROKEN: Final = re.compile(r"\$\{[^}]*\}?")
 _TAG: Final = "tag:yaml.org,2002:"
-_SECRET: Final = re.compile(
-    r"pass(word|wd|phrase)?$|secret|token|credential|api[-_]?key|access[-_]?key|private[-_]?key|auth$",
-    re.IGNORECASE,
-)
-#: Stands in the copy for what is nobody's business.
-REDACTED: Final = "[redacted]"
 
 
 class SourceInt(int):
@@ -294,7 +289,7 @@ class _Reader:
         return {**merged, **found}
 
     def _note_secret(self, key: str, node: Any) -> None:
-        if isinstance(node, yaml.ScalarNode) and _SECRET.search(key):
+        if isinstance(node, yaml.ScalarNode) and says_secret(key):
             alone = _VARIABLE.fullmatch(str(node.value))
             if node.value and not (alone and alone["name"] and alone["default"] is None):
                 self._source.secret_spans.append((node.start_mark.index, node.end_mark.index))

@@ -221,8 +221,8 @@ def _recorder(
         writer,
         Resource(options["resource"], options["resource_schema"]),
         submissions,
-        redact=Redactor.from_environment(
-            os.environ, options["configuration"], off=options["redact_off"]
+        redact=Redactor(
+            secrets=options["secrets"], off=options["redact_off"], salt=options["redact_salt"]
         ),
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from scalable import facts, spool
 from scalable.causes import Case, Verdict, classify
 from scalable.telemetry import semconv
+from scalable_runs.redact import Redactor
 
 #: How long a lost worker waits for its nanny's word, in seconds: for that long its lines are held
 #: back, so that they can tell how its process ended.
@@ -29,6 +32,8 @@ _MAX_TASKS: Final = 10_000
 _MAX_NAMED: Final = 100
 #: Reports of nannies about workers that the scheduler still has.
 _MAX_EARLY: Final = 1_000
+#: Seconds that a run has for redacting its workers' logs: those beyond it stay on their host.
+REDACT_TIME: Final = 5.0
 LOGS_DIRECTORY: Final = "logs/workers"
 
 
@@ -98,11 +103,22 @@ OnDeath: TypeAlias = Callable[[str, str | None, str], None]
 class WorkerLogs:
     """Brings the logs of workers on this host into the run's directory.
 
-    Called by the recorder's thread. A log on another host stays there.
+    Called by the recorder's thread. A log on another host stays there. Secrets are taken out of a
+    log when its worker is gone or the run ends.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+        The run's directory.
+    redact : Redactor
+        Passed each log.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, redact: Redactor) -> None:
         self._run_dir = run_dir
+        self._redact = redact
+        #: Seconds that redacting has taken.
+        self._spent = 0.0
         self._targets: dict[str, tuple[Path, str]] = {}
 
     def begin(self, address: str, worker: str, process: Mapping[str, Any]) -> None:
@@ -132,12 +148,38 @@ class WorkerLogs:
         state = spool.log_state(path)
         if state != "gone":
             spool.keep(path, target)
+        if not self._hide_secrets(target):
+            return KeptLog(f"{host}:{path}", self._redact(spool.read_tail(path)), state)
         tail = spool.read_tail(target)
         with contextlib.suppress(OSError):
             if not target.stat().st_size:
                 target.unlink()
                 target.parent.rmdir()
         return KeptLog(relative if target.exists() else None, tail, state)
+
+    def _hide_secrets(self, target: Path) -> bool:
+        """Take secrets out of a kept log; False if it is not kept, as that takes too long."""
+        try:
+            if self._spent > REDACT_TIME:
+                target.unlink()
+                return False
+            text = target.read_bytes().decode("utf-8", "surrogateescape")
+            began = monotonic()
+            redacted = self._redact.lines(text)
+            self._spent += monotonic() - began
+            if redacted != text:
+                # The log itself, of which this is a second name, goes on as it is.
+                copy = target.with_name(f".{target.name}.new")
+                descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(redacted.encode("utf-8", "surrogateescape"))
+                copy.replace(target)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            target.unlink(missing_ok=True)
+            return False
+        return True
 
     def state(self, address: str) -> str | None:
         """Whether a worker's process still has its log open; None where that is not known."""
@@ -155,13 +197,13 @@ class Deaths:
 
     Parameters
     ----------
-    redact : callable
-        Passed the last output of workers.
+    redact : Redactor
+        Passed the last output of workers, and the keys that a certificate names.
     logs : WorkerLogs or None
         Where logs are kept.
     """
 
-    def __init__(self, redact: Callable[[str], str], logs: WorkerLogs | None) -> None:
+    def __init__(self, redact: Redactor, logs: WorkerLogs | None) -> None:
         self._redact = redact
         self._logs = logs
         self._known: dict[str, _Known] = {}
@@ -380,7 +422,7 @@ class Deaths:
             semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
             semconv.WORKER_MEMORY_PEAK: known.peak or None,
             semconv.WORKER_MEMORY_SAMPLES: samples or None,
-            semconv.WORKER_TASKS: death.tasks[:_MAX_NAMED],
+            semconv.WORKER_TASKS: tuple(map(self._redact.identity, death.tasks[:_MAX_NAMED])),
             semconv.STDERR_TAIL: tail or None,
             semconv.STDERR_PATH: log.where,
             semconv.MEMORY_KILL: memory_kill or None,

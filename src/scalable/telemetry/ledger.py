@@ -35,6 +35,7 @@ from scalable.telemetry.spans import (
 )
 from scalable_runs.encode import iso_time
 from scalable_runs.layout import MAX_ERROR_MESSAGE
+from scalable_runs.redact import Redactor
 from scalable_runs.summary import name_of_key
 
 #: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.
@@ -109,6 +110,8 @@ class _Task:
     """One task as long as the scheduler knows it."""
 
     # Of the class until they change: a task that only succeeds sets few of them.
+    #: What stands for its key in the record, where the key holds a secret.
+    hidden: str | None = None
     #: Whose results it takes, where links are wanted.
     dependencies: tuple[str, ...] = ()
     #: What its lines say besides what all tasks' do: `function`, `placement`, `reopens` or
@@ -202,8 +205,9 @@ class Ledger:
         Of every signal.
     provider : str
         Kind of cluster.
-    redact : callable
-        Passed every message and traceback before anything else sees it.
+    redact : Redactor
+        Passed every text of a fact before anything else sees it. Keys that hold a secret are told
+        by what :meth:`~scalable_runs.redact.Redactor.identity` makes of them.
     guard : Guard
         Counts facts that could not be made sense of.
     follow : bool
@@ -228,7 +232,7 @@ class Ledger:
         scope: InstrumentationScope,
         *,
         provider: str,
-        redact: Callable[[str], str],
+        redact: Redactor,
         guard: Guard,
         follow: bool = False,
         running_after: float = 0.0,
@@ -438,8 +442,12 @@ class Ledger:
         self._tasks.clear()
         for worker in self._workers.values():
             self._worker_span(worker, now)
-        running = [task.key for task in open_tasks if task.running]
+        running = [task.hidden or task.key for task in open_tasks if task.running]
         return Unknown(tuple(running), len(open_tasks) - len(running))
+
+    def keep_logs(self) -> None:
+        """Keep the logs of the workers that live on."""
+        self._deaths.close()
 
     def scheduler_lost(self, error: str, unknown: Unknown, now: float) -> None:
         """The scheduler went away and had not said that it would close."""
@@ -468,7 +476,7 @@ class Ledger:
             now,
             self._root,
             {
-                semconv.EXCEPTION_TYPE: error_type,
+                semconv.EXCEPTION_TYPE: self._redact.short(error_type),
                 semconv.EXCEPTION_MESSAGE: self._redact(message),
                 semconv.EXCEPTION_STACKTRACE: self._redact(traceback),
                 semconv.PHASE: phase,
@@ -482,18 +490,23 @@ class Ledger:
     # -- tasks: from submission to the first attempt -------------------------------------------
 
     def _submitted(self, fact: facts.Submitted) -> None:
-        _, time, key, name, function, dependencies, dependency_count, carrier, known_before = fact
+        _, time, key, given, function, dependencies, dependency_count, carrier, known_before = fact
         if key in self._limbo:
             self._leave_limbo(key)
         old = self._tasks.get(key)
         if old is not None and old.final is None:
             return
-        name = self._names.setdefault(name, name)
+        name = self._names.get(given)
+        if name is None:
+            name = self._names[given] = self._redact.short(given)
         if carrier != self._carrier:  # the tasks of one submission have equal ones
             self._carrier = carrier
             self._carried = self._read(carrier)
         parent, placement = self._carried
         task = self._tasks[key] = _Task(key, name, parent)
+        shown = self._redact.identity(key)
+        if shown is not key:
+            task.hidden = shown
         if self._follow:
             task.dependencies = dependencies[:MAX_LINKS]
             trace_id = (parent or self._root)[0]
@@ -501,12 +514,12 @@ class Ledger:
         if placement is not None:
             task.special = True
             task.placement = placement
-        if function is not None and function != name:
+        if function is not None and function != given:
             task.special = True
-            task.function = function
+            task.function = self._redact.short(function)
         attributes = self._task_attributes(task, "submitted")
         if dependency_count:
-            attributes[semconv.TASK_DEPENDENCIES] = dependencies
+            attributes[semconv.TASK_DEPENDENCIES] = tuple(map(self._shown, dependencies))
             attributes[semconv.TASK_DEPENDENCY_COUNT] = dependency_count
         if known_before:
             attributes[semconv.TASK_KNOWN_BEFORE] = True
@@ -551,7 +564,7 @@ class Ledger:
             parent = task.parent or self._root
             attributes = {
                 _TASK_NAME: task.name,
-                semconv.RUNNING_KEY: task.key,
+                semconv.RUNNING_KEY: task.hidden or task.key,
                 _TASK_ATTEMPT: task.attempt,
                 _WORKER_ADDRESS: task.worker,
                 semconv.RUNNING_SPAN: f"{ids[1]:016x}",
@@ -581,7 +594,7 @@ class Ledger:
         self._measure(task, attributes, worker, start, stop, ready, phases, cpu)
         attributes[_TASK_NBYTES] = nbytes
         if typename:
-            attributes[_TASK_RESULT_TYPE] = typename
+            attributes[_TASK_RESULT_TYPE] = self._redact.short(typename)
         task.final = "succeeded"
         if task.recomputed:
             self.wasted[task.name, "recomputed"] += max(0.0, stop - start)
@@ -591,6 +604,8 @@ class Ledger:
     def _failed(self, fact: facts.Failed) -> None:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
         message, traceback = self._redact(fact.message), self._redact(fact.traceback)
+        error_type = self._redact.short(fact.error_type)
+        bases = tuple(map(self._redact.short, fact.bases))
         raised = fact.start is not None or bool(fact.traceback)
         if raised and fact.run_id is not None and fact.run_id != task.run_id:
             start = fact.time if fact.start is None else fact.start
@@ -601,13 +616,13 @@ class Ledger:
             task.reopen()
             task.recomputed = False
         attributes = self._task_attributes(task, state)
-        attributes[semconv.ERROR_TYPE] = fact.error_type
+        attributes[semconv.ERROR_TYPE] = error_type
         attributes[semconv.EXCEPTION_MESSAGE] = message[:MAX_ERROR_MESSAGE]
         attributes[semconv.TASK_RESULT] = "failure" if raised else "error"
         began = task.running
         if not fact.will_retry:
             task.final = "failed"
-            self._errors[fact.key] = (fact.error_type, message[:MAX_ERROR_MESSAGE])
+            self._errors[fact.key] = (error_type, message[:MAX_ERROR_MESSAGE])
         if began:
             start = task.start if fact.start is None else fact.start
             stop = fact.time if fact.stop is None else fact.stop
@@ -632,7 +647,7 @@ class Ledger:
                 stop,
                 attributes,
                 fact.phases,
-                error=fact.error_type,
+                error=error_type,
                 traceback=traceback,
             )
         else:
@@ -640,10 +655,10 @@ class Ledger:
                 attributes[semconv.WORKER_ADDRESS] = fact.worker
             self._event(task, fact.time, attributes, None, error=True)
         failure: dict[str, Any] = {
-            semconv.EXCEPTION_TYPE: fact.error_type,
+            semconv.EXCEPTION_TYPE: error_type,
             semconv.EXCEPTION_MESSAGE: message,
-            semconv.TASK_KEY: task.key,
-            semconv.FAILED_TASK: task.key,
+            semconv.TASK_KEY: task.hidden or task.key,
+            semconv.FAILED_TASK: task.hidden or task.key,
             semconv.PHASE: "task_execution",
             semconv.TASK_ATTEMPT: task.attempt,
             semconv.TASK_WILL_RETRY: fact.will_retry,
@@ -653,17 +668,15 @@ class Ledger:
             failure[semconv.WORKER_NAME] = self._worker_name(fact.worker)
         if traceback:
             failure[semconv.EXCEPTION_STACKTRACE] = traceback
-        if fact.bases:
-            failure[semconv.EXCEPTION_BASES] = tuple(fact.bases)
+        if bases:
+            failure[semconv.EXCEPTION_BASES] = bases
         if fact.errno is not None:
             failure[semconv.EXCEPTION_ERRNO] = fact.errno
         time, ids = fact.stop or fact.time, task.ids if began else None
 
         def told(deaths: Sequence[Presence]) -> None:
             if not deaths:
-                verdict = classify(
-                    Case(fact.error_type, message, traceback, tuple(fact.bases), fact.errno)
-                )
+                verdict = classify(Case(error_type, message, traceback, bases, fact.errno))
                 failure[semconv.CAUSE] = verdict.cause
                 failure[semconv.CAUSE_CONFIDENCE] = verdict.confidence
             self._failure(time, ids, {**failure, **presences(deaths)})
@@ -672,7 +685,7 @@ class Ledger:
             told(())
         else:
             # It failed with its worker; how that died is known once the nannies have told.
-            is_actor = fact.error_type != "KilledWorker"
+            is_actor = error_type != "KilledWorker"
             self._deaths.victim(fact.key, fact.worker if is_actor else "", told)
             self._settle_deaths(self._now)
 
@@ -681,7 +694,7 @@ class Ledger:
         if task.final is not None:
             return
         attributes = self._task_attributes(task, "failed")
-        attributes[semconv.TASK_BLAME] = fact.cause
+        attributes[semconv.TASK_BLAME] = self._shown(fact.cause)
         error = self._errors.get(fact.cause)
         if error is not None:
             attributes[semconv.ERROR_TYPE], attributes[semconv.EXCEPTION_MESSAGE] = error
@@ -797,6 +810,8 @@ class Ledger:
     # -- workers --------------------------------------------------------------------------------
 
     def _worker_ready(self, fact: facts.WorkerReady) -> None:
+        redact = self._redact
+        fact = fact._replace(name=redact.identity(fact.name), host=redact.short(fact.host))
         self._workers[fact.address] = self._new_worker(fact, self._now + HELLO_WAIT)
         self._unannounced.add(fact.address)
         self._deaths.ready(fact)
@@ -818,6 +833,7 @@ class Ledger:
             self._worker_event(worker, state, time, {})
 
     def _worker_gone(self, fact: facts.WorkerGone) -> None:
+        fact = fact._replace(reason=self._redact.short(fact.reason))
         running = self._begun_on(fact)
         worker = self._workers.pop(fact.address, None)
         if worker is None:
@@ -849,6 +865,7 @@ class Ledger:
 
     def _about_worker(self, fact: facts.WorkerEvent) -> None:
         worker = self._workers.get(fact.address)
+        fact = fact._replace(fields=self._redact.attributes(fact.fields))
         if fact.event == facts.UNWATCHED:
             if worker is not None:
                 self._note_unwatched(worker, printable(fact.fields.get("reason"), limit=200))
@@ -1038,7 +1055,7 @@ class Ledger:
     def _task_attributes(self, task: _Task, state: str) -> dict[str, Any]:
         attributes: dict[str, Any] = {
             _RECORD: "task",
-            _TASK_KEY: task.key,
+            _TASK_KEY: task.hidden or task.key,
             _TASK_NAME: task.name,
             _TASK_STATE: state,
             _TASK_ATTEMPT: task.attempt if state != "submitted" else 0,
@@ -1233,17 +1250,15 @@ class Ledger:
     def _user_event(self, fact: facts.UserEvent) -> None:
         """What the user's code asked to be recorded, as part of the attempt whose code it was."""
         names = semconv.USER_ATTRIBUTES.get(fact.event_type)
-        fields: dict[str, Any] = {
-            str(name): self._redact(value) if isinstance(value, str) else value
-            for name, value in fact.fields.items()
-            if value is not None
-        }
+        fields = self._redact.attributes(
+            {name: value for name, value in fact.fields.items() if value is not None}
+        )
         attributes: dict[str, Any] = {}
         ids = self._root
         if fact.key is not None:
             task = self._tasks.get(fact.key)
-            attributes[_TASK_KEY] = fact.key
-            attributes[_TASK_NAME] = task.name if task is not None else name_of_key(fact.key)
+            attributes[_TASK_KEY] = self._shown(fact.key)
+            attributes[_TASK_NAME] = task.name if task is not None else self._name_of(fact.key)
             if task is not None and task.placement is not None:
                 attributes.update(
                     (name, task.placement[name])
@@ -1285,7 +1300,9 @@ class Ledger:
                 semconv.REQUESTED_MEMORY: wants.get("memory"),
                 semconv.REQUESTED_WALLTIME: wants.get("walltime"),
             }
-            placement = {name: value for name, value in said.items() if value is not None}
+            placement = self._redact.attributes(
+                {name: value for name, value in said.items() if value is not None}
+            )
             if len(self._placements) < _MAX_PLACEMENTS:
                 self._placements[asked] = placement
         return placement
@@ -1313,8 +1330,19 @@ class Ledger:
 
     def _unknown(self, key: str) -> _Task:
         """A task whose submission was dropped: what follows is recorded all the same."""
-        task = self._tasks[key] = _Task(key, name_of_key(key), None)
+        task = self._tasks[key] = _Task(key, self._name_of(key), None)
+        shown = self._redact.identity(key)
+        if shown is not key:
+            task.hidden = shown
         return task
+
+    def _name_of(self, key: str) -> str:
+        return self._redact.short(name_of_key(key))
+
+    def _shown(self, key: str) -> str:
+        """What stands for a key in the record."""
+        task = self._tasks.get(key)
+        return self._redact.identity(key) if task is None else task.hidden or key
 
     def _worker_name(self, address: str) -> str:
         worker = self._workers.get(address) or self._dying.get(address)

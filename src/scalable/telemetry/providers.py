@@ -41,6 +41,7 @@ from scalable.telemetry.shipping import (
 from scalable.telemetry.spans import SpanFactory
 from scalable_runs.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.layout import Record
+from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
@@ -56,24 +57,32 @@ FILE_INTERVAL: Final = 60.0
 SHOW_INTERVAL: Final = 1.0
 
 
-def make_resource(run: str, project: str, base: Resource | None = None) -> Resource:
+def make_resource(
+    run: str, project: str, redact: Redactor, base: Resource | None = None
+) -> Resource:
     """The resource of a run: what the environment says (``OTEL_SERVICE_NAME``, …) comes first.
 
     Parameters
     ----------
     run, project : str
         Id of the run, name of the project.
+    redact : Redactor
+        Passed every attribute: ``OTEL_RESOURCE_ATTRIBUTES`` may hold anything.
     base : Resource, optional
         The application's own, which takes the environment's place.
     """
     attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
     if base is not None:
-        return base.merge(Resource(attributes))
+        return _redacted(base.merge(Resource(attributes)), redact)
     resource = Resource.create(attributes)
     service = str(resource.attributes.get("service.name", ""))
     if not service or service.startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": project}))
-    return resource
+    return _redacted(resource, redact)
+
+
+def _redacted(resource: Resource, redact: Redactor) -> Resource:
+    return Resource(redact.attributes(resource.attributes), resource.schema_url)
 
 
 class Figures(NamedTuple):

@@ -27,6 +27,7 @@ from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
 from scalable_runs.layout import Record, RunStatus
+from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
@@ -125,8 +126,8 @@ class Recorder:
         Of every signal.
     submissions : SentGraphs
         What the client's threads send.
-    redact : callable
-        Passed every message and traceback.
+    redact : Redactor
+        Passed every text.
     warn : callable
         Told, once a kind, what the user should know.
     routes : Routes
@@ -146,7 +147,7 @@ class Recorder:
         resource: Resource,
         submissions: SentGraphs,
         *,
-        redact: Callable[[str], str],
+        redact: Redactor,
         warn: Callable[[str], None],
         routes: Routes,
         span_budget: int = 5_000,
@@ -188,7 +189,7 @@ class Recorder:
             provider=identity.provider,
             redact=redact,
             guard=self.guard,
-            logs=WorkerLogs(writer.path),
+            logs=WorkerLogs(writer.path, redact),
             on_death=self._tell_death,
             follow=self._exits.sends_spans,
             running_after=running_after,
@@ -658,6 +659,7 @@ class Recorder:
         """Nobody closes this run: it stays as it is, with all that came until now."""
         self._take_noted(time() + self._offset)
         self._emit()
+        self._ledger.keep_logs()
         self._writer.request_sync()
         self._exits.finish(monotonic() + MIN_FAREWELL)
         self._exits.shutdown()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -38,6 +38,7 @@ from opentelemetry.trace import (
 
 from scalable import facts
 from scalable.telemetry import semconv
+from scalable_runs.redact import Redactor
 
 #: Resources and scopes kept at hand.
 _MAX_KEPT: Final = 256
@@ -82,7 +83,7 @@ class RelayDesk:
     ----------
     resource : Resource
         The run's own: a worker's differs in what describes the process.
-    redact : callable
+    redact : Redactor
         Passed every text before anything else sees it.
     log_level : int
         Least level of Python's logging that this run keeps.
@@ -94,7 +95,7 @@ class RelayDesk:
         self,
         resource: Resource,
         *,
-        redact: Callable[[str], str],
+        redact: Redactor,
         log_level: int,
         delta: bool = False,
     ) -> None:
@@ -144,16 +145,19 @@ class RelayDesk:
             int(item["span"], 16),
             is_remote=False,
             trace_flags=TraceFlags(item["flags"]),
-            trace_state=TraceState.from_header([item["state"]]) if item["state"] else None,
+            trace_state=TraceState.from_header([self._redact.short(item["state"])])
+            if item["state"]
+            else None,
         )
         parent = item["parent"]
         code, description = item["status"]
-        attributes = self._attributes(item["attributes"])
+        redact = self._redact
+        attributes = redact.attributes(item["attributes"])
         if item["task"] is not None:
-            attributes.setdefault(semconv.TASK_KEY, item["task"])
+            attributes.setdefault(semconv.TASK_KEY, redact.identity(item["task"]))
         return _Span(
             item["dropped"],
-            name=item["name"],
+            name=redact.short(item["name"]),
             context=ids,
             parent=None
             if parent is None
@@ -161,12 +165,13 @@ class RelayDesk:
             resource=resource,
             attributes=attributes,
             events=[
-                Event(name, self._attributes(given), time) for name, time, given in item["events"]
+                Event(redact.short(name), redact.attributes(given), time)
+                for name, time, given in item["events"]
             ],
             links=[
                 Link(
                     SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(flags)),
-                    self._attributes(given),
+                    self._redact.attributes(given),
                 )
                 for trace, span, flags, given in item["links"]
             ],
@@ -182,19 +187,20 @@ class RelayDesk:
     # -- log records ------------------------------------------------------------------------------
 
     def _log(self, item: Mapping[str, Any], resource: Resource) -> ReadableLogRecord:
-        attributes = self._attributes(item["attributes"])
+        redact = self._redact
+        attributes = redact.attributes(item["attributes"])
         if item["task"] is not None:
-            attributes[semconv.TASK_KEY] = item["task"]
+            attributes[semconv.TASK_KEY] = redact.identity(item["task"])
         severity = item["severity"]
         record = LogRecord(
             timestamp=item["time"],
             observed_timestamp=item["time"],
             context=_NO_CONTEXT,
-            severity_text=item["severity_text"],
+            severity_text=redact.value(item["severity_text"]),
             severity_number=None if severity is None else SeverityNumber(severity),
-            body=self._redacted(item["body"]),
+            body=redact.value(item["body"]),
             attributes=attributes,
-            event_name=item["event"],
+            event_name=redact.value(item["event"]),
         )
         if item["trace"]:
             record.trace_id = int(item["trace"], 16)
@@ -217,7 +223,10 @@ class RelayDesk:
                 data = Histogram(points, _DELTA if self._delta else _CUMULATIVE)
             else:
                 data = Gauge(points)
-            metric = Metric(item["name"], item["description"], item["unit"], data)
+            name, description, unit = (
+                self._redact.value(item[of]) for of in ("name", "description", "unit")
+            )
+            metric = Metric(name, description, unit, data)
             scopes.setdefault(scope, []).append(metric)
         return MetricsData(
             [
@@ -233,9 +242,9 @@ class RelayDesk:
         )
 
     def _point(self, item: Mapping[str, Any], point: dict[str, Any], worker: str) -> Any:
-        attributes = self._attributes(point["attributes"])
+        attributes = self._redact.attributes(point["attributes"])
         exemplars = [
-            Exemplar(self._attributes(given), value, time, int(span, 16), int(trace, 16))
+            Exemplar(self._redact.attributes(given), value, time, int(span, 16), int(trace, 16))
             for value, time, trace, span, given in point["exemplars"]
         ]
         kind = item["kind"]
@@ -297,27 +306,16 @@ class RelayDesk:
             attributes |= {name: value for name, value in given.items() if value is not None}
             worker = given.get("dask.worker.address") or given.get("process.pid")
             attributes[semconv.SERVICE_INSTANCE] = str(worker)
-            found = _kept(self._resources, key, Resource(self._attributes(attributes)))
+            found = _kept(self._resources, key, Resource(self._redact.attributes(attributes)))
         return found
 
     def _scope(self, given: Sequence[Any]) -> InstrumentationScope:
         key = tuple(given)
         found = self._scopes.get(key)
         if found is None:
-            found = _kept(self._scopes, key, InstrumentationScope(*key))
+            scope = InstrumentationScope(*map(self._redact.value, key))
+            found = _kept(self._scopes, key, scope)
         return found
-
-    def _attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._redacted(value) for name, value in given.items()}
-
-    def _redacted(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self._redact(value)
-        if isinstance(value, list):
-            return [self._redacted(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, dict):
-            return {name: self._redacted(part) for name, part in value.items()}
-        return value
 
 
 _NO_CONTEXT: Final = Context({"": None})

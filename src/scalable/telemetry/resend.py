@@ -46,6 +46,7 @@ from scalable.telemetry.spans import SpanFactory, exception_event, span_context
 from scalable_runs import fields
 from scalable_runs.layout import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
 from scalable_runs.reader import RunReader, parse_nanoseconds
+from scalable_runs.redact import Redactor
 
 #: Items sent at once.
 BATCH: Final = 512
@@ -299,7 +300,8 @@ class _Resending:
         self._run_id = reader.run_id
         self._project = str(document.get("project_name") or "run")
         self._trace_id = fields.hex_id(document.get("trace_id"), 32)
-        self._resource = make_resource(self._run_id, self._project)
+        redact = Redactor.from_environment(os.environ)
+        self._resource = make_resource(self._run_id, self._project, redact)
         self._spans = SpanFactory(self._resource, SCOPE)
         self._events = EventFactory(self._resource, SCOPE)
         self._all = span_budget is None
