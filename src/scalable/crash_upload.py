@@ -385,7 +385,8 @@ class CrashUploads:
         if content is not None:
             record |= {"sha256": content.sha256, "size": len(content.data)}
         if error:
-            record["error"] = error[:500]
+            # It may name the address, whose query is a password.
+            record["error"] = (error if self._redact is None else self._redact(error))[:500]
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self._run_dir / UPLOADS, flags, 0o600)
