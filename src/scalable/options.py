@@ -253,7 +253,7 @@ OPTIONS: Final = (
         "SCALABLE_REDACT_OFF",
         frozenset[str](),
         "names of redaction families, separated by commas",
-        "Families of secrets that are not looked for in messages and tracebacks.",
+        "Families of secrets that are not looked for.",
         _names,
     ),
     Option(

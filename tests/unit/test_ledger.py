@@ -19,16 +19,17 @@ from scalable_runs.summary import RunSummary
 
 RUN = "run-20260101T000000Z-test-00000000"
 ROOT = span_context(1 << 100, 1 << 50)
-A, B = "tcp://a:1", "tcp://b:1"
+A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
 
 
 class Book:
     """A ledger and the records that come out of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *secrets: str) -> None:
         self.guard = Guard()
+        redact = Redactor(secrets=secrets)
         self.ledger = Ledger(
-            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=Redactor(), guard=self.guard
+            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=redact, guard=self.guard
         )
         self.records: list[tuple[str, dict[str, Any]]] = []
         self.take(ready(A), hello(A), ready(B), hello(B))
@@ -119,6 +120,45 @@ def book():
     book = Book()
     yield book
     assert not book.guard.errors
+
+
+def test_a_key_that_holds_a_secret_has_one_id_of_its_own_everywhere():
+    secret = "a-value-that-is-known"
+    book = Book(secret)
+    keys = [f"load-{secret}-{number}" for number in range(3)]
+    total = submitted(f"sum-{secret}")._replace(dependencies=tuple(keys), dependency_count=3)
+    book.take(total, *map(submitted, keys), submitted("plain"), ready(C, f"w-{secret}"), hello(C))
+    book.take(*(succeeded(key, n) for n, key in enumerate(keys[:2], 1)), started(keys[2], 3, C))
+    book.take(gone(C, (keys[2], 3), executing=((3, 92.0),)), unassigned(keys[2], 3))
+    failed = facts.Failed(
+        *(facts.FAILED, 97.0, keys[2], 4, A, None, None, 0.0, ()),
+        *(f"{secret}Error", f"said {secret}", f"trace {secret}", None, False),
+    )
+    book.take(failed, facts.Blamed(facts.BLAMED, 98.0, total.key, keys[2]))
+    fields = {"name": "x", "location": "s3://x", "metadata": {"password": "any"}}
+    book.take(facts.UserEvent(facts.USER_EVENT, 99.0, keys[0], 1, A, "artifact", fields))
+    book.ledger.close(100.0)
+    book.collect()
+    assert secret not in repr(book.records)
+    tasks = book.of("tasks.jsonl")
+    shown = list(dict.fromkeys(record["task_id"] for record in tasks))
+    assert len(shown) == 5
+    (summed, *loads, plain) = shown
+    assert plain == "plain"
+    assert tasks[0]["dependencies"] == tuple(loads)
+    assert book.lines(loads[0]) == [("submitted", 0), ("running", 1), ("succeeded", 1)]
+    assert [state for state, _ in book.lines(loads[2])][-2:] == ["running", "failed"]
+    (blamed,) = (record for record in tasks if "blame" in record)
+    assert (blamed["task_id"], blamed["blame"]) == (summed, loads[2])
+    failure, death = book.of("failures.jsonl")
+    assert death["details"]["tasks"] == (loads[2],)
+    assert failure["task_id"] == loads[2]
+    (artifact,) = book.of("artifacts.jsonl")
+    assert artifact["task_id"] == loads[0]
+    assert artifact["metadata"] == {"password": "[redacted]"}
+    # The worker makes the same span id of the key, which it knows as it is.
+    spans = [record["span_id"] for record in tasks if record["state"] == "succeeded"]
+    assert spans[0] == f"{facts.attempt_span_id(RUN, keys[0], 1):016x}"
 
 
 def test_without_a_board_the_first_in_order_fill_the_free_threads(book):

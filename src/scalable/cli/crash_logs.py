@@ -178,7 +178,7 @@ def _deaths(reader: RunReader) -> Iterator[dict[str, Any]]:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="With --dry-run: show the texts as well.")
-@click.option("--no-redact", is_flag=True, help="Send the raw bytes, with what secrets they hold.")
+@click.option("--no-redact", is_flag=True, help="Send the bytes as they lie in the run.")
 def upload(
     choice: RunChoice, url: str | None, dry_run: bool, verbose: bool, no_redact: bool
 ) -> None:
