@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from scalable_runs.encode import RecordMap, encode_logs, encode_metrics, encode_spans
 from scalable_runs.layout import SCHEMA_VERSION, Record
+from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Problem, RunWriter
 
@@ -279,6 +280,7 @@ class _SharedRun:
         self.writer: RunWriter | None = None
         self._summary = RunSummary()
         self._resource: Resource | None = None
+        self._redact = Redactor()
         self._outputs: set[_Output] = set()
         self._lock = threading.Lock()
         self._warned = False
@@ -292,7 +294,8 @@ class _SharedRun:
         with self._lock:
             if self.writer is None:
                 try:
-                    self.writer = _create_run(resource)
+                    self._redact = Redactor.from_environment(os.environ)
+                    self.writer = _create_run(resource, self._redact)
                 except OSError as error:
                     if not self._warned:
                         self._warned = True
@@ -304,6 +307,7 @@ class _SharedRun:
 
     def append(self, writer: RunWriter, file: str, records: Sequence[Record]) -> int:
         """Append and sum up together: the summary needs the records in their order."""
+        records = [self._redact.attributes(record) for record in records]
         with self._lock:
             if writer is self.writer:
                 self._summary.add_all(file, records)
@@ -331,8 +335,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_shared_run.forget)
 
 
-def _create_run(resource: Resource | None) -> RunWriter:
-    attributes = dict(resource.attributes) if resource is not None else {}
+def _create_run(resource: Resource | None, redact: Redactor) -> RunWriter:
+    attributes = redact.attributes(resource.attributes) if resource is not None else {}
     project = str(attributes.get("service.name") or "unknown_service")
     started = datetime.now(UTC)
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", project).strip("-.")[:64] or "service"

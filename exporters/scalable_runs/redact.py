@@ -44,6 +44,7 @@ _MAX_DEPTH: Final = 32
 _PLAIN_NAME: Final = re.compile(
     r"(?:\(')?([\w.-]{0,80}?)(?:-[0-9a-f]{32}|-?\d{1,12})?(?:'(?:, \d{1,12})*+,?\))?"
 )
+_WHOLE: Final = "[redacted: a text of "
 #: Start and end of a secret.
 _Span: TypeAlias = tuple[int, int]
 
@@ -161,8 +162,10 @@ class Redactor:
         if len(text) <= MAX_TEXT:
             return self._redacted(text)
         half, overlap = MAX_TEXT // 2, self._overlap
-        head = self._redacted(text[: half + overlap])[:-overlap]
-        tail = self._redacted(text[-half - overlap :])[overlap:]
+        head = self._redacted(text[: half + overlap])
+        tail = self._redacted(text[-half - overlap :])
+        head = head if head.startswith(_WHOLE) else head[:-overlap]
+        tail = tail if tail.startswith(_WHOLE) else tail[overlap:]
         left_out = len(text) - MAX_TEXT
         return f"{head}\n[… {left_out:,} characters left out …]\n{tail}"
 
@@ -227,7 +230,7 @@ class Redactor:
                 if begun > 0 and text.find("-----END ", begun, end) < 0:
                     end = begun
                 else:
-                    end = (text.rfind("\n", at, end) + 1) or end
+                    end = text.rfind("\n", at, end) + 1 or text.rfind(" ", at, end) + 1 or end
             parts.append(self(text[at:end]))
             at = end
         return "".join(parts)
@@ -250,7 +253,7 @@ class Redactor:
             for find in self._finders:
                 spans += find(text, lowered)
         except _TooMuchError:
-            return f"[redacted: a text of {len(text):,} characters with too many possible secrets]"
+            return f"{_WHOLE}{len(text):,} characters with too many possible secrets]"
         for pattern in self._extra:
             group = "secret" if "secret" in pattern.groupindex else 0
             spans += [match.span(group) for match in pattern.finditer(text)]
@@ -285,8 +288,8 @@ class Redactor:
             return False
         if isinstance(value, str):
             return bool(value) and value != REDACTED
-        # A number of tokens is none.
-        return isinstance(value, bytes) or "token" not in name.lower()
+        # A number of tokens, of passes or of a session's is none.
+        return isinstance(value, bytes) or _SECRET_NUMBER.search(name) is not None
 
 
 def says_secret(name: str) -> bool:
@@ -311,10 +314,11 @@ _SECRET_NAME: Final = re.compile(
     r"passw(?:or)?d|passphrase|passcode|secret|token(?!i|s$|_count|s_)|credential|authorization"
     r"|(?:^|_)cookies?(?:_|$)|(?:api|access|private|account|auth|encryption|signing|shared|service"
     r"|license|master|storage|fernet|secret|session|subscription|webhook|admin)_?key"
-    r"|connection_?string|(?:^|_)(?:auth|pass|pw|pwd|jwt|sas|dsn|otp|pin)$"
+    r"|(?:^|_)(?:auth|pass|pw|pwd|jwt|sas|otp|pin)$"
     r"|(?:^|_)(?:pass|pwd|pw)(?:_|$)|[a-z]pwd$|(?<![a-z])pass$",
     re.IGNORECASE,
 )
+_SECRET_NUMBER: Final = re.compile(r"passw|passcode|secret|pwd|(?:otp|pin)$", re.IGNORECASE)
 #: What a variable like DB_PASSWORD_FILE holds is where a secret is, not the secret.
 _LOCATION_NAME: Final = re.compile(
     r"(?:_|^)(?:file|path|dir|sock|socket|name|uri|endpoint|type|ttl|timeout|expiry|expires|id|len"
@@ -389,7 +393,15 @@ def _secrets_of(name: str, value: Any) -> Iterator[str]:
         yield value
 
 
+_PATH: Final = re.compile(
+    r"(?:~|\.{1,2})?/(?:[\w.@-]+/)+[\w@-]*\.\w{1,8}"
+    r"|(?:~|/(?:home|usr|var|etc|run|opt|tmp|mnt|data|root|srv|app|secrets|Users))(?:/[\w.@-]+)+/?"
+)
+
+
 def _is_location(value: str) -> bool:
+    if _PATH.fullmatch(value) is not None:
+        return True
     return value.startswith(("/", "~/", "./")) and os.path.exists(os.path.expanduser(value))  # noqa: PTH110, PTH111
 
 
@@ -1251,6 +1263,8 @@ def _quoted(
         return None
     lowered = value.lower()
     if lowered == name or (lowered.isalpha() and lowered in name):
+        return None
+    if lowered.endswith(name) and not _has_digit(value) and _IDENTIFIER.fullmatch(value):
         return None
     if weak:
         if len(words) > 1 or len(value) < 4:

@@ -149,6 +149,24 @@ def test_export_into_a_closed_run_is_a_failure_and_no_error(tmp_path: Path) -> N
     assert writer.losses == {SPANS: 1}
 
 
+def test_the_shared_run_has_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_PWD", "a-value-that-is-known")
+    resource = Resource({"service.name": "service", "team": "a-value-that-is-known"})
+    tracing = TracerProvider(resource=resource)
+    tracing.add_span_processor(SimpleSpanProcessor(RunsSpanExporter()))
+    attributes = {"db.password": "any", "text": "a-value-that-is-known"}
+    with tracing.get_tracer("t").start_as_current_span(
+        "GET /?token=ab12cd34", attributes=attributes
+    ):
+        pass
+    tracing.shutdown()
+    (run,) = find_runs(tmp_path / "shared")
+    (span,) = run.records(SPANS)
+    assert span["name"] == "GET /?token=[redacted]"
+    assert span["attributes"] == {"db.password": "[redacted]", "text": "[redacted]"}
+    assert "a-value-that-is-known" not in (run.path / "run.json").read_text()
+
+
 def test_a_whole_sdk_with_all_three_signals_writes_one_shared_run(tmp_path: Path) -> None:
     tracing = TracerProvider(resource=OWN)
     tracing.add_span_processor(BatchSpanProcessor(RunsSpanExporter()))
