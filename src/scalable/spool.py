@@ -43,6 +43,29 @@ def check_private(directory: Path) -> None:
         raise PermissionError(f"{directory} is not a private directory of this user")
 
 
+def check_unwritable(directory: Path) -> None:
+    """Raise PermissionError unless a directory is one that this user alone can write to."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{directory} is not a directory that this user alone can write to")
+
+
+def open_private(path: Path) -> int:
+    """Open a file that this user alone can write to; never waits, follows no link.
+
+    Raises
+    ------
+    OSError
+        It is not such a file, or no regular one.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        os.close(descriptor)
+        raise PermissionError(f"{path} is not a file that this user alone can write to")
+    return descriptor
+
+
 def spool() -> Path:
     """Directory of the logs; made if it is not there."""
     base = private_directory()

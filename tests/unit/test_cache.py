@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 from click.testing import CliRunner
 
@@ -302,3 +303,140 @@ def test_cache_info_and_clear(directory: Path):
     assert "holds nothing" in runner.invoke(cli, ["cache", "info"]).output
     empty = runner.invoke(cli, ["cache", "clear"])
     assert (empty.exit_code, empty.output) == (0, f"{directory} holds nothing to remove.\n")
+
+
+# Whose results they are
+
+MODES = [0o000, 0o002, 0o022]
+
+
+@pytest.fixture(params=MODES, ids=[f"umask-{mask:03o}" for mask in MODES])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_entries_are_their_users_alone_whatever_the_umask(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SCALABLE_CACHE_DIR", str(tmp_path / ".scalable" / "cache"))
+    output = tmp_path / "output.txt"
+
+    @cacheable
+    def plain(a: int) -> int:
+        return a
+
+    @cacheable(return_type=FileType)
+    def written(a: int) -> str:
+        output.write_text(str(a))
+        return str(output)
+
+    assert (plain(1), written(2)) == (1, str(output))
+    made = [tmp_path / ".scalable", *(tmp_path / ".scalable").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir()} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_file()} == {0o600}
+
+
+def test_directories_that_an_earlier_version_left_open_are_closed(directory: Path):
+    @cacheable
+    def plain(a: int) -> int:
+        return a
+
+    plain(1)
+    (directory / "v1").chmod(0o777)
+    plain(2)
+    assert (directory / "v1").stat().st_mode & 0o777 == 0o700
+
+
+class Planted:
+    """Runs when it is unpickled."""
+
+    def __init__(self, flag: Path) -> None:
+        self._flag = flag
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self._flag,))
+
+
+def _other_owner(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    os.chown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize("what", ["file", "entry", "shard", "v1"])
+@pytest.mark.parametrize("how", ["writable", "owner"])
+def test_nothing_that_somebody_else_could_have_written_is_unpickled(
+    what: str, how: str, directory: Path, tmp_path: Path
+):
+    calls: list[int] = []
+
+    @cacheable
+    def plain(a: int) -> int:
+        calls.append(a)
+        return a
+
+    plain(1)
+    (result,) = directory.rglob("result.joblib")
+    flag = tmp_path / "ran"
+    joblib.dump(Planted(flag), result)
+    place = {
+        "file": result,
+        "entry": result.parent,
+        "shard": result.parents[1],
+        "v1": result.parents[2],
+    }[what]
+    if how == "owner":
+        _other_owner(place)
+    else:
+        place.chmod(place.stat().st_mode | 0o020)
+    assert plain(1) == 1
+    assert calls == [1, 1]
+    assert not flag.exists()
+
+
+def test_a_link_in_the_place_of_a_result_is_not_followed(directory: Path, tmp_path: Path):
+    @cacheable
+    def plain(a: int) -> int:
+        return a
+
+    plain(1)
+    (result,) = directory.rglob("result.joblib")
+    joblib.dump(5, tmp_path / "other")
+    (tmp_path / "other").chmod(0o600)
+    result.unlink()
+    result.symlink_to(tmp_path / "other")
+    assert plain(1) == 1
+
+
+@pytest.mark.parametrize("name", ["meta.json", "result.joblib"])
+def test_a_pipe_in_the_place_of_a_file_is_never_waited_for(name: str, directory: Path):
+    @cacheable
+    def plain(a: int) -> int:
+        return a
+
+    plain(1)
+    (path,) = directory.rglob(name)
+    path.unlink()
+    os.mkfifo(path)
+    shown = CliRunner().invoke(cli, ["cache", "info"])
+    assert shown.exit_code == 0
+    assert plain(1) == 1
+    assert not path.is_fifo()  # it was removed, and the result kept anew
+
+
+def test_a_pipe_in_the_place_of_a_kept_file_is_never_waited_for(directory: Path, tmp_path: Path):
+    output = tmp_path / "output.txt"
+
+    @cacheable(return_type=FileType)
+    def written(a: int) -> str:
+        output.write_text(str(a))
+        return str(output)
+
+    written(1)
+    (path,) = directory.rglob("content")
+    path.unlink()
+    os.mkfifo(path)
+    assert written(1) == str(output)
+    assert output.read_text() == "1"

@@ -86,7 +86,7 @@ ROOMS = (
         # Works in any process, a cluster's or not.
         "cache",
         ("scalable.session.cache", "scalable.session.records"),
-        doors=("manifest", "instrumentation", "options", "forks"),
+        doors=("manifest", "instrumentation", "options", "forks", "spool"),
         never=DASK | OTEL,
     ),
     Room(

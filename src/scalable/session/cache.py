@@ -16,14 +16,16 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import IO, Any, Final, ParamSpec, TypeVar, cast, overload
 
+from scalable import spool
 from scalable.forks import unlocked_in_forks
 from scalable.session.records import measure
 
@@ -44,6 +46,8 @@ _RESULT: Final = "result.joblib"
 _CONTENT: Final = "content"
 _META: Final = "meta.json"
 _TEMPORARY: Final = "tmp-"
+#: Bytes read of an entry's description.
+_MAX_META: Final = 64 * 1024
 #: A temporary directory of that age was left by a killed process, in seconds.
 _ABANDONED: Final = 6 * 3600.0
 #: Above the limit, entries are removed until so much of it is used.
@@ -334,13 +338,16 @@ class Entry:
     def function(self) -> str:
         """Name of the function whose result it is."""
         try:
-            return str(json.loads((self.path / _META).read_text())["function_name"])
-        except (OSError, ValueError, KeyError):
+            return str(_read_meta(self.path)["function_name"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return "?"
 
 
 class Store:
     """The entries of one directory; any number of threads and processes may use it at once.
+
+    To read an entry is to run code that is in it. Every directory and file is therefore made for
+    its user alone, whatever the umask, and nothing is read that somebody else could have written.
 
     Parameters
     ----------
@@ -365,11 +372,15 @@ class Store:
         """Return what is kept under `digest`, or None; what cannot be read any more is removed."""
         path = self._path(digest)
         try:
-            size = int(json.loads((path / _META).read_text())["size_bytes"])
+            for directory in (self._entries, path.parent, path):
+                spool.check_unwritable(directory)
+            size = int(_read_meta(path)["size_bytes"])
             import joblib
 
-            value = cast("Any", joblib).load(path / _RESULT)
+            with os.fdopen(spool.open_private(path / _RESULT), "rb") as file:
+                value = cast("Any", joblib).load(file)
             if return_type in (FileType, DirType):
+                _check_content(path / _CONTENT)
                 _put_back(path / _CONTENT, Path(value))
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -396,14 +407,16 @@ class Store:
         import joblib
 
         path = self._path(digest)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         temporary.mkdir(mode=0o700)
         try:
             if return_type in (FileType, DirType):
                 _copy(Path(os.fspath(result)), temporary / _CONTENT)
+                if (temporary / _CONTENT).is_file():
+                    (temporary / _CONTENT).chmod(0o600)
                 result = os.fspath(result)
-            with (temporary / _RESULT).open("wb") as file:
+            with _create(temporary / _RESULT) as file:
                 cast("Any", joblib).dump(result, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -414,8 +427,8 @@ class Store:
                 "size_bytes": size,
                 "created_at": time.time(),
             }
-            with (temporary / _META).open("w", encoding="utf-8") as file:
-                json.dump(meta, file)
+            with _create(temporary / _META) as file:
+                file.write(json.dumps(meta).encode())
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -513,12 +526,51 @@ class Store:
                 with contextlib.suppress(OSError):
                     yield from sorted(shard.iterdir())
 
+    def _make(self, shard: Path) -> None:
+        """Make the directories of an entry, each for this user alone.
+
+        Raises
+        ------
+        PermissionError
+            Somebody else can write to one of them.
+        """
+        missing = [shard]
+        while not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self._entries, shard):
+            status = directory.lstat()
+            if stat.S_IMODE(status.st_mode) != 0o700 and status.st_uid == os.geteuid():
+                directory.chmod(0o700)  # an earlier version left it to the umask
+            spool.check_unwritable(directory)
+
     def _path(self, digest: str) -> Path:
         return self._entries / digest[:2] / digest
 
 
+def _read_meta(entry: Path) -> dict[str, Any]:
+    with os.fdopen(spool.open_private(entry / _META), "rb") as file:
+        return json.loads(file.read(_MAX_META))
+
+
+def _create(path: Path) -> IO[bytes]:
+    """Make a file that its user alone may read and write, whatever the umask."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def _check_content(path: Path) -> None:
+    """Raise OSError if what is kept is, or holds, a pipe, a device or a socket."""
+    allowed = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    kinds = {stat.S_IFMT(below.lstat().st_mode) for below in (path, *path.rglob("*"))}
+    if path.is_symlink() or not kinds <= set(allowed):
+        raise OSError(f"{path} holds what is no file")
+
+
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    found = (below.lstat() for below in path.rglob("*"))
+    return sum(status.st_size for status in found if stat.S_ISREG(status.st_mode))
 
 
 def _copy(source: Path, target: Path) -> None:
