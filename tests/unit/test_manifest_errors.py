@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scalable.session import manifest as manifests
 from scalable.session.errors import ManifestError
 from scalable.session.manifest import check_manifest, parse_manifest
 
@@ -541,3 +542,45 @@ def test_loading_raises_every_problem_at_once():
         (2, "project.name"),
         (6, "components.worker.memory"),
     ]
+
+
+# More than anybody reads
+
+MANY = 5_000
+HEAD = "version: 1\nproject: {name: x}\n"
+TARGET = "targets:\n  local: {provider: local}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + TARGET + "".join(f"key{n}: 1\n" for n in range(MANY)),
+        HEAD + TARGET + "".join(f"    key{n}: 1\n" for n in range(MANY)),
+        HEAD + TARGET + "telemetry:\n" + "".join(f"  key{n}: 1\n" for n in range(MANY)),
+        HEAD + TARGET + "overlays:\n" + "".join(f"  o{n}: {{projekt: 1}}\n" for n in range(150)),
+        HEAD + TARGET + "components:\n" + "".join(f"  {n}: ${{X{n}}}\n" for n in range(MANY)),
+        HEAD + TARGET + "a: 1\n" * MANY,
+    ],
+    ids=["top", "target", "telemetry", "overlays", "variables", "twice"],
+)
+def test_a_hundred_problems_are_told_and_then_it_is_left(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    near = manifests._near
+    monkeypatch.setattr(
+        manifests, "_near", lambda word, *rest: looked_up.append(word) or near(word, *rest)
+    )
+    problems = check_manifest(text, "m.yaml", {})
+    assert len(problems) <= 101
+    assert len(looked_up) <= 101
+    if len(problems) > 1:
+        assert str(problems[0]) == "m.yaml: these are 100 problems, and there may be more"
+
+
+@pytest.mark.parametrize("section", ["targets", "overlays"])
+def test_more_targets_or_overlays_than_can_be_tried_are_not_tried(section: str) -> None:
+    entry = "{provider: local}" if section == "targets" else "{project: {name: y}}"
+    many = "".join(f"  n{n}: {entry}\n" for n in range(MANY))
+    text = HEAD + (TARGET if section == "overlays" else "") + f"{section}:\n{many}"
+    assert [problem.key for problem in check_manifest(text, "m.yaml", {})] == [section]

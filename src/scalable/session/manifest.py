@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,12 +19,22 @@ from scalable.session.model import Root, Target
 from scalable.session.overlays import merge
 from scalable.session.providers import Provider, ProviderError, find_provider, provider_names
 from scalable.session.source import Path as Place
-from scalable.session.source import Source, SourceFloat, SourceInt, SourceText, kind_of, read_source
+from scalable.session.source import (
+    Source,
+    SourceFloat,
+    SourceInt,
+    SourceText,
+    TooManyProblemsError,
+    kind_of,
+    read_source,
+)
 
 #: Names under which a manifest is looked for, in a directory and those above it.
 NAMES: Final = ("scalable.yaml", "scalable.yml")
 MANIFEST_VARIABLE: Final = "SCALABLE_MANIFEST"
 TARGET_VARIABLE: Final = "SCALABLE_TARGET"
+#: Targets, and overlays, that a manifest may have.
+MAX_NAMED: Final = 200
 #: Stands for: inside a Slurm job the slurm target, else the local one.
 AUTO: Final = "auto"
 
@@ -263,12 +274,14 @@ def _problems(source: Source, only: str | None) -> list[Problem]:
         _Effective(source, None, only=only).check()
         used: set[str] = set()
         for name in _providers_of(base):
+            if source.is_full:
+                break
             effective = _Effective(source, name, only=only)
             used.update(effective.overlays)
             if effective.overlays:
                 effective.check()
         for name in _mapping(source.data.get("overlays")):
-            if name not in used:
+            if name not in used and not source.is_full:
                 _Effective(source, None, only=only, overlays=(name,)).check()
     return source.problems
 
@@ -311,7 +324,11 @@ class _Effective:
         return [name for name in found if isinstance(name, str)]
 
     def check(self) -> None:
-        """Find everything that is wrong."""
+        """Find everything that is wrong, unless that is more than is told."""
+        with suppress(TooManyProblemsError):
+            self._check()
+
+    def _check(self) -> None:
         data = dict(self._data)
         for key in list(data):
             if key not in _SECTIONS:
@@ -348,6 +365,7 @@ class _Effective:
         if not isinstance(overlays, dict):
             self._problem(("overlays",), f"must be a mapping of keys, not {kind_of(overlays)}")
             return
+        self._check_number("overlays", overlays)
         for name, delta in _mapping(overlays).items():
             place: Place = ("overlays", name)
             if not isinstance(delta, dict):
@@ -357,6 +375,12 @@ class _Effective:
                 if key in _FIXED:
                     self._source.problem((*place, key), "an overlay cannot change this")
             self._check_additions(_mapping(delta), place)
+
+    def _check_number(self, section: str, found: Any) -> None:
+        """Stop where each of too many would have to be tried with all the rest."""
+        if len(found) > MAX_NAMED:
+            self._source.problem((section,), f"there are {len(found):,}, more than {MAX_NAMED}")
+            raise TooManyProblemsError
 
     def _check_additions(self, delta: Mapping[str, Any], place: Place) -> None:
         for key, value in delta.items():
@@ -375,6 +399,7 @@ class _Effective:
         if not isinstance(targets, dict):
             self._problem(("targets",), f"must be a mapping of keys, not {kind_of(targets)}")
             return
+        self._check_number("targets", targets)
         if not targets:
             self._problem(("targets",), "is empty: a manifest needs at least one target")
         for name, options in _mapping(targets).items():

@@ -23,6 +23,8 @@ Path: TypeAlias = tuple[str | int, ...]
 #: A manifest is written by hand: more than this is a mistake or an attack.
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
+#: Problems told of one manifest.
+MAX_PROBLEMS: Final = 100
 #: Values after aliases are written out: bounds what nested aliases can grow to.
 MAX_VALUES: Final = 50_000
 
@@ -55,6 +57,10 @@ class SourceText(str):
     raw: str | None = None
 
 
+class TooManyProblemsError(Exception):
+    """A manifest has as many problems as are told; those found are in the source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A place in the file; both count from 1."""
@@ -78,7 +84,7 @@ class Source:
     keys, values : dict
         Where each key and each value stands, by path.
     problems : list of Problem
-        What could not be read.
+        What is wrong, each once, :data:`MAX_PROBLEMS` at most.
     """
 
     file: str
@@ -90,10 +96,36 @@ class Source:
     #: Values that could not be read, which was said: what follows from it need not be.
     unread: set[Path] = field(default_factory=set[Path])
     secret_spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    _noted: set[Problem] = field(default_factory=set[Problem])
 
     def problem(self, path: Path, message: str, *, at_value: bool = False) -> None:
         """Note what is wrong at `path`, or at the nearest place above it that is in the file."""
-        self.problems.append(self.locate(path, message, at_value=at_value))
+        self.note(self.locate(path, message, at_value=at_value))
+
+    def note(self, problem: Problem) -> None:
+        """Note a problem.
+
+        Raises
+        ------
+        TooManyProblemsError
+            No more of them are told: whoever looks for more can stop.
+        """
+        if problem in self._noted:
+            return
+        self._noted.add(problem)
+        if not self.is_full:
+            self.problems.append(problem)
+        if len(self.problems) == MAX_PROBLEMS:
+            # Line 0: it stands at the top.
+            more = f"these are {MAX_PROBLEMS} problems, and there may be more"
+            self.problems.append(Problem(self.file, 0, 0, "", more))
+        if self.is_full:
+            raise TooManyProblemsError
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more problems are told."""
+        return len(self.problems) > MAX_PROBLEMS
 
     def locate(self, path: Path, message: str, *, at_value: bool = False) -> Problem:
         """Make a problem of a message about `path`."""
@@ -151,9 +183,7 @@ def read_source(text: str, file: str, environ: Mapping[str, str] | None = None) 
         lines = text.splitlines()
         if "${" in "".join(lines[place.line - 1 : place.line]) and "flow" in said:
             said += "; inside of { } and [ ] a ${NAME} must be in quotes"
-        source.problems.append(
-            Problem(file, place.line, place.column, "", f"no valid YAML: {said}")
-        )
+        source.note(Problem(file, place.line, place.column, "", f"no valid YAML: {said}"))
         return source
     except yaml.YAMLError as error:
         source.problem((), f"no valid YAML: {str(error).splitlines()[0]}")
@@ -165,7 +195,10 @@ def read_source(text: str, file: str, environ: Mapping[str, str] | None = None) 
         source.problem((), "the manifest is empty; `scalable init` writes one")
         return source
     reader = _Reader(source, os.environ if environ is None else environ)
-    data = reader.value(node, ())
+    try:
+        data = reader.value(node, ())
+    except TooManyProblemsError:
+        return source
     if isinstance(data, dict):
         source.data = cast("dict[str, Any]", data)
     elif not source.problems:
@@ -261,7 +294,7 @@ class _Reader:
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 mark = _mark(key_node)
-                source.problems.append(
+                source.note(
                     Problem(
                         source.file, mark.line, mark.column, dotted(path), "a key must be a word"
                     )
@@ -272,7 +305,7 @@ class _Reader:
             if key in found:
                 first = source.keys[below]
                 mark = _mark(key_node)
-                source.problems.append(
+                source.note(
                     Problem(
                         source.file,
                         mark.line,
