@@ -18,6 +18,7 @@ import re
 import secrets as random_source
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeAlias, cast
 from urllib.parse import quote, quote_plus, unquote
 
@@ -294,10 +295,14 @@ class Redactor:
 
 def says_secret(name: str) -> bool:
     """Whether what is called so is a secret: `db.password`, `MYSQL_PWD`, `apiKey`."""
+    return len(name) <= _MAX_CACHED_LENGTH and _says_secret(name)
+
+
+@lru_cache(maxsize=_MAX_CACHED)
+def _says_secret(name: str) -> bool:
     plain = _WORD_BREAK.sub("_", name).replace("-", "_").replace(".", "_")
     return bool(
-        len(name) <= _MAX_CACHED_LENGTH
-        and _SECRET_NAME.search(plain)
+        _SECRET_NAME.search(plain)
         and not _LOCATION_NAME.search(plain)
         and plain not in ("PWD", "OLDPWD")
     )

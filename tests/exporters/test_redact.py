@@ -6,6 +6,7 @@ import base64
 import pickle
 import re
 import sysconfig
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from time import process_time
@@ -300,34 +301,40 @@ HURTING = [
 ]  # fmt: skip
 
 
-def work(text: str) -> float:
-    """Least time of some; the redactor keeps nothing of what it is called with."""
+def work(text: str, redact: Redactor) -> float:
+    start = process_time()
+    redact(text)
+    return process_time() - start
+
+
+def grows_evenly(*texts: str) -> bool:
+    """Whether each text costs less than nine times as much as the one before it.
+
+    Each is four times as long, or the last is cut: quadratic work would be sixteen times as much.
+    Under a millisecond nothing can be told, and one measurement may be disturbed.
+    """
     redact = Redactor(secrets=["one-that-is-known"])
-    times = []
-    for _ in range(3):
-        start = process_time()
-        redact(text)
-        times.append(process_time() - start)
-    return min(times)
+    least = [float("inf")] * len(texts)
+    for _ in range(5):
+        least = [min(best, work(text, redact)) for best, text in zip(least, texts, strict=True)]
+        if all(more < 9 * max(less, 0.001) for less, more in pairwise(least)):
+            return True
+    return False
 
 
 @pytest.mark.parametrize("unit", HURTING)
 def test_the_work_grows_no_faster_than_a_text_made_to_hurt(unit: str) -> None:
-    length = 15_000
-    short, long = (unit * (length * times // len(unit)) for times in (1, 4))
-    assert len(long) < MAX_TEXT
-    # Sixteen times as much if it were quadratic; under a millisecond nothing can be told.
-    assert work(long) < 9 * max(work(short), 0.001)
-    # And what is longer still costs no more than two halves of what is kept.
-    assert work(unit * (20 * MAX_TEXT // len(unit))) < 9 * max(work(long), 0.001)
+    lengths = (15_000, 60_000, 20 * MAX_TEXT)
+    assert grows_evenly(*(unit * (length // len(unit)) for length in lengths))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(HURTING), min_size=2, max_size=5), st.randoms())
 def test_nor_than_a_mixture_of_such_texts(units: list[str], random: Random) -> None:
     some = "".join(random.choices(units, k=400))
-    short, long = (some * (times * 15_000 // len(some) + 1) for times in (1, 4))
-    assert work(long[: MAX_TEXT - 1]) < 9 * max(work(short), 0.002)
+    assert grows_evenly(
+        *((some * (length // len(some) + 1))[:length] for length in (15_000, 60_000))
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -372,7 +379,7 @@ def test_a_text_with_too_many_possible_secrets_is_redacted_whole() -> None:
 def test_ruled_lines_and_key_errors_cost_what_other_text_costs() -> None:
     ruled = ("-" * 79 + "\n") * 500 + "KeyError: duplicate key\n"
     plain = ("abc def g " * 8 + "\n") * 500 + "KeyError: duplicate key\n"
-    assert work(ruled) < 5 * max(work(plain), 0.001)
+    assert grows_evenly(plain, ruled)
     assert Redactor()(ruled) is ruled
 
 
@@ -381,12 +388,12 @@ def test_a_text_of_any_length_is_redacted_in_whole_lines() -> None:
         "-----BEGIN " + "PRIVATE KEY-----\n" + "MIIEvQ/x+\n" * 60 + "-----END " + "PRIVATE KEY-----"
     )
     for lines in range(MAX_TEXT // 10 - 60, MAX_TEXT // 10 + 2):
-        text = "some text\n" * lines + key + "\npassword=hunter22-x\n" + "more text\n" * MAX_TEXT
+        text = "some text\n" * lines + key + "\npassword=hunter22-x\n" + "more text\n" * 9_000
         redacted = Redactor().lines(text)
         assert "MIIEvQ" not in redacted
         assert "hunter22" not in redacted
         assert redacted.count("some text\n") == lines
-        assert redacted.count("more text\n") == MAX_TEXT
+        assert redacted.count("more text\n") == 9_000
         break_near_the_key = lines > MAX_TEXT // 10 - 3
         if break_near_the_key:
             break
