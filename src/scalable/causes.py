@@ -58,8 +58,8 @@ CAUSES: Final[dict[str, Cause]] = {
             "segfault",
             "Crash in native code",
             "The process crashed: SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGABRT.",
-            "Look at the stack in the worker's log; update the library whose frame is on top, and "
-            "run it with one thread if it is not thread-safe.",
+            "Look at the stack (the worker's log has all of it); update the library on top of it, "
+            "and run it with one thread if it is not thread-safe.",
         ),
         Cause(
             "killed",

@@ -429,17 +429,18 @@ class _Collected:
             if len(self.began) < 50_000:
                 self.began[task_id] = record["timestamp"]
             return
-        began = parse_time(self.began.pop(task_id, None)) if state != "submitted" else None
-        ended = parse_time(record.get("timestamp"))
-        ran = self.lost_after.pop(task_id, None)
-        if began and ended:
-            ran = max(0.0, (ended - began).total_seconds())
+        began, ran = self.began.pop(task_id, None), self.lost_after.pop(task_id, None)
+        if state not in ("lost", "cancelled"):
+            return
+        begin, end = parse_time(began), parse_time(record.get("timestamp"))
+        if begin and end:
+            ran = max(0.0, (end - begin).total_seconds())
         if ran is None:
             return
         if state == "lost":
             # Its worker may have been stopped together with the program.
             self.lost_after[task_id] = ran
-        elif state == "cancelled" and len(self.interrupted) < _MAX_TASKS_KEPT:
+        elif len(self.interrupted) < _MAX_TASKS_KEPT:
             self.interrupted.append((task_id, ran, str(record["timestamp"])))
 
     def _failure(self, record: Record) -> None:

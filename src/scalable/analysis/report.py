@@ -496,7 +496,7 @@ def _joined(one: FailureGroup, other: FailureGroup) -> FailureGroup:
 
 
 #: Bytes of a journal read for what the program recorded of its own, and names shown of it.
-_MAX_OWN_BYTES: Final = 16 * 2**20
+_MAX_OWN_BYTES: Final = 4 * 2**20
 _MAX_OWN: Final = 200
 
 
