@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
+from scalable.facts import shortened
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -75,7 +77,7 @@ def guarded(place: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
 
 
 def printable(value: object, *, limit: int = 100_000) -> str:
-    """``str(value)`` that survives hostile ``__str__`` methods, cut at `limit` characters."""
+    """``str(value)`` that survives a hostile ``__str__``, the middle left out above `limit`."""
     try:
         text = str(value)
     except _NOT_OURS:
@@ -83,7 +85,7 @@ def printable(value: object, *, limit: int = 100_000) -> str:
     except BaseException:
         text = f"<unprintable {type(value).__qualname__} object>"
     if len(text) > limit:
-        text = f"{text[:limit]}… [{len(text) - limit} more characters]"
+        text = shortened(text, limit)
     # Lone surrogates cannot be encoded; they would cost the whole record.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

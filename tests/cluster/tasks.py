@@ -93,6 +93,15 @@ def fail_not_rebuilt(directory: str) -> None:
     raise NotRebuilt(1, 2)
 
 
+def fail_at_length(directory: str) -> None:
+    """With a message longer than Dask keeps, raised from another."""
+    note(directory, "start")
+    try:
+        {}["missing"]
+    except KeyError as error:
+        raise ValueError("it began\n" + "and went on\n" * 200_000 + "it ended") from error
+
+
 def fail_hostile(directory: str) -> None:
     note(directory, "start")
     raise Hostile

@@ -41,6 +41,7 @@ def test_success_has_three_lines_with_dasks_own_times(make_cluster, notes_dir, t
         (tasks.fail_with_cause, "RuntimeError", "no such entry"),
         (tasks.fail_unpicklable, "Unpicklable", "it holds a lock"),
         (tasks.fail_not_rebuilt, "NotRebuilt", "1 and 2"),
+        (tasks.fail_at_length, "ValueError", "it began\nand went on"),
         # Dask itself asks for its text and gets this instead.
         (tasks.fail_hostile, "RuntimeError", "no text for you"),
     ],
@@ -69,8 +70,12 @@ def test_exception_is_recorded_whole(make_cluster, notes_dir, function, error, m
         "Traceback (most recent call last)" in details["traceback"]
     )
     assert function.__name__ in details["traceback"]
-    if function is tasks.fail_with_cause:
+    if function in (tasks.fail_with_cause, tasks.fail_at_length):
         assert "KeyError: 'missing'" in details["traceback"]
+    if function is tasks.fail_at_length:
+        assert last["error_message"].endswith("and went on\nit ended")
+        assert len(last["error_message"]) <= 10_000
+        assert "characters left out" in last["error_message"]
 
 
 def test_each_odd_key_is_a_task_of_its_own(make_cluster):

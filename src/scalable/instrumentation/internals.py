@@ -21,6 +21,7 @@ import distributed
 import psutil
 from dask.utils import parse_timedelta
 from distributed import Client, Nanny, Scheduler, Status, Worker
+from distributed import core as distributed_core
 from distributed.client import _get_global_client
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -88,6 +89,16 @@ def graph_to_futures() -> Callable[..., Any]:
 def set_graph_to_futures(function: Callable[..., Any]) -> None:
     """Put another function in its place."""
     cast("Any", Client)._graph_to_futures = function
+
+
+def truncate_exception() -> Callable[..., Any]:
+    """What makes another exception of one whose message is longer than Dask keeps."""
+    return cast("Any", distributed_core).truncate_exception
+
+
+def set_truncate_exception(function: Callable[..., Any]) -> None:
+    """Put another function in its place."""
+    cast("Any", distributed_core).truncate_exception = function
 
 
 def close_method(client: Client) -> Callable[..., Any]:

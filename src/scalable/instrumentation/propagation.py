@@ -71,6 +71,7 @@ guard: Final = Guard()
 _lock = unlocked_in_forks(threading.Lock())
 _users = 0
 _original: Callable[..., Any] | None = None
+_original_truncate: Callable[..., Any] | None = None
 
 
 class AttemptSpan(NonRecordingSpan):
@@ -156,18 +157,23 @@ def set_source(client: Client, source: Callable[[], str | None] | None) -> None:
 
 
 def install() -> None:
-    """Annotate graphs in this process. Called by any thread; counted, undone by :func:`remove`."""
-    global _users, _original
+    """Annotate graphs in this process, and let attempts see what they raise before Dask cuts it.
+
+    Called by any thread; counted, undone by :func:`remove`.
+    """
+    global _users, _original, _original_truncate
     with _lock:
         _users += 1
         if _users == 1:
             _original = internals.graph_to_futures()
             internals.set_graph_to_futures(_annotating(_original))
+            _original_truncate = internals.truncate_exception()
+            internals.set_truncate_exception(_showing(_original_truncate))
 
 
 def remove() -> None:
-    """Undo one :func:`install`; the last one gives Dask's own method back."""
-    global _users, _original
+    """Undo one :func:`install`; the last one gives Dask's own functions back."""
+    global _users, _original, _original_truncate
     with _lock:
         if _users == 0:
             return
@@ -177,6 +183,10 @@ def remove() -> None:
             if getattr(internals.graph_to_futures(), "_scalable", False):
                 internals.set_graph_to_futures(_original)
             _original = None
+        if _users == 0 and _original_truncate is not None:
+            if getattr(internals.truncate_exception(), "_scalable", False):
+                internals.set_truncate_exception(_original_truncate)
+            _original_truncate = None
 
 
 def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,6 +204,23 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
 
     graph_to_futures.__dict__["_scalable"] = True
     return graph_to_futures
+
+
+def _showing(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def truncate_exception(e: BaseException, *args: Any, **kwargs: Any) -> Any:
+        short = original(e, *args, **kwargs)
+        if short is not e:
+            try:
+                describe = getattr(current_attempt.get(), "describe", None)
+                if describe is not None:
+                    describe(e)
+            except BaseException as error:
+                guard.failed("describe", error)
+        return short
+
+    truncate_exception.__dict__["_scalable"] = True
+    return truncate_exception
 
 
 def _carrier_of(client: Client) -> str | None:

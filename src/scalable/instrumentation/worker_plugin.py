@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from distributed import Status
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -157,6 +158,10 @@ plugin = Plugin()
 _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1])({{}})"
 
 
+#: Exception class, message, whole traceback with the chain of causes, bases, error number.
+Described: TypeAlias = tuple[str, str, str, tuple[str, ...], int | None]
+
+
 class Attempt:
     """One execution of a task.
 
@@ -185,6 +190,13 @@ class Attempt:
     #: has ended, and where no thread of its own runs it.
     cpu_began = 0.0
     cpu: float | None = None
+
+    #: What it raised, where that is longer than Dask keeps.
+    raised: Described | None = None
+
+    def describe(self, error: BaseException) -> None:
+        """Keep the essence of `error`, of which Dask is about to keep only the beginning."""
+        self.raised = _describe(error, "")
 
     @property
     def key(self) -> str:
@@ -553,7 +565,8 @@ class Watch:
                 self._announce_one(attempt)
 
     def _report_error(self, attempt: Attempt) -> None:
-        error_type, message, text, bases, errno = _describe(attempt.task)
+        described = attempt.raised or _describe_task(attempt.task)
+        error_type, message, text, bases, errno = described
         self._report(
             propagation.run_of(attempt),
             facts.AttemptError(
@@ -590,8 +603,8 @@ def _has_threads(worker: Worker, executor: str) -> bool:
     return "ThreadPoolExecutor" in str(type(worker.executors.get(executor)))
 
 
-def _describe(task: TaskState) -> tuple[str, str, str, tuple[str, ...], int | None]:
-    """Exception class, message, whole traceback with the chain of causes, bases, error number.
+def _describe_task(task: TaskState) -> Described:
+    """Describe what a task has raised.
 
     Dask has pickled the exception, and unpickled it to see whether that works, in this very
     process; where it could not, only its ``repr`` is left.
@@ -607,17 +620,23 @@ def _describe(task: TaskState) -> tuple[str, str, str, tuple[str, ...], int | No
     if not isinstance(exception, BaseException) or _is_stand_in(exception, text):
         name, message = split_repr(text)
         return name, message, f"{_HEADER}{task.traceback_text}{text}\n", (), None
+    return _describe(exception, task.traceback_text)
+
+
+def _describe(exception: BaseException, traceback_text: str) -> Described:
     name = type(exception).__qualname__
     message = printable(exception)
-    try:
-        whole = "".join(traceback.format_exception(exception))
-    except Exception:
-        whole = f"{_HEADER}{task.traceback_text}{name}: {message}\n"
+    whole = ""
+    if exception.__traceback__ is not None:  # else it was made anew
+        with contextlib.suppress(Exception):
+            whole = "".join(traceback.format_exception(exception))
+    if not whole:
+        whole = f"{_HEADER}{traceback_text}{name}: {message}\n"
     errno: Any = getattr(exception, "errno", None) if isinstance(exception, OSError) else None
     return (
         name,
         message,
-        shortened(_encodable(whole)),
+        _encodable(shortened(whole)),
         _bases(exception),
         errno if type(errno) is int else None,
     )

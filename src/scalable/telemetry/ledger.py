@@ -617,12 +617,12 @@ class Ledger:
             task.recomputed = False
         attributes = self._task_attributes(task, state)
         attributes[semconv.ERROR_TYPE] = error_type
-        attributes[semconv.EXCEPTION_MESSAGE] = message[:MAX_ERROR_MESSAGE]
+        attributes[semconv.EXCEPTION_MESSAGE] = cut = _cut(message)
         attributes[semconv.TASK_RESULT] = "failure" if raised else "error"
         began = task.running
         if not fact.will_retry:
             task.final = "failed"
-            self._errors[fact.key] = (error_type, message[:MAX_ERROR_MESSAGE])
+            self._errors[fact.key] = (error_type, cut)
         if began:
             start = task.start if fact.start is None else fact.start
             stop = fact.time if fact.stop is None else fact.stop
@@ -1347,6 +1347,12 @@ class Ledger:
     def _worker_name(self, address: str) -> str:
         worker = self._workers.get(address) or self._dying.get(address)
         return worker.ready.name if worker is not None else address
+
+
+def _cut(message: str) -> str:
+    if len(message) <= MAX_ERROR_MESSAGE:
+        return message
+    return facts.shortened(message, MAX_ERROR_MESSAGE - 50)
 
 
 def _microseconds(seconds: float) -> float:
