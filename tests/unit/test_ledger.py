@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from scalable import facts
 from scalable.guard import Guard
 from scalable.telemetry import semconv
-from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, Ledger, Unknown
+from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, LEAVE_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.encode import encode_logs, encode_spans
@@ -445,3 +445,26 @@ def test_ids_of_attempts_are_the_same_everywhere_and_differ():
     assert one not in others
     assert len(others) == 3
     assert all(0 < number < 1 << 64 for number in (one, *others))
+
+
+def test_attempt_whose_worker_went_as_the_run_ended_is_cancelled(book):
+    """Its program was stopped, and its workers with it: it does not run again."""
+    book.take(submitted("x"), started("x", 1))
+    book.take(gone(A, executing=(), expected=True), unassigned("x", 1), waiting("x"))
+    book.ledger.close(101.0)
+    book.collect()
+    assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
+    running, cancelled = book.of("tasks.jsonl")[1:]
+    assert cancelled["span_id"] == running["span_id"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_attempt_whose_worker_went_while_the_run_goes_on_is_lost(book, again):
+    book.take(submitted("x"), started("x", 1))
+    book.take(gone(A, executing=(), expected=True), unassigned("x", 1), waiting("x"))
+    if again:
+        book.take(started("x", 2, B))
+    else:
+        book.take(now=100.0 + LEAVE_WAIT)
+    lines = [("submitted", 0), ("running", 1), ("lost", 1)]
+    assert book.lines("x") == lines + ([("running", 2)] if again else [])

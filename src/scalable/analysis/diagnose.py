@@ -1512,8 +1512,9 @@ def _closed_at_work(report: Report, collected: _Collected) -> Iterator[Finding]:
             continue
         reason = str(details.get("reason") or "closed")
         running = _int(details.get("tasks_running"))
-        if report.status == "cancelled" and _is_at_the_end(report, record.get("timestamp")):
-            continue  # a worker that hears the same Ctrl-C
+        stopped = report.status in ("cancelled", "failed")
+        if stopped and _is_at_the_end(report, record.get("timestamp")):
+            continue  # a worker that hears the same signal as its program
         # At the end of a run everything is closed.
         if running and reason not in ("scheduler-close", "restart"):
             closed.setdefault(reason, []).append(address)

@@ -40,6 +40,9 @@ from scalable_runs.summary import name_of_key
 
 #: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.
 CANCEL_WAIT: Final = 0.3
+#: How long an attempt stays open whose worker was asked to go, in seconds: if the run ends meanwhile,
+#: because its program does, the attempt was cancelled by that and is not to run again.
+LEAVE_WAIT: Final = 5.0
 #: How long a new worker waits for its own word of when it was launched, in seconds. Its lines wait
 #: with it, so that a slow start on a busy machine is not taken for a worker without the package.
 HELLO_WAIT: Final = 5.0
@@ -138,6 +141,8 @@ class _Task:
     recomputed = False
     #: It left its worker for a reason that the next fact will tell.
     cancelled_by: facts.Unassigned | None = None
+    #: Its attempt ended as its worker went, which was asked to go.
+    left: facts.Unassigned | None = None
     #: Its last attempt that was taken back before anybody knew whether it had begun.
     taken_back: facts.Unassigned | None = None
 
@@ -265,6 +270,9 @@ class Ledger:
         self._names: dict[str, str] = {}
         self._limbo: dict[str, _Limbo] = {}
         self._unannounced: set[str] = set()
+        #: Workers that were asked to go, and what ran there, until when it waits.
+        self._asked_to_go: set[str] = set()
+        self._leaving: deque[tuple[float, _Task, facts.Unassigned]] = deque()
         #: By carrier.
         self._parents: dict[str | None, SpanContext | None] = {}
         #: What the last task came with, and what that says.
@@ -352,6 +360,10 @@ class Ledger:
                 self._leave_limbo(key)
         if self._announced:
             self._show_running()
+        while self._leaving and self._leaving[0][0] <= now:
+            _, task, left = self._leaving.popleft()
+            if task.left is left:
+                self._settle_left(task)
         if self._deaths.pending:
             self._settle_deaths(now)
         if self._unannounced:
@@ -541,6 +553,7 @@ class Ledger:
 
     def _begin(self, task: _Task, run_id: int, worker: str, start: float) -> None:
         """An attempt really started on a worker."""
+        self._settle_left(task)
         task.attempt += 1
         task.run_id = run_id
         task.running = True
@@ -611,6 +624,7 @@ class Ledger:
             start = fact.time if fact.start is None else fact.start
             self._begin(task, fact.run_id, fact.worker, start)
         state = "retried" if fact.will_retry else "failed"
+        self._settle_left(task)
         if task.final is not None:
             # An actor that was made, and lost with its worker.
             task.reopen()
@@ -693,6 +707,7 @@ class Ledger:
         task = self._tasks.get(fact.key) or self._unknown(fact.key)
         if task.final is not None:
             return
+        self._settle_left(task)
         attributes = self._task_attributes(task, "failed")
         attributes[semconv.TASK_BLAME] = self._shown(fact.cause)
         error = self._errors.get(fact.cause)
@@ -708,7 +723,17 @@ class Ledger:
         if fact.reason != "worker-lost":
             task.cancelled_by = fact
         elif task.running and task.run_id == fact.run_id:
-            self._lose(task, fact.time)
+            if fact.worker in self._asked_to_go:
+                task.left = fact
+                self._leaving.append((self._now + LEAVE_WAIT, task, fact))
+            else:
+                self._lose(task, fact.time)
+
+    def _settle_left(self, task: _Task) -> None:
+        """The run went on after the task's worker had left."""
+        left, task.left = task.left, None
+        if left is not None and task.final is None and task.running:
+            self._lose(task, left.time)
 
     def _waiting(self, fact: facts.Waiting) -> None:
         task = self._tasks.get(fact.key)
@@ -790,6 +815,8 @@ class Ledger:
         attributes = self._task_attributes(task, "cancelled")
         attributes[semconv.TASK_RESULT] = "cancellation"
         task.final = "cancelled"
+        if task.left is not None:
+            time = task.left.time
         if task.running:
             attributes[semconv.WORKER_ADDRESS] = task.worker
             self.wasted[task.name, "cancelled"] += max(0.0, time - task.start)
@@ -814,6 +841,7 @@ class Ledger:
         fact = fact._replace(name=redact.identity(fact.name), host=redact.short(fact.host))
         self._workers[fact.address] = self._new_worker(fact, self._now + HELLO_WAIT)
         self._unannounced.add(fact.address)
+        self._asked_to_go.discard(fact.address)
         self._deaths.ready(fact)
 
     def _new_worker(self, ready: facts.WorkerReady, deadline: float) -> _Worker:
@@ -850,6 +878,7 @@ class Ledger:
         if fact.spilled:
             more[semconv.WORKER_SPILLED] = fact.spilled
         if fact.expected:
+            self._asked_to_go.add(fact.address)
             reason = more[semconv.WORKER_REASON] = self._deaths.why_removed(fact)
             self._worker_event(worker, "removed", fact.time, more)
             self._worker_span(worker, fact.time, reason, lost=False)
