@@ -40,8 +40,8 @@ from scalable_runs.summary import name_of_key
 
 #: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.
 CANCEL_WAIT: Final = 0.3
-#: How long an attempt stays open whose worker was asked to go, in seconds: if the run ends meanwhile,
-#: because its program does, the attempt was cancelled by that and is not to run again.
+#: How long an attempt stays open whose worker was asked to go, in seconds: if the run ends
+#: meanwhile, because its program does, the attempt was cancelled by that.
 LEAVE_WAIT: Final = 5.0
 #: How long a new worker waits for its own word of when it was launched, in seconds. Its lines wait
 #: with it, so that a slow start on a busy machine is not taken for a worker without the package.
