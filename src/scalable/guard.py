@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
-from scalable.facts import shortened
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -85,7 +83,8 @@ def printable(value: object, *, limit: int = 100_000) -> str:
     except BaseException:
         text = f"<unprintable {type(value).__qualname__} object>"
     if len(text) > limit:
-        text = shortened(text, limit)
+        half = limit // 2
+        text = f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
     # Lone surrogates cannot be encoded; they would cost the whole record.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
