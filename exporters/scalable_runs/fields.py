@@ -370,6 +370,7 @@ DOCUMENTS: Final[dict[str, Fields]] = {
             "dropped": _COUNTED,
             "errors": _COUNTED,
             "uncertain": _COUNTED,
+            "graphs_unseen": count,
             "usage_left_out": count,
             "unwatched_workers": Each(text),
             "not_sent": _COUNTED,

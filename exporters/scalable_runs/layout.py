@@ -101,6 +101,9 @@ class Telemetry(TypedDict):
     uncertain: NotRequired[dict[str, int]]
     #: Workers on which the package could not be used: why, by `worker_id`; at most 1,000 of them.
     unwatched_workers: NotRequired[dict[str, str]]
+    #: Graphs that the program sent and of which the scheduler took nothing in: their tasks are not
+    #: in the record.
+    graphs_unseen: NotRequired[int]
     #: Short attempts whose usage has no record in resources.jsonl.
     usage_left_out: NotRequired[int]
     #: Spans, metric collections and log records, by signal, that a collector should have got and

@@ -42,6 +42,8 @@ ANNOTATION: Final = "scalable"
 PULL_OP: Final = "scalable_pull"
 #: RPC of the scheduler by which a client takes the plugins of its run away.
 LEAVE_OP: Final = "scalable_leave"
+#: Among the errors that a pull brings: graphs that the client sent and the scheduler took none in.
+GRAPHS_UNSEEN: Final = "graphs_unseen"
 #: Name of the worker plugin; one serves all runs of a scheduler.
 WORKER_PLUGIN_NAME: Final = "scalable"
 #: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.

@@ -93,9 +93,16 @@ def states(run_dir: Path, key: str) -> list[str]:
     return [record["state"] for record in lives(run_dir)[key]]
 
 
+def wait_closed(run_dir: Path) -> None:
+    """On a busy machine a run may still be written when its `close` has returned."""
+    document = Path(run_dir) / "run.json"
+    wait_until(lambda: json.loads(document.read_text())["status"] != "running", 60)
+
+
 def check_contract(run_dir: Path) -> None:
     """The run directory keeps the contract, whatever happened."""
     run_dir = Path(run_dir)
+    wait_closed(run_dir)
     assert {path.name for path in run_dir.iterdir()} >= FILES
     run = json.loads((run_dir / "run.json").read_text())
     assert run["run_id"] == run_dir.name

@@ -211,6 +211,7 @@ FUNCTIONS: dict[str, tuple[Callable[[str], Any], dict[str, Any]]] = {
 
 def check(run_dir: Any, seen: list[Seen]) -> None:
     """What each task saw is its last attempt, in the caller's trace, with the caller's baggage."""
+    oracle.wait_closed(run_dir)
     lives = oracle.lives(run_dir)
     assert seen
     for one in seen:

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster
 import scalable
 from cluster import oracle, tasks
 from scalable import api
+from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable_runs.reader import find_runs, resolve_run
 
 
@@ -435,3 +436,23 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
     assert failure["failure_class"] == "SchedulerLost"
     assert failure["details"]["tasks"] == [held.key]
     assert failure["details"]["tasks_waiting"] == 1
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_graphs_that_the_scheduler_never_told_of_are_counted(make_cluster, monkeypatch, is_seen):
+    if not is_seen:
+        monkeypatch.setattr(ScalableSchedulerPlugin, "update_graph", lambda *_, **__: None)
+        monkeypatch.setattr(ScalableSchedulerPlugin, "_comes_in", lambda *_: False)
+    _, client = make_cluster(n_workers=1, processes=False)
+    with scalable.instrument(client) as run:
+        document = run.run_dir / "run.json"
+
+        def unseen() -> int:
+            return json.loads(document.read_text())["telemetry"].get("graphs_unseen", 0)
+
+        assert client.submit(int, 1, pure=False).result() == 1
+        assert client.gather(client.map(int, range(3), pure=False)) == [0, 1, 2]
+        if not is_seen:
+            tasks.wait_until(lambda: unseen() == 2)
+    assert unseen() == (0 if is_seen else 2)
+    assert len(oracle.lives(run.run_dir)) == (4 if is_seen else 0)

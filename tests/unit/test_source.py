@@ -11,7 +11,13 @@ import pytest
 from scalable import facts
 from scalable.instrumentation import source as source_module
 from scalable.instrumentation.hub import ANSWER_BYTES
-from scalable.instrumentation.source import LateError, RemoteSource, SourceGoneError
+from scalable.instrumentation.source import (
+    UNSEEN_AFTER,
+    GraphCount,
+    LateError,
+    RemoteSource,
+    SourceGoneError,
+)
 
 SUCCEEDED = (facts.SUCCEEDED, 2.0, "a", 7, "tcp://w", 1.0, 2.0, 1.0, (), 24, "int", None)
 STARTED = (facts.STARTED, 1.0, "a", 7, "tcp://w")
@@ -230,3 +236,18 @@ def test_nobody_at_the_address_is_gone_and_not_only_late():
     with pytest.raises(SourceGoneError):
         source.pull(1, 10, 10.0)
     source.close()
+
+
+def test_graphs_that_the_scheduler_has_not_taken_in_are_counted_after_a_while(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("scalable.instrumentation.source.monotonic", lambda: now)
+    count = GraphCount()
+    count.add()  # the scheduler has no plugin yet
+    count.is_counting = True
+    count.add()
+    count.add()
+    assert count.missing(1) == 0
+    now += UNSEEN_AFTER
+    assert count.missing(1) == 1
+    assert count.missing(2) == 0
+    assert count.missing(1) == 0

@@ -15,7 +15,7 @@ from scalable.guard import Guard
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
-from scalable.instrumentation.source import LocalSource, RemoteSource, Source
+from scalable.instrumentation.source import GraphCount, LocalSource, RemoteSource, Source
 from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
@@ -67,6 +67,7 @@ class Link:
         self.run = run
         self._problem = problem
         self._carrier = carrier
+        self._sent = GraphCount()
         self._plugin = ScalableSchedulerPlugin(
             run,
             client=client.id,
@@ -89,7 +90,7 @@ class Link:
         if not self._supported():
             return
         propagation.install()
-        propagation.set_source(self.client, self._carrier)
+        propagation.set_source(self.client, self._carrier, self._sent.add)
         self._connected = True
         try:
             if self._local is not None:
@@ -139,12 +140,13 @@ class Link:
         def attach() -> None:
             self._plugin.attach(scheduler)
             scheduler.add_plugin(self._plugin, name=self._plugin.name)
+            self._sent.is_counting = True
 
         async def attach_all() -> None:
             attach()
             await self._watch_workers(scheduler)
 
-        self.source = LocalSource(self._plugin)
+        self.source = LocalSource(self._plugin, self._sent)
         if _on_loop(scheduler.loop):
             attach()
             self._later(self._watch_workers(scheduler))
@@ -153,7 +155,7 @@ class Link:
 
     def _connect_remote(self) -> None:
         self.source = self._remote = RemoteSource(
-            self._address, self.client.connection_args, self.run
+            self._address, self.client.connection_args, self.run, self._sent
         )
         if _on_loop(self.client.loop):
             self._later(self._register())
@@ -175,6 +177,7 @@ class Link:
             return
         if self._remote is not None:
             self._remote.registered.set()
+            self._sent.is_counting = True
         await self._watch_workers(scheduler)
 
     async def _watch_workers(self, scheduler: Any) -> None:

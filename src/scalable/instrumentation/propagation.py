@@ -64,6 +64,8 @@ placement: Final[ContextVar[str | None]] = ContextVar("scalable_placement", defa
 
 #: Attribute of a client: makes the carrier of the next graph.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
+#: Attribute of a client: told of each graph that it has sent.
+SENT_ATTRIBUTE: Final = "_scalable_graph_sent"
 
 #: Errors of this room, in any run of the process.
 guard: Final = Guard()
@@ -148,12 +150,22 @@ def _extract(carrier: str) -> Context:
     return found
 
 
-def set_source(client: Client, source: Callable[[], str | None] | None) -> None:
-    """Let `source` make the carrier of every graph that `client` sends; None takes it back."""
+def set_source(
+    client: Client,
+    source: Callable[[], str | None] | None,
+    sent: Callable[[], None] | None = None,
+) -> None:
+    """Let `source` make the carrier of every graph that `client` sends; None takes it back.
+
+    `sent` is told of each graph after it was sent.
+    """
     if source is None:
         client.__dict__.pop(SOURCE_ATTRIBUTE, None)
+        client.__dict__.pop(SENT_ATTRIBUTE, None)
     else:
         setattr(client, SOURCE_ATTRIBUTE, source)
+        if sent is not None:
+            setattr(client, SENT_ATTRIBUTE, sent)
 
 
 def install() -> None:
@@ -200,7 +212,11 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
         if carrier is None:
             return original(self, *args, **kwargs)
         with internals.annotate(ANNOTATION, carrier):
-            return original(self, *args, **kwargs)
+            futures = original(self, *args, **kwargs)
+        sent = getattr(self, SENT_ATTRIBUTE, None)
+        if sent is not None:
+            sent()
+        return futures
 
     graph_to_futures.__dict__["_scalable"] = True
     return graph_to_futures

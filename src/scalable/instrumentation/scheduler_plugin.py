@@ -137,6 +137,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._errors: dict[tuple[str, int], facts.AttemptError] = {}
         self._error_bytes = 0
         self._graph_is_ours = False
+        #: Graphs of the client that came in.
+        self._graphs = 0
         #: Whether the scheduler may know tasks that are not this run's: most never have any, and
         #: need not look at each task of a graph.
         self._others = bool(scheduler.tasks)
@@ -246,6 +248,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             "more": bool(self._facts) or len(answer) < len(inflight),
             "dropped": self._dropped,
             "errors": dict(self.guard.errors),
+            "graphs": self._graphs,
             "now": time(),
             "protocol": facts.PROTOCOL,
             "oldest": facts.OLDEST_PROTOCOL,
@@ -297,6 +300,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
     ) -> None:
         """A graph arrived; its new tasks are noted as they make their first transition."""
         try:
+            if client == self.client:
+                self._graphs += 1
             self._graph_is_ours = ours = self.scope == "cluster" or client == self.client
             if not ours:
                 self._others = True

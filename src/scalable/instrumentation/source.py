@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from distributed.core import rpc
 
 from scalable import facts
-from scalable.facts import PULL_OP, Batch
+from scalable.facts import GRAPHS_UNSEEN, PULL_OP, Batch
 from scalable.instrumentation.hub import ANSWER_BYTES, NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
@@ -24,6 +24,8 @@ TIMEOUTS: Final = (2.0, 4.0)
 #: Bytes asked for at first. Below the least one fact is asked for.
 FIRST_SIZE: Final = 128 * 2**10
 MIN_SIZE: Final = 16 * 2**10
+#: Seconds after which a graph that the scheduler has not taken in counts as missing.
+UNSEEN_AFTER: Final = 1.0
 #: Answers with a single fact that are late in a row before that fact is suspected.
 MAX_LATES: Final = 2
 #: The protocol from which on a scheduler bounds its answers in bytes, and what a fact takes before.
@@ -110,6 +112,37 @@ class Pace:
         return False
 
 
+class GraphCount:
+    """Counts the graphs that a client sends, to be held against what its scheduler took in.
+
+    :meth:`add` is called by the threads that send, :meth:`missing` by the recorder's.
+    """
+
+    def __init__(self) -> None:
+        #: Counted once the scheduler has the plugin.
+        self.is_counting = False
+        self._lock = threading.Lock()
+        self._count = 0
+        self._behind_since: float | None = None
+
+    def add(self) -> None:
+        """A graph was sent."""
+        if self.is_counting:
+            with self._lock:
+                self._count += 1
+
+    def missing(self, taken_in: int) -> int:
+        """How many have been missing for longer than a message takes."""
+        missing = self._count - taken_in
+        if missing <= 0:
+            self._behind_since = None
+            return 0
+        now = monotonic()
+        if self._behind_since is None:
+            self._behind_since = now
+        return missing if now - self._behind_since >= UNSEEN_AFTER else 0
+
+
 class NoSource:
     """There is no cluster, and nothing to pull: a session that did not start."""
 
@@ -124,12 +157,13 @@ class NoSource:
 class LocalSource:
     """Reads the plugin of a scheduler in this process; its event loop takes no part."""
 
-    def __init__(self, plugin: ScalableSchedulerPlugin) -> None:
+    def __init__(self, plugin: ScalableSchedulerPlugin, sent: GraphCount) -> None:
         self._plugin = plugin
+        self._sent = sent
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Facts from number `after` on, at once."""
-        return _batch(self._plugin.pull(after, limit))
+        return _batch(self._plugin.pull(after, limit), self._sent)
 
     def close(self) -> None:
         """Nothing to release: the plugin belongs to the scheduler."""
@@ -148,6 +182,8 @@ class RemoteSource:
         Dask's arguments for TLS, as the client has them.
     run : str
         Id of the run.
+    sent : GraphCount
+        What the client sends.
 
     Attributes
     ----------
@@ -155,7 +191,14 @@ class RemoteSource:
         Set by the client once the scheduler has the plugin: before that there is nothing to ask.
     """
 
-    def __init__(self, address: str, connection_args: dict[str, Any], run: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        connection_args: dict[str, Any],
+        run: str,
+        sent: GraphCount | None = None,
+    ) -> None:
+        self._sent = sent or GraphCount()
         self._address = address
         self._connection_args = connection_args
         self._run = run
@@ -228,7 +271,7 @@ class RemoteSource:
         if not facts.are_compatible(protocol, answer.get("oldest", 1)):
             version = str(answer.get("version", "an unknown version"))[:40]
             self._unread[f"protocol:scheduler {version}, protocol {str(protocol)[:20]}"] = 1
-        batch = _batch(answer, self._unread)
+        batch = _batch(answer, self._sent, self._unread)
         self._dropped = batch.dropped + self._left_out
         self._errors = batch.errors
         return batch._replace(dropped=self._dropped)
@@ -256,9 +299,12 @@ def _is_refusal(error: BaseException | None) -> bool:
     return False
 
 
-def _batch(answer: dict[str, Any], unread: Counter[str] | None = None) -> Batch:
+def _batch(answer: dict[str, Any], sent: GraphCount, unread: Counter[str] | None = None) -> Batch:
     """What an answer brings; `unread` counts, from one to the next, what cannot be read of it."""
     errors = Counter({str(place): int(count) for place, count in answer["errors"].items()})
+    # A scheduler with another version of this package may not count them.
+    if "graphs" in answer and (missing := sent.missing(int(answer["graphs"]))):
+        errors[GRAPHS_UNSEEN] = missing
     decoded = facts.decode(answer["facts"], unread)
     return Batch(
         decoded,

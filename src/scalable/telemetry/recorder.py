@@ -210,6 +210,7 @@ class Recorder:
         self._offset = 0.0
         self._dropped = 0
         self._remote_errors: dict[str, int] = {}
+        self._graphs_unseen = 0
         self._silent_since: float | None = None
         self._gone_because = ""
         self._warned_unwatched = False
@@ -433,6 +434,7 @@ class Recorder:
         self._offset = batch.now - time()
         self._dropped = batch.dropped
         self._remote_errors = batch.errors
+        self._graphs_unseen = self._remote_errors.pop(facts.GRAPHS_UNSEEN, 0)
         return batch
 
     def _unreachable(
@@ -598,6 +600,8 @@ class Recorder:
         telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
         if self._ledger.unwatched:
             telemetry["unwatched_workers"] = dict(self._ledger.unwatched)
+        if self._graphs_unseen:
+            telemetry["graphs_unseen"] = self._graphs_unseen
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out
         not_sent = self._exits.not_sent()
