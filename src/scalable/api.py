@@ -241,7 +241,8 @@ class Instrumentation:
         self._blocks = 0
         self._end_listening = _listen(self.note) if client is not None else _nothing
         self._unhook = _hook_client(client, self) if client is not None else _nothing
-        atexit.register(self._at_exit)
+        _end_with_the_interpreter()
+        _open_runs.append(self)
         let_go_in_forks(self)
 
     @property
@@ -336,7 +337,7 @@ class Instrumentation:
                 return
             self._closed = True
             self._status = status
-        atexit.unregister(self._at_exit)
+        _open_runs.remove(self)
         self._unhook()
         if self._client is not None and self._client.__dict__.get(_ATTRIBUTE) is self:
             del self._client.__dict__[_ATTRIBUTE]
@@ -377,7 +378,7 @@ class Instrumentation:
         except Exception as error:
             logger.warning("scalable: parquet copies of run %s failed: %s", self.run_id, error)
 
-    def _at_exit(self) -> None:
+    def close_at_exit(self) -> None:
         """The interpreter ends, and nobody has closed the run."""
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
@@ -494,6 +495,19 @@ class _Off(Instrumentation):
 
 
 _OFF: Final = _Off()
+#: In the order in which they were begun.
+_open_runs: Final[list[Instrumentation]] = []
+
+
+@cache
+def _end_with_the_interpreter() -> None:
+    # Once, and not for each run: what is unregistered leaves its place taken for ever.
+    atexit.register(_close_open_runs)
+
+
+def _close_open_runs() -> None:
+    for run in reversed(_open_runs.copy()):
+        run.close_at_exit()
 
 
 # -- beginning ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import json
@@ -343,11 +344,18 @@ def test_what_was_noted_and_sent_before_the_end_is_there(tmp_path):
     assert any(span["name"].startswith("submit") for span in spans)
 
 
-def test_no_more_is_left_open_than_before(client):
+def test_no_more_is_left_than_before(client, monkeypatch):
+    with scalable.instrument(client):
+        pass
     descriptors = psutil.Process().num_fds()
+    at_exit = atexit._ncallbacks()
+    at_fork: list[object] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hooks: at_fork.append(hooks))
     for _ in range(3):
         with scalable.instrument(client):
             assert client.submit(operator.add, 1, time.time()).result()
+    assert atexit._ncallbacks() == at_exit
+    assert not at_fork
     # Dask closes a connection when its loop gets to it.
     tasks.wait_until(lambda: psutil.Process().num_fds() <= descriptors + 1)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -153,8 +155,18 @@ def _add_tracing(routes: Routes, warn: Callable[[str], None]) -> None:
         routes.resource = getattr(provider, "resource", None)
         routes.sampler = getattr(provider, "sampler", None)
     if routes.sampler is None:
-        # The SDK reads OTEL_TRACES_SAMPLER; its provider itself is of no further use.
-        routes.sampler = TracerProvider(resource=Resource({}), shutdown_on_exit=False).sampler
+        names = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG")
+        routes.sampler = _sampler(*map(os.environ.get, names))
+
+
+@lru_cache(maxsize=8)
+def _sampler(*configured: str | None) -> Sampler:
+    """The sampler of the environment, which the SDK reads itself.
+
+    Kept for what is `configured`: a provider leaves something behind in each process that is
+    forked, for ever.
+    """
+    return TracerProvider(resource=Resource({}), shutdown_on_exit=False).sampler
 
 
 def _exporter_names(environ: Mapping[str, str], signal: SignalName) -> list[str]:
