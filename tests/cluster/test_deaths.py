@@ -6,6 +6,7 @@ The clusters are shared by the deaths that do not need one of their own.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import json
 import logging
@@ -33,6 +34,7 @@ import scalable
 from cluster import dying, oracle, tasks
 from scalable import diagnose_run, facts
 from scalable.analysis.diagnosis_text import render_diagnosis
+from scalable.instrumentation import tee
 
 
 def lost(run_dir: Path) -> list[dict[str, Any]]:
@@ -570,6 +572,26 @@ def test_the_child_of_a_task_outlives_the_worker_and_writes_on(bare, tmp_path):
         finally:
             gate.touch()
         assert "said by a child" in process.stderr.read()
+
+
+def test_a_program_that_adopts_orphans_is_left_no_zombies(make_cluster):
+    libc = ctypes.CDLL(None)
+    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, as an init process of a container
+    try:
+        cluster, client = make_cluster(n_workers=1)
+        cluster.scheduler.allowed_failures = 0
+        with scalable.instrument(client):
+            (address,) = cluster.scheduler.workers
+            helper = helper_of(client, address)
+            assert helper.ppid() == os.getpid()
+            with pytest.raises(KilledWorker):
+                client.submit(dying.kill).result(timeout=60)
+            tasks.wait_until(lambda: not psutil.pid_exists(helper.pid))
+    finally:
+        libc.prctl(36, 0, 0, 0, 0)
+        for child in psutil.Process().children():
+            if child.name() == tee.NAME:
+                child.wait(60)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

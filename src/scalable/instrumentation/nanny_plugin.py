@@ -9,14 +9,16 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
+import psutil
 from distributed.diagnostics.plugin import NannyPlugin
 
 from scalable import facts, spool
 from scalable.facts import NANNY_OP, NANNY_PLUGIN_NAME
 from scalable.guard import Guard, guarded
-from scalable.instrumentation import internals
+from scalable.instrumentation import internals, tee
 from scalable.instrumentation.outbox import Outbox, Reports, process
 from scalable.instrumentation.python_logs import Listener
+from scalable.processes import adopts_orphans
 
 if TYPE_CHECKING:
     from distributed import Nanny
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 LOG_WAIT: Final = 1.0
 #: Longest time that a nanny's close waits for a report, in seconds.
 TEARDOWN_WAIT: Final = 2.0
+#: Time after a worker's end at which its helper has ended, too, in seconds.
+REAP_AFTER: Final = 1.0
 #: Longest wait for the scheduler to take the report, in seconds.
 REPORT_TIMEOUT: Final = 10.0
 
@@ -114,9 +118,20 @@ class ScalableNannyPlugin(NannyPlugin):
             "",
             str(nanny.address),
         )
-        task = asyncio.get_running_loop().create_task(self._report(fact))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._report(fact))
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
+        if adopts_orphans():
+            loop.call_later(REAP_AFTER, self._reap)
+
+    @guarded("nanny_reap")
+    def _reap(self) -> None:
+        """Where nobody else does, wait for the helpers of workers that have ended."""
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if child.name() == tee.NAME and child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
 
     def _hand_over(self, reports: Reports) -> None:
         """Send the nanny's log records; they have no stream of their own."""

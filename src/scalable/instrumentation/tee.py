@@ -20,6 +20,8 @@ import signal
 import sys
 import time
 
+#: Name of its process.
+NAME = "scalable-tee"
 #: Logs of workers that nobody fetched are removed after this time, in seconds.
 EXPIRY = 7 * 24 * 3600.0
 #: A directory without a log is removed after this time, in seconds: another worker may have made
@@ -153,6 +155,9 @@ def main() -> None:
     for stream in given:
         pipe, forward, log, path = stream.split(":", 3)
         streams[int(pipe)] = (int(forward), Log(int(log), path, int(limit)))
+    # For `ps`, and for whoever adopts it: a name is all that is left of a process that has ended.
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
+        comm.write(NAME)
     remove_expired(spool)
     copy(streams)
 
