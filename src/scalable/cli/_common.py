@@ -31,8 +31,9 @@ Record one with a line in your own program:
     import scalable
     from dask.distributed import Client
 
-    with Client() as client, scalable.instrument(client):
-        ...  # any Dask
+    if __name__ == "__main__":
+        with Client() as client, scalable.instrument(client):
+            ...  # any Dask
 
 or watch one being recorded: scalable demo"""
 
