@@ -54,11 +54,15 @@ def test_init_leaves_a_manifest_alone_unless_told_otherwise():
 def test_init_refuses_what_would_be_no_valid_manifest():
     done = scalable("init", "--yes", "--memory", "lots")
     assert done.exit_code == 1
-    assert "components.worker.memory: must be a size such as 1G" in done.output
+    assert "--memory lots: components.worker.memory: must be a size such as 1G" in done.output
+    assert "scalable.yaml:" not in done.output
+    done = scalable("init", "--yes", "--cpus", "0")
+    assert "--cpus 0.0: components.worker.cpus: must be" in done.output
     assert not Path("scalable.yaml").exists()
 
 
-def test_init_asks_on_a_terminal():
+def asked(answers: str) -> str:
+    """What `scalable init` shows on a terminal on which these lines are typed."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "scalable.cli", "init"],
@@ -68,22 +72,49 @@ def test_init_asks_on_a_terminal():
         env={**os.environ, "TERM": "dumb"},
     )
     os.close(terminal)
+    shown = b""
     try:
-        os.write(controller, b"rivers\nslurm, local\n\n7\n\n4G\n")
+        os.write(controller, answers.encode())
         while True:
             try:
-                if not os.read(controller, 4096):
-                    break
+                part = os.read(controller, 4096)
             except OSError:
                 break
-        assert process.wait(30) == 0
+            if not part:
+                break
+            shown += part
+        assert process.wait(30) == 0, shown
     finally:
         os.close(controller)
+    return shown.decode()
+
+
+def test_init_asks_on_a_terminal():
+    asked("rivers\nslurm, local\n\n7\n\n4G\n")
     written = yaml.safe_load(Path("scalable.yaml").read_text())
     assert written["project"]["name"] == "rivers"
     assert list(written["targets"]) == ["slurm", "local"]
     assert written["targets"]["local"]["max_workers"] == 7
     assert written["components"] == {"worker": {"cpus": 1, "memory": "4G"}}
+
+
+def test_init_asks_again_at_once_for_what_cannot_be():
+    shown = asked("\nslrm\n3 local\n\nlots\n0\n2\nmany\n0\n0.5\nbig\n4G\n")
+    for said in (
+        "there is no provider 'slrm'; did you mean 'slurm'?",
+        "'lots' is no whole number",
+        "targets.slurm.max_workers: must be",
+        "'many' is no number",
+        "components.worker.cpus: must be",
+        "components.worker.memory: must be a size such as 1G",
+    ):
+        assert said in shown
+    assert "scalable.yaml:" not in shown
+    assert "1 local, 2 existing, 3 slurm" in shown
+    written = yaml.safe_load(Path("scalable.yaml").read_text())
+    assert list(written["targets"]) == ["slurm", "local"]
+    assert written["targets"]["local"]["max_workers"] == 2
+    assert written["components"] == {"worker": {"cpus": 0.5, "memory": "4G"}}
 
 
 def test_validate_names_every_problem_and_exits_with_1():

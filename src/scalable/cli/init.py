@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
@@ -62,44 +64,27 @@ def init(
     if output.exists() and not force:
         raise CommandError(f"{output} exists. Replace it by --force, or name another by --output.")
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not yes
-
-    def answer(question: str, given: str | None, default: str) -> str:
-        if given is not None:
-            return given
-        return ask(question, default) if asks else default
-
-    project = answer("Name of the project", project, Path.cwd().name or "project")
-    if not providers:
-        named = answer(f"Where it may run ({', '.join(_PROVIDERS)})", None, "local")
-        providers = tuple(named.replace(",", " ").split())
-        unknown = [name for name in providers if name not in _PROVIDERS]
-        if unknown:
-            raise click.UsageError(
-                f"There is no provider {unknown[0]!r}. There are: {', '.join(_PROVIDERS)}."
-            )
-    component = answer("What kind of worker tasks ask for", component, "worker")
-    count = answer("Most workers", None if workers is None else str(workers), "2")
-    cores = answer("Cores of a worker", None if cpus is None else str(cpus), "1")
-    memory = answer("Memory of a worker", memory, "1G")
     with session_errors():
-        from scalable.session.errors import ManifestError
-        from scalable.session.manifest import check_manifest
-        from scalable.session.scaffold import manifest_text
-
-        try:
-            text = manifest_text(
-                project,
-                providers,
-                component=component,
-                workers=int(count),
-                cpus=float(cores),
-                memory=memory,
-            )
-        except ValueError as error:
-            raise click.UsageError(f"That is no number: {error}") from None
-        problems = check_manifest(text, str(output))
-        if problems:
-            raise ManifestError(problems)
+        form = _Form(Path.cwd().name[:60] or "project")
+        given = {
+            "project": project,
+            "providers": " ".join(providers) or None,
+            "component": component,
+            "workers": None if workers is None else str(workers),
+            "cpus": None if cpus is None else str(cpus),
+            "memory": memory,
+        }
+        for name, question in _QUESTIONS.items():
+            value = given[name]
+            if value is not None:
+                problem = form.take(name, value)
+                if problem is not None:
+                    option = name.removesuffix("s") if name == "providers" else name
+                    raise CommandError(f"--{option} {value}: {problem}.")
+            elif asks:
+                while (problem := form.take(name, ask(question, form.shown(name)))) is not None:
+                    echo(f"  {problem}. Once more:", err=True)
+        text = form.text()
     try:
         with output.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -108,3 +93,106 @@ def init(
             f"{output} cannot be written: {error.strerror}. Name another file by --output."
         ) from None
     echo(f"Wrote {output}. Next: scalable validate", err=True)
+
+
+class _Form:
+    """The answers; each is checked at once, by the manifest that it would make.
+
+    Raises
+    ------
+    ImportError
+        What checks a manifest is not installed.
+    """
+
+    def __init__(self, project: str) -> None:
+        from scalable.session.manifest import check_manifest
+        from scalable.session.scaffold import manifest_text
+
+        self._check: Any = check_manifest
+        self._make: Any = manifest_text
+        self._values: dict[str, Any] = {
+            "project": project,
+            "providers": ("local",),
+            "component": "worker",
+            "workers": 2,
+            "cpus": 1.0,
+            "memory": "1G",
+        }
+
+    def take(self, name: str, answer: str) -> str | None:
+        """Take an answer; returns what is wrong with it, if something is."""
+        try:
+            value = _CONVERT.get(name, str)(answer.strip())
+        except ValueError as error:
+            return str(error)
+        changed = {**self._values, name: value}
+        problems = self._check(self._make(**changed), "")
+        if problems:
+            return f"{problems[0].key}: {problems[0].message}"
+        self._values = changed
+        return None
+
+    def shown(self, name: str) -> str:
+        """Return the default, as one would write it."""
+        value = self._values[name]
+        return (
+            " ".join(value)
+            if name == "providers"
+            else f"{value:g}"
+            if name == "cpus"
+            else str(value)
+        )
+
+    def text(self) -> str:
+        """Return the manifest."""
+        text: str = self._make(**self._values)
+        return text
+
+
+def _providers(answer: str) -> tuple[str, ...]:
+    """Names or numbers of providers, as the question lists them."""
+    from difflib import get_close_matches
+
+    found: list[str] = []
+    for word in answer.replace(",", " ").split():
+        if word.isdigit() and 1 <= int(word) <= len(_PROVIDERS):
+            word = _PROVIDERS[int(word) - 1]
+        if word not in _PROVIDERS:
+            near = get_close_matches(word, _PROVIDERS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_PROVIDERS)}"
+            raise ValueError(f"there is no provider {word!r}; {hint}")
+        found.append(word)
+    if not found:
+        raise ValueError(f"at least one is needed, of: {', '.join(_PROVIDERS)}")
+    return tuple(found)
+
+
+def _whole(answer: str) -> int:
+    try:
+        return int(answer)
+    except ValueError:
+        raise ValueError(f"{answer!r} is no whole number, such as 2") from None
+
+
+def _number(answer: str) -> float:
+    try:
+        return float(answer)
+    except ValueError:
+        raise ValueError(f"{answer!r} is no number, such as 1 or 0.5") from None
+
+
+_CONVERT: Final[dict[str, Callable[[str], Any]]] = {
+    "providers": _providers,
+    "workers": _whole,
+    "cpus": _number,
+}
+#: In the order in which they are asked.
+_QUESTIONS: Final = {
+    "project": "Name of the project",
+    "providers": "Where it may run, by name or number: "
+    + ", ".join(f"{number} {name}" for number, name in enumerate(_PROVIDERS, 1)),
+    "component": "What kind of worker tasks ask for",
+    "workers": "Most workers",
+    "cpus": "Cores of a worker",
+    "memory": "Memory of a worker",
+}
