@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import dask
+import pytest
 from distributed import Client, LocalCluster, wait
 
 import scalable
@@ -193,3 +198,33 @@ def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):
     assert run.closed
     oracle.check_contract(run.run_dir)
     oracle.check_attempts(run.run_dir, notes_dir)
+
+
+def test_tasks_that_wait_without_any_worker_are_told_while_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, notes_dir: Path
+):
+    from scalable.telemetry import recorder
+
+    monkeypatch.setattr(recorder, "WORKERLESS_AFTER", 0.5)
+    command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--name", "w7"]
+    with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
+        worker = subprocess.Popen(
+            [*command, cluster.scheduler_address], stderr=subprocess.DEVNULL, cwd=notes_dir
+        )
+        try:
+            with Client(cluster) as client, scalable.instrument(client, recorder="thread"):
+                assert client.submit(sum, [1, 2]).result(60) == 3
+                future = client.submit(time.sleep, 600)
+                while not client.processing():
+                    time.sleep(0.01)
+                worker.kill()
+                worker.wait()
+                deadline = time.monotonic() + 60
+                while "no worker is left" not in caplog.text and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                del future
+        finally:
+            worker.kill()
+            worker.wait()
+    (said,) = [m for m in caplog.messages if "no worker is left" in m]
+    assert "1 task waits and no worker is left: the last one, w7, has been gone for" in said

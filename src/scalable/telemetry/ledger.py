@@ -267,6 +267,9 @@ class Ledger:
         self._events = EventFactory(resource, scope)
         self._tasks: dict[str, _Task] = {}
         self._workers: dict[str, _Worker] = {}
+        #: Name of the worker that went last, while there is none; None while there is one, or
+        #: where there never was.
+        self.last_worker: str | None = None
         self._names: dict[str, str] = {}
         self._limbo: dict[str, _Limbo] = {}
         self._unannounced: set[str] = set()
@@ -412,6 +415,11 @@ class Ledger:
     def deaths_pending(self) -> bool:
         """A lost worker waits for its nanny's word: its lines are not written yet."""
         return self._deaths.pending
+
+    @property
+    def unfinished_count(self) -> int:
+        """Tasks without a final state."""
+        return sum(task.final is None for task in self._tasks.values())
 
     @property
     def unfinished(self) -> bool:
@@ -840,6 +848,7 @@ class Ledger:
         redact = self._redact
         fact = fact._replace(name=redact.identity(fact.name), host=redact.short(fact.host))
         self._workers[fact.address] = self._new_worker(fact, self._now + HELLO_WAIT)
+        self.last_worker = None
         self._unannounced.add(fact.address)
         self._asked_to_go.discard(fact.address)
         self._deaths.ready(fact)
@@ -866,6 +875,8 @@ class Ledger:
         worker = self._workers.pop(fact.address, None)
         if worker is None:
             return
+        if not self._workers:
+            self.last_worker = worker.ready.name
         if not worker.announced:
             self._announce_worker(worker, worker.ready.time)
         more: dict[str, Any] = {

@@ -45,6 +45,8 @@ RETRY_INTERVAL: Final = 0.5
 #: A scheduler that did not answer for so long is worth a warning, in seconds. It is asked again
 #: until the run is closed: taking in a very large graph can keep it busy for minutes.
 SILENT_AFTER: Final = 30.0
+#: Tasks that wait for so long without any worker are worth a warning, in seconds.
+WORKERLESS_AFTER: Final = 10.0
 #: Longest wait for one answer, in seconds.
 ANSWER_TIMEOUT: Final = 4.0
 #: At close, signals have so long at least to be sent, in seconds.
@@ -215,6 +217,9 @@ class Recorder:
         self._gone_because = ""
         self._warned_unwatched = False
         self._warned_gone = False
+        #: Since when there is no worker, by the monotonic clock; None while there is one.
+        self._workerless_since: float | None = None
+        self._warned_workerless = False
         self._gone = False
         self._told: dict[str, Any] = {}
         #: Facts of the client's own threads; a deque's operations are atomic.
@@ -556,8 +561,31 @@ class Recorder:
                 )
             )
 
+    def _warn_if_workerless(self) -> None:
+        """Say once that tasks wait and no worker is left: a program that waits for them hangs."""
+        name = self._ledger.last_worker
+        if name is None or self._closing is not None:
+            self._workerless_since = None
+            return
+        now = monotonic()
+        if self._workerless_since is None:
+            self._workerless_since = now
+        if self._warned_workerless or now - self._workerless_since < WORKERLESS_AFTER:
+            return
+        waiting = self._ledger.unfinished_count
+        if waiting:
+            self._warned_workerless = True
+            self._warn(
+                f"{waiting:,} task{' waits' if waiting == 1 else 's wait'} and no worker is left: "
+                f"the last one, {name}, has been gone for {now - self._workerless_since:.0f} s. "
+                "`scalable diagnose` says what is known of its end"
+            )
+        else:
+            self._workerless_since = now  # nobody waits: look again later
+
     def _tell_run(self) -> None:
         """Keep run.json's account of what the record lacks up to date."""
+        self._warn_if_workerless()
         unwatched = self._ledger.unwatched
         if unwatched and not self._warned_unwatched and self._source is not None and not self._gone:
             self._warned_unwatched = True
