@@ -233,6 +233,29 @@ def test_what_is_switched_for_one_run_can_be_switched_on_the_command_line(tmp_pa
         assert says in wrong.stderr
 
 
+UNGUARDED = """\
+import os
+from pathlib import Path
+from scalable import current_session
+
+def die_once(flag):
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), 9)
+    return "alive"
+
+print("began")
+print(current_session().client.submit(die_once, str(Path("flag").resolve())).result(90))
+"""
+
+
+def test_a_worker_that_is_started_again_does_not_run_the_script_once_more(tmp_path: Path):
+    (tmp_path / "unguarded.py").write_text(UNGUARDED)
+    done = scalable("run", "--target", "processes", "unguarded.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["began", "alive"]
+
+
 BESIDE = """\
 from distributed import wait
 from scalable import current_session

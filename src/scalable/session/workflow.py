@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import runpy
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Final
 
 from scalable.session.errors import SessionError
@@ -81,12 +81,20 @@ def _put_on_path(directory: Path) -> None:
 
 
 def _run_script(path: Path, arguments: Sequence[str]) -> None:
-    before = sys.argv[:]
+    source = path.read_bytes()
+    main: Any = ModuleType("__main__")
+    main.__file__ = str(path)
+    if b"__main__" not in source:
+        # A worker process that is started again imports what runs as the program, and would run the
+        # whole script once more. By this name multiprocessing takes it for nothing to import.
+        main.__spec__ = ModuleSpec("__main__", None)
+    before = sys.argv[:], sys.modules["__main__"]
     sys.argv = [str(path), *arguments]
+    sys.modules["__main__"] = main
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        exec(compile(source, str(path), "exec"), main.__dict__)
     finally:
-        sys.argv[:] = before
+        sys.argv[:], sys.modules["__main__"] = before
 
 
 def _call(function: Callable[..., Any], session: ScalableSession, arguments: Sequence[str]) -> None:
@@ -96,14 +104,7 @@ def _call(function: Callable[..., Any], session: ScalableSession, arguments: Seq
 
 
 #: Files of the frames between `scalable run` and the workflow.
-_LEADING: Final = frozenset(
-    {
-        __file__,
-        "<frozen runpy>",
-        runpy.__file__,
-        str(Path(__file__).parents[1] / "cli" / "run.py"),
-    }
-)
+_LEADING: Final = frozenset({__file__, str(Path(__file__).parents[1] / "cli" / "run.py")})
 
 
 def exit_code(code: Any) -> int:
