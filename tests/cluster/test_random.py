@@ -25,7 +25,10 @@ from cluster import oracle, tasks
 EXAMPLES = int(os.environ.get("FIDELITY_EXAMPLES", "12"))
 
 KINDS = st.sampled_from(
-    ["work", "work", "work", "fail", "flaky", "die_once", "die", "nested", "unpicklable"]
+    [
+        *("work", "work", "work", "fail", "flaky", "die_once", "die", "nested", "unpicklable"),
+        *("reschedule", "long"),
+    ]
 )
 NODES = st.lists(
     st.tuples(KINDS, st.lists(st.integers(0, 30), max_size=3), st.integers(0, 2)),
@@ -35,7 +38,10 @@ NODES = st.lists(
 #: A task that kills every worker it meets takes its neighbours along.
 MAX_DEATHS = {"die": 1, "die_once": 2}
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["cancel", "release", "kill", "flush"]), st.integers(0, 30)),
+    st.tuples(
+        st.sampled_from(["cancel", "release", "kill", "flush", "retry", "retire"]),
+        st.integers(0, 30),
+    ),
     max_size=4,
 )
 
@@ -70,7 +76,7 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
     with Client(cluster) as client:
         with scalable.instrument(client, runs_dir=directory / "runs") as run:
             futures = _submit(client, directory, nodes)
-            keys = [future.key for future in futures]
+            keys = [str(future.key) for future in futures]
             dropped = _act(cluster, client, run, futures, actions)
             left = [future for future in futures if future is not None]
             # A nanny may give up on a worker that dies at once again: then Dask itself waits for
@@ -81,11 +87,11 @@ def _check(cluster: LocalCluster, directory: Path, nodes, actions) -> None:
             # the run closes may be in the record or not.
             with contextlib.suppress(TimeoutError):
                 tasks.wait_until(lambda: _is_quiet(cluster), timeout=5)
-            statuses = {future.key: future.status for future in left}
+            statuses = {str(future.key): future.status for future in left}
     cluster.loop.add_callback(cluster.scheduler.remove_plugin, log.name)
 
     oracle.check_contract(run.run_dir)
-    killed = any(action == "kill" for action, _ in actions)
+    killed = any(action in ("kill", "retire") for action, _ in actions)
     recorded = oracle.lives(run.run_dir)
     # What was cancelled at once may have reached the scheduler after the run's end, or never.
     unseen = dropped - set(recorded)
@@ -127,7 +133,9 @@ def _submit(client: Client, directory: Path, nodes) -> list:
         deaths[wanted] += 1
         kind = wanted if deaths[wanted] <= MAX_DEATHS.get(wanted, len(nodes)) else "work"
         inputs = [futures[index % len(futures)] for index in dependencies if futures]
-        common = {"key": f"{kind}-{number}", "retries": retries}
+        # Collections have tuples for keys.
+        key = (kind, number) if number % 3 == 2 else f"{kind}-{number}"
+        common = {"key": key, "retries": retries}
         name = f"mark-{number}"
         if kind == "work":
             future = client.submit(tasks.after, where, inputs, **common)
@@ -139,6 +147,10 @@ def _submit(client: Client, directory: Path, nodes) -> list:
             future = client.submit(tasks.die_once, where, name, **common)
         elif kind == "die":
             future = client.submit(tasks.die, where, **common)
+        elif kind == "reschedule":
+            future = client.submit(tasks.reschedule, where, 2, name, **common)
+        elif kind == "long":
+            future = client.submit(tasks.fail_at_length, where, **common)
         elif kind == "nested":
             future = client.submit(tasks.nested_worker_client, where, 2, number, **common)
         else:
@@ -162,8 +174,15 @@ def _act(cluster, client: Client, run, futures: list, actions) -> set[str]:
                     continue
         elif action == "flush":
             run.flush()
+        elif action == "retry":
+            if futures[index] is not None and futures[index].status == "error":
+                futures[index].retry()
+        elif action == "retire":
+            workers = list(cluster.scheduler.workers)
+            if len(workers) > 1:
+                client.retire_workers([workers[number % len(workers)]], close_workers=True)
         elif futures[index] is not None:
-            dropped.add(futures[index].key)
+            dropped.add(str(futures[index].key))
             if action == "cancel":
                 client.cancel([futures[index]])
             futures[index] = None
