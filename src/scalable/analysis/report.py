@@ -201,7 +201,6 @@ class Report:
     busy_s: float
     busy_ratio: float | None
     thread_seconds: float
-    memory_gb_max: float | None
     cache_hits: int
     cache_misses: int
     tasks: tuple[TaskGroup, ...]
@@ -375,7 +374,6 @@ def _report(
         busy_s=resources["busy_seconds"],
         busy_ratio=resources["busy_ratio"],
         thread_seconds=resources["thread_seconds"],
-        memory_gb_max=resources["observed_memory_gb_max"],
         cache_hits=document["cache"]["hits"],
         cache_misses=document["cache"]["misses"],
         tasks=tuple(_task_group(name, row) for name, row in timing["tasks"].items()),
