@@ -17,9 +17,11 @@ from click.testing import CliRunner
 
 import run_builder as build
 from scalable import diagnose_run
+from scalable.analysis import diagnose as diagnose_module
 from scalable.analysis.diagnose import Diagnosis, Finding
 from scalable.analysis.diagnosis_text import diagnosis_document, render_diagnosis
 from scalable.analysis.prose import Endpoint, with_prose
+from scalable.causes import Case, classify
 from scalable.cli import cli
 
 PARSE = build.TRACEBACK
@@ -526,3 +528,21 @@ def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
     assert int(most) == 100
     # A forked child starts with what its parent had: only what is beyond that is ours.
     assert int(peak) < max(150_000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 50_000)
+
+
+def test_many_thousands_of_kinds_of_failures_are_a_bounded_number_of_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Case] = []
+    monkeypatch.setattr(
+        diagnose_module, "classify", lambda case: judged.append(case) or classify(case)
+    )
+    run = run_at(tmp_path)
+    for number in range(6_000):
+        run.add(build.failure(f"pkg.Error{number}", f"text {number}", 1, task_id=f"f-{number}"))
+    run.add(build.failure("ValueError", "x" * 5_000_000, 2, task_id="g", traceback="y" * 5_000_000))
+    found = diagnose_run(run.finish(3, status="failed"))
+    assert len(judged) <= 5_000
+    assert all(len(case.message) < 30_000 and len(case.traceback) < 30_000 for case in judged)
+    assert len(found.findings) <= 2 * diagnose_module.MAX_GROUPS
+    assert sum(one.count for one in found.findings if one.severity == "error") >= 2_000

@@ -26,7 +26,8 @@ from scalable.analysis.report import (
     worker_label,
 )
 from scalable.analysis.words import SHORT, has_no_workers, memory_words, tasks_words
-from scalable.causes import CAUSES, DEATHS, Case, Confidence, case_of, classify
+from scalable.causes import CAUSES, DEATHS, Case, Confidence, Verdict, case_of, classify
+from scalable_runs.fields import cut
 from scalable_runs.layout import FAILURES, TASKS, WORKERS, Record
 from scalable_runs.reader import RunReader, parse_time, resolve_run
 from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
@@ -42,6 +43,13 @@ MAX_TASKS_READ: Final = 16 * 2**20
 #: Groups of failures told apart; the rest is one finding.
 MAX_GROUPS: Final = 200
 _MAX_TASKS_KEPT: Final = 2_000
+#: Failures judged one by one.
+_MAX_JUDGED: Final = 5_000
+#: Characters of a message, a traceback or an output that are looked at.
+_MAX_TEXT: Final = 20_000
+#: The class of the failures that found no group of their own.
+_VARIOUS: Final = "various exceptions"
+_NOT_JUDGED: Final = Verdict("unknown", "low", ("there are too many kinds to judge each",))
 _MAX_IDS: Final = 10
 _MAX_MEMBERS: Final = 20
 _GIGABYTE: Final = 1e9
@@ -345,6 +353,8 @@ class _Collected:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, ...], _Group] = {}
         self.notes: list[str] = []
+        self._judged = 0
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
         #: KilledWorker failures, to be put under the deaths that they are a consequence of.
         self.killed: list[tuple[str, Mapping[str, Any]]] = []
         self.worker_lines: dict[str, Mapping[str, Any]] = {}
@@ -455,8 +465,9 @@ class _Collected:
             if len(self.killed) < _MAX_TASKS_KEPT:
                 self.killed.append((task_id, {**details, "message": record.get("message")}))
             return
+        record, details = _bounded(record, details)
         case = case_of(record)
-        verdict = classify(case)
+        verdict = self._judge(case)
         recorded = details.get("cause")
         cause = recorded if recorded in CAUSES else verdict.cause
         evidence: Any = details.get("evidence")
@@ -466,7 +477,8 @@ class _Collected:
         group = self.groups.get(key)
         if group is None:
             if len(self.groups) >= MAX_GROUPS:
-                key = (cause, failure_class, phase, "(other)")
+                failure_class = _VARIOUS
+                key = (cause, failure_class, phase)
                 group = self.groups.get(key)
             if group is None:
                 message = str(record.get("message") or "")[:2_000]
@@ -478,6 +490,30 @@ class _Collected:
                     cause, confidence, said, failure_class, message, phase
                 )
         group.add(record, details)
+
+    def _judge(self, case: Case) -> Verdict:
+        """Judge a failure; of many thousands, the later ones as the same one was judged before."""
+        kind = failure_pattern(case.failure_class, case.message)
+        if self._judged < _MAX_JUDGED:
+            self._judged += 1
+            verdict = classify(case)
+            self._verdicts[kind] = verdict
+            return verdict
+        return self._verdicts.get(kind, _NOT_JUDGED)
+
+
+def _bounded(record: Record, details: Mapping[str, Any]) -> tuple[Record, Mapping[str, Any]]:
+    """Cut long texts before anything is looked for in them."""
+    shorter = {
+        name: cut(text, _MAX_TEXT)
+        for name in ("traceback", "stderr_tail")
+        if len(text := details.get(name) or "") > _MAX_TEXT
+    }
+    message = record.get("message") or ""
+    if not shorter and len(message) <= _MAX_TEXT:
+        return record, details
+    details = {**details, **shorter}
+    return {**record, "message": cut(message, _MAX_TEXT), "details": details}, details
 
 
 def _root(case: Case, phase: str) -> tuple[str, ...]:
