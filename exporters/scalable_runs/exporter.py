@@ -224,7 +224,8 @@ class _Output:
             ]
         taken = 0
         for files in encoded:
-            for file, records in files.items():
+            for file, made in files.items():
+                records = writer.unwritten(file, made)
                 if self._writer is None:
                     taken += _shared_run.append(writer, file, records)
                 else:
@@ -232,7 +233,7 @@ class _Output:
                 self._tell(writer, file, records)
         if self._flush_on_export:
             writer.flush()
-        return taken > 0
+        return taken > 0 or bool(writer.written)
 
     def flush(self) -> bool:
         writer = self._writer or _shared_run.writer

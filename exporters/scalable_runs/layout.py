@@ -83,6 +83,12 @@ MAX_DEPENDENCIES: Final = 1_000
 Record: TypeAlias = dict[str, Any]
 
 
+def segments_of(file: str) -> re.Pattern[str]:
+    """Matches the names of the files that a journal consists of."""
+    stem = re.escape(file.removesuffix(".jsonl"))
+    return re.compile(rf"{stem}(?:\.([1-9]\d{{0,5}}))?\.jsonl")
+
+
 class Recorder(TypedDict):
     """Who writes a run, so that a reader can tell a live run from one whose recorder died."""
 
@@ -90,6 +96,14 @@ class Recorder(TypedDict):
     pid: int
     boot_id: str
     heartbeat_at: str
+
+
+class Restart(TypedDict):
+    """The process that wrote the run died, and another one went on in new files."""
+
+    #: When its end was noticed, and how long after that the other one went on.
+    at: str
+    gap_s: float
 
 
 class Telemetry(TypedDict):
@@ -104,6 +118,8 @@ class Telemetry(TypedDict):
     #: Graphs that the program sent and of which the scheduler took nothing in: their tasks are not
     #: in the record.
     graphs_unseen: NotRequired[int]
+    #: Each time that the process which writes the run died and another one went on.
+    restarts: NotRequired[list[Restart]]
     #: Short attempts whose usage has no record in resources.jsonl.
     usage_left_out: NotRequired[int]
     #: Spans, metric collections and log records, by signal, that a collector should have got and

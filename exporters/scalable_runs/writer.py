@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -47,7 +47,8 @@ _MIN_SYNC_GAP: Final = 0.1
 _MAX_HEARTBEAT_GAP: Final = 10.0
 #: After that many failed syncs of one journal its last file is written on, but no longer trusted.
 _MAX_SEGMENTS: Final = 100
-#: Kept for the last run.json and summary.json of a run whose disk is full.
+#: Kept for the last run.json and summary.json of a run whose disk is full, and kept open for the
+#: last run.json of a process that may open no file any more.
 _RESERVE: Final = ".reserve"
 _RESERVE_BYTES: Final = 32 * 1024
 _TEMPORARY: Final = ".{}.tmp"
@@ -56,6 +57,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: File systems that cannot sync at all say so with these; that is no sign of lost data.
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
@@ -82,6 +84,36 @@ class Problem:
     kind: str
     file: str
     message: str
+
+
+class Found(NamedTuple):
+    """What a writer that died has left of one journal.
+
+    Attributes
+    ----------
+    last
+        Number of the last line that is there.
+    given_out
+        Last number that is known to have been given out: what is between was lost.
+    lines
+        How many lines there are.
+    """
+
+    last: int
+    given_out: int
+    lines: int
+
+
+def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a record from others of its journal, made of the same facts once more."""
+    return tuple(value for name in _IDENTITY if (value := record.get(name)).__class__ in _SIMPLE)
+
+
+_IDENTITY: Final = (
+    *("timestamp", "event_type", "task_id", "state", "attempt", "entity_type", "entity_id"),
+    *("worker_id", "worker", "failure_class", "span_id", "name", "body", "artifact_name"),
+)
+_SIMPLE: Final = frozenset({str, int})
 
 
 class _Journal:
@@ -228,6 +260,63 @@ class RunWriter:
         writer._thread.start()
         return writer
 
+    @classmethod
+    def resume(
+        cls,
+        runs_dir: str | os.PathLike[str],
+        run: RunDocument,
+        found: Mapping[str, Found],
+        *,
+        sync_interval: float = 5.0,
+        on_problem: Callable[[Problem], None] | None = None,
+        program: int | None = None,
+    ) -> RunWriter:
+        """Go on with a run whose writer has died; its lines go into new files (`tasks.1.jsonl`).
+
+        Parameters
+        ----------
+        run
+            run.json as the writer has left it; its counts of losses and errors are kept.
+        found
+            What is there of each journal.
+        runs_dir, sync_interval, on_problem, program
+            As for :meth:`create`.
+
+        Raises
+        ------
+        OSError
+            The directory cannot be opened or written.
+        """
+        runs_dir = Path(runs_dir).absolute()
+        run_id = str(run.get("run_id"))
+        documents: dict[str, bytes] = {}
+        for name in (layout.MANIFEST, layout.PLAN, layout.LOCK):
+            with contextlib.suppress(OSError):
+                documents[name] = (runs_dir / run_id / name).read_bytes()
+        left: dict[str, Any] = dict(run)
+        telemetry: Mapping[str, Any] = left.pop("telemetry", None) or {}
+        marks: Mapping[str, Any] = left.pop("journal", None) or {}
+        writer = cls(runs_dir, run_id, left, documents, sync_interval, program)
+        writer._on_problem = on_problem
+        journals = (*layout.JOURNALS, *layout.SIGNALS)
+        dropped: Mapping[str, int] = telemetry.get("dropped") or {}
+        writer.losses = {file: count for file, count in dropped.items() if file in journals}
+        writer.errors = dict(telemetry.get("errors") or {})
+        writer.uncertain = dict(telemetry.get("uncertain") or {})
+        for file, there in found.items():
+            journal = writer._journals.get(file) or writer._add_journal(file)
+            journal.seq = journal.written_seq = max(there.last, there.given_out)
+            writer._lose(file, journal.seq - there.last)
+            journal.segment_lines[file] = there.lines
+            pattern = layout.segments_of(file)
+            journal.marks.update({name: marks[name] for name in marks if pattern.fullmatch(name)})
+        writer._directory = os.open(writer.path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
+        writer._replace_once(layout.OWNER, _dumps(dict(writer._owner), _PRETTY))
+        writer._open_reserve()
+        writer._thread.start()
+        writer.request_sync()
+        return writer
+
     def __init__(
         self,
         runs_dir: Path,
@@ -243,6 +332,8 @@ class RunWriter:
         self.losses = {}
         self.uncertain = {}
         self.errors = {}
+        #: Lines, by journal and :func:`identity`, that will come again and are there already.
+        self.written: dict[str, Counter[Any]] = {}
         self._pid = os.getpid()
         self._runs_dir = runs_dir
         self._run = run
@@ -256,6 +347,7 @@ class RunWriter:
         self._owner: Owner = this_process(_now(), program)
         self._journals = {file: _Journal(file) for file in layout.JOURNALS}
         self._directory = -1
+        self._reserve = -1
         self._retired: list[int] = []
         #: Guards what `append` touches. Never held across I/O; taken after `_files`, never before.
         self._buffer = threading.Lock()
@@ -345,6 +437,25 @@ class RunWriter:
         if self._untold:
             self._tell()
         return taken
+
+    def unwritten(self, file: str, records: list[Record]) -> list[Record]:
+        """Return the records that are not in :attr:`written`."""
+        written = self.written.get(file)
+        if not written:
+            return records
+        left: list[Record] = []
+        for record in records:
+            key = identity(record)
+            if written[key] > 0:
+                written[key] -= 1
+            else:
+                left.append(record)
+        return left
+
+    def last_numbers(self) -> dict[str, int]:
+        """Return the last `seq` given out for each journal."""
+        with self._buffer:
+            return {file: journal.seq for file, journal in self._journals.items() if journal.seq}
 
     def flush(self) -> None:
         """Hand every buffered line to the kernel: it then survives the death of this process.
@@ -673,6 +784,7 @@ class RunWriter:
                 self._write_new(layout.RUN, self._run_json()[1])
                 os.fsync(self._directory)
                 os.fsync(runs)
+                self._open_reserve()
             except BaseException:
                 self._unmake_directory(runs, made)
                 raise
@@ -839,13 +951,39 @@ class RunWriter:
             self._write_new(temporary, data)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
-            raise
+            last = name == layout.RUN and self._closing.is_set()
+            if not (last and error.errno in _NO_DESCRIPTOR and self._reserve >= 0):
+                raise
+            self._turn_reserve_into(name, data)
+
+    def _open_reserve(self) -> None:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._close_reserve()
+        with contextlib.suppress(OSError):
+            self._reserve = os.open(_RESERVE, flags, dir_fd=self._directory)
+
+    def _close_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _turn_reserve_into(self, name: str, data: bytes) -> None:
+        """Replace a document without opening a file."""
+        os.ftruncate(self._reserve, 0)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._reserve, data[done:], done)
+        os.fsync(self._reserve)
+        os.rename(_RESERVE, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
+        self._close_reserve()
 
     def _free_reserve(self) -> bool:
         """Make room for the last words of a run whose disk is full; False if there is none."""
+        self._close_reserve()
         try:
             os.unlink(_RESERVE, dir_fd=self._directory)
         except OSError:

@@ -63,9 +63,15 @@ class TransitionLog(SchedulerPlugin):
 
 
 def read(run_dir: Path, file: str) -> list[dict[str, Any]]:
-    """The records of a file, also while the recorder writes it."""
-    path = Path(run_dir) / file
+    """The records of a journal, also while the recorder writes it; of all its files."""
+    first = Path(run_dir) / file
+    more = sorted(
+        first.parent.glob(f"{first.stem}.[0-9]*.jsonl"), key=lambda path: int(path.suffixes[0][1:])
+    )
+    return [record for path in (first, *more) for record in _read(path)]
 
+
+def _read(path: Path) -> list[dict[str, Any]]:
     def whole() -> bool:
         # What one call writes, another process may see in parts.
         nonlocal content
@@ -110,6 +116,8 @@ def check_contract(run_dir: Path) -> None:
     assert run["telemetry"]["errors"] == {}, run["telemetry"]
     assert run["telemetry"]["dropped"] == {}, run["telemetry"]
     for path in run_dir.glob("*.jsonl"):
+        if len(path.suffixes) > 1:
+            continue  # a later file of a journal
         for number, record in enumerate(read(run_dir, path.name), 1):
             assert record["seq"] == number
             assert record["schema_version"] == 1

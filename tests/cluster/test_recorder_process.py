@@ -30,6 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 import scalable
 from cluster import oracle, tasks
 from scalable import api, processes
+from scalable.analysis.report import read_journals
 from scalable.instrumentation import user_events
 from scalable.instrumentation.user_events import client_event
 from scalable.telemetry import process as process_module
@@ -102,15 +103,101 @@ def test_a_thread_where_that_was_asked_for(client, monkeypatch, where):
     assert "writer" not in json.loads((run.run_dir / "owner.json").read_text())
 
 
+def kill_recorder(run) -> None:
+    """Kill the recorder's process; returns once another one goes on or there is none any more."""
+    (recorder,) = recorders()
+    restarts = len(run._recorder._restarts)
+    recorder.kill()
+    tasks.wait_until(
+        lambda: run._recorder.finished.is_set() or len(run._recorder._restarts) > restarts
+    )
+
+
+def check_restarted(run, times: int) -> None:
+    """The record is whole, in several files, and says that its writer changed."""
+    oracle.check_contract(run.run_dir)
+    reader = RunReader(run.run_dir)
+    for file in reader.files():
+        assert list(reader.records(file)) is not None
+    assert reader.problems == {}
+    assert reader.status == "completed"
+    restarts = reader.document["telemetry"]["restarts"]
+    assert len(restarts) == times
+    assert all(restart["gap_s"] >= 0 for restart in restarts)
+    counts = read_journals(reader).document(reader.document)["counts"]
+    assert counts == reader.summary()["counts"]
+
+
 @pytest.mark.lenient
-def test_a_killed_recorder_stops_the_record_and_nothing_else(client, notes_dir, caplog):
+def test_another_recorder_goes_on_with_the_run_of_one_that_was_killed(client, notes_dir, caplog):
+    with scalable.instrument(client) as run:
+        add = [str(notes_dir)] * 10
+        early = client.map(tasks.add, add, range(10))
+        client.gather(early)
+        held = client.submit(tasks.hold, str(notes_dir), "gate")
+        after = client.submit(tasks.add, str(notes_dir), held)
+        run.note(client_event("cost", {"total_hourly": 1.0, "currency": "EUR"}))
+        assert run.flush()
+        kill_recorder(run)
+        assert "another one" in caplog.text
+        client.gather(client.map(tasks.add, add, range(10, 20)))
+        assert run.flush(30)
+        assert RunReader(run.run_dir).is_live
+        kill_recorder(run)
+        run.note(client_event("cost", {"total_hourly": 2.0, "currency": "EUR"}))
+        (notes_dir / "gate").touch()
+        after.result()
+        # Of the first file's: forgotten, computed again under the same key.
+        again = early[0].key
+        del early
+        tasks.wait_until(lambda: again not in client.cluster.scheduler.tasks)
+        client.submit(tasks.add, str(notes_dir), 0, key=again).result()
+    check_restarted(run, 2)
+    oracle.check_attempts(run.run_dir, notes_dir)
+    assert oracle.states(run.run_dir, held.key) == ["submitted", "running", "succeeded"]
+    assert [line["attempt"] for line in oracle.lives(run.run_dir)[held.key]] == [0, 1, 1]
+    ids = {line["span_id"] for line in oracle.lives(run.run_dir)[held.key][1:]}
+    assert len(ids) == 1
+    assert [cost["total_hourly"] for cost in oracle.read(run.run_dir, "cost.jsonl")] == [1.0, 2.0]
+    assert (run.run_dir / "tasks.1.jsonl").exists()
+    workers = oracle.read(run.run_dir, "workers.jsonl")
+    assert [line["state"] for line in workers] == ["launched", "ready"]
+
+
+@pytest.mark.lenient
+def test_a_recorder_killed_in_the_middle_of_much_work_doubles_and_loses_nothing(client):
+    with scalable.instrument(client) as run:
+        for _ in range(3):
+            futures = client.map(operator.neg, range(1_500), pure=False)
+            tasks.wait_until(lambda: run.progress()[0] % 1_500 > 100)
+            kill_recorder(run)
+            client.gather(futures)
+            assert run.flush(60)
+            del futures
+        assert client.submit(failing, key="failing").exception()
+    check_restarted(run, 3)
+    counts = RunReader(run.run_dir).summary()["counts"]
+    assert (counts["tasks"], counts["tasks_succeeded"], counts["tasks_failed"]) == (4_501, 4_500, 1)
+    assert counts["attempts"] == 4_501
+
+
+def failing() -> None:
+    raise ValueError("planted")
+
+
+@pytest.mark.lenient
+def test_a_recorder_that_dies_again_and_again_is_given_up_and_nothing_else(
+    client, notes_dir, caplog, monkeypatch
+):
+    monkeypatch.setattr(process_module, "RESTART_DELAYS", (0.0,))
     run = scalable.instrument(client)
     client.gather(client.map(tasks.add, [str(notes_dir)] * 10, range(10)))
     assert run.flush()
-    (recorder,) = recorders()
-    recorder.kill()
+    kill_recorder(run)
+    assert run.flush(30)
+    kill_recorder(run)
     tasks.wait_until(lambda: run._recorder.finished.is_set())
-    assert f"process {recorder.pid} ended" in caplog.text
+    assert "the run reads as lost" in caplog.text
     assert RunReader(run.run_dir).status == "lost"
     assert client.gather(client.map(operator.add, range(10), range(100, 110)))
     assert not run.flush(0.1)
@@ -119,6 +206,22 @@ def test_a_killed_recorder_stops_the_record_and_nothing_else(client, notes_dir, 
     assert RunReader(run.run_dir).status == "lost"
     oracle.check_attempts(run.run_dir, notes_dir)
     assert client.submit(operator.add, 1, 1).result() == 2
+
+
+@pytest.mark.lenient
+def test_a_recorder_killed_while_the_run_is_closed_is_replaced(client, monkeypatch):
+    run = scalable.instrument(client)
+    (recorder,) = recorders()
+    client.gather(client.map(operator.neg, range(50)))
+    assert run.flush()
+    recorder.suspend()
+    closing = threading.Thread(target=run.close)
+    closing.start()
+    tasks.wait_until(lambda: run._recorder._closing)
+    recorder.kill()
+    closing.join(60)
+    tasks.wait_until(lambda: run._recorder.finished.is_set(), 60)
+    check_restarted(run, 1)
 
 
 @pytest.mark.lenient

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -38,7 +39,7 @@ from scalable_runs import layout
 from scalable_runs import writer as writer_module
 from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import RunReader, find_runs
-from scalable_runs.writer import Problem, RunWriter
+from scalable_runs.writer import Found, Problem, RunWriter, identity
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 TIMEOUT = 60
@@ -737,3 +738,58 @@ def test_a_killed_writer_reads_as_lost_at_once_also_before_its_parent_has_reaped
     assert reader.last_seen_at is not None
     process.communicate()
     assert RunReader(tmp_path / RUN_ID).status == "lost"
+
+
+def test_the_last_run_json_needs_no_new_descriptor(tmp_path: Path, monkeypatch) -> None:
+    def refuse(self: RunWriter, name: str, data: bytes) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    writer = create(tmp_path)
+    writer.append(TASKS, [task(1)])
+    monkeypatch.setattr(RunWriter, "_write_new", refuse)
+    writer.close(status="completed")
+    reader = RunReader(writer.path)
+    assert reader.status == "completed"
+    assert len(list(reader.records(TASKS))) == 1
+    assert not reader.problems
+    assert not (writer.path / ".reserve").exists()
+
+
+def test_another_writer_goes_on_where_one_died(tmp_path: Path) -> None:
+    first = create(tmp_path)
+    first.append(TASKS, [task(number) for number in range(3)])
+    assert first.sync()
+    first.append(TASKS, [task(3)])
+    first.flush()  # and then it is never heard of again
+
+    found = {TASKS: Found(last=4, given_out=6, lines=4)}
+    document: Any = RunReader(first.path).document
+    document["telemetry"] = {"dropped": {FAILURES: 2, "facts": 1}, "errors": {"fsync:EIO": 1}}
+    second = RunWriter.resume(tmp_path, document, found)
+    second.written[TASKS] = Counter({identity(task(3)): 1})
+    kept = second.unwritten(TASKS, [task(3), task(3), task(4)])
+    assert kept == [task(3), task(4)]
+    second.append(TASKS, kept)
+    second.append(FAILURES, [failure(1)])
+    second.close(status="completed", telemetry={"dropped": {"facts": 5}, "errors": {}})
+    # The first one's end belongs to the test.
+    first.close()
+
+    reader = RunReader(first.path)
+    assert [record["seq"] for record in reader.records(TASKS)] == [1, 2, 3, 4, 7, 8]
+    assert reader.problems[TASKS].gaps == [(5, 6)]
+    assert (reader.path / "tasks.1.jsonl").exists()
+    assert not (reader.path / "cost.1.jsonl").exists()
+
+
+def test_a_writer_that_goes_on_keeps_the_counts_of_the_one_before(tmp_path: Path) -> None:
+    first = create(tmp_path)
+    document: Any = RunReader(first.path).document
+    document["telemetry"] = {"dropped": {FAILURES: 2, "facts": 1}, "errors": {"fsync:EIO": 1}}
+    second = RunWriter.resume(tmp_path, document, {TASKS: Found(4, 6, 4)})
+    second.close(status="completed", telemetry={"dropped": {"facts": 5}, "errors": {"x": 1}})
+    told = RunReader(first.path).document["telemetry"]
+    assert told["dropped"] == {FAILURES: 2, TASKS: 2, "facts": 5}
+    assert told["errors"] == {"fsync:EIO": 1, "x": 1}
+    assert RunReader(first.path).status == "completed"
+    first.close()

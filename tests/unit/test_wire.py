@@ -159,6 +159,7 @@ class Told:
 
 class Progressing:
     abandoned = False
+    position = (1, {}, 0)
 
     def progress(self):
         return 1, 2, 3

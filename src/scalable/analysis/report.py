@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
+from scalable.analysis._text import plural
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable_runs.layout import (
     ARTIFACTS,
@@ -566,6 +567,13 @@ def _missing(reader: RunReader, counts: Document) -> Iterator[str]:
         unwatched = telemetry.get("unwatched_workers")
         if isinstance(unwatched, Mapping) and unwatched:
             yield _unwatched(unwatched)
+        restarts: Any = telemetry.get("restarts")
+        if isinstance(restarts, list) and restarts:
+            times = plural(len(cast("list[Any]", restarts)), "time")
+            yield (
+                f"The process that wrote the run died {times}; another one went on with what the "
+                "first had not written."
+            )
     unusable = counts.get("unusable_events")
     if unusable:
         yield f"{_records(unusable)} could not be understood, and are not in the numbers."

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -232,11 +232,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         dict
             The fields of :class:`scalable.facts.Batch`, and the protocol and version of this side.
         """
-        inflight = self._inflight
         acknowledged = after - self._next
-        if 0 < acknowledged <= len(inflight):
+        if 0 < acknowledged <= len(self._inflight):
             self._next = after
-            del inflight[:acknowledged]
+            self._forget(acknowledged)
         answer = self._next_facts(max(1, min(limit, PULL_LIMIT)), min(size, ANSWER_BYTES))
         self._was_pulled = True
         if self._farewell is not None:
@@ -245,7 +244,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         return {
             "facts": answer,
             "next": self._next + len(answer),
-            "more": bool(self._facts) or len(answer) < len(inflight),
+            "more": bool(self._facts) or len(answer) < len(self._inflight),
             "dropped": self._dropped,
             "errors": dict(self.guard.errors),
             "graphs": self._graphs,
@@ -255,29 +254,29 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             "version": __version__,
         }
 
-    def _next_facts(self, limit: int, size: int) -> list[tuple[Any, ...] | str]:
-        inflight, queue = self._inflight, self._facts
-        answer: list[tuple[Any, ...] | str] = []
-        popped = 0
-        while size > 0 and len(answer) < limit:
-            if len(answer) < len(inflight):
-                fact = inflight[len(answer)]
-            elif queue:
-                fact = queue[0]
-            else:
-                break
-            held = _size(fact)
-            # The carrier is one object for all tasks of a graph, but sent with each.
-            sent = held + len(fact[7] or "") if fact[0] == _SUBMITTED else held
-            if answer and sent > size:
-                break
-            size -= sent
-            if len(answer) == len(inflight):
-                inflight.append(queue.popleft())
-                popped += held
-            answer.append(fact)
+    def _forget(self, count: int) -> None:
+        """The first facts in flight have arrived."""
+        arrived = self._inflight[:count]
+        del self._inflight[:count]
         # The hooks add to the sum meanwhile: an empty queue is what keeps it from drifting.
-        self._bytes = self._bytes - popped if queue else 0
+        left = self._inflight or self._facts
+        self._bytes = self._bytes - _size_of_all(arrived)[0] if left else 0
+
+    def _next_facts(self, limit: int, size: int) -> list[tuple[Any, ...] | str]:
+        if size <= 0:
+            return []
+        inflight, queue = self._inflight, self._facts
+        for _ in range(min(len(queue), limit - len(inflight))):
+            inflight.append(queue.popleft())
+        answer = inflight[:limit]
+        if sum(_size_of_all(answer)) > size:
+            fitting = 0
+            for fact in answer:
+                size -= sum(_size_of_all((fact,)))
+                if size < 0:
+                    break
+                fitting += 1
+            del answer[max(1, fitting) :]
         return answer
 
     def _note(self, fact: tuple[Any, ...] | str) -> None:
@@ -863,16 +862,30 @@ _FROM_WORKERS: Final = (
 
 def _size(fact: Any) -> int:
     """Bytes that a fact takes in memory; of the frequent ones as the hooks reckon it."""
-    if fact.__class__ is str:
-        return _KEY_BYTES + len(fact)
-    kind = fact[0]
-    if kind == _SUCCEEDED:
-        return _FACT_BYTES + len(fact[2]) + len(fact[10]) + _PHASE_BYTES * len(fact[8])
-    if kind == _SUBMITTED:
-        names = fact[5]
-        size = _SMALL_FACT_BYTES + len(fact[2])
-        return size + 56 * len(names) + sum(map(len, names)) if names else size
-    return 64 + facts.size_of(fact)
+    return _size_of_all((fact,))[0]
+
+
+def _size_of_all(pulled: Iterable[Any]) -> tuple[int, int]:
+    """Bytes that facts take in memory, and more on the way: a carrier is sent with each task."""
+    held = carriers = 0
+    for fact in pulled:
+        if fact.__class__ is str:
+            held += _KEY_BYTES + len(fact)
+            continue
+        kind = fact[0]
+        if kind == _SUCCEEDED:
+            held += _FACT_BYTES + len(fact[2]) + len(fact[10])
+            if fact[8]:
+                held += _PHASE_BYTES * len(fact[8])
+        elif kind == _SUBMITTED:
+            held += _SMALL_FACT_BYTES + len(fact[2])
+            if fact[5]:
+                held += 56 * len(fact[5]) + sum(map(len, fact[5]))
+            if fact[7]:
+                carriers += len(fact[7])
+        else:
+            held += 64 + facts.size_of(fact)
+    return held, carriers
 
 
 def _function_name(function: Any) -> str | None:

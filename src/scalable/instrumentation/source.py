@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections import Counter
 from time import monotonic, time
 from typing import Any, Final, Protocol
 
+from distributed.comm.addressing import parse_host_port
 from distributed.core import rpc
 
 from scalable import facts
@@ -245,7 +247,8 @@ class RemoteSource:
         try:
             answer = self._runner.run(self._ask(after, limit, size, timeout))
         except OSError as error:
-            kind = SourceGoneError if _is_refusal(error) else LateError
+            gone = _is_refusal(error) or (_is_no_connection(error) and _is_refused(self._address))
+            kind = SourceGoneError if gone else LateError
             raise kind(f"{self._address}: {error or type(error).__name__}") from error
         if "facts" not in answer:
             said = answer.get("error", "no answer")
@@ -296,6 +299,21 @@ def _is_refusal(error: BaseException | None) -> bool:
         if isinstance(error, ConnectionRefusedError):
             return True
         error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_no_connection(error: OSError) -> bool:
+    """No connection was made in time: Dask tells only why the last attempt failed."""
+    return type(error) is OSError
+
+
+def _is_refused(address: str) -> bool:
+    try:
+        socket.create_connection(parse_host_port(address.rpartition("://")[2]), 0.5).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        pass
     return False
 
 

@@ -29,6 +29,8 @@ guard: Final = Guard()
 _own_listener: ContextVar[Listener | None] = ContextVar("scalable_listener", default=None)
 _listeners: list[Listener] = []
 _lock = unlocked_in_forks(threading.Lock())
+#: What the user has been told already.
+_told: set[str] = set()
 
 
 def listen(listener: Listener) -> Callable[[], None]:
@@ -124,7 +126,10 @@ def _bounded(fact: UserEvent) -> UserEvent | None:
     small: Any = facts.bounded(fact)
     if small is not fact:
         what = "left out" if small is None else f"cut to {facts.MAX_TEXT:,} characters a text"
-        logger.warning("scalable: a recorded %s is too large and was %s", fact.event_type, what)
+        sentence = f"a recorded {fact.event_type} is too large and was {what}"
+        if sentence not in _told:
+            _told.add(sentence)
+            logger.warning("scalable: %s", sentence)
     return small
 
 

@@ -28,7 +28,9 @@ from scalable_runs.writer import RunWriter
 if TYPE_CHECKING:
     from scalable.facts import Batch
     from scalable.telemetry.recorder import Recorder
+    from scalable.telemetry.resume import Resumed
     from scalable.telemetry.submissions import SentGraphs
+    from scalable_runs.writer import Problem
 
 #: Seconds that a run which is being closed goes on without the program.
 LINGER: Final = 60.0
@@ -75,6 +77,10 @@ class Program:
         """Have something told to the user."""
         self.send("warn", sentence)
 
+    def warn_of(self, problem: Problem) -> None:
+        """Have a problem of the writer's told to the user."""
+        self.warn(problem.message)
+
 
 class PipeSource:
     """Facts from the program; :meth:`pull` by the recorder's thread, the rest by the main one."""
@@ -104,7 +110,9 @@ class PipeSource:
         if not self._is_waiting:
             self._is_waiting = True
             progress = self.recorder.progress()
-            self._program.send("pull", after, min(limit, wire.FACTS_AT_ONCE), timeout, progress)
+            limit = min(limit, wire.FACTS_AT_ONCE)
+            position = tuple(self.recorder.position)
+            self._program.send("pull", after, limit, timeout, progress, position)
         raw, following, more, dropped, errors, offset = self._answer(timeout)
         return facts.Batch(facts.decode(raw), following, more, dropped, errors, time() + offset)
 
@@ -172,7 +180,12 @@ def main() -> None:
         return
     program = Program(answers, make[1]["program"])
     logging.getLogger().addHandler(_Forward(program))
-    writer = RunWriter.create(**make[1], on_problem=lambda problem: program.warn(problem.message))
+    resumed = None
+    if make[0] == "resume":
+        resumed = _resumed(program, make[1])
+        writer = resumed.writer
+    else:
+        writer = RunWriter.create(**make[1], on_problem=program.warn_of)
     program.send("made", str(writer.path))
     start = wire.read(sys.stdin.buffer)
     if start is None:
@@ -184,6 +197,8 @@ def main() -> None:
         submissions = SentGraphs()
         identity, options, watched = start[1:]
         recorder = source.recorder = _recorder(program, writer, submissions, identity, options)
+        if resumed is not None:
+            recorder.resume(resumed)
     except BaseException as error:
         program.warn(f"recording stopped before it began: {error!r}")
         writer.close(status="failed")
@@ -201,6 +216,16 @@ def main() -> None:
     recorder.finished.wait(LINGER)
     # Not by way of what exporters have registered to wait for: it has had its time.
     os._exit(0)
+
+
+def _resumed(program: Program, about: Mapping[str, Any]) -> Resumed:
+    from scalable.telemetry.resume import resume
+
+    try:
+        return resume(**about, on_problem=program.warn_of)
+    except BaseException as error:
+        program.warn(f"the run cannot be gone on with: {error!r}")
+        os._exit(1)
 
 
 def _recorder(
@@ -250,10 +275,12 @@ def _take(
     elif kind == "submissions":
         opened, ended = content
         submissions.add(map(ids_of, opened), map(Sent.of, ended))
+        recorder.count_message()
     elif kind == "note":
         for fact in facts.decode(content):
             if isinstance(fact, facts.UserEvent):
                 recorder.note(fact)
+        recorder.count_message()
     elif kind == "fail":
         recorder.fail(*content)
     elif kind == "flush":

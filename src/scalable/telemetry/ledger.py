@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -34,7 +35,7 @@ from scalable.telemetry.spans import (
     span_context,
 )
 from scalable_runs.encode import iso_time
-from scalable_runs.layout import MAX_ERROR_MESSAGE
+from scalable_runs.layout import FINAL_STATES, MAX_ERROR_MESSAGE, TASKS
 from scalable_runs.redact import Redactor
 from scalable_runs.summary import name_of_key
 
@@ -301,6 +302,9 @@ class Ledger:
         self.scheduler: facts.SchedulerSample | None = None
         #: Set when something happened that must be on disk at once.
         self.urgent = False
+        #: Span of each attempt that runs and was begun by a recorder that died.
+        self._unmatched: dict[str, int] = {}
+        self._launched: dict[str, float] = {}
         #: The scheduler closed in good order: no open task of its will end otherwise.
         self.scheduler_closed = False
         #: Names of workers on which the package could not be used, and why.
@@ -349,6 +353,8 @@ class Ledger:
                 if isinstance(fact, str):
                     self._forget(fact, now)
                     continue
+                if self._unmatched:
+                    self._match(fact)
                 handler = handlers.get(fact[0])
                 if handler is not None:
                     handler(fact)
@@ -487,6 +493,94 @@ class Ledger:
                 semconv.TASKS_WAITING: unknown.waiting,
             },
         )
+
+    # -- going on after another recorder --------------------------------------------------------
+
+    def restore(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Take up the state that the lines of a recorder which died tell; makes no signal."""
+        for file, record in records:
+            try:
+                if file == TASKS:
+                    self._restore_task(record)
+                else:
+                    self._restore_worker(record)
+            except (KeyError, TypeError, ValueError) as error:
+                self._guard.failed("restore", error)
+
+    def _restore_task(self, record: Mapping[str, Any]) -> None:
+        key, state = record["task_id"], record["state"]
+        if state == "submitted":
+            task = self._tasks[key] = _Task(key, record["task_name"], None)
+            task.function = record.get("function_name")
+            asked = [record.get(name) for name in ("component", "tag", "requested_workers")]
+            task.placement = self._placement(json.dumps(asked)) if any(asked) else None
+            task.special = task.function is not None or task.placement is not None
+            return
+        task = self._tasks.get(key) or self._unknown(key)
+        task.attempt = record["attempt"]
+        if record.get("recomputed"):
+            task.special = task.recomputed = True
+        if state == "running":
+            task.running = True
+            task.start = _seconds(record["timestamp"])
+            task.worker = record.get("worker", "")
+            trace_id, span_id = int(record["trace_id"], 16), int(record["span_id"], 16)
+            task.ids = SpanContext(trace_id, span_id, False, self._root[3])
+            self._unmatched[key] = span_id
+            return
+        task.running = False
+        self._unmatched.pop(key, None)
+        if state in FINAL_STATES:
+            task.final = state
+            if state == "failed" and "error_type" in record:
+                self._errors[key] = (record["error_type"], record.get("error_message", ""))
+
+    def _restore_worker(self, record: Mapping[str, Any]) -> None:
+        time = _seconds(record["timestamp"])
+        address, details = record["worker"], record["details"]
+        if record["state"] == "launched":
+            self._launched[address] = time
+            return
+        component = record.get("component")
+        ready = facts.WorkerReady(
+            facts.WORKER_READY,
+            time,
+            address,
+            record["worker_id"],
+            details["host"],
+            details["pid"],
+            details["nthreads"],
+            details.get("memory_limit_bytes", 0),
+            details.get("nanny"),
+            () if component is None else (component,),
+        )
+        worker = self._workers[address] = self._new_worker(ready, 0.0)
+        worker.announced = True
+        worker.since = self._launched.pop(address, time)
+        self._deaths.ready(ready)
+
+    def _match(self, fact: Any) -> None:
+        """Find Dask's number of an attempt that the recorder before had begun: its line has none.
+
+        The span's id is made of it.
+        """
+        kind = fact[0]
+        if kind in _OF_ATTEMPTS:
+            pairs = ((fact[2], fact[3]),)
+        elif kind == facts.WORKER_GONE:
+            pairs = fact.assigned
+        else:
+            return
+        for key, run_id in pairs:
+            span_id = self._unmatched.get(key)
+            if span_id is not None and span_id == attempt_span_id(self._run, key, run_id):
+                self._tasks[key].run_id = run_id
+                del self._unmatched[key]
+
+    @property
+    def is_settled(self) -> bool:
+        """All that the facts until now say has become a signal."""
+        return not (self._limbo or self._unannounced or self._deaths.pending)
 
     def run_failure(
         self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
@@ -1393,6 +1487,14 @@ def _cut(message: str) -> str:
     if len(message) <= MAX_ERROR_MESSAGE:
         return message
     return facts.shortened(message, MAX_ERROR_MESSAGE - 50)
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+#: Facts with a task's key and Dask's number of the attempt at the same places.
+_OF_ATTEMPTS: Final = frozenset({facts.STARTED, facts.SUCCEEDED, facts.FAILED, facts.UNASSIGNED})
 
 
 def _microseconds(seconds: float) -> float:

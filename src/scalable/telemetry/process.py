@@ -50,6 +50,16 @@ PIPE_SIZE: Final = 1024 * 1024
 AHEAD: Final = 0.25
 #: Seconds that a scheduler elsewhere has to answer the first question, if it is not asked by then.
 PATIENCE: Final = 2.0
+#: Seconds to wait before another process takes the place of one that died, each time; after that
+#: there is none, unless a time has gone by without such a death (seconds).
+RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
+RESTARTS_WITHIN: Final = 600.0
+#: Seconds for a flush that was asked of the process that died.
+FLUSH_AGAIN: Final = 30.0
+#: Bytes of the program's own events that wait to be sent at most; further ones are counted.
+MAX_NOTED: Final = 16 * 2**20
+#: Failure records of the program's own that are kept for another process.
+MAX_FAILURES: Final = 100
 #: fcntl(2), Linux only.
 _F_SETPIPE_SZ: Final = 1031
 _F_GETPIPE_SZ: Final = 1032
@@ -157,6 +167,23 @@ class RecorderProcess:
         #: How the run ended, as its record says it once that is finished.
         self.status = "running"
         self._progress = (0, 0, 0)
+        self._noted_bytes = 0
+        #: Answers and messages that are not all in the run's files yet, as far as the process has
+        #: told: the number of the fact that follows, or of the message, and the frame.
+        self._given: deque[tuple[int, bytes]] = deque()
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._failures: list[wire.Message] = []
+        self._messages = 0
+        self._position: tuple[int, Mapping[str, int], int] = (1, {}, 0)
+        self._remote_errors: Mapping[str, int] = {}
+        self._start: wire.Message | None = None
+        self._close: wire.Message | None = None
+        #: When the process was started anew.
+        self._restarts: list[float] = []
+        #: When one died whose successor does not go on yet, and the gaps that were closed.
+        self._died = 0.0
+        self._gaps: list[Mapping[str, Any]] = []
+        self._runs_dir = ""
         #: Bytes of each answer whose question is still to come, and how many a pipe takes in all.
         self._ahead: deque[int] = deque()
         self._room = _capacity(self._stdin) // 2
@@ -208,6 +235,7 @@ class RecorderProcess:
             then: whoever tries the same in this process will meet the reason.
         """
         recorder = cls(process, identity, submissions, options, warn)
+        recorder._runs_dir = files["runs_dir"]
         recorder._post(("make", wire.plain({**files, "program": os.getpid()})))
         recorder._thread.start()
         let_go_in_forks(recorder)
@@ -238,7 +266,8 @@ class RecorderProcess:
         """
         self._source, self._on_death = source, on_death
         about, options = asdict(self._identity), dict(self._options)
-        self._post(wire.plain(("start", about, options, source is not None)))
+        start = self._start = wire.plain(("start", about, options, source is not None))
+        self._post(start)
 
     # -- for the application's threads ----------------------------------------------------------
 
@@ -269,23 +298,33 @@ class RecorderProcess:
         began = self._last_given = monotonic()
         latest = began + wire.CLOSE_STRETCH * timeout
         if first:
-            self._post(("close", status, timeout, error))
+            self._close = ("close", status, timeout, error)
+            self._post(self._close)
         while not self.finished.is_set():
-            # Each answer with facts gives the process as long again.
-            left = min(latest, self._last_given + timeout) + 1.0 - monotonic()
+            # Each answer with facts gives the process as long again, and so does its successor.
+            end = latest if self._died else min(latest, self._last_given + timeout)
+            left = end + 1.0 - monotonic()
             if left <= 0:
                 return False
-            self.finished.wait(left)
+            self.finished.wait(min(left, 0.5))
         return True
 
     def note(self, fact: facts.UserEvent) -> None:
         """Record what the client's own code asks to be recorded; its time is the client's."""
         # Goes with the next answer: nobody needs to be woken for it.
+        size = facts.size_of(fact)
+        if self._noted_bytes + size > MAX_NOTED:
+            self.guard.errors["note:dropped"] += 1
+            return
+        self._noted_bytes += size
         self._waiting.append(("note", wire.plain(fact)))
 
     def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
         """Let the run have a failure record that belongs to no task."""
-        self._waiting.append(("fail", phase, error_type, message, traceback))
+        failure = ("fail", phase, error_type, message, traceback)
+        if len(self._failures) < MAX_FAILURES:
+            self._failures.append(failure)
+        self._waiting.append(failure)
 
     def progress(self) -> tuple[int, int, int]:
         """Tasks ended, known and failed so far."""
@@ -303,9 +342,11 @@ class RecorderProcess:
 
     def _run(self) -> None:
         try:
-            self._serve()
-        except OSError:
-            pass  # it is gone; what that means is said below
+            while True:
+                with contextlib.suppress(OSError):  # it is gone; what that means is said below
+                    self._serve()
+                if self._said_goodbye or not self._restart():
+                    break
         except BaseException as error:
             self.guard.errors[f"recorder:{type(error).__name__}"] += 1
             self._tell("warn", [f"recording stopped by an internal error: {error!r}"])
@@ -346,6 +387,10 @@ class RecorderProcess:
                 self._condition.notify_all()
         elif kind == "made":
             self.run_dir = Path(content[0])
+            if self._died:
+                self._gaps.append(wire.restart(self._died))
+                self._last_given = monotonic()
+                self._died = 0.0
             with self._condition:
                 self._made = True
                 self._condition.notify_all()
@@ -370,9 +415,19 @@ class RecorderProcess:
             self.guard.errors[f"{kind}:{type(error).__name__}"] += 1
 
     def _answer(
-        self, after: int, limit: int, timeout: float, progress: tuple[int, int, int]
+        self,
+        after: int,
+        limit: int,
+        timeout: float,
+        progress: tuple[int, int, int],
+        position: tuple[int, Mapping[str, int], int],
     ) -> None:
         self._progress = progress
+        self._position = position
+        while self._given and self._given[0][0] <= position[0]:
+            self._given.popleft()
+        while self._kept and self._kept[0][0] <= position[2]:
+            self._kept.popleft()
         if self._ahead:
             self._ahead.popleft()
         else:
@@ -408,6 +463,7 @@ class RecorderProcess:
             answer = (wire.LATE, f"internal error: {type(error).__name__}")
         else:
             more, sends = batch.more, bool(batch.facts)
+            self._remote_errors = batch.errors
             if sends:
                 self._last_given = monotonic()
             self._following, self._due = (batch.next, limit, timeout), monotonic() + AHEAD
@@ -426,6 +482,8 @@ class RecorderProcess:
             frame = wire.frame(("facts", answer))
             if ahead:
                 self._ahead.append(len(frame))
+            if sends:
+                self._given.append((answer[1], frame))
             wire.write_bytes(self._stdin, frame)
         return more
 
@@ -434,6 +492,9 @@ class RecorderProcess:
             message = self._waiting.popleft()
             if message[0] == "close":
                 self._send_submissions()
+            if message[0] == "note":
+                self._keep(message)
+                continue
             wire.write(self._stdin, message)
             if message[0] == "start" and self._source is not None:
                 # It may be a while until the process is able to ask.
@@ -451,7 +512,85 @@ class RecorderProcess:
                 [plain_ids(ids) for ids in opened],
                 [sent.plain() for sent in ended],
             )
-            wire.write(self._stdin, message)
+            self._keep(message)
+
+    def _keep(self, message: wire.Message) -> None:
+        """Send a message, and keep it until what it says is in the run's files."""
+        frame = wire.frame(message)
+        self._messages += 1
+        self._kept.append((self._messages, frame))
+        if message[0] == "note":
+            self._noted_bytes = max(0, self._noted_bytes - facts.size_of(message[1]))
+        wire.write_bytes(self._stdin, frame)
+
+    # -- going on after its death -----------------------------------------------------------------
+
+    def _restart(self) -> bool:
+        """Start another process that goes on with the run; False if there can be none."""
+        noticed = monotonic()
+        self._restarts = [at for at in self._restarts if noticed - at < RESTARTS_WITHIN]
+        if self._start is None or self._source is None or not self._made:
+            return False
+        if len(self._restarts) >= len(RESTART_DELAYS):
+            return False
+        self._died = self._died or time()
+        died, pid = self._process, self._process.pid
+        died.kill()
+        died.release(EXIT_TIMEOUT)
+        delay = RESTART_DELAYS[len(self._restarts)]
+        self._restarts.append(noticed)
+        if delay and not self._closing:
+            self.finished.wait(delay)
+        process = spawn(self._identity.run_id)
+        if process is None:
+            return False
+        self._process = process
+        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        news = self._given[-1][0] if self._given else self._position[0]
+        about = {
+            "runs_dir": self._runs_dir,
+            "run_id": self._identity.run_id,
+            "position": self._position,
+            "news": news,
+            "remote_errors": dict(self._remote_errors),
+            "died": self._died,
+            "restarts": self._gaps,
+            "program": os.getpid(),
+        }
+        sentence = f"the recorder's process {pid} ended: another one, {process.pid}, goes on"
+        self._tell("warn", [sentence])
+        with contextlib.suppress(OSError):  # it is gone already, which is noticed next
+            self._catch_up(wire.plain(("resume", about)))
+        return True
+
+    def _catch_up(self, resume: wire.Message) -> None:
+        """Give the new process all that the one before has not brought into the run's files."""
+        assert self._start is not None
+        # What it was told and has not been sent yet comes after that.
+        unsent = [it for it in self._waiting if it[0] in ("note", "flush")]
+        self._waiting.clear()
+        self._waiting.extend(unsent)
+        wire.write(self._stdin, resume)
+        wire.write(self._stdin, self._start)
+        for failure in self._failures:
+            wire.write(self._stdin, failure)
+        # It counts messages from the first that it is given.
+        frames = [frame for _, frame in self._kept]
+        self._kept = deque(enumerate(frames, 1))
+        self._messages = len(frames)
+        for frame in frames:
+            wire.write_bytes(self._stdin, frame)
+        self._ahead = deque(len(frame) for _, frame in self._given)
+        for _, frame in self._given:
+            wire.write_bytes(self._stdin, frame)
+        self._following = None
+        if not self._given:
+            self._following = self._position[0], wire.FACTS_AT_ONCE, PATIENCE
+            self._due = monotonic() + AHEAD
+        if self._flush_done < self._flush_asked:
+            wire.write(self._stdin, ("flush", self._flush_asked, FLUSH_AGAIN))
+        if self._close is not None:
+            wire.write(self._stdin, self._close)
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -23,10 +23,11 @@ from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Exits, Figures
 from scalable.telemetry.relay import RelayDesk
+from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
-from scalable_runs.layout import Record, RunStatus
+from scalable_runs.layout import Record, Restart, RunStatus
 from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
@@ -51,6 +52,8 @@ WORKERLESS_AFTER: Final = 10.0
 ANSWER_TIMEOUT: Final = 4.0
 #: At close, signals have so long at least to be sent, in seconds.
 MIN_FAREWELL: Final = 0.5
+#: A successor begins where all had become lines, at most so many seconds back.
+POSITION_WAIT: Final = 8.0
 #: Seconds between two pulls while somebody waits for the certificates of lost workers.
 DYING_INTERVAL: Final = 0.02
 #: At close, word of attempts that have just begun may still be under way, in seconds: a worker
@@ -204,6 +207,13 @@ class Recorder:
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
+        #: What a successor would need to know, if this recorder died now; and when that was.
+        self._position = Position(1, {}, 0)
+        self._position_since = monotonic()
+        self._messages = self._messages_taken = 0
+        #: Number of the first fact that a recorder which died has not been given.
+        self._news = 1
+        self._restarts: list[Restart] = []
         self._taken = 0
         self._lag = 0.0
         self._after = 1
@@ -252,6 +262,16 @@ class Recorder:
         if source is None:
             self.guard.errors["scheduler_not_watched"] = 1
         self._thread.start()
+
+    def resume(self, resumed: Resumed) -> None:
+        """Go on with a run whose recorder died; before :meth:`start`."""
+        self.summary = resumed.summary
+        self._ledger.restore(resumed.records)
+        self._ledger.usage_left_out = resumed.usage_left_out
+        self._ledger.unwatched.update(resumed.unwatched)
+        self._after, self._news = resumed.after, resumed.news
+        self._restarts = resumed.restarts
+        self._position = Position(resumed.after, self._writer.last_numbers(), 0)
 
     # -- for the application's threads ----------------------------------------------------------
 
@@ -314,6 +334,20 @@ class Recorder:
         """Record what the client's own code asks to be recorded; its time is the client's."""
         self._noted.append(fact)
 
+    def count_message(self) -> None:
+        """One more message of the program has been handed over; by the thread that does that."""
+        self._messages += 1
+
+    @property
+    def position(self) -> Position:
+        """How far all that was told has become lines; asked by the recorder's thread, on a pull."""
+        now = monotonic()
+        if self._ledger.is_settled or now - self._position_since > POSITION_WAIT:
+            numbers = self._writer.last_numbers()
+            self._position = Position(self._after, numbers, self._messages_taken)
+            self._position_since = now
+        return self._position
+
     def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
         """Let the run have a failure record that belongs to no task."""
         self._failures.append((phase, error_type, message, traceback))
@@ -359,7 +393,8 @@ class Recorder:
     def _open_exits(self) -> None:
         try:
             self._exits.open()
-            self._exits.announce(self._identity.started)
+            if not self._restarts:
+                self._exits.announce(self._identity.started)
         except BaseException as error:
             self.guard.failed("exits", error)
 
@@ -377,6 +412,8 @@ class Recorder:
             asked = self._flush_asked
             self._is_last = self._abandoned
         batch = self._pull()
+        # Counted before they are taken: those that come meanwhile are for the next step.
+        self._messages_taken = self._messages
         self._more = batch is not None and batch.more
         self._pulled_all = not self._more and asked == self._flush_asked
         now = time() + self._offset
@@ -394,6 +431,8 @@ class Recorder:
         self._note_submissions(self._submissions.ended(time()))
         self._emit()
         self._tell_run()
+        if self._after >= self._news:
+            self._writer.written.clear()
 
     def _record(self, stride: Sequence[facts.Fact], now: float) -> None:
         """Make lines of some facts; what an internal error costs is theirs alone."""
@@ -630,6 +669,8 @@ class Recorder:
             telemetry["unwatched_workers"] = dict(self._ledger.unwatched)
         if self._graphs_unseen:
             telemetry["graphs_unseen"] = self._graphs_unseen
+        if self._restarts:
+            telemetry["restarts"] = self._restarts
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out
         not_sent = self._exits.not_sent()

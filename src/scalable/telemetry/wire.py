@@ -12,7 +12,12 @@ import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, BinaryIO, Final, TypeAlias, cast
+from datetime import UTC, datetime
+from time import time
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from scalable_runs.layout import Restart
 
 Message: TypeAlias = tuple[Any, ...]
 
@@ -30,6 +35,12 @@ _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})
 #: Deeper than that a value is cut off: it may contain itself.
 _MAX_DEPTH: Final = 32
+
+
+def restart(died: float) -> Restart:
+    """What is said of a recorder that was found dead then, and that has a successor now."""
+    at = datetime.fromtimestamp(died, UTC).isoformat(timespec="microseconds")
+    return {"at": at.replace("+00:00", "Z"), "gap_s": round(max(0.0, time() - died), 3)}
 
 
 def frame(message: Message) -> bytes:

@@ -1,0 +1,204 @@
+"""A run whose recorder died, read back so that another one can go on with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+from scalable.telemetry import wire
+from scalable_runs.layout import TASKS, WORKERS, Record, Restart, RunDocument
+from scalable_runs.reader import RunReader
+from scalable_runs.summary import RunSummary
+from scalable_runs.writer import Found, Problem, RunWriter, identity
+
+#: Tasks that have ended whose last state is kept at hand: their results may be lost yet.
+MAX_ENDED: Final = 200_000
+
+
+class Position(NamedTuple):
+    """How far a recorder had come; all that came later is given to its successor once more."""
+
+    #: Number of the first fact that is not wholly in the files.
+    after: int
+    #: Last `seq` of each journal by then.
+    numbers: Mapping[str, int]
+    #: How many of the program's own messages were in the files by then.
+    messages: int
+
+
+class Resumed(NamedTuple):
+    """What a recorder needs to go on with a run."""
+
+    writer: RunWriter
+    summary: RunSummary
+    #: Records of tasks.jsonl and workers.jsonl up to the position, as far as they still matter.
+    records: list[tuple[str, Record]]
+    after: int
+    #: Number of the first fact that comes for the first time.
+    news: int
+    restarts: list[Restart]
+    usage_left_out: int
+    unwatched: Mapping[str, str]
+
+
+def resume(
+    runs_dir: str,
+    run_id: str,
+    position: tuple[int, Mapping[str, int], int],
+    *,
+    news: int,
+    remote_errors: Mapping[str, int],
+    died: float,
+    restarts: Iterable[Mapping[str, Any]],
+    program: int,
+    on_problem: Callable[[Problem], None],
+) -> Resumed:
+    """Read a run whose recorder died and become its writer.
+
+    Parameters
+    ----------
+    runs_dir, run_id
+        Where it is.
+    position
+        A :class:`Position`.
+    news
+        Number of the first fact that the recorder which died was not given.
+    remote_errors
+        Errors of the cluster's plugins, which are told anew.
+    died
+        When the recorder was found to have died, in seconds since the epoch.
+    restarts
+        What is said of those that died before.
+    program, on_problem
+        As for :class:`~scalable_runs.writer.RunWriter`.
+
+    Raises
+    ------
+    OSError
+        The run cannot be read or written.
+    """
+    after, numbers, _ = position
+    reader = RunReader(Path(runs_dir) / run_id)
+    if not reader.document:
+        raise OSError(f"run.json of {run_id} cannot be read")
+    summary = RunSummary()
+    found: dict[str, Found] = {}
+    written: dict[str, Counter[Any]] = {}
+    state = _State()
+    for file in reader.files():
+        upto = numbers.get(file, 0)
+        journal = _Journal(upto, state.add if file in (TASKS, WORKERS) else None)
+        passed = journal.follow(file, reader.records(file))
+        if summary.add_all(file, passed) == 0:
+            for _ in passed:
+                pass
+        found[file] = Found(journal.last, upto, journal.lines)
+        if journal.written:
+            written[file] = journal.written
+    document: dict[str, Any] = dict(reader.document)
+    telemetry: Mapping[str, Any] = document.get("telemetry") or {}
+    # What the cluster's plugins count comes again with their next answer.
+    errors = Counter(telemetry.get("errors") or {})
+    errors.subtract(remote_errors)
+    document["telemetry"] = {**telemetry, "errors": dict(+errors)}
+    writer = RunWriter.resume(
+        runs_dir, cast("RunDocument", document), found, program=program, on_problem=on_problem
+    )
+    writer.written = written
+    told: list[Restart] = [*cast("Iterable[Restart]", restarts), wire.restart(died)]
+    return Resumed(
+        writer,
+        summary,
+        state.records(),
+        after,
+        news,
+        told,
+        telemetry.get("usage_left_out", 0),
+        telemetry.get("unwatched_workers") or {},
+    )
+
+
+class _Journal:
+    """Follows one journal to its end."""
+
+    def __init__(self, upto: int, keep: Callable[[str, Record], None] | None) -> None:
+        self._upto = upto
+        self._keep = keep
+        self.last = 0
+        self.lines = 0
+        #: Lines beyond the position: they are made once more.
+        self.written: Counter[Any] = Counter()
+
+    def follow(self, file: str, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            self.last = max(self.last, record.get("seq") or 0)
+            self.lines += 1
+            if self.last > self._upto:
+                self.written[identity(record)] += 1
+            elif self._keep is not None:
+                self._keep(file, record)
+            yield record
+
+
+class _State:
+    """The records that say in which state tasks and workers are; bounded by those alive."""
+
+    def __init__(self) -> None:
+        #: Of each task: how it came in, its last attempt's beginning, its last record.
+        self._tasks: dict[str, list[Record | None]] = {}
+        self._workers: dict[str, dict[str, Record]] = {}
+        self._ended = 0
+
+    def add(self, file: str, record: Record) -> None:
+        if file == WORKERS:
+            self._add_worker(record)
+        else:
+            self._add_task(record)
+
+    def _add_task(self, record: Record) -> None:
+        key, state = record["task_id"], record["state"]
+        task = self._tasks.setdefault(key, [None, None, None])
+        if state == "submitted":
+            # Its dependencies are of no use any more.
+            kept = {name: value for name, value in record.items() if name != "dependencies"}
+            self._tasks[key] = [kept, None, None]
+        elif state == "running":
+            task[1], task[2] = record, None
+        elif state == "cancelled":
+            self._tasks.pop(key)
+        else:
+            task[2] = record
+            self._ended += state in ("succeeded", "failed")
+            if self._ended > 2 * MAX_ENDED:
+                self._forget()
+
+    def _forget(self) -> None:
+        ended = [key for key, task in self._tasks.items() if _has_ended(task)]
+        for key in ended[:-MAX_ENDED]:
+            del self._tasks[key]
+        self._ended = min(len(ended), MAX_ENDED)
+
+    def _add_worker(self, record: Record) -> None:
+        address = str(record.get("worker"))
+        if record["state"] in ("launched", "ready"):
+            self._workers.setdefault(address, {})[record["state"]] = record
+        else:
+            self._workers.pop(address, None)
+
+    def records(self) -> list[tuple[str, Record]]:
+        found: list[tuple[str, Record]] = [
+            (WORKERS, record) for states in self._workers.values() for record in states.values()
+        ]
+        found += [
+            (TASKS, record)
+            for task in self._tasks.values()
+            for record in task
+            if record is not None
+        ]
+        return found
+
+
+def _has_ended(task: list[Record | None]) -> bool:
+    return task[2] is not None and task[2]["state"] in ("succeeded", "failed")
