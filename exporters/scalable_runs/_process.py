@@ -76,7 +76,9 @@ def boot_id() -> str:
         return ""
 
 
-def is_alive(recorder: dict[str, Any], owner: dict[str, Any], *, wait: bool = True) -> bool | None:
+def is_alive(
+    recorder: dict[str, Any], owner: dict[str, Any], *, wait: float = FAREWELL
+) -> bool | None:
     """Tell whether a run's process lives, and the one that writes it, if that is another.
 
     None if it cannot be seen from here. A writer whose program is gone writes what it has and
@@ -90,7 +92,7 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any], *, wait: bool = Tr
         What owner.json says, `{}` if it cannot be read: without it a reused process id is
         taken for the recorder.
     wait
-        Whether to wait for such a writer; without, it counts as alive.
+        Seconds to wait for such a writer at most; with 0 it counts as alive.
     """
     pid = recorder.get("pid")
     if not _is_pid(pid):
@@ -110,19 +112,19 @@ def is_alive(recorder: dict[str, Any], owner: dict[str, Any], *, wait: bool = Tr
         noted = cast("dict[str, Any]", writer)
         writer_pid = noted.get("pid")
         if _is_pid(writer_pid):
-            return _writer_lives(writer_pid, noted.get("process_started"), lives or not wait)
+            return _writer_lives(writer_pid, noted.get("process_started"), lives or wait <= 0, wait)
     return lives
 
 
-def _writer_lives(pid: int, noted: Any, wanted: bool) -> bool:
+def _writer_lives(pid: int, noted: Any, wanted: bool, wait: float) -> bool:
     """Without its writer a run is over; without its program as soon as the writer has ended."""
-    deadline = monotonic() + FAREWELL
+    deadline = monotonic() + wait
     while _lives(pid, noted):
         if wanted:
             return True
         if monotonic() > deadline:
             break
-        _wait_for_end(pid, FAREWELL)
+        _wait_for_end(pid, wait)
     return False
 
 

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, cast
 
 import orjson
 
 from scalable_runs import fields, layout
-from scalable_runs._process import is_alive
+from scalable_runs._process import FAREWELL, is_alive
 from scalable_runs.layout import Record, RunStatus
 
 _BLOCK: Final = 256 * 1024
@@ -162,7 +163,7 @@ class RunReader:
     path
         The run's directory. It need not be a good one: look at :attr:`problems`.
     wait
-        Wait a moment for a recorder that is about to end.
+        Seconds to wait at most for a recorder that is about to end.
 
     Attributes
     ----------
@@ -185,7 +186,7 @@ class RunReader:
         journal once it has been read to its end. Files without problems are not in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, wait: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, wait: float = FAREWELL) -> None:
         self.path: Path = Path(path)
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
@@ -434,7 +435,7 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
     """
     runs_dir = Path(runs_dir)
     if is_run(runs_dir):
-        return [RunReader(runs_dir, wait=False)]
+        return [RunReader(runs_dir)]
     try:
         with os.scandir(runs_dir) as entries:
             paths = [
@@ -446,7 +447,9 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
             ]
     except OSError:
         return []
-    runs = [RunReader(path, wait=False) for path in paths]
+    # All of them together wait no longer than one.
+    deadline = monotonic() + FAREWELL
+    runs = [RunReader(path, wait=max(0.0, deadline - monotonic())) for path in paths]
     return sorted(runs, key=_start_key, reverse=True)
 
 
@@ -500,11 +503,10 @@ def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> 
             "another directory"
         )
     if run_id is None:
-        # Opened anew: this one may be worth a moment's wait for its recorder.
-        return RunReader(next((run for run in runs if run.document), runs[0]).path)
+        return next((run for run in runs if run.document), runs[0])
     matching = [run for run in runs if run.path.name.startswith(run_id)]
     if len(matching) == 1:
-        return RunReader(matching[0].path)
+        return matching[0]
     if not matching:
         raise RunNotFoundError(
             f"no run in {runs_dir} begins with {run_id!r}; the latest of {len(runs)} is "

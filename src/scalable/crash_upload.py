@@ -157,7 +157,7 @@ def read_log(path: Path) -> bytes:
 
 def outcomes(run_dir: Path) -> list[dict[str, Any]]:
     """Return what a run's uploads.jsonl tells, in order; broken lines are left out."""
-    records = RunReader(run_dir, wait=False).records(UPLOADS)
+    records = RunReader(run_dir, wait=0).records(UPLOADS)
     return list(deque(records, maxlen=MAX_OUTCOMES))
 
 

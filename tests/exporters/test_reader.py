@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import RUN_ID, create, failure, read, run_document, task, written
 
-from scalable_runs import _process, layout
+from scalable_runs import _process, layout, reader
 from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import (
     AmbiguousRunError,
@@ -656,7 +656,7 @@ def test_a_run_in_the_place_of_the_directory_of_runs_is_that_run(run: Path) -> N
         resolve_run(run, "logs")
 
 
-def test_a_writer_that_is_about_to_end_is_not_waited_for_in_a_list(
+def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = orjson.loads((run / layout.RUN).read_bytes())
@@ -665,12 +665,19 @@ def test_a_writer_that_is_about_to_end_is_not_waited_for_in_a_list(
         orjson.dumps(document | {"status": "running", "recorder": process(pid=2**22 + 1)})
     )
     (run / layout.OWNER).write_bytes(orjson.dumps(gone))
+    for number in range(5):
+        shutil.copytree(run, run.with_name(f"{RUN_ID}-{number}"))
+    now = [0.0]
 
-    def waits(*_: object) -> None:
-        raise AssertionError("waited")
+    def wait(_pid: int, timeout: float) -> None:
+        now[0] += timeout + 0.1
 
-    monkeypatch.setattr(_process, "_wait_for_end", waits)
-    assert [one.status for one in find_runs(run.parent)] == ["running"]
+    monkeypatch.setattr(_process, "_wait_for_end", wait)
+    for module in (_process, reader):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    statuses = [one.status for one in find_runs(run.parent)]
+    assert sorted(statuses) == ["lost", *5 * ["running"]]
+    assert now[0] <= _process.FAREWELL + 0.1
 
 
 def test_a_unique_prefix_is_enough_and_every_error_says_what_to_do(tmp_path: Path) -> None:
