@@ -515,6 +515,8 @@ def _count(unread: Counter[str] | None, kind: str) -> None:
         unread[place if place in unread or len(unread) < MAX_PLACES else "unread:other"] += 1
 
 
+#: Bytes of the program's own events that wait for the recorder at most; further ones are counted.
+MAX_NOTED: Final = 16 * 2**20
 #: Kinds of unreadable facts told apart.
 MAX_PLACES: Final = 100
 

@@ -232,6 +232,8 @@ def test_a_recorder_that_hangs_holds_nobody(client, notes_dir):
     try:
         assert client.gather(client.map(tasks.add, [str(notes_dir)] * 10, range(10)))
         assert not run.flush(0.1)
+        for _ in range(1_000):
+            run.note(client_event("artifact", {"artifact_name": "x" * 30_000}))
         run.close()
         assert run.closed
     finally:
@@ -239,7 +241,11 @@ def test_a_recorder_that_hangs_holds_nobody(client, notes_dir):
     # What it had been asked for it does, once it is able to.
     tasks.wait_until(lambda: run._recorder.finished.is_set())
     assert not recorders()
-    assert RunReader(run.run_dir).status == "completed"
+    about = RunReader(run.run_dir)
+    assert about.status == "completed"
+    # What is beyond the bound of what waits is told in the run.
+    kept = len(oracle.read(run.run_dir, "artifacts.jsonl"))
+    assert about.document["telemetry"]["errors"]["note:dropped"] == 1_000 - kept
 
 
 @pytest.mark.parametrize("missing", ["program", "module", "answer", "possible"])

@@ -15,7 +15,7 @@ from scalable import facts
 from scalable.telemetry import wire
 from scalable.telemetry.providers import Exits
 from scalable.telemetry.recorder import STRIDE
-from scalable_runs.layout import FAILURES, TASKS
+from scalable_runs.layout import ARTIFACTS, FAILURES, TASKS
 from scalable_runs.reader import RunReader
 
 
@@ -137,3 +137,18 @@ def test_closing_goes_on_while_facts_arrive(tmp_path, monkeypatch):
     assert time.monotonic() - began > 1.0
     assert run.status == "completed"
     assert counts(run)["tasks"] == 6
+
+
+def test_events_of_the_program_are_bounded_in_bytes_and_the_rest_is_counted(tmp_path):
+    recorder = synthetic.make_recorder(tmp_path, Shape(tasks=0), [])
+    fields = {"artifact_name": "x" * 30_000, "location": "y", "kind": "z", "stage": "put"}
+    event = facts.UserEvent(facts.USER_EVENT, 1.0, None, None, "", "artifact", fields)
+    for _ in range(1_000):
+        recorder.note(event)
+    recorder.end("completed", 5.0, None)
+    recorder.start(Scripted())
+    assert recorder.finished.wait(60)
+    run = RunReader(recorder.run_dir)
+    kept = sum(1 for _ in run.records(ARTIFACTS))
+    assert kept * 30_000 <= facts.MAX_NOTED
+    assert run.document["telemetry"]["errors"] == {"note:dropped": 1_000 - kept}

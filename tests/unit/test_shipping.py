@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 
 from scalable.telemetry.shipping import (
+    MAX_BYTES,
     ExporterSink,
     Limits,
     Shipper,
@@ -169,3 +171,15 @@ def test_exporters_words_become_the_error_and_reach_no_handler(
     assert caplog.records == []
     logging.getLogger("opentelemetry.exporter.otlp.test").error("from somebody else")
     assert len(caplog.records) == 1
+
+
+def test_what_waits_is_bounded_in_bytes_too():
+    sink, told = Sink(), []
+    sink.open.clear()
+    one: Shipper[SimpleNamespace] = Shipper("traces", sink, Limits(1_000, 1, 0.0), told.append)
+    item = SimpleNamespace(attributes={"exception.message": "x" * 2**20})
+    one.put([item] * 200)
+    most = MAX_BYTES // 2**20
+    assert one.waiting <= most + 1
+    assert one.counts.dropped >= 200 - most - 1
+    one.close(monotonic())

@@ -471,7 +471,11 @@ class _Collected:
         recorded = details.get("cause")
         cause = recorded if recorded in CAUSES else verdict.cause
         evidence: Any = details.get("evidence")
-        said = tuple(map(str, evidence)) if isinstance(evidence, list) else verdict.evidence
+        if isinstance(evidence, list):
+            said = tuple(map(str, evidence))
+        else:
+            # What judged the words of the message says nothing of a cause that was recorded.
+            said = verdict.evidence if cause == verdict.cause else ()
         root = _root(case, phase)
         key = (cause, failure_class, phase, *root)
         group = self.groups.get(key)

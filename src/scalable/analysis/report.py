@@ -564,6 +564,12 @@ def _missing(reader: RunReader, counts: Document) -> Iterator[str]:
             yield f"{what}: {_records(count)} may not have reached the disk (a sync failed)."
         for what, count in _positive(telemetry.get("errors")):
             yield f"{count:,} × {what}: an error while recording."
+        unseen = telemetry.get("graphs_unseen")
+        if isinstance(unseen, int) and unseen > 0:
+            yield (
+                f"The scheduler told of no task of {unseen:,} of the graphs that were sent: it may "
+                "have failed to read them, or to take them in before the run ended."
+            )
         unwatched = telemetry.get("unwatched_workers")
         if isinstance(unwatched, Mapping) and unwatched:
             yield _unwatched(unwatched)

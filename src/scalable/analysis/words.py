@@ -42,12 +42,14 @@ def head_facts(
     yield "Tasks", tasks_words(report)
     if counts["attempts"]:
         again = counts["tasks_recomputed"]
+        rescheduled = counts.get("tasks_rescheduled", 0)
         yield (
             "Attempts",
             _sentence(
                 plural(counts["attempts"], "attempt"),
                 _list(
-                    (counts["tasks_retried"], "raised and retried"),
+                    (counts["tasks_retried"] - rescheduled, "raised and retried"),
+                    (rescheduled, "asked to be run again elsewhere"),
                     (counts["tasks_lost"], "lost with their worker"),
                     (
                         again,

@@ -288,6 +288,8 @@ def _take(
         threading.Thread(
             target=_flush, args=(program, recorder, number, timeout), daemon=True
         ).start()
+    elif kind == "errors":
+        recorder.guard.errors.update(content[0])
     elif kind == "close":
         recorder.end(*content)
 

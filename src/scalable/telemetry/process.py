@@ -56,8 +56,6 @@ RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
 RESTARTS_WITHIN: Final = 600.0
 #: Seconds for a flush that was asked of the process that died.
 FLUSH_AGAIN: Final = 30.0
-#: Bytes of the program's own events that wait to be sent at most; further ones are counted.
-MAX_NOTED: Final = 16 * 2**20
 #: Failure records of the program's own that are kept for another process.
 MAX_FAILURES: Final = 100
 #: fcntl(2), Linux only.
@@ -299,6 +297,7 @@ class RecorderProcess:
         latest = began + wire.CLOSE_STRETCH * timeout
         if first:
             self._close = ("close", status, timeout, error)
+            self._waiting.append(("errors", dict(self.guard.errors)))
             self._post(self._close)
         while not self.finished.is_set():
             # Each answer with facts gives the process as long again, and so does its successor.
@@ -313,7 +312,7 @@ class RecorderProcess:
         """Record what the client's own code asks to be recorded; its time is the client's."""
         # Goes with the next answer: nobody needs to be woken for it.
         size = facts.size_of(fact)
-        if self._noted_bytes + size > MAX_NOTED:
+        if self._noted_bytes + size > facts.MAX_NOTED:
             self.guard.errors["note:dropped"] += 1
             return
         self._noted_bytes += size

@@ -234,6 +234,7 @@ class Recorder:
         self._told: dict[str, Any] = {}
         #: Facts of the client's own threads; a deque's operations are atomic.
         self._noted: deque[UserEvent] = deque()
+        self._noted_bytes = 0
         self._failures: deque[tuple[str, str, str, str]] = deque()
         self._condition = threading.Condition()
         self._flush_asked = 0
@@ -332,6 +333,11 @@ class Recorder:
 
     def note(self, fact: UserEvent) -> None:
         """Record what the client's own code asks to be recorded; its time is the client's."""
+        size = facts.size_of(fact)
+        if self._noted_bytes + size > facts.MAX_NOTED:
+            self.guard.errors["note:dropped"] += 1
+            return
+        self._noted_bytes += size
         self._noted.append(fact)
 
     def count_message(self) -> None:
@@ -572,6 +578,7 @@ class Recorder:
 
     def _take_noted(self, now: float) -> None:
         if self._noted:
+            self._noted_bytes = 0
             noted = [self._noted.popleft() for _ in range(len(self._noted))]
             moved = [fact._replace(time=fact.time + self._offset) for fact in noted]
             self._ledger.take(moved, now)

@@ -21,6 +21,9 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 SignalName = Literal["traces", "metrics", "logs"]
 
+#: Bytes of what waits in one queue at most, by the texts in it and :data:`ITEM_BYTES` for each.
+MAX_BYTES: Final = 64 * 2**20
+ITEM_BYTES: Final = 1_000
 #: First and longest pause after an export that failed, in seconds.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
@@ -99,6 +102,17 @@ class Counts:
         self.failures = 0
 
 
+def weight_of(item: Any) -> int:
+    """About how many bytes of memory a span or log record takes, by the texts in it."""
+    record: Any = getattr(item, "log_record", item)
+    body: Any = getattr(record, "body", None)
+    weight = ITEM_BYTES + (len(body) if isinstance(body, str) else 0)
+    for holder in (record, *getattr(record, "events", ())):
+        for value in (getattr(holder, "attributes", None) or {}).values():
+            weight += len(value) if isinstance(value, str) else 0
+    return weight
+
+
 class Shipper(Generic[T]):
     """Sends one kind of signal to one place, on a daemon thread of its own.
 
@@ -131,7 +145,9 @@ class Shipper(Generic[T]):
         self._sink = sink
         self._limits = limits
         self._on_trouble = on_trouble
-        self._queue: deque[T] = deque()
+        #: Items and their weights, which add up to `_bytes`.
+        self._queue: deque[tuple[T, int]] = deque()
+        self._bytes = 0
         self._batch: list[T] = []
         self._condition = threading.Condition()
         self._closing = False
@@ -150,9 +166,12 @@ class Shipper(Generic[T]):
             return
         with self._condition:
             queue = self._queue
-            queue.extend(items)
-            while len(queue) > self._limits.capacity:
-                queue.popleft()
+            for item in items:
+                weight = weight_of(item)
+                queue.append((item, weight))
+                self._bytes += weight
+            while queue and (len(queue) > self._limits.capacity or self._bytes > MAX_BYTES):
+                self._pop()
                 self.counts.dropped += 1
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -161,6 +180,11 @@ class Shipper(Generic[T]):
                 self._thread.start()
             elif len(queue) >= self._limits.batch:
                 self._condition.notify_all()
+
+    def _pop(self) -> T:
+        item, weight = self._queue.popleft()
+        self._bytes -= weight
+        return item
 
     def close(self, deadline: float) -> None:
         """Send what is left until `deadline` (:func:`time.monotonic`), then give up."""
@@ -211,7 +235,7 @@ class Shipper(Generic[T]):
                 while not self._queue and not self._closing:
                     self._condition.wait(limits.delay or 1.0)
                 count = min(limits.batch, len(self._queue))
-                self._batch = [self._queue.popleft() for _ in range(count)]
+                self._batch = [self._pop() for _ in range(count)]
             return bool(self._batch) and not self._given_up
 
     def _send(self) -> None:
