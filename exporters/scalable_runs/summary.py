@@ -237,14 +237,15 @@ class RunSummary:
         Parameters
         ----------
         ended
-            The run is over: the state of a task without an end is unknown.
+            The run is over: the state of a task without an end is `unknown`. No other run has
+            that state.
         """
         names = self._names.values()
         waiting, running = len(self._waiting), len(self._running)
-        return {
+        unknown = {"unknown": waiting + running} if ended and waiting + running else {}
+        return unknown | {
             "waiting": 0 if ended else waiting,
             "running": 0 if ended else running,
-            "unknown": waiting + running if ended else 0,
             "succeeded": sum(name.succeeded for name in names),
             "failed": sum(name.failed for name in names),
             "cancelled": sum(name.cancelled for name in names),
