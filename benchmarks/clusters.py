@@ -127,12 +127,15 @@ def _count_tasks(dask_scheduler: Any) -> int:
 
 
 def _recorder_cpu() -> float:
+    """CPU seconds of the recorders that this program has started: they are not its children."""
     used = 0.0
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "scalable-recorder" in child.cmdline():
-                times = child.cpu_times()
-                used += times.user + times.system
+    here = os.getcwd()  # noqa: PTH109
+    for process in psutil.process_iter(["cmdline"]):
+        if "scalable-recorder" in (process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == here:
+                    times = process.cpu_times()
+                    used += times.user + times.system
     return used
 
 
