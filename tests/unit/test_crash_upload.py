@@ -438,7 +438,7 @@ def test_why_there_is_no_log_is_told(tmp_path):
     path = run.finish(10)
     says = {
         "silent": "it wrote nothing",
-        "unseen": "its output was not captured",
+        "unseen": "nothing was captured",
         "far": "it stayed on the worker's host, host7:/tmp/x.log",
     }
     listed = CliRunner().invoke(cli, ["crash-logs", "list", str(path)]).output

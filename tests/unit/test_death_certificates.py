@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from time import time
 from typing import Any
@@ -150,6 +151,14 @@ def test_a_log_named_by_a_peer_is_looked_for_in_the_spool_alone(tmp_path, name):
     kept = logs.end(ADDRESS, "elsewhere", {"log_path": "/etc/passwd"})
     assert kept.where == "elsewhere:/etc/passwd"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_of_this_host_that_is_not_there_is_not_named(tmp_path):
+    logs = WorkerLogs(tmp_path, Redactor())
+    process = {"log_path": str(tmp_path / "gone.stderr.log"), "hostname": socket.gethostname()}
+    assert logs.end(ADDRESS, "here", process).where is None
+    (tmp_path / "gone.stderr.log").touch()
+    assert logs.end(ADDRESS, "here", process).where == f"here:{process['log_path']}"
 
 
 def written(path: Path, limit: int, pieces: list[bytes]) -> bytes:

@@ -266,6 +266,8 @@ def _run_at_path(name: str | None) -> RunReader | None:
 def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
+    from scalable_runs.layout import RUN_ID_PATTERN
+
     if os.sep in incomplete:
         return [CompletionItem(incomplete, type="dir")]
     try:
@@ -273,7 +275,10 @@ def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     except OSError:
         return []
     # An id begins with its time: the latest stand first.
-    matching = sorted((name for name in names if name.startswith(incomplete)), reverse=True)
+    matching = sorted(
+        (name for name in names if name.startswith(incomplete) and RUN_ID_PATTERN.fullmatch(name)),
+        reverse=True,
+    )
     return [CompletionItem(name) for name in matching[:_MAX_COMPLETIONS]]
 
 

@@ -15,6 +15,7 @@ from scalable.cli._common import (
     deliver,
     echo,
     json_option,
+    layout,
     nearest_runs_dir,
     run_options,
 )
@@ -71,6 +72,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
     """List the logs of one run's dead workers, the first death first."""
     from scalable.analysis import json_text, path_text
     from scalable.analysis._text import fit, printable, table
+    from scalable.analysis.page import Page
     from scalable.crash_upload import find, outcomes
 
     reader = choice.open()
@@ -113,7 +115,13 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
         return
     header = ["Worker", "Cause", "Ended", "Lost at (UTC)", "Bytes", "Sent", "Log"]
     right = [False, False, True, False, True, False, False]
-    echo("\n".join(table([header, *rows], right)))
+    how_wide = layout(None)
+    if not how_wide["strict"]:
+        echo("\n".join(table([header, *rows], right)))
+        return
+    # On a terminal that is too narrow the logs' names stand below their rows, and two columns go.
+    laid_out = Page(**how_wide).table(header, rows, right, stretch=6, drop=(5, 4))
+    echo("\n".join(line for lines in laid_out for line in lines))
 
 
 @crash_logs.command("show", short_help="Show the log of a dead worker.")
@@ -156,7 +164,7 @@ def _no_log(details: dict[str, Any]) -> str:
         return f"it stayed on the worker's host, {details['stderr_path']}"
     unknown = details.get("not_known")
     if isinstance(unknown, list) and "its last output" in unknown:
-        return "its output was not captured"
+        return "nothing was captured"
     return "it wrote nothing"
 
 

@@ -11,6 +11,7 @@ import faulthandler
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from contextlib import ExitStack
@@ -72,6 +73,7 @@ class Capture:
         if capture is not None:
             fields["log"] = name_of(capture.log)
             fields["log_path"] = str(capture.log)
+            fields["hostname"] = socket.gethostname()
             if capture.no_stack:
                 fields["no_stack"] = capture.no_stack
         if fields:

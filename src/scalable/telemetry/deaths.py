@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,8 +142,13 @@ class WorkerLogs:
         """The worker is gone, or the run ends: keep what its log holds by now."""
         found = self._targets.pop(address, None)
         if found is None:
-            path = process.get("log_path")
-            return KeptLog(f"{host}:{path}" if isinstance(path, str) else None, "", None)
+            log = process.get("log_path")
+            if not isinstance(log, str):
+                return KeptLog(None, "", None)
+            if process.get("hostname") == socket.gethostname() and not Path(log).exists():
+                # An empty log is removed; a worker that lived for an instant had no more.
+                return KeptLog(None, "", "gone")
+            return KeptLog(f"{host}:{log}", "", None)
         path, relative = found
         target = self._run_dir / relative
         state = spool.log_state(path)
