@@ -38,8 +38,6 @@ import orjson
 from scalable_runs.layout import FAILURES, SCHEMA_VERSION, UPLOADS
 from scalable_runs.reader import RunReader, open_file, parse_time
 
-#: Variable that switches it on.
-VARIABLE: Final = "SCALABLE_CRASH_UPLOAD_URL"
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 #: Logs that wait at most; the oldest are kept, further ones are counted and stay on disk.
 QUEUE_SIZE: Final = 100

@@ -215,13 +215,10 @@ def test_tasks_that_wait_without_any_worker_are_told_while_the_run_goes_on(
             with Client(cluster) as client, scalable.instrument(client, recorder="thread"):
                 assert client.submit(sum, [1, 2]).result(60) == 3
                 future = client.submit(time.sleep, 600)
-                while not client.processing():
-                    time.sleep(0.01)
+                tasks.wait_until(lambda: any(client.processing().values()))
                 worker.kill()
                 worker.wait()
-                deadline = time.monotonic() + 60
-                while "no worker is left" not in caplog.text and time.monotonic() < deadline:
-                    time.sleep(0.05)
+                tasks.wait_until(lambda: "no worker is left" in caplog.text, timeout=60)
                 del future
         finally:
             worker.kill()

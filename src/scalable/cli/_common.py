@@ -182,10 +182,6 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("run", required=False, shell_complete=_complete_runs)(added)
 
 
-#: What help texts say of RUN.
-RUN_HELP: Final = "RUN is a run's id, the beginning of one, or the path of its directory."
-
-
 def runs_dir_option(command: _Command) -> _Command:
     """Add `--runs-dir`."""
     return click.option(

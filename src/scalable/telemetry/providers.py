@@ -186,11 +186,6 @@ class Exits:
         """Spans go anywhere but into the directory."""
         return "traces" in self._routes.providers or "traces" in self._routes.exporters
 
-    @property
-    def sends_logs(self) -> bool:
-        """Log records go anywhere but into the directory."""
-        return "logs" in self._routes.providers or "logs" in self._routes.exporters
-
     def open(self) -> None:
         """Load and begin what is configured; on the recorder's thread, as imports take a while."""
         now = monotonic()
