@@ -246,6 +246,7 @@ def test_a_recorder_that_hangs_holds_nobody(client, notes_dir):
     # What is beyond the bound of what waits is told in the run.
     kept = len(oracle.read(run.run_dir, "artifacts.jsonl"))
     assert about.document["telemetry"]["errors"]["note:dropped"] == 1_000 - kept
+    assert run._recorder.guard.errors["note:dropped"] == 1_000 - kept
 
 
 @pytest.mark.parametrize("missing", ["program", "module", "answer", "possible"])

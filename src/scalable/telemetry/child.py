@@ -288,10 +288,10 @@ def _take(
         threading.Thread(
             target=_flush, args=(program, recorder, number, timeout), daemon=True
         ).start()
-    elif kind == "errors":
-        recorder.guard.errors.update(content[0])
     elif kind == "close":
-        recorder.end(*content)
+        errors, *how = content
+        recorder.guard.errors.update(errors)
+        recorder.end(*how)
 
 
 def _flush(program: Program, recorder: Recorder, number: int, timeout: float) -> None:

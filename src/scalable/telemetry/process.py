@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing.spawn import get_executable
@@ -296,8 +296,7 @@ class RecorderProcess:
         began = self._last_given = monotonic()
         latest = began + wire.CLOSE_STRETCH * timeout
         if first:
-            self._close = ("close", status, timeout, error)
-            self._waiting.append(("errors", dict(self.guard.errors)))
+            self._close = ("close", dict(self.guard.errors), status, timeout, error)
             self._post(self._close)
         while not self.finished.is_set():
             # Each answer with facts gives the process as long again, and so does its successor.
@@ -395,7 +394,8 @@ class RecorderProcess:
                 self._condition.notify_all()
         elif kind == "finished":
             errors, self._progress, self.status = content
-            self.guard.errors.update(errors)
+            # Among them are those that this side had told when it closed the run.
+            self.guard.errors |= Counter(errors)
             self._said_goodbye = True
         else:
             self._tell(kind, content)
