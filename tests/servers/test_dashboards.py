@@ -122,12 +122,14 @@ def test_metrics_have_the_names_in_prometheus_that_the_dashboards_use(
         wanted.update(code.series_name(instrument, part) for part in parts)
     try:
         provider.force_flush()
-        found = wait_until(
-            lambda: prometheus.label_values("__name__", '{scalable_run_id="a run"}'), "metrics"
+        # The names of a scrape appear one by one, so that the first answer may hold some of them.
+        wait_until(
+            lambda: wanted <= set(prometheus.label_values("__name__", '{scalable_run_id="a run"}')),
+            f"all of {sorted(wanted)} in Prometheus",
         )
     finally:
         provider.shutdown()
-    assert wanted - set(found) == set()
-    (series,) = prometheus.query(code.series_name(instruments.TASK_RETRIES))
+    query = code.series_name(instruments.TASK_RETRIES)
+    (series,) = wait_until(lambda: prometheus.query(query), query)
     assert series["metric"]["service_name"] == "a service"
     assert series["metric"]["dask_task_name"] == "x"
