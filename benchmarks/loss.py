@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.clusters import ROOT
 from benchmarks.table import Row
-from scalable_runs.layout import TASKS
 from scalable_runs.reader import resolve_run
+from scalable_runs.schema import TASKS
 
 _DRIVER = """
 import sys

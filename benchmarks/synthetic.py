@@ -26,8 +26,8 @@ from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity, iso
 from scalable.telemetry.routes import find_routes
 from scalable.telemetry.submissions import Submissions
-from scalable_runs.layout import RunStatus
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import RunStatus
 from scalable_runs.writer import RunWriter
 
 #: When every synthetic run begins, in seconds since the epoch: 2026-01-01.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from scalable_runs.layout import FILE_OF, Record, RunDocument
+from scalable_runs.schema import FILE_OF, Record, RunDocument
 from scalable_runs.summary import RunSummary, name_of_key
 from scalable_runs.writer import RunWriter
 

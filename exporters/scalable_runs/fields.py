@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from scalable_runs import layout
+from scalable_runs import schema
 
 #: Characters of a name, an id or a path; a longer one is none.
 MAX_TEXT: Final = 64 * 1024
@@ -232,7 +232,7 @@ _BUCKETS: Final[Fields] = {"offset": integer, "bucket_counts": counts}
 
 #: Fields of the records of each journal.
 JOURNALS: Final[dict[str, Fields]] = {
-    layout.TASKS: {
+    schema.TASKS: {
         **_COMMON,
         "state": text,
         "attempt": count,
@@ -254,8 +254,8 @@ JOURNALS: Final[dict[str, Fields]] = {
         "parent_span_id": text,
         "phases_start": time,
     },
-    layout.WORKERS: {**_COMMON, "state": text, "details": _DETAILS},
-    layout.RESOURCES: {
+    schema.WORKERS: {**_COMMON, "state": text, "details": _DETAILS},
+    schema.RESOURCES: {
         **_COMMON,
         "entity_type": text,
         "entity_id": label,
@@ -264,13 +264,13 @@ JOURNALS: Final[dict[str, Fields]] = {
         "observed_memory_gb": amount,
         "observed_memory_limit_gb": amount,
     },
-    layout.FAILURES: {
+    schema.FAILURES: {
         **_COMMON,
         "failure_class": text,
         "message": prose,
         "details": _DETAILS,
     },
-    layout.CACHE: {
+    schema.CACHE: {
         **_COMMON,
         "function_name": text,
         "key_digest": text,
@@ -278,7 +278,7 @@ JOURNALS: Final[dict[str, Fields]] = {
         "duration_s": amount,
         "size_bytes": count,
     },
-    layout.ARTIFACTS: {
+    schema.ARTIFACTS: {
         **_COMMON,
         "artifact_name": text,
         "location": text,
@@ -287,14 +287,14 @@ JOURNALS: Final[dict[str, Fields]] = {
         "digest": text,
         "stage": text,
     },
-    layout.COST: {
+    schema.COST: {
         **_COMMON,
         "region": text,
         "currency": text,
         "total_hourly": number,
         "total_monthly": number,
     },
-    layout.SPANS: {
+    schema.SPANS: {
         **_COMMON,
         **_ATTRIBUTES,
         "parent_span_id": text,
@@ -309,7 +309,7 @@ JOURNALS: Final[dict[str, Fields]] = {
         "scope": _SCOPE,
         "resource": table,
     },
-    layout.LOGS: {
+    schema.LOGS: {
         **_COMMON,
         **_ATTRIBUTES,
         "observed_timestamp": time,
@@ -320,7 +320,7 @@ JOURNALS: Final[dict[str, Fields]] = {
         "scope": _SCOPE,
         "resource": table,
     },
-    layout.METRICS: {
+    schema.METRICS: {
         **_COMMON,
         **_ATTRIBUTES,
         "name": text,
@@ -343,7 +343,7 @@ JOURNALS: Final[dict[str, Fields]] = {
         "scope": _SCOPE,
         "resource": table,
     },
-    layout.UPLOADS: {**_COMMON, "outcome": text, "log": text, "sha256": text, "error": text},
+    schema.UPLOADS: {**_COMMON, "outcome": text, "log": text, "sha256": text, "error": text},
 }
 
 _PROCESS: Final[Fields] = {"pid": count, "process_started": text}
@@ -351,7 +351,7 @@ _COUNTED: Final = Each(count)
 
 #: Fields of documents that may be read in part.
 DOCUMENTS: Final[dict[str, Fields]] = {
-    layout.RUN: {
+    schema.RUN: {
         "schema_version": count,
         "run_id": text,
         "project_name": text,
@@ -377,7 +377,7 @@ DOCUMENTS: Final[dict[str, Fields]] = {
             "sent": _COUNTED,
         },
     },
-    layout.OWNER: {
+    schema.OWNER: {
         **_PROCESS,
         "host": text,
         "boot_id": text,

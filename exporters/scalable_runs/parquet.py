@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
-from scalable_runs.layout import JOURNALS
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import JOURNALS
 
 #: What brings pyarrow.
 EXTRA: Final = "pip install 'scalable-otel[parquet]'"

@@ -22,9 +22,9 @@ from typing import Any, Final, cast
 
 import orjson
 
-from scalable_runs import fields, layout
+from scalable_runs import fields, schema
 from scalable_runs._process import FAREWELL, is_alive
-from scalable_runs.layout import Record, RunStatus
+from scalable_runs.schema import Record, RunStatus
 
 _BLOCK: Final = 256 * 1024
 #: A longer line is no record: it is skipped without being kept in memory.
@@ -190,9 +190,9 @@ class RunReader:
         self.path: Path = Path(path)
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
-        self.document: dict[str, Any] = self._read_document(layout.RUN) or {}
-        quietly = layout.OWNER not in self._names()
-        self.owner: dict[str, Any] = {} if quietly else self._read_document(layout.OWNER) or {}
+        self.document: dict[str, Any] = self._read_document(schema.RUN) or {}
+        quietly = schema.OWNER not in self._names()
+        self.owner: dict[str, Any] = {} if quietly else self._read_document(schema.OWNER) or {}
         self._named_run_id: str | None = self.document.get("run_id") or None
         self.run_id: str = self._named_run_id or _encodable(self.path.name)
         self.started_at: datetime | None = parse_time(self.document.get("started_at"))
@@ -211,7 +211,7 @@ class RunReader:
     def files(self) -> list[str]:
         """Return the journals of this run that exist, in the order of the contract."""
         segments = self._segments()
-        return [file for file in (*layout.JOURNALS, *layout.SIGNALS) if file in segments]
+        return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in segments]
 
     def size(self, file: str) -> int:
         """Return how many bytes a journal has now, for telling how far a scan has come."""
@@ -226,15 +226,15 @@ class RunReader:
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None if it is missing or cannot be read."""
-        if layout.SUMMARY not in self._names():
+        if schema.SUMMARY not in self._names():
             return None
-        document = self._read_document(layout.SUMMARY)
+        document = self._read_document(schema.SUMMARY)
         if (
             document is not None
-            and document.get("schema_version") == layout.SCHEMA_VERSION
+            and document.get("schema_version") == schema.SCHEMA_VERSION
             and not fields.fits(document, fields.SUMMARY)
         ):
-            problems = self.problems[layout.SUMMARY] = FileProblems(layout.SUMMARY, broken=1)
+            problems = self.problems[schema.SUMMARY] = FileProblems(schema.SUMMARY, broken=1)
             problems.unreadable = "its fields are not those of a summary"
             return None
         return document
@@ -297,7 +297,7 @@ class RunReader:
                         if (
                             record["seq"] == order.last + 1
                             and record["run_id"] == self._named_run_id
-                            and record["schema_version"] == layout.SCHEMA_VERSION
+                            and record["schema_version"] == schema.SCHEMA_VERSION
                             and record["event_type"].__class__ is str
                         ):
                             order.last += 1
@@ -326,7 +326,7 @@ class RunReader:
         if self._named_run_id is None and isinstance(run_id, str):
             # Without run.json the first record says whose the others are.
             self._named_run_id = run_id
-        if type(version) is int and version > layout.SCHEMA_VERSION:
+        if type(version) is int and version > schema.SCHEMA_VERSION:
             problems.newer += 1
             return False
         if (
@@ -396,7 +396,7 @@ class RunReader:
             return heartbeat
         latest = 0.0
         for name in self._names():
-            if name == layout.RUN or name.endswith(".jsonl"):
+            if name == schema.RUN or name.endswith(".jsonl"):
                 try:
                     latest = max(latest, (self.path / name).lstat().st_mtime)
                 except OSError:
@@ -405,7 +405,7 @@ class RunReader:
 
     def _status(self) -> RunStatus:
         status: Any = self.document.get("status")
-        if status in layout.RUN_STATUSES and status != "running":
+        if status in schema.RUN_STATUSES and status != "running":
             return cast("RunStatus", status)
         alive = is_alive(self._recorder() or self.owner, self.owner, wait=self._wait)
         if alive is None:
@@ -441,7 +441,7 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
             paths = [
                 Path(entry.path)
                 for entry in entries
-                if layout.RUN_ID_PATTERN.fullmatch(entry.name)
+                if schema.RUN_ID_PATTERN.fullmatch(entry.name)
                 and entry.is_dir(follow_symlinks=False)
                 and (_ID_TIME.match(entry.name) or is_run(entry.path))
             ]
@@ -456,7 +456,7 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a directory holds anything of a run: its run.json, or a journal."""
     try:
-        os.lstat(os.path.join(path, layout.RUN))  # noqa: PTH118 (100,000 of them)
+        os.lstat(os.path.join(path, schema.RUN))  # noqa: PTH118 (100,000 of them)
         return True
     except FileNotFoundError:
         pass
@@ -486,7 +486,7 @@ def resolve_run(runs_dir: str | os.PathLike[str], run_id: str | None = None) -> 
         More than one run's id begins like that.
     """
     runs_dir = Path(runs_dir)
-    if run_id is not None and layout.RUN_ID_PATTERN.fullmatch(run_id) is None:
+    if run_id is not None and schema.RUN_ID_PATTERN.fullmatch(run_id) is None:
         raise RunNotFoundError(
             f"{run_id!r} is not a run id: give the name of a directory in {runs_dir}, or the "
             "beginning of one"
@@ -543,7 +543,7 @@ def parse_nanoseconds(value: Any) -> int:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MARK: Final = {"bytes": fields.count, "seq": fields.count, "crc32": fields.count}
-_JOURNALS: Final = frozenset((*layout.JOURNALS, *layout.SIGNALS))
+_JOURNALS: Final = frozenset((*schema.JOURNALS, *schema.SIGNALS))
 _NO_MARK: Final = (0, 0, 0)
 
 

@@ -25,7 +25,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from scalable_runs import fields
-from scalable_runs.layout import (
+from scalable_runs.schema import (
     ARTIFACTS,
     CACHE,
     COST,

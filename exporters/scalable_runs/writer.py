@@ -31,9 +31,9 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs._process import Owner, this_process
-from scalable_runs.layout import Record, RunDocument
+from scalable_runs.schema import Record, RunDocument
 
 #: Bytes handed to the kernel at once. Larger writes were seen torn after a kill.
 _PIECE: Final = 64 * 1024
@@ -154,7 +154,7 @@ class _Journal:
         self.segment = 0
         self.name = file
         self.trusted = True
-        self.marks: dict[str, layout.JournalMark] = {}
+        self.marks: dict[str, schema.JournalMark] = {}
         #: Lines in each earlier file of this journal.
         self.segment_lines: dict[str, int] = {}
         self.begin_segment()
@@ -233,14 +233,14 @@ class RunWriter:
         Raises
         ------
         ValueError
-            The run id is not a plain file name (see :data:`scalable_runs.layout.RUN_ID_PATTERN`).
+            The run id is not a plain file name (see :data:`scalable_runs.schema.RUN_ID_PATTERN`).
         FileExistsError
             The run exists: a run has one writer, ever.
         OSError
             The directory or a file in it cannot be made; nothing is left behind.
         """
         run_id = str(run.get("run_id"))
-        if layout.RUN_ID_PATTERN.fullmatch(run_id) is None:
+        if schema.RUN_ID_PATTERN.fullmatch(run_id) is None:
             raise ValueError(
                 f"not a run id: {run_id!r}; allowed are up to 128 letters, digits, '.', '_' and "
                 "'-', the first a letter or a digit"
@@ -248,9 +248,9 @@ class RunWriter:
         if sync_interval <= 0:
             raise ValueError(f"sync_interval must be above 0, not {sync_interval!r}")
         documents = {
-            layout.MANIFEST: _utf8(manifest),
-            layout.PLAN: _dumps(dict(plan or {}), _PRETTY),
-            layout.LOCK: _utf8(lock),
+            schema.MANIFEST: _utf8(manifest),
+            schema.PLAN: _dumps(dict(plan or {}), _PRETTY),
+            schema.LOCK: _utf8(lock),
         }
         writer = cls(
             Path(runs_dir).absolute(), run_id, dict(run), documents, sync_interval, program
@@ -290,7 +290,7 @@ class RunWriter:
         runs_dir = Path(runs_dir).absolute()
         run_id = str(run.get("run_id"))
         documents: dict[str, bytes] = {}
-        for name in (layout.MANIFEST, layout.PLAN, layout.LOCK):
+        for name in (schema.MANIFEST, schema.PLAN, schema.LOCK):
             with contextlib.suppress(OSError):
                 documents[name] = (runs_dir / run_id / name).read_bytes()
         left: dict[str, Any] = dict(run)
@@ -298,7 +298,7 @@ class RunWriter:
         marks: Mapping[str, Any] = left.pop("journal", None) or {}
         writer = cls(runs_dir, run_id, left, documents, sync_interval, program)
         writer._on_problem = on_problem
-        journals = (*layout.JOURNALS, *layout.SIGNALS)
+        journals = (*schema.JOURNALS, *schema.SIGNALS)
         dropped: Mapping[str, int] = telemetry.get("dropped") or {}
         writer.losses = {file: count for file, count in dropped.items() if file in journals}
         writer.errors = dict(telemetry.get("errors") or {})
@@ -308,10 +308,10 @@ class RunWriter:
             journal.seq = journal.written_seq = max(there.last, there.given_out)
             writer._lose(file, journal.seq - there.last)
             journal.segment_lines[file] = there.lines
-            pattern = layout.segments_of(file)
+            pattern = schema.segments_of(file)
             journal.marks.update({name: marks[name] for name in marks if pattern.fullmatch(name)})
         writer._directory = os.open(writer.path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
-        writer._replace_once(layout.OWNER, _dumps(dict(writer._owner), _PRETTY))
+        writer._replace_once(schema.OWNER, _dumps(dict(writer._owner), _PRETTY))
         writer._open_reserve()
         writer._thread.start()
         writer.request_sync()
@@ -341,11 +341,11 @@ class RunWriter:
         self._interval = min(sync_interval, _MAX_HEARTBEAT_GAP)
         self._on_problem: Callable[[Problem], None] | None = None
         self._head = b'{"schema_version":%d,"run_id":"%b","seq":' % (
-            layout.SCHEMA_VERSION,
+            schema.SCHEMA_VERSION,
             run_id.encode(),
         )
         self._owner: Owner = this_process(_now(), program)
-        self._journals = {file: _Journal(file) for file in layout.JOURNALS}
+        self._journals = {file: _Journal(file) for file in schema.JOURNALS}
         self._directory = -1
         self._reserve = -1
         self._retired: list[int] = []
@@ -381,7 +381,7 @@ class RunWriter:
         Parameters
         ----------
         file
-            One of :data:`scalable_runs.layout.JOURNALS` or :data:`~scalable_runs.layout.SIGNALS`.
+            One of :data:`scalable_runs.schema.JOURNALS` or :data:`~scalable_runs.schema.SIGNALS`.
         records
             Records with at least `event_type` and `timestamp`; encoded before this returns.
 
@@ -576,7 +576,7 @@ class RunWriter:
     # Buffer: with `_buffer` held
 
     def _add_journal(self, file: str) -> _Journal:
-        if file not in layout.SIGNALS:
+        if file not in schema.SIGNALS:
             raise ValueError(f"no journal is called {file!r}")
         journal = self._journals[file] = _Journal(file)
         return journal
@@ -731,7 +731,7 @@ class RunWriter:
         except OSError:
             return None
         try:
-            owner = os.open(layout.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            owner = os.open(schema.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
             try:
                 ours = os.read(owner, _PIECE) == _dumps(dict(self._owner), _PRETTY)
             finally:
@@ -770,18 +770,18 @@ class RunWriter:
                 flags = _OPEN_DIRECTORY | os.O_NOFOLLOW
                 self._directory = os.open(self.run_id, flags, dir_fd=runs)
                 for name, data in (
-                    (layout.OWNER, _dumps(dict(self._owner), _PRETTY)),
+                    (schema.OWNER, _dumps(dict(self._owner), _PRETTY)),
                     *self._documents.items(),
                     (_RESERVE, bytes(_RESERVE_BYTES)),
                 ):
                     made.append(name)
                     self._write_new(name, data)
                 for journal in self._journals.values():
-                    if journal.fd < 0 and (journal.file in layout.JOURNALS or journal.written_seq):
+                    if journal.fd < 0 and (journal.file in schema.JOURNALS or journal.written_seq):
                         made.append(journal.file)
                         self._open_journal(journal)
-                made.append(layout.RUN)
-                self._write_new(layout.RUN, self._run_json()[1])
+                made.append(schema.RUN)
+                self._write_new(schema.RUN, self._run_json()[1])
                 os.fsync(self._directory)
                 os.fsync(runs)
                 self._open_reserve()
@@ -926,7 +926,7 @@ class RunWriter:
                 os.close(fd)
 
     def _replace_run(self) -> bool:
-        return self._replace(layout.RUN, self._run_json()[1])
+        return self._replace(schema.RUN, self._run_json()[1])
 
     def _replace(self, name: str, data: bytes) -> bool:
         """Replace a document atomically; at the end of the run not only once."""
@@ -954,7 +954,7 @@ class RunWriter:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
-            last = name == layout.RUN and self._closing.is_set()
+            last = name == schema.RUN and self._closing.is_set()
             if not (last and error.errno in _NO_DESCRIPTOR and self._reserve >= 0):
                 raise
             self._turn_reserve_into(name, data)
@@ -1055,7 +1055,7 @@ class RunWriter:
         run, _ = self._run_json()
         summary = self._summary(run) if callable(self._summary) else self._summary
         return self._replace(
-            layout.SUMMARY, _dumps({"run": run, **summary} | {"run": run}, _PRETTY)
+            schema.SUMMARY, _dumps({"run": run, **summary} | {"run": run}, _PRETTY)
         )
 
     def _write_last_run(self) -> bool:
@@ -1075,7 +1075,7 @@ class RunWriter:
                     self._on_problem(problem)
 
 
-def _mark(journal: _Journal) -> layout.JournalMark:
+def _mark(journal: _Journal) -> schema.JournalMark:
     return {
         "bytes": journal.written_bytes,
         "seq": journal.written_seq,

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalable.ai import diagnose_run
     from scalable.api import Instrumentation, instrument, uninstrument
-    from scalable.options import OptionError
-    from scalable.session.cache import DirType, FileType, cacheable
+    from scalable.cache.cacheable import DirType, FileType, cacheable
+    from scalable.cache.records import record_artifact, record_cost, record_metric
+    from scalable.common.options import OptionError
+    from scalable.manifest.errors import ManifestError, SessionError
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.errors import ManifestError, SessionError
-    from scalable.session.records import record_artifact, record_cost, record_metric
     from scalable.session.session import ScalableSession, StartError, current_session
 
 __version__ = "0.1.0"
@@ -50,17 +50,17 @@ _HOME = {
     "Instrumentation": "scalable.api",
     "instrument": "scalable.api",
     "uninstrument": "scalable.api",
-    "OptionError": "scalable.options",
+    "OptionError": "scalable.common.options",
     "diagnose_run": "scalable.ai",
-    "DirType": "scalable.session.cache",
-    "FileType": "scalable.session.cache",
-    "cacheable": "scalable.session.cache",
+    "DirType": "scalable.cache.cacheable",
+    "FileType": "scalable.cache.cacheable",
+    "cacheable": "scalable.cache.cacheable",
     "ScalableClient": "scalable.session.client",
-    "ManifestError": "scalable.session.errors",
-    "SessionError": "scalable.session.errors",
-    "record_artifact": "scalable.session.records",
-    "record_cost": "scalable.session.records",
-    "record_metric": "scalable.session.records",
+    "ManifestError": "scalable.manifest.errors",
+    "SessionError": "scalable.manifest.errors",
+    "record_artifact": "scalable.cache.records",
+    "record_cost": "scalable.cache.records",
+    "record_metric": "scalable.cache.records",
     "ScalableSession": "scalable.session.session",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",
@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "scalable", "scalable_runs"):
             raise
-        extra = "session" if home.startswith("scalable.session") else "dask"
+        extra = "dask" if home == "scalable.api" else "session"
         raise ImportError(
             f"scalable.{name} needs {missing}, which is not installed: "
             f"pip install 'scalable-otel[{extra}]'",

@@ -27,10 +27,10 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from scalable.forks import let_go_in_forks, unlocked_in_forks
-from scalable.guard import Guard, printable
-from scalable.options import InstrumentOptions, Settings, resolve
-from scalable.otel_environment import usable_environment
+from scalable.common.forks import let_go_in_forks, unlocked_in_forks
+from scalable.common.guard import Guard, printable
+from scalable.common.options import InstrumentOptions, Settings, resolve
+from scalable.common.otel_environment import usable_environment
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from scalable.telemetry.deaths import OnDeath
     from scalable.telemetry.process import Process, RecorderProcess
     from scalable.telemetry.recorder import Recorder
-    from scalable_runs.layout import RunStatus
     from scalable_runs.redact import Redactor
+    from scalable_runs.schema import RunStatus
 
 logger = logging.getLogger("scalable")
 
@@ -602,8 +602,8 @@ def _begin_with(
     from scalable.telemetry.routes import find_routes
     from scalable.telemetry.spans import new_span_id, new_trace_id
     from scalable.telemetry.submissions import Submissions, propagates_as_configured
-    from scalable_runs.layout import SCHEMA_VERSION
     from scalable_runs.redact import Redactor
+    from scalable_runs.schema import SCHEMA_VERSION
     from scalable_runs.writer import RunWriter
 
     redact = _redactor(Redactor, settings, documents)

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from scalable.forks import unlocked_in_forks
+from scalable.common.forks import unlocked_in_forks
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,7 +47,7 @@ class DaskInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         from distributed import Client
 
-        from scalable.options import resolve
+        from scalable.common.options import resolve
 
         # A wrong option is the caller's to hear of, and not each client's.
         options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}

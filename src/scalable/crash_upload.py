@@ -35,8 +35,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import orjson
 
-from scalable_runs.layout import FAILURES, SCHEMA_VERSION, UPLOADS
 from scalable_runs.reader import RunReader, open_file, parse_time
+from scalable_runs.schema import FAILURES, SCHEMA_VERSION, UPLOADS
 
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 #: Logs that wait at most; the oldest are kept, further ones are counted and stay on disk.

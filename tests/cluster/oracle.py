@@ -12,7 +12,7 @@ from typing import Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from cluster.tasks import wait_until
-from scalable_runs.layout import FINAL_STATES
+from scalable_runs.schema import FINAL_STATES
 
 FINAL = {"succeeded", "failed", "cancelled"}
 FILES = {

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from cluster import oracle
-from scalable_runs.layout import JOURNALS
 from scalable_runs.reader import resolve_run
+from scalable_runs.schema import JOURNALS
 
 KILLS = int(os.environ.get("CHAOS_N", "20"))
 #: What may be missing after a SIGKILL, in seconds before it.

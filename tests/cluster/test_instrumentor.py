@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from scalable.autoinstrument import DaskInstrumentor
-from scalable.options import OptionError
+from scalable.common.options import OptionError
 from scalable_runs.reader import find_runs
 
 ORIGINALS = {name: Client.__dict__[name] for name in ("__init__", "_start")}

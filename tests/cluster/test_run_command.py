@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from scalable.cli import cli
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs.reader import RunReader, find_runs
 
 MANIFEST = """\
@@ -162,7 +162,7 @@ def test_a_script_runs_in_the_session_and_its_run_is_recorded():
     run = the_run()
     assert run.status == "completed"
     assert str(run.path) in done.stderr
-    states = [r["state"] for r in run.records(layout.TASKS)]
+    states = [r["state"] for r in run.records(schema.TASKS)]
     assert states.count("succeeded") == 5
 
 
@@ -176,7 +176,7 @@ def test_the_exit_code_is_the_workflows(option: str, code: int, failure: tuple[s
     assert ("ValueError: as asked" in done.stderr) == (option == "--fail")
     run = the_run()
     assert run.status == "failed"
-    (record,) = run.records(layout.FAILURES)
+    (record,) = run.records(schema.FAILURES)
     assert (record["failure_class"], record["message"]) == failure
     assert record["details"]["phase"] == "session.context"
     if option == "--fail":
@@ -350,7 +350,7 @@ def test_ctrl_c_once_closes_the_run_as_cancelled(start: Any):
     assert program.process.wait(60) == 130
     run = the_run()
     assert run.status == "cancelled"
-    assert [r["state"] for r in run.records(layout.TASKS)][-1] == "cancelled"
+    assert [r["state"] for r in run.records(schema.TASKS)][-1] == "cancelled"
 
 
 def test_ctrl_c_twice_stops_at_once(start: Any):

@@ -20,16 +20,16 @@ from distributed import Client, LocalCluster, as_completed, wait
 import scalable
 from cluster import session_tasks as tasks
 from scalable import ScalableSession, SessionError, StartError, TagError, current_session
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs.reader import RunReader, find_runs
 
 TWELVE = {
-    *layout.JOURNALS,
-    layout.MANIFEST,
-    layout.PLAN,
-    layout.LOCK,
-    layout.RUN,
-    layout.SUMMARY,
+    *schema.JOURNALS,
+    schema.MANIFEST,
+    schema.PLAN,
+    schema.LOCK,
+    schema.RUN,
+    schema.SUMMARY,
 }
 
 MANIFEST = """\
@@ -63,7 +63,7 @@ def records(session: ScalableSession, file: str) -> list[dict[str, Any]]:
 
 
 def last_states(session: ScalableSession) -> dict[str, dict[str, Any]]:
-    return {record["task_id"]: record for record in records(session, layout.TASKS)}
+    return {record["task_id"]: record for record in records(session, schema.TASKS)}
 
 
 def files_of(session: ScalableSession) -> set[str]:
@@ -73,7 +73,7 @@ def files_of(session: ScalableSession) -> set[str]:
 
 def run_document(session: ScalableSession) -> dict[str, Any]:
     assert session.run_dir is not None
-    return json.loads((session.run_dir / layout.RUN).read_text())
+    return json.loads((session.run_dir / schema.RUN).read_text())
 
 
 # -- the twelve files -----------------------------------------------------------------------------
@@ -105,9 +105,9 @@ def test_a_session_leaves_twelve_files(target: str, tmp_path: Path):
     assert document["manifest_lock"] == session.manifest.lock
     assert document["status"] == "completed"
     assert document["telemetry"]["errors"] == {}
-    assert (session.run_dir / layout.MANIFEST).read_text() == MANIFEST
-    assert (session.run_dir / layout.LOCK).read_text() == f"{session.manifest.lock}\n"
-    plan = json.loads((session.run_dir / layout.PLAN).read_text())
+    assert (session.run_dir / schema.MANIFEST).read_text() == MANIFEST
+    assert (session.run_dir / schema.LOCK).read_text() == f"{session.manifest.lock}\n"
+    plan = json.loads((session.run_dir / schema.PLAN).read_text())
     (group,) = plan["workers"]
     assert (group["workers"], group["components"]) == (2, ["analysis", "io"])
 
@@ -116,14 +116,14 @@ def test_a_session_leaves_twelve_files(target: str, tmp_path: Path):
     assert {(r["state"], r["component"], r["tag"], r["requested_workers"]) for r in doubled} == {
         ("succeeded", "analysis", "analysis", 1)
     }
-    usage = [r for r in records(session, layout.RESOURCES) if r.get("component") == "analysis"]
+    usage = [r for r in records(session, schema.RESOURCES) if r.get("component") == "analysis"]
     assert {
         (r["requested_cpus"], r["requested_memory"], r["requested_walltime"])
         for r in usage
         if r["entity_type"] == "task"
     } == {(1.0, "1G", "01:00:00")}
 
-    told = {r["task_id"]: r for r in records(session, layout.ARTIFACTS) if "task_id" in r}
+    told = {r["task_id"]: r for r in records(session, schema.ARTIFACTS) if "task_id" in r}
     assert len(told) == 4
     spans = {r["task_id"]: r["span_id"] for r in last_states(session).values()}
     for key, record in told.items():
@@ -132,14 +132,14 @@ def test_a_session_leaves_twelve_files(target: str, tmp_path: Path):
         assert record["size_bytes"] == len(content)
         assert record["tag"] == "ana"
         assert record["span_id"] == spans[key]
-    own = [r for r in records(session, layout.ARTIFACTS) if "task_id" not in r]
+    own = [r for r in records(session, schema.ARTIFACTS) if "task_id" not in r]
     assert [(r["artifact_name"], r.get("kind"), r.get("task_name")) for r in own] == [
         ("output.csv", "result", None),
         ("out", None, "all"),
     ]
-    points = [r for r in records(session, layout.METRICS) if r["name"] in ("loss", "score")]
+    points = [r for r in records(session, schema.METRICS) if r["name"] in ("loss", "score")]
     assert sorted(r["value"] for r in points) == sorted([1.0, 0.5, 1 / 3, 0.25, 0.5])
-    estimate, *costs = records(session, layout.COST)
+    estimate, *costs = records(session, schema.COST)
     assert estimate["metadata"]["estimate"] is True
     assert [(r["total_hourly"], r["currency"]) for r in costs] == [(0.25, "EUR")] * 4
     assert (os.getpid() in pids) == (target == "threads")
@@ -160,7 +160,7 @@ def test_two_kinds_of_workers_serve_their_own_component():
         futures = client.map(tasks.double, range(6), tag="io")
         client.gather(futures)
         assert {a for ws in client.who_has(futures).values() for a in ws} == {where["io"]}
-    ready = [r for r in records(session, layout.WORKERS) if r["state"] == "ready"]
+    ready = [r for r in records(session, schema.WORKERS) if r["state"] == "ready"]
     assert sorted(r["component"] for r in ready) == ["analysis", "io"]
 
 
@@ -198,8 +198,8 @@ def test_what_the_manifest_says_of_a_function_holds_wherever_it_is_submitted(tmp
             assert future.key.startswith("simulate-")
             assert future.result() == 2
     assert calls.stat().st_size == 1
-    assert [r["hit"] for r in records(session, layout.CACHE)] == [False, True]
-    assert {r["component"] for r in records(session, layout.TASKS)} == {"io"}
+    assert [r["hit"] for r in records(session, schema.CACHE)] == [False, True]
+    assert {r["component"] for r in records(session, schema.TASKS)} == {"io"}
 
 
 # -- beginnings that fail -------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_start_that_fails_is_a_failed_run_and_leaves_nothing_running():
     assert session.status == "failed"
     assert session.run_dir is not None
     assert files_of(session) >= TWELVE
-    (failure,) = records(session, layout.FAILURES)
+    (failure,) = records(session, schema.FAILURES)
     assert failure["details"]["phase"] == "session.start"
     assert failure["failure_class"] == "OSError"
     assert run_document(session)["status"] == "failed"
@@ -226,7 +226,7 @@ def test_workers_that_do_not_come_in_time_fail_the_start(manifest: Path):
         session = ScalableSession.from_yaml(target="nobody")
         with pytest.raises(StartError, match="0/1 workers"):
             session.start()
-        (failure,) = records(session, layout.FAILURES)
+        (failure,) = records(session, schema.FAILURES)
         assert failure["details"]["phase"] == "session.start"
         assert "scalable" not in cluster.scheduler.extensions
     assert run_document(session)["status"] == "failed"
@@ -256,7 +256,7 @@ def test_a_machine_without_sbatch_is_told_before_anything_starts(
     with pytest.raises(StartError, match="sbatch is not on the PATH of this machine"):
         session.start()
     assert session.cluster is None
-    (failure,) = records(session, layout.FAILURES)
+    (failure,) = records(session, schema.FAILURES)
     assert failure["failure_class"] == "ProviderError"
     assert failure["details"]["phase"] == "session.start"
 
@@ -274,7 +274,7 @@ def test_why_slurm_refuses_a_job_is_the_cause_and_nobody_waits(manifest: Path, t
         patch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
         with pytest.raises(StartError, match="invalid partition specified: x"):
             session.start()
-    (failure,) = records(session, layout.FAILURES)
+    (failure,) = records(session, schema.FAILURES)
     assert (failure["failure_class"], failure["details"]["phase"]) == (
         "ProviderError",
         "session.start",
@@ -288,7 +288,7 @@ def test_an_exception_in_the_block_fails_the_run():
     session = ScalableSession.from_yaml(target="threads")
     with pytest.raises(ZeroDivisionError), session:
         raise ZeroDivisionError("by the block")
-    (failure,) = records(session, layout.FAILURES)
+    (failure,) = records(session, schema.FAILURES)
     assert failure["details"]["phase"] == "session.context"
     assert failure["failure_class"] == "ZeroDivisionError"
     assert session.status == run_document(session)["status"] == "failed"
@@ -299,7 +299,7 @@ def test_ctrl_c_in_the_block_cancels_the_run():
     with pytest.raises(KeyboardInterrupt), session:
         raise KeyboardInterrupt
     assert session.status == "cancelled"
-    assert records(session, layout.FAILURES) == []
+    assert records(session, schema.FAILURES) == []
 
 
 def test_every_step_of_closing_happens_even_if_one_before_fails(
@@ -319,11 +319,11 @@ def test_every_step_of_closing_happens_even_if_one_before_fails(
     session.close()
     client.close = close
     assert session.status == "failed"
-    (failure,) = records(session, layout.FAILURES)
+    (failure,) = records(session, schema.FAILURES)
     assert (failure["details"]["phase"], failure["message"]) == ("session.close", "no way")
     assert session.cluster.status.name == "closed"
     assert session.run_dir is not None
-    assert (session.run_dir / layout.SUMMARY).exists()
+    assert (session.run_dir / schema.SUMMARY).exists()
     assert (session.run_dir / "tasks.parquet").exists()
     assert current_session() is None
 
@@ -336,7 +336,7 @@ def test_parquet_snapshots_hold_what_the_journals_hold(monkeypatch: pytest.Monke
         assert session.client is not None
         session.client.gather(session.client.map(tasks.double, range(5), tag="io"))
     assert session.run_dir is not None
-    for journal in (layout.TASKS, layout.WORKERS, layout.COST):
+    for journal in (schema.TASKS, schema.WORKERS, schema.COST):
         table = pyarrow.parquet.read_table(session.run_dir / f"{Path(journal).stem}.parquet")
         rows = records(session, journal)
         assert table.column("seq").to_pylist() == [row["seq"] for row in rows]
@@ -377,7 +377,7 @@ def test_parquet_copies_are_written_when_the_program_ends(way: str, tmp_path: Pa
     (run,) = find_runs(tmp_path / ".scalable" / "runs")
     assert run.status == "completed"
     table = pyarrow.parquet.read_table(run.path / "tasks.parquet")
-    assert table.column("seq").to_pylist() == [r["seq"] for r in run.records(layout.TASKS)]
+    assert table.column("seq").to_pylist() == [r["seq"] for r in run.records(schema.TASKS)]
 
 
 def test_nonsense_for_parquet_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
@@ -438,12 +438,12 @@ def test_a_script_killed_before_close_is_a_lost_run_that_tells_what_ran(tmp_path
         process.stdout.close()
     reader = RunReader(run_dir)
     assert reader.status == "lost"
-    states = {r["task_name"]: r["state"] for r in reader.records(layout.TASKS)}
+    states = {r["task_name"]: r["state"] for r in reader.records(schema.TASKS)}
     assert states == {"double": "succeeded", "wait_for": "running"}
 
 
 def _of_task(run_dir: Path, name: str) -> str:
-    lines = (run_dir / layout.TASKS).read_text().splitlines()
+    lines = (run_dir / schema.TASKS).read_text().splitlines()
     return "".join(line for line in lines if name in line)
 
 
@@ -474,7 +474,7 @@ def test_sessions_one_after_another_and_two_at_a_time():
     assert len(find_runs(Path(".scalable/runs"))) == 3
     assert [len(last_states(s)) for s in (first, one, other)] == [0, 5, 7]
     values = [
-        [r["value"] for r in records(s, layout.METRICS) if r["name"] in ("which", "own")]
+        [r["value"] for r in records(s, schema.METRICS) if r["name"] in ("which", "own")]
         for s in (one, other)
     ]
     assert values == [[1], [2, 3]]
@@ -570,9 +570,9 @@ def test_as_completed_with_17_succeeded_and_3_failed_of_20(session: ScalableSess
     assert (outcomes.count("finished"), outcomes.count("error")) == (17, 3)
     session.close()
     assert session.run_dir is not None
-    counts = json.loads((session.run_dir / layout.SUMMARY).read_text())["counts"]
+    counts = json.loads((session.run_dir / schema.SUMMARY).read_text())["counts"]
     assert (counts["tasks_succeeded"], counts["tasks_failed"]) == (17, 3)
-    assert {r["failure_class"] for r in records(session, layout.FAILURES)} == {"ValueError"}
+    assert {r["failure_class"] for r in records(session, schema.FAILURES)} == {"ValueError"}
 
 
 def test_retry_with_backoff_is_one_record_an_attempt(session: ScalableSession, tmp_path: Path):
@@ -589,10 +589,10 @@ def test_retry_with_backoff_is_one_record_an_attempt(session: ScalableSession, t
         except ConnectionError:
             threading.Event().wait(0.01 * 2**attempt)
     session.close()
-    states = [r["state"] for r in records(session, layout.TASKS) if r["task_id"] == future.key]
+    states = [r["state"] for r in records(session, schema.TASKS) if r["task_id"] == future.key]
     assert states.count("retried") == 2
     assert states[-1] == "succeeded"
-    assert len(records(session, layout.FAILURES)) == 4
+    assert len(records(session, schema.FAILURES)) == 4
 
 
 def test_what_failed_is_run_again_when_it_is_submitted_again(
@@ -614,7 +614,7 @@ def test_what_failed_is_run_again_when_it_is_submitted_again(
     assert len(counter.read_text()) == 3
     assert len(held) == 3
     session.close()
-    states = [r["state"] for r in records(session, layout.TASKS)]
+    states = [r["state"] for r in records(session, schema.TASKS)]
     assert states.count("running") == 3
     assert states[-1] == "succeeded"
 
@@ -690,9 +690,9 @@ def test_a_fault_tolerant_pipeline_in_batches(tmp_path: Path):
             totals.append(session.client.gather(done))
     assert totals[0] == totals[1] == [sum(one) for one in batches]
     assert calls.stat().st_size == 4
-    assert [r["hit"] for r in records(session, layout.CACHE)] == [True] * 4
+    assert [r["hit"] for r in records(session, schema.CACHE)] == [True] * 4
     assert session.run_dir is not None
-    summary = json.loads((session.run_dir / layout.SUMMARY).read_text())
+    summary = json.loads((session.run_dir / schema.SUMMARY).read_text())
     assert summary["cache"]["hit_ratio"] == 1.0
 
 
@@ -738,7 +738,7 @@ def test_the_cache_is_shared_by_processes_and_runs(tmp_path: Path):
         again = client.submit(tasks.shout, str(source), str(tmp_path / "out.txt"), pure=False)
         assert Path(again.result()).read_text() == "QUIET"
     assert 2 <= calls.stat().st_size <= 4
-    looked_up = records(session, layout.CACHE)
+    looked_up = records(session, schema.CACHE)
     assert len(looked_up) == 6
     assert all(r["task_id"] and r["key_digest"] and r["duration_s"] >= 0 for r in looked_up)
     assert [r["hit"] for r in looked_up if "shout" in r["function_name"]] == [False, True]

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from scalable_runs.layout import FAILURES, TASKS, RunDocument
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import FAILURES, TASKS, RunDocument
 from scalable_runs.writer import RunWriter
 
 RUN_ID = "run-20261121T163303Z-store-0123abcd"

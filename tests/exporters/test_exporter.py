@@ -33,12 +33,12 @@ from opentelemetry.sdk.trace.export import (
 )
 from store_world import create, read
 
-from scalable_runs import exporter as exporter_module
-from scalable_runs import layout
-from scalable_runs.encode import RecordMap
-from scalable_runs.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
-from scalable_runs.layout import LOGS, METRICS, SPANS, TASKS
+from scalable_runs import schema
+from scalable_runs.otel import exporter as exporter_module
+from scalable_runs.otel.encode import RecordMap
+from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.reader import RunReader, find_runs
+from scalable_runs.schema import LOGS, METRICS, SPANS, TASKS
 
 OWN = Resource({"service.name": "My Service / 2"})
 MAP = RecordMap(route="r", fields={"task": {"key": "task_id"}})
@@ -207,12 +207,12 @@ def test_a_whole_sdk_with_all_three_signals_writes_one_shared_run(tmp_path: Path
     assert [record["value"] for record in run.records(METRICS)] == [3, 3]
     assert run.problems == {}
     assert {file.name for file in run.path.iterdir()} >= {
-        *layout.JOURNALS,
-        layout.MANIFEST,
-        layout.PLAN,
-        layout.LOCK,
-        layout.RUN,
-        layout.SUMMARY,
+        *schema.JOURNALS,
+        schema.MANIFEST,
+        schema.PLAN,
+        schema.LOCK,
+        schema.RUN,
+        schema.SUMMARY,
     }
     summary = run.summary()
     assert summary is not None
@@ -287,7 +287,7 @@ def test_an_sdk_with_simple_processors_writes_as_things_happen(tmp_path: Path) -
     records, reader = read(writer.path)
     assert [record["task_id"] for record in records] == ["start", "end"]
     assert records[0]["span_id"] == records[1]["span_id"]
-    assert orjson.loads((writer.path / layout.OWNER).read_bytes())["pid"] == os.getpid()
+    assert orjson.loads((writer.path / schema.OWNER).read_bytes())["pid"] == os.getpid()
     tracing.shutdown()
     logging_.shutdown()
     writer.close()

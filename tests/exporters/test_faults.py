@@ -35,10 +35,10 @@ from store_world import (
     written,
 )
 
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs import writer as writer_module
-from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import RunReader, find_runs
+from scalable_runs.schema import FAILURES, TASKS
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
@@ -114,7 +114,7 @@ def killed_within(runs: Path, call: str, when: int) -> tuple[int, Said]:
     # Only calls on the run's own files and directories count: not the interpreter's, not the pipe.
     within = [
         argument
-        for name in ("", *layout.JOURNALS, layout.RUN, ".run.json.tmp", ".summary.json.tmp")
+        for name in ("", *schema.JOURNALS, schema.RUN, ".run.json.tmp", ".summary.json.tmp")
         for argument in ("-P", str(runs / RUN_ID / name) if name else str(runs / RUN_ID))
     ]
     prefix = (
@@ -302,7 +302,7 @@ def test_a_new_run_is_on_the_disk_with_its_directory_before_it_is_handed_out(
 
     monkeypatch.setattr(writer_module.os, "fsync", watched)
     writer = create(tmp_path / "runs", sync_interval=10)
-    assert synced[-3:] == [writer.path / layout.RUN, writer.path, writer.path.parent]
+    assert synced[-3:] == [writer.path / schema.RUN, writer.path, writer.path.parent]
     synced.clear()
     writer.append(TASKS, [task(1)])
     assert writer.sync(10)
@@ -472,8 +472,8 @@ def test_a_removed_directory_is_made_again_and_what_was_in_it_counted(tmp_path: 
     assert reader.problems[TASKS].gaps == [(1, 2)]
     assert reader.status == "completed"
     assert reader.document["telemetry"]["dropped"] == {TASKS: 2, FAILURES: 1}
-    assert (writer.path / layout.MANIFEST).read_text() == "m"
-    assert set(reader.files()) == set(layout.JOURNALS)
+    assert (writer.path / schema.MANIFEST).read_text() == "m"
+    assert set(reader.files()) == set(schema.JOURNALS)
 
 
 def test_a_directory_removed_while_nothing_happens_is_made_again_by_the_sync(
@@ -557,7 +557,7 @@ def test_a_symbolic_link_put_in_place_of_a_file_is_never_written_through(tmp_pat
     target = tmp_path / "target"
     target.write_bytes(b"precious\n")
     writer = create(tmp_path / "runs", sync_interval=10)
-    for name in (TASKS, layout.RUN, layout.SUMMARY, ".run.json.tmp", ".summary.json.tmp"):
+    for name in (TASKS, schema.RUN, schema.SUMMARY, ".run.json.tmp", ".summary.json.tmp"):
         (writer.path / name).unlink(missing_ok=True)
         (writer.path / name).symlink_to(target)
     writer.append(TASKS, [task(1)])
@@ -566,7 +566,7 @@ def test_a_symbolic_link_put_in_place_of_a_file_is_never_written_through(tmp_pat
     assert target.read_bytes() == b"precious\n"
     assert (writer.path / TASKS).is_symlink()
     assert len(lines(writer.path / "tasks.1.jsonl")) == 1
-    assert not (writer.path / layout.RUN).is_symlink()
+    assert not (writer.path / schema.RUN).is_symlink()
     records, reader = read(writer.path)
     assert [record["seq"] for record in records] == [1]
     assert "symbolic link" in reader.problems[TASKS].unreadable

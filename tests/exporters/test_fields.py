@@ -8,7 +8,7 @@ import orjson
 import pytest
 from store_world import RUN_ID, create, read, task
 
-from scalable_runs import fields, layout
+from scalable_runs import fields, schema
 from scalable_runs.fields import MAX_TEXT, clean, fits, hex_id
 from scalable_runs.summary import RunSummary
 
@@ -45,21 +45,21 @@ def worker(**details: Any) -> dict[str, Any]:
 def test_a_value_of_another_type_is_null_and_counted(name: str, value: Any) -> None:
     record = worker(**{name: value})
     expected = worker(**{name: None}) | {"worker_id": "3"}
-    assert clean(record, fields.JOURNALS[layout.WORKERS]) == 1
+    assert clean(record, fields.JOURNALS[schema.WORKERS]) == 1
     assert record == expected
 
 
 def test_right_values_nulls_and_unknown_fields_stay() -> None:
     record = worker(host=None, exit_code=-9, whatever=[{"deep": 1}]) | {"unknown": {"x": 1}}
     before = orjson.dumps(record | {"worker_id": "3"})
-    assert clean(record, fields.JOURNALS[layout.WORKERS]) == 0
+    assert clean(record, fields.JOURNALS[schema.WORKERS]) == 0
     assert orjson.dumps(record) == before
 
 
 def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
     events = [{"name": "a", "timestamp": 3}, "no table", {"name": ["b"], "attributes": {}}]
     record: dict[str, Any] = {"event_type": "span", "events": events, "links": {}}
-    assert clean(record, fields.JOURNALS[layout.SPANS]) == 4
+    assert clean(record, fields.JOURNALS[schema.SPANS]) == 4
     kept = [{"name": "a", "timestamp": None}, {"name": None, "attributes": {}}]
     assert (record["events"], record["links"]) == (kept, None)
 
@@ -67,7 +67,7 @@ def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
 def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
     dropped = {str(number): number for number in range(2 * fields.MAX_ENTRIES)}
     document: dict[str, Any] = {"telemetry": {"dropped": {"bad": "x", **dropped}}}
-    wrong = clean(document, fields.DOCUMENTS[layout.RUN])
+    wrong = clean(document, fields.DOCUMENTS[schema.RUN])
     kept = document["telemetry"]["dropped"]
     assert len(kept) + wrong == len(dropped) + 1
     assert "bad" not in kept
@@ -75,7 +75,7 @@ def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
 
 
 def test_every_journal_of_the_contract_has_its_fields() -> None:
-    assert {*layout.JOURNALS, *layout.SIGNALS} <= fields.JOURNALS.keys()
+    assert {*schema.JOURNALS, *schema.SIGNALS} <= fields.JOURNALS.keys()
 
 
 def test_the_summary_of_an_empty_run_fits_and_a_damaged_one_does_not() -> None:
@@ -114,15 +114,15 @@ def test_the_reader_gives_right_types_and_says_how_many_were_wrong(tmp_path: Any
         {"timestamp": "yesterday"},
         {"timestamp": 3},
     ]
-    writer.append(layout.TASKS, [task(number) for number in range(1, 4)])
-    writer.append(layout.TASKS, [task(4 + n) | change for n, change in enumerate(wrong)])
-    writer.append(layout.TASKS, [task(20)])
+    writer.append(schema.TASKS, [task(number) for number in range(1, 4)])
+    writer.append(schema.TASKS, [task(4 + n) | change for n, change in enumerate(wrong)])
+    writer.append(schema.TASKS, [task(20)])
     writer.close()
     records, reader = read(writer.path)
     assert len(records) == 3 + len(wrong) + 1
     for record, change in zip(records[3:], wrong, strict=False):
         (name,) = change
         assert record[name] is None
-    problems = reader.problems[layout.TASKS]
+    problems = reader.problems[schema.TASKS]
     assert problems.wrong == len(wrong)
     assert problems.sentences() == ["tasks.jsonl: 6 fields of a wrong type left out"]

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from store_world import RUN_ID, failure, task, written
 
-from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import RunReader, find_runs
+from scalable_runs.schema import FAILURES, TASKS
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 FS_IOC_SHUTDOWN = 0x8004587D

@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import RUN_ID, create, failure, read, run_document, task, written
 
-from scalable_runs import _process, layout, reader
-from scalable_runs.layout import FAILURES, TASKS
+from scalable_runs import _process, reader, schema
 from scalable_runs.reader import (
     AmbiguousRunError,
     FileProblems,
@@ -31,6 +30,7 @@ from scalable_runs.reader import (
     parse_time,
     resolve_run,
 )
+from scalable_runs.schema import FAILURES, TASKS
 
 SHARED = Path(__file__).parents[3] / "shared" / "fixtures" / "peer-runs"
 
@@ -68,9 +68,9 @@ def test_a_finished_run_tells_everything_and_has_no_problems(finished: Path) -> 
     assert reader.run_id == RUN_ID
     assert reader.started_at == datetime(2026, 11, 21, 16, 33, 3, tzinfo=UTC)
     assert reader.finished_at == datetime(2026, 11, 21, 16, 33, 5, tzinfo=UTC)
-    assert reader.files() == list(layout.JOURNALS)
+    assert reader.files() == list(schema.JOURNALS)
     assert list(reader.records(TASKS)) == [written(task(n), n) for n in range(1, 61)]
-    assert list(reader.records(layout.CACHE)) == list(reader.records("absent.jsonl")) == []
+    assert list(reader.records(schema.CACHE)) == list(reader.records("absent.jsonl")) == []
     summary = reader.summary()
     assert summary is not None
     assert summary["counts"] == {"task_events": 60}
@@ -91,7 +91,7 @@ def test_progress_adds_up_to_the_size(finished: Path) -> None:
     seen: list[int] = []
     list(reader.records(TASKS, progress=seen.append))
     assert sum(seen) == reader.size(TASKS) == (finished / TASKS).stat().st_size > 0
-    assert reader.size(layout.SPANS) == 0
+    assert reader.size(schema.SPANS) == 0
 
 
 def test_a_reader_that_stops_early_leaves_no_file_open(finished: Path) -> None:
@@ -123,7 +123,7 @@ def test_cut_at_every_byte_of_its_last_4_kb_a_journal_loses_only_what_was_cut(ru
         assert problems.sentences()
 
 
-@pytest.mark.parametrize("name", [layout.RUN, layout.SUMMARY, layout.OWNER])
+@pytest.mark.parametrize("name", [schema.RUN, schema.SUMMARY, schema.OWNER])
 def test_a_document_cut_at_every_byte_is_named_and_the_journals_still_read(
     run: Path, name: str
 ) -> None:
@@ -133,10 +133,10 @@ def test_a_document_cut_at_every_byte_is_named_and_the_journals_still_read(
         records, reader = read(run)
         assert len(records) == 60
         summary = reader.summary()
-        assert (summary is None) == (name == layout.SUMMARY)
+        assert (summary is None) == (name == schema.SUMMARY)
         assert reader.problems[name].unreadable
         assert name in said(reader)
-        if name == layout.RUN:
+        if name == schema.RUN:
             assert reader.document == {}
             assert reader.run_id == RUN_ID
 
@@ -185,10 +185,10 @@ def test_nul_bytes_at_the_end_and_in_the_middle_are_counted_as_loss(run: Path) -
 @given(st.data())
 def test_whatever_is_done_to_its_files_the_reader_reads_on(finished: Path, data: Any) -> None:
     journal = (finished / TASKS).read_bytes()
-    document = (finished / layout.RUN).read_bytes()
+    document = (finished / schema.RUN).read_bytes()
     run = finished.parent / "damaged"
     run.mkdir(exist_ok=True)
-    for name, content in ((TASKS, journal), (layout.RUN, document)):
+    for name, content in ((TASKS, journal), (schema.RUN, document)):
         damaged = bytearray(content)
         for _ in range(data.draw(st.integers(0, 4))):
             at = data.draw(st.integers(0, len(damaged)))
@@ -246,7 +246,7 @@ def test_a_line_that_is_no_record_is_skipped_counted_and_said(
 
 def test_empty_lines_are_no_problem(run: Path) -> None:
     data = (run / TASKS).read_bytes()
-    os.truncate(run / layout.RUN, 0)
+    os.truncate(run / schema.RUN, 0)
     (run / TASKS).write_bytes(b"\n\n" + data.replace(b"\n", b"\n\n"))
     records, reader = read(run)
     assert len(records) == 60
@@ -258,7 +258,7 @@ def test_empty_lines_are_no_problem(run: Path) -> None:
 
 def sequence(path: Path, *seqs: Any) -> tuple[list[Any], FileProblems]:
     path.mkdir(parents=True)
-    (path / layout.RUN).write_bytes(orjson.dumps(run_document(path.name, status="completed")))
+    (path / schema.RUN).write_bytes(orjson.dumps(run_document(path.name, status="completed")))
     with (path / TASKS).open("wb") as file:
         for seq in seqs:
             file.write(orjson.dumps(written(task(1), seq, path.name)) + b"\n")
@@ -303,7 +303,7 @@ def test_a_number_that_is_none_is_said(tmp_path: Path, seq: Any) -> None:
 def test_files_that_were_gone_on_with_are_read_in_order(tmp_path: Path) -> None:
     run = tmp_path / RUN_ID
     run.mkdir()
-    (run / layout.RUN).write_bytes(orjson.dumps(run_document(status="completed")))
+    (run / schema.RUN).write_bytes(orjson.dumps(run_document(status="completed")))
     for name, seqs in {
         TASKS: (1, 2),
         "tasks.1.jsonl": (3,),
@@ -340,7 +340,7 @@ def test_a_synced_file_that_is_missing_is_said(run: Path) -> None:
 def test_a_line_of_any_length_is_read_in_bounded_memory(tmp_path: Path) -> None:
     run = tmp_path / RUN_ID
     run.mkdir()
-    (run / layout.RUN).write_bytes(orjson.dumps(run_document(status="completed")))
+    (run / schema.RUN).write_bytes(orjson.dumps(run_document(status="completed")))
     good = [orjson.dumps(written(task(n), n)) + b"\n" for n in (1, 2, 3)]
     with (run / TASKS).open("wb") as file:
         file.write(good[0] + b'{"x":"')
@@ -373,7 +373,7 @@ def test_a_long_line_that_is_a_record_is_read(tmp_path: Path) -> None:
 def test_links_pipes_and_directories_in_place_of_files_are_said_and_never_waited_for(
     run: Path, tmp_path: Path
 ) -> None:
-    for name, kind in ((TASKS, "link"), (FAILURES, "pipe"), (layout.WORKERS, "directory")):
+    for name, kind in ((TASKS, "link"), (FAILURES, "pipe"), (schema.WORKERS, "directory")):
         (run / name).unlink()
         if kind == "link":
             (run / name).symlink_to("/etc/passwd")
@@ -381,28 +381,28 @@ def test_links_pipes_and_directories_in_place_of_files_are_said_and_never_waited
             os.mkfifo(run / name)
         else:
             (run / name).mkdir()
-    (run / layout.SUMMARY).unlink()
-    os.mkfifo(run / layout.SUMMARY)
+    (run / schema.SUMMARY).unlink()
+    os.mkfifo(run / schema.SUMMARY)
     reader = RunReader(run)
-    for file in (TASKS, FAILURES, layout.WORKERS):
+    for file in (TASKS, FAILURES, schema.WORKERS):
         assert list(reader.records(file)) == []
         assert reader.problems[file].unreadable
     assert reader.summary() is None
-    assert "regular file" in reader.problems[layout.SUMMARY].unreadable
+    assert "regular file" in reader.problems[schema.SUMMARY].unreadable
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b"{", b"\0" * 100, b"\xff", b"null"])
 def test_an_unreadable_run_json_is_a_problem_and_no_error(run: Path, content: bytes) -> None:
-    (run / layout.RUN).write_bytes(content)
+    (run / schema.RUN).write_bytes(content)
     reader = RunReader(run)
     assert reader.document == {}
     assert reader.run_id == RUN_ID
-    assert reader.problems[layout.RUN].unreadable
+    assert reader.problems[schema.RUN].unreadable
     assert len(list(reader.records(TASKS))) == 60
 
 
 def test_without_run_json_the_records_say_whose_they_are(run: Path, tmp_path: Path) -> None:
-    (run / layout.RUN).unlink()
+    (run / schema.RUN).unlink()
     renamed = run.rename(tmp_path / "renamed")
     records, reader = read(renamed)
     assert len(records) == 60
@@ -413,21 +413,21 @@ def test_without_run_json_the_records_say_whose_they_are(run: Path, tmp_path: Pa
     "journal", [3, [], {TASKS: 3}, {TASKS: {}}, {TASKS: {"bytes": -1, "seq": "x", "crc32": None}}]
 )
 def test_a_strange_journal_in_run_json_is_ignored(run: Path, journal: Any) -> None:
-    document = orjson.loads((run / layout.RUN).read_bytes()) | {"journal": journal}
-    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    document = orjson.loads((run / schema.RUN).read_bytes()) | {"journal": journal}
+    (run / schema.RUN).write_bytes(orjson.dumps(document))
     records, reader = read(run)
     assert len(records) == 60
     assert reader.problems == {}
 
 
 def test_a_key_of_the_journal_in_run_json_is_no_path(run: Path) -> None:
-    document = orjson.loads((run / layout.RUN).read_bytes())
+    document = orjson.loads((run / schema.RUN).read_bytes())
     mark = document["journal"][TASKS]
     names = ["../x.jsonl", "/etc/passwd", "notes.jsonl", *map(str, range(100_000))]
     document["journal"] |= dict.fromkeys(names, mark)
-    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    (run / schema.RUN).write_bytes(orjson.dumps(document))
     reader = RunReader(run)
-    assert reader.marks().keys() <= set(layout.JOURNALS)
+    assert reader.marks().keys() <= set(schema.JOURNALS)
     assert len(list(reader.records(TASKS))) == 60
     assert reader.problems == {}
 
@@ -456,9 +456,9 @@ def test_a_hole_in_what_was_synced_is_damage(run: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(len(data) // 2)
         file.truncate(10**9)
-    document = orjson.loads((run / layout.RUN).read_bytes())
+    document = orjson.loads((run / schema.RUN).read_bytes())
     document["journal"][TASKS]["bytes"] = 10**9
-    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    (run / schema.RUN).write_bytes(orjson.dumps(document))
     reader = RunReader(run)
     assert len(list(reader.records(TASKS))) < 60
     assert reader.problems[TASKS].crc_mismatches == 1
@@ -490,11 +490,11 @@ def put_recorder(
     document: Any = run_document()
     if recorder is not None:
         document["recorder"] = {**recorder, "heartbeat_at": beat.isoformat()}
-    (run / layout.RUN).write_bytes(orjson.dumps(document))
+    (run / schema.RUN).write_bytes(orjson.dumps(document))
     if owner is None:
-        (run / layout.OWNER).unlink()
+        (run / schema.OWNER).unlink()
     else:
-        (run / layout.OWNER).write_bytes(orjson.dumps(owner))
+        (run / schema.OWNER).write_bytes(orjson.dumps(owner))
 
 
 @pytest.mark.parametrize(
@@ -583,10 +583,10 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
 
 
 def test_without_run_json_the_owner_tells_whether_the_run_lives(run: Path) -> None:
-    (run / layout.RUN).unlink()
-    (run / layout.OWNER).write_bytes(orjson.dumps(process()))
+    (run / schema.RUN).unlink()
+    (run / schema.OWNER).write_bytes(orjson.dumps(process()))
     assert RunReader(run).status == "running"
-    (run / layout.OWNER).write_bytes(orjson.dumps(process(pid=2**22 + 1)))
+    (run / schema.OWNER).write_bytes(orjson.dumps(process(pid=2**22 + 1)))
     assert RunReader(run).status == "lost"
 
 
@@ -628,7 +628,7 @@ def test_broken_runs_are_listed_and_links_and_foreign_directories_are_not(tmp_pa
     (tmp_path / "run-20261121T110000Z-no-document-00000000").mkdir()
     broken = tmp_path / "run-20261121T120000Z-broken-00000000"
     broken.mkdir()
-    (broken / layout.RUN).write_bytes(b'{"run_id": 3, "started_at": [], "status": {}}')
+    (broken / schema.RUN).write_bytes(b'{"run_id": 3, "started_at": [], "status": {}}')
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "tasks.txt").write_text("")
@@ -641,7 +641,7 @@ def test_broken_runs_are_listed_and_links_and_foreign_directories_are_not(tmp_pa
         RUN_ID,
     ]
     assert [run.status for run in runs] == ["running", "lost", "completed"]
-    assert layout.RUN in runs[1].problems
+    assert schema.RUN in runs[1].problems
     # The latest is one that says something of itself.
     assert resolve_run(tmp_path).path == broken
     with pytest.raises(RunNotFoundError):
@@ -659,12 +659,12 @@ def test_a_run_in_the_place_of_the_directory_of_runs_is_that_run(run: Path) -> N
 def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = orjson.loads((run / layout.RUN).read_bytes())
+    document = orjson.loads((run / schema.RUN).read_bytes())
     gone = process(pid=2**22 + 1, process_started="1", writer=process())
-    (run / layout.RUN).write_bytes(
+    (run / schema.RUN).write_bytes(
         orjson.dumps(document | {"status": "running", "recorder": process(pid=2**22 + 1)})
     )
-    (run / layout.OWNER).write_bytes(orjson.dumps(gone))
+    (run / schema.OWNER).write_bytes(orjson.dumps(gone))
     for number in range(5):
         shutil.copytree(run, run.with_name(f"{RUN_ID}-{number}"))
     now = [0.0]
@@ -707,7 +707,7 @@ def test_a_missing_directory_has_no_runs(tmp_path: Path) -> None:
     assert find_runs(tmp_path / "nowhere") == []
     reader = RunReader(tmp_path / "nowhere")
     assert reader.files() == []
-    assert reader.problems[layout.RUN].unreadable
+    assert reader.problems[schema.RUN].unreadable
 
 
 @pytest.mark.parametrize(
@@ -745,7 +745,7 @@ def old_record(state: str, number: int) -> bytes:
 def test_a_run_of_an_older_tool_is_read_without_complaint(tmp_path: Path, status: str) -> None:
     run = tmp_path / "run-old"
     run.mkdir()
-    (run / layout.RUN).write_text(
+    (run / schema.RUN).write_text(
         '{"finished_at": null, "manifest_lock": "7e", "project_name": "old", "provider_name": '
         '"local", "run_id": "run-old", "schema_version": 1, "source_manifest_path": "s.yaml", '
         f'"started_at": "2026-11-21T16:33:03Z", "status": "{status}", "target_name": "local"}}'
@@ -755,7 +755,7 @@ def test_a_run_of_an_older_tool_is_read_without_complaint(tmp_path: Path, status
         b"".join(lines) + (old_record("failed", 1)[:99] * (status != "completed"))
     )
     os.utime(run / TASKS, (1, 1))
-    os.utime(run / layout.RUN, (1, 1))
+    os.utime(run / schema.RUN, (1, 1))
     records, reader = read(run)
     assert len(records) == 10
     assert records[0]["duration_s"] is None
@@ -784,7 +784,7 @@ def test_the_shared_runs_of_an_older_tool_are_read() -> None:
 
 def test_this_host_and_process_are_told(tmp_path: Path) -> None:
     writer = create(tmp_path)
-    recorder = orjson.loads((writer.path / layout.RUN).read_bytes())["recorder"]
+    recorder = orjson.loads((writer.path / schema.RUN).read_bytes())["recorder"]
     assert recorder["host"] == socket.gethostname()
     assert recorder["boot_id"] == _process.boot_id() != ""
     writer.close()

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import RUN_ID, create, failure, lines, read, run_document, task, written
 
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs import writer as writer_module
-from scalable_runs.layout import FAILURES, SPANS, TASKS
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import FAILURES, SPANS, TASKS
 from scalable_runs.writer import Problem, RunWriter
 
 CONTRACT = {
-    *layout.JOURNALS,
-    layout.MANIFEST,
-    layout.PLAN,
-    layout.LOCK,
-    layout.RUN,
-    layout.SUMMARY,
+    *schema.JOURNALS,
+    schema.MANIFEST,
+    schema.PLAN,
+    schema.LOCK,
+    schema.RUN,
+    schema.SUMMARY,
 }
 
 
@@ -39,12 +39,12 @@ def test_a_finished_run_has_the_twelve_files_and_nothing_that_was_temporary(tmp_
     writer = create(tmp_path, manifest="project: x\n", plan={"workers": 2}, lock="abc\n")
     before_close = {entry.name for entry in writer.path.iterdir()}
     writer.close({"counts": {}}, status="completed")
-    assert CONTRACT - before_close == {layout.SUMMARY}
-    assert {entry.name for entry in writer.path.iterdir()} == CONTRACT | {layout.OWNER}
-    assert (writer.path / layout.MANIFEST).read_text() == "project: x\n"
-    assert orjson.loads((writer.path / layout.PLAN).read_bytes()) == {"workers": 2}
-    assert (writer.path / layout.LOCK).read_text() == "abc\n"
-    assert all((writer.path / file).read_bytes() == b"" for file in layout.JOURNALS)
+    assert CONTRACT - before_close == {schema.SUMMARY}
+    assert {entry.name for entry in writer.path.iterdir()} == CONTRACT | {schema.OWNER}
+    assert (writer.path / schema.MANIFEST).read_text() == "project: x\n"
+    assert orjson.loads((writer.path / schema.PLAN).read_bytes()) == {"workers": 2}
+    assert (writer.path / schema.LOCK).read_text() == "abc\n"
+    assert all((writer.path / file).read_bytes() == b"" for file in schema.JOURNALS)
 
 
 def test_only_the_owner_can_look_into_a_run(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_a_sync_marks_bytes_sequence_and_checksum_of_every_file(tmp_path: Path) 
     writer = create(tmp_path, sync_interval=10)
     writer.append(TASKS, [task(1), task(2)])
     assert writer.sync(10)
-    journal = orjson.loads((writer.path / layout.RUN).read_bytes())["journal"]
+    journal = orjson.loads((writer.path / schema.RUN).read_bytes())["journal"]
     data = (writer.path / TASKS).read_bytes()
-    assert set(journal) == set(layout.JOURNALS)
+    assert set(journal) == set(schema.JOURNALS)
     assert journal[TASKS] == {
         "bytes": len(data),
         "seq": 2,
@@ -148,7 +148,7 @@ def test_an_urgent_sync_does_not_wait_for_the_timer(tmp_path: Path) -> None:
     writer = create(tmp_path, sync_interval=10)
     writer.append(FAILURES, [failure(1)])
     writer.update_run(urgent=True, trace_id="changed")
-    run = writer.path / layout.RUN
+    run = writer.path / schema.RUN
     deadline = threading.Event()
     while orjson.loads(run.read_bytes())["trace_id"] != "changed":
         assert not deadline.wait(0.005)
@@ -158,7 +158,7 @@ def test_an_urgent_sync_does_not_wait_for_the_timer(tmp_path: Path) -> None:
 
 def test_the_timer_syncs_and_beats_without_being_asked(tmp_path: Path) -> None:
     writer = create(tmp_path, sync_interval=0.02)
-    run = writer.path / layout.RUN
+    run = writer.path / schema.RUN
     first = orjson.loads(run.read_bytes())["recorder"]["heartbeat_at"]
     writer.append(TASKS, [task(1)])
     wait = threading.Event()
@@ -181,7 +181,7 @@ def test_close_writes_the_summary_with_the_final_run(tmp_path: Path) -> None:
 
     writer.close(summary, status="failed", finished_at="2026-11-21T16:34:00.000000Z")
     reader = RunReader(writer.path)
-    document = orjson.loads((writer.path / layout.SUMMARY).read_bytes())
+    document = orjson.loads((writer.path / schema.SUMMARY).read_bytes())
     assert list(document) == ["run", "counts"]
     assert document["counts"] == {"task_events": 1}
     assert document["run"]["status"] == reader.status == "failed"
@@ -368,7 +368,7 @@ def test_a_second_writer_is_refused_whether_the_first_is_open_closed_or_dead(
     writer.close()
     with pytest.raises(FileExistsError):
         create(tmp_path)
-    owner = orjson.loads((writer.path / layout.OWNER).read_bytes())
+    owner = orjson.loads((writer.path / schema.OWNER).read_bytes())
     assert owner["pid"] == os.getpid()
     assert set(owner) == {
         "host",
@@ -481,10 +481,10 @@ def test_whatever_is_appended_comes_back(
 
 def test_a_run_may_belong_to_another_process(tmp_path: Path) -> None:
     writer = create(tmp_path, program=os.getppid())
-    owner = orjson.loads((writer.path / layout.OWNER).read_bytes())
+    owner = orjson.loads((writer.path / schema.OWNER).read_bytes())
     assert owner["pid"] == os.getppid()
     assert owner["writer"]["pid"] == os.getpid()
     assert writer.sync(10)
-    run = orjson.loads((writer.path / layout.RUN).read_bytes())
+    run = orjson.loads((writer.path / schema.RUN).read_bytes())
     assert run["recorder"]["pid"] == os.getppid()
     writer.close()

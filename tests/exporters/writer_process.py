@@ -19,7 +19,7 @@ import orjson
 from store_world import create, failure, task
 
 from scalable_runs import writer as writer_module
-from scalable_runs.layout import FAILURES, TASKS
+from scalable_runs.schema import FAILURES, TASKS
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scalable_runs.layout import TASKS
 from scalable_runs.reader import find_runs
+from scalable_runs.schema import TASKS
 from servers.harness import Collector
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from scalable_runs.layout import TASKS
+from scalable_runs.schema import TASKS
 from servers import otlp_json
 from servers.harness import Collector, free_ports
 from servers.programs import run_program
@@ -145,7 +145,7 @@ def test_misuse_says_what_would_be_right(
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-    from scalable_runs.exporter import RunsSpanExporter  # any run will do
+    from scalable_runs.otel.exporter import RunsSpanExporter  # any run will do
 
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(RunsSpanExporter()))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scalable_runs.layout import FAILURES, TASKS
+from scalable_runs.schema import FAILURES, TASKS
 from servers.harness import Collector
 from servers.programs import Done, run_program
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable_runs.layout import TASKS
+from scalable_runs.schema import TASKS
 from servers.harness import Collector, free_ports
 from servers.programs import Done, run_program
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster import session_tasks as tasks
 from scalable import ScalableSession, diagnose_run
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs.reader import RunReader
 from servers.harness import Slurm
 
@@ -46,12 +46,12 @@ def test_the_workers_of_a_session_are_jobs_of_slurm(slurm: Slurm, tmp_path: Path
     assert session.run_dir is not None
     run = RunReader(session.run_dir)
     assert run.document["provider_name"] == "slurm"
-    states = [dict(record) for record in run.records(layout.TASKS)]
+    states = [dict(record) for record in run.records(schema.TASKS)]
     doubled = [r for r in states if r["task_name"] == "double" and r["state"] == "succeeded"]
     assert {(r["component"], r["tag"]) for r in doubled} == {("analysis", "ana")}
-    (artifact,) = run.records(layout.ARTIFACTS)
+    (artifact,) = run.records(schema.ARTIFACTS)
     assert artifact["task_name"] == "tell"
-    ready = [r for r in run.records(layout.WORKERS) if r["state"] == "ready"]
+    ready = [r for r in run.records(schema.WORKERS) if r["state"] == "ready"]
     assert [(r["provider"], r["component"]) for r in ready] == [("slurm", "analysis")]
 
 
@@ -71,7 +71,7 @@ def test_a_job_that_meets_its_time_limit_is_named_walltime(slurm: Slurm, tmp_pat
         future.cancel()
     (failure,) = (
         record
-        for record in RunReader(session.run_dir).records(layout.FAILURES)
+        for record in RunReader(session.run_dir).records(schema.FAILURES)
         if record["failure_class"] == "WorkerLost"
     )
     assert lost["details"]["reason"]
@@ -86,7 +86,7 @@ def _lost_worker(run_dir: Path) -> dict[str, object]:
     """The `lost` line of the run, once it is there."""
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        for record in RunReader(run_dir).records(layout.WORKERS):
+        for record in RunReader(run_dir).records(schema.WORKERS):
             if record["state"] in ("lost", "removed"):
                 return dict(record)
         threading.Event().wait(0.5)

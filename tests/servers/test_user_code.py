@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from scalable_runs.layout import TASKS
+from scalable_runs.schema import TASKS
 from servers.harness import Collector, Jaeger, wait_until
 from servers.programs import run_program
 

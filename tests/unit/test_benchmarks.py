@@ -16,8 +16,8 @@ from benchmarks import clusters, plot, synthetic, table
 from benchmarks.clusters import Sample
 from benchmarks.synthetic import Shape, SyntheticCluster
 from benchmarks.table import Row
-from scalable_runs.layout import FAILURES, TASKS
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import FAILURES, TASKS
 
 LIVELY = Shape(
     tasks=300,

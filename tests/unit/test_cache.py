@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from scalable import DirType, FileType, cacheable
+from scalable.cache import cacheable as cache
+from scalable.cache.cacheable import Store, cache_directory, cache_limit
 from scalable.cli import cli
-from scalable.session import cache
-from scalable.session.cache import Store, cache_directory, cache_limit
 
 
 @pytest.fixture(autouse=True)

@@ -152,7 +152,7 @@ def test_commands_runs_workers_targets_and_functions_are_completed(
     targets = "targets: {hpc: {provider: slurm}, here: {provider: local}}"
     Path("scalable.yaml").write_text(f"version: 1\nproject: {{name: x}}\n{targets}\n")
     assert completions("scalable plan --target h") == ["here", "hpc"]
-    from scalable.session.cache import Store, cache_directory
+    from scalable.cache.cacheable import Store, cache_directory
 
     Store(cache_directory()).save("0" * 64, 1, None, "steps.convert", 0.1)
     assert completions("scalable cache clear --function steps") == ["steps.convert"]

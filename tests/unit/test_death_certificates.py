@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from scalable import facts, spool
+from scalable import facts
+from scalable.common import spool
 from scalable.instrumentation.tee import EMPTY_EXPIRY, EXPIRY, Log, remove_expired
 from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths, WorkerLogs
 from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK

@@ -12,7 +12,7 @@ import pytest
 
 from scalable.cli import COMMANDS
 from scalable.telemetry.semconv import RECORD_MAP
-from scalable_runs import layout
+from scalable_runs import schema
 from scalable_runs.redact import Redactor
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +41,8 @@ def test_the_documentation_names_only_variables_that_the_code_reads():
 
 def test_every_file_of_a_run_is_described():
     described = code_words(RUN_DIRECTORY)
-    files = {*layout.JOURNALS, *layout.SIGNALS, layout.MANIFEST, layout.PLAN, layout.LOCK}
-    assert files | {layout.RUN, layout.SUMMARY, layout.OWNER} <= described
+    files = {*schema.JOURNALS, *schema.SIGNALS, schema.MANIFEST, schema.PLAN, schema.LOCK}
+    assert files | {schema.RUN, schema.SUMMARY, schema.OWNER} <= described
 
 
 def test_every_field_that_is_recorded_is_described():

@@ -18,8 +18,8 @@ import pytest
 from opentelemetry import _logs, metrics, trace
 from opentelemetry._logs import LogRecord
 
-from scalable import forks
-from scalable.guard import Guard
+from scalable.common import forks
+from scalable.common.guard import Guard
 from scalable.instrumentation import internals, outbox, python_logs
 from scalable.instrumentation.python_logs import Listener
 from scalable.instrumentation.relay import Relay

@@ -8,12 +8,12 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 
 from scalable import facts
-from scalable.guard import Guard
+from scalable.common.guard import Guard
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, LEAVE_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
-from scalable_runs.encode import encode_logs, encode_spans
+from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary
 

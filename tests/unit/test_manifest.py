@@ -14,21 +14,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.session.errors import ManifestError, SessionError
-from scalable.session.lock import canonical, digest
-from scalable.session.manifest import (
+from scalable.manifest.errors import ManifestError, SessionError
+from scalable.manifest.lock import canonical, digest
+from scalable.manifest.model import clock
+from scalable.manifest.overlays import merge
+from scalable.manifest.providers import BUILT_IN, GROUP, find_provider, provider_names
+from scalable.manifest.reader import (
     check_manifest,
     choose_target,
     find_manifest,
     load_manifest,
     parse_manifest,
 )
-from scalable.session.model import clock
-from scalable.session.overlays import merge
-from scalable.session.providers import BUILT_IN, GROUP, find_provider, provider_names
-from scalable.session.scaffold import PROVIDERS, manifest_text
-from scalable.session.schema import manifest_schema
-from scalable.session.sizes import memory_bytes
+from scalable.manifest.scaffold import PROVIDERS, manifest_text
+from scalable.manifest.schema import manifest_schema
+from scalable.manifest.sizes import memory_bytes
 
 MINIMAL = """\
 version: 1
@@ -207,8 +207,8 @@ def test_a_provider_that_is_missing_here_matters_only_where_it_is_chosen():
 
 THIRD_PARTY = """\
 from pydantic import Field
-from scalable.session.providers import Provider
-from scalable.session.model import Target
+from scalable.manifest.providers import Provider
+from scalable.manifest.model import Target
 
 class MoonTarget(Target):
     crater: str = Field(description="Where.")

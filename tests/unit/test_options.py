@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.options import OPTIONS, OptionError, documentation, resolve
+from scalable.common.options import OPTIONS, OptionError, documentation, resolve
 
 
 def test_defaults_of_an_empty_environment(tmp_path):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from scalable.otel_environment import usable, usable_environment
+from scalable.common.otel_environment import usable, usable_environment
 
 WRONG = [
     ("OTEL_PROPAGATORS", "tracecontext, b3multi,baggage", "tracecontext,baggage", "'b3multi'"),

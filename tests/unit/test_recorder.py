@@ -15,8 +15,8 @@ from scalable import facts
 from scalable.telemetry import wire
 from scalable.telemetry.providers import Exits
 from scalable.telemetry.recorder import STRIDE
-from scalable_runs.layout import ARTIFACTS, FAILURES, TASKS
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import ARTIFACTS, FAILURES, TASKS
 
 
 @pytest.mark.lenient

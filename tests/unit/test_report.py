@@ -31,8 +31,8 @@ from scalable.analysis import (
     render_text,
 )
 from scalable.analysis._text import cells, fit, gigabytes, percent, printable, seconds, wrap
-from scalable_runs.layout import Record
 from scalable_runs.reader import RunReader, find_runs
+from scalable_runs.schema import Record
 
 RUN_ID = "run-20260102T030405Z-flights-0a1b2c3d"
 

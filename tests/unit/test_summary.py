@@ -27,8 +27,8 @@ from run_builder import (
     usage,
     worker,
 )
-from scalable_runs.layout import FILE_OF, JOURNALS, Record
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import FILE_OF, JOURNALS, Record
 from scalable_runs.summary import (
     EXACT_VALUES,
     MAX_FAILURE_GROUPS,

@@ -31,28 +31,17 @@ class Room:
 
 
 RUNS = ("run store", "run store's SDK side")
-LEAVES = ("facts", "forks", "guard", "options", "OpenTelemetry's variables", "processes", "spool")
 
 #: A module belongs to the first room that names it or a package above it.
 ROOMS = (
     Room("facts", ("scalable.facts",), never=DASK | OTEL),
-    Room("forks", ("scalable.forks",), never=DASK | OTEL),
-    Room("guard", ("scalable.guard",), never=DASK | OTEL),
-    Room("options", ("scalable.options",), never=DASK | OTEL),
     Room(
-        "OpenTelemetry's variables",
-        ("scalable.otel_environment",),
+        "common",
+        ("scalable.common",),
         never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
     ),
-    Room("processes", ("scalable.processes",), never=DASK | OTEL),
-    Room("spool", ("scalable.spool",), never=DASK | OTEL),
-    Room(
-        "crash upload",
-        ("scalable.crash_upload",),
-        doors=("run store",),
-        never=DASK | OTEL,
-    ),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),
+    Room("crash upload", ("scalable.crash_upload",), doors=("run store",), never=DASK | OTEL),
     Room(
         "worker's SDK side",
         # Imported when user code in a worker first records something, and no provider is there.
@@ -63,88 +52,62 @@ ROOMS = (
     Room(
         "instrumentation",
         ("scalable.instrumentation",),
-        doors=(*LEAVES, "worker's SDK side"),
+        doors=("facts", "common", "worker's SDK side"),
         # Inside the cluster there are facts, not spans: of OpenTelemetry at most the API.
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),
-    Room("telemetry", ("scalable.telemetry",), doors=(*LEAVES, "causes", *RUNS), never=DASK),
+    Room(
+        "telemetry",
+        ("scalable.telemetry",),
+        doors=("facts", "common", "causes", *RUNS),
+        never=DASK,
+    ),
     Room(
         "manifest",
-        tuple(
-            f"scalable.session.{module}"
-            for module in (
-                *("errors", "source", "sizes", "model", "overlays", "lock", "manifest", "schema"),
-                *("scaffold", "providers", "plan", "pricing"),
-            )
-        ),
+        ("scalable.manifest",),
         # The redactor says which keys are secret.
-        doors=("options", "run store"),
+        doors=("common", "run store"),
         # What is checked and planned starts nothing: a provider imports Dask when it starts.
         never=DASK | OTEL,
     ),
     Room(
         # Works in any process, a cluster's or not.
         "cache",
-        ("scalable.session.cache", "scalable.session.records"),
-        doors=("manifest", "instrumentation", "options", "forks", "spool"),
+        ("scalable.cache",),
+        doors=("manifest", "instrumentation", "common"),
         never=DASK | OTEL,
     ),
     Room(
         "session",
         ("scalable.session",),
-        doors=("manifest", "cache", "composition", "instrumentation", *LEAVES, *RUNS),
+        doors=("manifest", "cache", "composition", "instrumentation", "common", *RUNS),
         never=OTEL,
     ),
-    Room("analysis", ("scalable.analysis",), doors=("causes", "run store"), never=DASK | OTEL),
     Room(
-        "demo command",
-        ("scalable.cli.demo",),
-        doors=("cli", "demo", "public face", "analysis", "run store"),
-        never=DASK | OTEL,
-    ),
-    Room(
-        "export command",
-        ("scalable.cli.export",),
-        doors=("cli", "telemetry", "OpenTelemetry's variables"),
-        never=DASK,
-    ),
-    Room(
-        "run command",
-        ("scalable.cli.run",),
-        doors=("cli", "session", "manifest", "analysis", "options"),
+        "analysis",
+        ("scalable.analysis", "scalable.ai"),
+        doors=("causes", "run store"),
         never=DASK | OTEL,
     ),
     Room(
         "cli",
         ("scalable.cli", "scalable.__main__"),
+        # What a command starts it imports when it is called; see the tests of imports below.
         doors=(
-            "demo command",
-            "export command",
-            "analysis",
-            "crash upload",
-            "run store",
-            "manifest",
-            "cache",
-            "options",
+            *("analysis", "cache", "common", "crash upload", "demo", "manifest", "public face"),
+            *("run store", "session", "telemetry"),
         ),
         never=DASK | OTEL,
     ),
-    Room("ai", ("scalable.ai",), doors=("analysis", "run store"), never=DASK | OTEL),
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
     Room(
         "composition",
-        ("scalable.api",),
-        doors=("instrumentation", "telemetry", "crash upload", *LEAVES, *RUNS),
-    ),
-    Room(
-        "instrumentor",
-        ("scalable.autoinstrument",),
-        doors=("composition", "forks", "options"),
-        never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
+        ("scalable.api", "scalable.autoinstrument"),
+        doors=("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
     ),
     Room(
         "run store's SDK side",
-        ("scalable_runs.encode", "scalable_runs.exporter"),
+        ("scalable_runs.otel", "scalable_runs.exporter"),
         doors=("run store",),
         never=DASK,
     ),
@@ -152,7 +115,7 @@ ROOMS = (
     Room(
         "public face",
         ("scalable",),
-        doors=("composition", "session", "cache", "manifest", "options", "ai"),
+        doors=("analysis", "cache", "common", "composition", "manifest", "session"),
         never=DASK | OTEL,
     ),
 )
@@ -246,12 +209,16 @@ def test_no_module_imports_through_a_wall():
     ("module", "source", "said"),
     [
         ("scalable.facts", "import distributed", "facts must not import distributed"),
-        ("scalable.facts", "from scalable import guard", "must not import scalable.guard"),
-        ("scalable.guard", "from . import facts", "guard must not import scalable.facts"),
+        (
+            "scalable.facts",
+            "from scalable.common import guard",
+            "must not import scalable.common.guard",
+        ),
+        ("scalable.common.guard", "from .. import facts", "common must not import scalable.facts"),
         (
             "scalable.instrumentation.plugin",
-            "def f():\n    from scalable_runs.layout import TASKS",
-            "plugin:2: instrumentation must not import scalable_runs.layout",
+            "def f():\n    from scalable_runs.schema import TASKS",
+            "plugin:2: instrumentation must not import scalable_runs.schema",
         ),
         (
             "scalable.instrumentation.plugin",
@@ -269,17 +236,25 @@ def test_no_module_imports_through_a_wall():
             "import importlib\nimportlib.import_module('dask.array')",
             "analysis must not import dask.array",
         ),
-        ("scalable.analysis", "from scalable_runs import exporter", "scalable_runs.exporter"),
+        (
+            "scalable.analysis",
+            "from scalable_runs.otel import exporter",
+            "scalable_runs.otel.exporter",
+        ),
         ("scalable.cli.report", "import scalable.api", "cli must not import scalable.api"),
         (
             "scalable_runs.reader",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import opentelemetry.trace",
             "reader:3: run store must not import opentelemetry.trace",
         ),
-        ("scalable_runs.reader", "from scalable_runs.exporter import E", "scalable_runs.exporter"),
-        ("scalable_runs.exporter", "import scalable as s", "must not import scalable"),
         (
-            "scalable_runs.exporter",
+            "scalable_runs.reader",
+            "from scalable_runs.otel.exporter import E",
+            "scalable_runs.otel.exporter",
+        ),
+        ("scalable_runs.otel.exporter", "import scalable as s", "must not import scalable"),
+        (
+            "scalable_runs.otel.exporter",
             "import scalable\nscalable.__version__",
             "exporter:2: run store's SDK side must not import scalable",
         ),
@@ -297,16 +272,16 @@ def test_the_check_sees_a_breach(module: str, source: str, said: str):
         (
             "scalable",
             "scalable.facts",
-            "scalable.guard",
+            "scalable.common.guard",
             "scalable.api",
             "scalable.analysis",
             "scalable.cli.report",
             "scalable.instrumentation.plugin",
             "scalable.telemetry.recorder",
             "scalable_runs",
-            "scalable_runs.layout",
+            "scalable_runs.schema",
             "scalable_runs.reader",
-            "scalable_runs.exporter",
+            "scalable_runs.otel.exporter",
         ),
         "",
     )
@@ -399,7 +374,7 @@ def test_report_works_where_dask_and_opentelemetry_are_not_installed(tmp_path: P
     made = python(
         f"""
         from scalable_runs.writer import RunWriter
-        from scalable_runs.layout import SCHEMA_VERSION
+        from scalable_runs.schema import SCHEMA_VERSION
         writer = RunWriter.create({str(tmp_path / "runs")!r}, dict(
             schema_version=SCHEMA_VERSION, run_id="run-20260101T000000Z-walls-00000000",
             project_name="walls", target_name="existing", provider_name="local",

@@ -13,7 +13,7 @@ from scalable.analysis.page import MIN_WIDTH, Page
 from scalable.analysis.render import path_text
 from scalable.analysis.report import worker_label
 from scalable.analysis.words import messages_words
-from scalable_runs.layout import SCHEMA_VERSION
+from scalable_runs.schema import SCHEMA_VERSION
 
 _SEVERITY_COLOUR: Final = {
     "critical": ("red", "bold"),

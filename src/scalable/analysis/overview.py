@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from scalable.analysis.report import read_journals
-from scalable_runs.layout import JOURNALS, SCHEMA_VERSION
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import JOURNALS, SCHEMA_VERSION
 
 #: Bytes of journals read for one listing; a larger unfinished run keeps its numbers to itself.
 MAX_READ: Final = 64 * 1024 * 1024

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from scalable.analysis._text import plural
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
-from scalable_runs.layout import (
+from scalable_runs.reader import RunReader, parse_time
+from scalable_runs.schema import (
     ARTIFACTS,
     FAILURES,
     JOURNALS,
@@ -20,7 +21,6 @@ from scalable_runs.layout import (
     WORKERS,
     Record,
 )
-from scalable_runs.reader import RunReader, parse_time
 from scalable_runs.summary import MAX_NAMES, OTHER, RunSummary
 
 Document: TypeAlias = Mapping[str, Any]

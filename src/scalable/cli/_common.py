@@ -262,7 +262,7 @@ def _run_at_path(name: str | None) -> RunReader | None:
 def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    from scalable_runs.layout import RUN_ID_PATTERN
+    from scalable_runs.schema import RUN_ID_PATTERN
 
     if os.sep in incomplete:
         return [CompletionItem(incomplete, type="dir")]

@@ -79,8 +79,8 @@ def _complete_targets(
 
     try:
         with session_errors():
-            from scalable.session.manifest import find_manifest, read_text
-            from scalable.session.source import read_source
+            from scalable.manifest.reader import find_manifest, read_text
+            from scalable.manifest.source import read_source
 
             path = find_manifest(ctx.params.get("given") or ctx.params.get("manifest"))
             targets: Any = (read_source(read_text(path), str(path)).data or {}).get("targets")
@@ -102,9 +102,9 @@ def session_errors() -> Generator[None]:
         An option of telemetry has a value that it cannot have.
     """
     try:
-        from scalable.options import OptionError
-        from scalable.session.errors import ManifestError, SessionError
-        from scalable.session.manifest import load_manifest as _  # noqa: F401
+        from scalable.common.options import OptionError
+        from scalable.manifest.errors import ManifestError, SessionError
+        from scalable.manifest.reader import load_manifest as _  # noqa: F401
     except ImportError as error:
         raise CommandError(
             f"This needs packages that are not installed ({error}).\n\n"

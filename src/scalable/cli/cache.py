@@ -135,9 +135,9 @@ def _agreed(store: Any, function: str | None, age: float | None) -> bool:
 
 def _store(directory: Path | None) -> Any:
     with session_errors():
-        from scalable.session.cache import Store, cache_directory
-        from scalable.session.errors import SessionError
-        from scalable.session.manifest import find_manifest, load_manifest
+        from scalable.cache.cacheable import Store, cache_directory
+        from scalable.manifest.errors import SessionError
+        from scalable.manifest.reader import find_manifest, load_manifest
 
         if directory is None:
             try:

@@ -17,7 +17,7 @@ from scalable.cli._common import (
     progress_bar,
     run_options,
 )
-from scalable.otel_environment import usable
+from scalable.common.otel_environment import usable
 
 _EPILOG = """\b
 Examples:

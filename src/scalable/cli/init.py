@@ -105,8 +105,8 @@ class _Form:
     """
 
     def __init__(self, project: str) -> None:
-        from scalable.session.manifest import check_manifest
-        from scalable.session.scaffold import manifest_text
+        from scalable.manifest.reader import check_manifest
+        from scalable.manifest.scaffold import manifest_text
 
         self._check: Any = check_manifest
         self._make: Any = manifest_text

@@ -138,7 +138,7 @@ def run(
 @contextmanager
 def _named_as_options() -> Generator[None]:
     """Name the options of ``instrument()`` as the command line does."""
-    from scalable.options import OptionError
+    from scalable.common.options import OptionError
 
     try:
         yield

@@ -27,7 +27,7 @@ def schema(output: Path | None) -> None:
     from scalable.analysis import json_text
 
     with session_errors():
-        from scalable.session.schema import manifest_schema
+        from scalable.manifest.schema import manifest_schema
 
         text = json_text(manifest_schema())
     deliver(text, output, "the schema", as_json=True)

@@ -28,8 +28,8 @@ def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_j
     is well, 1 if there are problems.
     """
     with session_errors():
-        from scalable.session.errors import ManifestError
-        from scalable.session.manifest import (
+        from scalable.manifest.errors import ManifestError
+        from scalable.manifest.reader import (
             check_manifest,
             find_manifest,
             parse_manifest,

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import time
 from typing import Final
 
-from scalable.spool import check_private, log_state, private_directory
+from scalable.common.spool import check_private, log_state, private_directory
 
 #: The board of a dead worker that nobody has written to for this time is removed at sight, in
 #: seconds.

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType, ref
 
 from scalable import facts
+from scalable.common.forks import no_fork, unlocked_in_forks
+from scalable.common.processes import adopts_orphans, start_detached
+from scalable.common.spool import LOG_LIMIT, create_log, name_of, new_log, spool
 from scalable.facts import STREAM_OP
-from scalable.forks import no_fork, unlocked_in_forks
 from scalable.instrumentation import internals, tee
 from scalable.instrumentation.relay import is_worker_process
-from scalable.processes import adopts_orphans, start_detached
-from scalable.spool import LOG_LIMIT, create_log, name_of, new_log, spool
 
 if TYPE_CHECKING:
     from distributed import Worker

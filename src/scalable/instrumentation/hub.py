@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
+from scalable.common.guard import Guard
 from scalable.facts import (
     CONFIG_OP,
     DRAIN_OP,
@@ -19,7 +20,6 @@ from scalable.facts import (
     STREAM_OP,
     THREAD_CPU,
 )
-from scalable.guard import Guard
 from scalable.instrumentation.outbox import Outbox, process
 from scalable.instrumentation.python_logs import Listener
 

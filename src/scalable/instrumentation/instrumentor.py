@@ -10,8 +10,8 @@ from distributed import Client, Scheduler
 from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 
+from scalable.common.guard import Guard
 from scalable.facts import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
-from scalable.guard import Guard
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 from distributed.diagnostics.plugin import NannyPlugin
 
-from scalable import facts, spool
+from scalable import facts
+from scalable.common import spool
+from scalable.common.guard import Guard, guarded
+from scalable.common.processes import adopts_orphans
 from scalable.facts import NANNY_OP, NANNY_PLUGIN_NAME
-from scalable.guard import Guard, guarded
 from scalable.instrumentation import internals, tee
 from scalable.instrumentation.outbox import Outbox, Reports, process
 from scalable.instrumentation.python_logs import Listener
-from scalable.processes import adopts_orphans
 
 if TYPE_CHECKING:
     from distributed import Nanny
@@ -165,7 +166,7 @@ class ScalableNannyPlugin(NannyPlugin):
 
 _SOURCE: Final = """
 try:
-    from scalable.forks import no_fork
+    from scalable.common.forks import no_fork
     with no_fork:
         from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin as Plugin
 except Exception as error:

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from scalable import facts
+from scalable.common.forks import let_go_in_forks
+from scalable.common.guard import printable
 from scalable.facts import MAX_TEXT
-from scalable.forks import let_go_in_forks
-from scalable.guard import printable
 
 #: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
 FLUSH_INTERVAL: Final = 0.2

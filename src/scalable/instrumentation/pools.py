@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, Final, NamedTuple
 
-from scalable.guard import Guard
+from scalable.common.guard import Guard
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.python_logs import Listener

@@ -25,11 +25,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from scalable.common.forks import unlocked_in_forks
+from scalable.common.guard import Guard
+from scalable.common.otel_environment import propagate_module
 from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id, carried, carrier_of
-from scalable.forks import unlocked_in_forks
-from scalable.guard import Guard
 from scalable.instrumentation import internals
-from scalable.otel_environment import propagate_module
 
 #: Carriers whose context is kept at hand: the tasks of one submission have equal ones.
 _MAX_CONTEXTS: Final = 1024

@@ -16,9 +16,9 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from scalable import facts
+from scalable.common.forks import let_go_in_forks, unlocked_in_forks
+from scalable.common.guard import Guard, printable
 from scalable.facts import MAX_TEXT
-from scalable.forks import let_go_in_forks, unlocked_in_forks
-from scalable.guard import Guard, printable
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import Outbox, encode
 from scalable.instrumentation.propagation import attempt_of, run_of

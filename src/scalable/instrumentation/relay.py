@@ -22,12 +22,12 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry._logs import LogRecord
 
 from scalable import facts
-from scalable.forks import let_go_in_forks, no_fork
-from scalable.guard import Guard
+from scalable.common.forks import let_go_in_forks, no_fork
+from scalable.common.guard import Guard
+from scalable.common.otel_environment import usable_environment
 from scalable.instrumentation import internals
 from scalable.instrumentation.outbox import Outbox, attributes_of, encode
 from scalable.instrumentation.propagation import attempt_of, run_of
-from scalable.otel_environment import usable_environment
 
 if TYPE_CHECKING:
     from distributed import Worker

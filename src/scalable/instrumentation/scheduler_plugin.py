@@ -15,6 +15,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import loads
 
 from scalable import __version__, facts
+from scalable.common.guard import Guard, guarded, printable, split_repr
 from scalable.facts import (
     ANNOTATION,
     MAX_FACT,
@@ -28,7 +29,6 @@ from scalable.facts import (
     shortened,
     task_id,
 )
-from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals
 from scalable.instrumentation.board import read_board
 from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub, execution

@@ -12,9 +12,9 @@ from typing import Any, Final
 from distributed import get_worker
 
 from scalable import facts
+from scalable.common.forks import unlocked_in_forks
+from scalable.common.guard import Guard
 from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
-from scalable.forks import unlocked_in_forks
-from scalable.guard import Guard
 from scalable.instrumentation.internals import was_made_here
 from scalable.instrumentation.propagation import current_attempt, run_of
 

@@ -18,6 +18,7 @@ from distributed.metrics import thread_time
 from distributed.protocol.pickle import loads
 
 from scalable import facts
+from scalable.common.guard import Guard, guarded, printable, split_repr
 from scalable.facts import (
     ANNOTATION,
     CONFIG_OP,
@@ -27,7 +28,6 @@ from scalable.facts import (
     WORKER_PLUGIN_NAME,
     shortened,
 )
-from scalable.guard import Guard, guarded, printable, split_repr
 from scalable.instrumentation import internals, propagation
 from scalable.instrumentation.board import Board
 from scalable.instrumentation.capture import Capture
@@ -136,7 +136,7 @@ class ScalableWorkerPlugin(WorkerPlugin):
 #: Run where the plugin is unpickled: there the package may be missing, and the scheduler is told.
 _SOURCE: Final = f"""
 try:
-    from scalable.forks import no_fork
+    from scalable.common.forks import no_fork
     with no_fork:
         from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin as Plugin
 except Exception as error:

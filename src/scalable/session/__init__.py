@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from scalable.manifest.errors import ManifestError, SessionError
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.errors import ManifestError, SessionError
     from scalable.session.session import ScalableSession, StartError, current_session
 
 __all__ = [
@@ -19,13 +19,13 @@ __all__ = [
 
 #: Imported at first use: manifests are checked where Dask is not.
 _HOME: Final = {
-    "ManifestError": "errors",
-    "ScalableClient": "client",
-    "ScalableSession": "session",
-    "SessionError": "errors",
-    "StartError": "session",
-    "TagError": "client",
-    "current_session": "session",
+    "ManifestError": "scalable.manifest.errors",
+    "ScalableClient": "scalable.session.client",
+    "ScalableSession": "scalable.session.session",
+    "SessionError": "scalable.manifest.errors",
+    "StartError": "scalable.session.session",
+    "TagError": "scalable.session.client",
+    "current_session": "scalable.session.session",
 }
 
 
@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -16,7 +16,7 @@ from dask.base import normalize_token
 from distributed import Client
 
 from scalable.instrumentation import internals, propagation
-from scalable.session.errors import SessionError
+from scalable.manifest.errors import SessionError
 
 logger = logging.getLogger("scalable")
 
@@ -228,8 +228,8 @@ def component_place(manifest: Path | None) -> str | None:
     """Return where the first component of a manifest stands, as ``scalable.yaml:7``."""
     if manifest is None:
         return None
-    from scalable.session.manifest import read_text, shown
-    from scalable.session.source import read_source
+    from scalable.manifest.reader import read_text, shown
+    from scalable.manifest.source import read_source
 
     try:
         source = read_source(read_text(manifest), shown(manifest))
@@ -269,8 +269,8 @@ class DeclaredTask:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function, from the cache if it may be; record its outputs once it is done."""
-        from scalable.session.cache import cacheable
-        from scalable.session.records import record_artifact
+        from scalable.cache.cacheable import cacheable
+        from scalable.cache.records import record_artifact
 
         function = cacheable(self._function) if self._cache else self._function
         result = function(*args, **kwargs)

@@ -14,20 +14,21 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
-from scalable.forks import unlocked_in_forks
-from scalable.options import InstrumentOptions, Settings, resolve
-from scalable.session import cache, records
-from scalable.session.errors import Problem, SessionError
-from scalable.session.manifest import (
+from scalable.cache import cacheable as cache
+from scalable.cache import records
+from scalable.common.forks import unlocked_in_forks
+from scalable.common.options import InstrumentOptions, Settings, resolve
+from scalable.manifest.errors import Problem, SessionError
+from scalable.manifest.model import clock
+from scalable.manifest.plan import Objective, Plan, Policy, apply_policy, make_plan
+from scalable.manifest.providers.base import Provider, ProviderError
+from scalable.manifest.reader import (
     Manifest,
     check_manifest,
     load_manifest,
     read_text,
     shown,
 )
-from scalable.session.model import clock
-from scalable.session.plan import Objective, Plan, Policy, apply_policy, make_plan
-from scalable.session.providers.base import Provider, ProviderError
 
 if TYPE_CHECKING:
     from scalable.api import Instrumentation, RunDocuments

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final
 
-from scalable.session.errors import SessionError
+from scalable.manifest.errors import SessionError
 from scalable.session.session import ScalableSession
 
 

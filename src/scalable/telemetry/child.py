@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
-from scalable.otel_environment import usable
-from scalable.processes import ProcessHandle
+from scalable.common.otel_environment import usable
+from scalable.common.processes import ProcessHandle
 from scalable.telemetry import wire
 from scalable_runs.writer import RunWriter
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from scalable import facts, spool
+from scalable import facts
 from scalable.causes import Case, Verdict, classify
+from scalable.common import spool
 from scalable.telemetry import semconv
 from scalable_runs.redact import Redactor
 

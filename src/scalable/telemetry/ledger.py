@@ -19,8 +19,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from scalable import facts
 from scalable.causes import Case, classify
+from scalable.common.guard import Guard, printable
 from scalable.facts import attempt_span_id
-from scalable.guard import Guard, printable
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths, Presence, WorkerLogs, presences
 from scalable.telemetry.instruments import UsagePoint, UserPoint
@@ -34,9 +34,9 @@ from scalable.telemetry.spans import (
     parent_of,
     span_context,
 )
-from scalable_runs.encode import iso_time
-from scalable_runs.layout import FINAL_STATES, MAX_ERROR_MESSAGE, TASKS
+from scalable_runs.otel.encode import iso_time
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import FINAL_STATES, MAX_ERROR_MESSAGE, TASKS
 from scalable_runs.summary import name_of_key
 
 #: How long a cancelled task that was on a worker waits for word whether it had begun, in seconds.

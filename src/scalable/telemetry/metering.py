@@ -35,7 +35,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
-from scalable_runs.layout import TASKS, WORKERS, Record
+from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
 
 #: Task names told apart; tasks of further names are summed up under one.

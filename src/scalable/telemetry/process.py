@@ -25,18 +25,18 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from scalable import facts
-from scalable.forks import let_go_in_forks, unlocked_in_forks
-from scalable.guard import Guard
-from scalable.processes import Detached
+from scalable.common.forks import let_go_in_forks, unlocked_in_forks
+from scalable.common.guard import Guard
+from scalable.common.processes import Detached
 from scalable.telemetry import wire
-from scalable_runs import layout
+from scalable_runs import schema
 
 # The process is begun before what follows is imported, which takes as long as it takes to begin.
 if TYPE_CHECKING:
     from scalable.telemetry.deaths import OnDeath
     from scalable.telemetry.recorder import RunIdentity, Source
     from scalable.telemetry.submissions import Submissions
-    from scalable_runs.layout import RunStatus
+    from scalable_runs.schema import RunStatus
 
 #: Seconds that the process has to make the run's directory. A machine with a hundred runnable
 #: processes for each core takes a while.
@@ -102,7 +102,7 @@ def spawn(run_id: str) -> Process | None:
 def _path() -> list[str]:
     """Where the process finds modules: as this one, and ours wherever they were found."""
     path = [str(place) for place in sys.path]
-    files = [module.__file__ for module in (facts, layout)]
+    files = [module.__file__ for module in (facts, schema)]
     ours = {str(Path(file).parents[1]) for file in files if file is not None}
     return [*sorted(ours - set(path)), *path]
 

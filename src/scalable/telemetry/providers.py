@@ -39,9 +39,9 @@ from scalable.telemetry.shipping import (
     limits_from,
 )
 from scalable.telemetry.spans import SpanFactory
-from scalable_runs.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
-from scalable_runs.layout import Record
+from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 from opentelemetry.sdk.resources import Resource
 
 from scalable import __version__, facts
+from scalable.common.guard import Guard
 from scalable.facts import Batch, UserEvent
-from scalable.guard import Guard
 from scalable.telemetry import semconv, wire
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
@@ -27,8 +27,8 @@ from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
-from scalable_runs.layout import Record, Restart, RunStatus
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import Record, Restart, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 

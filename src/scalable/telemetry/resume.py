@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from scalable.telemetry import wire
-from scalable_runs.layout import TASKS, WORKERS, Record, Restart, RunDocument
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import TASKS, WORKERS, Record, Restart, RunDocument
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 

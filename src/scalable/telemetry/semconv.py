@@ -10,7 +10,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanKind
 
-from scalable_runs.encode import RecordMap
+from scalable_runs.otel.encode import RecordMap
 
 SCOPE_NAME: Final = "scalable"
 

@@ -20,7 +20,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from scalable.otel_environment import propagate_module
+from scalable.common.otel_environment import propagate_module
 from scalable.telemetry import semconv
 
 NANOSECONDS: Final = 1_000_000_000

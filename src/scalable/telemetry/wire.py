@@ -17,7 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from scalable_runs.layout import Restart
+    from scalable_runs.schema import Restart
 
 Message: TypeAlias = tuple[Any, ...]
 

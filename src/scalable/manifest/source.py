@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import yaml
 
-from scalable.session.errors import Problem
+from scalable.manifest.errors import Problem
 from scalable_runs.redact import REDACTED, says_secret
 
 #: Keys and indexes from the top of the document.

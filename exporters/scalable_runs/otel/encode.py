@@ -29,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from scalable_runs.layout import FILE_OF, LOGS, METRICS, SPANS, Record
+from scalable_runs.schema import FILE_OF, LOGS, METRICS, SPANS, Record
 
 _SECOND: Final = 1_000_000_000
 _DETAILS: Final = "details."

@@ -11,7 +11,7 @@ import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from scalable.session.providers.base import Provider, ProviderError, WorkerGroup
+from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup
 
 __all__ = [
     "BUILT_IN",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 GROUP: Final = "scalable.providers"
-_HERE: Final = "scalable.session.providers"
+_HERE: Final = "scalable.manifest.providers"
 
 #: Name of a provider: module and class.
 BUILT_IN: Final = {

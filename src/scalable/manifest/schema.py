@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from scalable.options import OPTIONS
-from scalable.session.model import Root
-from scalable.session.providers import ProviderError, find_provider, provider_names
+from scalable.common.options import OPTIONS
+from scalable.manifest.model import Root
+from scalable.manifest.providers import ProviderError, find_provider, provider_names
 
 #: The dialect that pydantic writes and editors read.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

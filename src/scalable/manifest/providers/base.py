@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from scalable.session.errors import SessionError
-from scalable.session.model import Adaptive, Component, Target
+from scalable.manifest.errors import SessionError
+from scalable.manifest.model import Adaptive, Component, Target
 
 
 class ProviderError(SessionError):
@@ -158,7 +158,7 @@ class Provider(ABC):
 
     def _largest(self) -> Component:
         """What workers that serve every component must have."""
-        from scalable.session.sizes import memory_bytes
+        from scalable.manifest.sizes import memory_bytes
 
         components = list(self.components.values())
         return Component(

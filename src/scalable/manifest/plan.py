@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
-from scalable.session.errors import SessionError
-from scalable.session.manifest import Manifest
-from scalable.session.model import Adaptive
-from scalable.session.pricing import Estimate, estimate
-from scalable.session.providers.base import Provider, WorkerGroup
+from scalable.manifest.errors import SessionError
+from scalable.manifest.model import Adaptive
+from scalable.manifest.pricing import Estimate, estimate
+from scalable.manifest.providers.base import Provider, WorkerGroup
+from scalable.manifest.reader import Manifest
 
 Objective = Literal["speed", "cost"]
 Policy = Literal["fixed", "adaptive"]

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, ParamSpec, TypeVar, cast, overload
 
-from scalable import spool
-from scalable.forks import unlocked_in_forks
-from scalable.session.records import measure
+from scalable.cache.records import measure
+from scalable.common import spool
+from scalable.common.forks import unlocked_in_forks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,7 +97,7 @@ def cache_limit() -> int:
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
         return DEFAULT_LIMIT
-    from scalable.session.sizes import memory_bytes
+    from scalable.manifest.sizes import memory_bytes
 
     return memory_bytes(text)
 

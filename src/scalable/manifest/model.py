@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from scalable.session.sizes import memory_bytes
-from scalable.session.source import SourceFloat, SourceInt
+from scalable.manifest.sizes import memory_bytes
+from scalable.manifest.source import SourceFloat, SourceInt
 
 _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from scalable.session.model import Count, Target, Text, checked_memory
-from scalable.session.providers.base import Provider, WorkerGroup, adapt, grow
+from scalable.manifest.model import Count, Target, Text, checked_memory
+from scalable.manifest.providers.base import Provider, WorkerGroup, adapt, grow
 
 
 def _limit(value: Any) -> Any:

@@ -12,14 +12,14 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, ValidationError
 
-from scalable.options import OPTIONS
-from scalable.session import lock
-from scalable.session.errors import ManifestError, Problem, SessionError
-from scalable.session.model import Root, Target
-from scalable.session.overlays import merge
-from scalable.session.providers import Provider, ProviderError, find_provider, provider_names
-from scalable.session.source import Path as Place
-from scalable.session.source import (
+from scalable.common.options import OPTIONS
+from scalable.manifest import lock
+from scalable.manifest.errors import ManifestError, Problem, SessionError
+from scalable.manifest.model import Root, Target
+from scalable.manifest.overlays import merge
+from scalable.manifest.providers import Provider, ProviderError, find_provider, provider_names
+from scalable.manifest.source import Path as Place
+from scalable.manifest.source import (
     Source,
     SourceFloat,
     SourceInt,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from scalable.options import resolve
+from scalable.common.options import resolve
 
 logger = logging.getLogger("scalable")
 

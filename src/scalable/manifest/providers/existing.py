@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from scalable.session.model import CountOrNone, Section, Target, Text
-from scalable.session.providers.base import Provider, ProviderError, WorkerGroup
+from scalable.manifest.model import CountOrNone, Section, Target, Text
+from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup
 
 
 class Tls(Section):

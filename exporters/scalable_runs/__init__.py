@@ -1,0 +1,1 @@
+"""Run directories: written, read, and exported to by any OpenTelemetry SDK."""

@@ -1,0 +1,1 @@
+"""OpenTelemetry's signals to records and back, and the exporters that write them."""

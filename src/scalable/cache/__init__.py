@@ -1,0 +1,1 @@
+"""Results kept across runs, and what user code records: works in any process."""

@@ -1,0 +1,1 @@
+"""The manifest: read, checked, planned. Starts nothing and imports no Dask."""
