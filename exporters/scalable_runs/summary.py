@@ -20,11 +20,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from scalable_runs import fields
+from scalable_runs.plain import parse_seconds
 from scalable_runs.schema import (
     ARTIFACTS,
     CACHE,
@@ -487,7 +487,7 @@ class RunSummary:
     ) -> None:
         """Count the time of an attempt that ran and did not end by itself."""
         _, name, address, since = entry
-        begin, end = _seconds(since), _seconds(record["timestamp"])
+        begin, end = parse_seconds(since), parse_seconds(record["timestamp"])
         # Nobody knows when it began if its `running` line was written for a later fact.
         if begin is None or end is None or end < begin:
             return
@@ -701,11 +701,11 @@ class RunSummary:
     def _bounds(self, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
         finished = run.get("finished_at")
         if finished:
-            return _seconds(run.get("started_at")), _seconds(finished)
+            return parse_seconds(run.get("started_at")), parse_seconds(finished)
         recorder = run.get("recorder")
         heartbeat = recorder.get("heartbeat_at") if isinstance(recorder, Mapping) else None
-        known = [second for text in (self._last, heartbeat) if (second := _seconds(text))]
-        return _seconds(run.get("started_at")), max(known, default=None)
+        known = [second for text in (self._last, heartbeat) if (second := parse_seconds(text))]
+        return parse_seconds(run.get("started_at")), max(known, default=None)
 
 
 #: Raised by values of types that no record has.
@@ -1043,7 +1043,7 @@ class _Worker:
         self._since = launched._since
 
     def add(self, state: str, record: Mapping[str, Any]) -> None:
-        now = _seconds(record["timestamp"])
+        now = parse_seconds(record["timestamp"])
         if state in ("launched", "ready"):
             if self.state not in ("launched", "ready"):
                 self._details.clear()
@@ -1279,14 +1279,3 @@ def _ratio(part: float, whole: float) -> float | None:
 
 def _span(begin: float | None, end: float | None) -> float | None:
     return None if begin is None or end is None else max(0.0, end - begin)
-
-
-def _seconds(timestamp: object) -> float | None:
-    """Seconds since the epoch of an ISO 8601 time; nothing of nothing or of another text."""
-    if not isinstance(timestamp, str) or not timestamp:
-        return None
-    try:
-        moment = datetime.fromisoformat(timestamp)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -598,10 +598,11 @@ def _begin_with(
     from scalable.instrumentation.source import NoSource
     from scalable.telemetry.process import RecorderProcess
     from scalable.telemetry.providers import make_resource
-    from scalable.telemetry.recorder import Recorder, RunIdentity, iso
+    from scalable.telemetry.recorder import Recorder, RunIdentity
     from scalable.telemetry.routes import find_routes
     from scalable.telemetry.spans import new_span_id, new_trace_id
     from scalable.telemetry.submissions import Submissions, propagates_as_configured
+    from scalable_runs.plain import iso
     from scalable_runs.redact import Redactor
     from scalable_runs.schema import SCHEMA_VERSION
     from scalable_runs.writer import RunWriter

@@ -28,14 +28,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import orjson
 
-from scalable_runs.reader import RunReader, open_file, parse_time
+from scalable_runs.plain import iso, parse_time
+from scalable_runs.reader import RunReader, open_file
 from scalable_runs.schema import FAILURES, SCHEMA_VERSION, UPLOADS
 
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
@@ -372,7 +372,7 @@ class CrashUploads:
             "schema_version": SCHEMA_VERSION,
             "event_type": "upload",
             "run_id": self._run_id,
-            "timestamp": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
+            "timestamp": iso(time.time()),
             "outcome": outcome,
             "worker_id": log.worker_id,
             "log": log.log,

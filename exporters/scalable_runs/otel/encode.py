@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +28,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from scalable_runs.plain import iso_time
 from scalable_runs.schema import FILE_OF, LOGS, METRICS, SPANS, Record
 
 _SECOND: Final = 1_000_000_000
@@ -252,18 +252,6 @@ def encode_metrics(
                         record["resource"] = foreign
                     files.setdefault(METRICS, []).append(record)
     return files
-
-
-def iso_time(nanoseconds: int) -> str:
-    """Return a time since the epoch as ISO 8601, UTC, cut to microseconds, `Z`."""
-    seconds, rest = divmod(nanoseconds, _SECOND)
-    return _whole_second(seconds) + "%06dZ" % (rest // 1000)  # noqa: UP031 (half the time)
-
-
-@lru_cache(maxsize=1024)
-def _whole_second(seconds: int) -> str:
-    """Most records share their second with one just before."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}."
 
 
 @lru_cache(maxsize=256)

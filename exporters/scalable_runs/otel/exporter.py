@@ -15,6 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from time import time
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -26,6 +27,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from scalable_runs.otel.encode import RecordMap, encode_logs, encode_metrics, encode_spans
+from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import SCHEMA_VERSION, Record
 from scalable_runs.summary import RunSummary
@@ -321,7 +323,7 @@ class _SharedRun:
                 return
             writer, self.writer, self._resource = self.writer, None, None
             summary = self._summary
-        finished = _iso(datetime.now(UTC))
+        finished = iso(time())
         writer.close(summary.document, status="completed", finished_at=finished)
 
     def forget(self) -> None:
@@ -358,7 +360,7 @@ def _create_run(resource: Resource | None, redact: Redactor) -> RunWriter:
             "provider_name": _PROVIDER,
             "manifest_lock": f"sha256:{digest}",
             "source_manifest_path": None,
-            "started_at": _iso(started),
+            "started_at": iso(started.timestamp()),
             "finished_at": None,
             "status": "running",
             "trace_id": "",
@@ -375,7 +377,3 @@ def _create_run(resource: Resource | None, redact: Redactor) -> RunWriter:
 
 def _warn(problem: Problem) -> None:
     _logger.warning("The record of this run may be incomplete: %s", problem.message)
-
-
-def _iso(time: datetime) -> str:
-    return f"{time:%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from scalable.analysis._text import plural
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
-from scalable_runs.reader import RunReader, parse_time
+from scalable_runs.plain import parse_time
+from scalable_runs.reader import RunReader
 from scalable_runs.schema import (
     ARTIFACTS,
     FAILURES,

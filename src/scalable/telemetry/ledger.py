@@ -34,7 +34,7 @@ from scalable.telemetry.spans import (
     parent_of,
     span_context,
 )
-from scalable_runs.otel.encode import iso_time
+from scalable_runs.plain import iso_time
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import FINAL_STATES, MAX_ERROR_MESSAGE, TASKS
 from scalable_runs.summary import name_of_key

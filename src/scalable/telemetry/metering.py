@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from opentelemetry import metrics as api
@@ -35,6 +34,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
+from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
 
@@ -700,11 +700,10 @@ def _exponential_point(
 
 
 def _exemplar(record: Record, value: float) -> Exemplar:
-    moment = datetime.fromisoformat(record["timestamp"])
     return Exemplar(
         {semconv.TASK_KEY: record["task_id"]},
         value,
-        round(moment.timestamp() * 1e6) * 1000,
+        parse_nanoseconds(record["timestamp"]),
         int(record["span_id"], 16),
         int(record["trace_id"], 16),
     )

@@ -8,7 +8,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from time import monotonic, sleep, time
 from typing import Any, Final, Protocol
 
@@ -27,6 +26,7 @@ from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
+from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import Record, Restart, RunStatus
 from scalable_runs.summary import RunSummary
@@ -796,8 +796,3 @@ class Recorder:
             self._writer.close(status=status, finished_at=iso(time()), telemetry=self._telemetry())
         except BaseException as error:
             self.guard.errors[f"give_up:{type(error).__name__}"] += 1
-
-
-def iso(seconds: float) -> str:
-    """ISO 8601, UTC, microseconds, ``Z``."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -44,7 +44,8 @@ from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, hush
 from scalable.telemetry.spans import SpanFactory, exception_event, span_context
 from scalable_runs import fields
-from scalable_runs.reader import RunReader, parse_nanoseconds
+from scalable_runs.plain import parse_nanoseconds
+from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
 

@@ -12,9 +12,10 @@ import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
+
+from scalable_runs.plain import iso
 
 if TYPE_CHECKING:
     from scalable_runs.schema import Restart
@@ -39,8 +40,7 @@ _MAX_DEPTH: Final = 32
 
 def restart(died: float) -> Restart:
     """What is said of a recorder that was found dead then, and that has a successor now."""
-    at = datetime.fromtimestamp(died, UTC).isoformat(timespec="microseconds")
-    return {"at": at.replace("+00:00", "Z"), "gap_s": round(max(0.0, time() - died), 3)}
+    return {"at": iso(died), "gap_s": round(max(0.0, time() - died), 3)}
 
 
 def frame(message: Message) -> bytes:
