@@ -299,7 +299,7 @@ def _at_the_bound() -> list[Row]:
         # As it comes over the wire: every text an object of its own.
         worker = f"tcp://127.0.0.1:{40_000 + noted % 2}"
         fact = facts.Started(facts.STARTED, 1.7e9 + noted, key, noted, worker)
-        plugin.hear(fact)
+        plugin.receive(fact)
         noted += 1
     del fact, key, worker
     taken = tracemalloc.get_traced_memory()[0] - before

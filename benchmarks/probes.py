@@ -126,7 +126,7 @@ def watch_scheduler(dask_scheduler: Any) -> None:
             hub._originals[name] = probe.not_ours(original)
             listener = dask_scheduler.stream_handlers[name]
             dask_scheduler.stream_handlers[name] = probe.around("listener", listener)
-    dask_scheduler.stream_handlers["scalable-facts"] = probe.around("hear", hub.hear)
+    dask_scheduler.stream_handlers["scalable-facts"] = probe.around("receive", hub.receive)
     if "scalable_pull" in dask_scheduler.handlers:
         dask_scheduler.handlers["scalable_pull"] = probe.around("pull", hub.pull)
     setattr(dask_scheduler, _ATTRIBUTE, probe)

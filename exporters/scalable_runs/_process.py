@@ -20,7 +20,7 @@ _START_TIME_FIELD: Final = 19
 
 
 #: Seconds that a writer whose program is gone is waited for at most.
-FAREWELL: Final = 3.0
+EXIT_TIMEOUT: Final = 3.0
 
 
 class WriterProcess(TypedDict):
@@ -77,7 +77,7 @@ def boot_id() -> str:
 
 
 def is_alive(
-    recorder: dict[str, Any], owner: dict[str, Any], *, wait: float = FAREWELL
+    recorder: dict[str, Any], owner: dict[str, Any], *, wait: float = EXIT_TIMEOUT
 ) -> bool | None:
     """Tell whether a run's process lives, and the one that writes it, if that is another.
 

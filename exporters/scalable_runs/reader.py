@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 import orjson
 
 from scalable_runs import fields, schema
-from scalable_runs._process import FAREWELL, is_alive
+from scalable_runs._process import EXIT_TIMEOUT, is_alive
 from scalable_runs.schema import Record, RunStatus
 
 _BLOCK: Final = 256 * 1024
@@ -186,7 +186,7 @@ class RunReader:
         journal once it has been read to its end. Files without problems are not in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, wait: float = FAREWELL) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, wait: float = EXIT_TIMEOUT) -> None:
         self.path: Path = Path(path)
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
@@ -448,7 +448,7 @@ def find_runs(runs_dir: str | os.PathLike[str]) -> list[RunReader]:
     except OSError:
         return []
     # All of them together wait no longer than one.
-    deadline = monotonic() + FAREWELL
+    deadline = monotonic() + EXIT_TIMEOUT
     runs = [RunReader(path, wait=max(0.0, deadline - monotonic())) for path in paths]
     return sorted(runs, key=_start_key, reverse=True)
 

@@ -435,7 +435,7 @@ class RunWriter:
             finally:
                 self._files.release()
         if self._untold:
-            self._tell()
+            self._notify()
         return taken
 
     def unwritten(self, file: str, records: list[Record]) -> list[Record]:
@@ -467,7 +467,7 @@ class RunWriter:
         with self._files:
             self._drain()
         if self._untold:
-            self._tell()
+            self._notify()
 
     def request_sync(self) -> None:
         """Ask for a sync now (a failure, a lost worker) and do not wait for it."""
@@ -530,7 +530,7 @@ class RunWriter:
             return
         with self._buffer:
             self._note(kind, file, message)
-        self._tell()
+        self._notify()
 
     def close(
         self,
@@ -571,7 +571,7 @@ class RunWriter:
         if self._thread.is_alive():
             with self._buffer:
                 self._note("close:timeout", "", f"the disk did not answer within {timeout:g} s")
-        self._tell()
+        self._notify()
 
     # Buffer: with `_buffer` held
 
@@ -835,7 +835,7 @@ class RunWriter:
             with self._sync_done:
                 self._syncs_done, self._last_sync_good = asked, good
                 self._sync_done.notify_all()
-            self._tell()
+            self._notify()
             self._closing.wait(_MIN_SYNC_GAP)
         self._finish()
 
@@ -1032,7 +1032,7 @@ class RunWriter:
         with self._sync_done:
             self._syncs_done, self._last_sync_good = self._syncs_asked, False
             self._sync_done.notify_all()
-        self._tell()
+        self._notify()
 
     def _close_journals(self) -> bool:
         with self._files:
@@ -1063,7 +1063,7 @@ class RunWriter:
         self._free_reserve()
         return replaced
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Call `on_problem` with no lock held, whatever it does."""
         if not self._untold:
             return

@@ -24,7 +24,7 @@ from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.source import LocalSource
 from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
-from scalable.telemetry.providers import Exits
+from scalable.telemetry.providers import SignalRouter
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
@@ -75,7 +75,7 @@ HOOKS = [
     (ScalableSchedulerPlugin, "_note"),
     (ScalableSchedulerPlugin, "_sample"),
     (ScalableSchedulerPlugin, "_note_worker_gone"),
-    (ScalableSchedulerPlugin, "hear"),
+    (ScalableSchedulerPlugin, "receive"),
     (ScalableSchedulerPlugin, "pull"),
     (Hub, "_notice_late"),
     (Watch, "_begin"),
@@ -95,7 +95,7 @@ HOOKS = [
     (Ledger, "_succeeded"),
     (Ledger, "_failed"),
     (Ledger, "signals"),
-    (Exits, "export"),
+    (SignalRouter, "export"),
     (RunSummary, "add_all"),
     (RunSummary, "document"),
     (RunWriter, "append"),
@@ -127,7 +127,7 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
     # Nor does what has failed stay behind.
     assert not python_logs._listeners
     assert calls or method in (
-        "_note_worker_gone", "_left_worker", "hear", "_announce", "_notice_late", "_is_ours",
+        "_note_worker_gone", "_left_worker", "receive", "_announce", "_notice_late", "_is_ours",
     )  # fmt: skip
 
 

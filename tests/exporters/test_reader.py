@@ -575,7 +575,7 @@ def test_the_last_words_of_a_writer_whose_program_is_gone_are_waited_for(
 def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
     run: Path, writer: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_process, "FAREWELL", 0.1)
+    monkeypatch.setattr(_process, "EXIT_TIMEOUT", 0.1)
     gone = process(pid=2**22 + 1)
     put_recorder(run, gone, {**gone, **written_by(writer.pid)})
     assert RunReader(run).status == "lost"
@@ -677,7 +677,7 @@ def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     statuses = [one.status for one in find_runs(run.parent)]
     assert sorted(statuses) == ["lost", *5 * ["running"]]
-    assert now[0] <= _process.FAREWELL + 0.1
+    assert now[0] <= _process.EXIT_TIMEOUT + 0.1
 
 
 def test_a_unique_prefix_is_enough_and_every_error_says_what_to_do(tmp_path: Path) -> None:

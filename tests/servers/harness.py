@@ -29,7 +29,7 @@ import pytest
 from servers import install, otlp_json
 
 #: Longest time for a server to become ready, and for a condition on it to come true.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def program(name: str) -> str:
@@ -49,7 +49,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in taken]
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
     """Wait until a condition gives something true, and return that; else fail and say for what."""
     deadline = time.monotonic() + timeout
     while True:
@@ -130,7 +130,7 @@ class Server:
     def _becomes_ready(self) -> bool:
         process = self._process
         assert process is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
             if http_get(self.health_url())[0] == 200:
                 return True
@@ -543,7 +543,7 @@ class Slurm:
                 self._begin("slurmctld", "-D", "-f", str(self._config)),
                 self._begin("slurmd", "-D", "-f", str(self._config), "-d", str(stepd)),
             ]
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while all(daemon.poll() is None for daemon in daemons):
                 if self.run("sinfo", "--noheader", "--format=%T").strip() == "idle":
                     return

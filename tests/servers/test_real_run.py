@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from servers.harness import (
-    PATIENCE,
+    TIMEOUT,
     Collector,
     ConfiguredCollector,
     Jaeger,
@@ -95,7 +95,7 @@ def going(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert process.poll() is None, (base / "output.txt").read_text()
             return (base / "going").exists()
 
-        wait_until(under_way, "the run to be under way", 2 * PATIENCE)
+        wait_until(under_way, "the run to be under way", 2 * TIMEOUT)
         found = re.search(r"^(run-\S+) (/.*)$", (base / "output.txt").read_text(), re.MULTILINE)
         assert found is not None
         yield World(base, found[1], Path(found[2]), process, collector, jaeger, loki, prometheus)
@@ -104,7 +104,7 @@ def going(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def _finish(process: subprocess.Popen[str], directory: Path) -> int:
     (directory / "stop").touch()
     try:
-        return process.wait(PATIENCE)
+        return process.wait(TIMEOUT)
     finally:
         process.kill()
         process.wait()

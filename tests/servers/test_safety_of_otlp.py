@@ -26,7 +26,7 @@ BODY = """
 RESULT = [39_800, "KeyError(3)"]
 CLOSE_TIMEOUT = 3.0
 #: What closing may take: its timeout, the grace for the disk, and a busy machine.
-PATIENCE = CLOSE_TIMEOUT + 1.0 + 4.0
+TIMEOUT = CLOSE_TIMEOUT + 1.0 + 4.0
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def check(done: Done) -> None:
     assert counts["tasks_failed"] == 1
     assert len(list(done.run.records(TASKS))) == 3 * 202
     assert done.run.status == "completed"
-    assert done.said["closed_s"] < PATIENCE
+    assert done.said["closed_s"] < TIMEOUT
     warnings = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
     assert len(warnings) == 1, done.stderr
     assert "signals cannot be sent" in warnings[0]
@@ -201,7 +201,7 @@ def test_a_collector_that_comes_back_gets_what_it_missed(collector: Collector, t
             ask("stop", "stopped")
             second = sum(client.gather(client.map(double, range(50, 100))))
             from scalable.telemetry.shipping import Shipper
-            shippers = run._recorder._exits._span_shippers
+            shippers = run._recorder._router._span_shippers
             while not any(shipper.counts.failures for shipper in shippers):
                 time.sleep(0.02)
             ask("start", "started")

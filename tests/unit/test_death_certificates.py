@@ -136,11 +136,11 @@ def test_killed_tasks_are_told_once_all_their_deaths_are_known():
     told: list[Any] = []
     book.gone(gone(), ready(), ("a", "b"), 10.0)
     book.victim("a", "", told.append)
-    book.tell_victims()
+    book.notify_victims()
     assert told == []
     book.exited(left(-11, "SIGSEGV"))
     book.settle(10.0)
-    book.tell_victims()
+    book.notify_victims()
     ((presence,),) = told
     assert (presence.cause, presence.tasks) == ("segfault", 2)
 

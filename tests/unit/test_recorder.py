@@ -13,15 +13,15 @@ from benchmarks import synthetic
 from benchmarks.synthetic import Shape
 from scalable import facts
 from scalable.telemetry import wire
-from scalable.telemetry.providers import Exits
-from scalable.telemetry.recorder import STRIDE
+from scalable.telemetry.providers import SignalRouter
+from scalable.telemetry.recorder import CHUNK
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, FAILURES, TASKS
 
 
 @pytest.mark.lenient
 def test_an_internal_error_costs_the_facts_of_one_stride(tmp_path, monkeypatch):
-    original, calls = Exits.export, 0
+    original, calls = SignalRouter.export, 0
 
     def broken_once(self, *arguments):
         nonlocal calls
@@ -30,12 +30,12 @@ def test_an_internal_error_costs_the_facts_of_one_stride(tmp_path, monkeypatch):
             raise RuntimeError("planted")
         original(self, *arguments)
 
-    monkeypatch.setattr(Exits, "export", broken_once)
+    monkeypatch.setattr(SignalRouter, "export", broken_once)
     recorded = synthetic.record(tmp_path, Shape(tasks=1_000), tolerant=True)
     assert recorded.errors == {"recorder:RuntimeError": 1}
     lines = sum(1 for _ in RunReader(recorded.path).records(TASKS))
     # Three lines a task; a fact makes two at most.
-    assert 3_000 - 2 * STRIDE <= lines < 3_000
+    assert 3_000 - 2 * CHUNK <= lines < 3_000
 
 
 # -- closing --------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_a_scheduler_that_closed_in_good_order_has_cancelled_what_was_left(tmp_p
 
 def test_closing_goes_on_while_facts_arrive(tmp_path, monkeypatch):
     """Longer than its timeout, until nothing has come for so long."""
-    monkeypatch.setattr(wire, "CLOSE_STRETCH", 100.0)
+    monkeypatch.setattr(wire, "CLOSE_EXTENSION", 100.0)
     many = [[submitted(f"x{number}"), forgotten(f"x{number}")] for number in range(6)]
     waits = [ConnectionError("late")] * 8
     answers = [answer for batch in many for answer in (*waits, batch)]

@@ -232,7 +232,7 @@ class _Output:
                     taken += _shared_run.append(writer, file, records)
                 else:
                     taken += writer.append(file, records)
-                self._tell(writer, file, records)
+                self._notify(writer, file, records)
         if self._flush_on_export:
             writer.flush()
         return taken > 0 or bool(writer.written)
@@ -251,7 +251,7 @@ class _Output:
             else:
                 self._writer.flush()
 
-    def _tell(self, writer: RunWriter, file: str, records: Sequence[Record]) -> None:
+    def _notify(self, writer: RunWriter, file: str, records: Sequence[Record]) -> None:
         if self._on_records is None:
             return
         try:

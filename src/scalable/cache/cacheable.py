@@ -212,7 +212,7 @@ class _Kept:
         began = time.perf_counter()
         found = store.load(digest, self._return_type)
         if found is not None:
-            self._tell(digest, True, time.perf_counter() - began, found.size)
+            self._notify(digest, True, time.perf_counter() - began, found.size)
             return found.value
         began = time.perf_counter()
         result = self._function(*args, **kwargs)
@@ -222,10 +222,10 @@ class _Kept:
             size = store.save(digest, result, self._return_type, self._name, took)
         except Exception as error:
             _warn_once(self._name, f"its result is not cached: {error}")
-        self._tell(digest, False, took, size)
+        self._notify(digest, False, took, size)
         return result
 
-    def _tell(self, digest: str, hit: bool, took: float, size: int | None) -> None:
+    def _notify(self, digest: str, hit: bool, took: float, size: int | None) -> None:
         try:
             from scalable.instrumentation.user_events import emit
         except ImportError:  # no Dask here: nobody records

@@ -40,7 +40,7 @@ or watch one being recorded: scalable demo"""
 _WIDTH_WITHOUT_TERMINAL: Final = 80
 _MAX_WIDTH: Final = 120
 #: A scan shorter than that needs no progress bar.
-_PATIENCE_S: Final = 1.0
+_PROGRESS_DELAY: Final = 1.0
 #: Runs listed where the beginning of an id matches several.
 _MAX_LISTED: Final = 10
 #: Run ids offered for completion at most.
@@ -467,7 +467,7 @@ class _Bar:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._due = time.monotonic() + _PATIENCE_S
+        self._due = time.monotonic() + _PROGRESS_DELAY
         self._progress: Any = None
         self._task: Any = None
 

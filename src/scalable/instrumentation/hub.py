@@ -52,7 +52,7 @@ class Run(Protocol):
         """Hand out facts."""
         ...
 
-    def hear(self, fact: facts.Fact | None) -> None:
+    def receive(self, fact: facts.Fact | None) -> None:
         """Take a worker's own fact; None is one that was too large."""
         ...
 
@@ -78,11 +78,11 @@ class Hub:
         handlers: dict[str, Any] = scheduler.handlers
         handlers[PULL_OP] = self.pull
         handlers[LEAVE_OP] = self.leave
-        handlers[NANNY_OP] = self.hear
+        handlers[NANNY_OP] = self.receive
         stream: dict[str, Any] = scheduler.stream_handlers
         # Stays when the last run is gone: a worker's late message with an unknown name would make
         # Dask close that worker's stream.
-        stream[STREAM_OP] = self.hear
+        stream[STREAM_OP] = self.receive
         self._late: asyncio.TimerHandle | None = None
         self._late_until = 0.0
         self._listen_in("task-erred", self.task_erred)
@@ -90,7 +90,10 @@ class Hub:
         #: Workers that have our plugin → whether they relay metrics.
         self._workers: dict[str, bool] = {}
         outbox = Outbox(
-            asyncio.get_running_loop(), str, lambda reports: self.hear(reports=reports), process()
+            asyncio.get_running_loop(),
+            str,
+            lambda reports: self.receive(reports=reports),
+            process(),
         )
         # Those of nannies too, where they live in this process.
         self._records = Listener(outbox, float, Guard())
@@ -109,13 +112,13 @@ class Hub:
         """A run came or went: tell the workers what all of them want."""
         self._records.level = self._log_level
         for address in self._workers:
-            self._tell(address)
+            self._notify(address)
 
     @property
     def _log_level(self) -> int:
         return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
 
-    def _tell(self, address: str) -> None:
+    def _notify(self, address: str) -> None:
         if address in self._scheduler.stream_comms:
             message = {"op": CONFIG_OP, "log_level": self._log_level}
             self._scheduler.worker_send(address, message)
@@ -135,7 +138,7 @@ class Hub:
             reports: Any = await getattr(self._scheduler.rpc(address), FLUSH_OP)()
         except Exception:
             return  # it is on its way out, and has handed over what it could
-        self.hear(address, reports)
+        self.receive(address, reports)
 
     @property
     def measures(self) -> bool:
@@ -222,7 +225,7 @@ class Hub:
     def _plugin_of(self, run: Any) -> Run | None:
         return self.plugins.get(run) if isinstance(run, str) else None
 
-    def hear(
+    def receive(
         self, worker: Any = "", reports: Any = (), protocol: Any = 1, oldest: Any = 1, **_: Any
     ) -> None:
         """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs.
@@ -231,27 +234,27 @@ class Hub:
         alone.
         """
         unread: Counter[str] = Counter()
-        heard: list[tuple[Any, facts.Fact | None]] = []
+        received: list[tuple[Any, facts.Fact | None]] = []
         if not facts.are_compatible(protocol, oldest):
             unread[f"protocol:worker {str(protocol)[:20]}"] += 1
         for pair in reports if isinstance(reports, tuple | list) else (reports,):
             try:
                 run, raw = pair
                 for fact in facts.decode((raw,), unread):
-                    heard.append((run, facts.bounded(fact)))
+                    received.append((run, facts.bounded(fact)))
                     self._note_worker(worker, fact[0])
             except (TypeError, ValueError, RecursionError):
                 unread["unread:no report"] += 1
             except BaseException as error:
-                self._failed("hear", error)
+                self._failed("receive", error)
         for plugin in list(self.plugins.values()):
             plugin.guard.errors.update(unread)
-            for run, fact in heard:
+            for run, fact in received:
                 if run is None or run == plugin.run or plugin.scope == "cluster":
                     try:
-                        plugin.hear(fact)
+                        plugin.receive(fact)
                     except BaseException as error:
-                        plugin.guard.failed("hear", error)
+                        plugin.guard.failed("receive", error)
 
     def _failed(self, place: str, error: BaseException) -> None:
         """Something failed that is no single run's."""
@@ -267,7 +270,7 @@ class Hub:
                 known = self._scheduler.workers
                 self._workers = {it: yes for it, yes in self._workers.items() if it in known}
             self._workers[worker] = False
-            self._tell(worker)
+            self._notify(worker)
         elif kind == facts.RELAY_METRICS and worker in self._workers:
             self._workers[worker] = True
 
@@ -302,7 +305,7 @@ class Hub:
             facts.STARTED, start, facts.task_id(key), message["run_id"], message["worker"]
         )
         for plugin in list(self.plugins.values()):
-            plugin.hear(fact)
+            plugin.receive(fact)
 
 
 def execution(

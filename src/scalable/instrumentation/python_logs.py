@@ -118,7 +118,7 @@ def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
             if _listeners and not getattr(_busy, "here", False):
                 _busy.here = True
                 try:
-                    _hear(self, record)
+                    _receive(self, record)
                 finally:
                     _busy.here = False
 
@@ -126,7 +126,7 @@ def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
     return callHandlers
 
 
-def _hear(logger: logging.Logger, record: logging.LogRecord) -> None:
+def _receive(logger: logging.Logger, record: logging.LogRecord) -> None:
     """Give a record to the one listener whose it is."""
     if any(_below(record.name, name) for name in _NEVER):
         return

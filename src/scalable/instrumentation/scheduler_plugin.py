@@ -47,7 +47,7 @@ MAX_ASSIGNED: Final = 1_000
 #: Known tasks looked at in one step when a run begins on a busy scheduler.
 ADOPTION_STEP: Final = 2_000
 #: How long a closing scheduler waits for its recorder to fetch the last facts, in seconds.
-FAREWELL: Final = 1.0
+LAST_PULL_TIMEOUT: Final = 1.0
 
 #: Estimated bytes of a fact in memory (measured with tracemalloc), without its texts.
 _FACT_BYTES: Final = 320
@@ -147,17 +147,17 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self._carrier: Any = object()
         self._function: tuple[Any, str | None] = (None, None)
         self._was_pulled = False
-        self._farewell: asyncio.Event | None = None
+        self._last_pull: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._detached = False
         self._hub = Hub.of(scheduler)
         self._hub.plugins[self.run] = self
         self._hub.configure()
         self._sampler = self._loop.call_later(self.sample_interval, self._sample_all)
-        self._take_stock()
+        self._scan_existing()
 
-    @guarded("take_stock")
-    def _take_stock(self) -> None:
+    @guarded("scan_existing")
+    def _scan_existing(self) -> None:
         """Note what is there already; later things come through the hooks."""
         for address, worker in self._scheduler.workers.items():
             self._worker_ready(address, worker, _registered_at(self._scheduler, address))
@@ -191,8 +191,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             return
         self._scheduler_closing()
         if self._was_pulled:
-            deadline = self._loop.time() + FAREWELL
-            self._farewell = pulled = asyncio.Event()
+            deadline = self._loop.time() + LAST_PULL_TIMEOUT
+            self._last_pull = pulled = asyncio.Event()
             while self._facts or self._inflight:
                 pulled.clear()
                 left = deadline - self._loop.time()
@@ -238,9 +238,9 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._forget(acknowledged)
         answer = self._next_facts(max(1, min(limit, PULL_LIMIT)), min(size, ANSWER_BYTES))
         self._was_pulled = True
-        if self._farewell is not None:
+        if self._last_pull is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
-                self._loop.call_soon_threadsafe(self._farewell.set)
+                self._loop.call_soon_threadsafe(self._last_pull.set)
         return {
             "facts": answer,
             "next": self._next + len(answer),
@@ -819,7 +819,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
 
     # -- from the workers ---------------------------------------------------------------------
 
-    def hear(self, fact: Fact | None) -> None:
+    def receive(self, fact: Fact | None) -> None:
         """A worker's own fact, brought by the hub; None is one that was too large."""
         if fact is None:
             self._dropped += 1

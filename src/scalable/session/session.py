@@ -291,10 +291,10 @@ class ScalableSession:
         provider = self._provider()
         plan = plan or make_plan(self.manifest, provider)
         apply_policy(provider, plan)
-        patience = self.manifest.target.start_timeout or provider.patience
+        start_timeout = self.manifest.target.start_timeout or provider.default_start_timeout
         directory = self._cache_directory()
         self._cache_before = (cache.set_directory(directory),)
-        return _Steps(provider, _with_cache(plan, directory), patience, asynchronous)
+        return _Steps(provider, _with_cache(plan, directory), start_timeout, asynchronous)
 
     def _cache_directory(self) -> Path:
         local = self.manifest.root.project.local_cache
@@ -614,12 +614,14 @@ class ScalableSession:
 class _Steps:
     """What one start needs from its beginning to its end."""
 
-    __slots__ = ("asynchronous", "patience", "plan", "provider")
+    __slots__ = ("asynchronous", "plan", "provider", "start_timeout")
 
-    def __init__(self, provider: Provider, plan: Plan, patience: float, asynchronous: bool) -> None:
+    def __init__(
+        self, provider: Provider, plan: Plan, start_timeout: float, asynchronous: bool
+    ) -> None:
         self.provider = provider
         self.plan = plan
-        self.patience = patience
+        self.start_timeout = start_timeout
         self.asynchronous = asynchronous
 
 
@@ -632,7 +634,7 @@ class _Waiting:
     def __init__(self, steps: _Steps, cluster: Any) -> None:
         self._steps = steps
         self._cluster = cluster
-        self._deadline = monotonic() + steps.patience
+        self._deadline = monotonic() + steps.start_timeout
         self._come = False
 
     @property
@@ -654,13 +656,13 @@ class _Waiting:
             return False
         if monotonic() < self._deadline:
             return True
-        patience = self._steps.patience
+        start_timeout = self._steps.start_timeout
         come = getattr(error, "available_workers", None)
         if come is None:
-            raise TimeoutError(f"the workers did not come within {patience:g} s") from None
+            raise TimeoutError(f"the workers did not come within {start_timeout:g} s") from None
         # The same error, with the time of all turns.
         wanted = cast("Any", error).expected_workers
-        raise cast("Any", type(error))(come, wanted, patience) from None
+        raise cast("Any", type(error))(come, wanted, start_timeout) from None
 
 
 def _settings(manifest: Manifest, options: InstrumentOptions) -> Settings:

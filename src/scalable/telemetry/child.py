@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from scalable_runs.writer import Problem
 
 #: Seconds that a run which is being closed goes on without the program.
-LINGER: Final = 60.0
+FINISH_TIMEOUT: Final = 60.0
 #: Seconds after which somebody who waits for the program looks whether it is still there.
-GLANCE: Final = 0.25
+LIVENESS_INTERVAL: Final = 0.25
 #: Added to its niceness: where processors are scarce, the work that is recorded comes first.
 NICENESS: Final = 5
 #: Signals to a whole process group or job are for the program: what it makes of them is recorded.
@@ -121,7 +121,7 @@ class PipeSource:
         deadline = monotonic() + timeout + 1.0
         while True:
             try:
-                answer = self._answers.get(timeout=GLANCE)
+                answer = self._answers.get(timeout=LIVENESS_INTERVAL)
             except queue.Empty:
                 if self._program.is_gone:
                     # A process forked from it keeps our pipe open.
@@ -207,13 +207,13 @@ def main() -> None:
         source if watched else None,
         lambda name, log, cause: program.send("death", name, log, cause),
     )
-    threading.Thread(target=_tell_of_the_end, args=(program, recorder), daemon=True).start()
+    threading.Thread(target=_notify_finished, args=(program, recorder), daemon=True).start()
     while (message := wire.read(sys.stdin.buffer)) is not None and message[0] != "goodbye":
         _take(message, program, recorder, source, submissions)
     source.hang_up()
     # Where it has no source, or does not ask it now.
     recorder.abandon()
-    recorder.finished.wait(LINGER)
+    recorder.finished.wait(FINISH_TIMEOUT)
     # Not by way of what exporters have registered to wait for: it has had its time.
     os._exit(0)
 
@@ -255,7 +255,7 @@ def _recorder(
         task_events=options["task_events"],
         running_after=options["running_after"],
         log_level=options["log_level"],
-        breath=0.0,
+        yield_seconds=0.0,
     )
 
 
@@ -299,7 +299,7 @@ def _flush(program: Program, recorder: Recorder, number: int, timeout: float) ->
         program.send("flushed", number, recorder.progress())
 
 
-def _tell_of_the_end(program: Program, recorder: Recorder) -> None:
+def _notify_finished(program: Program, recorder: Recorder) -> None:
     recorder.finished.wait()
     errors = dict(recorder.guard.errors)
     program.send("finished", errors, recorder.progress(), recorder.status)

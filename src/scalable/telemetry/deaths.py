@@ -346,7 +346,7 @@ class Deaths:
         if nanny and self._of_nanny.get(nanny) == address:
             del self._of_nanny[nanny]
 
-    def tell_victims(self) -> None:
+    def notify_victims(self) -> None:
         """Tell the tasks that failed with KilledWorker; after the certificates are written."""
         if self._pending:
             return

@@ -92,7 +92,7 @@ ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
 
 
 class Signals(NamedTuple):
-    """One stretch of signals whose lines may be written logs first, then spans."""
+    """One batch of signals whose lines may be written logs first, then spans."""
 
     logs: list[ReadableLogRecord]
     spans: list[ReadableSpan]
@@ -191,7 +191,7 @@ class _Worker:
         self.events: list[Event] = []
 
 
-class _Limbo(NamedTuple):
+class _PendingCancellation(NamedTuple):
     task: _Task
     run_id: int
     time: float
@@ -272,7 +272,7 @@ class Ledger:
         #: where there never was.
         self.last_worker: str | None = None
         self._names: dict[str, str] = {}
-        self._limbo: dict[str, _Limbo] = {}
+        self._pending_cancellations: dict[str, _PendingCancellation] = {}
         self._unannounced: set[str] = set()
         #: Workers that were asked to go, and what ran there, until when it waits.
         self._asked_to_go: set[str] = set()
@@ -284,10 +284,10 @@ class Ledger:
         self._carried: tuple[SpanContext | None, dict[str, Any] | None] = (None, None)
         self._short: dict[str, int] = {}
         self._errors: dict[str, tuple[str, str]] = {}
-        self._stretches: list[Signals] = []
+        self._batches: list[Signals] = []
         self._logs: list[ReadableLogRecord] = []
         self._ended: list[ReadableSpan] = []
-        #: Tasks with a span in the present stretch: their next event begins a new one.
+        #: Tasks with a span in the present batch: their next event begins a new one.
         self._ended_keys: set[str] = set()
         self._points: list[UsagePoint] = []
         self._user_points: list[UserPoint] = []
@@ -364,9 +364,13 @@ class Ledger:
     def tick(self, now: float) -> None:
         """Decide what has waited long enough for further word."""
         self._now = max(self._now, now)
-        if self._limbo:
-            for key in [key for key, limbo in self._limbo.items() if limbo.deadline <= now]:
-                self._leave_limbo(key)
+        if self._pending_cancellations:
+            for key in [
+                key
+                for key, pending in self._pending_cancellations.items()
+                if pending.deadline <= now
+            ]:
+                self._settle_cancellation(key)
         if self._announced:
             self._show_running()
         while self._leaving and self._leaving[0][0] <= now:
@@ -382,10 +386,10 @@ class Ledger:
                     self._note_unwatched(worker, "it sends nothing of its own")
 
     def signals(self) -> list[Signals]:
-        """Signals since the last call, in stretches to be written one after the other."""
+        """Signals since the last call, in batches to be written one after the other."""
         self._break()
-        stretches, self._stretches = self._stretches, []
-        return stretches
+        batches, self._batches = self._batches, []
+        return batches
 
     def running(self) -> list[ReadableSpan]:
         """Spans that stand for attempts that have run for a while, since the last call."""
@@ -415,7 +419,7 @@ class Ledger:
     @property
     def unsettled(self) -> bool:
         """Something waits for further word."""
-        return bool(self._limbo)
+        return bool(self._pending_cancellations)
 
     @property
     def deaths_pending(self) -> bool:
@@ -448,8 +452,8 @@ class Ledger:
         Unknown
             The tasks whose end is unknown.
         """
-        for key in list(self._limbo):
-            self._leave_limbo(key)
+        for key in list(self._pending_cancellations):
+            self._settle_cancellation(key)
         for address in list(self._unannounced):
             worker = self._workers[address]
             self._announce_worker(worker, worker.ready.time)
@@ -580,7 +584,7 @@ class Ledger:
     @property
     def is_settled(self) -> bool:
         """All that the facts until now say has become a signal."""
-        return not (self._limbo or self._unannounced or self._deaths.pending)
+        return not (self._pending_cancellations or self._unannounced or self._deaths.pending)
 
     def run_failure(
         self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
@@ -605,8 +609,8 @@ class Ledger:
 
     def _submitted(self, fact: facts.Submitted) -> None:
         _, time, key, given, function, dependencies, dependency_count, carrier, known_before = fact
-        if key in self._limbo:
-            self._leave_limbo(key)
+        if key in self._pending_cancellations:
+            self._settle_cancellation(key)
         old = self._tasks.get(key)
         if old is not None and old.final is None:
             return
@@ -641,10 +645,10 @@ class Ledger:
 
     def _started(self, fact: facts.Started) -> None:
         task = self._tasks.get(fact.key)
-        limbo = self._limbo.get(fact.key)
-        if limbo is not None and limbo.run_id == fact.run_id:
-            self._begin(limbo.task, fact.run_id, fact.worker, min(fact.time, limbo.time))
-            self._leave_limbo(fact.key)
+        pending = self._pending_cancellations.get(fact.key)
+        if pending is not None and pending.run_id == fact.run_id:
+            self._begin(pending.task, fact.run_id, fact.worker, min(fact.time, pending.time))
+            self._settle_cancellation(fact.key)
         elif task is not None and task.final is None and fact.run_id > task.run_id:
             self._begin(task, fact.run_id, fact.worker, fact.time)
             left = task.taken_back
@@ -890,11 +894,13 @@ class Ledger:
         else:
             # It was on a worker: whether it had begun there, only the worker knows.
             deadline = self._now + CANCEL_WAIT
-            self._limbo[key] = _Limbo(task, left.run_id, left.time, deadline)
+            self._pending_cancellations[key] = _PendingCancellation(
+                task, left.run_id, left.time, deadline
+            )
 
-    def _leave_limbo(self, key: str) -> None:
-        limbo = self._limbo.pop(key)
-        self._cancel(limbo.task, limbo.time)
+    def _settle_cancellation(self, key: str) -> None:
+        pending = self._pending_cancellations.pop(key)
+        self._cancel(pending.task, pending.time)
 
     def _cancel(self, task: _Task, time: float) -> None:
         """Nobody waits for the task any more."""
@@ -1015,7 +1021,7 @@ class Ledger:
     def _settle_deaths(self, now: float, *, all_of_them: bool = False) -> None:
         for certificate in self._deaths.settle(now, all_of_them=all_of_them):
             self._certify(certificate)
-        self._deaths.tell_victims()
+        self._deaths.notify_victims()
 
     def _certify(self, certificate: Certificate) -> None:
         """One death: the worker's last line, a failure's record, and the span of its life."""
@@ -1077,11 +1083,11 @@ class Ledger:
     def _settle_cancelled(self, executing: tuple[tuple[int, float], ...], address: str) -> None:
         """A task was cancelled, had begun all the same, and its worker died before it said so."""
         starts = dict(executing)
-        for limbo in list(self._limbo.values()):
-            start = starts.get(limbo.run_id)
+        for pending in list(self._pending_cancellations.values()):
+            start = starts.get(pending.run_id)
             if start is not None:
-                self._begin(limbo.task, limbo.run_id, address, min(start, limbo.time))
-                self._leave_limbo(limbo.task.key)
+                self._begin(pending.task, pending.run_id, address, min(start, pending.time))
+                self._settle_cancellation(pending.task.key)
 
     def _sample(self, fact: facts.Sample) -> None:
         worker = self._workers.get(fact.address)
@@ -1375,7 +1381,7 @@ class Ledger:
     def _break(self) -> None:
         """Logs and spans are written in two calls: an event after its task's span needs a third."""
         if self._logs or self._ended:
-            self._stretches.append(Signals(self._logs, self._ended))
+            self._batches.append(Signals(self._logs, self._ended))
             self._logs, self._ended = [], []
         self._ended_keys.clear()
 

@@ -49,7 +49,7 @@ PIPE_SIZE: Final = 1024 * 1024
 #: the process comes last, and what is in its pipe is not lost with the program.
 AHEAD: Final = 0.25
 #: Seconds that a scheduler elsewhere has to answer the first question, if it is not asked by then.
-PATIENCE: Final = 2.0
+FIRST_PULL_TIMEOUT: Final = 2.0
 #: Seconds to wait before another process takes the place of one that died, each time; after that
 #: there is none, unless a time has gone by without such a death (seconds).
 RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
@@ -294,7 +294,7 @@ class RecorderProcess:
         with self._condition:
             first, self._closing = not self._closing, True
         began = self._last_given = monotonic()
-        latest = began + wire.CLOSE_STRETCH * timeout
+        latest = began + wire.CLOSE_EXTENSION * timeout
         if first:
             self._close = ("close", dict(self.guard.errors), status, timeout, error)
             self._post(self._close)
@@ -347,7 +347,7 @@ class RecorderProcess:
                     break
         except BaseException as error:
             self.guard.errors[f"recorder:{type(error).__name__}"] += 1
-            self._tell("warn", [f"recording stopped by an internal error: {error!r}"])
+            self._notify("warn", [f"recording stopped by an internal error: {error!r}"])
         finally:
             self._end()
 
@@ -357,7 +357,7 @@ class RecorderProcess:
         poll.register(self._stdout, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
         while not self._said_goodbye:
-            ready = {descriptor for descriptor, _ in poll.poll(self._patience())}
+            ready = {descriptor for descriptor, _ in poll.poll(self._poll_timeout())}
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
                 self._send_waiting()
@@ -370,7 +370,7 @@ class RecorderProcess:
             if self._question_ahead() and monotonic() >= self._due:
                 self._run_ahead()
 
-    def _patience(self) -> float | None:
+    def _poll_timeout(self) -> float | None:
         """Milliseconds to wait for others; None: for ever."""
         return max(0.0, self._due - monotonic()) * 1e3 if self._question_ahead() else None
 
@@ -398,9 +398,9 @@ class RecorderProcess:
             self.guard.errors |= Counter(errors)
             self._said_goodbye = True
         else:
-            self._tell(kind, content)
+            self._notify(kind, content)
 
-    def _tell(self, kind: str, content: Sequence[Any]) -> None:
+    def _notify(self, kind: str, content: Sequence[Any]) -> None:
         """Pass on what the application is to know; whatever it does then ends no record."""
         try:
             if kind == "warn":
@@ -497,7 +497,7 @@ class RecorderProcess:
             wire.write(self._stdin, message)
             if message[0] == "start" and self._source is not None:
                 # It may be a while until the process is able to ask.
-                self._following = 1, wire.FACTS_AT_ONCE, PATIENCE
+                self._following = 1, wire.FACTS_AT_ONCE, FIRST_PULL_TIMEOUT
                 self._due = monotonic() + AHEAD
 
     def _send_submissions(self) -> None:
@@ -557,7 +557,7 @@ class RecorderProcess:
             "program": os.getpid(),
         }
         sentence = f"the recorder's process {pid} ended: another one, {process.pid}, goes on"
-        self._tell("warn", [sentence])
+        self._notify("warn", [sentence])
         with contextlib.suppress(OSError):  # it is gone already, which is noticed next
             self._catch_up(wire.plain(("resume", about)))
         return True
@@ -584,7 +584,7 @@ class RecorderProcess:
             wire.write_bytes(self._stdin, frame)
         self._following = None
         if not self._given:
-            self._following = self._position[0], wire.FACTS_AT_ONCE, PATIENCE
+            self._following = self._position[0], wire.FACTS_AT_ONCE, FIRST_PULL_TIMEOUT
             self._due = monotonic() + AHEAD
         if self._flush_done < self._flush_asked:
             wire.write(self._stdin, ("flush", self._flush_asked, FLUSH_AGAIN))
@@ -609,7 +609,7 @@ class RecorderProcess:
                 f"the recorder's process {process.pid} ended: what comes from now on is not "
                 "recorded, and the run reads as lost"
             )
-            self._tell("warn", [sentence])
+            self._notify("warn", [sentence])
         with self._condition:
             self.finished.set()
             self._condition.notify_all()

@@ -97,7 +97,7 @@ class Figures(NamedTuple):
     lag: float
 
 
-class Exits:
+class SignalRouter:
     """Where every signal leaves; called by the recorder's thread only, but for :meth:`__init__`.
 
     The run's directory gets all of it. Over OTLP, or to the application's providers, goes what
@@ -267,19 +267,19 @@ class Exits:
         for trace_id, count in submitted.items():
             self._budget.expect(trace_id, count)
 
-    def export(self, stretches: Sequence[Signals], points: Sequence[UsagePoint]) -> None:
+    def export(self, batches: Sequence[Signals], points: Sequence[UsagePoint]) -> None:
         """Hand over everything, in order."""
-        for stretch in stretches:
-            if stretch.logs:
-                self._logs.export(stretch.logs)
-            if stretch.spans:
-                self._spans.export(stretch.spans)
+        for batch in batches:
+            if batch.logs:
+                self._logs.export(batch.logs)
+            if batch.spans:
+                self._spans.export(batch.spans)
         if self._span_shippers:
-            for stretch in stretches:
-                self._send_spans(self._chosen(stretch.spans))
+            for batch in batches:
+                self._send_spans(self._chosen(batch.spans))
         if self._log_shippers:
-            for stretch in stretches:
-                self._send_logs(self._wanted(stretch.logs))
+            for batch in batches:
+                self._send_logs(self._wanted(batch.logs))
         if points:
             self._metrics.export(usage_metrics(points, self._resource, SCOPE))
             for attributes, sample in points:
@@ -292,7 +292,7 @@ class Exits:
         )
 
     def _chosen(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
-        """What goes out of one stretch; the phases of an attempt follow it."""
+        """What goes out of one batch; the phases of an attempt follow it."""
         groups: list[Group] = []
         others: list[ReadableSpan] = []
         for span in spans:

@@ -20,7 +20,7 @@ from scalable.telemetry import semconv, wire
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
-from scalable.telemetry.providers import SCOPE, Exits, Figures
+from scalable.telemetry.providers import SCOPE, Figures, SignalRouter
 from scalable.telemetry.relay import RelayDesk
 from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
@@ -38,9 +38,9 @@ PULL_INTERVAL: Final = 0.2
 PULL_SIZE: Final = 2_000
 #: Facts that become lines at a stretch: half a millisecond's work. What is made for them is gone
 #: before Python's garbage collector comes to look at it, and the interpreter is free again.
-STRIDE: Final = 48
-#: Seconds of rest between two strides.
-BREATH: Final = 50e-6
+CHUNK: Final = 48
+#: Seconds of rest between two chunks.
+YIELD_SECONDS: Final = 50e-6
 #: Seconds between two attempts to reach a scheduler that did not answer.
 RETRY_INTERVAL: Final = 0.5
 #: A scheduler that did not answer for so long is worth a warning, in seconds. It is asked again
@@ -51,7 +51,7 @@ WORKERLESS_AFTER: Final = 10.0
 #: Longest wait for one answer, in seconds.
 ANSWER_TIMEOUT: Final = 4.0
 #: At close, signals have so long at least to be sent, in seconds.
-MIN_FAREWELL: Final = 0.5
+MIN_SEND_TIMEOUT: Final = 0.5
 #: A successor begins where all had become lines, at most so many seconds back.
 POSITION_WAIT: Final = 8.0
 #: Seconds between two pulls while somebody waits for the certificates of lost workers.
@@ -141,8 +141,8 @@ class Recorder:
         The options of these names.
     log_level : int
         Least level of the log records that are kept.
-    breath : float
-        Seconds of rest between two strides; 0 where nobody else needs the interpreter.
+    yield_seconds : float
+        Seconds of rest between two chunks; 0 where nobody else needs the interpreter.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Recorder:
         task_events: bool = False,
         running_after: float = 10.0,
         log_level: int = logging.INFO,
-        breath: float = BREATH,
+        yield_seconds: float = YIELD_SECONDS,
     ) -> None:
         self.guard = Guard()
         self.run_dir = writer.path
@@ -167,7 +167,7 @@ class Recorder:
         self._identity = identity
         self._source: Source | None = None
         self._on_death: OnDeath | None = None
-        self._breath = breath
+        self._yield_seconds = yield_seconds
         self._writer = writer
         self._resource = resource
         self._submissions = submissions
@@ -175,7 +175,7 @@ class Recorder:
         flags = routes.sampled(identity.trace_id, None)
         self._root = span_context(identity.trace_id, identity.root_span_id, flags)
         self._spans = SpanFactory(resource, SCOPE)
-        self._exits = Exits(
+        self._router = SignalRouter(
             writer,
             resource,
             self._on_records,
@@ -195,8 +195,8 @@ class Recorder:
             redact=redact,
             guard=self.guard,
             logs=WorkerLogs(writer.path, redact),
-            on_death=self._tell_death,
-            follow=self._exits.sends_spans,
+            on_death=self._notify_death,
+            follow=self._router.sends_spans,
             running_after=running_after,
             exceptions=exception_signal(os.environ),
             components=identity.components,
@@ -292,7 +292,7 @@ class Recorder:
     ) -> bool:
         """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
 
-        The wait is extended while facts arrive, up to :data:`wire.CLOSE_STRETCH` times `timeout`.
+        The wait is extended while facts arrive, up to :data:`wire.CLOSE_EXTENSION` times `timeout`.
 
         Returns
         -------
@@ -312,7 +312,7 @@ class Recorder:
         with self._condition:
             if self._closing is None:
                 now = monotonic()
-                latest = now + wire.CLOSE_STRETCH * timeout
+                latest = now + wire.CLOSE_EXTENSION * timeout
                 self._closing = Closing(status, timeout, now + timeout, latest, error)
                 self._condition.notify_all()
 
@@ -362,7 +362,7 @@ class Recorder:
 
     def _run(self) -> None:
         try:
-            self._open_exits()
+            self._open_router()
             while True:
                 self._guarded_step()
                 with self._condition:
@@ -396,13 +396,13 @@ class Recorder:
                 self.finished.set()
                 self._condition.notify_all()
 
-    def _open_exits(self) -> None:
+    def _open_router(self) -> None:
         try:
-            self._exits.open()
+            self._router.open()
             if not self._restarts:
-                self._exits.announce(self._identity.started)
+                self._router.announce(self._identity.started)
         except BaseException as error:
-            self.guard.failed("exits", error)
+            self.guard.failed("router", error)
 
     def _guarded_step(self) -> None:
         """One step; what an internal error costs is the batch in hand, not the rest of the run."""
@@ -425,10 +425,10 @@ class Recorder:
         now = time() + self._offset
         self._take_noted(now)
         if batch is not None:
-            for start in range(0, len(batch.facts), STRIDE):
+            for start in range(0, len(batch.facts), CHUNK):
                 if start:
                     self._give_way()
-                self._record(batch.facts[start : start + STRIDE], now)
+                self._record(batch.facts[start : start + CHUNK], now)
             self._taken += len(batch.facts)
             # A bare key has no time.
             timed = (fact[1] for fact in reversed(batch.facts) if not isinstance(fact, str))
@@ -436,14 +436,14 @@ class Recorder:
         self._ledger.tick(now)
         self._note_submissions(self._submissions.ended(time()))
         self._emit()
-        self._tell_run()
+        self._update_run()
         if self._after >= self._news:
             self._writer.written.clear()
 
-    def _record(self, stride: Sequence[facts.Fact], now: float) -> None:
+    def _record(self, chunk: Sequence[facts.Fact], now: float) -> None:
         """Make lines of some facts; what an internal error costs is theirs alone."""
         try:
-            self._ledger.enter(stride, now)
+            self._ledger.enter(chunk, now)
             self._emit_own()
         except BaseException as error:
             self.guard.failed("recorder", error)
@@ -455,15 +455,15 @@ class Recorder:
         asked for the interpreter only after 5 ms, each time the loop wakes up. Nobody is kept
         waiting for that who waits for the recorder.
         """
-        if self._breath and self._closing is None and self._flush_done >= self._flush_asked:
-            sleep(self._breath)
+        if self._yield_seconds and self._closing is None and self._flush_done >= self._flush_asked:
+            sleep(self._yield_seconds)
 
     def _pull(self) -> Batch | None:
         source = self._source
         if source is None or self._gone:
             return None
         try:
-            batch = source.pull(self._after, PULL_SIZE, self._patience())
+            batch = source.pull(self._after, PULL_SIZE, self._answer_timeout())
         except ConnectionRefusedError as error:
             self._unreachable(error, refused=True)
             return None
@@ -508,7 +508,7 @@ class Recorder:
         """There was no answer, which may have taken no time: to ask again at once is of no use."""
         return self._silent_since is not None and not self._gone
 
-    def _patience(self) -> float:
+    def _answer_timeout(self) -> float:
         closing = self._closing
         if closing is None:
             return ANSWER_TIMEOUT
@@ -531,7 +531,7 @@ class Recorder:
         self._collect()
         user_points = self._ledger.user_points()
         if user_points:
-            self._exits.foreign_metrics(user_metrics(user_points, self._resource, SCOPE))
+            self._router.foreign_metrics(user_metrics(user_points, self._resource, SCOPE))
         self._writer.flush()
         if self._ledger.urgent:
             self._ledger.urgent = False
@@ -539,23 +539,23 @@ class Recorder:
 
     def _emit_own(self) -> None:
         """Signals of the run itself."""
-        exits, ledger = self._exits, self._ledger
-        stretches, points = ledger.signals(), ledger.points()
-        if exits.sends_spans:
-            exits.parents(self._submissions.opened(), ledger.parents())
-            exits.expect(ledger.submitted())
-            exits.show_running(ledger.running())
-        if stretches or points:
-            exits.export(stretches, points)
+        router, ledger = self._router, self._ledger
+        batches, points = ledger.signals(), ledger.points()
+        if router.sends_spans:
+            router.parents(self._submissions.opened(), ledger.parents())
+            router.expect(ledger.submitted())
+            router.show_running(ledger.running())
+        if batches or points:
+            router.export(batches, points)
 
     def _emit_relayed(self) -> None:
         """What user code and loggers recorded; its failure costs no line of a journal."""
         relayed = self._relay.drain()
         try:
-            self._exits.foreign_spans(relayed.spans)
-            self._exits.foreign_logs(relayed.logs)
+            self._router.foreign_spans(relayed.spans)
+            self._router.foreign_logs(relayed.logs)
             for data in relayed.metrics:
-                self._exits.foreign_metrics(data)
+                self._router.foreign_metrics(data)
         except BaseException as error:
             self.guard.failed("relay", error)
 
@@ -572,7 +572,7 @@ class Recorder:
             self._lag,
         )
         try:
-            self._exits.collect(figures, last=last)
+            self._router.collect(figures, last=last)
         except BaseException as error:
             self.guard.failed("metrics", error)
 
@@ -583,7 +583,7 @@ class Recorder:
             moved = [fact._replace(time=fact.time + self._offset) for fact in noted]
             self._ledger.take(moved, now)
 
-    def _tell_death(self, certificate: Certificate) -> None:
+    def _notify_death(self, certificate: Certificate) -> None:
         if self._on_death is not None:
             name, cause = certificate.death.ready.name, certificate.verdict.cause
             self._on_death(name, certificate.log, cause)
@@ -629,7 +629,7 @@ class Recorder:
         else:
             self._workerless_since = now  # nobody waits: look again later
 
-    def _tell_run(self) -> None:
+    def _update_run(self) -> None:
         """Keep run.json's account of what the record lacks up to date."""
         self._warn_if_workerless()
         unwatched = self._ledger.unwatched
@@ -680,10 +680,10 @@ class Recorder:
             telemetry["restarts"] = self._restarts
         if self._ledger.usage_left_out:
             telemetry["usage_left_out"] = self._ledger.usage_left_out
-        not_sent = self._exits.not_sent()
+        not_sent = self._router.not_sent()
         if not_sent:
             telemetry["not_sent"] = not_sent
-        sent = self._exits.sent()
+        sent = self._router.sent()
         if sent:
             telemetry["sent"] = sent
         return telemetry
@@ -711,7 +711,7 @@ class Recorder:
                 closing.status = "lost"
         self._note_submissions(self._submissions.ended(time(), all_of_them=True))
         self._emit()
-        self._ledger.add_span(self._root_span(closing.status, now, self._exits.settle()))
+        self._ledger.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
         self._collect(last=True)
         if left:
@@ -724,8 +724,8 @@ class Recorder:
             self._warn(f"{self._dropped} facts were dropped because nobody fetched them in time")
         # What is on disk is safe now; what waits to be sent has the rest of the time.
         self._writer.request_sync()
-        self._exits.finish(max(closing.deadline, monotonic() + MIN_FAREWELL))
-        self._exits.shutdown()
+        self._router.finish(max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT))
+        self._router.shutdown()
         if self._source is not None:
             self._source.close()
         self._writer.close(
@@ -741,9 +741,9 @@ class Recorder:
         self._emit()
         self._ledger.keep_logs()
         self._writer.request_sync()
-        self._exits.finish(monotonic() + MIN_FAREWELL)
-        self._exits.shutdown()
-        self._writer.sync(MIN_FAREWELL)
+        self._router.finish(monotonic() + MIN_SEND_TIMEOUT)
+        self._router.shutdown()
+        self._writer.sync(MIN_SEND_TIMEOUT)
 
     def _settle(self, closing: Closing) -> None:
         """Give word that is under way a moment: attempts just begun, cancellations just made."""

@@ -41,7 +41,7 @@ from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metering import result_of
 from scalable.telemetry.providers import SCOPE, make_resource
 from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
-from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, hush
+from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, log_filter
 from scalable.telemetry.spans import SpanFactory, exception_event, span_context
 from scalable_runs import fields
 from scalable_runs.plain import parse_nanoseconds
@@ -168,11 +168,11 @@ class OtlpDestination:
 
     def _send(self, signal: SignalName, batch: Sequence[Any]) -> None:
         for sink in self._sinks.get(signal, ()):
-            hush.enter()
+            log_filter.capture()
             try:
                 _try_to_send(sink, batch, self._addresses[signal])
             finally:
-                hush.leave()
+                log_filter.release()
 
     def close(self) -> None:
         """Shut the exporters down."""
@@ -315,7 +315,7 @@ class _Resending:
         self._size = sum(reader.size(file) for file in files)
 
     def run(self) -> Resent:
-        stock = self._take_stock()
+        stock = self._scan()
         root = self._root_ids()
         tracebacks = self._tracebacks()
         for ids in stock.pinned:
@@ -369,7 +369,7 @@ class _Resending:
             if item is not None:
                 yield item
 
-    def _take_stock(self) -> _Stock:
+    def _scan(self) -> _Stock:
         """Count attempts by trace, and find out what they hang under."""
         stock = _Stock()
         above_user_spans = self._above_user_spans()

@@ -201,7 +201,7 @@ class Shipper(Generic[T]):
             self._queue.clear()
         self._sink.shutdown()
         if left and thread is not None:
-            said = hush.said(thread.ident)
+            said = log_filter.last_message(thread.ident)
             self._on_trouble(f"{left} items took too long{said and f' ({said})'}")
 
     def begin_close(self) -> None:
@@ -211,14 +211,14 @@ class Shipper(Generic[T]):
             self._condition.notify_all()
 
     def _run(self) -> None:
-        hush.enter()
+        log_filter.capture()
         # What the exporter's own HTTP client does is nobody's request.
         attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
             while self._next_batch():
                 self._send()
         finally:
-            hush.leave()
+            log_filter.release()
 
     def _next_batch(self) -> bool:
         """Wait for a batch; False once there is nothing left to do."""
@@ -290,23 +290,23 @@ class ExporterSink(Generic[T]):
 
     def send(self, batch: Sequence[T]) -> None:
         """Export; what the exporter logs about a failure becomes the error's text."""
-        hush.forget()
+        log_filter.clear()
         for unit in batch if self._single else (batch,):
             result = self._exporter.export(unit)
             # SUCCESS of every signal's result; an exporter that returns nothing took the batch.
             if result is not None and getattr(result, "value", result) != 0:
-                text = hush.said() or "the exporter reports a failure"
+                text = log_filter.last_message() or "the exporter reports a failure"
                 raise UndeliverableError(text, permanent=_is_permanent(text))
 
     def shutdown(self) -> None:
         """Shut the exporter down; its own complaints are of no interest any more."""
-        hush.enter()
+        log_filter.capture()
         try:
             self._exporter.shutdown()
         except Exception as error:
             _logger.debug("an exporter could not be shut down", exc_info=error)
         finally:
-            hush.leave()
+            log_filter.release()
 
 
 _logger = logging.getLogger("scalable")
@@ -337,7 +337,7 @@ def _is_permanent(text: str) -> bool:
     return "max_request_size" in text or "Failed to encode" in text
 
 
-class _Hush(logging.Filter):
+class ExporterLogFilter(logging.Filter):
     """Keeps exporters' own log records about our shipments from everybody, and remembers them.
 
     The user gets one warning of ours instead of one a batch; and no log handler can send such a
@@ -364,15 +364,15 @@ class _Hush(logging.Filter):
             self._said[thread] = str(record.msg)
         return False
 
-    def enter(self) -> None:
+    def capture(self) -> None:
         """Silence the calling thread."""
         thread = threading.get_ident()
         with self._lock:
             self._threads[thread] = self._threads.get(thread, 0) + 1
         self._spread()
 
-    def leave(self) -> None:
-        """Undo one :meth:`enter`."""
+    def release(self) -> None:
+        """Undo one :meth:`capture`."""
         thread = threading.get_ident()
         with self._lock:
             self._threads[thread] -= 1
@@ -380,12 +380,12 @@ class _Hush(logging.Filter):
                 del self._threads[thread]
                 self._said.pop(thread, None)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Before an export: what is said from now on is about it."""
         self._said.pop(threading.get_ident(), None)
         self._spread()
 
-    def said(self, thread: int | None = None) -> str:
+    def last_message(self, thread: int | None = None) -> str:
         """What was said last in a thread, by default the calling one."""
         return self._said.get(threading.get_ident() if thread is None else thread, "")
 
@@ -402,4 +402,4 @@ class _Hush(logging.Filter):
 _EXPORTERS_LOGGERS: Final = ("opentelemetry.exporter", "urllib3", "requests", "grpc", "httpx")
 
 #: The one of this process.
-hush: Final = _Hush()
+log_filter: Final = ExporterLogFilter()

@@ -30,7 +30,7 @@ FACTS_AT_ONCE: Final = 500
 GONE: Final = "gone"
 LATE: Final = "late"
 #: Closing goes on while facts arrive, for so many times its timeout at most.
-CLOSE_STRETCH: Final = 3.0
+CLOSE_EXTENSION: Final = 3.0
 
 _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})

@@ -77,7 +77,7 @@ class Provider(ABC):
     #: Model of the target's options.
     options_type: ClassVar[type[Target]] = Target
     #: Seconds to wait for the first workers unless the target says otherwise.
-    patience: ClassVar[float] = 60.0
+    default_start_timeout: ClassVar[float] = 60.0
     #: Workers come one by one (a queue): the session starts with the first.
     one_by_one: ClassVar[bool] = False
     #: Tags bind tasks to workers that offer the component as a resource.

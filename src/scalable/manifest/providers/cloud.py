@@ -51,7 +51,7 @@ class GcpTarget(_CloudTarget):
 
 
 class _CloudProvider(Provider):
-    patience: ClassVar[float] = 900.0
+    default_start_timeout: ClassVar[float] = 900.0
     one_by_one: ClassVar[bool] = True
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:

@@ -57,7 +57,7 @@ class ExistingProvider(Provider):
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> dict[str, Any]:
         """Say how a client connects."""
         options: ExistingTarget = self.options
-        timeout = options.start_timeout or self.patience
+        timeout = options.start_timeout or self.default_start_timeout
         arguments: dict[str, Any] = {"timeout": timeout}
         if options.scheduler_file is not None:
             path = Path(options.scheduler_file).expanduser()

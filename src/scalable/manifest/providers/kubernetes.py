@@ -37,7 +37,7 @@ class KubernetesProvider(Provider):
     name: ClassVar[str] = "kubernetes"
     extra: ClassVar[str] = "kubernetes"
     options_type: ClassVar[type[Target]] = KubernetesTarget
-    patience: ClassVar[float] = 600.0
+    default_start_timeout: ClassVar[float] = 600.0
     one_by_one: ClassVar[bool] = True
 
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> Any:

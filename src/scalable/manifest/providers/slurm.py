@@ -52,7 +52,7 @@ class SlurmProvider(Provider):
     name: ClassVar[str] = "slurm"
     extra: ClassVar[str] = "slurm"
     options_type: ClassVar[type[Target]] = SlurmTarget
-    patience: ClassVar[float] = 600.0
+    default_start_timeout: ClassVar[float] = 600.0
     one_by_one: ClassVar[bool] = True
 
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> Any:
