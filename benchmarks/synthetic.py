@@ -23,10 +23,11 @@ from typing import Final, NamedTuple
 from scalable import facts
 from scalable.facts import Batch, Fact
 from scalable.telemetry.providers import make_resource
-from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity, iso
+from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity
 from scalable.telemetry.routes import find_routes
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.redact import Redactor
+from scalable_runs.rundoc import run_document
 from scalable_runs.schema import RunStatus
 from scalable_runs.writer import RunWriter
 
@@ -439,21 +440,16 @@ def make_recorder(runs_dir: Path | str, shape: Shape, warnings: list[str]) -> Re
     identity = RunIdentity(shape.run_id, "synthetic", "synthetic", 1 << 100, 1, EPOCH)
     writer = RunWriter.create(
         runs_dir,
-        {
-            "schema_version": 1,
-            "run_id": shape.run_id,
-            "project_name": identity.project,
-            "target_name": "existing",
-            "provider_name": identity.provider,
-            "manifest_lock": "",
-            "source_manifest_path": None,
-            "started_at": iso(EPOCH),
-            "finished_at": None,
-            "status": "running",
-            "trace_id": f"{identity.trace_id:032x}",
-            "environment": {},
-            "code_identities": {},
-        },
+        run_document(
+            shape.run_id,
+            project=identity.project,
+            target="existing",
+            provider=identity.provider,
+            lock="",
+            started=EPOCH,
+            trace_id=f"{identity.trace_id:032x}",
+            environment={},
+        ),
     )
     return Recorder(
         identity,

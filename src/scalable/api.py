@@ -10,15 +10,12 @@ import asyncio
 import atexit
 import logging
 import os
-import re
-import secrets
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from html import escape
 from importlib.util import find_spec
@@ -564,9 +561,10 @@ def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
     from scalable.telemetry.process import RecorderProcess, discard, spawn
+    from scalable_runs.rundoc import new_run_id
 
     started = time()
-    run_id = _new_run_id(settings.project, started)
+    run_id = new_run_id(settings.project.lower(), started)
     warn = _Warnings(run_id)
     _warn_of_missing(settings, warn)
     with usable_environment(warn), ExitStack() as undo:
@@ -602,9 +600,8 @@ def _begin_with(
     from scalable.telemetry.routes import find_routes
     from scalable.telemetry.spans import new_span_id, new_trace_id
     from scalable.telemetry.submissions import Submissions, propagates_as_configured
-    from scalable_runs.plain import iso
     from scalable_runs.redact import Redactor
-    from scalable_runs.schema import SCHEMA_VERSION
+    from scalable_runs.rundoc import as_found, run_document
     from scalable_runs.writer import RunWriter
 
     redact = _redactor(Redactor, settings, documents)
@@ -638,26 +635,25 @@ def _begin_with(
             problem=warn,
         )
     if documents is None:
-        documents = _as_found(settings, identity.provider, link.workers() if link else [])
+        found = as_found(settings.project, identity.provider, link.workers() if link else [])
+        documents = RunDocuments(
+            found.target, identity.provider, found.manifest, found.lock, None, found.plan, {}, {}
+        )
     trace_id = f"{identity.trace_id:032x}"
     files: dict[str, Any] = {
         "runs_dir": str(settings.runs_dir.absolute()),
         "run": redact.attributes(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "run_id": run_id,
-                "project_name": project,
-                "target_name": documents.target,
-                "provider_name": identity.provider,
-                "manifest_lock": documents.lock,
-                "source_manifest_path": documents.manifest_path,
-                "started_at": iso(started),
-                "finished_at": None,
-                "status": "running",
-                "trace_id": trace_id,
-                "environment": _environment(),
-                "code_identities": {},
-            }
+            run_document(
+                run_id,
+                project=project,
+                target=documents.target,
+                provider=identity.provider,
+                lock=documents.lock,
+                started=started,
+                trace_id=trace_id,
+                environment=_environment(),
+                manifest_path=documents.manifest_path,
+            )
         ),
         "manifest": redact(documents.manifest),
         "plan": redact.attributes(documents.plan),
@@ -780,50 +776,11 @@ def _redactor(
     return redactor.from_environment(os.environ, configuration(), manifest, off=settings.redact_off)
 
 
-def _new_run_id(project: str, started: float) -> str:
-    stamp = datetime.fromtimestamp(started, UTC).strftime("%Y%m%dT%H%M%SZ")
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", project).strip("-").lower() or "run"
-    return f"run-{stamp}-{slug[:48].rstrip('-')}-{secrets.token_hex(4)}"
-
-
 def _provider(client: Client | None) -> str:
     cluster = client.cluster if client is not None else None
     if cluster is None or isinstance(cluster, str):
         return "existing"
     return type(cluster).__name__.removesuffix("Cluster").lower() or "cluster"
-
-
-def _as_found(settings: Settings, provider: str, workers: list[dict[str, Any]]) -> RunDocuments:
-    """The run as found, in the manifest's shape, and the digest of its canonical content."""
-    import hashlib
-    import json
-
-    import yaml
-
-    content = {
-        "version": 1,
-        "project": {"name": settings.project},
-        "targets": {"existing": {"provider": provider}},
-    }
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    lock = f"sha256:{digest}"
-    return RunDocuments(
-        "existing",
-        provider,
-        yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
-        lock,
-        None,
-        {
-            "version": 1,
-            "target": "existing",
-            "provider": provider,
-            "manifest_lock": lock,
-            "workers": workers,
-        },
-        {},
-        {},
-    )
 
 
 def _environment() -> dict[str, Any]:

@@ -7,18 +7,13 @@ export under `SCALABLE_RUNS_DIR` and closed when the last of them is shut down.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from time import time
 from typing import Any, Final, TypeVar
 
-import orjson
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
@@ -29,7 +24,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from scalable_runs.otel.encode import RecordMap, encode_logs, encode_metrics, encode_spans
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import SCHEMA_VERSION, Record
+from scalable_runs.rundoc import as_found, new_run_id, run_document
+from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Problem, RunWriter
 
@@ -341,36 +337,23 @@ if hasattr(os, "register_at_fork"):
 def _create_run(resource: Resource | None, redact: Redactor) -> RunWriter:
     attributes = redact.attributes(resource.attributes) if resource is not None else {}
     project = str(attributes.get("service.name") or "unknown_service")
-    started = datetime.now(UTC)
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", project).strip("-.")[:64] or "service"
-    run_id = f"run-{started:%Y%m%dT%H%M%SZ}-{label}-{secrets.token_hex(4)}"
-    manifest = {
-        "version": 1,
-        "project": {"name": project},
-        "targets": {"existing": {"provider": _PROVIDER}},
-    }
-    digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    started = time()
+    found = as_found(project, _PROVIDER)
     return RunWriter.create(
         os.environ.get(_RUNS_DIR_VARIABLE) or _DEFAULT_RUNS_DIR,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "project_name": project,
-            "target_name": "existing",
-            "provider_name": _PROVIDER,
-            "manifest_lock": f"sha256:{digest}",
-            "source_manifest_path": None,
-            "started_at": iso(started.timestamp()),
-            "finished_at": None,
-            "status": "running",
-            "trace_id": "",
-            "environment": {"resource": attributes},
-            "code_identities": {},
-        },
-        # JSON is YAML.
-        manifest=orjson.dumps(manifest, option=orjson.OPT_INDENT_2).decode() + "\n",
-        plan={"version": 1, "target": "existing", "provider": _PROVIDER, "workers": []},
-        lock=f"sha256:{digest}\n",
+        run_document(
+            new_run_id(project, started),
+            project=project,
+            target=found.target,
+            provider=_PROVIDER,
+            lock=found.lock,
+            started=started,
+            trace_id="",
+            environment={"resource": attributes},
+        ),
+        manifest=found.manifest,
+        plan=found.plan,
+        lock=f"{found.lock}\n",
         on_problem=_warn,
     )
 
