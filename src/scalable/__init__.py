@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalable.ai import diagnose_run
     from scalable.api import Instrumentation, instrument, uninstrument
-    from scalable.cache.cacheable import DirType, FileType, cacheable
-    from scalable.cache.records import record_artifact, record_cost, record_metric
+    from scalable.cache.cacheable import cacheable
+    from scalable.cache.store import DirType, FileType
     from scalable.common.options import OptionError
     from scalable.manifest.errors import ManifestError, SessionError
+    from scalable.records import record_artifact, record_cost, record_metric
     from scalable.session.client import ScalableClient, TagError
     from scalable.session.session import ScalableSession, StartError, current_session
 
@@ -52,15 +53,15 @@ _HOME = {
     "uninstrument": "scalable.api",
     "OptionError": "scalable.common.options",
     "diagnose_run": "scalable.ai",
-    "DirType": "scalable.cache.cacheable",
-    "FileType": "scalable.cache.cacheable",
+    "DirType": "scalable.cache.store",
+    "FileType": "scalable.cache.store",
     "cacheable": "scalable.cache.cacheable",
     "ScalableClient": "scalable.session.client",
     "ManifestError": "scalable.manifest.errors",
     "SessionError": "scalable.manifest.errors",
-    "record_artifact": "scalable.cache.records",
-    "record_cost": "scalable.cache.records",
-    "record_metric": "scalable.cache.records",
+    "record_artifact": "scalable.records",
+    "record_cost": "scalable.records",
+    "record_metric": "scalable.records",
     "ScalableSession": "scalable.session.session",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",

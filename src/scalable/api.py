@@ -32,7 +32,7 @@ from scalable.common.otel_environment import usable_environment
 if TYPE_CHECKING:
     from distributed import Client
 
-    from scalable.crash_upload import CrashUploads
+    from scalable.crash_upload.uploads import CrashUploads
     from scalable.facts import UserEvent
     from scalable.instrumentation.instrumentor import Link
     from scalable.telemetry.deaths import OnDeath
@@ -712,7 +712,7 @@ def _uploads(
     """The service that sends crash logs, where that was asked for."""
     if settings.crash_upload is None:
         return None
-    from scalable.crash_upload import CrashUploads
+    from scalable.crash_upload.uploads import CrashUploads
 
     try:
         return CrashUploads(
@@ -725,7 +725,7 @@ def _uploads(
 
 
 def _submitting(uploads: CrashUploads) -> OnDeath:
-    from scalable.crash_upload import CrashLog
+    from scalable.crash_upload.logs import CrashLog
     from scalable.telemetry.deaths import LOGS_DIRECTORY
 
     def on_death(name: str, log: str | None, cause: str) -> None:

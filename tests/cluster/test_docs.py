@@ -18,7 +18,7 @@ import yaml
 
 from run_builder import RunBuilder, eventful, failure
 from scalable.cli import COMMANDS, cli
-from scalable.manifest.reader import check_manifest, parse_manifest
+from scalable.manifest.load import check_manifest, parse_manifest
 from scalable_runs.reader import find_runs, resolve_run
 
 ROOT = Path(__file__).parents[2]

@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import scalable
 from cluster import oracle
-from scalable.cache.records import record_artifact, record_cost, record_metric
 from scalable.cli import cli
+from scalable.records import record_artifact, record_cost, record_metric
 
 #: The value of a variable whose name says secret.
 KNOWN = "Zx9-known-31-value"

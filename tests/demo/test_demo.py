@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scalable import demo
+from scalable.demo import run, workload
 
 
 def command(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
@@ -72,7 +72,7 @@ def test_the_whole_demo_answers_rightly_and_records_what_went_wrong(tmp_path: Pa
 
     tasks, workers = records(run, "tasks.jsonl"), records(run, "workers.jsonl")
     states = Counter((task["task_name"], task["state"]) for task in tasks)
-    assert states["load_weather", "retried"] == demo.FAILING_ATTEMPTS
+    assert states["load_weather", "retried"] == workload.FAILING_ATTEMPTS
     assert states["check_carrier", "failed"] == 3
     assert states["rate_carrier", "failed"] == 3
     blamed = {task["blame"] for task in tasks if (task["state"], task["attempt"]) == ("failed", 0)}
@@ -112,15 +112,15 @@ def test_where_nothing_may_be_recorded_it_says_so(monkeypatch: pytest.MonkeyPatc
 
 
 def test_weather_fails_as_often_as_it_says(tmp_path: Path):
-    data = str(demo.data_directory())
-    for _ in range(demo.FAILING_ATTEMPTS):
+    data = str(run.data_directory())
+    for _ in range(workload.FAILING_ATTEMPTS):
         with pytest.raises(ConnectionResetError):
-            demo.load_weather(data, str(tmp_path))
-    assert len(demo.load_weather(data, str(tmp_path))) == 26_115
+            workload.load_weather(data, str(tmp_path))
+    assert len(workload.load_weather(data, str(tmp_path))) == 26_115
 
 
 def test_previous_flights_follow_a_plane_through_one_day(flights: pd.DataFrame):
-    found = demo.previous_flights(flights)
+    found = workload.previous_flights(flights)
     # Plane A on day 1: the second departure after 15 minutes, the third after 70.
     assert found[["previous", "dep_delay"]].to_numpy().tolist() == [
         ["15-59 min late", 20.0],
@@ -130,14 +130,14 @@ def test_previous_flights_follow_a_plane_through_one_day(flights: pd.DataFrame):
 
 def test_a_carrier_whose_flights_vanish_is_refused():
     good = pd.DataFrame({"dep_delay": [0.0] * 1000 + [None], "arr_time": [1.0] * 998 + [None] * 3})
-    assert len(demo.check_carrier([good])) == 1000
+    assert len(workload.check_carrier([good])) == 1000
     bad = good.assign(arr_time=[1.0] * 997 + [None] * 4)
-    with pytest.raises(demo.IncompleteRecordsError, match="3 of 1,000"):
-        demo.check_carrier([bad])
+    with pytest.raises(workload.IncompleteRecordsError, match="3 of 1,000"):
+        workload.check_carrier([bad])
 
 
 def test_an_answer_that_differs_from_pandas_is_noticed():
-    reference = demo.expected(demo.data_directory())
-    assert demo._same(reference, reference)
+    reference = workload.expected(run.data_directory())
+    assert run._same(reference, reference)
     for change in ({"late": 0.5}, {"flights": 1}, {"delay": 0.0}, {"group": "elsewhere"}):
-        assert not demo._same([replace(reference[0], **change)], reference)
+        assert not run._same([replace(reference[0], **change)], reference)

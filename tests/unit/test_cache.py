@@ -14,16 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 from scalable import DirType, FileType, cacheable
-from scalable.cache import cacheable as cache
-from scalable.cache.cacheable import Store, cache_directory, cache_limit
+from scalable.cache import cacheable as decorator
+from scalable.cache.store import Store, cache_directory, cache_limit, set_directory
 from scalable.cli import cli
 
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SCALABLE_CACHE_DIR", str(tmp_path / "kept"))
-    cache._warned.clear()
-    cache.Store._unseen.clear()
+    decorator._warned.clear()
+    Store._unseen.clear()
     yield tmp_path / "kept"
     # One that a test has made unreadable must not keep pytest from clearing up.
     for path in (tmp_path / "kept").rglob("*"):
@@ -211,9 +211,9 @@ def test_where_and_how_much(monkeypatch: pytest.MonkeyPatch, directory: Path, tm
     assert cache_directory() == directory
     assert cache_directory(tmp_path) == tmp_path
     monkeypatch.delenv("SCALABLE_CACHE_DIR")
-    before = cache.set_directory(tmp_path / "session")
+    before = set_directory(tmp_path / "session")
     assert cache_directory() == tmp_path / "session"
-    cache.set_directory(before)
+    set_directory(before)
     assert cache_directory() == Path(".scalable/cache")
     assert cache_limit() == 10**10
     monkeypatch.setenv("SCALABLE_CACHE_LIMIT", "2GiB")
@@ -238,7 +238,7 @@ def _hammer(counter: str, die: bool) -> None:
             real(descriptor)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        cache.os.fsync = fatal  # in the middle of writing an entry
+        os.fsync = fatal  # in the middle of writing an entry
     for _ in range(5):
         for number in range(4):
             assert shared(number, counter) == bytes([number]) * 3_000_000

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from run_builder import RunBuilder, eventful, failure, life
 from scalable import __version__
 from scalable.cli import COMMANDS, cli
-from scalable.cli import _common as common
+from scalable.cli import _runs as runs
+from scalable.cli import _terminal as terminal
 
 FIRST = "run-20260102T030405Z-flights-0a1b2c3d"
 SECOND = "run-20260102T040506Z-flights-1a1b2c3d"
@@ -152,7 +153,7 @@ def test_commands_runs_workers_targets_and_functions_are_completed(
     targets = "targets: {hpc: {provider: slurm}, here: {provider: local}}"
     Path("scalable.yaml").write_text(f"version: 1\nproject: {{name: x}}\n{targets}\n")
     assert completions("scalable plan --target h") == ["here", "hpc"]
-    from scalable.cache.cacheable import Store, cache_directory
+    from scalable.cache.store import Store, cache_directory
 
     Store(cache_directory()).save("0" * 64, 1, None, "steps.convert", 0.1)
     assert completions("scalable cache clear --function steps") == ["steps.convert"]
@@ -534,7 +535,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "check_readable", interrupted)
+    monkeypatch.setattr(runs, "check_readable", interrupted)
     monkeypatch.setattr(cli, "main", interrupted)
     from scalable.cli import main
 
@@ -550,11 +551,11 @@ def test_a_scan_that_takes_long_shows_a_bar_and_a_short_one_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(common.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(common.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(terminal.sys.stderr, "isatty", lambda: True, raising=False)
     started: list[tuple[int, int]] = []
-    monkeypatch.setattr(common._Bar, "_start", lambda _, *where: started.append(where))
-    with common.progress_bar("Reading") as progress:
+    monkeypatch.setattr(terminal._Bar, "_start", lambda _, *where: started.append(where))
+    with terminal.progress_bar("Reading") as progress:
         assert progress is not None
         progress(1, 10)
         clock[0] = 0.9
@@ -566,12 +567,12 @@ def test_a_scan_that_takes_long_shows_a_bar_and_a_short_one_does_not(
 
 
 def test_nobody_is_shown_a_bar_where_standard_error_is_no_terminal() -> None:
-    with common.progress_bar("Reading") as progress:
+    with terminal.progress_bar("Reading") as progress:
         assert progress is None
 
 
 def test_the_bar_starts_moves_and_goes(capfd: pytest.CaptureFixture[str]) -> None:
-    bar = common._Bar("Reading")
+    bar = terminal._Bar("Reading")
     bar._start(1, 10)
     bar.advance(10, 10)
     bar.stop()
@@ -585,17 +586,17 @@ HOSTILE = "a\x1b]0;OWNED\x07b\x1b[2Jc\u202ed\x00e\r\x9b31mf\u200bg"
 def test_what_is_printed_has_nothing_that_a_terminal_acts_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    common.echo(HOSTILE)
-    common.echo(f"\x1b[31mred\x1b[0m\t{HOSTILE}\nnext", styled=True)
+    terminal.echo(HOSTILE)
+    terminal.echo(f"\x1b[31mred\x1b[0m\t{HOSTILE}\nnext", styled=True)
     printed = capsys.readouterr().out
     assert printed == "abcdefg\nred\tabcdefg\nnext\n"
-    assert common.safe(f"\x1b[1;31mred\x1b[0m {HOSTILE}", styled=True) == (
+    assert terminal.safe(f"\x1b[1;31mred\x1b[0m {HOSTILE}", styled=True) == (
         "\x1b[1;31mred\x1b[0m abcdefg"
     )
 
 
 def test_an_unterminated_escape_ends_with_its_line() -> None:
-    assert common.safe("one\x1b]0;title\ntwo") == "one\ntwo"
+    assert terminal.safe("one\x1b]0;title\ntwo") == "one\ntwo"
 
 
 def test_an_error_of_a_command_is_as_safe_as_its_output(

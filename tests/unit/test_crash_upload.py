@@ -18,10 +18,13 @@ import pytest
 from click.testing import CliRunner
 
 import run_builder as build
-from scalable import crash_upload
 from scalable.cli import cli
-from scalable.crash_upload import CrashLog, CrashUploads, check_url, outcomes
+from scalable.crash_upload import logs, transfer, uploads
+from scalable.crash_upload.logs import CrashLog, outcomes
+from scalable.crash_upload.transfer import check_url
+from scalable.crash_upload.uploads import CrashUploads
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import UPLOADS
 
 Reply = tuple[int, bytes, dict[str, str]]
 
@@ -122,7 +125,7 @@ def run_with_logs(tmp_path: Path, *texts: str) -> Path:
 def logs_of(run_dir: Path) -> list[CrashLog]:
     from scalable_runs.reader import RunReader
 
-    return list(crash_upload.crash_logs(RunReader(run_dir)))
+    return list(logs.crash_logs(RunReader(run_dir)))
 
 
 def uploads_of(run_dir: Path, store: Store, **more: Any) -> CrashUploads:
@@ -191,7 +194,7 @@ def test_an_end_to_trying(tmp_path, store):
     store.on_post = lambda store, n: (500, b"", {})
     run_dir = send(tmp_path, store)
     assert ended(run_dir) == ["failed"]
-    assert len(store.asked) == crash_upload.TRIES
+    assert len(store.asked) == uploads.TRIES
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
@@ -275,17 +278,17 @@ def test_a_server_that_is_not_there(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     run_dir = run_with_logs(tmp_path, TEXT)
-    uploads = CrashUploads(
+    sender = CrashUploads(
         run_dir, run_dir.name, f"http://127.0.0.1:{port}/", redact=None, versions={}, backoff=0.001
     )
-    uploads.send_all(logs_of(run_dir))
+    sender.send_all(logs_of(run_dir))
     (record,) = outcomes(run_dir)
-    assert (record["outcome"], record["tries"]) == ("failed", crash_upload.TRIES)
+    assert (record["outcome"], record["tries"]) == ("failed", uploads.TRIES)
 
 
 def test_a_server_that_answers_a_byte_now_and_then_meets_the_limit(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(crash_upload, "REQUEST_TIMEOUT", 0.3)
-    monkeypatch.setattr(crash_upload, "TRIES", 2)
+    monkeypatch.setattr(transfer, "REQUEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(uploads, "TRIES", 2)
 
     def drip(store: Store, number: int) -> Reply:
         while not store.let_go.wait(0.05):
@@ -477,10 +480,10 @@ def test_a_place_may_not_be_another_service_of_this_machine(tmp_path, store):
 def test_which_places_are_taken(asked: str, place: str, taken: bool):
     answer = json.dumps({"url": place}).encode()
     if taken:
-        assert crash_upload._Place.of(answer, asked).url == place
+        assert transfer.Place.of(answer, asked).url == place
     else:
-        with pytest.raises(crash_upload.UploadError):
-            crash_upload._Place.of(answer, asked)
+        with pytest.raises(transfer.UploadError):
+            transfer.Place.of(answer, asked)
 
 
 def test_an_answer_nested_deeper_than_can_be_read_is_refused(tmp_path, store):
@@ -489,7 +492,7 @@ def test_an_answer_nested_deeper_than_can_be_read_is_refused(tmp_path, store):
 
 
 def test_many_logs_have_one_time_limit_together(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(crash_upload, "ALL_TIMEOUT", 0.0)
+    monkeypatch.setattr(uploads, "ALL_TIMEOUT", 0.0)
     run_dir = send(tmp_path, store, "one", "two", "three")
     assert store.asked == []
     assert ended(run_dir) == ["pending"] * 3
@@ -498,7 +501,7 @@ def test_many_logs_have_one_time_limit_together(tmp_path, store, monkeypatch):
 @pytest.mark.parametrize("kind", ["fifo", "zero", "sparse", "outside"])
 def test_outcomes_are_read_from_a_regular_file_alone(tmp_path, kind):
     run_dir = run_with_logs(tmp_path, "one")
-    path = run_dir / crash_upload.UPLOADS
+    path = run_dir / UPLOADS
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "sparse":
@@ -515,11 +518,11 @@ def test_outcomes_are_read_from_a_regular_file_alone(tmp_path, kind):
 
 def test_a_log_that_is_larger_than_a_log_can_be_is_read_from_its_end(tmp_path, monkeypatch):
     run_dir = run_with_logs(tmp_path, "0123456789")
-    monkeypatch.setattr(crash_upload, "MAX_LOG", 4)
+    monkeypatch.setattr(logs, "MAX_LOG", 4)
     (log,) = logs_of(run_dir)
-    path = crash_upload.find(run_dir, log.log)
+    path = logs.find(run_dir, log.log)
     assert path is not None
-    assert crash_upload.read_log(path) == b"6789"
+    assert logs.read_log(path) == b"6789"
 
 
 def test_a_loop_of_links_is_no_log(tmp_path):
@@ -527,4 +530,4 @@ def test_a_loop_of_links_is_no_log(tmp_path):
     (log,) = logs_of(run_dir)
     (run_dir / log.log).unlink()
     (run_dir / log.log).symlink_to(Path(log.log).name)
-    assert crash_upload.find(run_dir, log.log) is None
+    assert logs.find(run_dir, log.log) is None

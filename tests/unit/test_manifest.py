@@ -14,21 +14,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.errors import ManifestError, SessionError
-from scalable.manifest.lock import canonical, digest
-from scalable.manifest.model import clock
-from scalable.manifest.overlays import merge
-from scalable.manifest.providers import BUILT_IN, GROUP, find_provider, provider_names
-from scalable.manifest.reader import (
+from scalable.manifest.load import (
     check_manifest,
     choose_target,
     find_manifest,
     load_manifest,
     parse_manifest,
 )
+from scalable.manifest.lock import canonical, digest
+from scalable.manifest.model import clock
+from scalable.manifest.overlays import merge
+from scalable.manifest.providers import BUILT_IN, GROUP, find_provider, provider_names
 from scalable.manifest.scaffold import PROVIDERS, manifest_text
 from scalable.manifest.schema import manifest_schema
-from scalable.manifest.sizes import memory_bytes
 
 MINIMAL = """\
 version: 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.manifest import reader as manifests
+from scalable.manifest import load as manifests
 from scalable.manifest.errors import ManifestError
-from scalable.manifest.reader import check_manifest, parse_manifest
+from scalable.manifest.load import check_manifest, parse_manifest
 
 BASE = """\
 version: 1

@@ -1,1 +1,1 @@
-"""Results kept across runs, and what user code records: works in any process."""
+"""Results that are kept across runs; works in any process."""

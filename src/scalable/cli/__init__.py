@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import click
 
-from scalable.cli._common import CommandError, HelpGroup, echo, safe
+from scalable.cli._commands import CommandError, HelpGroup
+from scalable.cli._terminal import echo, safe
 
 #: Name of a command: where it is, and what the list of commands says of it.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {

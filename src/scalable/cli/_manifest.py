@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from scalable.cli._common import CommandError
+from scalable.cli._commands import CommandError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -79,7 +79,7 @@ def _complete_targets(
 
     try:
         with session_errors():
-            from scalable.manifest.reader import find_manifest, read_text
+            from scalable.manifest.load import find_manifest, read_text
             from scalable.manifest.source import read_source
 
             path = find_manifest(ctx.params.get("given") or ctx.params.get("manifest"))
@@ -104,7 +104,7 @@ def session_errors() -> Generator[None]:
     try:
         from scalable.common.options import OptionError
         from scalable.manifest.errors import ManifestError, SessionError
-        from scalable.manifest.reader import load_manifest as _  # noqa: F401
+        from scalable.manifest.load import load_manifest as _  # noqa: F401
     except ImportError as error:
         raise CommandError(
             f"This needs packages that are not installed ({error}).\n\n"

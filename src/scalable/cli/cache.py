@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._common import CommandError, HelpGroup, confirm, deliver, echo, json_option
+from scalable.cli._commands import CommandError, HelpGroup, deliver, json_option
 from scalable.cli._manifest import session_errors
+from scalable.cli._terminal import confirm, echo
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -135,9 +136,9 @@ def _agreed(store: Any, function: str | None, age: float | None) -> bool:
 
 def _store(directory: Path | None) -> Any:
     with session_errors():
-        from scalable.cache.cacheable import Store, cache_directory
+        from scalable.cache.store import Store, cache_directory
         from scalable.manifest.errors import SessionError
-        from scalable.manifest.reader import find_manifest, load_manifest
+        from scalable.manifest.load import find_manifest, load_manifest
 
         if directory is None:
             try:

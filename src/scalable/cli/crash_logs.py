@@ -8,24 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._common import (
-    CommandError,
-    HelpGroup,
-    RunChoice,
-    deliver,
-    echo,
-    json_option,
-    layout,
-    nearest_runs_dir,
-    run_options,
-)
+from scalable.cli._commands import CommandError, HelpGroup, deliver, json_option
+from scalable.cli._runs import RunChoice, nearest_runs_dir, run_options
+from scalable.cli._terminal import echo, layout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from click.shell_completion import CompletionItem
 
-    from scalable.crash_upload import CrashLog, CrashUploads
+    from scalable.crash_upload.logs import CrashLog
+    from scalable.crash_upload.uploads import CrashUploads
     from scalable_runs.reader import RunReader
 
 #: Characters of one cell of the list.
@@ -73,7 +66,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
     from scalable.analysis import json_text, path_text
     from scalable.analysis._text import fit, printable, table
     from scalable.analysis.page import Page
-    from scalable.crash_upload import find, outcomes
+    from scalable.crash_upload.logs import find, outcomes
 
     reader = choice.open()
     sent = {record.get("log"): record.get("outcome") for record in outcomes(reader.path)}
@@ -130,7 +123,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
 def show_log(worker: str, choice: RunChoice) -> None:
     """Show the log of the worker of that name, of its last death if it died more than once."""
     from scalable.analysis._text import printable_lines
-    from scalable.crash_upload import find, read_log
+    from scalable.crash_upload.logs import find, read_log
 
     reader = choice.open()
     found = [log for log in _logs(reader) if log.worker_id == worker]
@@ -195,7 +188,7 @@ def upload(
     Each is sent once: what the run's uploads.jsonl says is uploaded is left out.
     """
     from scalable.analysis._text import plural
-    from scalable.crash_upload import CrashUploads
+    from scalable.crash_upload.uploads import CrashUploads
     from scalable_runs.redact import Redactor
 
     if url is None and not dry_run:
@@ -247,6 +240,6 @@ def _say_what_would_be_sent(uploads: CrashUploads, log: CrashLog, *, verbose: bo
 
 
 def _logs(reader: RunReader) -> Iterator[CrashLog]:
-    from scalable.crash_upload import crash_logs
+    from scalable.crash_upload.logs import crash_logs
 
     return crash_logs(reader)

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
-from scalable.cli._common import RUNS_DIR, CommandError, echo, layout, open_run, wants_color
-
-if TYPE_CHECKING:
-    from scalable.demo import Outcome, Row
-
-#: Groups with fewer departures are left out of the table: their shares say little.
-_ENOUGH: Final = 2_000
-
-_TITLES: Final = {
-    "hour": "by hour of departure",
-    "airport": "by airport",
-    "weather": "by weather at the airport",
-    "previous": "by the plane's flight before, that day",
-    "carrier": "by carrier",
-}
+from scalable.cli._commands import CommandError
+from scalable.cli._runs import RUNS_DIR, open_run
+from scalable.cli._terminal import echo, layout, wants_color
 
 _EPILOG: Final = """\b
 What happens while it runs, all of it real and all of it in the report:
@@ -70,7 +56,8 @@ def demo(runs_dir: Path, workers: int) -> None:
         echo(f"[{time.monotonic() - started:5.1f} s] {message}", err=True)
 
     try:
-        from scalable.demo import NotRecordedError, run
+        from scalable.demo.answer import answer_text
+        from scalable.demo.run import NotRecordedError, run
 
         try:
             outcome = run(runs_dir, workers=workers, progress=progress)
@@ -82,7 +69,7 @@ def demo(runs_dir: Path, workers: int) -> None:
             "Install them: pip install 'scalable-otel[demo]'"
         ) from None
 
-    echo(_answer(outcome))
+    echo(answer_text(outcome))
     _report(runs_dir, outcome.run_id)
     echo(f"\nThe run: {outcome.run_dir}")
     if not outcome.as_pandas:
@@ -94,38 +81,3 @@ def _report(runs_dir: Path, run_id: str) -> None:
 
     loaded = load_report(open_run(runs_dir, run_id))
     echo(render_text(loaded, **layout(None)), nl=False, styled=wants_color())
-
-
-def _answer(outcome: Outcome) -> str:
-    lines = [
-        "",
-        "What makes a flight leave New York late, that is 15 minutes or more?",
-        "",
-        f"{'':<42}{'departures':>10}  {'late':>6}  {'mean delay':>10}",
-    ]
-    for factor, rows in groupby(outcome.rows, key=lambda row: row.factor):
-        lines.append(_TITLES[factor])
-        lines += [_line(row) for row in rows if row.flights >= _ENOUGH and row.group != "no record"]
-    lines += ["", _carry_over(outcome.rows)]
-    if outcome.rejected:
-        lines += ["", "Carriers that could not be rated, because of their records:"]
-        lines += [f"  {sentence}" for sentence in outcome.rejected]
-    if outcome.as_pandas:
-        lines += ["", "Plain pandas, without a cluster, comes to the same numbers."]
-    return "\n".join([*lines, ""])
-
-
-def _line(row: Row) -> str:
-    # Where there is an interval, it stands in the free space after the group's name.
-    note = "" if row.interval is None else f"({row.interval[0]:.1%} to {row.interval[1]:.1%})"
-    name = f"  {row.group:<17}{note}"
-    return f"{name:<42}{row.flights:>10,}  {row.late:>6.1%}  {row.delay:>6.1f} min"
-
-
-def _carry_over(rows: Sequence[Row]) -> str:
-    previous = [row for row in rows if row.factor == "previous"]
-    best, worst = previous[0], previous[-1]
-    return (
-        "A plane carries its delay on: after a flight that came in an hour late or more,\n"
-        f"it leaves late again in {worst.late:.0%} of cases; after one in time, in {best.late:.0%}."
-    )

@@ -8,15 +8,9 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import (
-    CommandError,
-    RunChoice,
-    deliver,
-    echo,
-    json_option,
-    progress_bar,
-    run_options,
-)
+from scalable.cli._commands import CommandError, deliver, json_option
+from scalable.cli._runs import RunChoice, run_options
+from scalable.cli._terminal import echo, progress_bar
 from scalable.common.otel_environment import usable
 
 _EPILOG = """\b

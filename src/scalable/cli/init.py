@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from scalable.cli._common import CommandError, ask, echo
+from scalable.cli._commands import CommandError
 from scalable.cli._manifest import session_errors
+from scalable.cli._terminal import ask, echo
 
 _PROVIDERS = ("local", "existing", "slurm", "kubernetes", "aws", "gcp")
 _EPILOG = """\b
@@ -105,7 +106,7 @@ class _Form:
     """
 
     def __init__(self, project: str) -> None:
-        from scalable.manifest.reader import check_manifest
+        from scalable.manifest.load import check_manifest
         from scalable.manifest.scaffold import manifest_text
 
         self._check: Any = check_manifest

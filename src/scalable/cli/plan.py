@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from scalable.cli._common import CommandError, deliver, echo, json_option
+from scalable.cli._commands import CommandError, deliver, json_option
 from scalable.cli._manifest import manifest_options, session_errors
+from scalable.cli._terminal import echo
 
 _EPILOG = """\b
 Examples:
@@ -54,8 +55,8 @@ def plan(
     from scalable.analysis import json_text
 
     with session_errors():
+        from scalable.manifest.load import load_manifest
         from scalable.manifest.plan import make_plan
-        from scalable.manifest.reader import load_manifest
 
         loaded = load_manifest(manifest, target=target)
         provider = loaded.provider(loaded.target, loaded.root.components, loaded.root.project.name)
@@ -106,7 +107,7 @@ def plan_text(made: Any) -> str:
 
 def _group_text(group: Any, adaptive: bool) -> str:
     """One kind of workers: ``2 workers × 1 thread, 1 CPU, 1 GB; component worker``."""
-    from scalable.manifest.sizes import memory_bytes
+    from scalable.common.sizes import memory_bytes
 
     has = [_plural(group.threads, "thread"), _plural(group.cpus, "CPU")]
     if group.memory:

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import (
-    RunChoice,
+from scalable.cli._commands import (
     deliver,
     exit_status_option,
     json_option,
-    layout,
     output_option,
-    progress_bar,
-    run_options,
     status_code,
 )
+from scalable.cli._runs import RunChoice, run_options
+from scalable.cli._terminal import layout, progress_bar
 
 _EPILOG = """\b
 Examples:

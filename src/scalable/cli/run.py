@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._common import deliver, echo
+from scalable.cli._commands import deliver
 from scalable.cli._manifest import manifest_option, one_manifest, session_errors, target_option
+from scalable.cli._terminal import echo
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

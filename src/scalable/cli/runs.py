@@ -6,16 +6,9 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import (
-    HOW_TO_RECORD,
-    check_readable,
-    deliver,
-    echo,
-    json_option,
-    layout,
-    no_runs,
-    runs_dir_option,
-)
+from scalable.cli._commands import deliver, json_option
+from scalable.cli._runs import HOW_TO_RECORD, check_readable, no_runs, runs_dir_option
+from scalable.cli._terminal import echo, layout
 
 _EPILOG = """\b
 Examples:

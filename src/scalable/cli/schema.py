@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import deliver, output_option
+from scalable.cli._commands import deliver, output_option
 from scalable.cli._manifest import session_errors
 
 _EPILOG = """\b

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._common import deliver, echo, json_option
+from scalable.cli._commands import deliver, json_option
 from scalable.cli._manifest import manifest_options, session_errors
+from scalable.cli._terminal import echo
 
 _EPILOG = """\b
 Examples:
@@ -29,7 +30,7 @@ def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_j
     """
     with session_errors():
         from scalable.manifest.errors import ManifestError
-        from scalable.manifest.reader import (
+        from scalable.manifest.load import (
             check_manifest,
             find_manifest,
             parse_manifest,

@@ -189,7 +189,7 @@ def _provider(method: str) -> Callable[[Any], Any]:
 
 
 def _upload_url(value: Any) -> str:
-    """Looked at closely where it is used: see :func:`scalable.crash_upload.check_url`."""
+    """Looked at closely where it is used: see :func:`scalable.crash_upload.transfer.check_url`."""
     text = str(value).strip()
     local = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
     if not isinstance(value, str) or not text.startswith(("https://", *local)):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from scalable.manifest.sizes import memory_bytes
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.source import SourceFloat, SourceInt
 
 _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")

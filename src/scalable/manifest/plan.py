@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from scalable.manifest.errors import SessionError
+from scalable.manifest.load import Manifest
 from scalable.manifest.model import Adaptive
 from scalable.manifest.pricing import Estimate, estimate
 from scalable.manifest.providers.base import Provider, WorkerGroup
-from scalable.manifest.reader import Manifest
 
 Objective = Literal["speed", "cost"]
 Policy = Literal["fixed", "adaptive"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.model import Target
 from scalable.manifest.providers.base import WorkerGroup
-from scalable.manifest.sizes import memory_bytes
 
 #: Month of the prices below; they are list prices on demand and are not looked up again.
 PRICES_OF: Final = "2025-01"

@@ -228,7 +228,7 @@ def component_place(manifest: Path | None) -> str | None:
     """Return where the first component of a manifest stands, as ``scalable.yaml:7``."""
     if manifest is None:
         return None
-    from scalable.manifest.reader import read_text, shown
+    from scalable.manifest.load import read_text, shown
     from scalable.manifest.source import read_source
 
     try:
@@ -270,7 +270,7 @@ class DeclaredTask:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function, from the cache if it may be; record its outputs once it is done."""
         from scalable.cache.cacheable import cacheable
-        from scalable.cache.records import record_artifact
+        from scalable.records import record_artifact
 
         function = cacheable(self._function) if self._cache else self._function
         result = function(*args, **kwargs)

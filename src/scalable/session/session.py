@@ -14,21 +14,21 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
-from scalable.cache import cacheable as cache
-from scalable.cache import records
+from scalable import records
+from scalable.cache import store as cache
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.options import InstrumentOptions, Settings, resolve
 from scalable.manifest.errors import Problem, SessionError
-from scalable.manifest.model import clock
-from scalable.manifest.plan import Objective, Plan, Policy, apply_policy, make_plan
-from scalable.manifest.providers.base import Provider, ProviderError
-from scalable.manifest.reader import (
+from scalable.manifest.load import (
     Manifest,
     check_manifest,
     load_manifest,
     read_text,
     shown,
 )
+from scalable.manifest.model import clock
+from scalable.manifest.plan import Objective, Plan, Policy, apply_policy, make_plan
+from scalable.manifest.providers.base import Provider, ProviderError
 
 if TYPE_CHECKING:
     from scalable.api import Instrumentation, RunDocuments

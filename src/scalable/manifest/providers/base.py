@@ -158,7 +158,7 @@ class Provider(ABC):
 
     def _largest(self) -> Component:
         """What workers that serve every component must have."""
-        from scalable.manifest.sizes import memory_bytes
+        from scalable.common.sizes import memory_bytes
 
         components = list(self.components.values())
         return Component(

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.model import Target, Text
 from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup, adapt
-from scalable.manifest.sizes import memory_bytes
 
 
 class _CloudTarget(Target):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.model import Target, Text
 from scalable.manifest.providers.base import Provider, WorkerGroup, adapt
-from scalable.manifest.sizes import memory_bytes
 
 
 class KubernetesTarget(Target):

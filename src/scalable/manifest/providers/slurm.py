@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from scalable.common.sizes import memory_bytes
 from scalable.manifest.model import Count, Memory, Target, Text, Texts, Walltime, clock
 from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup, adapt, grow
-from scalable.manifest.sizes import memory_bytes
 
 
 class SlurmTarget(Target):

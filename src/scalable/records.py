@@ -6,25 +6,20 @@ client's own process. Recording never raises for what is not there and never wai
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+from scalable.common.digests import measure
 from scalable.common.options import resolve
 
 logger = logging.getLogger("scalable")
-
-#: Bytes read at once.
-_CHUNK: Final = 1024 * 1024
 #: Bytes of text in one field, and items in one mapping or list.
 _MAX_TEXT: Final = 2_000
 _MAX_ITEMS: Final = 100
-
 #: Passes on an event; the task's own unless a session gives another.
 Emit = Callable[[str, Mapping[str, Any]], bool]
 
@@ -194,65 +189,6 @@ def record_metric(
             for key, below in list(attributes.items())[:_MAX_ITEMS]
         }
     return _emit("metric", fields, emit)
-
-
-def measure(place: str, *, digest: bool = True) -> tuple[int, str | None]:
-    """Size in bytes, and ``sha256:<hex>`` of the content, of a file, a directory or a URL.
-
-    Raises
-    ------
-    OSError, ImportError, ValueError
-        It cannot be read.
-    """
-    if "://" in place:
-        return _measure_url(place, digest)
-    path = Path(place).expanduser()
-    if path.is_dir():
-        return _measure_tree(path, digest)
-    if not digest:
-        return path.stat().st_size, None
-    return _measure_file(path)
-
-
-def _measure_file(path: Path) -> tuple[int, str]:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is neither a file nor a directory")
-    with path.open("rb") as file:
-        return _consume(iter(lambda: file.read(_CHUNK), b""))
-
-
-def _measure_tree(root: Path, digest: bool) -> tuple[int, str | None]:
-    """Digest the sorted paths with the digests of their files: moving a file changes it too."""
-    total = 0
-    state = hashlib.sha256()
-    for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
-        name = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
-        if path.is_symlink():
-            state.update(b"l" + name + b"\0" + os.fsencode(path.readlink()) + b"\0")
-        elif path.is_file():
-            size, found = _measure_file(path) if digest else (path.stat().st_size, "")
-            total += size
-            state.update(b"f" + name + b"\0" + found.encode() + b"\0")
-    return total, f"sha256:{state.hexdigest()}" if digest else None
-
-
-def _measure_url(url: str, digest: bool) -> tuple[int, str | None]:
-    import fsspec
-
-    if not digest:
-        system, path = cast("Any", fsspec).core.url_to_fs(url)
-        return int(system.size(path)), None
-    with cast("Any", fsspec).open(url, "rb") as file:
-        return _consume(iter(lambda: file.read(_CHUNK), b""))
-
-
-def _consume(chunks: Iterator[bytes]) -> tuple[int, str]:
-    state = hashlib.sha256()
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        state.update(chunk)
-    return size, f"sha256:{state.hexdigest()}"
 
 
 def _emit(event_type: str, fields: dict[str, Any], emit: Emit | None) -> dict[str, Any]:

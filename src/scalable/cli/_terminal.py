@@ -1,0 +1,182 @@
+"""What the commands print, and how: text, colours, widths, questions, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    pass
+
+_WIDTH_WITHOUT_TERMINAL: Final = 80
+_MAX_WIDTH: Final = 120
+#: A scan shorter than that needs no progress bar.
+_PROGRESS_DELAY: Final = 1.0
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = False) -> None:
+    """Print a text; every command prints through this function and no other.
+
+    What a terminal would act on is removed: names, messages and paths come from runs, manifests
+    and file systems that may be somebody else's.
+
+    Parameters
+    ----------
+    text
+        What to print, on one line or several.
+    err
+        Print to standard error.
+    nl
+        End with a newline.
+    styled
+        Keep the colours that the text has been given here.
+    """
+    # Colours that are wanted in a pipe too must be asked for: click takes them away there.
+    click.echo(safe(text, styled=styled), err=err, nl=nl, color=(styled and wants_color()) or None)
+
+
+def safe(text: str, *, styled: bool = False) -> str:
+    """Return a text without what a terminal would act on; see :func:`echo`."""
+    if _PLAIN.fullmatch(text):
+        return text
+    from scalable.analysis._text import terminal_text
+
+    return terminal_text(text, styled=styled)
+
+
+_PLAIN: Final = re.compile(r"[\n\t -~]*")
+
+
+def ask(question: str, default: str) -> str:
+    """Ask for a text on standard error; Enter takes the default."""
+    answer: str = click.prompt(safe(question), default=default, err=True)
+    return answer
+
+
+def confirm(question: str) -> bool:
+    """Ask a question on standard error; returns whether the answer is yes.
+
+    Raises
+    ------
+    click.Abort
+        There is no answer.
+    """
+    return click.confirm(safe(question), err=True)
+
+
+def plain_json(text: str) -> str:
+    """Return JSON that is UTF-8 in any encoding: where standard output has another, ASCII."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if encoding.lower().replace("-", "").replace("_", "") == "utf8":
+        return text
+    return re.sub("[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def terminal_width() -> int:
+    """Return the columns to fill: the terminal's; elsewhere those of ``COLUMNS``, or 80."""
+    columns = os.environ.get("COLUMNS", "")
+    if not sys.stdout.isatty():
+        return int(columns) if columns.isdecimal() and int(columns) else _WIDTH_WITHOUT_TERMINAL
+    return min(_MAX_WIDTH, shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns)
+
+
+def layout(output: Path | None) -> dict[str, Any]:
+    """Return how a text is laid out for a terminal, a pipe or a file.
+
+    Only on a terminal is anything shortened. Where no width is known, places in files stay whole
+    on their line, so that they can be searched for.
+    """
+    if output is not None:
+        return {"strict": False}
+    is_terminal = sys.stdout.isatty()
+    return {
+        "width": terminal_width(),
+        "color": wants_color(),
+        "elide": is_terminal,
+        "strict": is_terminal or os.environ.get("COLUMNS", "").isdecimal(),
+    }
+
+
+def wants_color() -> bool:
+    """Whether standard output shows colours: a terminal does, unless told otherwise.
+
+    ``NO_COLOR`` comes first (https://no-color.org), then ``FORCE_COLOR`` (https://force-color.org)
+    and ``CLICOLOR_FORCE``, which also colour what goes into a pipe.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if any(os.environ.get(name, "0") not in ("", "0") for name in _FORCE_COLOR):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+_FORCE_COLOR: Final = ("FORCE_COLOR", "CLICOLOR_FORCE")
+
+
+@contextmanager
+def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
+    """Show a progress bar on standard error if the work takes longer than a second.
+
+    Parameters
+    ----------
+    what
+        What is being done, a few words.
+
+    Yields
+    ------
+    callable or None
+        To be told how much of how much is done; None where nobody would see the bar.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar(what)
+    try:
+        yield bar.advance
+    finally:
+        bar.stop()
+
+
+class _Bar:
+    """A bar of rich, which is imported only if there is time to be passed."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._due = time.monotonic() + _PROGRESS_DELAY
+        self._progress: Any = None
+        self._task: Any = None
+
+    def advance(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+        elif time.monotonic() >= self._due:
+            self._start(done, total)
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _start(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+        self._progress = Progress(
+            "{task.description}",
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(self._what, completed=done, total=total)
+        self._progress.start()

@@ -1,0 +1,1 @@
+"""Sends the logs of workers that died to an address of the user's choice; off by default."""

@@ -1,0 +1,1 @@
+"""The workload behind `scalable demo`: flight delays on a cluster that loses a worker."""

