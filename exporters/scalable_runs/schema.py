@@ -37,7 +37,7 @@ LOCK: Final = "manifest.lock"
 RUN: Final = "run.json"
 SUMMARY: Final = "summary.json"
 
-#: What became of the logs of dead workers that were to be sent; see :mod:`scalable.crash_upload.uploads`.
+#: Outcomes of sending the logs of dead workers; see :mod:`scalable.crash_upload.uploads`.
 UPLOADS: Final = "uploads.jsonl"
 
 #: Made with O_EXCL by the one process that writes a run; see :mod:`scalable_runs.writer`.
