@@ -32,7 +32,8 @@ from distributed.versions import get_versions
 
 from benchmarks.clusters import noop
 from benchmarks.table import Row, mean_and_error
-from scalable.facts import ANNOTATION, THREAD_CPU, carrier_of
+from scalable.facts.identity import carrier_of
+from scalable.facts.protocol import ANNOTATION, THREAD_CPU
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
 
 _RUN = "run-20260101T000000Z-bench-00000000"

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from scalable import facts
 from scalable.facts import Batch, Fact
+from scalable.facts.identity import carrier_of
 from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity
 from scalable.telemetry.routes import find_routes
@@ -182,7 +183,7 @@ class SyntheticCluster:
     def _run_graph(self, size: int) -> Iterator[Fact]:
         shape, chance = self._shape, self._chance
         trace_id, span_id = chance.getrandbits(128) | 1, chance.getrandbits(64) | 1
-        carrier = facts.carrier_of(
+        carrier = carrier_of(
             {"run": shape.run_id, "traceparent": f"00-{trace_id:032x}-{span_id:016x}-01"}
         )
         keys: list[str] = []

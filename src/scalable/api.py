@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from scalable.crash_upload.uploads import CrashUploads
     from scalable.facts import UserEvent
-    from scalable.instrumentation.instrumentor import Link
+    from scalable.instrumentation.connection import ClusterConnection
     from scalable.telemetry.deaths import OnDeath
     from scalable.telemetry.process import Process, RecorderProcess
     from scalable.telemetry.recorder import Recorder
@@ -184,7 +184,7 @@ def uninstrument(client: Client | None = None) -> None:
     """Close the run of a client and take everything off its cluster; no run, nothing to do."""
     _check_dask()
     if client is None:
-        from scalable.instrumentation.internals import global_client
+        from scalable.instrumentation.dask_compat import global_client
 
         client = global_client()
     existing = client.__dict__.get(_ATTRIBUTE) if client is not None else None
@@ -218,7 +218,7 @@ class Instrumentation:
         trace_id: str,
         settings: Settings,
         client: Client | None,
-        link: Link | None,
+        link: ClusterConnection | None,
         recorder: Recorder | RecorderProcess,
         uploads: CrashUploads | None = None,
     ) -> None:
@@ -525,7 +525,7 @@ def _checked(client: object) -> Client:
     _check_dask()
     from distributed import Client
 
-    from scalable.instrumentation.internals import global_client
+    from scalable.instrumentation.dask_compat import global_client
 
     if client is None:
         client = global_client()
@@ -592,8 +592,8 @@ def _begin_with(
     documents: RunDocuments | None,
     warn: _Warnings,
 ) -> tuple[Instrumentation, Recorder | RecorderProcess]:
-    from scalable.instrumentation.instrumentor import Link
-    from scalable.instrumentation.source import NoSource
+    from scalable.instrumentation.connection import ClusterConnection
+    from scalable.instrumentation.fact_sources import NoSource
     from scalable.telemetry.process import RecorderProcess
     from scalable.telemetry.providers import make_resource
     from scalable.telemetry.recorder import Recorder, RunIdentity
@@ -625,7 +625,7 @@ def _begin_with(
     submissions = Submissions(run_id, routes.sampled)
     link = None
     if client is not None:
-        link = Link(
+        link = ClusterConnection(
             client,
             run_id,
             scope=settings.scope,
@@ -770,7 +770,7 @@ def _redactor(
     redactor: type[Redactor], settings: Settings, documents: RunDocuments | None
 ) -> Redactor:
     """A redactor that knows what the environment, Dask's options and the manifest say is secret."""
-    from scalable.instrumentation.internals import configuration
+    from scalable.instrumentation.dask_compat import configuration
 
     manifest: Mapping[str, Any] = {} if documents is None else documents.values
     return redactor.from_environment(os.environ, configuration(), manifest, off=settings.redact_off)
@@ -844,14 +844,14 @@ def _nothing() -> None:
 
 def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:
     """Let the run have what the program records outside of tasks; returns what ends that."""
-    from scalable.instrumentation.user_events import listen
+    from scalable.instrumentation.user_events import add_handler
 
-    return listen(note)
+    return add_handler(note)
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:
     """Let the run end before its client does; returns what takes the hooks off again."""
-    from scalable.instrumentation.internals import close_method
+    from scalable.instrumentation.dask_compat import close_method
 
     close, close_async = client.close, close_method(client)
 
@@ -878,7 +878,7 @@ def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[
 
 def _on_client_loop(client: Client) -> bool:
     try:
-        from scalable.instrumentation.internals import asyncio_loop
+        from scalable.instrumentation.dask_compat import asyncio_loop
 
         return asyncio_loop(client.loop) is asyncio.get_running_loop()
     except RuntimeError:

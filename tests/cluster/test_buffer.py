@@ -13,7 +13,8 @@ import pytest
 from distributed import Client, LocalCluster, Scheduler, wait
 
 from scalable import facts
-from scalable.facts import LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.facts.identity import carrier_of
+from scalable.facts.protocol import ANNOTATION, LEAVE_OP, PULL_OP, STREAM_OP
 from scalable.instrumentation import scheduler_plugin
 from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
@@ -120,7 +121,7 @@ def test_what_waits_is_nothing_for_the_garbage_collector():
             scheduler.add_plugin(plugin, name=plugin.name)
 
         client.sync(attach)
-        with dask.annotate(**{facts.ANNOTATION: facts.carrier_of({"run": "run"})}):
+        with dask.annotate(**{ANNOTATION: carrier_of({"run": "run"})}):
             futures = client.map(_one_more, range(tasks), pure=False)
         wait(futures)
         keys = [future.key for future in futures]

@@ -272,7 +272,7 @@ def test_the_connection_is_cut(make_cluster):
 
 def test_a_death_while_the_recorder_is_away(make_cluster, monkeypatch):
     """Facts wait at the scheduler; what scheduler and nanny said is joined all the same."""
-    from scalable.instrumentation.source import LateError, LocalSource
+    from scalable.instrumentation.fact_sources import LateError, LocalSource
 
     cluster, client = make_cluster(n_workers=1)
     away = [False]

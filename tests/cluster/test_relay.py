@@ -398,12 +398,12 @@ def test_records_of_the_logs_api_come_too(make_cluster):
 @pytest.mark.parametrize("broken", ["span_item", "encode"])
 def test_a_relay_that_fails_costs_the_task_nothing(make_cluster, broken):
     def sabotage(dask_worker: Any) -> None:
-        from scalable.instrumentation import relay
+        from scalable.instrumentation import relay_providers
 
         def fail(*args: Any) -> Any:
             raise RuntimeError("planted")
 
-        setattr(relay, broken, fail)
+        setattr(relay_providers, broken, fail)
 
     _, client = make_cluster(n_workers=1)
     client.run(sabotage)

@@ -18,10 +18,10 @@ import scalable
 from cluster import oracle, tasks
 from scalable.cli import cli
 from scalable.instrumentation import python_logs
-from scalable.instrumentation.board import Board
+from scalable.instrumentation.fact_sources import LocalSource
 from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
-from scalable.instrumentation.source import LocalSource
+from scalable.instrumentation.slot_file import SlotFile
 from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.providers import SignalRouter
@@ -84,8 +84,8 @@ HOOKS = [
     (Watch, "moved"),
     (Watch, "_announce"),
     (Watch, "_report"),
-    (Board, "begin"),
-    (Board, "end"),
+    (SlotFile, "begin"),
+    (SlotFile, "end"),
     (LocalSource, "pull"),
     (Submissions, "carrier"),
     (Ledger, "enter"),
@@ -125,7 +125,7 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
         assert client.submit(operator.add, 1, 1).result() == 2
     # What these steps answer to does not happen in every run of the workload.
     # Nor does what has failed stay behind.
-    assert not python_logs._listeners
+    assert not python_logs._collectors
     assert calls or method in (
         "_note_worker_gone", "_left_worker", "receive", "_announce", "_notice_late", "_is_ours",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
-from scalable.facts import attempt_span_id
+from scalable.facts.identity import attempt_span_id
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import SpanFactory, span_context

@@ -20,9 +20,9 @@ from opentelemetry._logs import LogRecord
 
 from scalable.common import forks
 from scalable.common.guard import Guard
-from scalable.instrumentation import internals, outbox, python_logs
-from scalable.instrumentation.python_logs import Listener
-from scalable.instrumentation.relay import Relay
+from scalable.instrumentation import otel_compat, outbox, python_logs
+from scalable.instrumentation.python_logs import LogCollector
+from scalable.instrumentation.relay_providers import RelayProviders
 
 SDK = "scalable.instrumentation.relay_sdk"
 
@@ -50,16 +50,16 @@ def box(loop) -> outbox.Outbox:
 
 
 @pytest.fixture
-def relay(box) -> Iterator[Relay]:
-    found = {signal: internals.otel_provider(signal) for signal in ("traces", "metrics", "logs")}
+def relay(box) -> Iterator[RelayProviders]:
+    found = {signal: otel_compat.otel_provider(signal) for signal in ("traces", "metrics", "logs")}
     for signal_ in found:
-        internals.place_otel_provider(signal_, None)
-    made = Relay(box, float, Guard())
+        otel_compat.place_otel_provider(signal_, None)
+    made = RelayProviders(box, float, Guard())
     made.start()
     yield made
     made.stop()
     for signal_, provider in found.items():
-        internals.place_otel_provider(signal_, provider)
+        otel_compat.place_otel_provider(signal_, provider)
 
 
 class SlowImport:
@@ -153,7 +153,7 @@ def test_a_thread_that_forks_in_the_middle_of_an_import_may(monkeypatch):
 
 
 def test_a_forked_process_records_nothing(relay, box, loop):
-    everything = Listener(box, float, Guard(), everything=True)
+    everything = LogCollector(box, float, Guard(), everything=True)
     everything.start()
     try:
         with trace.get_tracer("here").start_as_current_span("left in the child") as span:
@@ -163,7 +163,7 @@ def test_a_forked_process_records_nothing(relay, box, loop):
                 record_everything()
                 span.end()
                 relay.collect(force=True)
-                assert internals.otel_provider("traces") is None
+                assert otel_compat.otel_provider("traces") is None
                 assert (box.empty(), loop.asked) == ([], asked)
 
             assert in_a_fork(work) == 0

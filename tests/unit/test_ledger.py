@@ -9,6 +9,7 @@ from opentelemetry.sdk.resources import Resource
 
 from scalable import facts
 from scalable.common.guard import Guard
+from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, LEAVE_WAIT, Ledger, Unknown
 from scalable.telemetry.providers import SCOPE
@@ -158,7 +159,7 @@ def test_a_key_that_holds_a_secret_has_one_id_of_its_own_everywhere():
     assert artifact["metadata"] == {"password": "[redacted]"}
     # The worker makes the same span id of the key, which it knows as it is.
     spans = [record["span_id"] for record in tasks if record["state"] == "succeeded"]
-    assert spans[0] == f"{facts.attempt_span_id(RUN, keys[0], 1):016x}"
+    assert spans[0] == f"{attempt_span_id(RUN, keys[0], 1):016x}"
 
 
 def test_without_a_board_the_first_in_order_fill_the_free_threads(book):
@@ -435,12 +436,12 @@ def test_facts_from_the_wire_are_decoded_and_rubbish_left_out():
 
 
 def test_ids_of_attempts_are_the_same_everywhere_and_differ():
-    one = facts.attempt_span_id(RUN, "x", 1)
-    assert one == facts.attempt_span_id(RUN, "x", 1)
+    one = attempt_span_id(RUN, "x", 1)
+    assert one == attempt_span_id(RUN, "x", 1)
     others = {
-        facts.attempt_span_id(RUN, "x", 2),
-        facts.attempt_span_id(RUN, "y", 1),
-        facts.attempt_span_id(f"{RUN}x", "", 1),
+        attempt_span_id(RUN, "x", 2),
+        attempt_span_id(RUN, "y", 1),
+        attempt_span_id(f"{RUN}x", "", 1),
     }
     assert one not in others
     assert len(others) == 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scalable.facts import task_id
+from scalable.facts.identity import task_id
 
 TEXTS = st.text(st.characters(), max_size=8)
 NUMBERS = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)

@@ -24,9 +24,9 @@ from scalable import facts
 from scalable.common.forks import no_fork, unlocked_in_forks
 from scalable.common.processes import adopts_orphans, start_detached
 from scalable.common.spool import LOG_LIMIT, create_log, name_of, new_log, spool
-from scalable.facts import STREAM_OP
-from scalable.instrumentation import internals, tee
-from scalable.instrumentation.relay import is_worker_process
+from scalable.facts.protocol import STREAM_OP
+from scalable.instrumentation import dask_compat, tee
+from scalable.instrumentation.relay_providers import is_worker_process
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -194,7 +194,7 @@ def _place(descriptor: int) -> tuple[int, int, int]:
 
 def _is_own_process(worker: Worker) -> bool:
     """Whether the process exists for this worker alone: nobody else's output is touched."""
-    if os.name != "posix" or not internals.is_only_worker_here(worker):
+    if os.name != "posix" or not dask_compat.is_only_worker_here(worker):
         return False
     # The helper must not come back as its child.
     return is_worker_process(worker) and not adopts_orphans()
@@ -299,12 +299,12 @@ def limits(worker: Worker) -> dict[str, Any]:
         limit = _number(environment.get("PBS_WALLTIME"))
         if limit is not None:
             found["time_limit_s"] = limit
-            begin = internals.launched(worker)
+            begin = dask_compat.launched(worker)
             found["time_end"] = begin + limit
     lifetime = worker.lifetime
     if lifetime:
         found["lifetime_s"] = float(lifetime)
-        found["lifetime_end"] = internals.launched(worker) + float(lifetime)
+        found["lifetime_end"] = dask_compat.launched(worker) + float(lifetime)
     return found
 
 

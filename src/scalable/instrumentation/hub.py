@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
 from scalable.common.guard import Guard
-from scalable.facts import (
+from scalable.facts.identity import task_id
+from scalable.facts.protocol import (
     CONFIG_OP,
     DRAIN_OP,
     FLUSH_OP,
@@ -21,7 +22,7 @@ from scalable.facts import (
     THREAD_CPU,
 )
 from scalable.instrumentation.outbox import Outbox, process
-from scalable.instrumentation.python_logs import Listener
+from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -66,7 +67,7 @@ class Hub:
 
     Adds the RPC by which recorders pull and the stream message by which workers report, and listens
     in on two messages of the workers: an attempt that will be retried reaches no plugin with its
-    exception, and one that ended before its worker heard of the cancellation reaches none at all.
+    exception, and one that ended before its worker learnt of the cancellation reaches none.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -96,7 +97,7 @@ class Hub:
             process(),
         )
         # Those of nannies too, where they live in this process.
-        self._records = Listener(outbox, float, Guard())
+        self._records = LogCollector(outbox, float, Guard())
         self._records.start()
 
     @classmethod
@@ -112,13 +113,13 @@ class Hub:
         """A run came or went: tell the workers what all of them want."""
         self._records.level = self._log_level
         for address in self._workers:
-            self._notify(address)
+            self._configure_worker(address)
 
     @property
     def _log_level(self) -> int:
         return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
 
-    def _notify(self, address: str) -> None:
+    def _configure_worker(self, address: str) -> None:
         if address in self._scheduler.stream_comms:
             message = {"op": CONFIG_OP, "log_level": self._log_level}
             self._scheduler.worker_send(address, message)
@@ -184,16 +185,16 @@ class Hub:
             self._late = None
             self._listen_no_more("task-finished", self.task_finished)
 
-    def _listen_in(self, name: str, listener: Callable[..., None]) -> None:
+    def _listen_in(self, name: str, collector: Callable[..., None]) -> None:
         stream: dict[str, Any] = self._scheduler.stream_handlers
-        if name in stream and stream[name] != listener:
+        if name in stream and stream[name] != collector:
             self._originals[name] = stream[name]
-            stream[name] = listener
+            stream[name] = collector
 
-    def _listen_no_more(self, name: str, listener: Callable[..., None]) -> None:
-        # Somebody may have put a listener over ours: theirs stays, and with it ours.
+    def _listen_no_more(self, name: str, collector: Callable[..., None]) -> None:
+        # Somebody may have put a collector over ours: theirs stays, and with it ours.
         stream: dict[str, Any] = self._scheduler.stream_handlers
-        if name in self._originals and stream.get(name) == listener:
+        if name in self._originals and stream.get(name) == collector:
             stream[name] = self._originals[name]
 
     def pull(
@@ -270,7 +271,7 @@ class Hub:
                 known = self._scheduler.workers
                 self._workers = {it: yes for it, yes in self._workers.items() if it in known}
             self._workers[worker] = False
-            self._notify(worker)
+            self._configure_worker(worker)
         elif kind == facts.RELAY_METRICS and worker in self._workers:
             self._workers[worker] = True
 
@@ -302,7 +303,7 @@ class Hub:
         if start is None:
             return
         fact = facts.Started(
-            facts.STARTED, start, facts.task_id(key), message["run_id"], message["worker"]
+            facts.STARTED, start, task_id(key), message["run_id"], message["worker"]
         )
         for plugin in list(self.plugins.values()):
             plugin.receive(fact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final
@@ -16,10 +17,10 @@ from scalable import facts
 from scalable.common import spool
 from scalable.common.guard import Guard, guarded
 from scalable.common.processes import adopts_orphans
-from scalable.facts import NANNY_OP, NANNY_PLUGIN_NAME
-from scalable.instrumentation import internals, tee
+from scalable.facts.protocol import NANNY_OP, NANNY_PLUGIN_NAME
+from scalable.instrumentation import dask_compat, tee
 from scalable.instrumentation.outbox import Outbox, Reports, process
-from scalable.instrumentation.python_logs import Listener
+from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
     from distributed import Nanny
@@ -51,9 +52,9 @@ class ScalableNannyPlugin(NannyPlugin):
     def setup(self, nanny: Nanny) -> None:
         """Begin to watch."""
         self.guard = Guard()
-        self._hook: internals.ExitHook | None = None
+        self._hook: dask_compat.ExitHook | None = None
         self._reports: set[asyncio.Task[None]] = set()
-        self._records: Listener | None = None
+        self._records: LogCollector | None = None
         self._set_up(nanny)
 
     async def teardown(  # pyright: ignore[reportIncompatibleMethodOverride] (Dask awaits it)
@@ -76,17 +77,17 @@ class ScalableNannyPlugin(NannyPlugin):
         self._kills = _OomKills.now()
         #: Address and log of the last process whose end was reported.
         self._told: tuple[str, Path | None] = ("", None)
-        if not internals.runs_worker(nanny):
+        if not dask_compat.runs_worker(nanny):
             # Its process has died already, unseen: the address is still that one's.
             self._told = self._process_of()
-        self._terminated = internals.last_terminated_pid(nanny)
-        self._hook = internals.ExitHook(nanny, self._exited)
-        if not internals.schedulers_here():  # whose process has a listener already
+        self._terminated = dask_compat.last_terminated_pid(nanny)
+        self._hook = dask_compat.ExitHook(nanny, self._exited)
+        if not dask_compat.schedulers_here():  # whose process has a collector already
             loop = asyncio.get_running_loop()
             outbox = Outbox(
                 loop, lambda: str(nanny.worker_address or ""), self._hand_over, process()
             )
-            self._records = Listener(outbox, float, self.guard)
+            self._records = LogCollector(outbox, float, self.guard)
             self._records.start()
 
     def _process_of(self) -> tuple[str, Path | None]:
@@ -101,7 +102,7 @@ class ScalableNannyPlugin(NannyPlugin):
         # Still that of the process before: this one ended before it told its nanny where it is.
         address = "" if process_of == self._told else process_of[0]
         self._told = process_of
-        terminated = internals.last_terminated_pid(nanny)
+        terminated = dask_compat.last_terminated_pid(nanny)
         memory_kill, self._terminated = terminated != self._terminated, terminated
         kills = _OomKills.now()
         before, self._kills = self._kills, kills
@@ -110,7 +111,7 @@ class ScalableNannyPlugin(NannyPlugin):
             time(),
             address,
             status,
-            facts.signal_name(status),
+            _signal_name(status),
             restarting,
             memory_kill,
             kills.group - before.group,
@@ -227,3 +228,13 @@ def _counter(path: Path, name: str) -> int:
         if key == name and value.strip().isdigit():
             return int(value)
     return 0
+
+
+def _signal_name(status: int) -> str | None:
+    """Name of the signal that a process ended by; None if by none."""
+    if status >= 0:
+        return None
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

@@ -28,8 +28,9 @@ from opentelemetry.trace import (
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import propagate_module
-from scalable.facts import ANNOTATION, PLACEMENT, attempt_span_id, carried, carrier_of
-from scalable.instrumentation import internals
+from scalable.facts.identity import attempt_span_id, carried, carrier_of
+from scalable.facts.protocol import ANNOTATION, PLACEMENT
+from scalable.instrumentation import dask_compat, otel_compat
 
 #: Carriers whose context is kept at hand: the tasks of one submission have equal ones.
 _MAX_CONTEXTS: Final = 1024
@@ -140,7 +141,7 @@ def enter(attempt: RunningAttempt) -> None:
 
 
 _new: Final[Any] = object.__new__
-_attach: Final = internals.attach_context()
+_attach: Final = otel_compat.attach_context()
 
 
 def _extract(carrier: str) -> Context:
@@ -177,10 +178,10 @@ def install() -> None:
     with _lock:
         _users += 1
         if _users == 1:
-            _original = internals.graph_to_futures()
-            internals.set_graph_to_futures(_annotating(_original))
-            _original_truncate = internals.truncate_exception()
-            internals.set_truncate_exception(_showing(_original_truncate))
+            _original = dask_compat.graph_to_futures()
+            dask_compat.set_graph_to_futures(_annotating(_original))
+            _original_truncate = dask_compat.truncate_exception()
+            dask_compat.set_truncate_exception(_showing(_original_truncate))
 
 
 def remove() -> None:
@@ -192,12 +193,12 @@ def remove() -> None:
         _users -= 1
         if _users == 0 and _original is not None:
             # Somebody may have wrapped the method after us: theirs stays, ours finds no carrier.
-            if getattr(internals.graph_to_futures(), "_scalable", False):
-                internals.set_graph_to_futures(_original)
+            if getattr(dask_compat.graph_to_futures(), "_scalable", False):
+                dask_compat.set_graph_to_futures(_original)
             _original = None
         if _users == 0 and _original_truncate is not None:
-            if getattr(internals.truncate_exception(), "_scalable", False):
-                internals.set_truncate_exception(_original_truncate)
+            if getattr(dask_compat.truncate_exception(), "_scalable", False):
+                dask_compat.set_truncate_exception(_original_truncate)
             _original_truncate = None
 
 
@@ -211,7 +212,7 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
             carrier = None
         if carrier is None:
             return original(self, *args, **kwargs)
-        with internals.annotate(ANNOTATION, carrier):
+        with dask_compat.annotate(ANNOTATION, carrier):
             futures = original(self, *args, **kwargs)
         sent = getattr(self, SENT_ATTRIBUTE, None)
         if sent is not None:

@@ -1,7 +1,7 @@
 """Records of Python's logging: of tasks, and of Dask itself, on their way into the run.
 
 No handler is added: a handler on the root logger would silence Python's last resort and turn a
-user's ``basicConfig()`` into nothing. Instead every record passes a listener on its way to the
+user's ``basicConfig()`` into nothing. Instead every record passes a collector on its way to the
 handlers that there are, whatever those are; levels stay as they are.
 """
 
@@ -19,7 +19,7 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, printable
 from scalable.facts import MAX_TEXT
-from scalable.instrumentation import internals
+from scalable.instrumentation import otel_compat
 from scalable.instrumentation.outbox import Outbox, encode
 from scalable.instrumentation.propagation import attempt_of, run_of
 
@@ -34,11 +34,11 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 #: Set while a record is being taken, in that thread.
 _busy = threading.local()
 _lock = unlocked_in_forks(threading.Lock())
-_listeners: tuple[Listener, ...] = ()
+_collectors: tuple[LogCollector, ...] = ()
 _original: Callable[..., Any] | None = None
 
 
-class Listener:
+class LogCollector:
     """Takes the records of one worker, or of one scheduler's process.
 
     Called by whichever thread logs.
@@ -71,29 +71,29 @@ class Listener:
 
     def start(self) -> None:
         """Listen from now on."""
-        global _listeners, _original
+        global _collectors, _original
         let_go_in_forks(self)
         with _lock:
-            _listeners = (*_listeners, self)
+            _collectors = (*_collectors, self)
             if _original is None:
-                _original = internals.call_handlers()
-                internals.set_call_handlers(_listening(_original))
+                _original = otel_compat.call_handlers()
+                otel_compat.set_call_handlers(_listening(_original))
 
     def stop(self) -> None:
         """Listen no more; the last one gives Python's own method back."""
-        global _listeners, _original
+        global _collectors, _original
         with _lock:
             self.after_fork()
-            ours = getattr(internals.call_handlers(), "_scalable", False)
+            ours = getattr(otel_compat.call_handlers(), "_scalable", False)
             # Somebody may have wrapped the method after us: theirs stays, and finds nobody.
-            if not _listeners and _original is not None and ours:
-                internals.set_call_handlers(_original)
+            if not _collectors and _original is not None and ours:
+                otel_compat.set_call_handlers(_original)
                 _original = None
 
     def after_fork(self) -> None:
         """Listen no more, in a forked process."""
-        global _listeners
-        _listeners = tuple(listener for listener in _listeners if listener is not self)
+        global _collectors
+        _collectors = tuple(collector for collector in _collectors if collector is not self)
 
     def wants(self, record: logging.LogRecord, attempt: Any) -> bool:
         """Whether a record is one for the run."""
@@ -115,7 +115,7 @@ def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(self, record)
         finally:
-            if _listeners and not getattr(_busy, "here", False):
+            if _collectors and not getattr(_busy, "here", False):
                 _busy.here = True
                 try:
                     _receive(self, record)
@@ -127,24 +127,24 @@ def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _receive(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Give a record to the one listener whose it is."""
+    """Give a record to the one collector whose it is."""
     if any(_below(record.name, name) for name in _NEVER):
         return
     attempt: Any = attempt_of(trace.get_current_span())
-    for listener in _in_order(attempt):
-        if listener.wants(record, attempt):
+    for collector in _in_order(attempt):
+        if collector.wants(record, attempt):
             if not _exported(logger, record):
-                listener.take(record, attempt)
+                collector.take(record, attempt)
             return
 
 
-def _in_order(attempt: Any) -> tuple[Listener, ...]:
-    """The listener of the attempt's worker first; else whoever came first: the scheduler."""
+def _in_order(attempt: Any) -> tuple[LogCollector, ...]:
+    """The collector of the attempt's worker first; else whoever came first: the scheduler."""
     if attempt is not None:
-        own = tuple(found for found in _listeners if found.outbox is attempt.outbox)
+        own = tuple(found for found in _collectors if found.outbox is attempt.outbox)
         if own:
             return own
-    return _listeners
+    return _collectors
 
 
 def _exported(logger: logging.Logger, record: logging.LogRecord) -> bool:

@@ -16,22 +16,18 @@ from distributed.protocol.pickle import loads
 
 from scalable import __version__, facts
 from scalable.common.guard import Guard, guarded, printable, split_repr
-from scalable.facts import (
+from scalable.facts import MAX_FACT, MAX_TEXT, Fact, shortened
+from scalable.facts.identity import carried, task_id
+from scalable.facts.protocol import (
     ANNOTATION,
-    MAX_FACT,
-    MAX_TEXT,
     NANNY_PLUGIN_NAME,
     SENT_METRIC,
     THREAD_CPU,
     WORKER_PLUGIN_NAME,
-    Fact,
-    carried,
-    shortened,
-    task_id,
 )
-from scalable.instrumentation import internals
-from scalable.instrumentation.board import read_board
+from scalable.instrumentation import dask_compat
 from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub, execution
+from scalable.instrumentation.slot_file import read_slots
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -734,7 +730,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         tasks = set(worker.processing)
         if also is not None:
             tasks.add(also)
-        board = read_board(str(worker.server_id))
+        board = read_slots(str(worker.server_id))
         if board is None and in_order:
             # Whoever leaves in good order tells what has begun, and takes the board along.
             board = ()
@@ -794,7 +790,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                 worker.memory_limit or 0,
                 worker.nbytes,
                 int((metrics.get("spilled_bytes") or {}).get("disk") or 0),
-                internals.loop_lag(float(metrics.get("event_loop_interval") or 0.0)),
+                dask_compat.loop_lag(float(metrics.get("event_loop_interval") or 0.0)),
                 worker.status.name,
                 int(metrics.get(SENT_METRIC) or 0),
             )
@@ -803,7 +799,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
     def _sample_scheduler(self, now: float) -> None:
         scheduler = self._scheduler
         spilled = {"disk-write": 0, "disk-read": 0}
-        for name, value in internals.cumulative_worker_metrics(scheduler).items():
+        for name, value in dask_compat.cumulative_worker_metrics(scheduler).items():
             # (…, "disk-write", "bytes"): written by whatever activity, of tasks of whatever name.
             if isinstance(name, tuple) and name[-1] == "bytes" and name[-2] in spilled:
                 spilled[name[-2]] += int(value)
@@ -811,7 +807,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             facts.SchedulerSample(
                 facts.SCHEDULER_SAMPLE,
                 now,
-                internals.loop_lag(internals.observed_tick(scheduler)),
+                dask_compat.loop_lag(dask_compat.observed_tick(scheduler)),
                 spilled["disk-write"],
                 spilled["disk-read"],
             )
@@ -853,7 +849,7 @@ _UP_TO_MAX: Final = range(MAX_DEPENDENCIES)
 _FROM_WORKERS: Final = (
     facts.Started
     | facts.WorkerHello
-    | facts.Relayed
+    | facts.RelayBatch
     | facts.WorkerExit
     | facts.WorkerEvent
     | facts.UserEvent

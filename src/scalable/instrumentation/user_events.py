@@ -14,40 +14,41 @@ from distributed import get_worker
 from scalable import facts
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard
-from scalable.facts import STREAM_OP, USER_EVENT, UserEvent
-from scalable.instrumentation.internals import was_made_here
+from scalable.facts import USER_EVENT, UserEvent
+from scalable.facts.protocol import STREAM_OP
+from scalable.instrumentation.dask_compat import was_made_here
 from scalable.instrumentation.propagation import current_attempt, run_of
 
-#: Takes the events of code that runs in no task; see :func:`listen`.
-Listener = Callable[[UserEvent], None]
+#: Takes the events of code that runs in no task; see :func:`add_handler`.
+EventHandler = Callable[[UserEvent], None]
 
 logger = logging.getLogger("scalable")
 
 #: Errors of this room, in any run of the process.
 guard: Final = Guard()
 
-_own_listener: ContextVar[Listener | None] = ContextVar("scalable_listener", default=None)
-_listeners: list[Listener] = []
+_own_handler: ContextVar[EventHandler | None] = ContextVar("scalable_handler", default=None)
+_handlers: list[EventHandler] = []
 _lock = unlocked_in_forks(threading.Lock())
 #: What the user has been told already.
 _told: set[str] = set()
 
 
-def listen(listener: Listener) -> Callable[[], None]:
-    """Let `listener` have the events of this process's own code; returns what ends that.
+def add_handler(handler: EventHandler) -> Callable[[], None]:
+    """Let `handler` have the events of this process's own code; returns what ends that.
 
     Where there are several, code gets the one of its own context, else the latest.
     """
     with _lock:
-        _listeners.append(listener)
-    _own_listener.set(listener)
+        _handlers.append(handler)
+    _own_handler.set(handler)
 
     def end() -> None:
         with _lock:
-            if listener in _listeners:
-                _listeners.remove(listener)
-        if _own_listener.get() is listener:
-            _own_listener.set(None)
+            if handler in _handlers:
+                _handlers.remove(handler)
+        if _own_handler.get() is handler:
+            _own_handler.set(None)
 
     return end
 
@@ -109,15 +110,15 @@ def _send(worker: Any, message: Mapping[str, Any]) -> None:
 
 
 def _to_client(event_type: str, fields: dict[str, Any]) -> bool:
-    listener = _own_listener.get()
+    handler = _own_handler.get()
     with _lock:
-        if listener not in _listeners:
-            listener = _listeners[-1] if _listeners else None
-    if listener is None:
+        if handler not in _handlers:
+            handler = _handlers[-1] if _handlers else None
+    if handler is None:
         return False
     fact = _bounded(client_event(event_type, fields))
     if fact is not None:
-        listener(fact)
+        handler(fact)
     return fact is not None
 
 

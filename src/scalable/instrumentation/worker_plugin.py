@@ -19,28 +19,30 @@ from distributed.protocol.pickle import loads
 
 from scalable import facts
 from scalable.common.guard import Guard, guarded, printable, split_repr
-from scalable.facts import (
+from scalable.facts import shortened
+from scalable.facts.identity import task_id
+from scalable.facts.protocol import (
     ANNOTATION,
     CONFIG_OP,
     FLUSH_OP,
+    SENT_METRIC,
     STREAM_OP,
     THREAD_CPU,
     WORKER_PLUGIN_NAME,
-    shortened,
 )
-from scalable.instrumentation import internals, propagation
-from scalable.instrumentation.board import Board
+from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.capture import Capture
 from scalable.instrumentation.outbox import Outbox, Reports, process
-from scalable.instrumentation.pools import ContextPool
-from scalable.instrumentation.python_logs import Listener
-from scalable.instrumentation.relay import (
+from scalable.instrumentation.process_pools import ContextPool
+from scalable.instrumentation.python_logs import LogCollector
+from scalable.instrumentation.relay_providers import (
     COLLECT_INTERVAL,
     OBSERVE_INTERVAL,
-    Relay,
+    RelayProviders,
     is_worker_process,
     otel_disabled,
 )
+from scalable.instrumentation.slot_file import SlotFile
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -111,12 +113,12 @@ class ScalableWorkerPlugin(WorkerPlugin):
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
         self._metrics: dict[str, Any] = worker.metrics
-        self._metrics[facts.SENT_METRIC] = _sent
+        self._metrics[SENT_METRIC] = _sent
         self._watch = Watch(worker, self.guard)
 
     @guarded("worker_teardown")
     def _tear_down(self) -> None:
-        self._metrics.pop(facts.SENT_METRIC, None)
+        self._metrics.pop(SENT_METRIC, None)
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
@@ -162,7 +164,7 @@ _LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1]
 Described: TypeAlias = tuple[str, str, str, tuple[str, ...], int | None]
 
 
-class Attempt:
+class Execution:
     """One execution of a task.
 
     Made on the worker's loop; begun, metered and ended by the thread that runs the task.
@@ -201,7 +203,7 @@ class Attempt:
     @property
     def key(self) -> str:
         """The task."""
-        return facts.task_id(self.task.key)
+        return task_id(self.task.key)
 
 
 _set_item: Final = dict[int, Any].__setitem__
@@ -268,9 +270,9 @@ class Watch:
         self._guard = guard
         self._loop = asyncio.get_running_loop()
         #: What executes here, by key: Dask runs a task once at a time.
-        self._attempts: dict[Any, Attempt] = {}
+        self._executions: dict[Any, Execution] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._board = self._open_board()
+        self._slots = self._open_slots()
         self._tasks = worker.state.tasks
         self._threads_by_default = _has_threads(worker, "default")
         # What may fail comes before anything of the worker's is touched.
@@ -279,9 +281,9 @@ class Watch:
             lambda: worker.address,
             self._send,
             _resource(worker),
-            internals.BlockedStream(worker).is_blocked,
+            dask_compat.BlockedStream(worker).is_blocked,
         )
-        self._records = Listener(
+        self._records = LogCollector(
             self._outbox, self._ahead, guard, everything=is_worker_process(worker)
         )
         self._execute: Execute = worker.execute
@@ -289,7 +291,7 @@ class Watch:
         setattr(worker, "execute", self._wrapper)  # noqa: B010
         self._watch_threads()
         propagation.install()
-        self._relay: Relay | None = None
+        self._relay: RelayProviders | None = None
         with ExitStack() as undo:
             # Half a watch would leave for ever what it has put in place.
             undo.callback(self.stop)
@@ -305,16 +307,16 @@ class Watch:
         rpcs: dict[str, Any] = worker.handlers
         rpcs[FLUSH_OP] = self.flush
         now = time() + worker.scheduler_delay
-        launched = internals.launched(worker) + worker.scheduler_delay
+        launched = dask_compat.launched(worker) + worker.scheduler_delay
         self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
         self._announce_already_running()
 
     def stop(self) -> None:
         """Undo everything; what runs at this moment is announced, nobody will read the board."""
-        for attempt in list(self._attempts.values()):
+        for attempt in list(self._executions.values()):
             if attempt.began and not attempt.announced:
                 self._announce_one(attempt)
-        self._attempts.clear()
+        self._executions.clear()
         if isinstance(self._worker.active_threads, ActiveThreads):
             self._worker.active_threads.began = self._worker.active_threads.ended = None
         own = vars(self._worker)
@@ -335,9 +337,9 @@ class Watch:
         handlers: dict[str, Any] = self._worker.stream_handlers
         handlers[CONFIG_OP] = _ignore
         self._worker.handlers.pop(FLUSH_OP, None)
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
 
     def _watch_threads(self) -> None:
         worker = self._worker
@@ -354,9 +356,9 @@ class Watch:
         if again:
             self._loop.call_later(TIDY_INTERVAL, self._tidy, table)
 
-    def _open_board(self) -> Board | None:
+    def _open_slots(self) -> SlotFile | None:
         try:
-            return Board(str(self._worker.id))
+            return SlotFile(str(self._worker.id))
         except (OSError, AttributeError) as error:
             # Without it, what had begun on a killed worker is inferred from what was assigned.
             self._guard.errors[f"board:{type(error).__name__}"] += 1
@@ -381,11 +383,11 @@ class Watch:
         On the loop, whose processor has the task at hand: its thread has to fetch what it looks at.
         """
         task = self._tasks[key]
-        attempt = Attempt()
+        attempt = Execution()
         attempt.task = task
         attempt.run_id = task.run_id
         attempt.outbox = self._outbox
-        self._attempts[key] = attempt
+        self._executions[key] = attempt
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
@@ -401,7 +403,7 @@ class Watch:
             if not threads:
                 self._open_pool((annotations or _NO_ANNOTATIONS).get("executor", "default"))
 
-    def _begin_elsewhere(self, attempt: Attempt) -> None:
+    def _begin_elsewhere(self, attempt: Execution) -> None:
         """No thread of a task will say that it begins."""
         attempt.began = attempt.elsewhere = True
         attempt.start = time() + self._worker.scheduler_delay
@@ -423,11 +425,11 @@ class Watch:
                 executors[name] = pool.pool
 
     def _began(self, key: Any) -> None:
-        attempt = self._attempts.get(key)
+        attempt = self._executions.get(key)
         if attempt is not None:
             attempt.start = start = time() + self._worker.scheduler_delay
-            if self._board is not None:
-                attempt.slot = self._board.begin(attempt.run_id, start)
+            if self._slots is not None:
+                attempt.slot = self._slots.begin(attempt.run_id, start)
             propagation.enter(attempt)
             attempt.cpu_began = thread_time()
             # From here on the loop may announce it.
@@ -437,10 +439,10 @@ class Watch:
 
     def _ended(self) -> None:
         attempt = propagation.current_attempt.get()
-        if isinstance(attempt, Attempt) and not attempt.elsewhere:
+        if isinstance(attempt, Execution) and not attempt.elsewhere:
             attempt.cpu = thread_time() - attempt.cpu_began
-            if self._board is not None:
-                self._board.end(attempt.slot)
+            if self._slots is not None:
+                self._slots.end(attempt.slot)
 
     def moved(self, key: Any, start: str, finish: str) -> None:
         """A task left a state in which its code ran, or may still run.
@@ -449,7 +451,7 @@ class Watch:
         what we tell it: the task was cancelled meanwhile, or is wanted from elsewhere by now.
         """
         if finish in _ENDS:
-            attempt = self._attempts.pop(key, None)
+            attempt = self._executions.pop(key, None)
             if attempt is None:
                 return
             # Before Dask's own message: what a run's last task recorded must not come too late.
@@ -463,29 +465,29 @@ class Watch:
                         report[THREAD_CPU] = attempt.cpu
                         break
                 return
-            if attempt.elsewhere and self._board is not None:
-                self._board.end(attempt.slot)
+            if attempt.elsewhere and self._slots is not None:
+                self._slots.end(attempt.slot)
             if finish == "error" and start in _WANTED:
                 self._report_error(attempt)
             elif finish == "rescheduled" or start not in _WANTED:
                 self._announce_late(attempt)
         elif finish == "released":
-            attempt = self._attempts.get(key)
+            attempt = self._executions.get(key)
             if attempt is not None:
                 attempt.dropped = True
                 self._announce_late(attempt)
 
-    def _announce_late(self, attempt: Attempt) -> None:
+    def _announce_late(self, attempt: Execution) -> None:
         if attempt.began and not attempt.announced:
             self._announce_one(attempt)
 
     # -- what user code and loggers record --------------------------------------------------------
 
-    def _start_relay(self) -> Relay | None:
+    def _start_relay(self) -> RelayProviders | None:
         # An application's own providers, or their absence, are its own business.
         if not is_worker_process(self._worker) or otel_disabled():
             return None
-        relay = Relay(self._outbox, self._ahead, self._guard)
+        relay = RelayProviders(self._outbox, self._ahead, self._guard)
         relay.start()
         self._observe = self._loop.call_later(OBSERVE_INTERVAL, self._on_observe)
         return relay
@@ -533,7 +535,7 @@ class Watch:
         """Tell the scheduler what has begun a while ago and still runs."""
         horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
         waiting = False
-        for attempt in list(self._attempts.values()):
+        for attempt in list(self._executions.values()):
             if attempt.announced:
                 continue
             if attempt.began and attempt.start <= horizon:
@@ -543,10 +545,10 @@ class Watch:
         if waiting:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
 
-    def _announce_one(self, attempt: Attempt) -> None:
+    def _announce_one(self, attempt: Execution) -> None:
         attempt.announced = True
-        if self._board is not None and attempt.elsewhere and attempt.task.key in self._attempts:
-            attempt.slot = self._board.begin(attempt.run_id, attempt.start)
+        if self._slots is not None and attempt.elsewhere and attempt.task.key in self._executions:
+            attempt.slot = self._slots.begin(attempt.run_id, attempt.start)
         self._report(
             propagation.run_of(attempt),
             facts.Started(
@@ -560,11 +562,11 @@ class Watch:
         for task in [*state.executing, *state.long_running]:
             if task.start_time is not None:
                 start = task.start_time + self._worker.scheduler_delay
-                attempt = Attempt()
+                attempt = Execution()
                 attempt.task, attempt.run_id, attempt.start = task, task.run_id, start
                 self._announce_one(attempt)
 
-    def _report_error(self, attempt: Attempt) -> None:
+    def _report_error(self, attempt: Execution) -> None:
         described = attempt.raised or _describe_task(attempt.task)
         error_type, message, text, bases, errno = described
         self._report(

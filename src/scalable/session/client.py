@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from dask.base import normalize_token
 from distributed import Client
 
-from scalable.instrumentation import internals, propagation
+from scalable.instrumentation import dask_compat, propagation
 from scalable.manifest.errors import SessionError
 
 logger = logging.getLogger("scalable")
@@ -211,7 +211,7 @@ class ScalableClient(Client):
 
     def _offered_now(self, component: str) -> float:
         """What the largest worker offers that is there now, as far as the client was told."""
-        workers: Iterable[Any] = dict(internals.identity(self).get("workers", {})).values()
+        workers: Iterable[Any] = dict(dask_compat.identity(self).get("workers", {})).values()
         offers = [float((worker.get("resources") or {}).get(component, 0)) for worker in workers]
         return max(offers, default=0.0) or self._offer.components[component]
 

@@ -690,10 +690,10 @@ def _found(client: ScalableClient) -> Offer:
     """What the workers of a cluster that was there already offer."""
     from dataclasses import replace
 
-    from scalable.instrumentation import internals
+    from scalable.instrumentation import dask_compat
 
     offer = client._offer  # pyright: ignore[reportPrivateUsage]
-    workers: Any = internals.identity(client).get("workers", {})
+    workers: Any = dask_compat.identity(client).get("workers", {})
     offered: dict[str, int] = {}
     for worker in dict(workers).values():
         for name, count in (worker.get("resources") or {}).items():

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanContext, StatusCode
 
-from scalable.facts import attempt_span_id
+from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.instruments import TASK_BOUNDS
 from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context

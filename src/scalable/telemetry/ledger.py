@@ -20,7 +20,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 from scalable import facts
 from scalable.causes import Case, classify
 from scalable.common.guard import Guard, printable
-from scalable.facts import attempt_span_id
+from scalable.facts.identity import attempt_span_id, carried
+from scalable.facts.protocol import PLACEMENT
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths, Presence, WorkerLogs, presences
 from scalable.telemetry.instruments import UsagePoint, UserPoint
@@ -1451,8 +1452,8 @@ class Ledger:
 
     def _read(self, carrier: str | None) -> tuple[SpanContext | None, dict[str, Any] | None]:
         """What a task came with: the span to hang under, what it asks for."""
-        fields = facts.carried(carrier)
-        asked = fields.get(facts.PLACEMENT)
+        fields = carried(carrier)
+        asked = fields.get(PLACEMENT)
         return (
             self._parent(carrier, fields) if fields.get("run") == self._run else None,
             self._placement(asked) if asked is not None else None,

@@ -16,12 +16,13 @@ from opentelemetry.sdk.resources import Resource
 from scalable import __version__, facts
 from scalable.common.guard import Guard
 from scalable.facts import Batch, UserEvent
+from scalable.facts.protocol import GRAPHS_UNSEEN
 from scalable.telemetry import semconv, wire
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
 from scalable.telemetry.providers import SCOPE, Figures, SignalRouter
-from scalable.telemetry.relay import RelayDesk
+from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
@@ -62,7 +63,7 @@ SETTLE: Final = 0.1
 
 
 class Source(Protocol):
-    """Where facts come from; see :mod:`scalable.instrumentation.source`."""
+    """Where facts come from; see :mod:`scalable.instrumentation.fact_sources`."""
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Facts from number `after` on.
@@ -202,7 +203,7 @@ class Recorder:
             components=identity.components,
         )
         preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
-        self._relay = RelayDesk(
+        self._relay = RelayDecoder(
             resource, redact=redact, log_level=log_level, delta=preference.lower() == "delta"
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
@@ -484,7 +485,7 @@ class Recorder:
         self._offset = batch.now - time()
         self._dropped = batch.dropped
         self._remote_errors = batch.errors
-        self._graphs_unseen = self._remote_errors.pop(facts.GRAPHS_UNSEEN, 0)
+        self._graphs_unseen = self._remote_errors.pop(GRAPHS_UNSEEN, 0)
         return batch
 
     def _unreachable(

@@ -16,7 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from scalable.common.otel_environment import propagate_module
-from scalable.facts import carrier_of
+from scalable.facts.identity import carrier_of
 from scalable.telemetry.spans import new_span_id, new_trace_id, span_context
 
 #: Graphs that follow each other within this time, under one parent, share a submit span: a loop of

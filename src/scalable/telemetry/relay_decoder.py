@@ -48,7 +48,7 @@ _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 _DELTA: Final = AggregationTemporality.DELTA
 
 
-class Relayed(NamedTuple):
+class RelayedSignals(NamedTuple):
     """What came since the last look."""
 
     spans: list[ReadableSpan]
@@ -76,7 +76,7 @@ class _Span(ReadableSpan):
         return self._dropped[2]
 
 
-class RelayDesk:
+class RelayDecoder:
     """Unpacks what workers relay; called by the recorder's thread only.
 
     Parameters
@@ -107,11 +107,11 @@ class RelayDesk:
         self._resources: OrderedDict[str, Resource] = OrderedDict()
         self._scopes: OrderedDict[Any, InstrumentationScope] = OrderedDict()
         self._series: OrderedDict[Any, Any] = OrderedDict()
-        self._waiting = Relayed([], [], [])
+        self._waiting = RelayedSignals([], [], [])
         #: What workers had to leave out, by signal.
         self.dropped: dict[str, int] = {}
 
-    def take(self, fact: facts.Relayed) -> None:
+    def take(self, fact: facts.RelayBatch) -> None:
         """Enter a fact."""
         if fact.dropped:
             name = _NAMES[fact.kind]
@@ -132,9 +132,9 @@ class RelayDesk:
         else:
             self._waiting.metrics.append(self._metrics(items, fact.worker, resource))
 
-    def drain(self) -> Relayed:
+    def drain(self) -> RelayedSignals:
         """What came since the last call."""
-        waiting, self._waiting = self._waiting, Relayed([], [], [])
+        waiting, self._waiting = self._waiting, RelayedSignals([], [], [])
         return waiting
 
     # -- spans ------------------------------------------------------------------------------------

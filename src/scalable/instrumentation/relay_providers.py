@@ -25,7 +25,7 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks, no_fork
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import usable_environment
-from scalable.instrumentation import internals
+from scalable.instrumentation import dask_compat, otel_compat
 from scalable.instrumentation.outbox import Outbox, attributes_of, encode
 from scalable.instrumentation.propagation import attempt_of, run_of
 
@@ -49,7 +49,7 @@ _WORKER_COMMANDS: Final = ("dask_worker", "dask_spec", "dask-worker", "dask-spec
 
 def is_worker_process(worker: Worker) -> bool:
     """Whether this process is that worker's and nobody else's."""
-    if internals.schedulers_here():
+    if dask_compat.schedulers_here():
         return False
     if worker.nanny is not None:
         return True
@@ -72,7 +72,7 @@ class Clock(Protocol):
         ...
 
 
-class Relay:
+class RelayProviders:
     """The providers of one worker process.
 
     :meth:`start`, :meth:`collect` and :meth:`stop` are called by the worker's event loop; what the
@@ -90,21 +90,21 @@ class Relay:
         self.measured = False
         self._sdk: Any = None
         self._collected = 0.0
-        self._placed: list[internals.Signal] = []
+        self._placed: list[otel_compat.Signal] = []
 
     def start(self) -> None:
         """Stand in where nobody has set a provider."""
-        providers: dict[internals.Signal, Any] = {
+        providers: dict[otel_compat.Signal, Any] = {
             "traces": self.tracer_provider,
             "metrics": self.meter_provider,
             "logs": self.logger_provider,
         }
         let_go_in_forks(self)
         for signal, provider in providers.items():
-            free = internals.otel_provider(signal) is None
+            free = otel_compat.otel_provider(signal) is None
             if free and _PROVIDER_VARIABLES[signal] not in os.environ:
                 with no_fork:
-                    internals.place_otel_provider(signal, provider)
+                    otel_compat.place_otel_provider(signal, provider)
                 self._placed.append(signal)
 
     def stop(self) -> None:
@@ -115,12 +115,12 @@ class Relay:
     def after_fork(self) -> None:
         """Stand aside: nobody in a forked process takes what its code would record."""
         for signal in self._placed:
-            if internals.otel_provider(signal) in (
+            if otel_compat.otel_provider(signal) in (
                 self.tracer_provider,
                 self.meter_provider,
                 self.logger_provider,
             ):
-                internals.place_otel_provider(signal, None)
+                otel_compat.place_otel_provider(signal, None)
         self._placed.clear()
 
     def sdk(self) -> Any:
@@ -243,7 +243,7 @@ def scope_of(scope: Any) -> tuple[Any, ...]:
 class RelayTracerProvider(trace.TracerProvider):
     """Stands in for a tracer provider; used by any thread."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: RelayProviders) -> None:
         self._relay = relay
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
@@ -262,7 +262,7 @@ class RelayTracerProvider(trace.TracerProvider):
 class RelayMeterProvider(metrics.MeterProvider):
     """Stands in for a meter provider; used by any thread."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: RelayProviders) -> None:
         self._relay = relay
 
     def get_meter(self, name: str, *args: Any, **kwargs: Any) -> metrics.Meter:
@@ -273,7 +273,7 @@ class RelayMeterProvider(metrics.MeterProvider):
 class RelayLoggerProvider(_logs.LoggerProvider):
     """Stands in for a logger provider; used by any thread."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: RelayProviders) -> None:
         self._relay = relay
 
     def get_logger(
@@ -294,13 +294,13 @@ class _Following:
 
     def __init__(
         self,
-        signal: internals.Signal,
+        signal: otel_compat.Signal,
         provider: Any,
         make: Callable[[], Any],
         make_foreign: Callable[[Any], Any],
         none: Any,
     ) -> None:
-        self._signal: internals.Signal = signal
+        self._signal: otel_compat.Signal = signal
         self._provider = provider
         self._make = make
         self._make_foreign = make_foreign
@@ -309,7 +309,7 @@ class _Following:
         self._foreign: tuple[Any, Any] = (None, None)
 
     def now(self) -> Any:
-        provider = internals.otel_provider(self._signal)
+        provider = otel_compat.otel_provider(self._signal)
         if provider is self._provider:
             if self._mine is None:
                 self._mine = self._make()
@@ -335,7 +335,7 @@ class _Tracer(trace.Tracer):
 
 class _Meter(metrics.Meter):
     def __init__(
-        self, relay: Relay, name: str, args: Sequence[Any], kwargs: dict[str, Any]
+        self, relay: RelayProviders, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> None:
         self._relay = relay
         self._args = (name, *args)
@@ -383,7 +383,7 @@ class _Meter(metrics.Meter):
 
 class _Instrument:
     # Not the constructor of the API's: the name is checked by what is followed.
-    def __init__(self, relay: Relay, following: _Following) -> None:
+    def __init__(self, relay: RelayProviders, following: _Following) -> None:
         self._relay = relay
         self._following = following
 
@@ -417,7 +417,12 @@ class _Gauge(_Instrument, _GaugeBase):
 
 class _Logger(_logs.Logger):
     def __init__(
-        self, relay: Relay, name: str, version: str | None, schema_url: str | None, attributes: Any
+        self,
+        relay: RelayProviders,
+        name: str,
+        version: str | None,
+        schema_url: str | None,
+        attributes: Any,
     ) -> None:
         super().__init__(name, version, schema_url, attributes)
         self._relay = relay

@@ -14,7 +14,8 @@ from distributed.comm.addressing import parse_host_port
 from distributed.core import rpc
 
 from scalable import facts
-from scalable.facts import GRAPHS_UNSEEN, PULL_OP, Batch
+from scalable.facts import Batch
+from scalable.facts.protocol import GRAPHS_UNSEEN, PULL_OP
 from scalable.instrumentation.hub import ANSWER_BYTES, NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 

@@ -14,15 +14,15 @@ from typing import Any, Final, NamedTuple
 from scalable.common.guard import Guard
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox
-from scalable.instrumentation.python_logs import Listener
-from scalable.instrumentation.relay import Relay, otel_disabled
+from scalable.instrumentation.python_logs import LogCollector
+from scalable.instrumentation.relay_providers import RelayProviders, otel_disabled
 
 #: Items that one task brings back at most, and their bytes.
 MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 2**20
 
 
-class Errand(NamedTuple):
+class TaskContext(NamedTuple):
     """What a process of the pool is told of the attempt whose code it runs."""
 
     key: str
@@ -33,7 +33,7 @@ class Errand(NamedTuple):
     log_level: float
 
 
-class Brought(NamedTuple):
+class TaskResult(NamedTuple):
     """What comes back: the result, ``(kind, run, item)``, and how many items were left out."""
 
     result: Any
@@ -62,9 +62,9 @@ class ContextPool(Executor):
         attempt = propagation.current_attempt.get()
         if attempt is None:
             return self.pool.submit(fn, *args, **kwargs)
-        errand = Errand(attempt.key, attempt.run_id, attempt.carrier, *self._settings())
+        context = TaskContext(attempt.key, attempt.run_id, attempt.carrier, *self._settings())
         outer: Future[Any] = Future()
-        inner = self.pool.submit(run_errand, errand, fn, *args, **kwargs)
+        inner = self.pool.submit(run_in_context, context, fn, *args, **kwargs)
 
         def cancel(ended: Future[Any]) -> None:
             if ended.cancelled():
@@ -74,15 +74,15 @@ class ContextPool(Executor):
             if not outer.set_running_or_notify_cancel():
                 return
             try:
-                brought: Brought = ended.result()
+                outcome: TaskResult = ended.result()
             except BaseException as error:
                 outer.set_exception(error)
                 return
-            for item in brought.items:
+            for item in outcome.items:
                 self._outbox.put(*item)
-            for (kind, run), count in brought.left_out.items():
+            for (kind, run), count in outcome.left_out.items():
                 self._outbox.drop(kind, run, count)
-            outer.set_result(brought.result)
+            outer.set_result(outcome.result)
 
         outer.add_done_callback(cancel)
         inner.add_done_callback(hand_on)
@@ -93,7 +93,7 @@ class ContextPool(Executor):
         self.pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
-class _Basket:
+class ItemBuffer:
     """Takes the place of the outbox in a process of the pool; one task runs there at a time."""
 
     def __init__(self) -> None:
@@ -102,6 +102,7 @@ class _Basket:
         self._bytes = 0
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
+        """Take an item, or count it as left out."""
         if len(self.items) >= MAX_ITEMS or self._bytes + len(item) > MAX_BYTES:
             self.left_out[kind, run] = self.left_out.get((kind, run), 0) + 1
         else:
@@ -109,6 +110,7 @@ class _Basket:
             self.items.append((kind, run, item))
 
     def empty(self) -> tuple[Any, Any]:
+        """Hand out what was taken."""
         found = (self.items, self.left_out)
         self.items, self.left_out, self._bytes = [], {}, 0
         return found
@@ -119,22 +121,22 @@ class _Here:
 
     def __init__(self) -> None:
         self.ahead = 0.0
-        self.basket = basket = _Basket()
-        outbox: Any = basket
+        self.buffer = buffer = ItemBuffer()
+        outbox: Any = buffer
         guard = Guard()
-        self.relay: Relay | None = None
+        self.relay: RelayProviders | None = None
         if not otel_disabled():
-            self.relay = Relay(outbox, lambda: self.ahead, guard)
+            self.relay = RelayProviders(outbox, lambda: self.ahead, guard)
             self.relay.start()
-        self.listener = Listener(outbox, lambda: self.ahead, guard)
-        self.listener.start()
+        self.collector = LogCollector(outbox, lambda: self.ahead, guard)
+        self.collector.start()
 
 
-class _Attempt:
-    def __init__(self, errand: Errand, outbox: Any) -> None:
-        self.key = errand.key
-        self.run_id = errand.run_id
-        self.carrier = errand.carrier
+class _Execution:
+    def __init__(self, context: TaskContext, outbox: Any) -> None:
+        self.key = context.key
+        self.run_id = context.run_id
+        self.carrier = context.carrier
         self.outbox = outbox
 
 
@@ -142,15 +144,17 @@ _here: _Here | None = None
 _pid = 0
 
 
-def run_errand(errand: Errand, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Brought:
+def run_in_context(
+    context: TaskContext, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> TaskResult:
     """Run a task in a process of the pool."""
     global _here, _pid
     if _here is None or _pid != os.getpid():
         _here, _pid = _Here(), os.getpid()
     here = _here
-    here.ahead, here.listener.level = errand.ahead, errand.log_level
-    propagation.enter(_Attempt(errand, here.basket))
+    here.ahead, here.collector.level = context.ahead, context.log_level
+    propagation.enter(_Execution(context, here.buffer))
     result = fn(*args, **kwargs)
     if here.relay is not None and here.relay.measured:
         here.relay.collect(force=True)
-    return Brought(result, *here.basket.empty())
+    return TaskResult(result, *here.buffer.empty())

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from scalable import facts
-from scalable.instrumentation import source as source_module
-from scalable.instrumentation.hub import ANSWER_BYTES
-from scalable.instrumentation.source import (
+from scalable.instrumentation import fact_sources
+from scalable.instrumentation.fact_sources import (
     UNSEEN_AFTER,
     GraphCount,
     LateError,
     RemoteSource,
     SourceGoneError,
 )
+from scalable.instrumentation.hub import ANSWER_BYTES
 
 SUCCEEDED = (facts.SUCCEEDED, 2.0, "a", 7, "tcp://w", 1.0, 2.0, 1.0, (), 24, "int", None)
 STARTED = (facts.STARTED, 1.0, "a", 7, "tcp://w")
@@ -68,7 +68,7 @@ def asked(monkeypatch):
         source = RemoteSource("tcp://elsewhere", {}, "run")
         source.registered.set()
         monkeypatch.setattr(source, "_ask", elsewhere.ask)
-        monkeypatch.setattr(source_module, "monotonic", lambda: elsewhere.clock)
+        monkeypatch.setattr(fact_sources, "monotonic", lambda: elsewhere.clock)
         made.append(source)
         return source
 
@@ -240,7 +240,7 @@ def test_nobody_at_the_address_is_gone_and_not_only_late():
 
 def test_graphs_that_the_scheduler_has_not_taken_in_are_counted_after_a_while(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("scalable.instrumentation.source.monotonic", lambda: now)
+    monkeypatch.setattr("scalable.instrumentation.fact_sources.monotonic", lambda: now)
     count = GraphCount()
     count.add()  # the scheduler has no plugin yet
     count.is_counting = True

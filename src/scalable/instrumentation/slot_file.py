@@ -34,7 +34,7 @@ _SLOTS: Final = 255
 _SIZE: Final = len(_MAGIC) + 8 + _SLOT.size * _SLOTS
 
 
-class Board:
+class SlotFile:
     """Written by the loop and the task threads of one worker; read by anybody, at any time.
 
     An attempt that ended stays on the board until its slot is needed again, the longest ended
@@ -88,7 +88,7 @@ class Board:
                     path.unlink()
 
 
-def read_board(worker_id: str) -> tuple[tuple[int, float], ...] | None:
+def read_slots(worker_id: str) -> tuple[tuple[int, float], ...] | None:
     """Read and remove the board of a worker that is gone.
 
     Returns

@@ -11,15 +11,9 @@ forgotten. It is that task's key, a bare string.
 
 from __future__ import annotations
 
-import json
-import re
-import signal
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Iterable
 from itertools import islice
-from math import isfinite
 from sys import getsizeof
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
@@ -34,39 +28,6 @@ MAX_TEXT: Final = 32_768
 MAX_FACT: Final = 512 * 2**10
 #: Entries kept of one list or mapping that a peer sends.
 MAX_ENTRIES: Final = 1_000
-
-#: Name of the annotation that carries a run's id and the OTel context to every task: the *carrier*,
-#: made by :func:`carrier_of` and read by :func:`carried`.
-ANNOTATION: Final = "scalable"
-#: RPC of the scheduler by which a recorder pulls facts.
-PULL_OP: Final = "scalable_pull"
-#: RPC of the scheduler by which a client takes the plugins of its run away.
-LEAVE_OP: Final = "scalable_leave"
-#: Among the errors that a pull brings: graphs that the client sent and the scheduler took none in.
-GRAPHS_UNSEEN: Final = "graphs_unseen"
-#: Name of the worker plugin; one serves all runs of a scheduler.
-WORKER_PLUGIN_NAME: Final = "scalable"
-#: Entry of a worker's heartbeat: bytes that it sent to other workers since it began.
-SENT_METRIC: Final = "scalable-sent"
-#: Entry of what Dask reports of an execution, beside its start and stop: CPU seconds of the task's
-#: thread; the name is that of Dask's own metric.
-THREAD_CPU: Final = "thread-cpu"
-#: Stream message by which the scheduler tells a worker what its runs want.
-CONFIG_OP: Final = "scalable-config"
-#: RPC of a worker by which it hands over at once what its code has recorded.
-FLUSH_OP: Final = "scalable_flush"
-#: RPC of the scheduler by which a client has the workers asked for that.
-DRAIN_OP: Final = "scalable_drain"
-#: Stream message by which a worker hands its facts to the scheduler.
-STREAM_OP: Final = "scalable-facts"
-#: RPC of the scheduler by which a nanny hands its facts in.
-NANNY_OP: Final = "scalable_nanny"
-#: Name of the nanny plugin; one serves all runs of a scheduler.
-NANNY_PLUGIN_NAME: Final = "scalable-nanny"
-
-#: Key of the carrier under which a client says what its tasks asked for, as JSON text:
-#: ``[component, tag, workers]``.
-PLACEMENT: Final = "placement"
 
 #: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
 Phase: TypeAlias = tuple[str, float, float]
@@ -334,7 +295,7 @@ class WorkerEvent(NamedTuple):
     fields: dict[str, Any]
 
 
-class Relayed(NamedTuple):
+class RelayBatch(NamedTuple):
     """Spans, log records or metrics (as `kind` says) from a process of the cluster.
 
     What the code of tasks records, and the records of Dask's own loggers.
@@ -383,7 +344,7 @@ Fact: TypeAlias = (
     | Restarted
     | SchedulerClosed
     | AttemptError
-    | Relayed
+    | RelayBatch
     | WorkerExit
     | WorkerEvent
     | UserEvent
@@ -433,16 +394,15 @@ _TYPES: Final[dict[int, Any]] = {
     RESTARTED: Restarted,
     SCHEDULER_CLOSED: SchedulerClosed,
     ATTEMPT_ERROR: AttemptError,
-    RELAY_SPANS: Relayed,
-    RELAY_LOGS: Relayed,
-    RELAY_METRICS: Relayed,
+    RELAY_SPANS: RelayBatch,
+    RELAY_LOGS: RelayBatch,
+    RELAY_METRICS: RelayBatch,
     WORKER_EXIT: WorkerExit,
     WORKER_EVENT: WorkerEvent,
     USER_EVENT: UserEvent,
 }
 
 _new: Final[Any] = tuple.__new__
-_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 #: Those of which every task makes one: they stay the plain tuples that they come as.
@@ -562,102 +522,6 @@ def shortened(text: str, limit: int = MAX_TEXT) -> str:
         return text
     half = limit // 2
     return f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
-
-
-def carrier_of(fields: Mapping[str, Any]) -> str:
-    """The carrier with these fields: the run's id and what the OTel propagator has added.
-
-    It is JSON text. Dask keeps and copies annotations with each task; the garbage collector of its
-    processes would visit every dictionary among them again and again, and never visits a text.
-    """
-    return json.dumps(fields, separators=(",", ":"), default=str)
-
-
-def carried(carrier: Any) -> Mapping[str, Any]:
-    """Fields of a carrier; none of what is no carrier, since a peer may send anything."""
-    return _carried(carrier) if carrier.__class__ is str else _NOTHING
-
-
-@lru_cache(maxsize=1024)
-def _carried(carrier: str) -> Mapping[str, Any]:
-    try:
-        fields: Any = json.loads(carrier)
-    except (ValueError, RecursionError):
-        return _NOTHING
-    return fields if fields.__class__ is dict else _NOTHING
-
-
-def signal_name(status: int) -> str | None:
-    """Name of the signal that a process ended by; None if by none."""
-    if status >= 0:
-        return None
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
-
-
-def task_id(key: Any) -> str:
-    """Name of a task in the record: different for different keys, and the same in every run.
-
-    A key as Python prints it, a string without its quotes. With them where the bare text could be
-    a number's or a tuple's, where it begins with a quote itself, or where it cannot be encoded.
-
-    Examples
-    --------
-    >>> task_id("inc-1"), task_id(("x", 1)), task_id(1), task_id("1")
-    ('inc-1', "('x', 1)", '1', "'1'")
-    """
-    if key.__class__ is str:
-        # Whatever would need quotes begins with a character before the colon, or is not ASCII.
-        if key >= ":" and key.isascii():
-            return key
-        return repr(key) if _needs_quotes(key) else key
-    if key.__class__ is float and not isfinite(key):
-        return f"({key})"  # in brackets: "inf" and "nan" are words that a string may be
-    return str(key)
-
-
-def _needs_quotes(key: str) -> bool:
-    if key.startswith(("'", '"')) or (key.startswith("(") and key.endswith(")")):
-        return True
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return True
-    if not key.startswith(_NUMBER_BEGINS):
-        return False
-    if _INTEGER.fullmatch(key):
-        return True
-    try:
-        return repr(float(key)) == key
-    except ValueError:
-        return False
-
-
-_NUMBER_BEGINS: Final = ("-", *"0123456789")
-_INTEGER: Final = re.compile("-?[1-9][0-9]*|0")
-
-
-def attempt_span_id(run: str, key: str, run_id: int) -> int:
-    """Span id of an attempt, the same wherever it is computed: no message is needed to agree.
-
-    Parameters
-    ----------
-    run, key : str
-        Id of the run, key of the task.
-    run_id : int
-        Dask's own number of the execution, unique on a scheduler.
-    """
-    # The run's part is the same for all its attempts: copying that state is cheaper than a new one.
-    state = _run_state(run).copy()
-    state.update(f"{key}\0{run_id}".encode("utf-8", "replace"))
-    return int.from_bytes(state.digest(), "big") or 1
-
-
-@lru_cache(maxsize=16)
-def _run_state(run: str) -> blake2b:
-    return blake2b(f"{run}\0".encode("utf-8", "replace"), digest_size=8)
 
 
 class Batch(NamedTuple):

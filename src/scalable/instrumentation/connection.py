@@ -11,15 +11,15 @@ from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 
 from scalable.common.guard import Guard
-from scalable.facts import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
-from scalable.instrumentation import internals, propagation
+from scalable.facts.protocol import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
+from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource, Source
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
-from scalable.instrumentation.source import GraphCount, LocalSource, RemoteSource, Source
 from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
-LINK_TIMEOUT: Final = 5.0
+CONNECTION_TIMEOUT: Final = 5.0
 #: Seconds that closing a run waits at most for what workers have measured.
 DRAIN_WAIT: Final = 1.0
 #: Seconds of them for the nannies.
@@ -28,7 +28,7 @@ NANNY_TIMEOUT: Final = 2.0
 OLDEST_DISTRIBUTED: Final = (2025, 5, 0)
 
 
-class Link:
+class ClusterConnection:
     """Ties one run to the cluster of one client.
 
     Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
@@ -75,7 +75,7 @@ class Link:
             sample_interval=sample_interval,
             log_level=log_level,
         )
-        self._address = internals.scheduler_address(client)
+        self._address = dask_compat.scheduler_address(client)
         self._connection_args = client.connection_args
         self._local = _scheduler_in_this_process(client)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -119,16 +119,18 @@ class Link:
                 "nthreads": worker.get("nthreads"),
                 "memory_limit_bytes": worker.get("memory_limit"),
             }
-            for address, worker in dict(internals.identity(self.client).get("workers", {})).items()
+            for address, worker in dict(
+                dask_compat.identity(self.client).get("workers", {})
+            ).items()
         ]
 
     async def settle(self) -> None:
         """Wait for what :meth:`connect` had to leave to the event loop."""
         while self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=LINK_TIMEOUT)
+            await asyncio.wait(set(self._tasks), timeout=CONNECTION_TIMEOUT)
 
     def _supported(self) -> bool:
-        installed = internals.distributed_version()
+        installed = dask_compat.distributed_version()
         version = tuple(int(part) for part in installed.split(".")[:3] if part.isdigit())
         if version < OLDEST_DISTRIBUTED:
             oldest = ".".join(map(str, OLDEST_DISTRIBUTED))
@@ -264,14 +266,14 @@ class Link:
                 else:
                     _run_on(self.client.loop, self._unregister)
             elif outlived and "scheduler_gone" not in guard.errors and not _in_a_loop():
-                asyncio.run(asyncio.wait_for(self._leave_alone(), LINK_TIMEOUT))
+                asyncio.run(asyncio.wait_for(self._leave_alone(), CONNECTION_TIMEOUT))
         except Exception as error:
             # The cluster is going away by itself: nothing is left there to undo.
             guard.errors[f"disconnect:{type(error).__name__}"] += 1
 
     def _disconnect_local(self, scheduler: Scheduler) -> None:
         loop = scheduler.loop
-        running = internals.asyncio_loop(loop)
+        running = dask_compat.asyncio_loop(loop)
         if running is None or running.is_closed() or not running.is_running():
             self._plugin.detach_quietly()
         elif _on_loop(loop):
@@ -307,13 +309,15 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 def _run_on(
-    loop: Any, function: Callable[[], Coroutine[Any, Any, None]], timeout: float = LINK_TIMEOUT
+    loop: Any,
+    function: Callable[[], Coroutine[Any, Any, None]],
+    timeout: float = CONNECTION_TIMEOUT,
 ) -> None:
     """Run a coroutine function on the running event loop of another thread; bounded in time.
 
     Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
     """
-    future = asyncio.run_coroutine_threadsafe(function(), internals.asyncio_loop(loop))
+    future = asyncio.run_coroutine_threadsafe(function(), dask_compat.asyncio_loop(loop))
     try:
         future.result(timeout)
     except TimeoutError:
@@ -322,9 +326,9 @@ def _run_on(
 
 
 def _scheduler_in_this_process(client: Client) -> Scheduler | None:
-    address = internals.scheduler_address(client)
-    for scheduler in internals.schedulers_here():
-        if address in internals.addresses(scheduler):
+    address = dask_compat.scheduler_address(client)
+    for scheduler in dask_compat.schedulers_here():
+        if address in dask_compat.addresses(scheduler):
             return scheduler
     return None
 
@@ -334,4 +338,4 @@ def _on_loop(loop: Any) -> bool:
         running = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    return internals.asyncio_loop(loop) is running
+    return dask_compat.asyncio_loop(loop) is running

@@ -1,0 +1,99 @@
+"""Ids that scheduler, worker and recorder compute alike, without a message to agree on them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, Final
+
+_NO_FIELDS: Final[Mapping[str, Any]] = {}
+
+
+def task_id(key: Any) -> str:
+    """Name of a task in the record: different for different keys, and the same in every run.
+
+    A key as Python prints it, a string without its quotes. With them where the bare text could be
+    a number's or a tuple's, where it begins with a quote itself, or where it cannot be encoded.
+
+    Examples
+    --------
+    >>> task_id("inc-1"), task_id(("x", 1)), task_id(1), task_id("1")
+    ('inc-1', "('x', 1)", '1', "'1'")
+    """
+    if key.__class__ is str:
+        # Whatever would need quotes begins with a character before the colon, or is not ASCII.
+        if key >= ":" and key.isascii():
+            return key
+        return repr(key) if _needs_quotes(key) else key
+    if key.__class__ is float and not isfinite(key):
+        return f"({key})"  # in brackets: "inf" and "nan" are words that a string may be
+    return str(key)
+
+
+def _needs_quotes(key: str) -> bool:
+    if key.startswith(("'", '"')) or (key.startswith("(") and key.endswith(")")):
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return True
+    if not key.startswith(_NUMBER_BEGINS):
+        return False
+    if _INTEGER.fullmatch(key):
+        return True
+    try:
+        return repr(float(key)) == key
+    except ValueError:
+        return False
+
+
+_NUMBER_BEGINS: Final = ("-", *"0123456789")
+_INTEGER: Final = re.compile("-?[1-9][0-9]*|0")
+
+
+def attempt_span_id(run: str, key: str, run_id: int) -> int:
+    """Span id of an attempt, the same wherever it is computed: no message is needed to agree.
+
+    Parameters
+    ----------
+    run, key : str
+        Id of the run, key of the task.
+    run_id : int
+        Dask's own number of the execution, unique on a scheduler.
+    """
+    # The run's part is the same for all its attempts: copying that state is cheaper than a new one.
+    state = _run_state(run).copy()
+    state.update(f"{key}\0{run_id}".encode("utf-8", "replace"))
+    return int.from_bytes(state.digest(), "big") or 1
+
+
+@lru_cache(maxsize=16)
+def _run_state(run: str) -> blake2b:
+    return blake2b(f"{run}\0".encode("utf-8", "replace"), digest_size=8)
+
+
+def carrier_of(fields: Mapping[str, Any]) -> str:
+    """The carrier with these fields: the run's id and what the OTel propagator has added.
+
+    It is JSON text. Dask keeps and copies annotations with each task; the garbage collector of its
+    processes would visit every dictionary among them again and again, and never visits a text.
+    """
+    return json.dumps(fields, separators=(",", ":"), default=str)
+
+
+def carried(carrier: Any) -> Mapping[str, Any]:
+    """Fields of a carrier; none of what is no carrier, since a peer may send anything."""
+    return _carried(carrier) if carrier.__class__ is str else _NO_FIELDS
+
+
+@lru_cache(maxsize=1024)
+def _carried(carrier: str) -> Mapping[str, Any]:
+    try:
+        fields: Any = json.loads(carrier)
+    except (ValueError, RecursionError):
+        return _NO_FIELDS
+    return fields if fields.__class__ is dict else _NO_FIELDS
