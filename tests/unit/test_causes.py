@@ -16,18 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from scalable.causes import (
-    CAUSES,
-    ERRNOS,
-    FRAMES,
-    GENERIC_TYPES,
-    SUGGESTIONS,
-    TYPES,
-    WORDS,
-    case_of,
-    classify,
-    table,
-)
+from scalable.causes import CAUSES, DEATHS, case_of, classify, table
+from scalable.causes.exceptions import ERRNOS, GENERIC_TYPES, PACKAGES, PHRASES, TYPES
 
 HERE = Path(__file__).parent / "causes"
 #: What part of each set the classifier got right when that was last looked at; it may rise.
@@ -151,15 +141,27 @@ def test_words_in_the_middle_of_a_message_prove_nothing():
 
 
 def test_every_rule_names_a_cause_and_every_pattern_is_anchored_and_bounded():
-    for rules in (ERRNOS, TYPES, GENERIC_TYPES, FRAMES):
-        assert {cause for cause, _ in rules.values()} <= set(CAUSES)
-    assert {suggestion.cause for suggestion in SUGGESTIONS} <= set(CAUSES)
-    for suggestion in SUGGESTIONS:
-        assert not re.search(r"(?<!\\)[.\]][*+]", suggestion.words), suggestion.words
-    for words in WORDS:
-        assert words.cause in CAUSES
+    for signs in (ERRNOS, TYPES, GENERIC_TYPES, PACKAGES):
+        assert {cause for cause, _ in signs.values()} <= set(CAUSES)
+    assert {rule.cause for rule in DEATHS} <= set(CAUSES)
+    for cause in CAUSES.values():
+        if cause.hint is not None:
+            assert not re.search(r"(?<!\\)[.\]][*+]", cause.hint.words), cause.hint.words
+    for phrase in PHRASES:
+        assert phrase.sign[0] in CAUSES
         # `match` anchors; an unbounded repetition of anything could be made to hurt.
-        assert not re.search(r"(?<!\\)\.[*+]", words.pattern), words.pattern
+        assert not re.search(r"(?<!\\)\.[*+]", phrase.pattern.pattern), phrase.pattern.pattern
+
+
+def test_no_sign_stands_in_two_rows():
+    for column in ("errnos", "types", "generic_types", "packages"):
+        names = [
+            name
+            for cause in CAUSES.values()
+            for names in getattr(cause, column).values()
+            for name in names.split()
+        ]
+        assert len(names) == len(set(names)) > 0, column
 
 
 @pytest.mark.parametrize(

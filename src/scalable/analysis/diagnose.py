@@ -736,7 +736,7 @@ def _how_it_ended(details: Mapping[str, Any]) -> str:
 
 #: What a death is judged by and the title of its finding says already.
 _IN_THE_TITLE: Final = frozenset(
-    rule.says
+    rule.evidence
     for rule in DEATHS
     if rule.confidence == "high" and rule.cause in ("segfault", "exited", "killed", "timeout")
 )
