@@ -153,8 +153,9 @@ def test_every_count_is_that_of_an_oracle(world: tuple[list[Record], list[Life]]
     assert counts["tasks"] == len(tasks) - states["new"]
     for state in ("succeeded", "failed", "cancelled"):
         assert counts[f"tasks_{state}"] == states[state]
-    assert counts["tasks_running"] == states["running"] == summary.running_count
-    assert counts["tasks_waiting"] == states["waiting"] == summary.waiting_count
+    alive = summary.states()
+    assert counts["tasks_running"] == states["running"] == alive["running"]
+    assert counts["tasks_waiting"] == states["waiting"] == alive["waiting"]
     assert counts["tasks_submitted"] == books["submitted"]
     assert counts["tasks_retried"] == books["retried"]
     assert counts["tasks_lost"] == books["lost"]
@@ -273,7 +274,7 @@ def test_a_task_submitted_twice_while_it_lives_is_one_task() -> None:
     )
     counts = summary.document(RUN)["counts"]
     assert (counts["tasks"], counts["tasks_submitted"]) == (1, 2)
-    assert (summary.running_count, summary.waiting_count) == (1, 0)
+    assert (counts["tasks_running"], counts["tasks_waiting"]) == (1, 0)
 
 
 def test_what_runs_is_told_oldest_first() -> None:
@@ -286,9 +287,9 @@ def test_what_runs_is_told_oldest_first() -> None:
         ("inc-1", 1, address(0)),
         ("inc-2", 1, address(1)),
     ]
-    assert summary.waiting_count == 2
+    assert summary.states()["waiting"] == 2
     assert summary.running(limit=1)[0].since == at(1)
-    assert summary.last_timestamp == at(2)
+    assert summary.document(RUN)["last_at"] == at(2)
 
 
 # -- durations ---------------------------------------------------------------------------------
@@ -771,4 +772,4 @@ def test_the_name_of_a_key(key: str, name: str) -> None:
 def test_files_that_no_number_is_made_of_are_ignored() -> None:
     summary = RunSummary()
     assert summary.add_all("spans.jsonl", [{"timestamp": at(99)}]) == 0
-    assert summary.last_timestamp is None
+    assert summary.document(RUN)["last_at"] is None
