@@ -1,5 +1,6 @@
 # make demo    record a real run on a small cluster and print the report
 # make test    the whole test suite
+# make core    a short core of it on the other Pythons found here, and on the oldest supported Dask
 # make check   lint, format and types
 # make bench   measure every budget, print the table; make bench-quick: in two minutes
 # make servers get the real servers that some tests start (collector, Jaeger, Prometheus, Slurm)
@@ -30,7 +31,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench bench-quick chaos fuzz servers docs clean
+.PHONY: help demo test core check format bench bench-quick chaos fuzz servers docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -40,6 +41,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+core: $(VENV)/.dev
+	@$(BIN)/python tests/core.py $(ARGS)
 
 check: $(VENV)/.dev
 	@failed=0; \
@@ -76,7 +80,7 @@ docs: $(VENV)/.dev
 	@$(BIN)/python docs/reference.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(VENV)-core dist build
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { \
