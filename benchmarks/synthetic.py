@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from scalable import facts
+from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, Fact
 from scalable.facts.identity import carrier_of
 from scalable.telemetry.providers import make_resource
@@ -460,6 +461,7 @@ def make_recorder(runs_dir: Path | str, shape: Shape, warnings: list[str]) -> Re
         redact=Redactor(),
         warn=warnings.append,
         routes=find_routes({}, warnings.append),
+        options=RecorderOptions(),
     )
 
 

@@ -1,7 +1,7 @@
-"""The public verbs: ``instrument()`` joins a client's cluster with a recorder, ``uninstrument()``
-parts them again.
+"""The public verbs: ``instrument()`` records what a client's cluster does until the run is closed,
+``uninstrument()`` closes it.
 
-Nothing heavy is imported before a run really begins, so that switched-off telemetry costs nothing.
+Nothing heavy is imported before a run begins, so that disabled telemetry costs nothing.
 """
 
 from __future__ import annotations
@@ -9,36 +9,29 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
-from scalable.common.guard import Guard, printable
+from scalable.common.guard import Guard, Warnings, printable
 from scalable.common.options import InstrumentOptions, Settings, resolve
 from scalable.common.otel_environment import usable_environment
+from scalable.documents import RunDocuments
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from scalable.crash_upload.uploads import CrashUploads
+    from scalable.begin import Recording
     from scalable.facts import UserEvent
-    from scalable.instrumentation.connection import ClusterConnection
-    from scalable.telemetry.deaths import OnDeath
-    from scalable.telemetry.process import Process, RecorderProcess
-    from scalable.telemetry.recorder import Recorder
-    from scalable_runs.redact import Redactor
     from scalable_runs.schema import RunStatus
 
 logger = logging.getLogger("scalable")
@@ -47,7 +40,7 @@ logger = logging.getLogger("scalable")
 _ATTRIBUTE: Final = "_scalable_instrumentation"
 _STATUSES: Final = ("completed", "failed", "cancelled")
 _instrument_lock: Final = unlocked_in_forks(threading.Lock())
-#: Errors while a run was begun.
+#: Counts errors at the beginning and the end of runs.
 _guard: Final = Guard()
 
 
@@ -71,7 +64,7 @@ def instrument(
     sample_interval : float, optional
         Seconds between samples of the workers' usage. Default: 5.
     close_timeout : float, optional
-        Longest time in seconds that closing waits for the scheduler, counted anew as long as facts
+        Longest time in seconds that closing waits for the scheduler; counted anew while facts
         arrive, three times that in all. Default: 5.
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
@@ -82,13 +75,14 @@ def instrument(
     task_events : bool, optional
         Send the two events of every task over OTLP too. Default: False.
     running_after : float, optional
-        Show an attempt over OTLP before it ends once it has run so many seconds. Default: 10.
+        Show an attempt over OTLP before it ends once it has run for this long, in seconds.
+        Default: 10.
     log_level : str or int, optional
         Least severe log record that is kept. Default: ``INFO``.
     recorder : {"process", "thread"}, optional
-        What makes signals and files of the facts: a process of its own (default), or a thread of
-        this one. It is a thread wherever another process would not do as well: with providers
-        or a propagator of the application's, and with exporters other than OTLP's.
+        What turns facts into signals and files: a process of its own (default), or a thread of
+        this one. It is always a thread with providers or a propagator of the application's, and
+        with exporters other than OTLP's.
     parquet : bool, optional
         Write a parquet copy of each journal when the run is closed. Default: False.
     tracer_provider, meter_provider, logger_provider : optional
@@ -99,10 +93,10 @@ def instrument(
     Returns
     -------
     Instrumentation
-        A context manager, synchronous and asynchronous. It also ends by itself with the client,
-        and at the latest with the interpreter. A second call for the same client returns the
-        first one's: its options change nothing, and of blocks inside one another the outermost
-        ends the run.
+        A context manager, synchronous and asynchronous. The run also ends when the client is
+        closed, and at the latest with the interpreter. A second call for the same client returns
+        the same object: its options have no effect, and of nested blocks the outermost ends the
+        run.
 
     Raises
     ------
@@ -125,37 +119,6 @@ def instrument(
             existing.warn_of_ignored(settings, options)
             return existing
         return _begin_guarded(client, settings)
-
-
-@dataclass(frozen=True, slots=True)
-class RunDocuments:
-    """What a session says of its run; without one the run is described as found.
-
-    Attributes
-    ----------
-    target, provider : str
-        Where it runs.
-    manifest, lock : str
-        manifest.yaml without secrets, and its digest.
-    manifest_path : str or None
-        Where the manifest was read.
-    plan : mapping
-        plan.json.
-    components : mapping
-        What each component asks for: ``cpus``, ``memory``, ``walltime``.
-    values : mapping
-        What the manifest says, variables replaced. It is not recorded: what is secret of it is
-        hidden wherever it appears.
-    """
-
-    target: str
-    provider: str
-    manifest: str
-    lock: str
-    manifest_path: str | None
-    plan: Mapping[str, Any]
-    components: Mapping[str, Mapping[str, Any]]
-    values: Mapping[str, Any]
 
 
 def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> Instrumentation:
@@ -192,6 +155,10 @@ def uninstrument(client: Client | None = None) -> None:
         existing.close()
 
 
+def _nothing() -> None:
+    """Undo nothing."""
+
+
 class Instrumentation:
     """A run that is being recorded.
 
@@ -211,33 +178,25 @@ class Instrumentation:
 
     enabled: bool = True
 
-    def __init__(
-        self,
-        run_id: str,
-        run_dir: Path,
-        trace_id: str,
-        settings: Settings,
-        client: Client | None,
-        link: ClusterConnection | None,
-        recorder: Recorder | RecorderProcess,
-        uploads: CrashUploads | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.run_dir = run_dir
-        self.trace_id = trace_id
-        self._settings = settings
-        self._client = client
-        self._link = link
-        self._recorder = recorder
-        self._uploads = uploads
+    def __init__(self, recording: Recording) -> None:
+        self.run_id = recording.run_id
+        self.run_dir = recording.run_dir
+        self.trace_id = recording.trace_id
+        self._settings = recording.settings
+        self._client = recording.client
+        self._connection = recording.connection
+        self._recorder = recording.recorder
+        self._uploads = recording.uploads
         self._lock = unlocked_in_forks(threading.Lock())
         self._closed = False
         self._status = "running"
         self._outlives = False
         self._drained = False
         self._blocks = 0
-        self._end_listening = _listen(self.note) if client is not None else _nothing
-        self._unhook = _hook_client(client, self) if client is not None else _nothing
+        self._stop_listening = self._unhook = _nothing
+        if self._client is not None:
+            self._stop_listening = _listen(self.note)
+            self._unhook = _hook_client(self._client, self)
         _end_with_the_interpreter()
         _open_runs.append(self)
         let_go_in_forks(self)
@@ -268,7 +227,7 @@ class Instrumentation:
         return True if self._closed else self._recorder.flush(timeout)
 
     def warn_of_ignored(self, settings: Settings, options: Mapping[str, Any]) -> None:
-        """Say which options of a further `instrument()` change nothing, as the run began before."""
+        """Name the options of a further `instrument()` that have no effect on this run."""
         ignored = [
             f"{name}={value!r}"
             for name, value in options.items()
@@ -282,32 +241,32 @@ class Instrumentation:
             )
 
     def drain(self) -> None:
-        """Have the workers hand over what their code has measured: before the cluster is closed."""
-        if self._link is not None and not self._drained:
+        """Collect from the workers what their code has measured; before the cluster is closed."""
+        if self._connection is not None and not self._drained:
             self._drained = True
-            self._link.drain()
+            self._connection.drain()
 
     def progress(self) -> tuple[int, int, int]:
         """Tasks ended, known and failed so far."""
         return self._recorder.progress()
 
     def outlive_client(self) -> None:
-        """Let the run go on when its client is closed: whoever asks for that ends it."""
+        """Keep the run open when its client is closed; the caller closes it."""
         self._outlives = True
         self._unhook()
         self._unhook = _nothing
 
     def note(self, event: UserEvent) -> None:
-        """Record what the application's own code asks for."""
+        """Record an event of the application's code."""
         if not self._closed:
             self._recorder.note(event)
 
     def after_fork(self) -> None:
-        """Take no part, in a process forked from the program: the run is the program's."""
+        """Count as closed in a process forked from the program: the run belongs to the program."""
         self._closed = True
 
     def fail(self, phase: str, error: BaseException) -> None:
-        """Let the run have a failure record of `phase` that belongs to no task."""
+        """Add a failure record of `phase` that belongs to no task."""
         if not self._closed:
             self._recorder.fail(phase, *_described(error))
 
@@ -340,7 +299,7 @@ class Instrumentation:
             del self._client.__dict__[_ATTRIBUTE]
         timeout = self._settings.close_timeout
         self.drain()
-        self._end_listening()
+        self._stop_listening()
         written = self._recorder.close(
             status, timeout, None if error is None else _described(error)
         )
@@ -353,14 +312,13 @@ class Instrumentation:
                 self.run_id,
                 timeout + 1.0,
             )
-        if self._link is not None:
-            self._link.disconnect(self._recorder.guard, outlived=self._outlives)
+        if self._connection is not None:
+            self._connection.disconnect(self._recorder.guard, outlived=self._outlives)
         if self._uploads is not None and not self._uploads.close(timeout):
             logger.warning(
                 "scalable: crash logs of run %s are left to send: scalable crash-logs upload",
                 self.run_id,
             )
-
         if self._settings.parquet:
             self._write_parquet(written)
 
@@ -376,7 +334,7 @@ class Instrumentation:
             logger.warning("scalable: parquet copies of run %s failed: %s", self.run_id, error)
 
     def close_at_exit(self) -> None:
-        """The interpreter ends, and nobody has closed the run."""
+        """Close the run at the interpreter's exit."""
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
             self._close(status_after(error), error)
@@ -399,14 +357,14 @@ class Instrumentation:
             self._close(status, exception if status == "failed" else None)
 
     def _leaves_last_block(self) -> bool:
-        """Count a block that is left: one inside of another does not end the run."""
+        """Count blocks: only the outermost one ends the run."""
         with self._lock:
             self._blocks -= 1
             return self._blocks <= 0
 
     async def __aenter__(self) -> Self:
-        if self._link is not None:
-            await self._link.settle()
+        if self._connection is not None:
+            await self._connection.settle()
         return self.__enter__()
 
     async def __aexit__(
@@ -437,7 +395,7 @@ class Instrumentation:
 
 
 class _Off(Instrumentation):
-    """Stands for a run that is not recorded: everything works, nothing happens."""
+    """Stands for a run that is not recorded; it is closed from the start."""
 
     enabled = False
 
@@ -445,44 +403,15 @@ class _Off(Instrumentation):
         self.run_id = ""
         self.run_dir = Path()
         self.trace_id = "0" * 32
+        self._connection = None
+        self._unhook = _nothing
+        self._lock = unlocked_in_forks(threading.Lock())
+        self._blocks = 0
+        self._closed = True
         self._status = "off"
-
-    @property
-    def closed(self) -> bool:
-        return True
-
-    def flush(self, timeout: float = 5.0) -> bool:
-        return True
-
-    def drain(self) -> None:
-        pass
 
     def progress(self) -> tuple[int, int, int]:
         return 0, 0, 0
-
-    def outlive_client(self) -> None:
-        pass
-
-    def note(self, event: UserEvent) -> None:
-        pass
-
-    def fail(self, phase: str, error: BaseException) -> None:
-        pass
-
-    def close(self, status: str | None = None) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        pass
 
     def __repr__(self) -> str:
         return "<Instrumentation off>"
@@ -498,7 +427,7 @@ _open_runs: Final[list[Instrumentation]] = []
 
 @cache
 def _end_with_the_interpreter() -> None:
-    # Once, and not for each run: what is unregistered leaves its place taken for ever.
+    # Once and not for each run: an unregistered function leaves an empty slot behind.
     atexit.register(_close_open_runs)
 
 
@@ -544,7 +473,7 @@ def _checked(client: object) -> Client:
 def _begin_guarded(
     client: Client, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
-    """Begin a run; where that fails, say so and let the work go on without a record."""
+    """Begin a run; if that fails, say so and let the work go on without a record."""
     try:
         instrumentation = _begin(client, settings, documents)
     except OSError as error:
@@ -560,264 +489,34 @@ def _begin_guarded(
 def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
-    from scalable.telemetry.process import RecorderProcess, discard, spawn
+    from scalable.telemetry.process import spawn
     from scalable_runs.rundoc import new_run_id
 
     started = time()
     run_id = new_run_id(settings.project.lower(), started)
-    warn = _Warnings(run_id)
-    _warn_of_missing(settings, warn)
+    warn = Warnings(f"scalable, run {run_id}: ")
     with usable_environment(warn), ExitStack() as undo:
         process = None
-        if client is not None and settings.recorder == "process" and not settings.providers:
+        if client is not None and settings.recorder == "process" and not settings.has_providers:
             process = spawn(run_id)
-        if process is not None:
-            undo.callback(discard, process)
-        instrumentation, recorder = _begin_with(
-            process, undo, run_id, started, client, settings, documents, warn
+            if process is not None:
+                undo.callback(process.end)
+        # The process starts while this one imports the rest, which takes as long.
+        from scalable.begin import begin
+
+        recording = begin(
+            run_id, started, client, settings, documents, process=process, warn=warn, undo=undo
         )
+        instrumentation = Instrumentation(recording)
         undo.pop_all()
-    if process is not None and not isinstance(recorder, RecorderProcess):
-        discard(process)
     return instrumentation
-
-
-def _begin_with(
-    process: Process | None,
-    undo: ExitStack,
-    run_id: str,
-    started: float,
-    client: Client | None,
-    settings: Settings,
-    documents: RunDocuments | None,
-    warn: _Warnings,
-) -> tuple[Instrumentation, Recorder | RecorderProcess]:
-    from scalable.instrumentation.connection import ClusterConnection
-    from scalable.instrumentation.fact_sources import NoSource
-    from scalable.telemetry.process import RecorderProcess
-    from scalable.telemetry.providers import make_resource
-    from scalable.telemetry.recorder import Recorder, RunIdentity
-    from scalable.telemetry.routes import find_routes
-    from scalable.telemetry.spans import new_span_id, new_trace_id
-    from scalable.telemetry.submissions import Submissions, propagates_as_configured
-    from scalable_runs.redact import Redactor
-    from scalable_runs.rundoc import as_found, run_document
-    from scalable_runs.writer import RunWriter
-
-    redact = _redactor(Redactor, settings, documents)
-    project = redact.short(settings.project)
-    identity = RunIdentity(
-        run_id,
-        project,
-        documents.provider if documents is not None else _provider(client),
-        new_trace_id(),
-        new_span_id(),
-        started,
-        documents.components if documents is not None else {},
-    )
-    routes = find_routes(
-        os.environ,
-        warn,
-        tracer_provider=settings.tracer_provider,
-        meter_provider=settings.meter_provider,
-        logger_provider=settings.logger_provider,
-    )
-    submissions = Submissions(run_id, routes.sampled)
-    link = None
-    if client is not None:
-        link = ClusterConnection(
-            client,
-            run_id,
-            scope=settings.scope,
-            sample_interval=settings.sample_interval,
-            log_level=settings.log_level,
-            carrier=submissions.carrier,
-            problem=warn,
-        )
-    if documents is None:
-        found = as_found(settings.project, identity.provider, link.workers() if link else [])
-        documents = RunDocuments(
-            found.target, identity.provider, found.manifest, found.lock, None, found.plan, {}, {}
-        )
-    trace_id = f"{identity.trace_id:032x}"
-    files: dict[str, Any] = {
-        "runs_dir": str(settings.runs_dir.absolute()),
-        "run": redact.attributes(
-            run_document(
-                run_id,
-                project=project,
-                target=documents.target,
-                provider=identity.provider,
-                lock=documents.lock,
-                started=started,
-                trace_id=trace_id,
-                environment=_environment(),
-                manifest_path=documents.manifest_path,
-            )
-        ),
-        "manifest": redact(documents.manifest),
-        "plan": redact.attributes(documents.plan),
-        "lock": f"{documents.lock}\n",
-    }
-    resource = make_resource(run_id, project, redact, routes.resource)
-    options: dict[str, Any] = {
-        "span_budget": settings.span_budget,
-        "task_events": settings.task_events,
-        "running_after": settings.running_after,
-        "log_level": settings.log_level,
-    }
-    recorder = None
-    if process is not None and routes.portable and propagates_as_configured(os.environ):
-        more = {
-            "resource": dict(resource.attributes),
-            "resource_schema": resource.schema_url,
-            "redact_off": sorted(settings.redact_off),
-            "secrets": sorted(redact.secrets),
-            "redact_salt": redact.salt,
-        }
-        recorder = RecorderProcess.begin(
-            process, files, identity, submissions, options | more, warn
-        )
-    if recorder is None:
-        writer = RunWriter.create(**files, on_problem=lambda problem: warn(problem.message))
-        undo.callback(writer.close, status="failed")
-        recorder = Recorder(
-            identity,
-            writer,
-            resource,
-            submissions,
-            redact=redact,
-            warn=warn,
-            routes=routes,
-            **options,
-        )
-    if link is not None:
-        undo.callback(link.disconnect, recorder.guard)
-        link.connect()
-    uploads = _uploads(recorder.run_dir, run_id, settings, redact.lines)
-    recorder.start(
-        link.source if link is not None else NoSource(),
-        None if uploads is None else _submitting(uploads),
-    )
-    undo.callback(recorder.close, "failed", settings.close_timeout)
-    instrumentation = Instrumentation(
-        run_id, recorder.run_dir, trace_id, settings, client, link, recorder, uploads
-    )
-    return instrumentation, recorder
-
-
-def _uploads(
-    run_dir: Path, run_id: str, settings: Settings, redact: Callable[[str], str]
-) -> CrashUploads | None:
-    """The service that sends crash logs, where that was asked for."""
-    if settings.crash_upload is None:
-        return None
-    from scalable.crash_upload.uploads import CrashUploads
-
-    try:
-        return CrashUploads(
-            run_dir, run_id, settings.crash_upload, redact=redact, versions=_packages()
-        )
-    except ValueError as error:
-        # The run is there already, and must not fail for this.
-        logger.warning("scalable: crash logs are not sent: %s", error)
-        return None
-
-
-def _submitting(uploads: CrashUploads) -> OnDeath:
-    from scalable.crash_upload.logs import CrashLog
-    from scalable.telemetry.deaths import LOGS_DIRECTORY
-
-    def on_death(name: str, log: str | None, cause: str) -> None:
-        if log is not None and log.startswith(LOGS_DIRECTORY):
-            uploads.submit(CrashLog(name, log, cause))
-
-    return on_death
-
-
-def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
-    """Say at once what was asked for and will not be there when the run has ended."""
-    remote = os.environ.get(_REMOTE_VARIABLE, "").strip()
-    if remote:
-        warn(
-            f"{_REMOTE_VARIABLE}={remote!r} is not supported yet: the run stays in "
-            f"{settings.runs_dir}; copy it when it has ended, with rsync or a tool of the store"
-        )
-    if settings.parquet and find_spec("pyarrow") is None:
-        from scalable_runs.parquet import EXTRA
-
-        warn(f"there will be no parquet copies: pyarrow is not installed: {EXTRA}")
-
-
-#: Asks for a copy of the run elsewhere.
-_REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
-
-
-class _Warnings:
-    """Tells the user each thing once; called by whichever thread found it."""
-
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-        self._said: set[str] = set()
-
-    def __call__(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            logger.warning("scalable, run %s: %s", self._run_id, sentence)
-
-
-def _redactor(
-    redactor: type[Redactor], settings: Settings, documents: RunDocuments | None
-) -> Redactor:
-    """A redactor that knows what the environment, Dask's options and the manifest say is secret."""
-    from scalable.instrumentation.dask_compat import configuration
-
-    manifest: Mapping[str, Any] = {} if documents is None else documents.values
-    return redactor.from_environment(os.environ, configuration(), manifest, off=settings.redact_off)
-
-
-def _provider(client: Client | None) -> str:
-    cluster = client.cluster if client is not None else None
-    if cluster is None or isinstance(cluster, str):
-        return "existing"
-    return type(cluster).__name__.removesuffix("Cluster").lower() or "cluster"
-
-
-def _environment() -> dict[str, Any]:
-    """What ran: versions and host, and no variable of the environment."""
-    import platform
-    import socket
-
-    return {
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu_count": os.cpu_count(),
-        "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
-        "packages": _packages(),
-    }
-
-
-@cache
-def _packages() -> dict[str, str]:
-    """Versions of what records; kept, as a program may begin a run for each of its requests."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    packages: dict[str, str] = {}
-    for name in ("scalable-otel", "dask", "distributed", "opentelemetry-sdk"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return packages
 
 
 # -- ending ---------------------------------------------------------------------------------------
 
 
 def status_after(error: BaseException | None) -> RunStatus:
-    """How a run ended whose block was left by `error`, or by nothing."""
+    """Status of a run whose block was left with `error`, or without one."""
     if error is None or isinstance(error, GeneratorExit):
         return "completed"
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
@@ -832,25 +531,21 @@ def _described(error: BaseException) -> tuple[str, str, str]:
         text = "".join(traceback.format_exception(error))
     except Exception:
         text = ""
-    said = printable(error)
+    message = printable(error)
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        said = f"exit status {error.code}"
-    return type(error).__qualname__, said, text
-
-
-def _nothing() -> None:
-    """Undo nothing."""
+        message = f"exit status {error.code}"
+    return type(error).__qualname__, message, text
 
 
 def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:
-    """Let the run have what the program records outside of tasks; returns what ends that."""
+    """Record what the program's code reports outside of tasks; returns the undo function."""
     from scalable.instrumentation.user_events import add_handler
 
     return add_handler(note)
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:
-    """Let the run end before its client does; returns what takes the hooks off again."""
+    """End the run before its client is closed; returns the undo function."""
     from scalable.instrumentation.dask_compat import close_method
 
     close, close_async = client.close, close_method(client)

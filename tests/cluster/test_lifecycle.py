@@ -242,8 +242,8 @@ def test_unwritable_directory_lets_the_work_go_on(client, tmp_path, caplog):
 @pytest.mark.parametrize(
     "place",
     [
-        "telemetry.routes.find_routes",
-        "telemetry.providers.make_resource",
+        "begin.find_routes",
+        "begin.make_resource",
         "telemetry.process.RecorderProcess.start",
         "telemetry.recorder.Recorder.start",
         "api._hook_client",

@@ -102,7 +102,7 @@ ROOMS = (
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
     Room(
         "composition",
-        ("scalable.api", "scalable.autoinstrument"),
+        ("scalable.api", "scalable.autoinstrument", "scalable.begin", "scalable.documents"),
         doors=("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
     ),
     Room(

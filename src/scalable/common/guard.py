@@ -56,6 +56,20 @@ class Guard:
             )
 
 
+class Warnings:
+    """Logs each warning to the user once; called by any thread."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._seen: set[str] = set()
+
+    def __call__(self, sentence: str) -> None:
+        """Warn, unless the same has been said."""
+        if sentence not in self._seen:
+            self._seen.add(sentence)
+            logger.warning("%s%s", self._prefix, sentence)
+
+
 def guarded(place: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
     """Wrap a method of an object that has a ``guard`` attribute (a :class:`Guard`)."""
 

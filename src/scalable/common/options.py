@@ -1,7 +1,7 @@
-"""Every option of ``instrument()``: one table that declares name, variable, default and meaning.
+"""The options of ``instrument()``: each declared once, with variable, default and meaning.
 
-Precedence is argument, environment, manifest, default. The documentation's table is made from this
-one (:func:`documentation`).
+Precedence is argument, environment, manifest, default. The table in the documentation is made by
+:func:`documentation`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
@@ -28,7 +28,7 @@ class OptionError(ValueError):
 
 
 class InstrumentOptions(TypedDict, total=False):
-    """Keyword arguments of ``instrument()``; None means: not given."""
+    """Keyword arguments of ``instrument()``; None means not given."""
 
     project: str | None
     runs_dir: str | os.PathLike[str] | None
@@ -49,61 +49,35 @@ class InstrumentOptions(TypedDict, total=False):
     logger_provider: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One row of the table.
+    """One option, as it is declared by a field of :class:`Settings`.
 
     Attributes
     ----------
     name : str
         Keyword argument of ``instrument()``.
-    variable : str
-        Environment variable that sets it; empty where only an argument can.
     default : object
-        Value where neither is given.
+        Value if it is set nowhere.
+    variable : str
+        Environment variable that sets it; empty if only an argument can.
     allowed : str
-        What it can be, in words, for messages and documentation.
+        The values it can have, in words, for messages and documentation.
     meaning : str
         What it does.
     parse : callable
-        Makes the value of what was given; raises ValueError or TypeError.
+        Converts what was given; raises ValueError or TypeError.
+    default_text : str
+        Default as the documentation shows it.
     """
 
     name: str
-    variable: str
     default: Any
+    variable: str
     allowed: str
     meaning: str
     parse: Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The options of one run, resolved."""
-
-    project: str
-    runs_dir: Path
-    scope: Scope
-    enabled: bool
-    sample_interval: float
-    close_timeout: float
-    redact_off: frozenset[str]
-    crash_upload: str | None
-    span_budget: int
-    task_events: bool
-    running_after: float
-    log_level: int
-    recorder: Host
-    parquet: bool
-    tracer_provider: Any
-    meter_provider: Any
-    logger_provider: Any
-
-    @property
-    def providers(self) -> bool:
-        """Some provider was given."""
-        given = (self.tracer_provider, self.meter_provider, self.logger_provider)
-        return any(provider is not None for provider in given)
+    default_text: str
 
 
 def _boolean(value: Any) -> bool:
@@ -125,7 +99,7 @@ def _text(value: Any) -> str:
 
 def _path(value: Any) -> Path:
     path = Path(value)
-    # A URL would become a directory of this machine that is called "s3:".
+    # A URL would become a local directory called "s3:".
     if "\0" in str(path) or not str(value) or "://" in str(value):
         raise ValueError(value)
     return path.expanduser()
@@ -179,17 +153,8 @@ def _log_level(value: Any) -> int:
     return level
 
 
-def _provider(method: str) -> Callable[[Any], Any]:
-    def parse(value: Any) -> Any:
-        if not callable(getattr(value, method, None)):
-            raise TypeError(value)
-        return value
-
-    return parse
-
-
 def _upload_url(value: Any) -> str:
-    """Looked at closely where it is used: see :func:`scalable.crash_upload.transfer.check_url`."""
+    """A first check; :func:`scalable.crash_upload.transfer.check_url` is the strict one."""
     text = str(value).strip()
     local = ("http://127.", "http://localhost:", "http://localhost/", "http://[::1]")
     if not isinstance(value, str) or not text.startswith(("https://", *local)):
@@ -197,148 +162,178 @@ def _upload_url(value: Any) -> str:
     return text
 
 
-#: The table.
-OPTIONS: Final = (
-    Option(
-        "project",
-        "SCALABLE_PROJECT",
-        None,
-        "a name, not empty",
-        "Name of the project; part of the run id. Default: the name of the working directory.",
-        _text,
-    ),
-    Option(
-        "runs_dir",
-        "SCALABLE_RUNS_DIR",
-        Path(".scalable/runs"),
-        "a path on this machine",
-        "Directory in which each run gets a directory of its own.",
-        _path,
-    ),
-    Option(
-        "scope",
-        "SCALABLE_SCOPE",
-        "client",
-        "client, cluster",
-        "Whose tasks are recorded: those this client causes, or all of the scheduler's.",
-        _one_of("client", "cluster"),
-    ),
-    Option(
-        "enabled",
-        "SCALABLE_TELEMETRY",
-        True,
-        "1, true, yes, on, 0, false, no, off",
-        "Off records nothing: no plugin, no thread, no file.",
-        _boolean,
-    ),
-    Option(
-        "sample_interval",
-        "SCALABLE_SAMPLE_INTERVAL",
-        5.0,
-        "seconds, at least 0.1",
-        "Time between two samples of the workers' CPU and memory.",
-        _seconds(0.1),
-    ),
-    Option(
-        "close_timeout",
-        "SCALABLE_CLOSE_TIMEOUT",
-        5.0,
-        "seconds, at least 0",
-        "Longest time that closing a run waits for what the scheduler still holds, counted "
-        "anew as long as facts arrive, three times that in all.",
-        _seconds(0.0),
-    ),
-    Option(
-        "redact_off",
-        "SCALABLE_REDACT_OFF",
-        frozenset[str](),
-        "names of redaction families, separated by commas",
-        "Families of secrets that are not looked for.",
-        _names,
-    ),
-    Option(
-        "crash_upload",
-        "SCALABLE_CRASH_UPLOAD_URL",
-        None,
-        "an https address (http on this machine)",
-        "Send the logs of workers that died there, redacted; off unless set.",
-        _upload_url,
-    ),
-    Option(
-        "span_budget",
-        "SCALABLE_SPAN_BUDGET",
+def _option(
+    default: Any,
+    variable: str,
+    parse: Callable[[Any], Any],
+    allowed: str,
+    meaning: str,
+    default_text: str = "",
+) -> Any:
+    """Declare an option as a field; see :class:`Option`."""
+    about: dict[str, Any] = {
+        "variable": variable,
+        "parse": parse,
+        "allowed": allowed,
+        "meaning": meaning,
+        "default_text": default_text or str(default),
+    }
+    return field(default=default, metadata=about)
+
+
+def _provider(kind: str, signals: str) -> Any:
+    """Declare a provider, which only an argument can give."""
+
+    def parse(value: Any) -> Any:
+        if not callable(getattr(value, f"get_{kind}", None)):
+            raise TypeError(value)
+        return value
+
+    meaning = (
+        f"Where {signals} go. Default: the application's, if it has set one; else as OTEL_* says."
+    )
+    return _option(None, "", parse, f"a {kind} provider", meaning, "see meaning")
+
+
+_ON_OR_OFF: Final = "1, true, yes, on, 0, false, no, off"
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderOptions:
+    """Options of a recorder, in whichever process it is: plain values."""
+
+    span_budget: int = _option(
         5_000,
-        "a whole number, 0 for none",
-        "Spans of tasks that go over OTLP for each trace at most: all that failed, the slowest, a "
-        "sample; the rest is summed up. The run directory has them all.",
+        "SCALABLE_SPAN_BUDGET",
         _count,
-    ),
-    Option(
-        "task_events",
-        "SCALABLE_TASK_EVENTS",
+        "a whole number, 0 for none",
+        "Spans of tasks sent over OTLP for each trace at most: all that failed, the slowest, a "
+        "sample; the rest is summed up. The run directory has them all.",
+    )
+    task_events: bool = _option(
         False,
-        "1, true, yes, on, 0, false, no, off",
-        "Send the events of every task (submitted, running) over OTLP too.",
+        "SCALABLE_TASK_EVENTS",
         _boolean,
-    ),
-    Option(
-        "running_after",
-        "SCALABLE_RUNNING_AFTER",
+        _ON_OR_OFF,
+        "Send the events of every task (submitted, running) over OTLP too.",
+        "off",
+    )
+    running_after: float = _option(
         10.0,
-        "seconds, at least 0",
-        "An attempt that runs for so long is shown over OTLP before it ends, by a span of no "
-        "length; 0 shows none.",
+        "SCALABLE_RUNNING_AFTER",
         _seconds(0.0),
-    ),
-    Option(
-        "log_level",
-        "SCALABLE_LOG_LEVEL",
+        "seconds, at least 0",
+        "An attempt that has run for this long is shown over OTLP before it ends, as a span of "
+        "zero length; 0 shows none.",
+    )
+    log_level: int = _option(
         logging.INFO,
+        "SCALABLE_LOG_LEVEL",
+        _log_level,
         "a level of Python's logging (DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number), OFF",
         "Least severe log record of tasks and of Dask that is kept.",
-        _log_level,
-    ),
-    Option(
-        "recorder",
-        "SCALABLE_RECORDER",
-        "process",
-        "process, thread",
-        "What makes signals and files of the facts: a process of its own, or a thread of the "
-        "program; see below.",
-        _one_of("process", "thread"),
-    ),
-    Option(
-        "parquet",
-        "SCALABLE_TELEMETRY_PARQUET",
-        False,
-        "1, true, yes, on, 0, false, no, off",
-        "Write a parquet copy of each journal when the run is closed (`scalable-otel[parquet]`).",
+        "INFO",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(RecorderOptions):
+    """The options of one run, resolved."""
+
+    project: str = _option(
+        "",
+        "SCALABLE_PROJECT",
+        _text,
+        "a name, not empty",
+        "Name of the project; part of the run id. Default: the name of the working directory.",
+        "the working directory's name",
+    )
+    runs_dir: Path = _option(
+        Path(".scalable/runs"),
+        "SCALABLE_RUNS_DIR",
+        _path,
+        "a path on this machine",
+        "Directory in which each run gets a directory of its own.",
+        "`.scalable/runs`",
+    )
+    scope: Scope = _option(
+        "client",
+        "SCALABLE_SCOPE",
+        _one_of("client", "cluster"),
+        "client, cluster",
+        "Whose tasks are recorded: those this client causes, or all of the scheduler's.",
+    )
+    enabled: bool = _option(
+        True,
+        "SCALABLE_TELEMETRY",
         _boolean,
-    ),
-    Option(
-        "tracer_provider",
-        "",
+        _ON_OR_OFF,
+        "Off records nothing: no plugin, no thread, no file.",
+        "on",
+    )
+    sample_interval: float = _option(
+        5.0,
+        "SCALABLE_SAMPLE_INTERVAL",
+        _seconds(0.1),
+        "seconds, at least 0.1",
+        "Time between two samples of the workers' CPU and memory.",
+    )
+    close_timeout: float = _option(
+        5.0,
+        "SCALABLE_CLOSE_TIMEOUT",
+        _seconds(0.0),
+        "seconds, at least 0",
+        "Longest time that closing a run waits for what the scheduler still holds; counted anew "
+        "while facts arrive, three times that in all.",
+    )
+    redact_off: frozenset[str] = _option(
+        frozenset[str](),
+        "SCALABLE_REDACT_OFF",
+        _names,
+        "names of redaction families, separated by commas",
+        "Families of secrets that are not looked for.",
+        "none",
+    )
+    crash_upload: str | None = _option(
         None,
-        "a tracer provider",
-        "Where spans go. Default: the application's, if it has set one; else as OTEL_* says.",
-        _provider("get_tracer"),
-    ),
-    Option(
-        "meter_provider",
-        "",
-        None,
-        "a meter provider",
-        "Where metrics go. Default: the application's, if it has set one; else as OTEL_* says.",
-        _provider("get_meter"),
-    ),
-    Option(
-        "logger_provider",
-        "",
-        None,
-        "a logger provider",
-        "Where log records go. Default: the application's, if it has set one; else as OTEL_* says.",
-        _provider("get_logger"),
-    ),
+        "SCALABLE_CRASH_UPLOAD_URL",
+        _upload_url,
+        "an https address (http on this machine)",
+        "Send the logs of workers that died there, redacted; off unless set.",
+        "off",
+    )
+    recorder: Host = _option(
+        "process",
+        "SCALABLE_RECORDER",
+        _one_of("process", "thread"),
+        "process, thread",
+        "What turns facts into signals and files: a process of its own, or a thread of the "
+        "program; see below.",
+    )
+    parquet: bool = _option(
+        False,
+        "SCALABLE_TELEMETRY_PARQUET",
+        _boolean,
+        _ON_OR_OFF,
+        "Write a parquet copy of each journal when the run is closed (`scalable-otel[parquet]`).",
+        "off",
+    )
+    tracer_provider: Any = _provider("tracer", "spans")
+    meter_provider: Any = _provider("meter", "metrics")
+    logger_provider: Any = _provider("logger", "log records")
+
+    @property
+    def has_providers(self) -> bool:
+        """Some provider was given."""
+        given = (self.tracer_provider, self.meter_provider, self.logger_provider)
+        return any(provider is not None for provider in given)
+
+
+_FIELDS: Final = {each.name: each for each in fields(Settings)}
+#: All options, in the order of the arguments of ``instrument()``.
+OPTIONS: Final = tuple(
+    Option(name=name, default=_FIELDS[name].default, **_FIELDS[name].metadata)
+    for name in InstrumentOptions.__annotations__
 )
 
 
@@ -389,37 +384,19 @@ def resolve(
         values[option.name] = _parsed(option, value, origin)
     if _disabled_by_otel(environment) and given.get("enabled") is None:
         values["enabled"] = False
-    if values["project"] is None:
+    if not values["project"]:
         values["project"] = Path.cwd().name[:_MAX_PROJECT] or "run"
-    assert set(values) == {field.name for field in fields(Settings)}
     return Settings(**values)
 
 
 def documentation() -> str:
-    """The table of all options in Markdown, as it stands in the documentation."""
+    """The table of all options in Markdown, for the documentation."""
     rows = ["| option | variable | default | allowed | meaning |", "|---|---|---|---|---|"]
     for option in OPTIONS:
         variable = f"`{option.variable}`" if option.variable else "argument only"
-        default = _DEFAULT_TEXTS.get(option.name) or str(option.default)
-        rows.append(
-            f"| `{option.name}` | {variable} | {default} | {option.allowed} | {option.meaning} |"
-        )
+        cells = (f"`{option.name}`", variable, option.default_text, option.allowed, option.meaning)
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-_DEFAULT_TEXTS: Final = {
-    "project": "the working directory's name",
-    "runs_dir": "`.scalable/runs`",
-    "enabled": "on",
-    "redact_off": "none",
-    "crash_upload": "off",
-    "task_events": "off",
-    "parquet": "off",
-    "log_level": "INFO",
-    "tracer_provider": "see meaning",
-    "meter_provider": "see meaning",
-    "logger_provider": "see meaning",
-}
 
 
 def _parsed(option: Option, value: Any, origin: str) -> Any:

@@ -27,6 +27,8 @@ if sys.argv[1] == "pipes":
 """
 #: prctl(2), Linux only.
 _PR_GET_CHILD_SUBREAPER: Final = 37
+#: Seconds that a process has to exit once its pipes are closed.
+EXIT_TIMEOUT: Final = 5.0
 #: Seconds between two looks where the system does not tell of a process's end.
 _LOOK: Final = 0.01
 
@@ -85,8 +87,13 @@ class Detached:
         """End it at once."""
         self._process.kill()
 
+    def end(self) -> None:
+        """Kill it and release what belongs to it."""
+        self.kill()
+        self.release(EXIT_TIMEOUT)
+
     def release(self, timeout: float) -> None:
-        """Let it go that is ending, or does so with its input; kill it after `timeout` seconds."""
+        """Close its pipes and wait for its end; kill it after `timeout` seconds."""
         self.close_pipes()
         if not self._process.has_ended(timeout):
             self.kill()
@@ -144,7 +151,8 @@ class ProcessHandle:
                 os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Release the handle."""
+        """Release the handle; from now on nothing is done to the process."""
+        self._pid = 0
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

@@ -31,7 +31,8 @@ from scalable.manifest.plan import Objective, Plan, Policy, apply_policy, make_p
 from scalable.manifest.providers.base import Provider, ProviderError
 
 if TYPE_CHECKING:
-    from scalable.api import Instrumentation, RunDocuments
+    from scalable.api import Instrumentation
+    from scalable.documents import RunDocuments
     from scalable.session.client import Offer, ScalableClient
 
 logger = logging.getLogger("scalable")
@@ -368,7 +369,7 @@ class ScalableSession:
             )
 
     def _documents(self, plan: Plan) -> RunDocuments:
-        from scalable.api import RunDocuments
+        from scalable.documents import RunDocuments
 
         manifest = self.manifest
         return RunDocuments(

@@ -237,6 +237,7 @@ def _recorder(
 ) -> Recorder:
     from opentelemetry.sdk.resources import Resource
 
+    from scalable.common.options import RecorderOptions
     from scalable.telemetry.recorder import Recorder, RunIdentity
     from scalable.telemetry.routes import find_routes
     from scalable_runs.redact import Redactor
@@ -251,10 +252,7 @@ def _recorder(
         ),
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),
-        span_budget=options["span_budget"],
-        task_events=options["task_events"],
-        running_after=options["running_after"],
-        log_level=options["log_level"],
+        options=RecorderOptions(**options["options"]),
         yield_seconds=0.0,
     )
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
-from scalable.common.processes import Detached
+from scalable.common.processes import EXIT_TIMEOUT, Detached
 from scalable.telemetry import wire
 from scalable_runs import schema
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 #: Seconds that the process has to make the run's directory. A machine with a hundred runnable
 #: processes for each core takes a while.
 START_TIMEOUT: Final = 30.0
-#: Seconds that a process which has said that it is done has to be gone.
-EXIT_TIMEOUT: Final = 5.0
 #: Bytes of a pipe: a pull's answer, so that writing it does not wait for the reader.
 PIPE_SIZE: Final = 1024 * 1024
 #: Seconds without a question after which facts are sent all the same: where processors are scarce
@@ -105,12 +103,6 @@ def _path() -> list[str]:
     files = [module.__file__ for module in (facts, schema)]
     ours = {str(Path(file).parents[1]) for file in files if file is not None}
     return [*sorted(ours - set(path)), *path]
-
-
-def discard(process: Process) -> None:
-    """End a process that is not needed."""
-    process.kill()
-    process.release(EXIT_TIMEOUT)
 
 
 class RecorderProcess:

@@ -15,6 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 import scalable
+from scalable.common.options import RecorderOptions
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.instruments import Instrument, UsagePoint, usage_metrics
@@ -122,10 +123,8 @@ class SignalRouter:
         Id of the run.
     routes : Routes
         Where signals go besides.
-    span_budget : int
-        Spans of attempts sent for each trace.
-    task_events : bool
-        Send the events of every task.
+    options : RecorderOptions
+        How many spans, and whether the events of every task, are sent.
     warn : callable
         Told what the user should know.
     """
@@ -139,8 +138,7 @@ class SignalRouter:
         root: SpanContext,
         run: str,
         routes: Routes,
-        span_budget: int,
-        task_events: bool,
+        options: RecorderOptions,
         warn: Callable[[str], None],
     ) -> None:
         self._resource = resource
@@ -148,7 +146,7 @@ class SignalRouter:
         self._run = run
         self._root = root
         self._routes = routes
-        self._task_events = task_events
+        self._task_events = options.task_events
         self._warn = warn
         shared: Any = {
             "record_map": semconv.RECORD_MAP,
@@ -167,12 +165,12 @@ class SignalRouter:
         self._meter = Meter()
         self._file_reader = Reader(resource, SCOPE, self._started)
         self._application: ApplicationInstruments | None = None
-        self._budget = SpanBudget(run, span_budget, SpanFactory(resource, SCOPE))
+        self._budget = SpanBudget(run, options.span_budget, SpanFactory(resource, SCOPE))
         self._budget.parent(root)
         self._events = EventFactory(resource, SCOPE)
         self._unsampled = 0
         self._foreign: dict[int, int] = {}
-        self._foreign_limit = max(1, span_budget)
+        self._foreign_limit = max(1, options.span_budget)
         self._foreign_left_out = 0
         self._interval = _interval(os.environ)
         self._next_sent = self._next_written = self._next_shown = 0.0

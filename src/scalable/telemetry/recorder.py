@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 
 from scalable import __version__, facts
 from scalable.common.guard import Guard
+from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, UserEvent
 from scalable.facts.protocol import GRAPHS_UNSEEN
 from scalable.telemetry import semconv, wire
@@ -138,10 +138,8 @@ class Recorder:
         Told, once a kind, what the user should know.
     routes : Routes
         Where signals go besides the directory.
-    span_budget, task_events, running_after
-        The options of these names.
-    log_level : int
-        Least level of the log records that are kept.
+    options : RecorderOptions
+        The options of the run.
     yield_seconds : float
         Seconds of rest between two chunks; 0 where nobody else needs the interpreter.
     """
@@ -156,10 +154,7 @@ class Recorder:
         redact: Redactor,
         warn: Callable[[str], None],
         routes: Routes,
-        span_budget: int = 5_000,
-        task_events: bool = False,
-        running_after: float = 10.0,
-        log_level: int = logging.INFO,
+        options: RecorderOptions,
         yield_seconds: float = YIELD_SECONDS,
     ) -> None:
         self.guard = Guard()
@@ -183,8 +178,7 @@ class Recorder:
             root=self._root,
             run=identity.run_id,
             routes=routes,
-            span_budget=span_budget,
-            task_events=task_events,
+            options=options,
             warn=warn,
         )
         self._ledger = Ledger(
@@ -198,13 +192,16 @@ class Recorder:
             logs=WorkerLogs(writer.path, redact),
             on_death=self._notify_death,
             follow=self._router.sends_spans,
-            running_after=running_after,
+            running_after=options.running_after,
             exceptions=exception_signal(os.environ),
             components=identity.components,
         )
         preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
         self._relay = RelayDecoder(
-            resource, redact=redact, log_level=log_level, delta=preference.lower() == "delta"
+            resource,
+            redact=redact,
+            log_level=options.log_level,
+            delta=preference.lower() == "delta",
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)

@@ -1,0 +1,274 @@
+"""Puts a run together: its directory, recorder, connection to the cluster and services.
+
+Imported when a run begins, and not earlier: this module imports all that a run needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.resources import Resource
+
+from scalable.common.options import RecorderOptions, Settings
+from scalable.crash_upload.logs import CrashLog
+from scalable.crash_upload.uploads import CrashUploads
+from scalable.documents import RunDocuments, environment, packages, provider_of
+from scalable.instrumentation.connection import ClusterConnection
+from scalable.instrumentation.dask_compat import configuration
+from scalable.instrumentation.fact_sources import NoSource
+from scalable.telemetry.deaths import LOGS_DIRECTORY, OnDeath
+from scalable.telemetry.process import Process, RecorderProcess
+from scalable.telemetry.providers import make_resource
+from scalable.telemetry.recorder import Recorder, RunIdentity
+from scalable.telemetry.routes import Routes, find_routes
+from scalable.telemetry.spans import new_span_id, new_trace_id
+from scalable.telemetry.submissions import Submissions, propagates_as_configured
+from scalable_runs.parquet import EXTRA
+from scalable_runs.redact import Redactor
+from scalable_runs.rundoc import as_found, run_document
+from scalable_runs.writer import RunWriter
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: Asks for a copy of the run elsewhere.
+_REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The parts of a run that is being recorded."""
+
+    run_id: str
+    trace_id: str
+    settings: Settings
+    client: Client | None
+    #: None without a client: a session that did not start.
+    connection: ClusterConnection | None
+    recorder: Recorder | RecorderProcess
+    uploads: CrashUploads | None
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.recorder.run_dir
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a recorder is made of, in whichever process."""
+
+    identity: RunIdentity
+    #: Arguments of :meth:`RunWriter.create`.
+    files: dict[str, Any]
+    settings: Settings
+    resource: Resource
+    submissions: Submissions
+    redact: Redactor
+    routes: Routes
+    warn: Callable[[str], None]
+
+
+def begin(
+    run_id: str,
+    started: float,
+    client: Client | None,
+    settings: Settings,
+    documents: RunDocuments | None,
+    *,
+    process: Process | None,
+    warn: Callable[[str], None],
+    undo: ExitStack,
+) -> Recording:
+    """Begin to record.
+
+    Parameters
+    ----------
+    run_id, started
+        Id of the run, and when it began.
+    client : distributed.Client or None
+        The client to record; None for a session that did not start.
+    settings : Settings
+        The options.
+    documents : RunDocuments or None
+        Those of a session; None describes the run as found.
+    process : Process or None
+        The process that is to host the recorder.
+    warn : callable
+        Tells the user.
+    undo : ExitStack
+        Takes back what was done if the caller fails, or this.
+
+    Raises
+    ------
+    OSError
+        The run's directory cannot be made.
+    """
+    _warn_of_missing(settings, warn)
+    values = {} if documents is None else documents.values
+    redact = Redactor.from_environment(os.environ, configuration(), values, off=settings.redact_off)
+    routes = find_routes(
+        os.environ,
+        warn,
+        tracer_provider=settings.tracer_provider,
+        meter_provider=settings.meter_provider,
+        logger_provider=settings.logger_provider,
+    )
+    submissions = Submissions(run_id, routes.sampled)
+    connection = None
+    if client is not None:
+        connection = ClusterConnection(
+            client,
+            run_id,
+            scope=settings.scope,
+            sample_interval=settings.sample_interval,
+            log_level=settings.log_level,
+            carrier=submissions.carrier,
+            problem=warn,
+        )
+    if documents is None:
+        provider = provider_of(client)
+        found = as_found(settings.project, provider, connection.workers() if connection else ())
+        documents = RunDocuments(
+            found.target, provider, found.manifest, found.lock, None, found.plan, {}, {}
+        )
+    identity = RunIdentity(
+        run_id,
+        redact.short(settings.project),
+        documents.provider,
+        new_trace_id(),
+        new_span_id(),
+        started,
+        documents.components,
+    )
+    parts = _Parts(
+        identity,
+        _files(identity, settings, documents, redact),
+        settings,
+        make_resource(run_id, identity.project, redact, routes.resource),
+        submissions,
+        redact,
+        routes,
+        warn,
+    )
+    recorder = _recorder(parts, process, undo)
+    if connection is not None:
+        undo.callback(connection.disconnect, recorder.guard)
+        connection.connect()
+    uploads = _uploads(recorder.run_dir, parts)
+    recorder.start(
+        connection.source if connection is not None else NoSource(),
+        None if uploads is None else _submit_to(uploads),
+    )
+    undo.callback(recorder.close, "failed", settings.close_timeout)
+    trace_id = f"{identity.trace_id:032x}"
+    return Recording(run_id, trace_id, settings, client, connection, recorder, uploads)
+
+
+def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
+    """Say at once which of the files asked for will be missing when the run has ended."""
+    remote = os.environ.get(_REMOTE_VARIABLE, "").strip()
+    if remote:
+        warn(
+            f"{_REMOTE_VARIABLE}={remote!r} is not supported yet: the run stays in "
+            f"{settings.runs_dir}; copy it when it has ended, with rsync or a tool of the store"
+        )
+    if settings.parquet and find_spec("pyarrow") is None:
+        warn(f"there will be no parquet copies: pyarrow is not installed: {EXTRA}")
+
+
+def _files(
+    identity: RunIdentity, settings: Settings, documents: RunDocuments, redact: Redactor
+) -> dict[str, Any]:
+    run = run_document(
+        identity.run_id,
+        project=identity.project,
+        target=documents.target,
+        provider=identity.provider,
+        lock=documents.lock,
+        started=identity.started,
+        trace_id=f"{identity.trace_id:032x}",
+        environment=environment(),
+        manifest_path=documents.manifest_path,
+    )
+    return {
+        "runs_dir": str(settings.runs_dir.absolute()),
+        "run": redact.attributes(run),
+        "manifest": redact(documents.manifest),
+        "plan": redact.attributes(documents.plan),
+        "lock": f"{documents.lock}\n",
+    }
+
+
+def _recorder(
+    parts: _Parts, process: Process | None, undo: ExitStack
+) -> Recorder | RecorderProcess:
+    """Make the recorder in `process` if that does as well, else in this one."""
+    if process is not None:
+        if parts.routes.portable and propagates_as_configured(os.environ):
+            recorder = RecorderProcess.begin(
+                process,
+                parts.files,
+                parts.identity,
+                parts.submissions,
+                _portable_options(parts),
+                parts.warn,
+            )
+            if recorder is not None:
+                return recorder
+        process.end()
+    writer = RunWriter.create(**parts.files, on_problem=lambda problem: parts.warn(problem.message))
+    undo.callback(writer.close, status="failed")
+    return Recorder(
+        parts.identity,
+        writer,
+        parts.resource,
+        parts.submissions,
+        redact=parts.redact,
+        warn=parts.warn,
+        routes=parts.routes,
+        options=parts.settings,
+    )
+
+
+def _portable_options(parts: _Parts) -> dict[str, Any]:
+    """What the recorder's process makes its own parts of, as plain values."""
+    return {
+        "options": {
+            each.name: getattr(parts.settings, each.name) for each in fields(RecorderOptions)
+        },
+        "resource": dict(parts.resource.attributes),
+        "resource_schema": parts.resource.schema_url,
+        "redact_off": sorted(parts.settings.redact_off),
+        "secrets": sorted(parts.redact.secrets),
+        "redact_salt": parts.redact.salt,
+    }
+
+
+def _uploads(run_dir: Path, parts: _Parts) -> CrashUploads | None:
+    """The service that sends crash logs, if the user asked for it."""
+    url = parts.settings.crash_upload
+    if url is None:
+        return None
+    try:
+        return CrashUploads(
+            run_dir, parts.identity.run_id, url, redact=parts.redact.lines, versions=packages()
+        )
+    except ValueError as error:
+        # The run has begun, and must not fail for this.
+        parts.warn(f"crash logs are not sent: {error}")
+        return None
+
+
+def _submit_to(uploads: CrashUploads) -> OnDeath:
+    def on_death(name: str, log: str | None, cause: str) -> None:
+        if log is not None and log.startswith(LOGS_DIRECTORY):
+            uploads.submit(CrashLog(name, log, cause))
+
+    return on_death
