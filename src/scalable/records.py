@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from scalable.common.digests import measure
 from scalable.common.options import resolve
+from scalable.common.units import HOURS_PER_MONTH
 
 logger = logging.getLogger("scalable")
 #: Bytes of text in one field, and items in one mapping or list.
@@ -136,7 +137,7 @@ def record_cost(
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"a cost cannot be {value!r}")
     if total_monthly is None and total_hourly is not None:
-        total_monthly = total_hourly * HOURS_A_MONTH
+        total_monthly = total_hourly * HOURS_PER_MONTH
     fields: dict[str, Any] = {
         "provider": provider,
         "region": region,
@@ -147,10 +148,6 @@ def record_cost(
         "metadata": _bounded(metadata) if metadata else None,
     }
     return _emit("cost", fields, emit)
-
-
-#: Hours in a month, as clouds count them: 8760 / 12.
-HOURS_A_MONTH: Final = 730
 
 
 def record_metric(

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalable.common.sizes import memory_bytes
+from scalable.common.units import memory_bytes
 from scalable.manifest.errors import ManifestError, SessionError
 from scalable.manifest.load import (
     check_manifest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scalable.manifest import load as manifests
+from scalable.manifest import check as manifests
 from scalable.manifest.errors import ManifestError
 from scalable.manifest.load import check_manifest, parse_manifest
 
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str | None, str, str]] = {
         None,
         "version: 1\nproject: [\n",
         (
-            "3:1: no valid YAML: while parsing a flow node expected the node content, but"
+            "3:1: not valid YAML: while parsing a flow node expected the node content, but"
             " found '<stream end>'"
         ),
     ),
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str | None, str, str]] = {
         None,
         "version: 1\nproject:\n\tname: x\n",
         (
-            "3:1: no valid YAML: while scanning for the next token found character '\\t' t"
+            "3:1: not valid YAML: while scanning for the next token found character '\\t' t"
             "hat cannot start any token"
         ),
     ),
@@ -58,14 +58,14 @@ CASES: dict[str, tuple[str | None, str, str]] = {
             "_workers: 2}\ncomponents:\n  worker: {cpus: 1, memory: 1G}\n"
         ),
         (
-            "7:1: no valid YAML: there is more than one document: a manifest is one, with"
+            "7:1: not valid YAML: there is more than one document: a manifest is one, with"
             "out `---` in between"
         ),
     ),
     "key-twice": (
         "",
         "project: {name: other}\n",
-        "7:1: project: stands twice; first in line 2",
+        "7:1: project: is given twice; first on line 2",
     ),
     "no-version": (
         "version: 1\n",
@@ -473,7 +473,7 @@ CASES: dict[str, tuple[str | None, str, str]] = {
         "project: {name: demo}\n",
         'project: {name: "${1X}"}\n',
         (
-            "2:17: project.name: ${1X} is no variable; write ${NAME}, ${NAME:-default}, o"
+            "2:17: project.name: ${1X} is not a variable; write ${NAME}, ${NAME:-default}, o"
             "r $$ for a dollar sign"
         ),
     ),
@@ -486,8 +486,8 @@ CASES: dict[str, tuple[str | None, str, str]] = {
         "project: {name: demo}\n",
         "project: {name: ${NOWHERE}}\n",
         (
-            "2:18: no valid YAML: while parsing a flow mapping expected ',' or '}', but g"
-            "ot '{'; inside of { } and [ ] a ${NAME} must be in quotes"
+            "2:18: not valid YAML: while parsing a flow mapping expected ',' or '}', but g"
+            "ot '{'; inside { } and [ ] a ${NAME} must be in quotes"
         ),
     ),
     "tag": (
@@ -501,7 +501,7 @@ CASES: dict[str, tuple[str | None, str, str]] = {
     "alias-of-itself": (
         "",
         "tasks: &a\n  run: *a\n",
-        "8:3: tasks.run: an alias (*) stands inside of what it refers to",
+        "8:3: tasks.run: an alias (*) is inside the value it refers to",
     ),
     "several": (
         None,
@@ -567,9 +567,9 @@ def test_a_hundred_problems_are_told_and_then_it_is_left(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up: list[str] = []
-    near = manifests._near
+    near = manifests.suggestion
     monkeypatch.setattr(
-        manifests, "_near", lambda word, *rest: looked_up.append(word) or near(word, *rest)
+        manifests, "suggestion", lambda word, *rest: looked_up.append(word) or near(word, *rest)
     )
     problems = check_manifest(text, "m.yaml", {})
     assert len(problems) <= 101

@@ -88,7 +88,7 @@ def cache_limit() -> int:
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not text:
         return DEFAULT_LIMIT
-    from scalable.common.sizes import memory_bytes
+    from scalable.common.units import memory_bytes
 
     return memory_bytes(text)
 

@@ -107,7 +107,7 @@ def plan_text(made: Any) -> str:
 
 def _group_text(group: Any, adaptive: bool) -> str:
     """One kind of workers: ``2 workers × 1 thread, 1 CPU, 1 GB; component worker``."""
-    from scalable.common.sizes import memory_bytes
+    from scalable.common.units import memory_bytes
 
     has = [_plural(group.threads, "thread"), _plural(group.cpus, "CPU")]
     if group.memory:

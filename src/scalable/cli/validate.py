@@ -45,11 +45,9 @@ def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_j
             raise ManifestError(problems)
         loaded = None if problems else parse_manifest(text, path, target=target)
     if as_json:
-        from dataclasses import asdict
-
         from scalable.analysis import json_text
 
-        rows = [asdict(problem) for problem in problems]
+        rows = [problem._asdict() for problem in problems]
         found = {
             "manifest": str(path),
             "valid": not problems,

@@ -1,17 +1,16 @@
-"""What can be wrong with a manifest or a session, said so that it can be mended."""
+"""Errors of manifests and sessions; each message says how to correct what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class SessionError(RuntimeError):
     """A session cannot do what was asked; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with a manifest, and where.
 
     Attributes
@@ -19,7 +18,7 @@ class Problem:
     file : str
         The manifest.
     line, column : int
-        Where the key or value stands, from 1; 0 where the problem has no place in the file.
+        Position of the key or value, from 1; 0 where the problem has no place in the file.
     key : str
         The key, from the top: ``targets.hpc.walltime``. Empty for the file as a whole.
     message : str
@@ -38,7 +37,7 @@ class Problem:
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be used; every problem that one pass found, one a line.
+    """A manifest cannot be used; the message lists every problem, one per line.
 
     Attributes
     ----------

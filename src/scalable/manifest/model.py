@@ -1,4 +1,4 @@
-"""The manifest's shape: pydantic models that both validate it and make its JSON schema."""
+"""The shape of a manifest: pydantic models, which also make its JSON schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from scalable.common.sizes import memory_bytes
+from scalable.common.units import memory_bytes
 from scalable.manifest.source import SourceFloat, SourceInt
 
 _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")
@@ -21,7 +21,7 @@ def clock(seconds: int) -> str:
 
 
 def _text(value: Any) -> Any:
-    """Take a number as it was written: an account may be called 12345."""
+    """Keep a number as it was written: the name of an account may be 12345."""
     return value.text if isinstance(value, SourceInt | SourceFloat) else value
 
 
@@ -32,7 +32,7 @@ def _no_bool(value: Any) -> Any:
 
 
 def checked_memory(value: Any) -> Any:
-    """A size as it was written, once it is known to be one."""
+    """Check a size; it stays as it was written."""
     value = _text(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -43,7 +43,7 @@ def checked_memory(value: Any) -> Any:
 
 
 def _walltime(value: Any) -> Any:
-    """Seconds. YAML 1.1 reads 12:00:00 as a number to the base of 60: what was written decides."""
+    """Return seconds. YAML 1.1 reads 12:00:00 as 43200, so the text that was written is parsed."""
     value = _text(value)
     if isinstance(value, str):
         match = _CLOCK.fullmatch(value.strip())
@@ -108,13 +108,13 @@ class Section(BaseModel):
 
 
 class Project(Section):
-    """What the work is called and where its data lives."""
+    """Name of the project, and places of its data."""
 
     name: Annotated[Text, StringConstraints(max_length=60)] = Field(
         description="Name of the project; part of each run's id."
     )
     default_storage: Text | None = Field(
-        None, description="Directory or URL that relative places of artifacts start from."
+        None, description="Directory or URL that relative locations of artifacts are below."
     )
     local_cache: Text | None = Field(
         None, description="Directory of results kept by @cacheable. Default: .scalable/cache."
@@ -122,36 +122,37 @@ class Project(Section):
 
 
 class Component(Section):
-    """What a kind of task needs: the workers that serve it have as much."""
+    """What a kind of task needs, and so what the workers that serve it have."""
 
     cpus: Cores | None = Field(None, description="Cores of one worker.")
     memory: Memory | None = Field(None, description="Memory of one worker, such as 4G.")
-    walltime: Walltime | None = Field(None, description="How long its tasks may need.")
+    walltime: Walltime | None = Field(None, description="Time limit of its workers.")
     image: Text | None = Field(None, description="Container image, where the provider runs one.")
     mounts: Mounts = Field(
-        default_factory=list[str], description="SOURCE:TARGET pairs, where the provider mounts."
+        default_factory=list[str],
+        description="SOURCE:TARGET pairs of directories to mount.",
     )
     env: dict[Text, Text] = Field(
         default_factory=dict[str, str], description="Environment variables of its workers."
     )
     tags: Texts = Field(
-        default_factory=list[str], description="Further names under which tasks may ask for it."
+        default_factory=list[str], description="Further names that tasks may use for it."
     )
 
 
 class Task(Section):
-    """What holds for the function of this name wherever it is submitted."""
+    """Settings for every submission of the function of this name."""
 
-    component: Text | None = Field(None, description="Component that it runs on.")
+    component: Text | None = Field(None, description="Component whose workers run it.")
     cache: bool = Field(False, description="Keep its results across runs, as @cacheable does.")
     outputs: Texts = Field(
         default_factory=list[str],
-        description="Files that it writes: recorded as artifacts when it has succeeded.",
+        description="Files that it writes; recorded as artifacts once it has succeeded.",
     )
 
 
 class Prices(Section):
-    """Prices of this target instead of those of the built-in table."""
+    """Prices of this target, used instead of the built-in table."""
 
     currency: Annotated[Text, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
     core_hour: Price = Field(0.0, description="Price of one core for one hour.")
@@ -160,7 +161,7 @@ class Prices(Section):
 
 
 class Adaptive(Section):
-    """Bounds between which workers come and go with the work."""
+    """Bounds of the number of workers, which follows the work."""
 
     minimum: CountOrNone = 0
     maximum: Count | None = None
@@ -177,29 +178,40 @@ def _adaptive(value: Any) -> Any:
 
 
 class Target(Section):
-    """What every target may have; each provider adds options of its own."""
+    """Options of every target; each provider adds its own."""
 
-    #: Options that stand for a secret or a place of this machine are not in plan.json.
+    #: Options that may hold a secret or a path of this machine; left out of plan.json.
     private: ClassVar[frozenset[str]] = frozenset()
 
     provider: Text
     overlay: Texts = Field(
-        default_factory=list[str], description="Overlays applied where this target is chosen."
+        default_factory=list[str], description="Overlays applied if this target is chosen."
     )
-    max_workers: Count | None = Field(None, description="Most workers there may be.")
+    max_workers: Count | None = Field(None, description="Largest number of workers.")
     adaptive: Annotated[
         Adaptive | None,
         BeforeValidator(_adaptive, json_schema_input_type=bool | Adaptive | None),
-    ] = Field(None, description="Let workers come and go with the work, up to max_workers.")
+    ] = Field(None, description="Let the number of workers follow the work, up to max_workers.")
     workers: dict[Text, Count] = Field(
         default_factory=dict[str, int],
-        description="Workers of each component. Without it every worker serves all components.",
+        description="Workers of each component. Default: every worker serves all components.",
     )
     start_timeout: Seconds | None = Field(
         None, description="Seconds to wait for the first workers."
     )
     prices: Prices | None = None
     region: Text | None = Field(None, description="Region of a cloud; chooses prices.")
+
+
+class RemoteTarget(Target):
+    """A target whose workers run on other machines."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"env"})
+
+    env: dict[Text, Text] = Field(
+        default_factory=dict[str, str],
+        description="Environment variables of scheduler and workers.",
+    )
 
 
 class Root(Section):

@@ -1,4 +1,4 @@
-"""What a session would start, worked out without starting anything."""
+"""What a session will start; making a plan starts nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICIES: Final = ("fixed", "adaptive")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be started, and what it may cost.
+    """What a session starts, and what it may cost.
 
     Attributes
     ----------
@@ -29,15 +29,15 @@ class Plan:
     manifest_lock : str
         Lock of the manifest it was made of.
     groups : tuple of WorkerGroup
-        The workers; empty where they are there already.
+        The workers; empty if they exist already.
     adaptive : bool
-        Workers come and go with the work, up to those of `groups`.
+        The number of workers follows the work, up to those of `groups`.
     estimate : Estimate or None
         Cost; None where no price is known.
     dry_run : bool
-        Made to be looked at: :meth:`ScalableSession.start` refuses it.
+        Only to be read: :meth:`ScalableSession.start` refuses it.
     options : dict
-        What the target says besides.
+        Further options of the target.
     """
 
     project: str
@@ -57,7 +57,7 @@ class Plan:
         return sum(group.workers for group in self.groups)
 
     def document(self) -> dict[str, Any]:
-        """What plan.json holds."""
+        """Return the content of plan.json."""
         return {
             "version": 1,
             "project": self.project,
@@ -75,7 +75,7 @@ class Plan:
                     "memory": group.memory,
                     "walltime_s": group.walltime,
                     "resources": group.resources,
-                    # Values may be secret; names say what there is.
+                    # Values may be secret.
                     "env": sorted(group.env),
                 }
                 for group in self.groups
@@ -93,27 +93,7 @@ def make_plan(
     objective: Objective | None = None,
     policy: Policy | None = None,
 ) -> Plan:
-    """Work out what a session would start.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        What is to run.
-    provider : Provider
-        Provider of its target.
-    dry_run : bool
-        The plan is to be looked at only.
-    objective : {"speed", "cost"}, optional
-        ``speed`` (default): as many workers as the target allows. ``cost``: the fewest that serve
-        every component.
-    policy : {"fixed", "adaptive"}, optional
-        Whether workers come and go with the work. Default: what the target says.
-
-    Raises
-    ------
-    SessionError
-        There is no such objective or policy.
-    """
+    """Plan what a session starts; see :meth:`scalable.ScalableSession.plan`."""
     if objective not in (None, *OBJECTIVES):
         raise SessionError(f"objective cannot be {objective!r}; allowed: {', '.join(OBJECTIVES)}")
     if policy not in (None, *POLICIES):
@@ -137,7 +117,7 @@ def make_plan(
 
 
 def apply_policy(provider: Provider, plan: Plan) -> None:
-    """Let the provider's target be as adaptive as the plan says."""
+    """Make the provider adaptive, or not, as the plan says."""
     if plan.adaptive != (provider.options.adaptive is not None):
         adaptive = Adaptive() if plan.adaptive else None  # pyright: ignore[reportCallIssue]
         provider.options = provider.options.model_copy(update={"adaptive": adaptive})

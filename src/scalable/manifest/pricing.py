@@ -1,4 +1,4 @@
-"""What a plan may cost: an estimate from a small dated table, which the manifest can override."""
+"""Estimates what a plan costs, from a small dated table or from prices of the manifest."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from scalable.common.sizes import memory_bytes
+from scalable.common.units import HOURS_PER_MONTH, memory_bytes
 from scalable.manifest.model import Target
 from scalable.manifest.providers.base import WorkerGroup
 
-#: Month of the prices below; they are list prices on demand and are not looked up again.
+#: Month of the prices below: list prices on demand.
 PRICES_OF: Final = "2025-01"
-#: Hours in a month, as clouds count them: 8760 / 12.
-HOURS_A_MONTH: Final = 730
-
 #: Provider → region → price of a core and of 10⁹ bytes of memory for an hour, in USD. The first
-#: region stands for those that are not listed. AWS: Fargate on Linux/x86; GCP: E2 machines.
+#: region is used for regions that are not listed. AWS: Fargate on Linux/x86; GCP: E2 machines.
 _TABLE: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "aws": {
         "us-east-1": (0.04048, 0.004445),
@@ -29,13 +26,13 @@ _TABLE: Final[dict[str, dict[str, tuple[float, float]]]] = {
         "europe-west1": (0.023993, 0.003216),
     },
 }
-#: Machines that are there anyhow: nobody sends a bill for them.
+#: Providers whose machines cost nothing more.
 _FREE: Final = frozenset({"local", "existing"})
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan may cost; never what was charged.
+    """What a plan may cost; never what is charged.
 
     Attributes
     ----------
@@ -60,17 +57,7 @@ class Estimate:
 
 
 def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Estimate | None:
-    """Estimate the cost of an hour; None where no price is known.
-
-    Parameters
-    ----------
-    provider : str
-        Name of the provider.
-    target : Target
-        The target, whose `prices` come first.
-    groups : sequence of WorkerGroup
-        The workers.
-    """
+    """Estimate the cost of an hour; None if no price is known. The target's `prices` win."""
     if target.prices is not None:
         prices = target.prices
         core, gigabyte, worker = prices.core_hour, prices.gb_hour, prices.worker_hour
@@ -101,5 +88,5 @@ def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Es
             }
         )
     total = sum(item["total_hourly"] for item in items)
-    monthly = round(total * HOURS_A_MONTH, 2)
+    monthly = round(total * HOURS_PER_MONTH, 2)
     return Estimate(currency, round(total, 6), monthly, items, basis, as_of)

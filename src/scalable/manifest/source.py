@@ -1,16 +1,16 @@
-"""A manifest's text → plain data, with the place of every key and value.
+"""The text of a manifest as plain data, with the position of every key and value.
 
-YAML is composed into nodes and read from there: nothing is ever constructed that is no plain value,
-and what a number was written as is kept, since YAML 1.1 reads ``12:00:00`` as 43200.
+YAML is only composed into nodes, which are read here: no tag can construct an object, and numbers
+keep the text they were written as, since YAML 1.1 reads ``12:00:00`` as 43200.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import yaml
 
@@ -23,29 +23,31 @@ Path: TypeAlias = tuple[str | int, ...]
 #: A manifest is written by hand: more than this is a mistake or an attack.
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
-#: Problems told of one manifest.
-MAX_PROBLEMS: Final = 100
-#: Values after aliases are written out: bounds what nested aliases can grow to.
+#: Values after aliases are expanded: bounds what nested aliases can grow to.
 MAX_VALUES: Final = 50_000
+#: Problems reported for one manifest.
+MAX_PROBLEMS: Final = 100
 
 #: ``${NAME}``, ``${NAME:-default}``, and ``$$`` for a dollar sign.
 _VARIABLE: Final = re.compile(
     r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})"
 )
-_BROKEN: Final = re.compile(r"\$\{[^}]*\}?")
+_BROKEN_VARIABLE: Final = re.compile(r"\$\{[^}]*\}?")
 _TAG: Final = "tag:yaml.org,2002:"
+#: Finds the type of a plain scalar, and converts it.
+_SCALARS: Final[Any] = yaml.SafeLoader("")
 
 
 class SourceInt(int):
-    """An integer that knows how it was written."""
+    """An integer with the text it was written as."""
 
     text: str
-    #: What stood there before variables were replaced, if there were any.
+    #: The text before variables were replaced, where there were any.
     raw: str | None = None
 
 
 class SourceFloat(float):
-    """A number that knows how it was written."""
+    """A number with the text it was written as."""
 
     text: str
     raw: str | None = None
@@ -58,12 +60,11 @@ class SourceText(str):
 
 
 class TooManyProblemsError(Exception):
-    """A manifest has as many problems as are told; those found are in the source."""
+    """No further problems are reported; those found are in the source."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the file; both count from 1."""
+class Mark(NamedTuple):
+    """A position in the file; both count from 1."""
 
     line: int
     column: int
@@ -80,11 +81,13 @@ class Source:
     text : str
         Its text.
     data : dict
-        Its values, variables replaced.
+        Its values, variables replaced; empty if it could not be read.
     keys, values : dict
-        Where each key and each value stands, by path.
+        Position of each key and each value, by path.
     problems : list of Problem
-        What is wrong, each once, :data:`MAX_PROBLEMS` at most.
+        What is wrong, each once, at most :data:`MAX_PROBLEMS`.
+    unread : set
+        Paths of values that could not be read: problems that follow from that are not reported.
     """
 
     file: str
@@ -93,30 +96,27 @@ class Source:
     keys: dict[Path, Mark] = field(default_factory=dict[Path, Mark])
     values: dict[Path, Mark] = field(default_factory=dict[Path, Mark])
     problems: list[Problem] = field(default_factory=list[Problem])
-    #: Values that could not be read, which was said: what follows from it need not be.
     unread: set[Path] = field(default_factory=set[Path])
-    secret_spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    _noted: set[Problem] = field(default_factory=set[Problem])
+    secret_spans: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
 
-    def problem(self, path: Path, message: str, *, at_value: bool = False) -> None:
-        """Note what is wrong at `path`, or at the nearest place above it that is in the file."""
-        self.note(self.locate(path, message, at_value=at_value))
-
-    def note(self, problem: Problem) -> None:
-        """Note a problem.
+    def problem(
+        self, path: Path, message: str, *, at_value: bool = False, mark: Mark | None = None
+    ) -> None:
+        """Add a problem at `mark`, else at `path` or the nearest place above it in the file.
 
         Raises
         ------
         TooManyProblemsError
-            No more of them are told: whoever looks for more can stop.
+            No further problems are reported: the caller can stop looking for them.
         """
-        if problem in self._noted:
+        mark = mark or self._mark(path, at_value)
+        problem = Problem(self.file, *mark, dotted(path), message)
+        if problem in self.problems:
             return
-        self._noted.add(problem)
         if not self.is_full:
             self.problems.append(problem)
         if len(self.problems) == MAX_PROBLEMS:
-            # Line 0: it stands at the top.
+            # Line 0 sorts it to the top.
             more = f"these are {MAX_PROBLEMS} problems, and there may be more"
             self.problems.append(Problem(self.file, 0, 0, "", more))
         if self.is_full:
@@ -124,25 +124,21 @@ class Source:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more problems are told."""
+        """Whether no further problems are reported."""
         return len(self.problems) > MAX_PROBLEMS
 
-    def locate(self, path: Path, message: str, *, at_value: bool = False) -> Problem:
-        """Make a problem of a message about `path`."""
+    def _mark(self, path: Path, at_value: bool) -> Mark:
         mark = self.values.get(path) if at_value else self.keys.get(path)
-        above = path
-        while mark is None and above:
-            mark = self.keys.get(above) or self.values.get(above)
-            above = above[:-1]
-        if mark is None:
-            mark = self.values.get((), Mark(1, 1))
-        return Problem(self.file, mark.line, mark.column, dotted(path), message)
+        while mark is None and path:
+            mark = self.keys.get(path) or self.values.get(path)
+            path = path[:-1]
+        return mark or self.values.get((), Mark(1, 1))
 
-    def copy(self) -> str:
+    def redacted(self) -> str:
         """Return the text without secrets: values of keys that say so, unless just a variable."""
         parts: list[str] = []
         end = 0
-        for start, stop in sorted(set(self.secret_spans)):
+        for start, stop in sorted(self.secret_spans):
             if start < end:
                 continue
             parts += [self.text[end:start], f'"{REDACTED}"']
@@ -162,41 +158,20 @@ def read_source(text: str, file: str, environ: Mapping[str, str] | None = None) 
     file : str
         Its name, for messages.
     environ : mapping, optional
-        Where variables are looked up; default ``os.environ``.
+        Values of variables; default ``os.environ``.
     """
     source = Source(file, text)
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         source.problem((), f"the file is larger than {MAX_BYTES // 1024} KiB: no manifest is")
         return source
-    try:
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
-        said = " ".join(filter(None, (error.context, error.problem)))
-        if "single document" in said:
-            said = "there is more than one document: a manifest is one, without `---` in between"
-        lines = text.splitlines()
-        if "${" in "".join(lines[place.line - 1 : place.line]) and "flow" in said:
-            said += "; inside of { } and [ ] a ${NAME} must be in quotes"
-        source.note(Problem(file, place.line, place.column, "", f"no valid YAML: {said}"))
-        return source
-    except yaml.YAMLError as error:
-        source.problem((), f"no valid YAML: {str(error).splitlines()[0]}")
-        return source
-    except RecursionError:
-        source.problem((), f"the file nests more than {MAX_DEPTH} levels")
+    node = _compose(source)
+    if source.problems:
         return source
     if node is None:
         source.problem((), "the manifest is empty; `scalable init` writes one")
         return source
-    reader = _Reader(source, os.environ if environ is None else environ)
     try:
-        data = reader.value(node, ())
+        data = _Reader(source, os.environ if environ is None else environ).value(node, ())
     except TooManyProblemsError:
         return source
     if isinstance(data, dict):
@@ -206,113 +181,104 @@ def read_source(text: str, file: str, environ: Mapping[str, str] | None = None) 
     return source
 
 
+def _compose(source: Source) -> Any:
+    try:
+        loader = yaml.SafeLoader(source.text)
+        try:
+            return loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        mark = Mark(at.line + 1, at.column + 1) if at else Mark(1, 1)
+        reason = " ".join(filter(None, (error.context, error.problem)))
+        if "single document" in reason:
+            reason = "there is more than one document: a manifest is one, without `---` in between"
+        lines = source.text.splitlines()
+        if "${" in "".join(lines[mark.line - 1 : mark.line]) and "flow" in reason:
+            reason += "; inside { } and [ ] a ${NAME} must be in quotes"
+        source.problem((), f"not valid YAML: {reason}", mark=mark)
+    except yaml.YAMLError as error:
+        source.problem((), f"not valid YAML: {str(error).splitlines()[0]}")
+    except RecursionError:
+        source.problem((), f"the file nests more than {MAX_DEPTH} levels")
+    return None
+
+
 def dotted(path: Path) -> str:
     """``('targets', 'hpc', 0)`` → ``targets.hpc[0]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the words of a YAML file."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, SourceInt | SourceFloat):
-        return value.text
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else f"{value[:60]}…")
-    return str(value)
+    """Describe a value in the terms of a YAML file."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case SourceInt() | SourceFloat():
+            return value.text
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case str():
+            return repr(value if len(value) <= 60 else f"{value[:60]}…")
+        case _:
+            return str(value)
 
 
 class _Reader:
-    """Walks composed nodes; called by the thread that reads the manifest."""
+    """Reads composed nodes; called by the thread that reads the manifest."""
 
     def __init__(self, source: Source, environ: Mapping[str, str]) -> None:
         self._source = source
         self._environ = environ
-        self._resolver = yaml.SafeLoader("")
         self._count = 0
+        #: Nodes that are being read: an alias to one of them would never end.
         self._open: set[int] = set()
 
     def value(self, node: Any, path: Path) -> Any:
-        source = self._source
-        source.values.setdefault(path, _mark(node))
+        self._source.values.setdefault(path, _mark(node))
         self._count += 1
         if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
-            if not any("too" in problem.message for problem in source.problems):
-                source.problem(path, "the file holds too many values or nests too deep")
-            return None
+            self._source.problem(path, "the file holds too many values or nests too deep")
+            raise TooManyProblemsError
         if id(node) in self._open:
-            source.unread.add(path)
-            source.problem(path, "an alias (*) stands inside of what it refers to")
+            self._unreadable(path, "an alias (*) is inside the value it refers to", at_value=False)
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         self._open.add(id(node))
         try:
-            if isinstance(node, yaml.SequenceNode):
-                if not self._plain_tag(node, path, "seq"):
-                    return None
+            if node.tag == f"{_TAG}seq":
                 return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self._mapping(node, path) if self._plain_tag(node, path, "map") else None
+            if node.tag == f"{_TAG}map":
+                return self._mapping(node, path)
+            self._refuse_tag(str(node.tag), path)
+            return None
         finally:
             self._open.discard(id(node))
-
-    def _plain_tag(self, node: Any, path: Path, kind: str) -> bool:
-        if node.tag == _TAG + kind:
-            return True
-        self._refuse_tag(str(node.tag), path)
-        return False
-
-    def _refuse_tag(self, tag: str, path: Path) -> None:
-        self._source.unread.add(path)
-        self._source.problem(
-            path,
-            f"the tag {_short(tag)} is not allowed: manifests hold plain values",
-            at_value=True,
-        )
 
     def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
         source = self._source
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == _TAG + "merge":
-                for base in _bases(value_node):
-                    if isinstance(base, yaml.MappingNode) and id(base) not in self._open:
-                        for key, value in self._mapping(base, path).items():
-                            merged.setdefault(key, value)
-                    else:
-                        source.problem(path, "`<<` merges mappings only", at_value=True)
+            if key_node.tag == f"{_TAG}merge":
+                merged = {**self._merged(value_node, path), **merged}
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                mark = _mark(key_node)
-                source.note(
-                    Problem(
-                        source.file, mark.line, mark.column, dotted(path), "a key must be a word"
-                    )
-                )
+                source.problem(path, "a key must be a word", mark=_mark(key_node))
                 continue
             key = str(key_node.value)
             below = (*path, key)
             if key in found:
-                first = source.keys[below]
-                mark = _mark(key_node)
-                source.note(
-                    Problem(
-                        source.file,
-                        mark.line,
-                        mark.column,
-                        dotted(below),
-                        f"stands twice; first in line {first.line}",
-                    )
+                first = source.keys[below].line
+                source.problem(
+                    below, f"is given twice; first on line {first}", mark=_mark(key_node)
                 )
                 continue
             source.keys[below] = _mark(key_node)
@@ -321,22 +287,31 @@ class _Reader:
             self._note_secret(key, value_node)
         return {**merged, **found}
 
+    def _merged(self, node: Any, path: Path) -> dict[str, Any]:
+        """Read what ``<<`` names: a mapping, or a list of them, of which the first wins."""
+        merged: dict[str, Any] = {}
+        for base in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if isinstance(base, yaml.MappingNode) and id(base) not in self._open:
+                merged = {**self._mapping(base, path), **merged}
+            else:
+                self._source.problem(path, "`<<` merges mappings only", at_value=True)
+        return merged
+
     def _note_secret(self, key: str, node: Any) -> None:
-        if isinstance(node, yaml.ScalarNode) and says_secret(key):
+        if isinstance(node, yaml.ScalarNode) and node.value and says_secret(key):
             alone = _VARIABLE.fullmatch(str(node.value))
-            if node.value and not (alone and alone["name"] and alone["default"] is None):
-                self._source.secret_spans.append((node.start_mark.index, node.end_mark.index))
+            if not (alone and alone["name"] and alone["default"] is None):
+                self._source.secret_spans.add((node.start_mark.index, node.end_mark.index))
 
     def _scalar(self, node: Any, path: Path) -> Any:
-        text = str(node.value)
-        tag = str(node.tag)
+        text, tag = str(node.value), str(node.tag)
         replaced = self._replaced(text, path) if "$" in text else text
         if replaced == text:
             return self._typed(text, tag, path)
-        if node.style is None and tag == _TAG + "str":
-            # A number that a variable stood for is one. Other kinds pydantic makes of text.
-            resolved = str(self._resolver.resolve(yaml.ScalarNode, replaced, (True, False)))
-            if resolved in (_TAG + "int", _TAG + "float"):
+        if node.style is None and tag == f"{_TAG}str":
+            # A variable may stand for a number. pydantic converts other types from text.
+            resolved = str(_SCALARS.resolve(yaml.ScalarNode, replaced, (True, False)))
+            if resolved in (f"{_TAG}int", f"{_TAG}float"):
                 tag = resolved
         value = self._typed(replaced, tag, path)
         if isinstance(value, str):
@@ -346,33 +321,28 @@ class _Reader:
         return value
 
     def _replaced(self, text: str, path: Path) -> str:
-        def replace(match: re.Match[str]) -> str:
-            name = match["name"]
-            if name is None:
-                return "$"
-            value = self._environ.get(name)
-            if match["default"] is not None:
-                return value or match["default"]
-            if value is None:
-                self._source.unread.add(path)
-                self._source.problem(
-                    path,
-                    f"the environment has no {name}; set it, or write ${{{name}:-default}}",
-                    at_value=True,
-                )
-                return ""
-            return value
-
-        left = _VARIABLE.sub("", text)
-        broken = _BROKEN.search(left)
+        broken = _BROKEN_VARIABLE.search(_VARIABLE.sub("", text))
         if broken is not None:
             self._source.problem(
                 path,
-                f"{broken.group()} is no variable; write ${{NAME}}, ${{NAME:-default}}, "
+                f"{broken.group()} is not a variable; write ${{NAME}}, ${{NAME:-default}}, "
                 "or $$ for a dollar sign",
                 at_value=True,
             )
             return text
+
+        def replace(match: re.Match[str]) -> str:
+            name, default = match["name"], match["default"]
+            if name is None:
+                return "$"
+            value = self._environ.get(name)
+            if default is not None:
+                return value or default
+            if value is None:
+                hint = f"set it, or write ${{{name}:-default}}"
+                self._unreadable(path, f"the environment has no {name}; {hint}")
+            return value or ""
+
         return _VARIABLE.sub(replace, text)
 
     def _typed(self, text: str, tag: str, path: Path) -> Any:
@@ -381,37 +351,32 @@ class _Reader:
             return text
         if kind == "null":
             return None
-        loader: Any = self._resolver
+        node = yaml.ScalarNode(tag, text)
         try:
             if kind == "bool":
-                return loader.bool_values[text.lower()]
-            node = yaml.ScalarNode(tag, text)
+                return _SCALARS.bool_values[text.lower()]
             if kind == "int":
-                number = SourceInt(loader.construct_yaml_int(node))
+                number = SourceInt(_SCALARS.construct_yaml_int(node))
                 number.text = text
                 return number
             if kind == "float":
-                real = SourceFloat(loader.construct_yaml_float(node))
+                real = SourceFloat(_SCALARS.construct_yaml_float(node))
                 real.text = text
                 return real
         except (ValueError, KeyError):
-            self._source.unread.add(path)
-            self._source.problem(path, f"{text!r} is no {kind}", at_value=True)
+            self._unreadable(path, f"{text!r} is not a valid {kind}")
             return None
         self._refuse_tag(tag, path)
         return None
 
+    def _refuse_tag(self, tag: str, path: Path) -> None:
+        shown = f"!!{tag.removeprefix(_TAG)}" if tag.startswith(_TAG) else tag
+        self._unreadable(path, f"the tag {shown} is not allowed: manifests hold plain values")
 
-def _bases(node: Any) -> Iterator[Any]:
-    if isinstance(node, yaml.SequenceNode):
-        yield from node.value
-    else:
-        yield node
+    def _unreadable(self, path: Path, message: str, *, at_value: bool = True) -> None:
+        self._source.unread.add(path)
+        self._source.problem(path, message, at_value=at_value)
 
 
 def _mark(node: Any) -> Mark:
     return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
-
-
-def _short(tag: str) -> str:
-    return f"!!{tag.removeprefix(_TAG)}" if tag.startswith(_TAG) else tag

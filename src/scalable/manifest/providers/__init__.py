@@ -1,14 +1,14 @@
-"""Where a session's workers come from, by the name of the provider.
+"""Providers of workers, by name.
 
-The providers of this package are named here; others are found by the entry point
-``scalable.providers``. A provider's module is imported when a manifest names it, and what it starts
-clusters with only when it starts one.
+The providers of this package are listed here; others are found by the entry point
+``scalable.providers``. A provider's module is imported when a manifest names it, and the library
+that starts clusters only when one is started.
 """
 
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Final
 
 from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup
@@ -39,11 +39,11 @@ BUILT_IN: Final = {
 
 def provider_names() -> list[str]:
     """Names of all providers that are installed."""
-    return [*BUILT_IN, *sorted({point.name for point in _others()} - set(BUILT_IN))]
+    return [*BUILT_IN, *sorted(entry_points(group=GROUP).names - set(BUILT_IN))]
 
 
 def find_provider(name: str) -> type[Provider] | None:
-    """The provider of that name, or None.
+    """Return the provider of that name, or None.
 
     Raises
     ------
@@ -54,23 +54,15 @@ def find_provider(name: str) -> type[Provider] | None:
     if place is not None:
         module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)
-    for point in _others():
-        if point.name == name:
-            return _load(point)
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            found = point.load()
+        except Exception as error:
+            raise ProviderError(f"provider {name!r} cannot be loaded ({error!r})") from error
+        if not isinstance(found, type) or not issubclass(found, Provider):
+            raise ProviderError(
+                f"provider {name!r} ({point.value}) is not a subclass of "
+                "scalable.session.providers.Provider"
+            )
+        return found
     return None
-
-
-def _others() -> list[EntryPoint]:
-    return list(entry_points(group=GROUP))
-
-
-def _load(point: EntryPoint) -> type[Provider]:
-    try:
-        found = point.load()
-    except Exception as error:
-        raise ProviderError(f"provider {point.name!r} cannot be loaded ({error!r})") from error
-    if not isinstance(found, type) or not issubclass(found, Provider):
-        raise ProviderError(
-            f"provider {point.name!r} ({point.value}) is no subclass of scalable.session.Provider"
-        )
-    return found

@@ -1,4 +1,4 @@
-"""What a provider is: the abstract base that third parties implement as well."""
+"""The base class of providers, which third parties subclass as well."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from scalable.common.units import memory_bytes
 from scalable.manifest.errors import SessionError
 from scalable.manifest.model import Adaptive, Component, Target
 
 
 class ProviderError(SessionError):
-    """A provider cannot start what was asked for."""
+    """A provider cannot start the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,15 @@ class WorkerGroup:
     components : tuple of str
         The components they serve.
     workers : int
-        How many there are, or may become.
+        Their number; the largest one if the target is adaptive.
     threads : int
-        Tasks that one of them runs at a time.
+        Tasks that one worker runs at a time.
     cpus : float
-        Cores of one.
+        Cores of one worker.
     memory : str or None
-        Memory of one, as the manifest says it; None: an equal share, or no limit.
+        Memory of one worker, such as ``4G``; None: an equal share, or no limit.
     walltime : int or None
-        Seconds after which it ends.
+        Seconds after which a worker ends.
     env : mapping
         Environment variables.
     """
@@ -49,16 +50,21 @@ class WorkerGroup:
 
     @property
     def resources(self) -> dict[str, float]:
-        """Dask's resources of one worker: for each component as many as it runs at a time."""
+        """Dask's resources of one worker: each component, as often as it has threads."""
         return {component: float(self.threads) for component in self.components}
+
+    @property
+    def resources_text(self) -> str:
+        """The resources as ``dask worker --resources`` takes them."""
+        return ",".join(f"{name}={value:g}" for name, value in self.resources.items())
 
 
 class Provider(ABC):
-    """Starts and ends the cluster of one session; called by the thread that starts the session.
+    """Starts the cluster of one session; called by the thread that starts the session.
 
-    A third party's provider is a subclass under the entry point ``scalable.providers``. Its module
-    should import what it needs to start clusters only in :meth:`start`: `validate` and `plan` work
-    on machines that cannot start anything.
+    A third party's provider is a subclass under the entry point ``scalable.providers``. It should
+    import the library that starts clusters only in :meth:`start`: `validate` and `plan` also run on
+    machines that cannot start anything.
 
     Parameters
     ----------
@@ -72,15 +78,15 @@ class Provider(ABC):
 
     #: Name in manifests.
     name: ClassVar[str]
-    #: Extra of this package that brings what :meth:`start` needs.
+    #: Extra of this package that installs what :meth:`start` needs.
     extra: ClassVar[str] = "session"
     #: Model of the target's options.
     options_type: ClassVar[type[Target]] = Target
     #: Seconds to wait for the first workers unless the target says otherwise.
     default_start_timeout: ClassVar[float] = 60.0
-    #: Workers come one by one (a queue): the session starts with the first.
+    #: Workers start one by one, as from a queue: the session starts with the first.
     one_by_one: ClassVar[bool] = False
-    #: Tags bind tasks to workers that offer the component as a resource.
+    #: Workers offer their components as Dask resources, and tags bind tasks to them.
     binds_tags: bool = True
 
     def __init__(self, options: Any, components: Mapping[str, Component], project: str) -> None:
@@ -89,7 +95,7 @@ class Provider(ABC):
         self.project = project
 
     def groups(self) -> list[WorkerGroup]:
-        """What :meth:`start` starts; asks and starts nothing."""
+        """Return what :meth:`start` starts; starts nothing."""
         options: Target = self.options
         if options.workers:
             return [
@@ -105,7 +111,7 @@ class Provider(ABC):
         Parameters
         ----------
         groups : list of WorkerGroup
-            What to start: :meth:`groups`, or what a plan made of it.
+            What to start: :meth:`groups`, possibly changed by a plan.
         asynchronous : bool
             The caller awaits the result on the running event loop.
 
@@ -113,37 +119,37 @@ class Provider(ABC):
         -------
         Cluster or dict
             A Dask cluster object, or keyword arguments of a :class:`distributed.Client` for a
-            cluster that is there already.
+            cluster that exists already.
 
         Raises
         ------
         ProviderError
-            What is needed is not installed, or the options do not fit.
+            A package is missing, or the options do not fit.
         """
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
-        """Ask the cluster that :meth:`start` returned for workers it does not have yet.
+        """Start the workers that :meth:`start` has not started.
 
-        Called once the cluster is up, on the event loop where that is the caller's.
+        Called once the cluster runs; on the event loop if the session is asynchronous.
         """
         return
 
     def trouble(self, cluster: Any) -> str | None:
-        """Say why workers that were asked for will not come; None where nothing is known.
+        """Return why workers will not start; None if nothing is known.
 
-        Asked for again and again while the session waits for its first workers.
+        Called repeatedly while the session waits for its first workers.
         """
         return None
 
     def wanted_workers(self, groups: list[WorkerGroup]) -> int:
-        """Workers without which the session does not start."""
+        """Return how many workers the session waits for."""
         adaptive: Adaptive | None = self.options.adaptive
         if adaptive is not None:
             return adaptive.minimum
         return 1 if self.one_by_one else sum(group.workers for group in groups)
 
     def describe(self) -> dict[str, Any]:
-        """Options for plan.json: what the target says, without what is private."""
+        """Return the target's options for plan.json, without private ones."""
         content = self.options.model_dump(mode="json", exclude_unset=True)
         for key in (*self.options.private, "overlay", "provider"):
             content.pop(key, None)
@@ -157,9 +163,7 @@ class Provider(ABC):
         return int(threads) if threads else max(1, math.floor(cpus))
 
     def _largest(self) -> Component:
-        """What workers that serve every component must have."""
-        from scalable.common.sizes import memory_bytes
-
+        """Return what workers need that serve every component."""
         components = list(self.components.values())
         return Component(
             cpus=max((one.cpus for one in components if one.cpus), default=None),
@@ -183,8 +187,12 @@ class Provider(ABC):
             component.env,
         )
 
+    def _env(self, group: WorkerGroup) -> dict[str, str]:
+        """Return the environment of workers: the component's, then the target's."""
+        return {**group.env, **self.options.env}
+
     def _module(self, name: str) -> Any:
-        """Import what starts clusters, or say which extra brings it."""
+        """Import a library, or raise an error that names the extra to install."""
         try:
             return importlib.import_module(name)
         except ImportError as error:
@@ -195,16 +203,10 @@ class Provider(ABC):
 
 
 def grow(cluster: Any, groups: list[WorkerGroup], options_of: Any) -> None:
-    """Let a :class:`distributed.SpecCluster` have workers of several kinds, group by group.
+    """Start workers of several kinds in a :class:`distributed.SpecCluster` that has none.
 
-    Parameters
-    ----------
-    cluster : SpecCluster
-        A cluster without workers.
-    groups : list of WorkerGroup
-        What to start.
-    options_of : callable
-        Options of the worker class for a group, put over those the cluster has.
+    `options_of` returns the options of the worker class for a group; the cluster's own options are
+    used for the rest.
     """
     template = cluster.new_spec
     total = 0
@@ -216,7 +218,7 @@ def grow(cluster: Any, groups: list[WorkerGroup], options_of: Any) -> None:
 
 
 def adapt(cluster: Any, options: Target, groups: list[WorkerGroup]) -> None:
-    """Let workers come and go with the work, if the target says so."""
+    """Make the number of workers follow the work, if the target is adaptive."""
     adaptive = options.adaptive
     if adaptive is not None:
         most = adaptive.maximum or sum(group.workers for group in groups)

@@ -7,19 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from scalable.common.sizes import memory_bytes
-from scalable.manifest.model import Target, Text
+from scalable.common.units import memory_bytes
+from scalable.manifest.model import RemoteTarget, Target, Text
 from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup, adapt
 
 
-class _CloudTarget(Target):
-    private: ClassVar[frozenset[str]] = frozenset({"env"})
-
+class _CloudTarget(RemoteTarget):
     image: Text | None = Field(None, description="Image of scheduler and workers.")
-    env: dict[Text, Text] = Field(
-        default_factory=dict[str, str],
-        description="Environment variables of scheduler and workers.",
-    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> _CloudTarget:
@@ -55,16 +49,14 @@ class _CloudProvider(Provider):
     one_by_one: ClassVar[bool] = True
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
-        """Let workers come and go, if the target says so."""
+        """Make the number of workers follow the work, if the target is adaptive."""
         adapt(cluster, self.options, groups)
 
-    def _image(self) -> dict[str, str]:
+    def _image(self, option: str) -> dict[str, str]:
+        """Return the image, under the name of the cluster's option; empty if there is none."""
         images = {one.image for one in self.components.values()} - {None}
         image = self.options.image or (images.pop() if len(images) == 1 else None)
-        return {"image": image} if image else {}
-
-    def _env(self, group: WorkerGroup) -> dict[str, str]:
-        return {**group.env, **self.options.env}
+        return {option: image} if image else {}
 
     def _count(self, group: WorkerGroup) -> int:
         return 0 if self.options.adaptive is not None else group.workers
@@ -90,24 +82,22 @@ class AwsProvider(_CloudProvider):
         if options.service == "ec2":
             if options.instance_type is not None:
                 general["instance_type"] = options.instance_type
-            if "image" in (image := self._image()):
-                general["docker_image"] = image["image"]
             return module.EC2Cluster(
                 region=options.region,
                 env_vars=self._env(group),
                 worker_options={"nthreads": group.threads, "resources": group.resources},
+                **self._image("docker_image"),
                 **general,
             )
         memory = memory_bytes(group.memory) if group.memory else 4 * 2**30
-        offered = ",".join(f"{name}={value:g}" for name, value in group.resources.items())
         return module.FargateCluster(
             region_name=options.region,
             worker_cpu=math.ceil(group.cpus * 1024),
             worker_mem=math.ceil(memory / 2**20),
             worker_nthreads=group.threads,
-            worker_extra_args=["--resources", offered] if offered else [],
+            worker_extra_args=["--resources", group.resources_text] if group.resources else [],
             environment=self._env(group),
-            **self._image(),
+            **self._image("image"),
             **general,
         )
 
@@ -126,9 +116,6 @@ class GcpProvider(_CloudProvider):
         if len(groups) != 1:
             raise ProviderError("gcp starts machines of one kind only")
         (group,) = groups
-        more: dict[str, Any] = {}
-        if "image" in (image := self._image()):
-            more["docker_image"] = image["image"]
         return module.GCPCluster(
             projectid=options.project_id,
             zone=options.zone,
@@ -137,5 +124,5 @@ class GcpProvider(_CloudProvider):
             env_vars=self._env(group),
             worker_options={"nthreads": group.threads, "resources": group.resources},
             asynchronous=asynchronous,
-            **more,
+            **self._image("docker_image"),
         )

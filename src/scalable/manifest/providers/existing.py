@@ -1,4 +1,4 @@
-"""A cluster that is there already."""
+"""A cluster that exists already."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalable.manifest.providers.base import Provider, ProviderError, WorkerGrou
 
 
 class Tls(Section):
-    """Files for a scheduler that speaks TLS."""
+    """Files for a scheduler that uses TLS."""
 
     ca_file: Text
     cert: Text
@@ -20,14 +20,14 @@ class Tls(Section):
 
 
 class ExistingTarget(Target):
-    """A scheduler that is there already."""
+    """A scheduler that runs already."""
 
     private: ClassVar[frozenset[str]] = frozenset({"tls"})
 
     address: Text | None = Field(None, description="Of the scheduler, such as tcp://host:8786.")
     scheduler_file: Text | None = Field(None, description="File that the scheduler has written.")
     tls: Tls | None = None
-    min_workers: CountOrNone = Field(1, description="Workers without which no session starts.")
+    min_workers: CountOrNone = Field(1, description="Number of workers to wait for.")
 
     @model_validator(mode="after")
     def _one_way(self) -> ExistingTarget:
@@ -35,7 +35,7 @@ class ExistingTarget(Target):
             raise ValueError("needs either `address` or `scheduler_file`")
         if self.adaptive is not None or self.workers:
             raise ValueError(
-                "the workers are there already: neither `adaptive` nor `workers` can be given"
+                "the workers exist already: neither `adaptive` nor `workers` can be given"
             )
         return self
 
@@ -47,15 +47,15 @@ class ExistingProvider(Provider):
     options_type: ClassVar[type[Target]] = ExistingTarget
 
     def groups(self) -> list[WorkerGroup]:
-        """Return nothing: the workers are there already."""
+        """Return nothing: the workers exist already."""
         return []
 
     def wanted_workers(self, groups: list[WorkerGroup]) -> int:
-        """Workers without which the session does not start."""
+        """Return how many workers the session waits for."""
         return self.options.min_workers
 
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> dict[str, Any]:
-        """Say how a client connects."""
+        """Return how a client connects."""
         options: ExistingTarget = self.options
         timeout = options.start_timeout or self.default_start_timeout
         arguments: dict[str, Any] = {"timeout": timeout}

@@ -7,15 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from scalable.common.sizes import memory_bytes
-from scalable.manifest.model import Target, Text
+from scalable.common.units import memory_bytes
+from scalable.manifest.model import RemoteTarget, Target, Text
 from scalable.manifest.providers.base import Provider, WorkerGroup, adapt
 
 
-class KubernetesTarget(Target):
+class KubernetesTarget(RemoteTarget):
     """Workers in a Kubernetes cluster whose Dask operator is installed."""
-
-    private: ClassVar[frozenset[str]] = frozenset({"env"})
 
     namespace: Text | None = Field(None, description="Namespace. Default: the context's.")
     image: Text = Field(
@@ -25,14 +23,10 @@ class KubernetesTarget(Target):
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         "ClusterIP", description="How the scheduler is reached."
     )
-    env: dict[Text, Text] = Field(
-        default_factory=dict[str, str],
-        description="Environment variables of scheduler and workers.",
-    )
 
 
 class KubernetesProvider(Provider):
-    """A :class:`dask_kubernetes.operator.KubeCluster`, one worker group a component."""
+    """A :class:`dask_kubernetes.operator.KubeCluster`, one worker group per component."""
 
     name: ClassVar[str] = "kubernetes"
     extra: ClassVar[str] = "kubernetes"
@@ -41,7 +35,7 @@ class KubernetesProvider(Provider):
     one_by_one: ClassVar[bool] = True
 
     def start(self, groups: list[WorkerGroup], *, asynchronous: bool) -> Any:
-        """Let the operator start scheduler and the first group."""
+        """Start the scheduler and the first group of workers."""
         cluster_type = self._module("dask_kubernetes.operator").KubeCluster
         options: KubernetesTarget = self.options
         first = self._group_arguments(groups[0])
@@ -56,7 +50,7 @@ class KubernetesProvider(Provider):
         )
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
-        """Add the other groups."""
+        """Start the other groups."""
         for group in groups[1:]:
             cluster.add_worker_group(
                 name=_name(f"{self.project}-{'-'.join(group.components)}"),
@@ -71,13 +65,12 @@ class KubernetesProvider(Provider):
             needs["memory"] = str(memory_bytes(group.memory))
         command = ["dask", "worker", "--nthreads", str(group.threads)]
         if group.resources:
-            offered = ",".join(f"{name}={value:g}" for name, value in group.resources.items())
-            command += ["--resources", offered]
+            command += ["--resources", group.resources_text]
         images = {self.components[name].image for name in group.components} - {None}
         arguments: dict[str, Any] = {
             "resources": {"requests": needs, "limits": needs},
             "worker_command": command,
-            "env": {**group.env, **self.options.env},
+            "env": self._env(group),
         }
         if len(images) == 1:
             arguments["image"] = images.pop()
@@ -85,5 +78,5 @@ class KubernetesProvider(Provider):
 
 
 def _name(text: str) -> str:
-    """Kubernetes names are lower case, of letters, digits and dashes (RFC 1123)."""
+    """Return a name of lower-case letters, digits and dashes (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "scalable"

@@ -22,9 +22,7 @@ class LocalTarget(Target):
 
     threads_per_worker: Count = Field(1, description="Tasks that a worker runs at a time.")
     processes: bool = Field(True, description="Workers in processes of their own, or in threads.")
-    containers: Literal["none"] = Field(
-        "none", description="Local workers run as they are, in no container."
-    )
+    containers: Literal["none"] = Field("none", description="Local workers run in no container.")
     memory_limit: Annotated[Text, BeforeValidator(_limit)] = Field(
         "auto",
         description="Of one worker; `auto`: the component's, or an equal share; `none`: no limit.",
@@ -56,7 +54,7 @@ class LocalProvider(Provider):
         return cluster_type(n_workers=0, **general, **self._options_of(groups[0]))
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
-        """Start the workers of several kinds, or let them come and go."""
+        """Start workers of several kinds, or as many as the work needs."""
         if self.options.adaptive is not None:
             adapt(cluster, self.options, groups)
         elif len(groups) > 1:

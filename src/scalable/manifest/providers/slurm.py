@@ -1,22 +1,30 @@
-"""Workers in jobs of Slurm, by dask-jobqueue."""
+"""Workers in Slurm jobs, by dask-jobqueue."""
 
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from scalable.common.sizes import memory_bytes
-from scalable.manifest.model import Count, Memory, Target, Text, Texts, Walltime, clock
+from scalable.common.units import memory_bytes
+from scalable.manifest.model import (
+    Count,
+    Memory,
+    RemoteTarget,
+    Target,
+    Text,
+    Texts,
+    Walltime,
+    clock,
+)
 from scalable.manifest.providers.base import Provider, ProviderError, WorkerGroup, adapt, grow
 
 
-class SlurmTarget(Target):
-    """Workers in jobs of Slurm."""
-
-    private: ClassVar[frozenset[str]] = frozenset({"env"})
+class SlurmTarget(RemoteTarget):
+    """Workers in Slurm jobs."""
 
     queue: Text | None = Field(None, description="Partition.")
     account: Text | None = Field(None, description="Account that is charged.")
@@ -41,13 +49,10 @@ class SlurmTarget(Target):
     log_directory: Text | None = Field(None, description="Where jobs write their output.")
     python: Text | None = Field(None, description="Interpreter of the workers.")
     shebang: Text | None = None
-    env: dict[Text, Text] = Field(
-        default_factory=dict[str, str], description="Environment variables of the jobs."
-    )
 
 
 class SlurmProvider(Provider):
-    """A :class:`dask_jobqueue.SLURMCluster`, one worker a job."""
+    """A :class:`dask_jobqueue.SLURMCluster`, one worker per job."""
 
     name: ClassVar[str] = "slurm"
     extra: ClassVar[str] = "slurm"
@@ -85,7 +90,7 @@ class SlurmProvider(Provider):
         return cluster_type(n_workers=0, **arguments, **self._job(groups[0]))
 
     def trouble(self, cluster: Any) -> str | None:
-        """Say why Slurm did not take a job."""
+        """Return why Slurm refused a job."""
         return next(iter(cluster.refused), None)
 
     def populate(self, cluster: Any, groups: list[WorkerGroup]) -> None:
@@ -99,15 +104,16 @@ class SlurmProvider(Provider):
         options: SlurmTarget = self.options
         cores = options.cores or math.ceil(group.cpus)
         memory = options.memory or group.memory or "2GB"
-        resources = ",".join(f"{name}={value:g}" for name, value in group.resources.items())
         job: dict[str, Any] = {
             "cores": group.threads,
             "memory": str(memory_bytes(memory)) + "B",
             "job_cpu": options.job_cpu or cores,
-            "worker_extra_args": ["--resources", f"'{resources}'"] if resources else [],
+            "worker_extra_args": ["--resources", f"'{group.resources_text}'"]
+            if group.resources
+            else [],
             "job_script_prologue": [
                 *_time_limit(group.walltime),
-                *(f"export {key}={_quoted(value)}" for key, value in self._env(group).items()),
+                *(f"export {key}={shlex.quote(value)}" for key, value in self._env(group).items()),
                 *options.job_script_prologue,
             ],
         }
@@ -115,18 +121,15 @@ class SlurmProvider(Provider):
             job["walltime"] = clock(group.walltime)
         return job
 
-    def _env(self, group: WorkerGroup) -> dict[str, str]:
-        return {**group.env, **self.options.env}
-
     def _default_threads(self, cpus: float) -> int:
         options: SlurmTarget = self.options
         return options.threads_per_worker or options.cores or max(1, math.floor(cpus))
 
 
 def _watched(cluster_type: Any) -> Any:
-    """Return a cluster type that keeps why jobs were refused.
+    """Return a cluster type that keeps the reasons why Slurm refused jobs.
 
-    Dask only logs what a job's start raises, and goes on without the worker.
+    Dask only logs the exception of a job that does not start, and continues without the worker.
     """
     refused: list[str] = []
 
@@ -147,9 +150,9 @@ def _watched(cluster_type: Any) -> Any:
 
 
 def _time_limit(walltime: int | None) -> list[str]:
-    """Lines that say when the job's time is over, where Slurm does not (before release 23.02).
+    """Return lines of shell that set the time limit of the job where Slurm does not (before 23.02).
 
-    Slurm ends the job without a word to the worker: by these times its end is recognized.
+    Slurm ends the job without notice; the time limit shows that it was the cause.
     """
     if walltime is None:
         return []
@@ -158,9 +161,3 @@ def _time_limit(walltime: int | None) -> list[str]:
         'export SLURM_JOB_END_TIME="${SLURM_JOB_END_TIME:-'
         f'$((SLURM_JOB_START_TIME + {walltime}))}}"',
     ]
-
-
-def _quoted(value: str) -> str:
-    import shlex
-
-    return shlex.quote(value)
