@@ -1,0 +1,71 @@
+"""What tasks bring along from the client: the span to hang under, and what they ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.trace import SpanContext
+
+from scalable import facts
+from scalable.telemetry import semconv
+from scalable.telemetry.spans import parent_of
+from scalable_runs.redact import Redactor
+
+#: Carriers whose content is kept.
+_MAX_CARRIERS: Final = 4096
+
+
+class Carried(NamedTuple):
+    """The content of a carrier."""
+
+    #: The span under which attempts hang; None: the run's root.
+    parent: SpanContext | None = None
+    #: What its tasks ask for, as attributes.
+    placement: dict[str, Any] | None = None
+
+
+class CarrierReader:
+    """Reads each carrier once; called by the recorder's thread only."""
+
+    def __init__(
+        self, run: str, components: Mapping[str, Mapping[str, Any]], redact: Redactor
+    ) -> None:
+        self._run = run
+        self._components = components
+        self._redact = redact
+        self._known: dict[str | None, Carried] = {None: Carried()}
+
+    def is_new(self, carrier: str | None) -> bool:
+        """Whether the carrier was not read before, or so long ago that it was forgotten."""
+        return carrier not in self._known
+
+    def read(self, carrier: str | None) -> Carried:
+        """The content of a carrier; tasks of one submission have equal ones, and share it."""
+        found = self._known.get(carrier)
+        if found is None:
+            if len(self._known) > _MAX_CARRIERS:
+                del self._known[next(name for name in self._known if name is not None)]
+            fields = facts.carried(carrier)
+            asked = fields.get(facts.PLACEMENT)
+            found = self._known[carrier] = Carried(
+                parent_of(fields) if fields.get("run") == self._run else None,
+                None if asked is None else self.placement(*json.loads(asked)),
+            )
+        return found
+
+    def placement(self, component: Any, tag: Any, workers: Any) -> dict[str, Any]:
+        """What a task asks for, as attributes."""
+        wants = self._components.get(component, {}) if isinstance(component, str) else {}
+        asked = {
+            semconv.COMPONENT: component,
+            semconv.TAG: tag,
+            semconv.REQUESTED_WORKERS: workers,
+            semconv.REQUESTED_CPUS: wants.get("cpus"),
+            semconv.REQUESTED_MEMORY: wants.get("memory"),
+            semconv.REQUESTED_WALLTIME: wants.get("walltime"),
+        }
+        return self._redact.attributes(
+            {name: value for name, value in asked.items() if value is not None}
+        )

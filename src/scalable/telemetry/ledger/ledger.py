@@ -1,0 +1,268 @@
+"""The ledger: gives each fact to the part that knows what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
+
+from scalable import facts
+from scalable.common.guard import Guard
+from scalable.telemetry import semconv
+from scalable.telemetry.deaths import Certificate, Deaths
+from scalable.telemetry.ledger.carriers import CarrierReader
+from scalable.telemetry.ledger.restore import RestoredTasks
+from scalable.telemetry.ledger.signals import SignalSink
+from scalable.telemetry.ledger.tasks import TaskBook
+from scalable.telemetry.ledger.user_events import record_user_event
+from scalable.telemetry.ledger.workers import WorkerBook
+from scalable.telemetry.routes import ExceptionSignal
+from scalable.telemetry.worker_logs import WorkerLogs
+from scalable_runs.redact import Redactor
+from scalable_runs.schema import TASKS
+
+#: Tasks named in one failure record.
+MAX_TASKS_NAMED: Final = 100
+
+
+class UnknownEnds(NamedTuple):
+    """Tasks of a run that has ended whose own end is not known."""
+
+    #: Keys of those that were running.
+    running: tuple[str, ...] = ()
+    #: Number of those that had not begun, or waited to run again.
+    waiting: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.running or self.waiting)
+
+
+class Ledger:
+    """Turns the facts of one run into signals; called by the recorder's thread only.
+
+    Parameters
+    ----------
+    run : str
+        Id of the run.
+    root : SpanContext
+        Trace and span id of the run's root span.
+    resource, scope
+        Of every signal.
+    provider : str
+        Kind of cluster.
+    redact : Redactor
+        Applied to every text of a fact before anything else sees it. A key that holds a secret is
+        replaced by what :meth:`~scalable_runs.redact.Redactor.identity` makes of it.
+    guard : Guard
+        Counts facts that could not be made sense of.
+    sends_spans : bool
+        Spans are sent to a backend: note what only that needs (links, parents, tasks per trace).
+    running_after : float
+        An attempt that runs for so many seconds is sent before it ends; 0 for none.
+    exceptions : {"spans", "logs", "both"}
+        Where a backend finds exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
+    logs : WorkerLogs, optional
+        Brings the workers' logs into the run.
+    components : mapping, optional
+        What each component asks for: ``cpus``, ``memory``, ``walltime``.
+    on_death : callable, optional
+        Called with the certificate of each lost worker.
+
+    Attributes
+    ----------
+    sink : SignalSink
+        The signals made so far.
+    tasks, workers
+        The tasks and workers of the run.
+    scheduler : facts.SchedulerSample or None
+        The last sample of the scheduler.
+    scheduler_closed : bool
+        The scheduler closed cleanly: no open task of its will end otherwise.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        root: SpanContext,
+        resource: Resource,
+        scope: InstrumentationScope,
+        *,
+        provider: str,
+        redact: Redactor,
+        guard: Guard,
+        sends_spans: bool = False,
+        running_after: float = 0.0,
+        exceptions: ExceptionSignal = "spans",
+        logs: WorkerLogs | None = None,
+        components: Mapping[str, Mapping[str, Any]] | None = None,
+        on_death: Callable[[Certificate], None] | None = None,
+    ) -> None:
+        self._redact = redact
+        self._guard = guard
+        self._deaths = Deaths(redact, logs)
+        self.sink = SignalSink(run, root, resource, scope, provider)
+        self.workers = WorkerBook(
+            self.sink,
+            self._deaths,
+            redact=redact,
+            guard=guard,
+            components=components or {},
+            on_death=on_death,
+        )
+        carriers = CarrierReader(run, components or {}, redact)
+        self.tasks = TaskBook(
+            self.sink,
+            self.workers,
+            self._deaths,
+            redact=redact,
+            carriers=carriers,
+            sends_spans=sends_spans,
+            running_after=running_after,
+            exceptions=exceptions != "logs",
+        )
+        self._restored = RestoredTasks(self.sink, self.tasks, carriers)
+        self.scheduler: facts.SchedulerSample | None = None
+        self.scheduler_closed = False
+        tasks, workers = self.tasks, self.workers
+        self._handlers: dict[int, Callable[[Any, float], None]] = {
+            facts.SUBMITTED: tasks.submitted,
+            facts.STARTED: tasks.started,
+            facts.SUCCEEDED: tasks.succeeded,
+            facts.FAILED: tasks.failed,
+            facts.BLAMED: tasks.blamed,
+            facts.UNASSIGNED: tasks.unassigned,
+            facts.WAITING: tasks.waiting,
+            facts.FORGOTTEN: lambda fact, now: tasks.forget(fact.key, fact.time, now),
+            facts.RESTARTED: tasks.restarted,
+            facts.WORKER_READY: workers.ready,
+            facts.WORKER_HELLO: workers.hello,
+            facts.WORKER_GONE: lambda fact, now: workers.gone(fact, tasks.begun_on(fact), now),
+            facts.WORKER_EXIT: workers.exit,
+            facts.WORKER_EVENT: workers.event,
+            facts.SAMPLE: workers.sample,
+            facts.SCHEDULER_SAMPLE: self._scheduler_sample,
+            facts.SCHEDULER_CLOSED: self._scheduler_closed,
+            facts.USER_EVENT: lambda fact, _: record_user_event(fact, self.sink, tasks, redact),
+        }
+
+    def on(self, kind: int, handler: Callable[[Any], None]) -> None:
+        """Give the facts of a kind that is not the ledger's to another handler."""
+        self._handlers[kind] = lambda fact, _: handler(fact)
+
+    def take(self, batch: Iterable[facts.Fact], now: float) -> None:
+        """Enter facts, in order, and decide what they leave open.
+
+        A caller that has more facts of the same time :meth:`enters <enter>` all of them first.
+
+        Parameters
+        ----------
+        batch : iterable of Fact
+            The facts.
+        now : float
+            Time on the scheduler's clock.
+        """
+        self.enter(batch, now)
+        self.tick(now)
+
+    def enter(self, batch: Iterable[facts.Fact], now: float) -> None:
+        """Enter facts, in order; what waits for further reports goes on waiting."""
+        handlers, tasks = self._handlers, self.tasks
+        for fact in batch:
+            try:
+                if isinstance(fact, str):
+                    tasks.forget(fact, now, now)
+                    continue
+                if self._restored.unmatched:
+                    self._restored.match(fact)
+                handler = handlers.get(fact[0])
+                if handler is not None:
+                    handler(fact, now)
+            except BaseException as error:
+                self._guard.failed("ledger", error)
+
+    def tick(self, now: float) -> None:
+        """Decide what has waited long enough for further reports."""
+        self.tasks.tick(now)
+        self.workers.tick(now)
+
+    @property
+    def deaths_pending(self) -> bool:
+        """A lost worker waits for its nanny's report: its lines are not written yet."""
+        return self._deaths.pending
+
+    @property
+    def is_settled(self) -> bool:
+        """All that the facts until now say has become a signal."""
+        return self.workers.is_settled and not self.tasks.pending_cancellations
+
+    def close(self, now: float, *, complete: bool = True) -> UnknownEnds:
+        """The run ends: cancel the tasks that no client will wait for any more.
+
+        Parameters
+        ----------
+        now : float
+            Time of the end.
+        complete : bool
+            False if facts were dropped or not fetched, or if the scheduler is gone: the end of an
+            open task is unknown then, and none is written.
+
+        Returns
+        -------
+        UnknownEnds
+            The tasks whose end is unknown.
+        """
+        self.tasks.settle_cancellations()
+        self.workers.close(now)
+        unknown = self.tasks.close(now, complete=complete)
+        self.workers.end_spans(now)
+        running = tuple(task.shown for task in unknown if task.running)
+        return UnknownEnds(running, len(unknown) - len(running))
+
+    def keep_logs(self) -> None:
+        """Keep the logs of the workers that live on."""
+        self._deaths.close()
+
+    def restore(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Take over the state that a recorder which died has left in lines; makes no signal."""
+        for file, record in records:
+            try:
+                (self._restored if file == TASKS else self.workers).restore(record)
+            except (KeyError, TypeError, ValueError) as error:
+                self._guard.failed("restore", error)
+
+    def scheduler_lost(self, error: str, unknown: UnknownEnds, now: float) -> None:
+        """The scheduler went away and had not said that it would close."""
+        message = self._redact(
+            f"the scheduler went away ({error}): {len(unknown.running):,} tasks were running and "
+            f"{unknown.waiting:,} had not begun, as far as it had reported; their end is unknown"
+        )
+        attributes = {
+            semconv.EXCEPTION_TYPE: "SchedulerLost",
+            semconv.EXCEPTION_MESSAGE: message,
+            semconv.PHASE: "scheduler_lost",
+            semconv.WORKER_TASKS: unknown.running[:MAX_TASKS_NAMED],
+            semconv.WORKER_TASKS_RUNNING: len(unknown.running),
+            semconv.TASKS_WAITING: unknown.waiting,
+        }
+        self.sink.failure(now, attributes, None)
+
+    def run_failure(
+        self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
+    ) -> None:
+        """The block that was recorded was left by an exception; or a session failed, by phase."""
+        attributes = {
+            semconv.EXCEPTION_TYPE: self._redact.short(error_type),
+            semconv.EXCEPTION_MESSAGE: self._redact(message),
+            semconv.EXCEPTION_STACKTRACE: self._redact(traceback),
+            semconv.PHASE: phase,
+        }
+        self.sink.failure(now, attributes, None)
+
+    def _scheduler_sample(self, fact: facts.SchedulerSample, now: float) -> None:
+        self.scheduler = fact
+
+    def _scheduler_closed(self, fact: facts.SchedulerClosed, now: float) -> None:
+        self.scheduler_closed = True

@@ -1,0 +1,134 @@
+"""The signals that facts become, kept in order until the recorder takes them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
+
+from scalable.facts.identity import attempt_span_id
+from scalable.telemetry import semconv
+from scalable.telemetry.instruments import UsagePoint, UserPoint
+from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.spans import SpanFactory, span_context
+
+
+class Signals(NamedTuple):
+    """Signals whose lines may be written logs first, then spans."""
+
+    logs: list[ReadableLogRecord]
+    spans: list[ReadableSpan]
+
+
+class Output(NamedTuple):
+    """What the facts since the last call have become."""
+
+    #: To be written one after the other.
+    batches: list[Signals]
+    #: Usage of workers.
+    points: list[UsagePoint]
+    #: Markers of attempts that have run for a while.
+    running: list[ReadableSpan]
+    #: Spans under which tasks were submitted for the first time.
+    parents: list[SpanContext]
+    #: Tasks submitted, by trace.
+    submitted: defaultdict[int, int]
+
+
+class SignalSink:
+    """Builds the signals of one run and keeps them; called by the recorder's thread only."""
+
+    def __init__(
+        self,
+        run: str,
+        root: SpanContext,
+        resource: Resource,
+        scope: InstrumentationScope,
+        provider: str,
+    ) -> None:
+        self.run = run
+        self.root = root
+        self.provider = provider
+        self.span = SpanFactory(resource, scope).span
+        #: What was made since the last :meth:`drain`; the ledger's parts add to it.
+        self.output = Output([], [], [], [], defaultdict(int))
+        #: Numbers that user code recorded.
+        self.user_points: list[UserPoint] = []
+        #: Seconds of execution thrown away, by task name and reason.
+        self.wasted: defaultdict[tuple[str, str], float] = defaultdict(float)
+        #: Something happened that must be on disk at once.
+        self.urgent = False
+        self._new_event = EventFactory(resource, scope).event
+        self._logs: list[ReadableLogRecord] = []
+        self._spans: list[ReadableSpan] = []
+        #: Tasks with a span in the present batch: their next event begins a new one.
+        self._ended_keys: set[str] = set()
+
+    def drain(self) -> Output:
+        """What was made since the last call."""
+        self._break()
+        output, self.output = self.output, Output([], [], [], [], defaultdict(int))
+        return output
+
+    def ids(self, key: str, number: int, parent: SpanContext | None = None) -> SpanContext:
+        """Ids of a span that follow from a name and a number, in the trace of `parent`."""
+        parent = parent or self.root
+        return span_context(parent[0], attempt_span_id(self.run, key, number), parent[3])
+
+    def event(
+        self,
+        name: str,
+        time: float,
+        attributes: Mapping[str, Any],
+        ids: SpanContext | None = None,
+        *,
+        error: bool = False,
+    ) -> None:
+        """Something happened at an instant."""
+        self._logs.append(self._new_event(name, time, attributes, ids or self.root, error=error))
+
+    def task_event(
+        self,
+        key: str,
+        time: float,
+        attributes: Mapping[str, Any],
+        ids: SpanContext | None = None,
+        *,
+        error: bool = False,
+    ) -> None:
+        """Something happened to a task; without `ids` the event belongs to no span."""
+        if key in self._ended_keys:
+            self._break()
+        self._logs.append(self._new_event(semconv.EVENT_TASK, time, attributes, ids, error=error))
+
+    def failure(self, time: float, attributes: dict[str, Any], ids: SpanContext | None) -> None:
+        """A record for failures.jsonl."""
+        attributes[semconv.RECORD] = "failure"
+        attributes[semconv.PROVIDER] = self.provider
+        self.event(semconv.EVENT_FAILURE, time, attributes, ids, error=True)
+        self.urgent = True
+
+    def attempt(self, key: str, span: ReadableSpan, phases: Sequence[ReadableSpan]) -> None:
+        """An attempt of a task has ended."""
+        if key in self._ended_keys:
+            self._break()
+        self._ended_keys.add(key)
+        self._spans.append(span)
+        self._spans += phases
+
+    def add_span(self, span: ReadableSpan) -> None:
+        """Add a span that is not an attempt: the root, a submission, a worker."""
+        self._spans.append(span)
+
+    def _break(self) -> None:
+        """Logs and spans are written in two calls: an event after its task's span needs a third."""
+        if self._logs or self._spans:
+            self.output.batches.append(Signals(self._logs, self._spans))
+            self._logs, self._spans = [], []
+        self._ended_keys.clear()

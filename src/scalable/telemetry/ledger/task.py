@@ -1,0 +1,84 @@
+"""One task as the ledger follows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.trace import SpanContext
+
+from scalable import facts
+from scalable.telemetry import semconv
+
+
+class Task:
+    """One task as long as the scheduler knows it.
+
+    Attributes that few tasks need are of the class until they change, which keeps a task that only
+    succeeds small.
+    """
+
+    #: Whose results it takes, where links are wanted.
+    dependencies: tuple[str, ...] = ()
+    #: `function`, `placement`, `reopens` or `recomputed` is set: its lines have more fields.
+    special = False
+    #: Name of its function, where that is not the task's.
+    function: str | None = None
+    #: What it asked for, as attributes.
+    placement: dict[str, Any] | None = None
+    #: Number of its attempts that began.
+    attempt = 0
+    #: Dask's number of the last attempt that began.
+    run_id = -1
+    #: Span of that attempt.
+    ids: SpanContext | None = None
+    running = False
+    start = 0.0
+    worker = ""
+    #: Its final state, unless it will run again.
+    final: str | None = None
+    #: The final state that it no longer has; written on its next line.
+    reopens: str | None = None
+    #: It had succeeded, and its result was lost.
+    recomputed = False
+    #: It left its worker for a reason that the next fact tells.
+    cancelled_by: facts.Unassigned | None = None
+    #: Its attempt ended with its worker, which had been asked to go.
+    left: facts.Unassigned | None = None
+    #: Its last attempt that was taken back before it was known whether it had begun.
+    taken_back: facts.Unassigned | None = None
+
+    def __init__(self, key: str, shown: str, name: str, parent: SpanContext | None) -> None:
+        self.key = key
+        #: The key in the record: another one where the key holds a secret.
+        self.shown = shown
+        self.name = name
+        #: The span under which attempts hang; None: the run's root.
+        self.parent = parent
+
+    def reopen(self) -> None:
+        """Undo its final state."""
+        self.special = True
+        self.reopens = self.final
+        self.recomputed = self.final == "succeeded"
+        self.final = None
+
+    def attributes(self, state: str) -> dict[str, Any]:
+        """Attributes of its next line."""
+        attributes: dict[str, Any] = {
+            semconv.RECORD: "task",
+            semconv.TASK_KEY: self.shown,
+            semconv.TASK_NAME: self.name,
+            semconv.TASK_STATE: state,
+            semconv.TASK_ATTEMPT: self.attempt if state != "submitted" else 0,
+        }
+        if self.special:
+            if self.function is not None:
+                attributes[semconv.FUNCTION_NAME] = self.function
+            if self.placement is not None:
+                attributes.update(self.placement)
+            if self.reopens is not None:
+                attributes[semconv.TASK_REOPENS] = self.reopens
+                self.reopens = None
+            if self.recomputed:
+                attributes[semconv.TASK_RECOMPUTED] = True
+        return attributes
