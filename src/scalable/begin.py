@@ -22,13 +22,14 @@ from scalable.documents import RunDocuments, environment, packages, provider_of
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.dask_compat import configuration
 from scalable.instrumentation.fact_sources import NoSource
-from scalable.telemetry.deaths import LOGS_DIRECTORY, OnDeath
+from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
 from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes
 from scalable.telemetry.spans import new_span_id, new_trace_id
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
+from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document

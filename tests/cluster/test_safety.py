@@ -24,6 +24,8 @@ from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.slot_file import SlotFile
 from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
+from scalable.telemetry.ledger.signals import SignalSink
+from scalable.telemetry.ledger.tasks import TaskBook
 from scalable.telemetry.providers import SignalRouter
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.summary import RunSummary
@@ -90,11 +92,11 @@ HOOKS = [
     (Submissions, "carrier"),
     (Ledger, "enter"),
     (Ledger, "tick"),
-    (Ledger, "_forget"),
-    (Ledger, "_submitted"),
-    (Ledger, "_succeeded"),
-    (Ledger, "_failed"),
-    (Ledger, "signals"),
+    (TaskBook, "forget"),
+    (TaskBook, "submitted"),
+    (TaskBook, "succeeded"),
+    (TaskBook, "failed"),
+    (SignalSink, "drain"),
     (SignalRouter, "export"),
     (RunSummary, "add_all"),
     (RunSummary, "document"),

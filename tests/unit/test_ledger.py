@@ -11,7 +11,9 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
-from scalable.telemetry.ledger import CANCEL_WAIT, HELLO_WAIT, LEAVE_WAIT, Ledger, Unknown
+from scalable.telemetry.ledger import Ledger, UnknownEnds
+from scalable.telemetry.ledger.tasks import CANCEL_WAIT, LEAVE_WAIT
+from scalable.telemetry.ledger.workers import HELLO_WAIT
 from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.otel.encode import encode_logs, encode_spans
@@ -40,7 +42,7 @@ class Book:
         self.collect()
 
     def collect(self) -> None:
-        for logs, spans in self.ledger.signals():
+        for logs, spans in self.ledger.sink.drain().batches:
             for files in (
                 encode_logs(logs, semconv.RECORD_MAP),
                 encode_spans(spans, semconv.RECORD_MAP),
@@ -185,13 +187,13 @@ def test_cancelled_task_waits_for_word_whether_it_had_begun(book):
     for key, run_id in (("x", 1), ("y", 2)):
         book.take(unassigned(key, run_id, "client-releases-keys"), forgotten(key))
     assert book.lines("x") == [("submitted", 0)]
-    assert book.ledger.unsettled
+    assert book.ledger.tasks.pending_cancellations
     book.take(started("x", 1))
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
     book.ledger.tick(100.0 + CANCEL_WAIT + 0.01)
     book.collect()
     assert book.lines("y") == [("submitted", 0), ("cancelled", 0)]
-    assert not book.ledger.unsettled
+    assert not book.ledger.tasks.pending_cancellations
 
 
 def test_cancelled_task_that_killed_its_worker_had_begun(book):
@@ -350,7 +352,7 @@ def test_no_end_is_written_that_is_not_known(book):
     unknown = book.ledger.close(120.0, complete=False)
     book.ledger.scheduler_lost("refused", unknown, 120.0)
     book.collect()
-    assert unknown == Unknown(running=("y",), waiting=1)
+    assert unknown == UnknownEnds(running=("y",), waiting=1)
     assert [book.lines(key)[-1][0] for key in "vwxy"] == [
         "cancelled",
         "succeeded",
@@ -382,7 +384,7 @@ def test_silent_worker_is_announced_after_a_while(book):
     book.collect()
     states = [r["state"] for r in book.of("workers.jsonl") if r["worker"] == "tcp://c:1"]
     assert states == ["launched", "ready"]
-    assert book.ledger.unwatched == {"0": "it sends nothing of its own"}
+    assert book.ledger.workers.unwatched == {"0": "it sends nothing of its own"}
 
 
 def test_a_fact_that_makes_no_sense_costs_itself_alone(book, monkeypatch):
@@ -399,7 +401,7 @@ def test_a_fact_that_makes_no_sense_costs_itself_alone(book, monkeypatch):
 def test_a_bare_key_forgets_a_task_that_has_ended(book):
     book.take(submitted("x"), succeeded("x", 1), "x")
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
-    assert not book.ledger.unfinished
+    assert not book.ledger.tasks.open_tasks()
     # Its result is wanted anew: another task with the same key, not the same one again.
     book.take(submitted("x"))
     assert book.lines("x")[3:] == [("submitted", 0)]

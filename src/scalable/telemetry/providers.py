@@ -19,7 +19,7 @@ from scalable.common.options import RecorderOptions
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.instruments import Instrument, UsagePoint, usage_metrics
-from scalable.telemetry.ledger import Signals
+from scalable.telemetry.ledger.signals import Signals
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metering import (
     ApplicationInstruments,

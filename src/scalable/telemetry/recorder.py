@@ -18,15 +18,17 @@ from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, UserEvent
 from scalable.facts.protocol import GRAPHS_UNSEEN
 from scalable.telemetry import semconv, wire
-from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath, WorkerLogs
+from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.instruments import user_metrics
-from scalable.telemetry.ledger import CANCEL_WAIT, Ledger
+from scalable.telemetry.ledger import Ledger
+from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.providers import SCOPE, Figures, SignalRouter
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.spans import SpanFactory, link, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
+from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import Record, Restart, RunStatus
@@ -191,7 +193,7 @@ class Recorder:
             guard=self.guard,
             logs=WorkerLogs(writer.path, redact),
             on_death=self._notify_death,
-            follow=self._router.sends_spans,
+            sends_spans=self._router.sends_spans,
             running_after=options.running_after,
             exceptions=exception_signal(os.environ),
             components=identity.components,
@@ -266,8 +268,8 @@ class Recorder:
         """Go on with a run whose recorder died; before :meth:`start`."""
         self.summary = resumed.summary
         self._ledger.restore(resumed.records)
-        self._ledger.usage_left_out = resumed.usage_left_out
-        self._ledger.unwatched.update(resumed.unwatched)
+        self._ledger.tasks.attempts.usage_left_out = resumed.usage_left_out
+        self._ledger.workers.unwatched.update(resumed.unwatched)
         self._after, self._news = resumed.after, resumed.news
         self._restarts = resumed.restarts
         self._position = Position(resumed.after, self._writer.last_numbers(), 0)
@@ -527,24 +529,24 @@ class Recorder:
         self._emit_own()
         self._emit_relayed()
         self._collect()
-        user_points = self._ledger.user_points()
-        if user_points:
+        sink = self._ledger.sink
+        if sink.user_points:
+            user_points, sink.user_points = sink.user_points, []
             self._router.foreign_metrics(user_metrics(user_points, self._resource, SCOPE))
         self._writer.flush()
-        if self._ledger.urgent:
-            self._ledger.urgent = False
+        if sink.urgent:
+            sink.urgent = False
             self._writer.request_sync()
 
     def _emit_own(self) -> None:
         """Signals of the run itself."""
-        router, ledger = self._router, self._ledger
-        batches, points = ledger.signals(), ledger.points()
+        router, output = self._router, self._ledger.sink.drain()
         if router.sends_spans:
-            router.parents(self._submissions.opened(), ledger.parents())
-            router.expect(ledger.submitted())
-            router.show_running(ledger.running())
-        if batches or points:
-            router.export(batches, points)
+            router.parents(self._submissions.opened(), output.parents)
+            router.expect(output.submitted)
+            router.show_running(output.running)
+        if output.batches or output.points:
+            router.export(output.batches, output.points)
 
     def _emit_relayed(self) -> None:
         """What user code and loggers recorded; its failure costs no line of a journal."""
@@ -562,7 +564,7 @@ class Recorder:
         ledger = self._ledger
         figures = Figures(
             self.summary,
-            ledger.wasted,
+            ledger.sink.wasted,
             ledger.scheduler,
             self._taken,
             self._dropped,
@@ -592,7 +594,7 @@ class Recorder:
     def _note_submissions(self, ended: Sequence[Sent]) -> None:
         for submission in ended:
             own_trace = submission.parent is None
-            self._ledger.add_span(
+            self._ledger.sink.add_span(
                 self._spans.span(
                     semconv.SPAN_SUBMIT.format(name=self._identity.project),
                     submission.ids,
@@ -607,7 +609,7 @@ class Recorder:
 
     def _warn_if_workerless(self) -> None:
         """Say once that tasks wait and no worker is left: a program that waits for them hangs."""
-        name = self._ledger.last_worker
+        name = self._ledger.workers.last_worker
         if name is None or self._closing is not None:
             self._workerless_since = None
             return
@@ -616,7 +618,7 @@ class Recorder:
             self._workerless_since = now
         if self._warned_workerless or now - self._workerless_since < WORKERLESS_AFTER:
             return
-        waiting = self._ledger.unfinished_count
+        waiting = len(self._ledger.tasks.open_tasks())
         if waiting:
             self._warned_workerless = True
             self._warn(
@@ -630,7 +632,7 @@ class Recorder:
     def _update_run(self) -> None:
         """Keep run.json's account of what the record lacks up to date."""
         self._warn_if_workerless()
-        unwatched = self._ledger.unwatched
+        unwatched = self._ledger.workers.unwatched
         if unwatched and not self._warned_unwatched and self._source is not None and not self._gone:
             self._warned_unwatched = True
             name, reason = next(iter(unwatched.items()))
@@ -670,14 +672,14 @@ class Recorder:
             dropped["facts"] = self._dropped
         dropped |= self._relay.dropped
         telemetry: dict[str, Any] = {"dropped": dropped, "errors": errors}
-        if self._ledger.unwatched:
-            telemetry["unwatched_workers"] = dict(self._ledger.unwatched)
+        if self._ledger.workers.unwatched:
+            telemetry["unwatched_workers"] = dict(self._ledger.workers.unwatched)
         if self._graphs_unseen:
             telemetry["graphs_unseen"] = self._graphs_unseen
         if self._restarts:
             telemetry["restarts"] = self._restarts
-        if self._ledger.usage_left_out:
-            telemetry["usage_left_out"] = self._ledger.usage_left_out
+        if self._ledger.tasks.attempts.usage_left_out:
+            telemetry["usage_left_out"] = self._ledger.tasks.attempts.usage_left_out
         not_sent = self._router.not_sent()
         if not_sent:
             telemetry["not_sent"] = not_sent
@@ -709,7 +711,7 @@ class Recorder:
                 closing.status = "lost"
         self._note_submissions(self._submissions.ended(time(), all_of_them=True))
         self._emit()
-        self._ledger.add_span(self._root_span(closing.status, now, self._router.settle()))
+        self._ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
         self._collect(last=True)
         if left:
@@ -745,8 +747,8 @@ class Recorder:
 
     def _settle(self, closing: Closing) -> None:
         """Give word that is under way a moment: attempts just begun, cancellations just made."""
-        wait = SETTLE if self._ledger.unfinished else 0.0
-        if self._ledger.unsettled:
+        wait = SETTLE if self._ledger.tasks.open_tasks() else 0.0
+        if self._ledger.tasks.pending_cancellations:
             wait = CANCEL_WAIT
         now = monotonic()
         end = min(closing.deadline, now + wait)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from opentelemetry import _logs, metrics, trace
@@ -25,7 +25,6 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.telemetry.ledger import ExceptionSignal
 from scalable.telemetry.shipping import SignalName
 
 #: What to install where an OTLP exporter is configured and missing.
@@ -37,6 +36,8 @@ SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
 _OURS: Final = "scalable_runs"
 #: Where the exporters for OTLP live.
 _OTLP: Final = "opentelemetry.exporter.otlp."
+ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
+
 _PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 

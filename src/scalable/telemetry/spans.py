@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -49,6 +50,11 @@ def nanoseconds(seconds: float) -> int:
     A float of today's seconds resolves 0.2 µs: digits below the microsecond are noise.
     """
     return int(seconds * 1e6 + 0.5) * 1000
+
+
+def seconds_of(timestamp: str) -> float:
+    """Seconds since the epoch of an ISO 8601 time."""
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:

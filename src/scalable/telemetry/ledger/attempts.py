@@ -15,7 +15,7 @@ from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
 from scalable.telemetry.spans import event, nanoseconds
-from scalable_runs.otel.encode import iso_time
+from scalable_runs.plain import iso_time
 
 #: Usage is recorded for each attempt of at least this duration (seconds) …
 USAGE_MIN_DURATION: Final = 0.05

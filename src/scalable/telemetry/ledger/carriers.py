@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
-from scalable import facts
+from scalable.facts.identity import carried
+from scalable.facts.protocol import PLACEMENT
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import parent_of
 from scalable_runs.redact import Redactor
@@ -47,8 +48,8 @@ class CarrierReader:
         if found is None:
             if len(self._known) > _MAX_CARRIERS:
                 del self._known[next(name for name in self._known if name is not None)]
-            fields = facts.carried(carrier)
-            asked = fields.get(facts.PLACEMENT)
+            fields = carried(carrier)
+            asked = fields.get(PLACEMENT)
             found = self._known[carrier] = Carried(
                 parent_of(fields) if fields.get("run") == self._run else None,
                 None if asked is None else self.placement(*json.loads(asked)),

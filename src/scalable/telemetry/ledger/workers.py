@@ -46,6 +46,7 @@ class Worker:
 
     @property
     def name(self) -> str:
+        """Its name in Dask."""
         return self.ready.name
 
 
