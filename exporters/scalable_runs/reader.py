@@ -14,7 +14,6 @@ import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -24,14 +23,13 @@ import orjson
 
 from scalable_runs import fields, schema
 from scalable_runs._process import EXIT_TIMEOUT, is_alive
+from scalable_runs.problems import MAX_GAPS, FileProblems
 from scalable_runs.schema import Record, RunStatus
 
 _BLOCK: Final = 256 * 1024
 #: A longer line is no record: it is skipped without being kept in memory.
 _MAX_LINE: Final = 16 * 1024 * 1024
 _MAX_DOCUMENT: Final = 64 * 1024 * 1024
-#: Gaps listed one by one; all of them are counted.
-_MAX_GAPS: Final = 10
 #: A recorder that cannot be seen from here is taken for dead after that much silence.
 _MAX_SILENCE_S: Final = 30.0
 _ID_TIME: Final = re.compile(r"run-(\d{8}T\d{6})Z")
@@ -53,106 +51,6 @@ class AmbiguousRunError(LookupError):
     def __init__(self, message: str, matching: list[str]) -> None:
         super().__init__(message)
         self.matching = matching
-
-
-@dataclass(slots=True)
-class FileProblems:
-    """What is wrong with one file, by kind; empty if nothing is.
-
-    Attributes
-    ----------
-    torn
-        Last lines that were cut off in the middle.
-    broken
-        Other lines that are not JSON, are no object or are longer than 16 MiB.
-    foreign
-        Objects that are no record of this run.
-    wrong
-        Fields of a wrong type, which were left out of their records.
-    newer
-        Records of a schema version that this reader does not know.
-    nul_bytes
-        NUL bytes, which a file system may leave behind a power cut.
-    missing
-        Lines whose sequence numbers are absent: they were lost.
-    gaps
-        The first and the last of such numbers, for the first gaps.
-    repeated
-        Lines that came a second time and were skipped.
-    disordered
-        Records with a sequence number that fits neither neighbour.
-    missing_bytes
-        Bytes that were synced and are no longer there.
-    crc_mismatches
-        Files of this journal whose synced part is not what was written.
-    unreadable
-        Why the file cannot be read at all.
-    """
-
-    name: str
-    torn: int = 0
-    broken: int = 0
-    foreign: int = 0
-    wrong: int = 0
-    newer: int = 0
-    nul_bytes: int = 0
-    missing: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    repeated: int = 0
-    disordered: int = 0
-    missing_bytes: int = 0
-    crc_mismatches: int = 0
-    unreadable: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.torn
-            or self.broken
-            or self.foreign
-            or self.wrong
-            or self.newer
-            or self.nul_bytes
-            or self.missing
-            or self.repeated
-            or self.disordered
-            or self.missing_bytes
-            or self.crc_mismatches
-            or self.unreadable
-        )
-
-    def sentences(self) -> list[str]:
-        """Say each problem in one sentence for a person, the worst first."""
-        return [f"{self.name}: {sentence}" for sentence in self._sentences()]
-
-    def _sentences(self) -> Iterator[str]:
-        if self.unreadable:
-            yield f"cannot be read: {self.unreadable}"
-        if self.crc_mismatches:
-            yield "its bytes are not those that were written (checksum)"
-        if self.missing_bytes:
-            yield f"{_count(self.missing_bytes, 'byte')} that had been synced are gone"
-        if self.missing:
-            where = ", ".join(
-                f"{first}" if first == last else f"{first}–{last}" for first, last in self.gaps
-            )
-            more = ", …" if len(self.gaps) >= _MAX_GAPS else ""
-            yield f"{_count(self.missing, 'line')} missing (seq {where}{more})"
-        if self.broken:
-            yield f"{_count(self.broken, 'broken line')} skipped"
-        if self.torn:
-            yield "its last line is torn and was skipped"
-        if self.nul_bytes:
-            yield f"{_count(self.nul_bytes, 'NUL byte')}, left by a power cut or a damaged disk"
-        if self.foreign:
-            yield f"{_count(self.foreign, 'line')} that are no record of this run skipped"
-        if self.wrong:
-            yield f"{_count(self.wrong, 'field')} of a wrong type left out"
-        if self.newer:
-            yield f"{_count(self.newer, 'line')} of a newer schema skipped; update this tool"
-        if self.repeated:
-            yield f"{_count(self.repeated, 'repeated line')} skipped"
-        if self.disordered:
-            yield f"{_count(self.disordered, 'line')} with a wrong sequence number"
 
 
 class RunReader:
@@ -597,7 +495,7 @@ class _Sequence:
 
     def _skip(self, first: int, last: int) -> None:
         self._problems.missing += last - first + 1
-        if len(self._problems.gaps) < _MAX_GAPS:
+        if len(self._problems.gaps) < MAX_GAPS:
             self._problems.gaps.append((first, last))
 
 
@@ -742,7 +640,3 @@ def _start_key(run: RunReader) -> tuple[datetime, str]:
         except OSError:
             started = datetime.fromtimestamp(0, UTC)
     return started, run.path.name
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -74,6 +74,8 @@ RUN_STATUSES: Final = frozenset({"running", "completed", "failed", "cancelled", 
 
 #: A run id is a file name and nothing else: no separator, no leading dot, bounded.
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+#: The time that most run ids begin with.
+RUN_ID_TIME: Final = re.compile(r"run-(\d{8}T\d{6})Z")
 
 #: Characters of `error_message` kept in tasks.jsonl; failures.jsonl has the whole.
 MAX_ERROR_MESSAGE: Final = 10_000
@@ -81,12 +83,6 @@ MAX_ERROR_MESSAGE: Final = 10_000
 MAX_DEPENDENCIES: Final = 1_000
 
 Record: TypeAlias = dict[str, Any]
-
-
-def segments_of(file: str) -> re.Pattern[str]:
-    """Matches the names of the files that a journal consists of."""
-    stem = re.escape(file.removesuffix(".jsonl"))
-    return re.compile(rf"{stem}(?:\.([1-9]\d{{0,5}}))?\.jsonl")
 
 
 class Recorder(TypedDict):

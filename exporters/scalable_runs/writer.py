@@ -1,111 +1,53 @@
-"""Writes one run directory so that what was written survives a crash of anything around it.
+"""Writes a run, so that what was written survives a crash of anything around it.
 
-What holds, and how:
-
-- A line reaches the kernel whole: lines are joined to pieces of at most 64 KiB, each handed over by
-  one `write` on a descriptor opened with `O_APPEND`. A short write is finished later, at the
-  very place.
 - Two losses are apart. A killed process loses what was not flushed; a power cut loses what was not
-  synced. A thread of its own syncs on a timer, and at once when asked to.
-- After a failed `fsync` the kernel may have dropped the pages and call them clean: nothing written
-  since the last good one is certain. It is counted so, and writing goes on in a new file.
-- `run.json` and `summary.json` are replaced: temporary file, fsync, rename, fsync of the directory.
-- Nothing here raises into the application once the directory is made: what could not be written is
-  counted by file, the sequence number of a lost line stays used, and `run.json` tells.
+  synced. A thread of the writer syncs on a timer, and at once when asked to.
+- Once the run is made nothing here raises into the application: what could not be written is
+  counted by journal, the sequence number of a lost line stays used, and run.json has the counts.
+
+Where the bytes go is a store's business; see :mod:`scalable_runs.stores.base`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import threading
 import time
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import orjson
 
-from scalable_runs import schema
+from scalable_runs import journal, plain, schema
 from scalable_runs._process import Owner, this_process
-from scalable_runs.schema import Record, RunDocument
+from scalable_runs.lines import LineBuffer
+from scalable_runs.problems import LossCounter, Problem
+from scalable_runs.schema import JournalMark, Record, RunDocument
+from scalable_runs.stores.base import Found, RunGoneError, Store
+from scalable_runs.stores.file import FileStore
 
-#: Bytes handed to the kernel at once. Larger writes were seen torn after a kill.
-_PIECE: Final = 64 * 1024
-#: Buffered bytes at which `append` itself flushes.
-_FLUSH_AT: Final = 1024 * 1024
-#: Buffered bytes from which on new lines are lost: the disk is full or hangs.
-_MAX_BUFFERED: Final = 16 * 1024 * 1024
-#: A storm of failures asks for a sync each; the disk sees at most ten a second.
+__all__ = ["Found", "Problem", "RunWriter", "identity"]
+
+#: A storm of failures asks for a sync each; the store sees at most ten a second.
 _MIN_SYNC_GAP: Final = 0.1
 #: A reader takes a remote recorder for dead after 30 s without a sign of life.
 _MAX_HEARTBEAT_GAP: Final = 10.0
-#: After that many failed syncs of one journal its last file is written on, but no longer trusted.
-_MAX_SEGMENTS: Final = 100
-#: Kept for the last run.json and summary.json of a run whose disk is full, and kept open for the
-#: last run.json of a process that may open no file any more.
-_RESERVE: Final = ".reserve"
-_RESERVE_BYTES: Final = 32 * 1024
-_TEMPORARY: Final = ".{}.tmp"
+#: Times that each of the last documents is tried to be written.
+_LAST_TRIES: Final = 3
 
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: File systems that cannot sync at all say so with these; that is no sign of lost data.
-_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
-_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PRETTY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_INDENT_2
 
-_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-_PRETTY: Final = _OPTIONS | orjson.OPT_INDENT_2
-#: Deeper than that a value that orjson refused is cut off: it may contain itself.
-_MAX_DEPTH: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that keeps the record from being complete.
-
-    Attributes
-    ----------
-    kind
-        What failed and how, as counted in :attr:`RunWriter.errors`: `write:ENOSPC`, `fsync:EIO`,
-        `removed`, …
-    file
-        The file it happened to, empty if it is none in particular.
-    message
-        One sentence for a person.
-    """
-
-    kind: str
-    file: str
-    message: str
-
-
-class Found(NamedTuple):
-    """What a writer that died has left of one journal.
-
-    Attributes
-    ----------
-    last
-        Number of the last line that is there.
-    given_out
-        Last number that is known to have been given out: what is between was lost.
-    lines
-        How many lines there are.
-    """
-
-    last: int
-    given_out: int
-    lines: int
+#: Contents of summary.json, or a function that makes them of the final run.json.
+Summary = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what tells a record from others of its journal, made of the same facts once more."""
+    """Return what distinguishes a record from others of its journal.
+
+    A record that is made of the same facts once more has the same.
+    """
     return tuple(value for name in _IDENTITY if (value := record.get(name)).__class__ in _SIMPLE)
 
 
@@ -116,93 +58,27 @@ _IDENTITY: Final = (
 _SIMPLE: Final = frozenset({str, int})
 
 
-class _Journal:
-    """One journal: its buffered lines, and the file they go to. No thread of its own.
-
-    `seq`, `lines` belong to the writer's buffer lock, everything else to its file lock.
-    """
-
-    __slots__ = (
-        "backlog",
-        "crc32",
-        "fd",
-        "file",
-        "lines",
-        "marks",
-        "name",
-        "segment",
-        "segment_lines",
-        "seq",
-        "synced_lines",
-        "torn",
-        "trusted",
-        "written_bytes",
-        "written_lines",
-        "written_seq",
-    )
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        #: Last sequence number given out.
-        self.seq = 0
-        self.lines: list[bytes] = []
-        #: Lines that a flush could not hand over.
-        self.backlog = b""
-        #: Bytes of the backlog's first line that are in the file already.
-        self.torn = 0
-        self.fd = -1
-        self.segment = 0
-        self.name = file
-        self.trusted = True
-        self.marks: dict[str, schema.JournalMark] = {}
-        #: Lines in each earlier file of this journal.
-        self.segment_lines: dict[str, int] = {}
-        self.begin_segment()
-        self.written_seq = 0
-
-    def begin_segment(self) -> None:
-        self.written_bytes = 0
-        self.written_lines = 0
-        self.synced_lines = 0
-        self.crc32 = 0
-        self.torn = 0
-
-    @property
-    def total_lines(self) -> int:
-        return self.written_lines + sum(self.segment_lines.values())
-
-
 class RunWriter:
-    """The one writer of one run directory.
+    """The one writer of one run.
 
-    Any thread may call it; `append`, `request_sync` and `update_run` never wait for the disk,
+    Any thread may call it; `append`, `request_sync` and `update_run` never wait for the store,
     unless much is buffered. One daemon thread of its own syncs and writes run.json. In a forked
     child every method does nothing: the run belongs to the process that made it.
 
     Attributes
     ----------
+    store
+        Where the run is written.
     path
-        The run's directory.
+        The run's directory, if it has one.
     run_id
         Its id.
-    losses
-        Lines lost, by file: exact.
-    uncertain
-        Lines written before an `fsync` that failed, by file: they may be there or not.
-    errors
-        How often what failed, such as `{"write:ENOSPC": 3, "fsync:EIO": 1}`.
     """
-
-    path: Path
-    run_id: str
-    losses: dict[str, int]
-    uncertain: dict[str, int]
-    errors: dict[str, int]
 
     @classmethod
     def create(
         cls,
-        runs_dir: str | os.PathLike[str],
+        runs_dir: str | os.PathLike[str] | Store,
         run: RunDocument,
         *,
         manifest: str = "",
@@ -211,13 +87,14 @@ class RunWriter:
         sync_interval: float = 5.0,
         on_problem: Callable[[Problem], None] | None = None,
         program: int | None = None,
+        writer: str | None = None,
     ) -> RunWriter:
-        """Make the directory of a run, with every file but summary.json, and start writing.
+        """Make a run, with every document but summary.json, and start writing.
 
         Parameters
         ----------
         runs_dir
-            Where runs live; made if missing.
+            The directory of runs, made if missing; or the store of this run.
         run
             run.json; its `run_id` names the directory.
         manifest, plan, lock
@@ -229,41 +106,45 @@ class RunWriter:
         program
             Id of the process whose run it is, where this one only writes it: readers take a run
             for lost when either of them is gone. Default: this process.
+        writer
+            Names this writer in its records, where the run has several.
 
         Raises
         ------
         ValueError
-            The run id is not a plain file name (see :data:`scalable_runs.schema.RUN_ID_PATTERN`).
+            The run id or the writer is not a plain file name
+            (see :data:`scalable_runs.schema.RUN_ID_PATTERN`).
         FileExistsError
-            The run exists: a run has one writer, ever.
+            The run exists.
         OSError
-            The directory or a file in it cannot be made; nothing is left behind.
+            It cannot be made; nothing is left behind.
         """
         run_id = str(run.get("run_id"))
-        if schema.RUN_ID_PATTERN.fullmatch(run_id) is None:
-            raise ValueError(
-                f"not a run id: {run_id!r}; allowed are up to 128 letters, digits, '.', '_' and "
-                "'-', the first a letter or a digit"
-            )
+        for name, what in ((run_id, "run id"), (writer, "writer")):
+            if name is not None and schema.RUN_ID_PATTERN.fullmatch(name) is None:
+                raise ValueError(
+                    f"not a {what}: {name!r}; allowed are up to 128 letters, digits, '.', '_' and "
+                    "'-', the first a letter or a digit"
+                )
         if sync_interval <= 0:
             raise ValueError(f"sync_interval must be above 0, not {sync_interval!r}")
         documents = {
             schema.MANIFEST: _utf8(manifest),
-            schema.PLAN: _dumps(dict(plan or {}), _PRETTY),
+            schema.PLAN: plain.dumps(dict(plan or {}), _PRETTY),
             schema.LOCK: _utf8(lock),
         }
-        writer = cls(
-            Path(runs_dir).absolute(), run_id, dict(run), documents, sync_interval, program
-        )
-        writer._on_problem = on_problem
-        writer._make_directory()
-        writer._thread.start()
-        return writer
+        store = _store_of(runs_dir, run_id)
+        problems = LossCounter(on_problem)
+        made = cls(store, dict(run), documents, problems, sync_interval, program, writer)
+        made._create()
+        made._lines.exists = True
+        made._thread.start()
+        return made
 
     @classmethod
     def resume(
         cls,
-        runs_dir: str | os.PathLike[str],
+        runs_dir: str | os.PathLike[str] | Store,
         run: RunDocument,
         found: Mapping[str, Found],
         *,
@@ -285,93 +166,91 @@ class RunWriter:
         Raises
         ------
         OSError
-            The directory cannot be opened or written.
+            The run cannot be opened or written.
         """
-        runs_dir = Path(runs_dir).absolute()
-        run_id = str(run.get("run_id"))
-        documents: dict[str, bytes] = {}
-        for name in (schema.MANIFEST, schema.PLAN, schema.LOCK):
-            with contextlib.suppress(OSError):
-                documents[name] = (runs_dir / run_id / name).read_bytes()
+        store = _store_of(runs_dir, str(run.get("run_id")))
         left: dict[str, Any] = dict(run)
         telemetry: Mapping[str, Any] = left.pop("telemetry", None) or {}
-        marks: Mapping[str, Any] = left.pop("journal", None) or {}
-        writer = cls(runs_dir, run_id, left, documents, sync_interval, program)
-        writer._on_problem = on_problem
-        journals = (*schema.JOURNALS, *schema.SIGNALS)
+        marks: Mapping[str, JournalMark] = left.pop("journal", None) or {}
+        problems = LossCounter(on_problem)
         dropped: Mapping[str, int] = telemetry.get("dropped") or {}
-        writer.losses = {file: count for file, count in dropped.items() if file in journals}
-        writer.errors = dict(telemetry.get("errors") or {})
-        writer.uncertain = dict(telemetry.get("uncertain") or {})
+        problems.losses = {file: n for file, n in dropped.items() if file in journal.NAMES}
+        problems.errors = dict(telemetry.get("errors") or {})
+        problems.uncertain = dict(telemetry.get("uncertain") or {})
+        documents = {
+            name: content
+            for name in (schema.MANIFEST, schema.PLAN, schema.LOCK)
+            if (content := _content(store, name)) is not None
+        }
+        made = cls(store, left, documents, problems, sync_interval, program, None)
         for file, there in found.items():
-            journal = writer._journals.get(file) or writer._add_journal(file)
-            journal.seq = journal.written_seq = max(there.last, there.given_out)
-            writer._lose(file, journal.seq - there.last)
-            journal.segment_lines[file] = there.lines
-            pattern = schema.segments_of(file)
-            journal.marks.update({name: marks[name] for name in marks if pattern.fullmatch(name)})
-        writer._directory = os.open(writer.path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
-        writer._replace_once(schema.OWNER, _dumps(dict(writer._owner), _PRETTY))
-        writer._open_reserve()
-        writer._thread.start()
-        writer.request_sync()
-        return writer
+            made._lines.continue_after(file, there)
+        made._marks = {
+            name: mark for name, mark in marks.items() if journal.segment_of(name)[0] in found
+        }
+        store.reopen(found, made._marks, problems)
+        made._lines.exists = True
+        store.replace(schema.OWNER, plain.dumps(made._owner, _PRETTY))
+        made._thread.start()
+        made.request_sync()
+        return made
 
     def __init__(
         self,
-        runs_dir: Path,
-        run_id: str,
+        store: Store,
         run: dict[str, Any],
         documents: dict[str, bytes],
+        problems: LossCounter,
         sync_interval: float,
         program: int | None,
+        writer: str | None,
     ) -> None:
         """Use :meth:`create`."""
-        self.run_id = run_id
-        self.path = runs_dir / run_id
-        self.losses = {}
-        self.uncertain = {}
-        self.errors = {}
+        self.store = store
+        self.run_id = str(run["run_id"])
+        self.path = Path(store.location)
         #: Lines, by journal and :func:`identity`, that will come again and are there already.
         self.written: dict[str, Counter[Any]] = {}
         self._pid = os.getpid()
-        self._runs_dir = runs_dir
         self._run = run
         self._documents = documents
+        self._problems = problems
         self._interval = min(sync_interval, _MAX_HEARTBEAT_GAP)
-        self._on_problem: Callable[[Problem], None] | None = None
-        self._head = b'{"schema_version":%d,"run_id":"%b","seq":' % (
-            schema.SCHEMA_VERSION,
-            run_id.encode(),
-        )
-        self._owner: Owner = this_process(_now(), program)
-        self._journals = {file: _Journal(file) for file in schema.JOURNALS}
-        self._directory = -1
-        self._reserve = -1
-        self._retired: list[int] = []
-        #: Guards what `append` touches. Never held across I/O; taken after `_files`, never before.
-        self._buffer = threading.Lock()
-        #: Guards descriptors and positions. Held across `write` and `open`, never across `fsync`.
-        self._files = threading.RLock()
-        self._buffered = 0
-        self._told: set[str] = set()
-        self._untold: list[Problem] = []
+        self._owner: Owner = this_process(plain.iso(time.time()), program)
+        head = journal.head_of(self.run_id, writer)
+        self._lines = LineBuffer(store, head, problems, self._create)
+        self._marks: Mapping[str, JournalMark] = {}
+        #: Guards what the application changes of the run.
+        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._closed = False
-        self._summary: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
-        self._summary = None
+        self._summary: Summary | None = None
         self._sync_done = threading.Condition()
         self._syncs_asked = 0
         self._syncs_done = 0
         self._last_sync_good = True
         self._thread = threading.Thread(
-            target=self._run_thread, name=f"scalable-runs-sync-{run_id[-8:]}", daemon=True
+            target=self._run_thread, name=f"scalable-runs-sync-{self.run_id[-8:]}", daemon=True
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
+        state = "closed" if self._lines.is_closed else "open"
         return f"<{type(self).__name__} {self.run_id} {state}, {sum(self.losses.values())} lost>"
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """Lines lost, by journal: exact."""
+        return self._problems.losses
+
+    @property
+    def uncertain(self) -> dict[str, int]:
+        """Lines written before a sync that failed, by journal: they may be durable or not."""
+        return self._problems.uncertain
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How often what failed, such as `{"write:ENOSPC": 3, "fsync:EIO": 1}`."""
+        return self._problems.errors
 
     # What the application calls
 
@@ -397,45 +276,8 @@ class RunWriter:
         """
         if os.getpid() != self._pid:
             return 0
-        dumps, head, size, taken = orjson.dumps, self._head, 0, 0
-        with self._buffer:
-            journal = self._journals.get(file)
-            if journal is None:
-                journal = self._add_journal(file)
-            if self._closed or self._buffered >= _MAX_BUFFERED:
-                lost = sum(1 for _ in records)
-                journal.seq += lost
-                self._lose(file, lost)
-                if not self._closed:
-                    message = f"{file} loses lines: they come faster than the disk takes them"
-                    self._note("overflow", file, message)
-            else:
-                seq = journal.seq
-                add = journal.lines.append
-                try:
-                    for record in records:
-                        seq += 1
-                        try:
-                            body = dumps(record, _plain, _OPTIONS)
-                        except Exception:
-                            body = self._rescue(file, record)
-                            if body is None:
-                                continue
-                        line = b"%b%d,%b" % (head, seq, body[1:])
-                        size += len(line)
-                        taken += 1
-                        add(line)
-                finally:
-                    journal.seq = seq
-                    self._buffered += size
-            much = self._buffered >= _FLUSH_AT
-        if much and self._files.acquire(blocking=False):
-            try:
-                self._drain()
-            finally:
-                self._files.release()
-        if self._untold:
-            self._notify()
+        taken = self._lines.append(file, records)
+        self._problems.report()
         return taken
 
     def unwritten(self, file: str, records: list[Record]) -> list[Record]:
@@ -454,20 +296,17 @@ class RunWriter:
 
     def last_numbers(self) -> dict[str, int]:
         """Return the last `seq` given out for each journal."""
-        with self._buffer:
-            return {file: journal.seq for file, journal in self._journals.items() if journal.seq}
+        return self._lines.last_numbers()
 
     def flush(self) -> None:
-        """Hand every buffered line to the kernel: it then survives the death of this process.
+        """Hand every buffered line to the store: it then survives the death of this process.
 
         What cannot be written is kept and tried again at the next flush, up to 16 MiB.
         """
         if os.getpid() != self._pid:
             return
-        with self._files:
-            self._drain()
-        if self._untold:
-            self._notify()
+        self._lines.flush()
+        self._problems.report()
 
     def request_sync(self) -> None:
         """Ask for a sync now (a failure, a lost worker) and do not wait for it."""
@@ -475,19 +314,19 @@ class RunWriter:
             self._wake.set()
 
     def sync(self, timeout: float | None = None) -> bool:
-        """Flush, and wait until everything appended before is on the disk and marked in run.json.
+        """Flush, and wait until everything appended before is durable and marked in run.json.
 
         Parameters
         ----------
         timeout
-            Seconds to wait; None waits as long as the disk takes.
+            Seconds to wait; None waits as long as the store takes.
 
         Returns
         -------
         bool
             False if that failed or took longer.
         """
-        if os.getpid() != self._pid or self._closed:
+        if os.getpid() != self._pid or self._lines.is_closed:
             return False
         with self._sync_done:
             self._syncs_asked += 1
@@ -504,18 +343,18 @@ class RunWriter:
         urgent
             Ask for that sync now.
         **changes
-            Fields and their new values. `telemetry` is what the caller itself dropped and met;
-            the writer's own counts are added to it.
+            Fields and their new values. `telemetry` has the caller's own counts; the writer's are
+            added to them.
         """
         if os.getpid() != self._pid:
             return
-        with self._buffer:
+        with self._lock:
             self._run.update(changes)
         if urgent:
             self.request_sync()
 
     def count_error(self, kind: str, message: str, file: str = "") -> None:
-        """Count a problem of the caller among this writer's, and tell of its kind once.
+        """Count a problem of the caller among this writer's, and report the first of its kind.
 
         Parameters
         ----------
@@ -528,16 +367,11 @@ class RunWriter:
         """
         if os.getpid() != self._pid:
             return
-        with self._buffer:
-            self._note(kind, file, message)
-        self._notify()
+        self._problems.note(kind, file, message)
+        self._problems.report()
 
     def close(
-        self,
-        summary: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-        *,
-        timeout: float = 10.0,
-        **changes: Any,
+        self, summary: Summary | None = None, *, timeout: float = 10.0, **changes: Any
     ) -> None:
         """Write what is left, sync, and replace summary.json and run.json a last time.
 
@@ -546,16 +380,17 @@ class RunWriter:
         Parameters
         ----------
         summary
-            Contents of summary.json, or what makes them of the final run.json; its `run` is always
-            the final run.json. Without it no summary.json is written: the reader computes one.
+            Contents of summary.json, or a function that makes them of the final run.json; its
+            `run` is always the final run.json. Without it no summary.json is written: the reader
+            computes one.
         timeout
-            Seconds to wait for a disk that hangs; the daemon thread goes on trying after that.
+            Seconds to wait for a store that hangs; the daemon thread goes on trying after that.
         **changes
             Last changes of run.json, such as `status` and `finished_at`.
         """
         if os.getpid() != self._pid:
             return
-        with self._buffer:
+        with self._lock:
             if self._closing.is_set():
                 return
             self._run.update(changes)
@@ -569,257 +404,19 @@ class RunWriter:
         else:
             self._finish()
         if self._thread.is_alive():
-            with self._buffer:
-                self._note("close:timeout", "", f"the disk did not answer within {timeout:g} s")
-        self._notify()
+            message = f"the disk did not answer within {timeout:g} s"
+            self._problems.note("close:timeout", "", message)
+        self._problems.report()
 
-    # Buffer: with `_buffer` held
-
-    def _add_journal(self, file: str) -> _Journal:
-        if file not in schema.SIGNALS:
-            raise ValueError(f"no journal is called {file!r}")
-        journal = self._journals[file] = _Journal(file)
-        return journal
-
-    def _rescue(self, file: str, record: Record) -> bytes | None:
-        """Encode what orjson refuses: lone surrogates, huge integers, values within themselves."""
-        try:
-            return orjson.dumps(_sanitised(record, 0), _plain, _OPTIONS)
-        except Exception as error:
-            self._lose(file, 1)
-            kind = f"encode:{type(error).__name__}"
-            self._note(kind, file, f"a record of {file} cannot be written as JSON")
-            return None
-
-    def _lose(self, file: str, lines: int) -> None:
-        if lines:
-            self.losses[file] = self.losses.get(file, 0) + lines
-
-    def _note(self, kind: str, file: str, message: str) -> None:
-        self.errors[kind] = self.errors.get(kind, 0) + 1
-        if kind not in self._told:
-            self._told.add(kind)
-            self._untold.append(Problem(kind, file, message))
-
-    # Files: with `_files` held
-
-    def _drain(self) -> None:
-        if self._directory < 0 and not self._recover_directory():
-            return
-        for journal in tuple(self._journals.values()):
-            if journal.lines or journal.backlog:
-                self._drain_journal(journal)
-
-    def _drain_journal(self, journal: _Journal) -> None:
-        with self._buffer:
-            lines, journal.lines = journal.lines, []
-        if lines:
-            fresh = b"".join(lines)
-            journal.backlog = journal.backlog + fresh if journal.backlog else fresh
-        try:
-            if journal.fd < 0:
-                self._open_journal(journal)
-            elif os.fstat(journal.fd).st_nlink == 0:
-                self._replace_removed(journal)
-        except OSError as error:
-            self._failed("open", journal.file, error)
-            return
-        data = journal.backlog
-        done = 0
-        try:
-            view = memoryview(data)
-            while done < len(data):
-                end = _piece_end(data, done)
-                at = done + journal.torn
-                while at < end:
-                    written = os.write(journal.fd, view[at:end])
-                    if written <= 0:
-                        raise OSError(errno.EIO, os.strerror(errno.EIO))
-                    journal.crc32 = zlib.crc32(view[at : at + written], journal.crc32)
-                    journal.written_bytes += written
-                    at += written
-                    journal.torn = at - done
-                self._count_written(journal, data, done, end)
-                done = end
-                journal.torn = 0
-        except OSError as error:
-            # Of a piece that was cut short, the whole lines have arrived all the same.
-            whole = data.rfind(b"\n", done, done + journal.torn) + 1
-            if whole > done:
-                self._count_written(journal, data, done, whole)
-                journal.torn -= whole - done
-                done = whole
-            self._failed("write", journal.file, error)
-        finally:
-            journal.backlog = data[done:]
-            with self._buffer:
-                self._buffered -= done
-
-    def _count_written(self, journal: _Journal, data: bytes, start: int, end: int) -> None:
-        journal.written_lines += data.count(b"\n", start, end)
-        last = data.rfind(b"\n", start, end - 1) + 1 or start
-        at = max(last, start) + len(self._head)
-        journal.written_seq = int(data[at : data.index(b",", at)])
-
-    def _open_journal(self, journal: _Journal) -> None:
-        """Open the journal's next file that nobody has: never append to what another left."""
-        while True:
-            name = _segment_name(journal.file, journal.segment)
-            try:
-                fd = os.open(name, _CREATE | os.O_APPEND, 0o600, dir_fd=self._directory)
-                break
-            except FileExistsError:
-                if journal.segment >= 2 * _MAX_SEGMENTS:
-                    raise
-                journal.segment += 1
-        journal.begin_segment()
-        journal.name, journal.fd = name, fd
-        journal.marks[name] = _mark(journal)
-
-    def _replace_removed(self, journal: _Journal) -> None:
-        """Go on after somebody removed a journal, or all of the directory."""
-        if self._directory_is_gone():
-            self._remake_directory()
-            return
-        with self._buffer:
-            self._lose(journal.file, journal.written_lines)
-            message = f"{journal.file} was removed while the run was recorded"
-            self._note("removed", journal.file, message)
-        self._retire(journal)
-        self._open_journal(journal)
-
-    def _recover_directory(self) -> bool:
-        try:
-            if self._directory >= 0:
-                self._remake_directory()
-            else:
-                self._make_directory()
-        except OSError as error:
-            self._failed("open", "", error)
-            return False
-        return True
-
-    def _directory_is_gone(self) -> bool:
-        try:
-            return os.fstat(self._directory).st_nlink == 0
-        except OSError as error:
-            return error.errno == errno.ESTALE
-
-    def _remake_directory(self) -> None:
-        again = self._reopened()
-        self._retired.append(self._directory)
-        if again is not None:
-            self._directory = again
-            self._continue_in_new_files()
-            return
-        with self._buffer:
-            self._note("removed", "", "the run's directory was removed while it was recorded")
-            for journal in self._journals.values():
-                self._lose(journal.file, journal.total_lines)
-        for journal in self._journals.values():
-            self._retire(journal)
-            journal.segment_lines.clear()
-            journal.marks.clear()
-            journal.written_lines = journal.segment = 0
-        self._directory = -1
-        self._make_directory()
-
-    def _reopened(self) -> int | None:
-        """Open the directory anew if it is still ours: a file server may have come back."""
-        try:
-            directory = os.open(self.path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        try:
-            owner = os.open(schema.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-            try:
-                ours = os.read(owner, _PIECE) == _dumps(dict(self._owner), _PRETTY)
-            finally:
-                os.close(owner)
-        except OSError:
-            ours = False
-        if ours:
-            return directory
-        os.close(directory)
-        return None
-
-    def _continue_in_new_files(self) -> None:
-        """The descriptors went stale: what was not synced through them is uncertain."""
-        with self._buffer:
-            self._note("stale", "", "the run's directory had to be opened anew")
-        for journal in self._journals.values():
-            if journal.fd >= 0:
-                self._leave_segment(journal)
-
-    def _retire(self, journal: _Journal) -> None:
-        """The sync thread may be within `fsync` of this descriptor: it closes it later."""
-        if journal.fd >= 0:
-            self._retired.append(journal.fd)
-        journal.fd = -1
-        journal.marks.pop(journal.name, None)
-        journal.begin_segment()
-
-    def _make_directory(self) -> None:
-        """Make the directory and all its files, or leave nothing."""
-        self._runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        runs = os.open(self._runs_dir, _OPEN_DIRECTORY)
-        made: list[str] = []
-        try:
-            os.mkdir(self.run_id, 0o700, dir_fd=runs)
-            try:
-                flags = _OPEN_DIRECTORY | os.O_NOFOLLOW
-                self._directory = os.open(self.run_id, flags, dir_fd=runs)
-                for name, data in (
-                    (schema.OWNER, _dumps(dict(self._owner), _PRETTY)),
-                    *self._documents.items(),
-                    (_RESERVE, bytes(_RESERVE_BYTES)),
-                ):
-                    made.append(name)
-                    self._write_new(name, data)
-                for journal in self._journals.values():
-                    if journal.fd < 0 and (journal.file in schema.JOURNALS or journal.written_seq):
-                        made.append(journal.file)
-                        self._open_journal(journal)
-                made.append(schema.RUN)
-                self._write_new(schema.RUN, self._run_json()[1])
-                os.fsync(self._directory)
-                os.fsync(runs)
-                self._open_reserve()
-            except BaseException:
-                self._unmake_directory(runs, made)
-                raise
-        finally:
-            os.close(runs)
-
-    def _unmake_directory(self, runs: int, made: Iterable[str]) -> None:
-        for journal in self._journals.values():
-            if journal.fd >= 0:
-                os.close(journal.fd)
-                journal.fd = -1
-        with contextlib.suppress(OSError):
-            if self._directory >= 0:
-                for name in made:
-                    with contextlib.suppress(OSError):
-                        os.unlink(name, dir_fd=self._directory)
-                os.close(self._directory)
-                self._directory = -1
-            os.rmdir(self.run_id, dir_fd=runs)
-
-    def _write_new(self, name: str, data: bytes) -> None:
-        fd = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _failed(self, what: str, file: str, error: OSError) -> None:
-        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-        with self._buffer:
-            message = f"{what} of {file or 'the run directory'} failed: {error.strerror or error}"
-            self._note(f"{what}:{name}", file, message)
+    def _create(self) -> None:
+        journals = self._lines.journals()
+        self._marks = journal.empty_marks(journals)
+        documents = {
+            schema.OWNER: plain.dumps(self._owner, _PRETTY),
+            **self._documents,
+            schema.RUN: plain.dumps(self._run_document(), _PRETTY),
+        }
+        self.store.create(documents, journals, self._problems)
 
     # The sync thread
 
@@ -835,329 +432,106 @@ class RunWriter:
             with self._sync_done:
                 self._syncs_done, self._last_sync_good = asked, good
                 self._sync_done.notify_all()
-            self._notify()
+            self._problems.report()
             self._closing.wait(_MIN_SYNC_GAP)
         self._finish()
 
     def _guarded(self, step: Callable[[], bool]) -> bool:
-        """Whatever goes wrong, the thread lives on: it is what tells of it."""
+        """Keep the thread alive, which counts and reports problems, whatever a step raises."""
         try:
             return step()
         except Exception as error:
-            with self._buffer:
-                kind = f"internal:{type(error).__name__}"
-                self._note(kind, "", f"{type(error).__name__} while syncing: {error}")
+            kind = f"internal:{type(error).__name__}"
+            self._problems.note(kind, "", f"{type(error).__name__} while syncing: {error}")
             return False
 
     def _sync(self) -> bool:
         return self._sync_journals() and self._replace_run()
 
     def _sync_journals(self) -> bool:
-        with self._files:
-            self._drain()
-            self._close_retired()
-            if self._directory < 0 or self._directory_is_gone():
-                if not self._recover_directory():
-                    return False
-                self._drain()
-            good = not any(journal.backlog for journal in self._journals.values())
-            dirty = [
-                (journal, journal.fd, journal.written_lines, _mark(journal))
-                for journal in self._journals.values()
-                if journal.fd >= 0
-                and journal.trusted
-                and (
-                    journal.written_lines > journal.synced_lines
-                    or journal.marks[journal.name]["bytes"] != journal.written_bytes
-                )
-            ]
-        for journal, fd, lines, mark in dirty:
-            try:
-                size = os.fstat(fd).st_size
-                os.fsync(fd)
-            except OSError as error:
-                good = False
-                self._failed("fsync", journal.file, error)
-                with self._files:
-                    if journal.fd == fd and error.errno not in _CANNOT_SYNC:
-                        self._leave_segment(journal)
-            else:
-                with self._files:
-                    if journal.fd != fd:
-                        good = False
-                    elif size < mark["bytes"] or size > journal.written_bytes:
-                        good = False
-                        self._damaged(journal)
-                    else:
-                        journal.synced_lines = lines
-                        journal.marks[journal.name] = mark
-        return good
-
-    def _leave_segment(self, journal: _Journal) -> None:
-        """Nothing written since the last good sync is certain: say so and go on elsewhere."""
-        doubtful = journal.written_lines - journal.synced_lines
-        if doubtful:
-            with self._buffer:
-                self.uncertain[journal.file] = self.uncertain.get(journal.file, 0) + doubtful
-        if journal.segment >= _MAX_SEGMENTS:
-            journal.trusted = False
-            return
-        self._retired.append(journal.fd)
-        journal.fd = -1
-        journal.segment_lines[journal.name] = journal.written_lines
-        journal.segment += 1
-        journal.begin_segment()
+        self._lines.flush()
         try:
-            self._open_journal(journal)
-            os.fsync(self._directory)
+            synced = self.store.sync() if self._lines.exists else None
+        except RunGoneError:
+            self._lines.flush(gone=True)
+            synced = self.store.sync() if self._lines.exists else None
         except OSError as error:
-            self._failed("open", journal.file, error)
-
-    def _damaged(self, journal: _Journal) -> None:
-        with self._buffer:
-            message = f"somebody else wrote into {journal.file} or cut it"
-            self._note("damaged", journal.file, message)
-        self._leave_segment(journal)
-
-    def _close_retired(self) -> None:
-        retired, self._retired = self._retired, []
-        for fd in retired:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            self._problems.failed("sync", "", error)
+            return False
+        if synced is None:
+            return False
+        self._marks = synced.marks
+        return synced.complete and not self._lines.has_backlog()
 
     def _replace_run(self) -> bool:
-        return self._replace(schema.RUN, self._run_json()[1])
+        return self._replace(schema.RUN, self._run_document())
 
-    def _replace(self, name: str, data: bytes) -> bool:
-        """Replace a document atomically; at the end of the run not only once."""
-        if self._directory < 0:
-            return False
-        for attempts_left in (2, 1, 0) if self._closing.is_set() else (0,):
+    def _replace(self, name: str, document: Mapping[str, Any]) -> bool:
+        """Replace a document; at the end of the run not only once."""
+        data = plain.dumps(document, _PRETTY)
+        for _ in range(_LAST_TRIES if self._closing.is_set() else 1):
+            if not self._lines.exists:
+                return False
             try:
-                self._replace_once(name, data)
+                self.store.replace(name, data)
             except OSError as error:
-                made_room = error.errno in _IS_FULL and attempts_left and self._free_reserve()
-                if not made_room:
-                    self._failed("replace", name, error)
+                self._problems.failed("replace", name, error)
             else:
                 return True
         return False
 
-    def _replace_once(self, name: str, data: bytes) -> None:
-        temporary, directory = _TEMPORARY.format(name), self._directory
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=directory)
-            self._write_new(temporary, data)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            last = name == schema.RUN and self._closing.is_set()
-            if not (last and error.errno in _NO_DESCRIPTOR and self._reserve >= 0):
-                raise
-            self._turn_reserve_into(name, data)
-
-    def _open_reserve(self) -> None:
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._close_reserve()
-        with contextlib.suppress(OSError):
-            self._reserve = os.open(_RESERVE, flags, dir_fd=self._directory)
-
-    def _close_reserve(self) -> None:
-        if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
-
-    def _turn_reserve_into(self, name: str, data: bytes) -> None:
-        """Replace a document without opening a file."""
-        os.ftruncate(self._reserve, 0)
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._reserve, data[done:], done)
-        os.fsync(self._reserve)
-        os.rename(_RESERVE, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        os.fsync(self._directory)
-        self._close_reserve()
-
-    def _free_reserve(self) -> bool:
-        """Make room for the last words of a run whose disk is full; False if there is none."""
-        self._close_reserve()
-        try:
-            os.unlink(_RESERVE, dir_fd=self._directory)
-        except OSError:
-            return False
-        return True
-
-    def _run_json(self) -> tuple[dict[str, Any], bytes]:
-        with self._buffer:
+    def _run_document(self) -> dict[str, Any]:
+        owner = self._owner
+        with self._lock:
             run = dict(self._run)
-            given = cast("dict[str, Any]", run.get("telemetry") or {})
-            run["recorder"] = {
-                "host": self._owner["host"],
-                "pid": self._owner["pid"],
-                "boot_id": self._owner["boot_id"],
-                "heartbeat_at": _now(),
-            }
-            telemetry = {
-                **given,
-                "dropped": _added(given.get("dropped"), self.losses),
-                "errors": _added(given.get("errors"), self.errors),
-            }
-            if self.uncertain:
-                telemetry["uncertain"] = dict(self.uncertain)
-            run["telemetry"] = telemetry
-            run["journal"] = {
-                name: mark
-                for journal in self._journals.values()
-                for name, mark in journal.marks.items()
-            }
-        return run, _dumps(run, _PRETTY)
+        run["recorder"] = {
+            **{name: owner[name] for name in ("host", "pid", "boot_id")},
+            "heartbeat_at": plain.iso(time.time()),
+        }
+        run["telemetry"] = self._problems.telemetry(cast("Any", run.get("telemetry") or {}))
+        run["journal"] = dict(self._marks)
+        return run
 
     def _finish(self) -> None:
-        """Do the last sync, on the thread if it lives: a disk that hangs then hangs only that."""
-        with self._buffer:
-            self._closed = True
-        self._guarded(self._sync_journals)
-        self._guarded(self._close_journals)
-        self._guarded(self._write_summary)
-        self._guarded(self._write_last_run)
-        with self._files:
-            self._close_retired()
-            if self._directory >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(self._directory)
-                self._directory = -1
+        """Do the last sync, on the thread if it lives: a store that hangs then hangs only that."""
+        self._lines.is_closed = True
+        for step in (self._sync_journals, self._seal, self._write_summary, self._replace_run):
+            self._guarded(step)
+        self._guarded(self._release)
         with self._sync_done:
             self._syncs_done, self._last_sync_good = self._syncs_asked, False
             self._sync_done.notify_all()
-        self._notify()
+        self._problems.report()
 
-    def _close_journals(self) -> bool:
-        with self._files:
-            for journal in self._journals.values():
-                if journal.fd >= 0:
-                    fd, journal.fd = journal.fd, -1
-                    try:
-                        os.close(fd)
-                    except OSError as error:
-                        self._failed("close", journal.file, error)
-                with self._buffer:
-                    self._lose(journal.file, journal.backlog.count(b"\n") + len(journal.lines))
-                    journal.lines.clear()
-                journal.backlog = b""
+    def _seal(self) -> bool:
+        self.store.seal()
+        self._lines.lose_rest()
         return True
 
     def _write_summary(self) -> bool:
         if self._summary is None:
             return True
-        run, _ = self._run_json()
+        run = self._run_document()
         summary = self._summary(run) if callable(self._summary) else self._summary
-        return self._replace(
-            schema.SUMMARY, _dumps({"run": run, **summary} | {"run": run}, _PRETTY)
-        )
+        return self._replace(schema.SUMMARY, {"run": run, **summary} | {"run": run})
 
-    def _write_last_run(self) -> bool:
-        replaced = self._replace_run()
-        self._free_reserve()
-        return replaced
-
-    def _notify(self) -> None:
-        """Call `on_problem` with no lock held, whatever it does."""
-        if not self._untold:
-            return
-        with self._buffer:
-            untold, self._untold = self._untold, []
-        if self._on_problem is not None:
-            for problem in untold:
-                with contextlib.suppress(Exception):
-                    self._on_problem(problem)
+    def _release(self) -> bool:
+        self.store.close()
+        return True
 
 
-def _mark(journal: _Journal) -> schema.JournalMark:
-    return {
-        "bytes": journal.written_bytes,
-        "seq": journal.written_seq,
-        "crc32": journal.crc32,
-    }
+def _store_of(runs_dir: str | os.PathLike[str] | Store, run_id: str) -> Store:
+    if isinstance(runs_dir, (str, os.PathLike)):
+        return FileStore(Path(runs_dir).absolute() / run_id)
+    return runs_dir
 
 
-def _segment_name(file: str, segment: int) -> str:
-    return file if segment == 0 else f"{file.removesuffix('.jsonl')}.{segment}.jsonl"
-
-
-def _piece_end(data: bytes, start: int) -> int:
-    """Return the end of the piece that starts here: whole lines, 64 KiB at most unless one is."""
-    end = start + _PIECE
-    if end >= len(data):
-        return len(data)
-    return data.rfind(b"\n", start, end) + 1 or data.index(b"\n", end) + 1
-
-
-def _now() -> str:
-    return f"{datetime.fromtimestamp(time.time(), UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+def _content(store: Store, name: str) -> bytes | None:
+    try:
+        return b"".join(block for block in store.read(name) if isinstance(block, bytes))
+    except OSError:
+        return None
 
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
-
-
-def _added(given: Any, own: Mapping[str, int]) -> dict[str, Any]:
-    counts: Counter[str] = Counter(cast("dict[str, int]", given or {}))
-    counts.update(own)
-    return dict(counts)
-
-
-def _dumps(document: Mapping[str, Any], options: int) -> bytes:
-    try:
-        return orjson.dumps(document, _plain, options)
-    except Exception:
-        return orjson.dumps(_sanitised(document, 0), _plain, options)
-
-
-def _plain(value: Any) -> Any:
-    """Stand in for what JSON has no word for. No method of a foreign class is called."""
-    if isinstance(value, Mapping):
-        return {_key(key): item for key, item in _items(cast("Mapping[Any, Any]", value))}
-    if isinstance(value, (set, frozenset)):
-        return list(cast("set[Any]", value))
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).decode("utf-8", "backslashreplace")
-    if isinstance(value, os.PathLike):
-        return _utf8(os.fspath(cast("os.PathLike[str]", value))).decode()
-    return f"<{type(value).__name__}>"
-
-
-def _sanitised(value: Any, depth: int) -> Any:
-    if isinstance(value, bool) or value is None or isinstance(value, float):
-        return value
-    if isinstance(value, str):
-        return str.encode(value, "utf-8", "backslashreplace").decode()
-    if isinstance(value, int):
-        if -(2**63) <= value < 2**64:
-            return value
-        return str(value) if value.bit_length() <= 4096 else f"<int of {value.bit_length()} bits>"
-    if depth >= _MAX_DEPTH:
-        return "<nested too deeply>"
-    if isinstance(value, Mapping):
-        return {
-            _key(key): _sanitised(item, depth + 1)
-            for key, item in _items(cast("Mapping[Any, Any]", value))
-        }
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_sanitised(item, depth + 1) for item in cast("Iterator[Any]", value)]
-    plain = _plain(value)
-    return _sanitised(plain, depth + 1) if isinstance(plain, str) else plain
-
-
-def _items(value: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    return dict.items(value) if isinstance(value, dict) else value.items()
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return str.encode(key, "utf-8", "backslashreplace").decode()
-    if key is None or isinstance(key, (bool, int, float)):
-        return str(key)
-    return f"<{type(key).__name__}>"

@@ -6,6 +6,7 @@ import math
 import os
 import stat
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +21,9 @@ from hypothesis import strategies as st
 from store_world import RUN_ID, create, failure, lines, read, run_document, task, written
 
 from scalable_runs import schema
-from scalable_runs import writer as writer_module
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, SPANS, TASKS
+from scalable_runs.stores import file as file_store
 from scalable_runs.writer import Problem, RunWriter
 
 CONTRACT = {
@@ -102,7 +103,7 @@ def test_no_write_is_larger_than_64_kib_or_ends_within_a_line(
         pieces.append(bytes(data))
         return real(fd, data)
 
-    monkeypatch.setattr(writer_module.os, "write", watched)
+    monkeypatch.setattr(file_store.os, "write", watched)
     writer.append(TASKS, [task(n, n % 700) for n in range(1, 901)])
     writer.append(FAILURES, [failure(1) | {"message": "x" * 200_000}, failure(2)])
     writer.flush()
@@ -119,7 +120,7 @@ def test_a_short_write_is_finished_at_the_very_place(
 ) -> None:
     writer = create(tmp_path, sync_interval=10)
     real = os.write
-    monkeypatch.setattr(writer_module.os, "write", lambda fd, data: real(fd, data[:7]))
+    monkeypatch.setattr(file_store.os, "write", lambda fd, data: real(fd, data[:7]))
     writer.append(TASKS, [task(1), task(2)])
     writer.flush()
     monkeypatch.undo()
@@ -138,7 +139,7 @@ def test_a_sync_marks_bytes_sequence_and_checksum_of_every_file(tmp_path: Path) 
     assert journal[TASKS] == {
         "bytes": len(data),
         "seq": 2,
-        "crc32": writer_module.zlib.crc32(data),
+        "crc32": zlib.crc32(data),
     }
     assert journal[FAILURES] == {"bytes": 0, "seq": 0, "crc32": 0}
     writer.close()

@@ -20,6 +20,7 @@ from store_world import create, failure, task
 
 from scalable_runs import writer as writer_module
 from scalable_runs.schema import FAILURES, TASKS
+from scalable_runs.stores import file as file_store
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def kill_at(where: str) -> None:
 
     replaced: Any = Os()
     setattr(replaced, name, call)
-    writer_module.os = replaced
+    file_store.os = replaced
 
 
 if __name__ == "__main__":

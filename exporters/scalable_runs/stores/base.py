@@ -1,0 +1,266 @@
+"""What a writer and a reader of a run need of the place where its bytes live.
+
+A run consists of documents (run.json, …), which are replaced as a whole, of journals, to which
+whole lines are appended, and of attachments. A store moves their bytes and knows no record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import BinaryIO, NamedTuple, Protocol
+
+from scalable_runs.problems import LossCounter
+from scalable_runs.schema import JournalMark
+
+
+class Entry(NamedTuple):
+    """A file of a run.
+
+    Attributes
+    ----------
+    size
+        In bytes.
+    modified
+        When it was last written, in seconds since the epoch.
+    """
+
+    size: int
+    modified: float
+
+
+class Hole(NamedTuple):
+    """NUL bytes that were never written: a part of a sparse file, which is not read."""
+
+    length: int
+
+
+class Found(NamedTuple):
+    """What a writer that died has left of one journal.
+
+    Attributes
+    ----------
+    last
+        Number of the last line that is there.
+    given_out
+        Last number that is known to have been given out: the lines between were lost.
+    lines
+        How many lines there are.
+    """
+
+    last: int
+    given_out: int
+    lines: int
+
+
+class Synced(NamedTuple):
+    """What a sync achieved.
+
+    Attributes
+    ----------
+    marks
+        What is durable now, by file name.
+    complete
+        Whether that is everything that was appended before.
+    """
+
+    marks: Mapping[str, JournalMark]
+    complete: bool
+
+
+class OpenError(OSError):
+    """A journal cannot be opened; nothing was appended."""
+
+
+class RunGoneError(OSError):
+    """The run was removed while it was written; :meth:`Store.create` makes it again.
+
+    The store has counted the lines that were lost with it.
+    """
+
+
+class Store(Protocol):
+    """The place of one run.
+
+    *Writing.* One process writes a run. Between :meth:`create` or :meth:`reopen` and
+    :meth:`close`, its writer calls :meth:`append` on one thread at a time, and everything else on
+    one other thread: :meth:`sync` may take long, and must not make :meth:`append` wait.
+
+    *Durability.* What :meth:`append` took survives the death of the process; what :meth:`sync`
+    has marked survives that of the machine. A document is old or new at any moment, never mixed.
+
+    *Reading.* Any process reads at any time, also a run that is being written. Names come from
+    damaged runs too: a store never leaves its place for one.
+
+    *Errors.* Every method may raise OSError, and nothing else. The writer counts it and tries
+    again later. A store that can tell more precisely what was lost counts that in the
+    :class:`~scalable_runs.problems.LossCounter` that it was given.
+    """
+
+    #: Names the place for people; for a file store the path of the run's directory.
+    location: str
+
+    # Writing
+
+    def create(
+        self, documents: Mapping[str, bytes], journals: Mapping[str, int], losses: LossCounter
+    ) -> None:
+        """Make the run, durably: all of it or nothing.
+
+        Parameters
+        ----------
+        documents
+            Contents by name. The last of them appears last: with it the run exists.
+        journals
+            Journals that exist from the beginning, and the last `seq` that each gave out.
+            Others are made when something is appended to them.
+        losses
+            Where to count what is lost.
+
+        Raises
+        ------
+        FileExistsError
+            The run exists.
+        OSError
+            It cannot be made; nothing is left behind.
+        """
+        ...
+
+    def reopen(
+        self, found: Mapping[str, Found], marks: Mapping[str, JournalMark], losses: LossCounter
+    ) -> None:
+        """Go on with a run whose writer has died, in new segments.
+
+        Parameters
+        ----------
+        found
+            What is there of each journal.
+        marks
+            What run.json says was synced, by file.
+        losses
+            Where to count what is lost.
+        """
+        ...
+
+    def append(self, journal: str, lines: bytes) -> int:
+        """Take whole lines at the end of a journal, as `write(2)` takes bytes.
+
+        Returns
+        -------
+        int
+            How many bytes were taken, whole lines. If they are not all, the next call for this
+            journal begins with the rest.
+
+        Raises
+        ------
+        OpenError
+            The journal cannot be opened.
+        RunGoneError
+            The run was removed.
+        OSError
+            No line was taken. The next call for this journal begins with the same lines.
+        """
+        ...
+
+    def sync(self) -> Synced:
+        """Make durable what was appended before.
+
+        Lines of which it is not known whether they are durable, after an error, are counted in
+        `LossCounter.uncertain`; the store goes on in a new segment.
+
+        Raises
+        ------
+        RunGoneError
+            The run was removed.
+        OSError
+            Nothing more is durable than before.
+        """
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Replace a document, or make it, durably.
+
+        Raises
+        ------
+        OSError
+            The document is as it was before.
+        """
+        ...
+
+    def seal(self) -> None:
+        """End the journals: nothing is appended any more; the last documents follow."""
+        ...
+
+    def close(self) -> None:
+        """Release what the writer held. Further calls do nothing."""
+        ...
+
+    def delete(self) -> None:
+        """Remove the run with all that is in it."""
+        ...
+
+    def attach(self, name: str, *, append: bool = False) -> AbstractContextManager[BinaryIO]:
+        """Open an attachment to be written; any process and thread may.
+
+        Parameters
+        ----------
+        name
+            Its name in the run, such as `logs/tcp-127.0.0.1-40001/stderr.log`.
+        append
+            Add to its end. Otherwise it is replaced when the block ends without an exception,
+            and left alone when it does not.
+        """
+        ...
+
+    # Reading
+
+    def names(self) -> Iterable[str]:
+        """Return the names of documents, segments and attachments that are not in a folder.
+
+        There are none if the run does not exist or cannot be read.
+        """
+        ...
+
+    def segments(self) -> Mapping[str, list[str]]:
+        """Return the names of each journal's files, in the order they were written."""
+        ...
+
+    def stat(self, name: str) -> Entry | None:
+        """Return size and age of a document, segment or attachment; None if there is none."""
+        ...
+
+    def read(self, name: str, start: int = 0) -> Iterator[bytes | Hole]:
+        """Yield the content of a document, segment or attachment in blocks of bounded size.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        start
+            Bytes to skip.
+
+        Raises
+        ------
+        OSError
+            It cannot be read. FileNotFoundError: there is none.
+        """
+        ...
+
+
+class StoreRoot(Protocol):
+    """The place of many runs; used by readers, on any thread."""
+
+    #: Names the place for people.
+    location: str
+
+    def exists(self) -> bool:
+        """Whether there is such a place."""
+        ...
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs, in any order; whatever else is there is left out."""
+        ...
+
+    def find(self, run_id: str) -> Store | None:
+        """Return the store of a run, also of a broken one; None if nothing has that name."""
+        ...

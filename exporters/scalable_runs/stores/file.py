@@ -1,0 +1,624 @@
+"""Runs as directories of a file system: one that is local, or shared and seen by one writer.
+
+- A line reaches the kernel whole: each `write` on a descriptor opened with `O_APPEND` has whole
+  lines. A short write is finished later, at the very place.
+- After a failed `fsync` the kernel may have dropped the pages and call them clean: nothing written
+  since the last good one is certain. Writing goes on in a new segment.
+- A document is replaced: temporary file, fsync, rename, fsync of the directory.
+- Nothing is followed: a link, a pipe or a device in place of a file is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from scalable_runs import journal, schema
+from scalable_runs.journal import Segment
+from scalable_runs.problems import LossCounter
+from scalable_runs.schema import JournalMark
+from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced
+
+#: Bytes read at once.
+BLOCK: Final = 256 * 1024
+#: A hole longer than that is skipped: it is longer than any line.
+_MIN_HOLE: Final = 16 * 1024 * 1024
+#: After that many failed syncs of one journal its last segment is written on, but not trusted.
+_MAX_SEGMENTS: Final = 100
+#: Kept for the last run.json and summary.json of a run whose disk is full, and kept open for the
+#: last run.json of a process that may open no further file.
+_RESERVE: Final = ".reserve"
+_RESERVE_BYTES: Final = 32 * 1024
+_TEMPORARY: Final = ".{}.tmp"
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: File systems that cannot sync at all answer with these; that is no sign of lost data.
+_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class _Journal:
+    """A journal that is being written: its open segment, and what came before. See `FileStore`."""
+
+    __slots__ = (
+        "earlier_lines",
+        "fd",
+        "marks",
+        "name",
+        "number",
+        "segment",
+        "synced_lines",
+        "trusted",
+    )
+
+    def __init__(self, name: str, seq: int = 0) -> None:
+        self.name = name
+        self.fd = -1
+        self.number = 0
+        self.segment = Segment(name, seq)
+        self.synced_lines = 0
+        #: Whether a sync of the segment still says something.
+        self.trusted = True
+        #: Lines in earlier segments.
+        self.earlier_lines = 0
+        self.marks: dict[str, JournalMark] = {}
+
+    def start_segment(self) -> None:
+        self.segment = Segment(journal.segment_name(self.name, self.number), self.segment.seq)
+        self.synced_lines = 0
+
+    @property
+    def is_dirty(self) -> bool:
+        written = self.segment
+        marked = self.marks[written.name]["bytes"]
+        return written.lines > self.synced_lines or written.bytes != marked
+
+
+class FileStore:
+    """One run's directory. Implements :class:`~scalable_runs.stores.base.Store`.
+
+    The writer's threads call it: `append` is never kept waiting by an `fsync`.
+
+    Parameters
+    ----------
+    path
+        The directory; it need not exist.
+
+    Attributes
+    ----------
+    path
+        As given.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.location = str(path)
+        self._losses = LossCounter()
+        self._directory = -1
+        self._reserve = -1
+        self._sealed = False
+        #: Content of owner.json, by which the directory is recognised.
+        self._owner = b""
+        self._journals: dict[str, _Journal] = {}
+        #: Descriptors that a sync may be using; it closes them later.
+        self._retired: list[int] = []
+        #: Guards descriptors and segments. Held during `write` and `open`, never during `fsync`.
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
+
+    # Beginning
+
+    def create(
+        self, documents: Mapping[str, bytes], journals: Mapping[str, int], losses: LossCounter
+    ) -> None:
+        """Make the directory and all its files, or leave nothing."""
+        with self._lock:
+            self._losses = losses
+            self._owner = documents.get(schema.OWNER, b"")
+            self._journals = {name: _Journal(name, seq) for name, seq in journals.items()}
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            parent = os.open(self.path.parent, _DIRECTORY)
+            try:
+                os.mkdir(self.path.name, 0o700, dir_fd=parent)
+                made: list[str] = []
+                try:
+                    self._fill(parent, documents, made)
+                except BaseException:
+                    self._unmake(parent, made)
+                    raise
+            finally:
+                os.close(parent)
+
+    def _fill(self, parent: int, documents: Mapping[str, bytes], made: list[str]) -> None:
+        self._directory = os.open(self.path.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        *first, last = documents.items()
+        for name, data in (*first, (_RESERVE, bytes(_RESERVE_BYTES))):
+            made.append(name)
+            self._write_new(name, data)
+        for file in self._journals.values():
+            made.append(file.name)
+            self._open(file)
+        made.append(last[0])
+        self._write_new(*last)
+        os.fsync(self._directory)
+        os.fsync(parent)
+        self._open_reserve()
+
+    def _unmake(self, parent: int, made: list[str]) -> None:
+        for file in self._journals.values():
+            if file.fd >= 0:
+                os.close(file.fd)
+                file.fd = -1
+        with contextlib.suppress(OSError):
+            if self._directory >= 0:
+                for name in made:
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=self._directory)
+                os.close(self._directory)
+                self._directory = -1
+            os.rmdir(self.path.name, dir_fd=parent)
+
+    def reopen(
+        self, found: Mapping[str, Found], marks: Mapping[str, JournalMark], losses: LossCounter
+    ) -> None:
+        """Open the directory; segments are made when something is appended."""
+        with self._lock:
+            self._losses = losses
+            for name, left in found.items():
+                file = self._journals[name] = _Journal(name, max(left.last, left.given_out))
+                file.earlier_lines = left.lines
+                file.marks = {
+                    segment: mark
+                    for segment, mark in marks.items()
+                    if journal.segment_of(segment)[0] == name
+                }
+            self._directory = os.open(self.path, _DIRECTORY | os.O_NOFOLLOW)
+            self._open_reserve()
+
+    # Journals
+
+    def append(self, journal: str, lines: bytes) -> int:
+        """Write at the end of the open segment."""
+        with self._lock:
+            if self._directory < 0:
+                raise _gone()
+            file = self._journals.get(journal)
+            if file is None:
+                file = self._journals[journal] = _Journal(journal)
+            try:
+                self._make_ready(file)
+            except RunGoneError:
+                raise
+            except OSError as error:
+                raise OpenError(error.errno, error.strerror) from error
+            segment = file.segment
+            view, at = memoryview(lines), segment.torn
+            try:
+                while at < len(lines):
+                    written = os.write(file.fd, view[at:])
+                    if written <= 0:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
+                    segment.write(view[at : at + written])
+                    at += written
+            except OSError:
+                if b"\n" not in lines[:at]:
+                    segment.torn = at
+                    raise
+            # Of lines that were cut short, the whole ones have arrived all the same.
+            whole = lines.rfind(b"\n", 0, at) + 1
+            segment.torn = at - whole
+            segment.count(lines[:whole])
+            return whole
+
+    def _make_ready(self, file: _Journal) -> None:
+        if file.fd < 0:
+            self._open(file)
+        elif os.fstat(file.fd).st_nlink == 0:
+            if self._directory_is_gone():
+                self._find_directory()
+            else:
+                self._losses.lose(file.name, file.segment.lines)
+                message = f"{file.name} was removed while the run was recorded"
+                self._losses.note("removed", file.name, message)
+                file.marks.pop(file.segment.name, None)
+                self._retire(file)
+            self._open(file)
+
+    def _open(self, file: _Journal) -> None:
+        """Open the journal's next file that nobody has: never append to what another left."""
+        if file.fd >= 0:
+            return
+        while True:
+            name = journal.segment_name(file.name, file.number)
+            try:
+                fd = os.open(name, _CREATE | os.O_APPEND, 0o600, dir_fd=self._directory)
+                break
+            except FileExistsError:
+                if file.number >= 2 * _MAX_SEGMENTS:
+                    raise
+                file.number += 1
+        file.start_segment()
+        file.fd = fd
+        file.marks[name] = file.segment.mark()
+
+    def _retire(self, file: _Journal) -> None:
+        if file.fd >= 0:
+            self._retired.append(file.fd)
+        file.fd = -1
+        file.start_segment()
+
+    def _leave_segment(self, file: _Journal) -> None:
+        """Go on elsewhere: nothing written since the last good sync is certain."""
+        self._losses.doubt(file.name, file.segment.lines - file.synced_lines)
+        if file.number >= _MAX_SEGMENTS:
+            file.trusted = False
+            return
+        file.earlier_lines += file.segment.lines
+        file.number += 1
+        self._retire(file)
+        try:
+            self._open(file)
+            os.fsync(self._directory)
+        except OSError as error:
+            self._losses.failed("open", file.name, error)
+
+    def sync(self) -> Synced:
+        """Call `fsync` for each segment that has something new."""
+        with self._lock:
+            retired, self._retired = self._retired, []
+            for fd in retired:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            if self._directory < 0 or self._directory_is_gone():
+                self._find_directory()
+            dirty = [
+                (file, file.fd, file.segment.lines, file.segment.mark())
+                for file in self._journals.values()
+                if file.fd >= 0 and file.trusted and file.is_dirty
+            ]
+        complete = True
+        for file, fd, lines, mark in dirty:
+            complete &= self._sync_file(file, fd, lines, mark)
+        with self._lock:
+            marks = {
+                name: mark for file in self._journals.values() for name, mark in file.marks.items()
+            }
+        return Synced(marks, complete)
+
+    def _sync_file(self, file: _Journal, fd: int, lines: int, mark: JournalMark) -> bool:
+        try:
+            size = os.fstat(fd).st_size
+            os.fsync(fd)
+        except OSError as error:
+            self._losses.failed("fsync", file.name, error)
+            with self._lock:
+                if file.fd == fd and error.errno not in _CANNOT_SYNC:
+                    self._leave_segment(file)
+            return False
+        with self._lock:
+            if file.fd != fd:
+                return False
+            if not mark["bytes"] <= size <= file.segment.bytes:
+                message = f"another program wrote into {file.name} or cut it"
+                self._losses.note("damaged", file.name, message)
+                self._leave_segment(file)
+                return False
+            file.synced_lines = lines
+            file.marks[file.segment.name] = mark
+        return True
+
+    # A directory that was removed
+
+    def _directory_is_gone(self) -> bool:
+        try:
+            return os.fstat(self._directory).st_nlink == 0
+        except OSError as error:
+            return error.errno == errno.ESTALE
+
+    def _find_directory(self) -> None:
+        """Open the directory anew if it is still ours: a file server may have come back.
+
+        Raises
+        ------
+        RunGoneError
+            It is not.
+        """
+        if self._directory >= 0:
+            self._retired.append(self._directory)
+            self._directory = self._reopened()
+        if self._directory >= 0:
+            self._losses.note("stale", "", "the run's directory had to be opened anew")
+            for file in self._journals.values():
+                if file.fd >= 0:
+                    self._leave_segment(file)
+            return
+        if self._journals:
+            message = "the run's directory was removed while it was recorded"
+            self._losses.note("removed", "", message)
+        for file in self._journals.values():
+            self._losses.lose(file.name, file.segment.lines + file.earlier_lines)
+            self._retire(file)
+        self._journals = {}
+        raise _gone()
+
+    def _reopened(self) -> int:
+        try:
+            directory = os.open(self.path, _DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return -1
+        with contextlib.suppress(OSError):
+            owner = os.open(schema.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                if os.read(owner, BLOCK) == self._owner:
+                    return directory
+            finally:
+                os.close(owner)
+        os.close(directory)
+        return -1
+
+    # Documents
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Rename a temporary file over the document; at the end the reserve makes room for it."""
+        if self._directory < 0:
+            raise _gone()
+        if name == schema.OWNER:
+            self._owner = data
+        try:
+            self._replace(name, data)
+        except OSError as error:
+            if not (self._sealed and error.errno in _IS_FULL and self._free_reserve()):
+                raise
+            self._replace(name, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        temporary, directory = _TEMPORARY.format(name), self._directory
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            self._write_new(temporary, data)
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+            last = name == schema.RUN and self._sealed and self._reserve >= 0
+            if not (last and error.errno in _NO_DESCRIPTOR):
+                raise
+            self._turn_reserve_into(name, data)
+
+    def _write_new(self, name: str, data: bytes) -> None:
+        fd = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _open_reserve(self) -> None:
+        self._close_reserve()
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._reserve = os.open(_RESERVE, flags, dir_fd=self._directory)
+
+    def _close_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _turn_reserve_into(self, name: str, data: bytes) -> None:
+        """Replace a document without opening a file."""
+        os.ftruncate(self._reserve, 0)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._reserve, data[done:], done)
+        os.fsync(self._reserve)
+        os.rename(_RESERVE, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
+        self._close_reserve()
+
+    def _free_reserve(self) -> bool:
+        """Make room for the last documents; False if there was none to make."""
+        self._close_reserve()
+        try:
+            os.unlink(_RESERVE, dir_fd=self._directory)
+        except OSError:
+            return False
+        return True
+
+    # Ending
+
+    def seal(self) -> None:
+        """Close the journals."""
+        with self._lock:
+            self._sealed = True
+            for file in self._journals.values():
+                if file.fd >= 0:
+                    fd, file.fd = file.fd, -1
+                    try:
+                        os.close(fd)
+                    except OSError as error:
+                        self._losses.failed("close", file.name, error)
+
+    def close(self) -> None:
+        """Give up the reserve and all descriptors."""
+        with self._lock:
+            self.seal()
+            self._close_reserve()
+            if self._directory >= 0:
+                self._free_reserve()
+                self._retired.append(self._directory)
+                self._directory = -1
+            retired, self._retired = self._retired, []
+            for fd in retired:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+    def delete(self) -> None:
+        """Remove the directory."""
+        import shutil
+
+        shutil.rmtree(self.path)
+
+    @contextmanager
+    def attach(self, name: str, *, append: bool = False) -> Generator[BinaryIO]:
+        """Write beside the file and rename, or append to it."""
+        path = self._inside(name)
+        for folder in reversed(path.relative_to(self.path).parents[:-1]):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+        if append:
+            with os.fdopen(os.open(path, _APPEND, 0o600), "ab") as file:
+                yield file
+            return
+        temporary = path.with_name(_TEMPORARY.format(path.name))
+        temporary.unlink(missing_ok=True)
+        try:
+            with os.fdopen(os.open(temporary, _CREATE, 0o600), "wb") as file:
+                yield file
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    # Reading
+
+    def names(self) -> set[str]:
+        """Return the names in the directory."""
+        try:
+            return set(os.listdir(self.path))  # noqa: PTH208 (names alone; no Path for each)
+        except OSError:
+            return set()
+
+    def segments(self) -> dict[str, list[str]]:
+        """Return `tasks.jsonl`, `tasks.1.jsonl`, …"""
+        return journal.segments_of(self.names())
+
+    def stat(self, name: str) -> Entry | None:
+        """Return what `lstat` says of a regular file."""
+        try:
+            found = self._inside(name).lstat()
+        except OSError:
+            return None
+        return Entry(found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+
+    def read(self, name: str, start: int = 0) -> Iterator[bytes | Hole]:
+        """Yield blocks of a regular file; what else has its name is never waited for."""
+        fd = os.open(self._inside(name), _READ)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError("it is not a regular file")
+            if start:
+                os.lseek(fd, start, os.SEEK_SET)
+            while block := os.read(fd, BLOCK):
+                yield block
+                if hole := _skip_hole(fd, block):
+                    yield Hole(hole)
+        finally:
+            os.close(fd)
+
+    def _inside(self, name: str) -> Path:
+        """Return a file's path.
+
+        Raises
+        ------
+        OSError
+            The name, or a link on the way, leads out of the directory.
+        """
+        path = self.path / name
+        inside = "\0" not in name and path.name not in ("", "..") and name not in ("", ".")
+        if inside and "/" in name:
+            try:
+                inside = path.parent.resolve().is_relative_to(self.path.resolve())
+            except RuntimeError:  # the last of a loop of links
+                inside = False
+        if not inside:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return path
+
+
+def _gone() -> RunGoneError:
+    return RunGoneError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _skip_hole(fd: int, block: bytes) -> int:
+    """Skip what was never written behind a block of NULs of a sparse file; return its bytes."""
+    if block[-1] or block.strip(b"\0"):
+        return 0
+    here, size = os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size
+    if size - here <= _MIN_HOLE:
+        return 0
+    try:
+        data = os.lseek(fd, here, os.SEEK_DATA)
+    except OSError as error:
+        # Nothing follows; or the file system does not tell.
+        data = size if error.errno == errno.ENXIO else here
+    if data - here <= _MIN_HOLE:
+        data = here
+    return os.lseek(fd, data, os.SEEK_SET) - here
+
+
+class FileRoot:
+    """A directory of runs. Implements :class:`~scalable_runs.stores.base.StoreRoot`.
+
+    Parameters
+    ----------
+    path
+        The directory; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.location = str(path)
+
+    def exists(self) -> bool:
+        """Whether it is a directory."""
+        return self.path.is_dir()
+
+    def ids(self) -> list[str]:
+        """Return the directories that hold something of a run; links are left out."""
+        try:
+            with os.scandir(self.path) as entries:
+                return [
+                    entry.name
+                    for entry in entries
+                    if schema.RUN_ID_PATTERN.fullmatch(entry.name)
+                    and entry.is_dir(follow_symlinks=False)
+                    and (schema.RUN_ID_TIME.match(entry.name) or is_run(entry.path))
+                ]
+        except OSError:
+            return []
+
+    def find(self, run_id: str) -> FileStore | None:
+        """Return the directory of that name."""
+        path = self.path / run_id
+        return FileStore(path) if path.is_dir() and not path.is_symlink() else None
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds anything of a run: its run.json, or a journal."""
+    try:
+        os.lstat(os.path.join(path, schema.RUN))  # noqa: PTH118 (100,000 of them)
+        return True
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        return False
+    try:
+        return not journal.NAMES.isdisjoint(os.listdir(path))  # noqa: PTH208
+    except OSError:
+        return False
