@@ -27,7 +27,7 @@ from scalable.telemetry.process import Process, RecorderProcess
 from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes
-from scalable.telemetry.spans import new_span_id, new_trace_id
+from scalable.telemetry.spans import SecureIdGenerator
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
 from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
@@ -139,12 +139,13 @@ def begin(
         documents = RunDocuments(
             found.target, provider, found.manifest, found.lock, None, found.plan, {}, {}
         )
+    ids = SecureIdGenerator()
     identity = RunIdentity(
         run_id,
         redact.short(settings.project),
         documents.provider,
-        new_trace_id(),
-        new_span_id(),
+        ids.generate_trace_id(),
+        ids.generate_span_id(),
         started,
         documents.components,
     )

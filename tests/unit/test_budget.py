@@ -12,10 +12,9 @@ from opentelemetry.trace import Link
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry.budget import Group, SpanBudget
-from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import SpanFactory, span_context
 
-FACTORY = SpanFactory(Resource({}), SCOPE)
+FACTORY = SpanFactory(Resource({}))
 PARENT = span_context(7, 1)
 
 

@@ -14,7 +14,6 @@ from scalable.telemetry import semconv
 from scalable.telemetry.ledger import Ledger, UnknownEnds
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT, LEAVE_WAIT
 from scalable.telemetry.ledger.workers import HELLO_WAIT
-from scalable.telemetry.providers import SCOPE
 from scalable.telemetry.spans import span_context
 from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.redact import Redactor
@@ -32,7 +31,7 @@ class Book:
         self.guard = Guard()
         redact = Redactor(secrets=secrets)
         self.ledger = Ledger(
-            RUN, ROOT, Resource({}), SCOPE, provider="test", redact=redact, guard=self.guard
+            RUN, ROOT, Resource({}), provider="test", redact=redact, guard=self.guard
         )
         self.records: list[tuple[str, dict[str, Any]]] = []
         self.take(ready(A), hello(A), ready(B), hello(B))

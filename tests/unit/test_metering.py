@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
 from scalable.telemetry import instruments, metering
 from scalable.telemetry.metering import ApplicationInstruments, Meter, Reader, Snapshot
-from scalable.telemetry.providers import SCOPE
+from scalable.telemetry.spans import SCOPE
 from scalable_runs.summary import NameCounts
 
 DELTA = {

@@ -12,8 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceFlags
 
 from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.providers import SCOPE
-from scalable.telemetry.spans import SpanFactory, event, nanoseconds, span_context
+from scalable.telemetry.spans import SCOPE, SpanFactory, event, nanoseconds, span_context
 
 RESOURCE = Resource({"service.name": "x"})
 IDS = span_context(1 << 100, 7, TraceFlags(3))
@@ -23,7 +22,7 @@ PARENT = span_context(1 << 100, 6)
 def test_a_span_is_what_the_sdks_class_makes():
     events = (event("retry", 1.75e9, {"n": 1}),)
     links = (Link(PARENT),)
-    made = SpanFactory(RESOURCE, SCOPE).span(
+    made = SpanFactory(RESOURCE).span(
         "work",
         IDS,
         PARENT,
@@ -59,13 +58,13 @@ def test_a_span_is_what_the_sdks_class_makes():
 
 
 def test_a_span_never_ends_before_it_begins():
-    span = SpanFactory(RESOURCE, SCOPE).span("work", IDS, None, 1.75e9, 1.7e9, {})
+    span = SpanFactory(RESOURCE).span("work", IDS, None, 1.75e9, 1.7e9, {})
     assert span.start_time == span.end_time == nanoseconds(1.75e9)
     assert span.status.status_code is StatusCode.UNSET
 
 
 def test_an_event_is_what_the_sdks_classes_make():
-    factory = EventFactory(RESOURCE, SCOPE)
+    factory = EventFactory(RESOURCE)
     made = factory.event("dask.task", 1.75e9, {"a": "b"}, IDS, error=True)
     record = LogRecord(
         timestamp=nanoseconds(1.75e9),
@@ -85,7 +84,7 @@ def test_an_event_is_what_the_sdks_classes_make():
 
 
 def test_an_event_without_a_span_belongs_to_none():
-    made = EventFactory(RESOURCE, SCOPE).event("dask.task", 1.75e9, {}, None)
+    made = EventFactory(RESOURCE).event("dask.task", 1.75e9, {}, None)
     plain = LogRecord(context=Context(), severity_number=SeverityNumber.INFO)
     for name in ("trace_id", "span_id", "trace_flags", "severity_number", "severity_text", "body"):
         assert (getattr(made.log_record, name) or None) == (getattr(plain, name) or None), name

@@ -11,16 +11,13 @@ from opentelemetry.trace import NonRecordingSpan
 
 from scalable.facts.identity import carried
 from scalable.instrumentation import dask_compat
-from scalable.telemetry import submissions as module
 from scalable.telemetry.spans import span_context
 from scalable.telemetry.submissions import SUBMISSION_WINDOW, Submissions
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    now = [1_000.0]
-    monkeypatch.setattr(module, "time", lambda: now[0])
-    return now
+def clock():
+    return [1_000.0]
 
 
 @contextmanager
@@ -36,7 +33,7 @@ def _in_span(number):
 
 
 def test_graphs_in_a_row_are_one_submission(clock):
-    submissions = Submissions("run")
+    submissions = Submissions("run", clock=lambda: clock[0])
     first = submissions.carrier()
     clock[0] += SUBMISSION_WINDOW / 2
     assert submissions.carrier() is first
@@ -47,7 +44,7 @@ def test_graphs_in_a_row_are_one_submission(clock):
 
 
 def test_another_span_or_baggage_begins_another_submission(clock):
-    submissions = Submissions("run")
+    submissions = Submissions("run", clock=lambda: clock[0])
     with _in_span(1):
         first = submissions.carrier()
         assert submissions.carrier() is first
@@ -64,7 +61,7 @@ def test_another_span_or_baggage_begins_another_submission(clock):
 
 def test_an_equal_context_is_the_same_submission(clock):
     """A span attached anew for each call makes a new context each time."""
-    submissions = Submissions("run")
+    submissions = Submissions("run", clock=lambda: clock[0])
     with _in_span(1):
         first = submissions.carrier()
     with _in_span(1):

@@ -11,10 +11,8 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
-import scalable
 from scalable.common.options import RecorderOptions
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.budget import Group, SpanBudget
@@ -39,14 +37,12 @@ from scalable.telemetry.shipping import (
     UndeliverableError,
     limits_from,
 )
-from scalable.telemetry.spans import SpanFactory
+from scalable.telemetry.spans import SCOPE, SpanFactory
 from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
-
-SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, scalable.__version__)
 
 #: Items that wait to be sent at most, where OTEL_BSP_* or OTEL_BLRP_* say nothing.
 QUEUE: Final = 10_000
@@ -165,9 +161,9 @@ class SignalRouter:
         self._meter = Meter()
         self._file_reader = Reader(resource, SCOPE, self._started)
         self._application: ApplicationInstruments | None = None
-        self._budget = SpanBudget(run, options.span_budget, SpanFactory(resource, SCOPE))
+        self._budget = SpanBudget(run, options.span_budget, SpanFactory(resource))
         self._budget.parent(root)
-        self._events = EventFactory(resource, SCOPE)
+        self._events = EventFactory(resource)
         self._unsampled = 0
         self._foreign: dict[int, int] = {}
         self._foreign_limit = max(1, options.span_budget)

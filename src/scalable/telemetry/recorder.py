@@ -11,6 +11,7 @@ from time import monotonic, sleep, time
 from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import Link
 
 from scalable import __version__, facts
 from scalable.common.guard import Guard
@@ -22,11 +23,11 @@ from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
-from scalable.telemetry.providers import SCOPE, Figures, SignalRouter
+from scalable.telemetry.providers import Figures, SignalRouter
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.routes import Routes, exception_signal
-from scalable.telemetry.spans import SpanFactory, link, span_context
+from scalable.telemetry.spans import SCOPE, SpanFactory, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
@@ -172,7 +173,7 @@ class Recorder:
         self._warn = warn
         flags = routes.sampled(identity.trace_id, None)
         self._root = span_context(identity.trace_id, identity.root_span_id, flags)
-        self._spans = SpanFactory(resource, SCOPE)
+        self._spans = SpanFactory(resource)
         self._router = SignalRouter(
             writer,
             resource,
@@ -187,7 +188,6 @@ class Recorder:
             identity.run_id,
             self._root,
             resource,
-            SCOPE,
             provider=identity.provider,
             redact=redact,
             guard=self.guard,
@@ -603,7 +603,7 @@ class Recorder:
                     submission.last + self._offset,
                     {semconv.RUN_ID: self._identity.run_id, semconv.GRAPH_COUNT: submission.graphs},
                     kind=semconv.KIND_SUBMIT,
-                    links=(link(self._root),) if own_trace else (),
+                    links=(Link(self._root),) if own_trace else (),
                 )
             )
 

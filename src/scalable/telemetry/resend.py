@@ -39,10 +39,10 @@ from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metering import result_of
-from scalable.telemetry.providers import SCOPE, make_resource
+from scalable.telemetry.providers import make_resource
 from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, log_filter
-from scalable.telemetry.spans import SpanFactory, exception_event, span_context
+from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 from scalable_runs import fields
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.reader import RunReader
@@ -303,8 +303,8 @@ class _Resending:
         self._trace_id = fields.hex_id(document.get("trace_id"), 32)
         redact = Redactor.from_environment(os.environ)
         self._resource = make_resource(self._run_id, self._project, redact)
-        self._spans = SpanFactory(self._resource, SCOPE)
-        self._events = EventFactory(self._resource, SCOPE)
+        self._spans = SpanFactory(self._resource)
+        self._events = EventFactory(self._resource)
         self._all = span_budget is None
         self._budget = SpanBudget(self._run_id, span_budget or 0, self._spans)
         self._resent = Resent()
@@ -539,7 +539,7 @@ class _Resending:
             key = (record["task_id"], record.get("attempt") or 0)
             if key in tracebacks:
                 exception[semconv.EXCEPTION_STACKTRACE] = tracebacks[key]
-            events = (exception_event(end / 1e9, exception),)
+            events = (event(semconv.EVENT_FAILURE, end / 1e9, exception),)
         return self._spans.span(
             record.get("task_name") or _given(record, "task_id"),
             ids,

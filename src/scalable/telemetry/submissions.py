@@ -12,12 +12,13 @@ from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, get_current
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.spans import new_span_id, new_trace_id, span_context
+from scalable.telemetry.spans import SecureIdGenerator, span_context
 
 #: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
 #: 10,000 `client.submit` calls is one submission to a person, and costs as much.
@@ -69,10 +70,12 @@ class Submission:
 
     __slots__ = ("baggage", "carrier", "context", "graphs", "ids", "last", "parent", "start")
 
-    def __init__(self, run: str, context: Context, now: float, sampled: Sampled) -> None:
+    def __init__(
+        self, run: str, context: Context, now: float, sampled: Sampled, ids: IdGenerator
+    ) -> None:
         parent = _current_span(context)
-        trace_id = parent.trace_id if parent is not None else new_trace_id()
-        self.ids = span_context(trace_id, new_span_id(), sampled(trace_id, parent))
+        trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
+        self.ids = span_context(trace_id, ids.generate_span_id(), sampled(trace_id, parent))
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
@@ -159,24 +162,47 @@ class SentGraphs:
 
 
 class Submissions(SentGraphs):
-    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits."""
+    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits.
 
-    def __init__(self, run: str, sampled: Sampled | None = None) -> None:
+    Parameters
+    ----------
+    run : str
+        Id of the run.
+    sampled : callable, optional
+        Decides which traces are sent; all by default.
+    ids : IdGenerator, optional
+        Makes the ids of submit spans.
+    clock : callable
+        Returns the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        sampled: Sampled | None = None,
+        *,
+        ids: IdGenerator | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
         super().__init__()
         self._run = run
         self._sampled = sampled or _all_sampled
+        self._ids = ids or SecureIdGenerator()
+        self._clock = clock
         self._open: Submission | None = None
 
     def carrier(self) -> str:
         """The annotation for a graph that is sent now."""
         context = get_current()
-        now = time()
+        now = self._clock()
         with self._lock:
             submission = self._open
             if submission is None or not submission.takes(context, now):
                 if submission is not None:
                     self._ended.append(submission.sent())
-                submission = self._open = Submission(self._run, context, now, self._sampled)
+                submission = self._open = Submission(
+                    self._run, context, now, self._sampled, self._ids
+                )
                 self._opened.append(submission.ids)
             submission.graphs += 1
             submission.last = now

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from scalable import facts
@@ -49,7 +48,7 @@ class Ledger:
         Id of the run.
     root : SpanContext
         Trace and span id of the run's root span.
-    resource, scope
+    resource : Resource
         Of every signal.
     provider : str
         Kind of cluster.
@@ -88,7 +87,6 @@ class Ledger:
         run: str,
         root: SpanContext,
         resource: Resource,
-        scope: InstrumentationScope,
         *,
         provider: str,
         redact: Redactor,
@@ -103,7 +101,7 @@ class Ledger:
         self._redact = redact
         self._guard = guard
         self._deaths = Deaths(redact, logs)
-        self.sink = SignalSink(run, root, resource, scope, provider)
+        self.sink = SignalSink(run, root, resource, provider)
         self.workers = WorkerBook(
             self.sink,
             self._deaths,

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import attempt_span_id
@@ -49,13 +48,12 @@ class SignalSink:
         run: str,
         root: SpanContext,
         resource: Resource,
-        scope: InstrumentationScope,
         provider: str,
     ) -> None:
         self.run = run
         self.root = root
         self.provider = provider
-        self.span = SpanFactory(resource, scope).span
+        self.span = SpanFactory(resource).span
         #: What was made since the last :meth:`drain`; the ledger's parts add to it.
         self.output = Output([], [], [], [], defaultdict(int))
         #: Numbers that user code recorded.
@@ -64,7 +62,7 @@ class SignalSink:
         self.wasted: defaultdict[tuple[str, str], float] = defaultdict(float)
         #: Something happened that must be on disk at once.
         self.urgent = False
-        self._new_event = EventFactory(resource, scope).event
+        self._new_event = EventFactory(resource).event
         self._logs: list[ReadableLogRecord] = []
         self._spans: list[ReadableSpan] = []
         #: Tasks with a span in the present batch: their next event begins a new one.
