@@ -36,6 +36,7 @@ PARTS: Final = {
 }
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+_NOTES: Final = Path(__file__).parent / "NOTES.md"
 _BEGIN: Final = "<!-- figures: written by `make bench` -->\n"
 _IMAGE: Final = "Instrumented ÷ bare: each round, beside bare ÷ bare"
 _END: Final = "<!-- end of figures -->"
@@ -125,34 +126,42 @@ def _write(
     if any(row.control and not row.unit for row in rows):
         target.with_suffix(".svg").write_text(plot.ratios_plot(rows))
     if target.parent == _RESULTS:
-        _write_page(rows, machines)
+        _write_pages(rows, machines)
 
 
-def _write_page(rows: list[Row], machines: dict[str, Any]) -> None:
-    """Put the table, and what it was measured on, between the marks of docs/performance.md."""
-    before, begin, rest = _PAGE.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+def _write_pages(rows: list[Row], machines: dict[str, Any]) -> None:
+    """Write the budgets into docs/performance.md, and every figure into benchmarks/NOTES.md."""
+    image = ""
+    if any(row.control and not row.unit for row in rows):
+        image = f"\n![{_IMAGE}](../benchmarks/results/full.svg)\n"
+    budgets = table.render_markdown([row for row in rows if row.budget is not None])
+    _fill(_PAGE, f"{image}\n{budgets}\n\n{_conditions(rows, machines)}\n\n")
+    notes = "\n".join(f"- {row.what}: {row.note}." for row in rows if row.note)
+    _fill(_NOTES, f"\n{table.render_markdown(rows)}\n\n{notes}\n\n")
+
+
+def _conditions(rows: list[Row], machines: dict[str, Any]) -> str:
     latest: dict[str, Any] = max(machines.values(), key=lambda found: found["measured_at"])
     loads = [found["load"][0] for found in machines.values()]
     packages = ", ".join(f"{name} {found}" for name, found in latest["packages"].items())
     words = (
         f"The last part began at {latest['measured_at']}, on {latest['processors']} processors "
         f"({latest['processor']}), {latest['memory_gb']} GB, {latest['system']}, "
-        f"Python {latest['python']}, {packages}. Load as the parts began: {min(loads)} to "
-        f"{max(loads)}; figures in µs and s grow with it, and ratios get noisier."
+        f"Python {latest['python']}, {packages}. Load when the parts began: {min(loads)} to "
+        f"{max(loads)}; figures in µs and s grow with the load, and ratios get noisier."
     )
     counts = [len(row.rounds) for row in rows if row.control and not row.unit]
     if counts:
         words += f" Rounds of each ratio: {min(counts)} to {max(counts)}."
-    notes = "\n".join(f"- {row.what}: {row.note}." for row in rows if row.note)
-    image = ""
-    if any(row.control and not row.unit for row in rows):
-        image = f"\n![{_IMAGE}](../benchmarks/results/full.svg)\n"
     missing = [part for part in PARTS if part not in machines]
-    if missing:
-        words += f" Not measured there: {', '.join(missing)}."
-    middle = f"{image}\n{table.render_markdown(rows)}\n\n{words}\n\nNotes:\n\n{notes}\n\n"
-    _PAGE.write_text(before + begin + middle + end + after)
+    return words + (f" Not measured there: {', '.join(missing)}." if missing else "")
+
+
+def _fill(page: Path, text: str) -> None:
+    """Replace what is between the marks of a page."""
+    before, begin, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    page.write_text(before + begin + text + end + after)
 
 
 def _rows(parts: dict[str, list[dict[str, Any]]]) -> list[Row]:

@@ -87,7 +87,7 @@ def in_the_loops(directory: Path, quick: bool) -> list[Row]:
         Row.of_rounds("hooks-thread", "thread of the task: CPU per attempt", threads, unit="µs"),
         Row(
             key="reports",
-            what="messages of our own that workers sent, per attempt of a no-op",
+            what="messages that the package sent from workers, per attempt of a no-op",
             measured=reports / tasks / count,
             kind="count",
         ),
@@ -129,7 +129,7 @@ def _traffic(
         rows.append(
             Row(
                 key=f"added-{direction}-{what}",
-                what=f"{what} that the scheduler {direction} in addition, per task",
+                what=f"{what} that the scheduler {direction} more than bare, per task",
                 measured=round(added, 3),
                 unit="B" if what == "bytes" else "",
                 note=f"bare: {before.get(name, 0) / tasks:.1f}",
@@ -175,7 +175,7 @@ def longest_hold(directory: Path, quick: bool) -> list[Row]:
         ),
         Row(
             key="hold-return",
-            what=f"longest hold: a recorder comes back after {away:.0f} s, {waiting:,} facts wait",
+            what=f"longest hold: a recorder reconnects after {away:.0f} s, {waiting:,} facts wait",
             measured=max(holds) * 1e3,
             unit="ms",
             budget=50,
@@ -184,7 +184,7 @@ def longest_hold(directory: Path, quick: bool) -> list[Row]:
         ),
         Row(
             key="return-lost",
-            what="facts missing then, beyond those counted as dropped",
+            what="facts missing afterwards and not counted as dropped",
             measured=_noted_missing(received, plugin),
             budget=0,
             kind="count",
@@ -266,7 +266,7 @@ def memory(directory: Path, quick: bool) -> list[Row]:
         ),
         Row(
             key="fact-estimate",
-            what="the same as the bound reckons it ÷ as measured",
+            what="the estimate that the bound uses ÷ measured",
             measured=estimated / held,
         ),
         *_at_the_bound(),

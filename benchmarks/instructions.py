@@ -28,7 +28,7 @@ _WHATS: Final = {
     "bare": "bare",
     "annotated": "that an annotated graph costs",
     "idle": "that a plugin that does nothing costs",
-    "ours": "that ours costs, with its annotation and its pulls",
+    "ours": "that the package costs, with its annotation and its pulls",
 }
 #: Tasks before anything is counted, so that nothing is done for the first time.
 _WARM: Final = 100

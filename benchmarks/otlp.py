@@ -70,7 +70,7 @@ def to_a_sink(directory: Path, quick: bool) -> list[Row]:
                 ),
                 Row(
                     key=f"otlp-{name}-lost",
-                    what=f"spans of {shipped.spans:,} sent over {name} that the sink lacks",
+                    what=f"spans of {shipped.spans:,} sent over {name} missing at the sink",
                     measured=abs(shipped.spans - shipped.received) + shipped.not_sent,
                     budget=0,
                     kind="count",

@@ -200,7 +200,7 @@ def _counted(tally: Tally, whole: Tally) -> list[Row]:
         ),
         Row(
             key="dropped",
-            what="facts dropped and internal errors meanwhile",
+            what="facts dropped and internal errors in these runs",
             measured=tally.dropped + tally.errors,
             budget=0,
             kind="count",

@@ -61,7 +61,7 @@ def recorder(directory: Path, quick: bool) -> list[Row]:
         ),
         Row(
             key="recorder-lost",
-            what="tasks lost, facts dropped, internal errors on the way",
+            what="tasks lost, facts dropped and internal errors in that run",
             measured=lost + sum(telemetry["dropped"].values()) + sum(telemetry["errors"].values()),
             budget=0,
             kind="count",
@@ -146,7 +146,7 @@ def _compressed(recorded: Recorded) -> list[Row]:
     return [
         Row(
             key="disk-zstd",
-            what="disk: the same with zstd, level 3, to judge",
+            what="disk: the same compressed with zstd, level 3",
             measured=size / tasks,
             unit="B",
             note=f"{time.perf_counter() - began:.1f} s of compressing",

@@ -47,7 +47,7 @@ def report(directory: Path, quick: bool) -> list[Row]:
             ),
             Row(
                 key=f"report-{name}-lost",
-                what=f"{what}: tasks missing from it",
+                what=f"{what}: tasks missing from the report",
                 measured=tasks - _succeeded(counts),
                 budget=0,
                 kind="count",
