@@ -191,6 +191,7 @@ _COMMON: Final[Fields] = {
     "task_name": text,
     "worker": text,
     "worker_id": label,
+    "writer": text,
 }
 _DETAILS: Final[Fields] = {
     "attempt": count,

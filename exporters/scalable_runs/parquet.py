@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, cast
 
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import JOURNALS
+from scalable_runs.stores.base import Store
 
 #: What brings pyarrow.
 EXTRA: Final = "pip install 'scalable-otel[parquet]'"
@@ -17,10 +18,20 @@ EXTRA: Final = "pip install 'scalable-otel[parquet]'"
 _ROWS: Final = 20_000
 
 
-def write_snapshots(run_dir: Path) -> list[Path]:
-    """Write ``<journal>.parquet`` beside each journal that has records; returns the files.
+def write_snapshots(run: str | os.PathLike[str] | Store) -> list[str]:
+    """Attach ``<journal>.parquet`` to a run for each journal that has records.
 
-    Columns are those of the records; what is nested (`details`, `line_items`, …) is JSON text.
+    Columns are those of the records; nested values (`details`, `line_items`, …) are JSON text.
+
+    Parameters
+    ----------
+    run
+        The run's directory, or its store.
+
+    Returns
+    -------
+    list of str
+        The files' names in the run.
 
     Raises
     ------
@@ -35,20 +46,18 @@ def write_snapshots(run_dir: Path) -> list[Path]:
     except ImportError as error:
         raise ImportError(f"pyarrow is not installed: {EXTRA}") from error
     library, writer_type = cast("Any", arrow), cast("Any", parquet).ParquetWriter
-    reader = RunReader(run_dir)
-    written: list[Path] = []
+    reader = RunReader(run)
+    written: list[str] = []
     for journal in JOURNALS:
         schema = _schema(library, reader.records(journal))
         if schema is None:
             continue
-        place = run_dir / f"{Path(journal).stem}.parquet"
-        temporary = place.with_name(f".{place.name}.tmp")
-        with writer_type(str(temporary), schema) as writer:
+        name = f"{journal.removesuffix('.jsonl')}.parquet"
+        with reader.store.attach(name) as file, writer_type(file, schema) as writer:
             rows = iter(reader.records(journal))
             while batch := [_row(record, schema) for record in islice(rows, _ROWS)]:
                 writer.write_table(library.Table.from_pylist(batch, schema=schema))
-        temporary.replace(place)
-        written.append(place)
+        written.append(name)
     return written
 
 

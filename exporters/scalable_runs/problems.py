@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 #: Gaps listed one by one; all of them are counted.
 MAX_GAPS: Final = 10
+
+#: First and last number of lines that are missing, and the writer where there are several.
+Gap: TypeAlias = tuple[int, int] | tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,8 @@ class FileProblems:
     missing
         Lines whose sequence numbers are absent: they were lost.
     gaps
-        The first and the last of such numbers, for the first gaps.
+        The first and the last of such numbers, for the first gaps; and whose they are, where the
+        run has several writers.
     repeated
         Lines that came a second time and were skipped.
     disordered
@@ -163,7 +167,7 @@ class FileProblems:
     newer: int = 0
     nul_bytes: int = 0
     missing: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    gaps: list[Gap] = field(default_factory=list[Gap])
     repeated: int = 0
     disordered: int = 0
     missing_bytes: int = 0
@@ -185,9 +189,7 @@ class FileProblems:
         if self.missing_bytes:
             yield f"{_count(self.missing_bytes, 'byte')} that had been synced are gone"
         if self.missing:
-            where = ", ".join(
-                f"{first}" if first == last else f"{first}–{last}" for first, last in self.gaps
-            )
+            where = ", ".join(map(_gap, self.gaps))
             more = ", …" if len(self.gaps) >= MAX_GAPS else ""
             yield f"{_count(self.missing, 'line')} missing (seq {where}{more})"
         if self.broken:
@@ -206,6 +208,12 @@ class FileProblems:
             yield f"{_count(self.repeated, 'repeated line')} skipped"
         if self.disordered:
             yield f"{_count(self.disordered, 'line')} with a wrong sequence number"
+
+
+def _gap(gap: Gap) -> str:
+    first, last, *writer = gap
+    numbers = f"{first}" if first == last else f"{first}–{last}"
+    return f"{numbers} of {writer[0]}" if writer else numbers
 
 
 def _count(number: int, noun: str) -> str:

@@ -25,7 +25,7 @@ from scalable_runs._process import Owner, this_process
 from scalable_runs.lines import LineBuffer
 from scalable_runs.problems import LossCounter, Problem
 from scalable_runs.schema import JournalMark, Record, RunDocument
-from scalable_runs.stores.base import Found, RunGoneError, Store
+from scalable_runs.stores.base import Found, RunGoneError, Store, joined
 from scalable_runs.stores.file import FileStore
 
 __all__ = ["Found", "Problem", "RunWriter", "identity"]
@@ -528,7 +528,7 @@ def _store_of(runs_dir: str | os.PathLike[str] | Store, run_id: str) -> Store:
 
 def _content(store: Store, name: str) -> bytes | None:
     try:
-        return b"".join(block for block in store.read(name) if isinstance(block, bytes))
+        return joined(store.read(name))
     except OSError:
         return None
 

@@ -33,6 +33,7 @@ from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
+from scalable_runs.stores.file import FileStore
 from scalable_runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -260,7 +261,11 @@ def _uploads(run_dir: Path, parts: _Parts) -> CrashUploads | None:
         return None
     try:
         return CrashUploads(
-            run_dir, parts.identity.run_id, url, redact=parts.redact.lines, versions=packages()
+            FileStore(run_dir),
+            parts.identity.run_id,
+            url,
+            redact=parts.redact.lines,
+            versions=packages(),
         )
     except ValueError as error:
         # The run has begun, and must not fail for this.

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import RUN_ID, create, failure, read, run_document, task, written
 
-from scalable_runs import _process, reader, schema
+from scalable_runs import _process, schema
+from scalable_runs import runs as runs_module
 from scalable_runs.reader import (
     AmbiguousRunError,
     FileProblems,
@@ -470,7 +471,7 @@ def test_a_line_in_many_blocks_is_put_together_once(
     writer = create(tmp_path)
     writer.append(FAILURES, [failure(n) | {"message": "x" * 10_000} for n in range(1, 4)])
     writer.close()
-    monkeypatch.setattr("scalable_runs.reader._BLOCK", 7)
+    monkeypatch.setattr("scalable_runs.stores.file.BLOCK", 7)
     records, reader = read(writer.path, FAILURES)
     assert [len(record["message"]) for record in records] == [10_000] * 3
     assert reader.problems == {}
@@ -673,7 +674,7 @@ def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
         now[0] += timeout + 0.1
 
     monkeypatch.setattr(_process, "_wait_for_end", wait)
-    for module in (_process, reader):
+    for module in (_process, runs_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     statuses = [one.status for one in find_runs(run.parent)]
     assert sorted(statuses) == ["lost", *5 * ["running"]]

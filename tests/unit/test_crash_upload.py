@@ -25,6 +25,7 @@ from scalable.crash_upload.transfer import check_url
 from scalable.crash_upload.uploads import CrashUploads
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import UPLOADS
+from scalable_runs.stores.file import FileStore
 
 Reply = tuple[int, bytes, dict[str, str]]
 
@@ -131,12 +132,12 @@ def logs_of(run_dir: Path) -> list[CrashLog]:
 def uploads_of(run_dir: Path, store: Store, **more: Any) -> CrashUploads:
     more.setdefault("redact", Redactor())
     return CrashUploads(
-        run_dir, run_dir.name, store.url, versions={"dask": "1"}, backoff=0.001, **more
+        FileStore(run_dir), run_dir.name, store.url, versions={"dask": "1"}, backoff=0.001, **more
     )
 
 
 def ended(run_dir: Path) -> list[str]:
-    return [record["outcome"] for record in outcomes(run_dir)]
+    return [record["outcome"] for record in outcomes(FileStore(run_dir))]
 
 
 def send(tmp_path: Path, store: Store, *texts: str, **more: Any) -> Path:
@@ -160,7 +161,7 @@ def test_a_log_is_sent_redacted_with_the_hash_of_what_is_sent(tmp_path, store):
         "cause": "segfault",
         "versions": {"dask": "1"},
     }
-    (record,) = outcomes(run_dir)
+    (record,) = outcomes(FileStore(run_dir))
     assert (record["outcome"], record["tries"]) == ("uploaded", 1)
     assert record["sha256"] == asked["sha256"]
 
@@ -186,7 +187,7 @@ def test_what_may_pass_is_tried_again(tmp_path, store, status):
     store.on_put = lambda store, n: (status, b"", {}) if n < 2 else None
     run_dir = send(tmp_path, store)
     assert len(store.taken) == 1
-    (record,) = outcomes(run_dir)
+    (record,) = outcomes(FileStore(run_dir))
     assert (record["outcome"], record["tries"]) == ("uploaded", 4)
 
 
@@ -279,10 +280,15 @@ def test_a_server_that_is_not_there(tmp_path):
         port = free.getsockname()[1]
     run_dir = run_with_logs(tmp_path, TEXT)
     sender = CrashUploads(
-        run_dir, run_dir.name, f"http://127.0.0.1:{port}/", redact=None, versions={}, backoff=0.001
+        FileStore(run_dir),
+        run_dir.name,
+        f"http://127.0.0.1:{port}/",
+        redact=None,
+        versions={},
+        backoff=0.001,
     )
     sender.send_all(logs_of(run_dir))
-    (record,) = outcomes(run_dir)
+    (record,) = outcomes(FileStore(run_dir))
     assert (record["outcome"], record["tries"]) == ("failed", uploads.TRIES)
 
 
@@ -459,7 +465,7 @@ def test_a_place_may_not_be_another_service_of_this_machine(tmp_path, store):
         run_dir = send(tmp_path, store)
         assert (other.asked, other.taken) == ([], [])
     assert ended(run_dir) == ["refused"]
-    (record,) = outcomes(run_dir)
+    (record,) = outcomes(FileStore(run_dir))
     assert "another port of this machine" in record["error"]
 
 
@@ -511,7 +517,7 @@ def test_outcomes_are_read_from_a_regular_file_alone(tmp_path, kind):
         (tmp_path / "other").write_text("{}\n")
         path.symlink_to("/dev/zero" if kind == "zero" else tmp_path / "other")
     tracemalloc.start()
-    assert outcomes(run_dir) == []
+    assert outcomes(FileStore(run_dir)) == []
     assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     tracemalloc.stop()
 
@@ -520,9 +526,7 @@ def test_a_log_that_is_larger_than_a_log_can_be_is_read_from_its_end(tmp_path, m
     run_dir = run_with_logs(tmp_path, "0123456789")
     monkeypatch.setattr(logs, "MAX_LOG", 4)
     (log,) = logs_of(run_dir)
-    path = logs.find(run_dir, log.log)
-    assert path is not None
-    assert logs.read_log(path) == b"6789"
+    assert logs.read_log(FileStore(run_dir), log.log) == b"6789"
 
 
 def test_a_loop_of_links_is_no_log(tmp_path):
@@ -530,4 +534,4 @@ def test_a_loop_of_links_is_no_log(tmp_path):
     (log,) = logs_of(run_dir)
     (run_dir / log.log).unlink()
     (run_dir / log.log).symlink_to(Path(log.log).name)
-    assert logs.find(run_dir, log.log) is None
+    assert FileStore(run_dir).stat(log.log) is None

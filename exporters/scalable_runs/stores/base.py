@@ -79,6 +79,24 @@ class RunGoneError(OSError):
     """
 
 
+def joined(blocks: Iterable[bytes | Hole], limit: int = 64 * 1024 * 1024) -> bytes:
+    """Join the blocks of a document or attachment.
+
+    Raises
+    ------
+    OSError
+        They have more than `limit` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for block in blocks:
+        size += block.length if isinstance(block, Hole) else len(block)
+        if size > limit:
+            raise OSError(f"it is larger than {limit // 1024**2} MiB")
+        parts.append(bytes(block.length) if isinstance(block, Hole) else block)
+    return b"".join(parts)
+
+
 class Store(Protocol):
     """The place of one run.
 

@@ -323,7 +323,9 @@ _FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contai
 
 def changed_journals(reader: RunReader) -> list[str]:
     """Name the journals that are not as long as run.json says they were left."""
-    return [file for file, (size, *_) in reader.marks().items() if size != reader.file_size(file)]
+    return [
+        file for file, mark in reader.marks().items() if mark["bytes"] != reader.file_size(file)
+    ]
 
 
 _UNFINISHED: Final = frozenset({"running", "lost"})

@@ -13,8 +13,6 @@ from scalable.cli._runs import RunChoice, nearest_runs_dir, run_options
 from scalable.cli._terminal import echo, layout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from click.shell_completion import CompletionItem
 
     from scalable.crash_upload.logs import CrashLog
@@ -66,16 +64,16 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
     from scalable.analysis import json_text, path_text
     from scalable.analysis._text import fit, printable, table
     from scalable.analysis.page import Page
-    from scalable.crash_upload.logs import find, outcomes
+    from scalable.crash_upload.logs import outcomes
 
     reader = choice.open()
-    sent = {record.get("log"): record.get("outcome") for record in outcomes(reader.path)}
+    sent = {record.get("log"): record.get("outcome") for record in outcomes(reader.store)}
     rows: list[list[str]] = []
     found: list[dict[str, Any]] = []
     for details in _deaths(reader):
         log = details.get("stderr_path") or ""
-        path = find(reader.path, log) if log else None
-        size = _size(path)
+        entry = reader.store.stat(log) if log else None
+        size = None if entry is None else entry.size
         worker = details.get("worker_id") or details.get("worker")
         how = details.get("signal") or details.get("exit_code")
         found.append(
@@ -85,7 +83,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
                 "ended_by": how,
                 "lost_at": details["lost_at"],
                 "log": log or None,
-                "path": None if path is None else path_text(path),
+                "path": None if entry is None else path_text((reader.path / log).resolve()),
                 "size_bytes": size,
                 "upload": sent.get(log),
             }
@@ -123,25 +121,19 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
 def show_log(worker: str, choice: RunChoice) -> None:
     """Show the log of the worker of that name, of its last death if it died more than once."""
     from scalable.analysis._text import printable_lines
-    from scalable.crash_upload.logs import find, read_log
+    from scalable.crash_upload.logs import read_log
 
     reader = choice.open()
     found = [log for log in _logs(reader) if log.worker_id == worker]
-    path = find(reader.path, found[-1].log) if found else None
-    if path is None:
+    if not found:
         raise CommandError(_why_not_shown(reader, worker))
+    log = found[-1].log
     try:
-        text = read_log(path).decode("utf-8", "replace")
+        text = read_log(reader.store, log).decode("utf-8", "replace")
     except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}.") from None
+        where = reader.path / log
+        raise CommandError(f"{where} cannot be read: {error.strerror or error}.") from None
     echo("\n".join(printable_lines(text)))
-
-
-def _size(log: Path | None) -> int | None:
-    try:
-        return log.stat().st_size if log is not None else None
-    except OSError:
-        return None
 
 
 def _why_not_shown(reader: RunReader, worker: str) -> str:
@@ -199,7 +191,7 @@ def upload(
     redact = None if no_redact else Redactor.from_environment(os.environ).lines
     try:
         uploads = CrashUploads(
-            reader.path,
+            reader.store,
             reader.run_id,
             url or "https://example.invalid/",
             redact=redact,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from scalable_runs.reader import RunReader, open_file
+from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, UPLOADS
+from scalable_runs.stores.base import Store, joined
 
 #: Outcomes of a run's uploads that are looked at: the last ones.
 MAX_OUTCOMES: Final = 10_000
@@ -38,7 +36,7 @@ def crash_logs(reader: RunReader) -> Iterator[CrashLog]:
         path = details.get("stderr_path")
         if record.get("failure_class") != "WorkerLost" or not path:
             continue
-        if find(reader.path, path) is not None:
+        if reader.store.stat(path) is not None:
             yield CrashLog(
                 details.get("worker_id") or details.get("worker") or "",
                 path,
@@ -47,25 +45,20 @@ def crash_logs(reader: RunReader) -> Iterator[CrashLog]:
             )
 
 
-def find(run_dir: Path, log: str) -> Path | None:
-    """Path of a run's log, if it is a file within the run's directory."""
-    with suppress(OSError, ValueError, RuntimeError):  # the last of a loop of links
-        path = (run_dir / log).resolve(strict=True)
-        if path.is_relative_to(run_dir.resolve()) and path.is_file():
-            return path
-    return None
+def read_log(store: Store, log: str) -> bytes:
+    """Return a log of a run; if it is larger than a log can be, its end.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    entry = store.stat(log)
+    start = max(0, entry.size - MAX_LOG) if entry is not None else 0
+    return joined(store.read(log, start), 2 * MAX_LOG)[:MAX_LOG]
 
 
-def read_log(path: Path) -> bytes:
-    """Return a log; of a file that is larger than a log can be, the end."""
-    with open_file(path) as fd:
-        size = os.fstat(fd).st_size
-        os.lseek(fd, max(0, size - MAX_LOG), os.SEEK_SET)
-        with os.fdopen(os.dup(fd), "rb") as file:
-            return file.read(MAX_LOG)
-
-
-def outcomes(run_dir: Path) -> list[dict[str, Any]]:
-    """Return what a run's uploads.jsonl tells, in order; broken lines are left out."""
-    records = RunReader(run_dir, wait=0).records(UPLOADS)
+def outcomes(store: Store) -> list[dict[str, Any]]:
+    """Return the records of a run's uploads.jsonl, in order; broken lines are left out."""
+    records = RunReader(store, wait=0).records(UPLOADS)
     return list(deque(records, maxlen=MAX_OUTCOMES))

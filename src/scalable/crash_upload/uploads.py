@@ -16,20 +16,19 @@ import hashlib
 import json
 import logging
 import math
-import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from scalable.crash_upload.logs import CrashLog, find, outcomes, read_log
+from scalable.crash_upload.logs import CrashLog, outcomes, read_log
 from scalable.crash_upload.transfer import Place, UploadError, check_url, exchange
 from scalable_runs.plain import iso
 from scalable_runs.schema import SCHEMA_VERSION, UPLOADS
+from scalable_runs.stores.base import Store
 
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 #: Logs that wait at most; the oldest are kept, further ones are counted and stay on disk.
@@ -59,8 +58,8 @@ class CrashUploads:
 
     Parameters
     ----------
-    run_dir : Path
-        The run's directory.
+    store : Store
+        Where the run is.
     run_id : str
         Its id.
     url : str
@@ -73,7 +72,7 @@ class CrashUploads:
 
     def __init__(
         self,
-        run_dir: Path,
+        store: Store,
         run_id: str,
         url: str,
         *,
@@ -82,7 +81,7 @@ class CrashUploads:
         queue_size: int = QUEUE_SIZE,
         backoff: float = 0.5,
     ) -> None:
-        self._run_dir = run_dir
+        self._store = store
         self._run_id = run_id
         self._url = check_url(url)
         self._redact = redact
@@ -97,7 +96,7 @@ class CrashUploads:
         self._thread: threading.Thread | None = None
         self._sent = {
             str(record.get("sha256"))
-            for record in outcomes(run_dir)
+            for record in outcomes(store)
             if record.get("outcome") == "uploaded"
         }
         #: Logs that found no room in the queue.
@@ -163,10 +162,9 @@ class CrashUploads:
 
     def content(self, log: CrashLog) -> Content | None:
         """What would be sent of a log; None if there is nothing."""
-        path = find(self._run_dir, log.log)
-        if path is None:
+        if self._store.stat(log.log) is None:
             return None
-        data = read_log(path)
+        data = read_log(self._store, log.log)
         if self._redact is not None:
             data = self._redact(data.decode("utf-8", "replace")).encode("utf-8", "replace")
         return Content(data, hashlib.sha256(data).hexdigest()) if data else None
@@ -278,11 +276,7 @@ class CrashUploads:
             # It may name the address, whose query is a password.
             record["error"] = (error if self._redact is None else self._redact(error))[:500]
         try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._run_dir / UPLOADS, flags, 0o600)
-            try:
-                os.write(descriptor, json.dumps(record).encode() + b"\n")
-            finally:
-                os.close(descriptor)
+            with self._store.attach(UPLOADS, append=True) as file:
+                file.write(json.dumps(record).encode() + b"\n")
         except OSError as problem:
             _logger.warning("scalable: %s cannot be written: %s", UPLOADS, problem)

@@ -1,0 +1,216 @@
+"""Reads a run, whatever state it is in.
+
+A reader takes no lock and changes nothing. It copes with files that are torn, damaged, missing or
+written by another program: what can be read is read, the rest is counted and described. Memory is
+bounded, however large a file or a line is. Nothing but JSON is ever decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, cast
+
+import orjson
+
+from scalable_runs import fields, journal, schema
+from scalable_runs._process import EXIT_TIMEOUT, is_alive
+from scalable_runs.plain import parse_time
+from scalable_runs.problems import FileProblems
+from scalable_runs.scan import JournalScan
+from scalable_runs.schema import JournalMark, Record, RunStatus
+from scalable_runs.stores.base import Store, joined
+from scalable_runs.stores.file import FileStore
+
+#: A recorder that cannot be seen from here is taken for dead after that much silence.
+_MAX_SILENCE_S: Final = 30.0
+_MARK: Final = {"bytes": fields.count, "seq": fields.count, "crc32": fields.count}
+
+
+class RunReader:
+    """One run, read by the thread that made this; not to be shared.
+
+    Parameters
+    ----------
+    run
+        The run's directory, or its store. It need not be a good one: look at :attr:`problems`.
+    wait
+        Seconds to wait at most for a recorder that is about to end.
+
+    Attributes
+    ----------
+    store
+        Where the run is.
+    path
+        The run's directory, if it has one.
+    run_id
+        As run.json says, else the name of the place.
+    document
+        run.json; empty if it cannot be read.
+    owner
+        owner.json; empty if it cannot be read.
+    status
+        As run.json says, but `lost` for a run that says `running` and whose recorder is gone.
+    started_at, finished_at
+        None where the run does not tell.
+    last_seen_at
+        When the recorder last gave a sign of life: where to count the end of a lost run from.
+    problems
+        What is wrong, by file: run.json and summary.json from the start or when they are read, a
+        journal once it has been read to its end. Files without problems are not in it.
+    """
+
+    def __init__(self, run: str | os.PathLike[str] | Store, *, wait: float = EXIT_TIMEOUT) -> None:
+        self.store: Store = FileStore(run) if isinstance(run, (str, os.PathLike)) else run
+        self.path: Path = Path(self.store.location)
+        self._wait = wait
+        self.problems: dict[str, FileProblems] = {}
+        self.document: dict[str, Any] = self._read_document(schema.RUN) or {}
+        has_owner = schema.OWNER in self.store.names()
+        self.owner: dict[str, Any] = (self._read_document(schema.OWNER) or {}) if has_owner else {}
+        self._named_run_id: str | None = self.document.get("run_id") or None
+        self.run_id: str = self._named_run_id or _encodable(self.path.name)
+        self.started_at: datetime | None = parse_time(self.document.get("started_at"))
+        self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
+        self.last_seen_at: datetime | None = self.finished_at or self._last_seen()
+        self.status: RunStatus = self._status()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id} {self.status}>"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run is being recorded now."""
+        return self.status == "running"
+
+    def files(self) -> list[str]:
+        """Return the journals of this run that exist, in the order of the contract."""
+        segments = self.store.segments()
+        return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in segments]
+
+    def size(self, file: str) -> int:
+        """Return how many bytes a journal has now, for telling how far a scan has come."""
+        return sum(self.file_size(name) for name in self.store.segments().get(file, ()))
+
+    def file_size(self, name: str) -> int:
+        """Return how many bytes one file of this run has now; 0 if it is not there."""
+        entry = self.store.stat(name)
+        return entry.size if entry is not None else 0
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return summary.json, or None if it is missing or cannot be read."""
+        if schema.SUMMARY not in self.store.names():
+            return None
+        document = self._read_document(schema.SUMMARY)
+        if (
+            document is not None
+            and document.get("schema_version") == schema.SCHEMA_VERSION
+            and not fields.fits(document, fields.SUMMARY)
+        ):
+            problems = self.problems[schema.SUMMARY] = FileProblems(schema.SUMMARY, broken=1)
+            problems.unreadable = "its fields are not those of a summary"
+            return None
+        return document
+
+    def records(
+        self, file: str, *, progress: Callable[[int], None] | None = None
+    ) -> Iterator[Record]:
+        """Read a journal from its beginning to its present end, in the order it was written.
+
+        Parameters
+        ----------
+        file
+            The journal, such as `tasks.jsonl`. What was written on after a failed sync
+            (`tasks.1.jsonl`) is read with it. A missing journal has no records.
+        progress
+            Called with the bytes read since the last call, a few times a megabyte.
+
+        Yields
+        ------
+        dict
+            One record. Fields may be missing; those of older tools and of a wrong type are null.
+        """
+        self.problems.pop(file, None)
+        scan = JournalScan(
+            self.store, file, run_id=self._named_run_id, is_live=self.is_live, progress=progress
+        )
+        segments = self.store.segments().get(file, [])
+        marks = self.marks()
+        try:
+            yield from scan.records(
+                segments,
+                {name: marks[name] for name in marks if journal.segment_of(name)[0] == file},
+            )
+        finally:
+            self._named_run_id = scan.run_id
+            if scan.problems:
+                self.problems[file] = scan.problems
+
+    def marks(self) -> dict[str, JournalMark]:
+        """Return what run.json says of each file at the last sync."""
+        found: Any = self.document.get("journal")
+        marks: dict[str, Any] = found if isinstance(found, dict) else {}
+        return {
+            name: mark
+            for name, mark in marks.items()
+            # A key may be anything: only the name of a journal's file is one.
+            if journal.segment_of(name)[0] in journal.NAMES and fields.fits(mark, _MARK)
+        }
+
+    def _read_document(self, name: str) -> dict[str, Any] | None:
+        problems = FileProblems(name)
+        self.problems.pop(name, None)
+        try:
+            document: Any = orjson.loads(joined(self.store.read(name)))
+            if isinstance(document, dict):
+                found = cast("dict[str, Any]", document)
+                problems.wrong = fields.clean(found, fields.DOCUMENTS.get(name, {}))
+                if problems:
+                    self.problems[name] = problems
+                return found
+            problems.broken = 1
+            problems.unreadable = "it is not a JSON object"
+        except OSError as error:
+            problems.unreadable = error.strerror or str(error)
+        except ValueError as error:
+            problems.nul_bytes = _nul_bytes(error)
+            problems.unreadable = f"it is not JSON (line {getattr(error, 'lineno', 1)})"
+        self.problems[name] = problems
+        return None
+
+    def _recorder(self) -> dict[str, Any]:
+        return self.document.get("recorder") or {}
+
+    def _last_seen(self) -> datetime | None:
+        heartbeat = parse_time(self._recorder().get("heartbeat_at"))
+        if heartbeat is not None:
+            return heartbeat
+        names = [n for n in self.store.names() if n == schema.RUN or n.endswith(".jsonl")]
+        times = [entry.modified for name in names if (entry := self.store.stat(name)) is not None]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
+
+    def _status(self) -> RunStatus:
+        status: Any = self.document.get("status")
+        if status in schema.RUN_STATUSES and status != "running":
+            return cast("RunStatus", status)
+        alive = is_alive(self._recorder() or self.owner, self.owner, wait=self._wait)
+        if alive is None:
+            silence = (
+                (datetime.now(UTC) - self.last_seen_at).total_seconds()
+                if self.last_seen_at is not None
+                else _MAX_SILENCE_S
+            )
+            alive = silence < _MAX_SILENCE_S
+        return "running" if alive else "lost"
+
+
+def _nul_bytes(error: ValueError) -> int:
+    document = getattr(error, "doc", "")
+    return document.count("\0") if isinstance(document, str) else 0
+
+
+def _encodable(text: str) -> str:
+    """Return a file's name as text that can be encoded: a name may be any bytes."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,130 @@
+"""Finds runs where many of them are."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+from scalable_runs import schema
+from scalable_runs._process import EXIT_TIMEOUT
+from scalable_runs.plain import parse_time
+from scalable_runs.run_reader import RunReader
+from scalable_runs.stores.base import StoreRoot
+from scalable_runs.stores.file import FileRoot, is_run
+
+__all__ = ["AmbiguousRunError", "RunNotFoundError", "find_runs", "is_run", "resolve_run"]
+
+
+class RunNotFoundError(LookupError):
+    """There is no such run; the message says what there is and what to do."""
+
+
+class AmbiguousRunError(LookupError):
+    """More than one run's id begins like that; the message names them.
+
+    Attributes
+    ----------
+    matching : list of str
+        Ids of all the runs, newest first.
+    """
+
+    def __init__(self, message: str, matching: list[str]) -> None:
+        super().__init__(message)
+        self.matching = matching
+
+
+def find_runs(runs_dir: str | os.PathLike[str] | StoreRoot) -> list[RunReader]:
+    """Return the runs in a place, newest first by the time they started.
+
+    Parameters
+    ----------
+    runs_dir
+        Where runs live: a directory, or another place. If it does not exist there are none.
+
+    Returns
+    -------
+    list of RunReader
+        Also broken ones, with :attr:`RunReader.problems`. Directories that hold nothing of a run
+        are left out, and so are those that lead out of `runs_dir` by a symbolic link. If
+        `runs_dir` is itself a run, it alone.
+    """
+    if isinstance(runs_dir, (str, os.PathLike)) and is_run(runs_dir):
+        return [RunReader(runs_dir)]
+    root = _root(runs_dir)
+    stores = [store for run_id in root.ids() if (store := root.find(run_id)) is not None]
+    # All of them together wait no longer than one.
+    deadline = monotonic() + EXIT_TIMEOUT
+    runs = [RunReader(store, wait=max(0.0, deadline - monotonic())) for store in stores]
+    return sorted(runs, key=_start_key, reverse=True)
+
+
+def resolve_run(
+    runs_dir: str | os.PathLike[str] | StoreRoot, run_id: str | None = None
+) -> RunReader:
+    """Return one run of a place.
+
+    Parameters
+    ----------
+    runs_dir
+        Where runs live: a directory, or another place.
+    run_id
+        The run's id or the beginning of one; None is the run that started last.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none like that.
+    AmbiguousRunError
+        More than one run's id begins like that.
+    """
+    root = _root(runs_dir)
+    where = root.location
+    if run_id is not None and schema.RUN_ID_PATTERN.fullmatch(run_id) is None:
+        raise RunNotFoundError(
+            f"{run_id!r} is not a run id: give the name of a directory in {where}, or the "
+            "beginning of one"
+        )
+    is_one = isinstance(root, FileRoot) and is_run(root.path)
+    if run_id is not None and not is_one:
+        store = root.find(run_id)
+        if store is not None:
+            return RunReader(store)
+    runs = find_runs(runs_dir)
+    if not runs:
+        reason = "has no runs" if root.exists() else "does not exist"
+        raise RunNotFoundError(
+            f"{where} {reason}. Record one with scalable.instrument(client), or point at "
+            "another directory"
+        )
+    if run_id is None:
+        return next((run for run in runs if run.document), runs[0])
+    matching = [run for run in runs if run.path.name.startswith(run_id)]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise RunNotFoundError(
+            f"no run in {where} begins with {run_id!r}; the latest of {len(runs)} is "
+            f"{runs[0].path.name}"
+        )
+    ids = [run.path.name for run in matching]
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    raise AmbiguousRunError(
+        f"{run_id!r} begins {', '.join(ids[:5])}{more}: give more of the id", ids
+    )
+
+
+def _root(runs_dir: str | os.PathLike[str] | StoreRoot) -> StoreRoot:
+    if isinstance(runs_dir, (str, os.PathLike)):
+        return FileRoot(Path(runs_dir))
+    return runs_dir
+
+
+def _start_key(run: RunReader) -> tuple[datetime, str]:
+    started = run.started_at
+    if started is None and (match := schema.RUN_ID_TIME.match(run.path.name)):
+        started = parse_time(f"{match[1]}+00:00")
+    if started is None:
+        started = run.last_seen_at or datetime.fromtimestamp(0, UTC)
+    return started, run.path.name
