@@ -4,13 +4,14 @@
 >>> with scalable.instrument(client):  # doctest: +SKIP
 ...     ...  # any Dask
 
-Importing this package imports neither Dask nor OpenTelemetry: what needs them is loaded at first
-use.
+Importing this package imports neither Dask nor OpenTelemetry: names are loaded at first use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scalable.common.lazy import lazy
 
 if TYPE_CHECKING:
     from scalable.ai import diagnose_run
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from scalable.manifest.errors import ManifestError, SessionError
     from scalable.records import record_artifact, record_cost, record_metric
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.session import ScalableSession, StartError, current_session
+    from scalable.session.current import current_session
+    from scalable.session.session import ScalableSession, StartError
 
 __version__ = "0.1.0"
 
@@ -47,7 +49,7 @@ __all__ = [
     "uninstrument",
 ]
 
-_HOME = {
+_MODULES = {
     "Instrumentation": "scalable.api",
     "instrument": "scalable.api",
     "uninstrument": "scalable.api",
@@ -65,30 +67,10 @@ _HOME = {
     "ScalableSession": "scalable.session.session",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",
-    "current_session": "scalable.session.session",
+    "current_session": "scalable.session.current",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    try:
-        value = getattr(importlib.import_module(home), name)
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("", "scalable", "scalable_runs"):
-            raise
-        extra = "dask" if home == "scalable.api" else "session"
-        raise ImportError(
-            f"scalable.{name} needs {missing}, which is not installed: "
-            f"pip install 'scalable-otel[{extra}]'",
-            name=error.name,
-        ) from error
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

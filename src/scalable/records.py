@@ -1,7 +1,7 @@
-"""Artifacts, costs and metrics: what only the user's code can tell of a run.
+"""Artifacts, costs and metrics that user code records.
 
-The functions work inside of any task, in whatever process it runs, and outside of tasks in the
-client's own process. Recording never raises for what is not there and never waits for the network.
+The functions work inside any task, in whatever process it runs, and outside tasks in the client's
+process. They never wait for the network, and a location that cannot be read is only logged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from scalable.common.options import resolve
 from scalable.common.units import HOURS_PER_MONTH
 
 logger = logging.getLogger("scalable")
-#: Bytes of text in one field, and items in one mapping or list.
+
+#: Characters of one text, and items of one mapping or list: records go through the scheduler.
 _MAX_TEXT: Final = 2_000
 _MAX_ITEMS: Final = 100
-#: Passes on an event; the task's own unless a session gives another.
+_MAX_DEPTH: Final = 4
+
+#: Passes on an event, with its type and fields; returns whether a run takes it.
 Emit = Callable[[str, Mapping[str, Any]], bool]
 
 
@@ -49,7 +52,7 @@ def record_artifact(
     name, artifact_name : str, optional
         Its name; default: the last part of the location.
     task_name, component : str, optional
-        What made it, where that is not the running task.
+        What made it, if not the running task.
     stage : {"put", "get"}
         It was made, or used.
     digest : bool
@@ -61,8 +64,8 @@ def record_artifact(
     Returns
     -------
     dict
-        The record's fields. `size_bytes` and `digest` are missing where the location could not be
-        read: that is logged and never raised.
+        The record's fields. `size_bytes` and `digest` are missing if the location cannot be read;
+        that is logged.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def record_artifact(
         raise ValueError(f"stage cannot be {stage!r}; allowed: put, get")
     place = os.fspath(location)
     if "://" not in place:
-        # The record outlives the working directory of the process that made it.
+        # The working directory of this process is not that of the reader.
         place = str(Path(place).expanduser().absolute())
     fields: dict[str, Any] = {
         "artifact_name": name or artifact_name or place.rstrip("/").rpartition("/")[2] or place,
@@ -89,9 +92,7 @@ def record_artifact(
         "metadata": _bounded(metadata) if metadata else None,
     }
     try:
-        size, found = measure(place, digest=digest)
-        fields["size_bytes"] = size
-        fields["digest"] = found
+        fields["size_bytes"], fields["digest"] = measure(place, digest=digest)
     except Exception as error:
         logger.warning("scalable: artifact %s cannot be read: %s", place, error)
     return _emit("artifact", fields, emit)
@@ -122,7 +123,7 @@ def record_cost(
     provider, region : str, optional
         Who charges, and where.
     line_items : sequence of mapping, optional
-        What it is made of.
+        Its parts.
     metadata : mapping, optional
         Further plain values.
 
@@ -169,20 +170,26 @@ def record_metric(
     unit : str
         UCUM code, such as ``s`` or ``By``.
     attributes : mapping, optional
-        Attributes of the point; the running task's key and name come with it.
+        Attributes of the point, besides the key and name of the running task.
 
     Raises
     ------
     ValueError
-        The name is empty, or the value is no finite number.
+        The name is empty, or the value is not a finite number.
     """
     number = float(value)
     if not name or not math.isfinite(number):
         raise ValueError(f"a metric needs a name and a finite value, not {name!r}, {value!r}")
-    fields: dict[str, Any] = {"name": name[:255], "value": number, "unit": unit[:63] or None}
+    fields: dict[str, Any] = {
+        "name": name[:255],
+        "value": number,
+        "unit": unit[:63] or None,
+    }
     if attributes:
         fields["attributes"] = {
-            str(key)[:255]: _attribute(below)
+            str(key)[:255]: below
+            if isinstance(below, bool | int | float)
+            else str(below)[:_MAX_TEXT]
             for key, below in list(attributes.items())[:_MAX_ITEMS]
         }
     return _emit("metric", fields, emit)
@@ -190,40 +197,30 @@ def record_metric(
 
 def _emit(event_type: str, fields: dict[str, Any], emit: Emit | None) -> dict[str, Any]:
     fields = {name: value for name, value in fields.items() if value is not None}
-    if emit is None:
-        from scalable.instrumentation.user_events import emit as emit_here
-
-        if not emit_here(event_type, fields):
-            _warn_once(event_type)
-    else:
+    if emit is not None:
         emit(event_type, fields)
-    return fields
+        return fields
+    from scalable.instrumentation.user_events import emit as emit_here
 
-
-def _warn_once(event_type: str) -> None:
-    """Say that nothing takes a record, unless telemetry is switched off by the environment."""
-    if event_type not in _warned and resolve({}).enabled:
+    if not emit_here(event_type, fields) and event_type not in _warned and resolve({}).enabled:
         _warned.add(event_type)
         logger.warning(
-            "scalable: nothing records this %s: no session and no instrument() is at work here",
+            "scalable: this %s is not recorded: no session and no instrument() is active here",
             event_type,
         )
+    return fields
 
 
 _warned: Final[set[str]] = set()
 
 
-def _attribute(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) else str(value)[:_MAX_TEXT]
-
-
 def _bounded(value: Any, depth: int = 0) -> Any:
-    """Plain values only, and not too many: the record goes through the scheduler."""
+    """Return plain values only, and not too many."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    if depth < 4 and isinstance(value, Mapping):
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
         items = list(cast("Mapping[Any, Any]", value).items())[:_MAX_ITEMS]
         return {str(key)[:255]: _bounded(below, depth + 1) for key, below in items}
-    if depth < 4 and isinstance(value, list | tuple):
+    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
         return [_bounded(item, depth + 1) for item in list(cast("Any", value))[:_MAX_ITEMS]]
     return str(value)[:_MAX_TEXT]

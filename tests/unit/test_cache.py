@@ -174,7 +174,9 @@ def test_a_damaged_entry_is_computed_anew(damage: str, directory: Path):
         (entry.path / "meta.json").write_text("{")
     else:
         kept = result.read_bytes()
-        result.write_bytes({"cut": kept[:-3], "empty": b"", "noise": os.urandom(64)}[damage])
+        result.write_bytes(
+            {"cut": kept[:-3], "empty": b"", "noise": b"\xff" + os.urandom(63)}[damage]
+        )
     assert square(7) == 49
     assert square(7) == 49
     assert len(calls) == 2

@@ -12,14 +12,17 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from scalable.cache.store import DirType, FileType, Store, cache_directory
 from scalable.common.digests import measure
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
 logger = logging.getLogger("scalable")
+
+_warned: Final[set[str]] = set()
 
 
 @overload
@@ -47,23 +50,24 @@ def cacheable(
 ) -> Any:
     """Keep a function's results across runs and processes.
 
-    What decides is the function (module, name, source, `version`, values it closes over) and its
-    arguments (by joblib's hash; by content where declared as :class:`FileType` or
+    The key of a result is made of the function (module, name, source, `version`, values it closes
+    over) and its arguments (by joblib's hash; by content if declared as :class:`FileType` or
     :class:`DirType`). A result that cannot be kept is returned all the same.
 
     Parameters
     ----------
     function : callable
-        The function, where the decorator is used without parentheses.
+        The function, if the decorator is used without parentheses.
     return_type : type, optional
         :class:`FileType` or :class:`DirType` if it returns the path of what it wrote.
     version : str or int, optional
-        Change it when what the function calls has changed: only its own source is looked at.
+        Change it when something that the function calls has changed: only its own source is part of
+        the key.
     directory : path, optional
-        Where entries are kept. Default: ``SCALABLE_CACHE_DIR``, else the manifest's
+        Where results are kept. Default: ``SCALABLE_CACHE_DIR``, else the manifest's
         `local_cache`, else ``.scalable/cache``.
     **argument_types
-        For arguments: :class:`FileType` or :class:`DirType`; other types say nothing new.
+        For arguments: :class:`FileType` or :class:`DirType`; other types have no effect.
 
     Examples
     --------
@@ -75,40 +79,38 @@ def cacheable(
     """
 
     def decorate(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(wrapped)
-        named = set(signature.parameters)
-        takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
-        unknown = [name for name in argument_types if name not in named]
+        parameters = inspect.signature(wrapped).parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        unknown = [name for name in argument_types if name not in parameters]
         if unknown and not takes_any:
             raise TypeError(
                 f"{wrapped.__qualname__}() has no argument {unknown[0]!r}; it has "
-                f"{', '.join(signature.parameters) or 'none'}"
+                f"{', '.join(parameters) or 'none'}"
             )
-        kept = _Kept(wrapped, signature, return_type, version, directory, argument_types)
+        cached_function = _Cached(wrapped, return_type, version, directory, argument_types)
 
         @functools.wraps(wrapped)
         def cached(*args: Any, **kwargs: Any) -> Any:
-            return kept(args, kwargs)
+            return cached_function(args, kwargs)
 
         return cached
 
     return decorate if function is None else decorate(function)
 
 
-class _Kept:
-    """One function and its entries; called by whatever thread of a process needs a result."""
+class _Cached:
+    """A function and its cached results; called by any thread of any process."""
 
     def __init__(
         self,
         function: Callable[..., Any],
-        signature: inspect.Signature,
         return_type: Any,
         version: str | int | None,
         directory: str | os.PathLike[str] | None,
         argument_types: Mapping[str, Any],
     ) -> None:
         self._function = function
-        self._signature = signature
+        self._signature = inspect.signature(function)
         self._return_type = return_type
         self._version = version
         self._directory = directory
@@ -116,51 +118,50 @@ class _Kept:
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Where it is unpickled, the source of a script may not be at hand.
+        # The source of a script may not be available in the process that unpickles it.
         with contextlib.suppress(Exception):
             self._identity  # noqa: B018
         return self.__dict__
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            digest = self._digest(args, kwargs)
+            key = self._key(args, kwargs)
             store = Store(cache_directory(self._directory))
         except Exception as error:
-            # What cannot be told apart cannot be kept.
             _warn_once(self._name, f"is not cached: {error}")
             return self._function(*args, **kwargs)
         began = time.perf_counter()
-        found = store.load(digest, self._return_type)
+        found = store.load(key, self._return_type)
         if found is not None:
-            self._notify(digest, True, time.perf_counter() - began, found.size)
+            self._record(key, True, time.perf_counter() - began, found.size)
             return found.value
         began = time.perf_counter()
         result = self._function(*args, **kwargs)
-        took = time.perf_counter() - began
+        duration = time.perf_counter() - began
         size = None
         try:
-            size = store.save(digest, result, self._return_type, self._name, took)
+            size = store.save(key, result, self._return_type, self._name, duration)
         except Exception as error:
             _warn_once(self._name, f"its result is not cached: {error}")
-        self._notify(digest, False, took, size)
+        self._record(key, False, duration, size)
         return result
 
-    def _notify(self, digest: str, hit: bool, took: float, size: int | None) -> None:
+    def _record(self, key: str, hit: bool, duration: float, size: int | None) -> None:
         try:
             from scalable.instrumentation.user_events import emit
-        except ImportError:  # no Dask here: nobody records
+        except ImportError:  # without Dask nothing is recorded
             return
         fields: dict[str, Any] = {
             "function_name": self._name,
-            "key_digest": digest,
+            "key_digest": key,
             "hit": hit,
-            "duration_s": round(took, 6),
+            "duration_s": round(duration, 6),
         }
         if size is not None:
             fields["size_bytes"] = size
         emit("cache", fields)
 
-    def _digest(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         import joblib
 
         bound = self._signature.bind(*args, **kwargs)
@@ -168,29 +169,29 @@ class _Kept:
         arguments: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                arguments[name] = {
-                    key: self._argument(key, below) for key, below in sorted(value.items())
-                }
+                more = sorted(value.items())
+                arguments[name] = {key: self._argument(key, below) for key, below in more}
             else:
                 arguments[name] = self._argument(name, value)
         found = joblib.hash(arguments, hash_name="sha1")
         return hashlib.sha256(f"{self._identity}\0{found}".encode()).hexdigest()
 
     def _argument(self, name: str, value: Any) -> Any:
-        if self._argument_types.get(name) in (FileType, DirType) and value is not None:
-            path = Path(os.fspath(value)).expanduser()
-            if not path.exists():
-                raise FileNotFoundError(f"argument {name}: {path} does not exist")
-            if path.is_dir() is not (self._argument_types[name] is DirType):
-                raise OSError(
-                    f"argument {name}: {path} is {'a' if path.is_dir() else 'no'} directory"
-                )
-            return measure(str(path))[1]
-        return value
+        declared = self._argument_types.get(name)
+        if declared not in (FileType, DirType) or value is None:
+            return value
+        path = Path(os.fspath(value)).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"argument {name}: {path} does not exist")
+        if path.is_dir() is not (declared is DirType):
+            raise OSError(
+                f"argument {name}: {path} is {'a' if path.is_dir() else 'not a'} directory"
+            )
+        return measure(str(path))[1]
 
     @functools.cached_property
     def _identity(self) -> str:
-        """What the function was when it was first called: what it closes over may change later."""
+        """Digest of the function at its first call: what it closes over may change later."""
         import joblib
 
         function = inspect.unwrap(self._function)
@@ -206,7 +207,7 @@ def _source(function: Any) -> str:
         code = getattr(function, "__code__", None)
         if code is None:
             return ""
-        # Typed in at a prompt: what it was compiled to.
+        # Typed at a prompt: the compiled code.
         return f"{code.co_code.hex()} {code.co_names} {_constants(code)}"
 
 
@@ -219,10 +220,7 @@ def _closed_over(cell: Any) -> Any:
     return _source(value) if inspect.isfunction(value) else value
 
 
-_warned: set[str] = set()
-
-
-def _warn_once(name: str, said: str) -> None:
+def _warn_once(name: str, message: str) -> None:
     if name not in _warned:
         _warned.add(name)
-        logger.warning("scalable: %s %s", name, said)
+        logger.warning("scalable: %s %s", name, message)

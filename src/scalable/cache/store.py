@@ -1,8 +1,8 @@
-"""Kept results on disk, for every process that computes them.
+"""Cached results on disk, shared by all processes of a user.
 
-An entry is a directory made beside the others and renamed into place when it is whole: two workers
-that compute the same at once make the same entry, the first rename stays, and a killed one leaves
-nothing but a temporary directory that is cleared away later. There is no lock to be left behind.
+An entry is a directory that is renamed into place when it is complete. Two workers that compute the
+same result make the same entry, and the first rename wins; a killed one leaves only a temporary
+directory, which is removed later. There are no locks that could be left behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -24,73 +24,72 @@ from typing import IO, Any, Final, cast
 from scalable.common import spool
 from scalable.common.digests import measure
 from scalable.common.forks import unlocked_in_forks
+from scalable.common.units import memory_bytes
 
-#: Where entries are kept, and how many bytes of them at most.
+logger = logging.getLogger("scalable")
+
+#: Where entries are kept, and the limit of their bytes.
 DIRECTORY_VARIABLE: Final = "SCALABLE_CACHE_DIR"
 LIMIT_VARIABLE: Final = "SCALABLE_CACHE_LIMIT"
 DEFAULT_DIRECTORY: Final = Path(".scalable/cache")
 DEFAULT_LIMIT: Final = 10 * 10**9
-#: Layout of entries: another one is another directory, so that versions do not meet.
+
+#: Layout of entries; each layout has a directory of its own.
 _LAYOUT: Final = "v1"
 _RESULT: Final = "result.joblib"
 _CONTENT: Final = "content"
 _META: Final = "meta.json"
 _TEMPORARY: Final = "tmp-"
-#: Bytes read of an entry's description.
+#: Bytes read of meta.json.
 _MAX_META: Final = 64 * 1024
-#: A temporary directory of that age was left by a killed process, in seconds.
+#: Age in seconds at which a temporary directory was left by a killed process.
 _ABANDONED: Final = 6 * 3600.0
-#: Above the limit, entries are removed until so much of it is used.
+#: Above the limit, entries are removed until this share of it is used.
 _KEEP: Final = 0.8
-#: The size of all is looked up at a process's first entry, and after so much of the limit.
+#: The total size is computed at a process's first entry, and each time it has written this share.
 _LOOK_AFTER: Final = 0.05
-logger = logging.getLogger("scalable")
 
 _default_directory: Path | None = None
 
 
 class FileType:
-    """An argument that is the path of a file: its content decides, not its name.
+    """An argument that is the path of a file, compared by the content of the file.
 
     As `return_type`: the function returns the path of a file that it wrote. Its content is kept,
-    and put back there on a hit.
+    and written there again on a hit.
     """
 
 
 class DirType:
-    """An argument that is the path of a directory: its files' names and contents decide.
+    """An argument that is the path of a directory, compared by the names and contents of its files.
 
     As `return_type`: the function returns the path of a directory that it wrote.
     """
 
 
 def set_directory(directory: Path | None) -> Path | None:
-    """Set where this process keeps entries; returns what was set before. The session calls it."""
+    """Set the session's directory for this process; returns the one before."""
     global _default_directory
     before, _default_directory = _default_directory, directory
     return before
 
 
 def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
-    """Where entries are: `given`, ``SCALABLE_CACHE_DIR``, the session's, ``.scalable/cache``."""
+    """`given`, else ``SCALABLE_CACHE_DIR``, the session's directory, or ``.scalable/cache``."""
     chosen = given or os.environ.get(DIRECTORY_VARIABLE) or _default_directory or DEFAULT_DIRECTORY
     return Path(chosen).expanduser()
 
 
 def cache_limit() -> int:
-    """Return how many bytes entries may take: ``SCALABLE_CACHE_LIMIT`` such as 50G, or 10 GB.
+    """Limit of all entries in bytes: ``SCALABLE_CACHE_LIMIT`` such as 50G, or 10 GB.
 
     Raises
     ------
     ValueError
-        The variable is no size.
+        The variable is not a size.
     """
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
-    if not text:
-        return DEFAULT_LIMIT
-    from scalable.common.units import memory_bytes
-
-    return memory_bytes(text)
+    return memory_bytes(text) if text else DEFAULT_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One kept result, as `scalable cache info` shows it.
+    """One kept result.
 
     Attributes
     ----------
@@ -127,23 +126,28 @@ class Entry:
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return "?"
 
+    def is_of(self, function: str) -> bool:
+        """Whether it is a result of this function, given by its full name or the last part."""
+        name = self.function
+        return function in (name, name.rpartition(".")[2])
+
 
 class Store:
     """The entries of one directory; any number of threads and processes may use it at once.
 
-    To read an entry is to run code that is in it. Every directory and file is therefore made for
-    its user alone, whatever the umask, and nothing is read that somebody else could have written.
+    Unpickling an entry runs code that is in it. Every directory and file is therefore private to
+    its user, whatever the umask, and nothing is read that another user could have written.
 
     Parameters
     ----------
     directory : path
-        Made at the first entry, private to its user.
+        Made at the first entry.
     limit : int, optional
         Bytes that entries may take. Default: :func:`cache_limit`.
     """
 
     _lock: Final = unlocked_in_forks(threading.Lock())
-    #: Bytes written by this process since the size of all was last looked up, by directory.
+    #: Bytes written by this process since the total was last computed, by directory.
     _unseen: Final[dict[Path, int]] = {}
 
     def __init__(self, directory: Path, limit: int | None = None) -> None:
@@ -154,7 +158,7 @@ class Store:
     # -- one entry --------------------------------------------------------------------------------
 
     def load(self, digest: str, return_type: Any = None) -> Found | None:
-        """Return what is kept under `digest`, or None; what cannot be read any more is removed."""
+        """Return the result kept under `digest`, or None; an entry that is broken is removed."""
         path = self._path(digest)
         try:
             for directory in (self._entries, path.parent, path):
@@ -166,7 +170,7 @@ class Store:
                 value = cast("Any", joblib).load(file)
             if return_type in (FileType, DirType):
                 _check_content(path / _CONTENT)
-                _put_back(path / _CONTENT, Path(value))
+                _restore(path / _CONTENT, Path(value))
             with contextlib.suppress(OSError):
                 os.utime(path)
             return Found(value, size)
@@ -174,13 +178,13 @@ class Store:
             return None
         except Exception as error:
             logger.warning(
-                "scalable: a kept result cannot be read (%s); it is computed anew", error
+                "scalable: a cached result cannot be read (%s); it is computed again", error
             )
             self._remove(path)
             return None
 
     def save(
-        self, digest: str, result: Any, return_type: Any, function_name: str, took: float
+        self, digest: str, result: Any, return_type: Any, function_name: str, duration: float
     ) -> int:
         """Keep a result; returns its bytes.
 
@@ -192,94 +196,112 @@ class Store:
         import joblib
 
         path = self._path(digest)
-        self._make(path.parent)
-        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        self._make_shard(path.parent)
+        temporary = _temporary_beside(path)
         temporary.mkdir(mode=0o700)
         try:
             if return_type in (FileType, DirType):
-                _copy(Path(os.fspath(result)), temporary / _CONTENT)
+                result = os.fspath(result)
+                _copy(Path(result), temporary / _CONTENT)
                 if (temporary / _CONTENT).is_file():
                     (temporary / _CONTENT).chmod(0o600)
-                result = os.fspath(result)
-            with _create(temporary / _RESULT) as file:
+            with _new_file(temporary / _RESULT) as file:
                 cast("Any", joblib).dump(result, file)
-                file.flush()
-                os.fsync(file.fileno())
             size = _size(temporary)
             meta = {
                 "function_name": function_name,
-                "duration_s": took,
+                "duration_s": duration,
                 "size_bytes": size,
                 "created_at": time.time(),
             }
-            with _create(temporary / _META) as file:
+            with _new_file(temporary / _META) as file:
                 file.write(json.dumps(meta).encode())
-                file.flush()
-                os.fsync(file.fileno())
             try:
                 temporary.rename(path)
             except OSError:
                 if not path.is_dir():
                     raise
-                # Another worker was first; what it kept is the same.
+                # Another worker was first, with the same result.
                 shutil.rmtree(temporary, ignore_errors=True)
                 return size
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self._bound(size)
+        self._enforce_limit(size)
         return size
+
+    def _path(self, digest: str) -> Path:
+        return self._entries / digest[:2] / digest
+
+    def _make_shard(self, shard: Path) -> None:
+        """Make the directory of an entry's directory, private to this user.
+
+        Raises
+        ------
+        PermissionError
+            Another user can write to it or to the store.
+        """
+        spool.make_private(shard)
+        for directory in (self._entries, shard):
+            status = directory.lstat()
+            if stat.S_IMODE(status.st_mode) != 0o700 and status.st_uid == os.geteuid():
+                directory.chmod(0o700)  # an earlier version left it to the umask
+            spool.check_unwritable(directory)
+
+    def _remove(self, path: Path) -> None:
+        """Remove an entry at once: a reader finds all of it or nothing."""
+        away = _temporary_beside(path)
+        with contextlib.suppress(OSError):
+            path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
 
     # -- all of them ------------------------------------------------------------------------------
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry that is whole."""
+        """Yield every complete entry."""
         for path in self._all():
             if not path.name.startswith(_TEMPORARY):
                 with contextlib.suppress(OSError):
                     yield Entry(path, _size(path), path.stat().st_mtime)
 
     def matching(self, function: str | None = None, older_than: float | None = None) -> list[Entry]:
-        """Return the entries that :meth:`clear` would remove."""
-        now = time.time()
-        return [
-            entry
-            for entry in self.entries()
-            if (older_than is None or now - entry.used >= older_than)
-            and (
-                function is None or function in ((name := entry.function), name.rpartition(".")[2])
-            )
-        ]
-
-    def clear(
-        self, function: str | None = None, older_than: float | None = None
-    ) -> tuple[int, int]:
-        """Remove entries; returns how many there were and their bytes.
+        """Return entries, all or some.
 
         Parameters
         ----------
         function : str, optional
             Only those of the function of this name, or whose name ends with it after a dot.
         older_than : float, optional
-            Only those last used so many seconds ago.
+            Only those last used this many seconds ago.
         """
-        count = freed = 0
-        for entry in self.matching(function, older_than):
-            self._remove(entry.path)
-            count, freed = count + 1, freed + entry.size
-        if function is None and older_than is None:
-            self._clear_abandoned(0.0)
-        return count, freed
+        now = time.time()
+        return [
+            entry
+            for entry in self.entries()
+            if (older_than is None or now - entry.used >= older_than)
+            and (function is None or entry.is_of(function))
+        ]
 
-    def _bound(self, written: int) -> None:
-        """Remove the entries used longest ago once there are too many bytes."""
+    def clear(
+        self, function: str | None = None, older_than: float | None = None
+    ) -> tuple[int, int]:
+        """Remove the entries of :meth:`matching`; returns their number and bytes."""
+        entries = self.matching(function, older_than)
+        for entry in entries:
+            self._remove(entry.path)
+        if function is None and older_than is None:
+            self._remove_abandoned(0.0)
+        return len(entries), sum(entry.size for entry in entries)
+
+    def _enforce_limit(self, written: int) -> None:
+        """Remove the entries used longest ago if there are too many bytes."""
         with self._lock:
             unseen = self._unseen.get(self.directory)
             if unseen is not None and unseen + written < self.limit * _LOOK_AFTER:
                 self._unseen[self.directory] = unseen + written
                 return
             self._unseen[self.directory] = 0
-        self._clear_abandoned(_ABANDONED)
+        self._remove_abandoned(_ABANDONED)
         entries = sorted(self.entries(), key=lambda entry: entry.used)
         total = sum(entry.size for entry in entries)
         if total <= self.limit * (1 - _LOOK_AFTER):
@@ -290,7 +312,7 @@ class Store:
             self._remove(entry.path)
             total -= entry.size
 
-    def _clear_abandoned(self, age: float) -> None:
+    def _remove_abandoned(self, age: float) -> None:
         now = time.time()
         for path in self._all():
             if path.name.startswith(_TEMPORARY):
@@ -298,40 +320,15 @@ class Store:
                     if now - path.stat().st_mtime >= age:
                         shutil.rmtree(path, ignore_errors=True)
 
-    def _remove(self, path: Path) -> None:
-        """Take an entry away as a whole: a reader finds all of it or nothing."""
-        away = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        with contextlib.suppress(OSError):
-            path.rename(away)
-            shutil.rmtree(away, ignore_errors=True)
-
     def _all(self) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             for shard in sorted(self._entries.iterdir()):
                 with contextlib.suppress(OSError):
                     yield from sorted(shard.iterdir())
 
-    def _make(self, shard: Path) -> None:
-        """Make the directories of an entry, each for this user alone.
 
-        Raises
-        ------
-        PermissionError
-            Somebody else can write to one of them.
-        """
-        missing = [shard]
-        while not missing[-1].parent.exists():
-            missing.append(missing[-1].parent)
-        for directory in reversed(missing):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        for directory in (self._entries, shard):
-            status = directory.lstat()
-            if stat.S_IMODE(status.st_mode) != 0o700 and status.st_uid == os.geteuid():
-                directory.chmod(0o700)  # an earlier version left it to the umask
-            spool.check_unwritable(directory)
-
-    def _path(self, digest: str) -> Path:
-        return self._entries / digest[:2] / digest
+def _temporary_beside(entry: Path) -> Path:
+    return entry.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
 
 
 def _read_meta(entry: Path) -> dict[str, Any]:
@@ -339,18 +336,21 @@ def _read_meta(entry: Path) -> dict[str, Any]:
         return json.loads(file.read(_MAX_META))
 
 
-def _create(path: Path) -> IO[bytes]:
-    """Make a file that its user alone may read and write, whatever the umask."""
+@contextlib.contextmanager
+def _new_file(path: Path) -> Generator[IO[bytes]]:
+    """Write a new file that is private to its user, whatever the umask; it is synced to disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _check_content(path: Path) -> None:
-    """Raise OSError if what is kept is, or holds, a pipe, a device or a socket."""
-    allowed = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    """Raise OSError if kept content is or holds a pipe, a device or a socket."""
     kinds = {stat.S_IFMT(below.lstat().st_mode) for below in (path, *path.rglob("*"))}
-    if path.is_symlink() or not kinds <= set(allowed):
-        raise OSError(f"{path} holds what is no file")
+    if path.is_symlink() or not kinds <= {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}:
+        raise OSError(f"{path} holds something that is not a file")
 
 
 def _size(path: Path) -> int:
@@ -365,8 +365,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _put_back(content: Path, place: Path) -> None:
-    """Put kept files where the function would have written them, unless they are there."""
+def _restore(content: Path, place: Path) -> None:
+    """Write kept files where the function would have written them, unless they are there."""
     if place.exists() and measure(str(place)) == measure(str(content)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)

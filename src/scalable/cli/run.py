@@ -163,7 +163,7 @@ def _told_apart(
 
 
 def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: bool) -> int:
-    from scalable.session.session import provide
+    from scalable.session.current import provide
     from scalable.session.workflow import exit_code, own_frames
 
     code: int = 1
@@ -189,7 +189,7 @@ def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: 
             echo("".join(traceback.format_exception(error)), err=True, nl=False)
         finally:
             provide(None)
-        session.end_of_workflow(status, error)
+        session.close_after(status, error)
     if session.run_dir is not None:
         echo(f"The run: {session.run_dir} ({session.status})", err=True)
     return code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -35,7 +34,7 @@ def _measure_file(path: Path) -> tuple[int, str]:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("it is neither a file nor a directory")
     with path.open("rb") as file:
-        return _consume(iter(lambda: file.read(_CHUNK), b""))
+        return _consume(file)
 
 
 def _measure_tree(root: Path, digest: bool) -> tuple[int, str | None]:
@@ -60,13 +59,13 @@ def _measure_url(url: str, digest: bool) -> tuple[int, str | None]:
         system, path = cast("Any", fsspec).core.url_to_fs(url)
         return int(system.size(path)), None
     with cast("Any", fsspec).open(url, "rb") as file:
-        return _consume(iter(lambda: file.read(_CHUNK), b""))
+        return _consume(file)
 
 
-def _consume(chunks: Iterator[bytes]) -> tuple[int, str]:
+def _consume(file: Any) -> tuple[int, str]:
     state = hashlib.sha256()
     size = 0
-    for chunk in chunks:
+    while chunk := file.read(_CHUNK):
         size += len(chunk)
         state.update(chunk)
     return size, f"sha256:{state.hexdigest()}"

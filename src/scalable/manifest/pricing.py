@@ -55,6 +55,16 @@ class Estimate:
     basis: str = ""
     as_of: str = ""
 
+    def record_fields(self) -> dict[str, Any]:
+        """Return the arguments of :func:`scalable.record_cost` for it."""
+        return {
+            "currency": self.currency,
+            "total_hourly": self.total_hourly,
+            "total_monthly": self.total_monthly,
+            "line_items": self.line_items,
+            "metadata": {"estimate": True, "basis": self.basis, "as_of": self.as_of},
+        }
+
 
 def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Estimate | None:
     """Estimate the cost of an hour; None if no price is known. The target's `prices` win."""

@@ -1,11 +1,14 @@
-"""Manifest-driven use: what is run and where, and everything recorded without a further line."""
+"""Sessions: start what a manifest declares, submit tasks to it, record everything."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from scalable.common.lazy import lazy
 
 if TYPE_CHECKING:
     from scalable.manifest.errors import ManifestError, SessionError
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.session import ScalableSession, StartError, current_session
+    from scalable.session.current import current_session
+    from scalable.session.session import ScalableSession, StartError
 
 __all__ = [
     "ManifestError",
@@ -17,21 +20,14 @@ __all__ = [
     "current_session",
 ]
 
-#: Imported at first use: manifests are checked where Dask is not.
-_HOME: Final = {
+_MODULES: Final = {
     "ManifestError": "scalable.manifest.errors",
     "ScalableClient": "scalable.session.client",
     "ScalableSession": "scalable.session.session",
     "SessionError": "scalable.manifest.errors",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",
-    "current_session": "scalable.session.session",
+    "current_session": "scalable.session.current",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__ = lazy(__name__, _MODULES)

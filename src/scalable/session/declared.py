@@ -1,0 +1,52 @@
+"""What the manifest declares for functions, applied to them; imported by workers too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask.base import normalize_token
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the manifest declares for functions of one name."""
+
+    component: str | None = None
+    cache: bool = False
+    outputs: tuple[str, ...] = ()
+
+    def wrap(self, function: Any) -> Any:
+        """Return a function that caches its results and records its outputs as declared."""
+        if self.cache or self.outputs:
+            return DeclaredTask(function, self.cache, self.outputs)
+        return function
+
+
+class DeclaredTask:
+    """A function with what is declared for it; called in the thread of a task."""
+
+    def __init__(self, function: Any, cache: bool, outputs: Sequence[str]) -> None:
+        self._function = function
+        self._cache = cache
+        self._outputs = tuple(outputs)
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function, or take its result from the cache; then record its outputs."""
+        from scalable.cache.cacheable import cacheable
+        from scalable.records import record_artifact
+
+        function = cacheable(self._function) if self._cache else self._function
+        result = function(*args, **kwargs)
+        for output in self._outputs:
+            record_artifact(output, kind="output")
+        return result
+
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token((type(self).__name__, self._function, self._cache, self._outputs))
