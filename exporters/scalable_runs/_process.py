@@ -12,7 +12,9 @@ import select
 import socket
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final, NotRequired, TypedDict, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
+
+from scalable_runs.schema import Owner
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
@@ -21,26 +23,6 @@ _START_TIME_FIELD: Final = 19
 
 #: Seconds that a writer whose program is gone is waited for at most.
 EXIT_TIMEOUT: Final = 3.0
-
-
-class WriterProcess(TypedDict):
-    """The process that writes a run, where it is not the one whose run it is."""
-
-    pid: int
-    process_started: str
-
-
-class Owner(TypedDict):
-    """owner.json: the one process whose run it is. Empty where the system does not tell."""
-
-    host: str
-    pid: int
-    boot_id: str
-    pid_namespace: str
-    process_started: str
-    created_at: str
-    #: A process of its own that writes the run for it.
-    writer: NotRequired[WriterProcess]
 
 
 def this_process(created_at: str, program: int | None = None) -> Owner:

@@ -1,42 +1,58 @@
-"""The type of each field of a run's files, and the one place where values are brought to it.
+"""Kinds of values, and what follows from the declarations of fields in :mod:`scalable_runs.schema`.
+
+A field is declared as ``name: Annotated[Kind, "What it means."]`` in a ``TypedDict``. A kind is a
+type with the check that its values pass, and a unit where there is one.
 
 Files of a run may be damaged, or written by another tool: any field may hold any JSON value. The
-reader passes each record and document through :func:`clean`, so that whatever reads a record finds
-the right type or null. A field that is not named here is left as it is.
+reader passes each record and document through :func:`clean`, so that a reader's callers find the
+right type or null. A field that is not declared is left as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from functools import cache
+from types import FunctionType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypeAlias,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-from scalable_runs import schema
-
-#: Characters of a name, an id or a path; a longer one is none.
+#: Characters of a name, an id or a path; a longer one is not accepted.
 MAX_TEXT: Final = 64 * 1024
 #: Entries kept of a table whose keys are free.
 MAX_ENTRIES: Final = 1_000
-#: Numbers are smaller than that: sums of a million of them are still finite and quickly printed.
+#: Numbers are smaller than this: sums of a million of them are still finite and quickly printed.
 MAX_NUMBER: Final = 2**63
 
-Check: TypeAlias = Callable[[Any], bool]
+
+class Unit(NamedTuple):
+    """A unit of UCUM."""
+
+    symbol: str
 
 
-class Each(NamedTuple):
-    """A table whose keys are free and whose values are of one kind."""
+class Note(NamedTuple):
+    """A property of a field."""
 
-    kind: Any
-
-
-class Maybe(NamedTuple):
-    """A value that may be null."""
-
-    kind: Any
+    name: str
 
 
-#: A check of one value, a table by field, a list of such tables (in a list), or :class:`Each`.
-Kind: TypeAlias = "Check | Mapping[str, Any] | list[Any] | Each | Maybe"
-Fields: TypeAlias = Mapping[str, Kind]
+#: The field is in every record, also where nothing applies.
+ALWAYS: Final = Note("always")
+#: The text is an id or one of a fixed set: it cannot hold a secret and is not redacted.
+FIXED: Final = Note("fixed")
 
 
 def text(value: Any) -> bool:
@@ -55,7 +71,7 @@ def prose(value: Any) -> bool:
 
 
 def time(value: Any) -> bool:
-    """An ISO 8601 time of this or the last millennium; whether it can be parsed shows later."""
+    """An ISO 8601 time of this or the last millennium; parsing it may still fail."""
     return value.__class__ is str and "1" <= value < "3" and len(value) <= 40
 
 
@@ -105,15 +121,180 @@ def table(value: Any) -> bool:
 
 
 def anything(value: Any) -> bool:
-    """Any value that is not null."""
-    return value is not None
+    """Any value."""
+    return True
 
 
-def clean(record: dict[str, Any], fields: Fields) -> int:
-    """Make null of what is of another type than its field; return how much that was."""
+_SECONDS: Final = Unit("s")
+_BYTES: Final = Unit("By")
+_GIGABYTES: Final = Unit("GBy")
+_CORES: Final = Unit("{cpu}")
+
+Text: TypeAlias = Annotated[str, text]
+#: One of a fixed set of texts.
+Word: TypeAlias = Annotated[str, text, FIXED]
+#: Hexadecimal digits of an OpenTelemetry id.
+HexId: TypeAlias = Annotated[str, text, FIXED]
+Label: TypeAlias = Annotated[str, label]
+Prose: TypeAlias = Annotated[str, prose]
+Time: TypeAlias = Annotated[str, time, FIXED]
+Number: TypeAlias = Annotated[float, number]
+Amount: TypeAlias = Annotated[float, amount]
+Integer: TypeAlias = Annotated[int, integer]
+Count: TypeAlias = Annotated[int, count]
+Flag: TypeAlias = Annotated[bool, flag]
+Texts: TypeAlias = Annotated[list[str], texts]
+Counts: TypeAlias = Annotated[list[int], counts]
+Numbers: TypeAlias = Annotated[list[float], numbers]
+Table: TypeAlias = Annotated[dict[str, Any], table]
+Anything: TypeAlias = Annotated[Any, anything]
+Seconds: TypeAlias = Annotated[float, amount, _SECONDS]
+#: Clocks of two hosts differ: such a duration may come out negative.
+SignedSeconds: TypeAlias = Annotated[float, number, _SECONDS]
+Bytes: TypeAlias = Annotated[int, amount, _BYTES]
+Gigabytes: TypeAlias = Annotated[float, amount, _GIGABYTES]
+Cores: TypeAlias = Annotated[float, amount, _CORES]
+
+# -- derived from a declaration -------------------------------------------------------------------
+
+Check: TypeAlias = Callable[[Any], bool]
+
+
+class Each(NamedTuple):
+    """A table whose keys are free and whose values are of one kind."""
+
+    kind: Any
+
+
+class Maybe(NamedTuple):
+    """A value that may be null."""
+
+    kind: Any
+
+
+class Row(NamedTuple):
+    """A table with declared fields."""
+
+    kinds: Mapping[str, Any]
+    #: Fields that must be there for the table to fit.
+    always: frozenset[str]
+
+
+#: A check of one value, a table, a list of values of one kind (in a list), or a value or null.
+Kind: TypeAlias = "Check | Row | list[Any] | Each | Maybe"
+
+
+class Field(NamedTuple):
+    """One field as declared.
+
+    Attributes
+    ----------
+    name
+        Its name; of a nested one with its table's: `details.host`.
+    type
+        Its type without annotations: ``float``, a ``TypedDict``, …
+    kind
+        What its values are checked by.
+    unit
+        UCUM, or empty.
+    meaning
+        One sentence.
+    always
+        It is in every record.
+    redacted
+        Its values pass the redactor: they may hold any text.
+    """
+
+    name: str
+    type: Any
+    kind: Kind
+    unit: str
+    meaning: str
+    always: bool
+    redacted: bool
+
+
+@cache
+def fields_of(declaration: type) -> Mapping[str, Field]:
+    """Return the fields of a ``TypedDict``, in the order of its declaration."""
+    hints = get_type_hints(declaration, include_extras=True)
+    return {name: _field(name, hint, declaration) for name, hint in hints.items()}
+
+
+@cache
+def row_of(declaration: type) -> Row:
+    """Return what a table is checked by."""
+    fields = fields_of(declaration).values()
+    return Row(
+        {field.name: field.kind for field in fields if field.kind is not anything},
+        frozenset(field.name for field in fields if field.always),
+    )
+
+
+def nested_fields(declaration: type) -> Mapping[str, Field]:
+    """Return all fields of a ``TypedDict``, those of its tables as `table.field`."""
+    found: dict[str, Field] = {}
+    for name, field in fields_of(declaration).items():
+        found[name] = field
+        if is_typeddict(field.type):
+            for below in nested_fields(field.type).values():
+                path = f"{name}.{below.name}"
+                found[path] = below._replace(name=path)
+    return found
+
+
+def _field(name: str, hint: Any, declaration: Any) -> Field:
+    always = declaration.__total__
+    if get_origin(hint) is NotRequired:
+        (hint,), always = get_args(hint), False
+    base, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    kind = _kind(hint)
+    units = [note.symbol for note in _notes(hint) if isinstance(note, Unit)]
+    return Field(
+        name,
+        base,
+        kind,
+        units[0] if units else "",
+        "".join(note for note in notes if isinstance(note, str)),
+        always or ALWAYS in notes,
+        FIXED not in _notes(hint) and kind not in _NO_TEXT and get_origin(base) is not Literal,
+    )
+
+
+def _notes(hint: Any) -> tuple[Any, ...]:
+    """Return the metadata of a type, that of an optional one (``Annotated[…] | None``) too."""
+    base, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    members = get_args(base) if get_origin(base) in (Union, UnionType) else ()
+    return (*notes, *(note for member in members for note in _notes(member)))
+
+
+def _kind(hint: Any) -> Kind:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        base, *notes = get_args(hint)
+        return next((note for note in notes if isinstance(note, FunctionType)), None) or _kind(base)
+    if origin in (Union, UnionType):
+        return Maybe(_kind(next(one for one in get_args(hint) if one is not type(None))))
+    if origin is list:
+        return [_kind(get_args(hint)[0])]
+    if origin is dict:
+        return Each(_kind(get_args(hint)[1]))
+    if origin is Literal:
+        return text
+    if is_typeddict(hint):
+        return row_of(hint)
+    raise TypeError(f"{hint!r} is no kind of a field")
+
+
+_NO_TEXT: Final = (number, amount, integer, count, flag, counts, numbers, time)
+
+
+def clean(record: dict[str, Any], row: Row) -> int:
+    """Replace values of a wrong type by null; return how many there were."""
     wrong = 0
+    kind_of = row.kinds.get
     for name, value in record.items():
-        kind = fields.get(name)
+        kind = kind_of(name)
         if kind is not None and value is not None:
             found, wrong_below = _cleaned(value, kind)
             wrong += wrong_below
@@ -124,7 +305,9 @@ def clean(record: dict[str, Any], fields: Fields) -> int:
 
 def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
     """Return what is left of a value, None for nothing, and how much was wrong."""
-    if isinstance(kind, Mapping):
+    if isinstance(kind, Maybe):
+        kind = cast("Kind", kind.kind)
+    if isinstance(kind, Row):
         if value.__class__ is not dict:
             return None, 1
         return value, clean(value, kind)
@@ -139,7 +322,7 @@ def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
         entries = list(value.items())
         kept = {k: v for k, v in entries[:MAX_ENTRIES] if fits(v, kind.kind)}
         return kept, len(entries) - len(kept)
-    if isinstance(kind, Maybe) or not kind(value):
+    if not kind(value):  # pyright: ignore[reportCallIssue] (no Maybe in a Maybe)
         return None, 1
     if kind is label and value.__class__ is not str:
         return str(value), 0
@@ -147,372 +330,43 @@ def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
 
 
 def fits(value: Any, kind: Kind) -> bool:
-    """Whether a value is of a kind; a table must have each of the kind's fields."""
+    """Whether a value is of a kind; a table must have the fields that are always there."""
     if isinstance(kind, Maybe):
         return value is None or fits(value, kind.kind)
     if isinstance(kind, Each):
         return value.__class__ is dict and all(fits(one, kind.kind) for one in value.values())
-    if isinstance(kind, Mapping):
+    if isinstance(kind, Row):
         return value.__class__ is dict and all(
-            fits(value.get(name), below) for name, below in kind.items()
+            fits(value[name], below)
+            if value.get(name) is not None
+            # A field that may be null may be missing, too.
+            else isinstance(below, Maybe) or name not in kind.always
+            for name, below in kind.kinds.items()
         )
     if isinstance(kind, list):
         return value.__class__ is list and all(fits(row, kind[0]) for row in value)
     return kind(value)
 
 
-def cut(text: str, limit: int) -> str:
-    """Cut a text in its middle: its head says what it is, its end what it came to."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
-
-
-def hex_id(value: object, digits: int) -> int:
-    """Return an id written as so many hexadecimal digits; 0, which is no id, of all else."""
-    if isinstance(value, str) and len(value) == digits and _HEX.issuperset(value):
-        return int(value, 16)
-    return 0
-
-
-_HEX: Final = frozenset("0123456789abcdefABCDEF")
-
-_COMMON: Final[Fields] = {
-    "event_type": text,
-    "run_id": text,
-    "timestamp": time,
-    "trace_id": text,
-    "span_id": text,
-    "component": text,
-    "provider": text,
-    "tag": text,
-    "task_id": text,
-    "task_name": text,
-    "worker": text,
-    "worker_id": label,
-    "writer": text,
-}
-_DETAILS: Final[Fields] = {
-    "attempt": count,
-    "bases": texts,
-    "cause": text,
-    "confidence": text,
-    "errno": integer,
-    "evidence": texts,
-    "exit_code": integer,
-    "host": text,
-    "memory_bytes": amount,
-    "memory_limit_bytes": amount,
-    "memory_peak_bytes": amount,
-    "nthreads": count,
-    "oom_kills_group": count,
-    "oom_kills_host": count,
-    "phase": text,
-    "pid": count,
-    "reason": text,
-    "signal": text,
-    "spilled_bytes": amount,
-    "stderr_path": text,
-    "stderr_tail": prose,
-    "task_id": text,
-    "task_name": text,
-    "tasks": texts,
-    "tasks_recomputed": count,
-    "tasks_running": count,
-    "time_left_s": number,
-    "time_limit_s": number,
-    "traceback": prose,
-    "will_retry": flag,
-    "worker": text,
-    "worker_id": label,
-}
-_ATTRIBUTES: Final = {"attributes": table}
-_SCOPE: Final[Fields] = {"name": text, "version": text}
-_BUCKETS: Final[Fields] = {"offset": integer, "bucket_counts": counts}
-
-#: Fields of the records of each journal.
-JOURNALS: Final[dict[str, Fields]] = {
-    schema.TASKS: {
-        **_COMMON,
-        "state": text,
-        "attempt": count,
-        "function_name": text,
-        "duration_s": amount,
-        "queue_s": number,
-        "transfer_s": amount,
-        "cpu_s": amount,
-        "nbytes": amount,
-        "result_type": text,
-        "dependencies": texts,
-        "dependency_count": count,
-        "error_type": text,
-        "error_message": prose,
-        "blame": text,
-        "recomputed": flag,
-        "rescheduled": flag,
-        "reopens": text,
-        "parent_span_id": text,
-        "phases_start": time,
-    },
-    schema.WORKERS: {**_COMMON, "state": text, "details": _DETAILS},
-    schema.RESOURCES: {
-        **_COMMON,
-        "entity_type": text,
-        "entity_id": label,
-        "requested_cpus": amount,
-        "observed_cpu": amount,
-        "observed_memory_gb": amount,
-        "observed_memory_limit_gb": amount,
-    },
-    schema.FAILURES: {
-        **_COMMON,
-        "failure_class": text,
-        "message": prose,
-        "details": _DETAILS,
-    },
-    schema.CACHE: {
-        **_COMMON,
-        "function_name": text,
-        "key_digest": text,
-        "hit": flag,
-        "duration_s": amount,
-        "size_bytes": count,
-    },
-    schema.ARTIFACTS: {
-        **_COMMON,
-        "artifact_name": text,
-        "location": text,
-        "kind": text,
-        "size_bytes": count,
-        "digest": text,
-        "stage": text,
-    },
-    schema.COST: {
-        **_COMMON,
-        "region": text,
-        "currency": text,
-        "total_hourly": number,
-        "total_monthly": number,
-    },
-    schema.SPANS: {
-        **_COMMON,
-        **_ATTRIBUTES,
-        "parent_span_id": text,
-        "name": text,
-        "kind": text,
-        "start_time": time,
-        "end_time": time,
-        "duration_s": amount,
-        "status": {"code": text, "description": prose},
-        "events": [{"name": text, "timestamp": time, **_ATTRIBUTES}],
-        "links": [{"trace_id": text, "span_id": text, **_ATTRIBUTES}],
-        "scope": _SCOPE,
-        "resource": table,
-    },
-    schema.LOGS: {
-        **_COMMON,
-        **_ATTRIBUTES,
-        "observed_timestamp": time,
-        "event_name": text,
-        "severity_number": integer,
-        "severity_text": text,
-        "body": anything,
-        "scope": _SCOPE,
-        "resource": table,
-    },
-    schema.METRICS: {
-        **_COMMON,
-        **_ATTRIBUTES,
-        "name": text,
-        "kind": text,
-        "unit": text,
-        "temporality": text,
-        "monotonic": flag,
-        "start_time": time,
-        "value": number,
-        "count": count,
-        "sum": number,
-        "min": number,
-        "max": number,
-        "bounds": numbers,
-        "bucket_counts": counts,
-        "scale": integer,
-        "zero_count": count,
-        "positive": _BUCKETS,
-        "negative": _BUCKETS,
-        "scope": _SCOPE,
-        "resource": table,
-    },
-    schema.UPLOADS: {**_COMMON, "outcome": text, "log": text, "sha256": text, "error": text},
-}
-
-_PROCESS: Final[Fields] = {"pid": count, "process_started": text}
-_COUNTED: Final = Each(count)
-
-#: Fields of documents that may be read in part.
-DOCUMENTS: Final[dict[str, Fields]] = {
-    schema.RUN: {
-        "schema_version": count,
-        "run_id": text,
-        "project_name": text,
-        "target_name": text,
-        "provider_name": text,
-        "manifest_lock": text,
-        "source_manifest_path": text,
-        "started_at": time,
-        "finished_at": time,
-        "status": text,
-        "trace_id": text,
-        "environment": {"packages": Each(text)},
-        "code_identities": table,
-        "recorder": {"host": text, "pid": count, "boot_id": text, "heartbeat_at": time},
-        "telemetry": {
-            "dropped": _COUNTED,
-            "errors": _COUNTED,
-            "uncertain": _COUNTED,
-            "graphs_unseen": count,
-            "usage_left_out": count,
-            "unwatched_workers": Each(text),
-            "not_sent": _COUNTED,
-            "sent": _COUNTED,
-        },
-    },
-    schema.OWNER: {
-        **_PROCESS,
-        "host": text,
-        "boot_id": text,
-        "pid_namespace": text,
-        "created_at": time,
-        "writer": _PROCESS,
-    },
-}
-
-_MEMBERS: Final = Each(integer)
-_SPREAD: Final[Fields] = {
-    "count": count,
-    "total": amount,
-    "mean": Maybe(amount),
-    "p50": Maybe(amount),
-    "p95": Maybe(amount),
-    "max": Maybe(amount),
-}
-
-#: summary.json: it is read as a whole or not at all, since the journals tell the same.
-SUMMARY: Final[Fields] = {
-    "schema_version": count,
-    "last_at": Maybe(text),
-    "counts": {
-        **dict.fromkeys(
-            (
-                *("task_events", "resource_events", "worker_events", "failure_events"),
-                *("cache_events", "artifact_events", "cost_events", "unusable_events"),
-                *("tasks", "tasks_submitted", "tasks_succeeded", "tasks_failed"),
-                *("tasks_cancelled", "tasks_retried", "tasks_lost", "tasks_recomputed"),
-                *("tasks_running", "tasks_waiting", "attempts", "workers", "workers_lost"),
-            ),
-            integer,
-        ),
-    },
-    "timing": {
-        "wall_s": Maybe(amount),
-        "tasks": Each(
-            {
-                **dict.fromkeys(
-                    (
-                        *("count", "submitted", "succeeded", "failed", "cancelled", "retried"),
-                        *("lost", "recomputed", "attempts"),
-                    ),
-                    integer,
-                ),
-                "duration": _SPREAD,
-                "queue": _SPREAD,
-                "cpu_s": amount,
-                "transfer_s": amount,
-            }
-        ),
-        "slowest": [
-            {
-                "task_id": text,
-                "task_name": Maybe(text),
-                "state": text,
-                "attempt": Maybe(count),
-                "worker": Maybe(text),
-                "duration_s": amount,
-                "queue_s": Maybe(number),
-            }
-        ],
-    },
-    "cache": {"hits": count, "misses": count},
-    "resources": {
-        "observed_memory_gb_max": Maybe(amount),
-        "thread_seconds": amount,
-        "busy_seconds": amount,
-        "busy_ratio": Maybe(amount),
-        "workers": [
-            {
-                **dict.fromkeys(
-                    ("worker", "worker_id", "host", "state", "reason", "signal"), Maybe(text)
-                ),
-                "exit_code": Maybe(integer),
-                "nthreads": Maybe(count),
-                "lost": count,
-                "lifetime_s": amount,
-                "busy_s": amount,
-                "busy_ratio": Maybe(amount),
-                "attempts": count,
-                "memory_gb_max": Maybe(amount),
-                "memory_limit_gb": Maybe(amount),
-            }
-        ],
-    },
-    "cost": table,
-    "failures": {
-        "classes": _MEMBERS,
-        "groups": [
-            {
-                "failure_class": text,
-                "message": text,
-                "count": count,
-                "retried": count,
-                "dependents_failed": count,
-                "phase": Maybe(text),
-                "task_names": _MEMBERS,
-                "workers": _MEMBERS,
-                "first_at": Maybe(text),
-                "last_at": Maybe(text),
-                "traceback": Maybe(text),
-            }
-        ],
-    },
-    "unfinished": {
-        "tasks": [
-            {
-                "task_id": text,
-                "task_name": text,
-                "attempt": count,
-                "worker": Maybe(text),
-                "since": text,
-            }
-        ],
-    },
-}
-
-
 class Shapes:
-    """Records of one journal seen to be right, by their fields and types; used by one thread.
+    """Cleans the records of one journal; used by one thread.
 
-    Nearly all records of a journal have one of a few shapes. A record of a shape that was checked
-    before needs no look at each of its fields, only at its numbers and lists.
+    Nearly all records of a journal have one of a few shapes: fields and their types. Of a record
+    whose shape was found right before, only numbers, lists and the time are checked.
+
+    Parameters
+    ----------
+    row
+        What the journal's records are checked by.
     """
 
-    __slots__ = ("_fields", "_known")
+    __slots__ = ("_known", "_row")
 
     #: Shapes kept.
     _MAX: Final = 256
 
-    def __init__(self, file: str) -> None:
-        self._fields: Fields = JOURNALS.get(file, _COMMON)
+    def __init__(self, row: Row) -> None:
+        self._row = row
         self._known: dict[tuple[Any, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     def clean(self, record: dict[str, Any], size: int) -> int:
@@ -529,7 +383,7 @@ class Shapes:
                     set(map(type, record[name])) <= _ONLY_TEXT for name in lists
                 ):
                     return 0
-        wrong = clean(record, self._fields)
+        wrong = clean(record, self._row)
         if known is None and not wrong and len(self._known) < self._MAX:
             self._learn(record, shape)
         return wrong
@@ -540,7 +394,7 @@ class Shapes:
         numbers: list[str] = []
         lists: list[str] = []
         for name, value in record.items():
-            kind = self._fields.get(name)
+            kind = self._row.kinds.get(name)
             if kind is None or value.__class__ in (str, bool):
                 continue
             if value.__class__ in (int, float):

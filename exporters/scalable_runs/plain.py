@@ -1,4 +1,4 @@
-"""Foreign values as JSON, and ISO 8601 times.
+"""Foreign values as JSON, ISO 8601 times, and ids.
 
 Times in a run directory are UTC, with microseconds and ``Z``.
 """
@@ -134,3 +134,21 @@ def _key(key: Any) -> str:
 
 def _without_surrogates(text: str) -> str:
     return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+def cut(text: str, limit: int) -> str:
+    """Cut a text in its middle: beginning and end say most."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+
+
+def hex_id(value: object, digits: int) -> int:
+    """Return an id written as so many hexadecimal digits; 0, which is not an id, otherwise."""
+    if isinstance(value, str) and len(value) == digits and _HEX.issuperset(value):
+        return int(value, 16)
+    return 0
+
+
+_HEX: Final = frozenset("0123456789abcdefABCDEF")

@@ -26,7 +26,6 @@ from scalable_runs.stores.file import FileStore
 
 #: A recorder that cannot be seen from here is taken for dead after that much silence.
 _MAX_SILENCE_S: Final = 30.0
-_MARK: Final = {"bytes": fields.count, "seq": fields.count, "crc32": fields.count}
 
 
 class RunReader:
@@ -67,9 +66,10 @@ class RunReader:
         self.path: Path = Path(self.store.location)
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
-        self.document: dict[str, Any] = self._read_document(schema.RUN) or {}
-        has_owner = schema.OWNER in self.store.names()
-        self.owner: dict[str, Any] = (self._read_document(schema.OWNER) or {}) if has_owner else {}
+        self.document: dict[str, Any] = self._read_document(schema.RUN, schema.RunDocument) or {}
+        self.owner: dict[str, Any] = {}
+        if schema.OWNER in self.store.names():
+            self.owner = self._read_document(schema.OWNER, schema.Owner) or {}
         self._named_run_id: str | None = self.document.get("run_id") or None
         self.run_id: str = self._named_run_id or _encodable(self.path.name)
         self.started_at: datetime | None = parse_time(self.document.get("started_at"))
@@ -107,7 +107,7 @@ class RunReader:
         if (
             document is not None
             and document.get("schema_version") == schema.SCHEMA_VERSION
-            and not fields.fits(document, fields.SUMMARY)
+            and not fields.fits(document, fields.row_of(schema.SummaryDocument))
         ):
             problems = self.problems[schema.SUMMARY] = FileProblems(schema.SUMMARY, broken=1)
             problems.unreadable = "its fields are not those of a summary"
@@ -152,21 +152,23 @@ class RunReader:
         """Return what run.json says of each file at the last sync."""
         found: Any = self.document.get("journal")
         marks: dict[str, Any] = found if isinstance(found, dict) else {}
+        row = fields.row_of(schema.JournalMark)
         return {
             name: mark
             for name, mark in marks.items()
             # A key may be anything: only the name of a journal's file is one.
-            if journal.segment_of(name)[0] in journal.NAMES and fields.fits(mark, _MARK)
+            if journal.segment_of(name)[0] in journal.NAMES and fields.fits(mark, row)
         }
 
-    def _read_document(self, name: str) -> dict[str, Any] | None:
+    def _read_document(self, name: str, declaration: type | None = None) -> dict[str, Any] | None:
         problems = FileProblems(name)
         self.problems.pop(name, None)
         try:
             document: Any = orjson.loads(joined(self.store.read(name)))
             if isinstance(document, dict):
                 found = cast("dict[str, Any]", document)
-                problems.wrong = fields.clean(found, fields.DOCUMENTS.get(name, {}))
+                if declaration is not None:
+                    problems.wrong = fields.clean(found, fields.row_of(declaration))
                 if problems:
                     self.problems[name] = problems
                 return found

@@ -10,7 +10,13 @@ import orjson
 
 from scalable_runs import fields
 from scalable_runs.problems import MAX_GAPS, FileProblems, Gap
-from scalable_runs.schema import SCHEMA_VERSION, JournalMark, Record
+from scalable_runs.schema import (
+    DECLARATION_OF,
+    SCHEMA_VERSION,
+    AnyRecord,
+    JournalMark,
+    Record,
+)
 from scalable_runs.stores.base import Hole, Store
 
 #: A longer line is no record: it is skipped without being kept in memory.
@@ -55,7 +61,7 @@ class JournalScan:
         self._store = store
         self._is_live = is_live
         self._progress = progress
-        self._shapes = fields.Shapes(journal)
+        self._shapes = fields.Shapes(fields.row_of(DECLARATION_OF.get(journal, AnyRecord)))
         #: Each writer's numbers, and those of the writer of the last record.
         self._order = _Order(None, self.problems)
         self._orders: dict[str | None, _Order] = {None: self._order}

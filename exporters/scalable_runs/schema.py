@@ -1,14 +1,52 @@
-"""The run directory's contract: file names, record fields, states, schema version.
+"""The run directory's contract: files, event types, states, and every field once.
 
-Every other module of this package, and everything that reads a run directory, takes its names
-from here. Fields may be added; none is renamed or given another meaning without a new
+A field is declared with its kind (see :mod:`scalable_runs.fields`) and its meaning. From these
+declarations follow the reader's checks, the types of records for type checkers, the tables of the
+documentation, the columns of Parquet files, and what the redactor looks at.
+
+Fields may be added; none is renamed or given another meaning without a new
 :data:`SCHEMA_VERSION`.
+
+For type checkers no field of a record is certain to be there: what is read may be damaged, and the
+reader gives null for a value of a wrong type. Use ``record.get(…)``.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+
+from scalable_runs.fields import (
+    ALWAYS,
+    FIXED,
+    Amount,
+    Anything,
+    Bytes,
+    Cores,
+    Count,
+    Counts,
+    Flag,
+    Gigabytes,
+    HexId,
+    Integer,
+    Label,
+    Number,
+    Numbers,
+    Prose,
+    Seconds,
+    SignedSeconds,
+    Table,
+    Text,
+    Texts,
+    Time,
+    Unit,
+    Word,
+    anything,
+    integer,
+)
+
+# -- names ----------------------------------------------------------------------------------------
 
 #: Written into every record and into run.json.
 SCHEMA_VERSION: Final = 1
@@ -47,8 +85,8 @@ EventType: TypeAlias = Literal[
     "task", "worker", "resource", "failure", "cache", "artifact", "cost", "span", "log", "metric"
 ]
 
-#: Which journal holds the records of an event type.
-FILE_OF: Final[dict[str, str]] = {
+#: The journal of each event type.
+FILE_OF: Final[Mapping[str, str]] = {
     "task": TASKS,
     "resource": RESOURCES,
     "worker": WORKERS,
@@ -82,73 +120,711 @@ MAX_ERROR_MESSAGE: Final = 10_000
 #: Dependencies listed on a `submitted` line; `dependency_count` has the number of all.
 MAX_DEPENDENCIES: Final = 1_000
 
+
+# -- records of the journals ----------------------------------------------------------------------
+
+
+class AnyRecord(TypedDict, total=False):
+    """What every record has."""
+
+    # The reader itself looks at these two, before the others are checked.
+    schema_version: Annotated[int, anything, FIXED, ALWAYS, "Version of this schema: 1."]
+    event_type: Annotated[Word, ALWAYS, "What the record is of: `task`, `worker`, …"]
+    run_id: Annotated[Text, ALWAYS, "The run's id: the name of its directory."]
+    seq: Annotated[int, anything, FIXED, ALWAYS, "1, 2, 3 … in a journal: a gap is a loss."]
+    writer: Annotated[Text, "Whose `seq` it is, in a run with several writers."]
+    timestamp: Annotated[Time, ALWAYS, "When it happened: UTC, by the scheduler's clock."]
+    trace_id: Annotated[HexId, "Trace of the span that the record belongs to."]
+    span_id: Annotated[HexId, "Span that the record belongs to."]
+
+
+class Placement(TypedDict, total=False):
+    """What a task asked for."""
+
+    component: Annotated[Text, "Component of the manifest that the task or worker belongs to."]
+    requested_workers: Annotated[Count, "Workers asked for."]
+
+
+class TaskRecord(AnyRecord, Placement, total=False):
+    """A step in the life of a task."""
+
+    task_id: Annotated[Text, ALWAYS, "Dask's key of the task."]
+    task_name: Annotated[
+        Text, ALWAYS, "What tasks of one kind share: the key's beginning, or the name given."
+    ]
+    state: Annotated[TaskState, ALWAYS, "State that the task has from now on."]
+    attempt: Annotated[Count, ALWAYS, "Number of the attempt, from 1; 0 where none was made."]
+    function_name: Annotated[Text, "The function, where it is not what the task's name says."]
+    tag: Annotated[Text, "What `tag=` named: a component, or one of its tags."]
+    worker: Annotated[Text, "Address of the worker."]
+    worker_id: Annotated[Label, "Name of the worker."]
+    duration_s: Annotated[Seconds, "Execution alone, by the worker's clock."]
+    queue_s: Annotated[SignedSeconds, "From when the task could have run until it did."]
+    transfer_s: Annotated[Seconds, "Fetching what it needed from other workers."]
+    phases_start: Annotated[
+        Time,
+        "When the first phase before execution began, where phases took a noticeable share; they "
+        "are in spans.jsonl.",
+    ]
+    cpu_s: Annotated[Seconds, "CPU time of the task's own thread."]
+    nbytes: Annotated[Bytes, "Size of the result, as Dask estimates it."]
+    result_type: Annotated[Text, "Type of the result."]
+    dependencies: Annotated[
+        Texts, "On `submitted`: tasks whose results it takes; at most 1,000 are listed."
+    ]
+    dependency_count: Annotated[Count, "On `submitted`: how many tasks' results it takes."]
+    error_type: Annotated[Text, "Class of the exception, `KilledWorker` or `WorkerLost`."]
+    error_message: Annotated[
+        Prose, "Why the attempt failed; the middle of what is beyond 10,000 characters is cut."
+    ]
+    blame: Annotated[Text, "The `task_id` at fault, on a task that failed without running."]
+    recomputed: Annotated[
+        Flag, "The attempt was made because a finished result was lost with its worker."
+    ]
+    rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`: it is no failure."]
+    reopens: Annotated[TaskState, "Final state that no longer holds: the task runs again."]
+    known_before: Annotated[
+        Flag, "On `submitted`: the scheduler had the task before this run asked for it."
+    ]
+    parent_span_id: Annotated[HexId, "Parent of the attempt's span, on the line of its end."]
+
+
+class Ending(TypedDict, total=False):
+    """A worker's process and how it ended."""
+
+    host: Annotated[Text, "Host that the worker is on."]
+    pid: Annotated[Count, "Process of the worker."]
+    memory_limit_bytes: Annotated[Bytes, "Memory that the worker may use."]
+    reason: Annotated[Text, "Why the worker went away."]
+    exit_code: Annotated[Integer, "Exit code of its process; minus the number of a signal."]
+    signal: Annotated[Text, "Signal that ended its process."]
+    cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
+    tasks_running: Annotated[
+        Count, "Tasks that ran there when it went away, or anywhere when the scheduler did."
+    ]
+    tasks_recomputed: Annotated[Count, "Finished tasks that had to be computed again."]
+    memory_bytes: Annotated[Bytes, "Memory of its process when it was last seen."]
+    heartbeat_age_s: Annotated[SignedSeconds, "From its last heartbeat to its end."]
+    worker_ttl_s: Annotated[
+        Seconds, "Time without a heartbeat after which Dask ended it, where that was the reason."
+    ]
+
+
+class WorkerDetails(Ending, total=False):
+    """More of a worker."""
+
+    nthreads: Annotated[Count, "Threads that run tasks."]
+    nanny: Annotated[Text, "Address of its nanny, if it has one."]
+    spilled_bytes: Annotated[Bytes, "Most that it had on disk for lack of memory."]
+
+
+class WorkerRecord(AnyRecord, Placement, total=False):
+    """A worker came or went."""
+
+    worker_id: Annotated[Label, "Name of the worker."]
+    worker: Annotated[Text, "Address of the worker."]
+    state: Annotated[
+        WorkerState, "`removed` was asked for (close, retire, scale down), `lost` was not."
+    ]
+    provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
+    details: Annotated[WorkerDetails, "More of the worker."]
+
+
+class ResourceRecord(AnyRecord, Placement, total=False):
+    """CPU and memory of a worker or an attempt."""
+
+    entity_type: Annotated[Word, ALWAYS, "`worker` or `task`."]
+    entity_id: Annotated[Label, ALWAYS, "Address of the worker, or key of the task."]
+    worker: Annotated[Text, "Address of the worker."]
+    provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
+    observed_cpu: Annotated[Cores, "Cores in use."]
+    observed_memory_gb: Annotated[Gigabytes, "Memory in use, in 10⁹ bytes."]
+    observed_memory_limit_gb: Annotated[
+        Gigabytes, "Of a worker: memory that it may use, in 10⁹ bytes."
+    ]
+    requested_cpus: Annotated[Amount, "Cores asked for."]
+    requested_memory: Annotated[Anything, "Memory asked for, as the manifest has it."]
+    requested_walltime: Annotated[Anything, "Time asked for of the batch system."]
+
+
+class Death(TypedDict, total=False):
+    """A worker's death that a task was present at."""
+
+    worker: Annotated[Text, "Address of the worker."]
+    worker_id: Annotated[Label, "Name of the worker."]
+    cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
+    signal: Annotated[Text, "Signal that ended its process."]
+    exit_code: Annotated[Integer, "Exit code of its process; minus the number of a signal."]
+    tasks_running: Annotated[Count, "Tasks that ran there."]
+
+
+class FailureDetails(Ending, total=False):
+    """More of a failure."""
+
+    phase: Annotated[
+        Word,
+        "Where it happened: `task_execution`, `worker_lost`, `scheduler_lost`, `session.start`, "
+        "`run` (an exception ended the program's own block), …",
+    ]
+    task_id: Annotated[Text, "Dask's key of the task."]
+    worker: Annotated[Text, "Address of the worker."]
+    worker_id: Annotated[Label, "Name of the worker."]
+    attempt: Annotated[Count, "Number of the attempt."]
+    will_retry: Annotated[Flag, "The task runs again after this failure."]
+    traceback: Annotated[Prose, "The traceback."]
+    confidence: Annotated[Word, "How certain the cause is."]
+    evidence: Annotated[Texts, "What the cause was judged by."]
+    not_known: Annotated[Texts, "What could not be found out."]
+    bases: Annotated[Texts, "Classes that the exception's class inherits from."]
+    errno: Annotated[Integer, "Number of an operating system's error."]
+    stderr_tail: Annotated[Prose, "Last lines that the process wrote to stderr."]
+    stderr_path: Annotated[Text, "File that has all it wrote, `host:path` on another host."]
+    tasks: Annotated[Texts, "Tasks that ran when it went away; at most 100."]
+    tasks_waiting: Annotated[Count, "Tasks that had not begun when the scheduler went away."]
+    memory_peak_bytes: Annotated[Bytes, "Most memory that its process was seen to use."]
+    memory_samples: Annotated[
+        list[list[float]],
+        anything,
+        FIXED,
+        "Last dozen samples: seconds since the epoch, bytes.",
+    ]
+    memory_kill: Annotated[Flag, "The nanny ended the worker for its memory."]
+    oom_kills_group: Annotated[
+        Count, "Processes that the kernel killed for memory in its control group meanwhile."
+    ]
+    oom_kills_host: Annotated[
+        Count, "Processes that the kernel killed for memory on its host meanwhile."
+    ]
+    batch_system: Annotated[Text, "Batch system that the worker's job belongs to."]
+    batch_job: Annotated[Label, "The job's id there."]
+    time_limit_s: Annotated[Number, "The job's time limit, in seconds."]
+    time_left_s: Annotated[Number, "To the end of the job's time, in seconds."]
+    deaths: Annotated[
+        list[Death], "Of a task that failed with `KilledWorker`: deaths that it was present at."
+    ]
+    deaths_present: Annotated[Count, "How many deaths these are."]
+    deaths_alone: Annotated[Count, "How many of them happened while the task ran alone."]
+
+
+class FailureRecord(AnyRecord, total=False):
+    """A failed attempt, a lost worker or scheduler, or the program's own failure."""
+
+    failure_class: Annotated[
+        Text, ALWAYS, "Class of the exception, `KilledWorker`, `WorkerLost` or `SchedulerLost`."
+    ]
+    message: Annotated[Prose, ALWAYS, "What the exception says."]
+    task_id: Annotated[Text, "Dask's key of the task."]
+    provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
+    component: Annotated[Text, "Component of the manifest that the task belongs to."]
+    details: Annotated[FailureDetails, "More of the failure."]
+
+
+class UserRecord(AnyRecord, total=False):
+    """What the program or a task recorded itself."""
+
+    task_id: Annotated[Text, "Dask's key of the task."]
+    task_name: Annotated[Text, "What tasks of one kind share."]
+    component: Annotated[Text, "Component of the manifest that the task belongs to."]
+    tag: Annotated[Text, "What `tag=` named: a component, or one of its tags."]
+    metadata: Annotated[Table, "What the program added."]
+
+
+class CacheRecord(UserRecord, total=False):
+    """A look-up of a result in the cache."""
+
+    function_name: Annotated[Text, "Function whose result was looked for."]
+    key_digest: Annotated[Text, "Digest of function and arguments."]
+    hit: Annotated[Flag, "The result was there."]
+    duration_s: Annotated[Seconds, "Loading the result, or computing it."]
+    size_bytes: Annotated[Bytes, "Size of the result."]
+
+
+class ArtifactRecord(UserRecord, total=False):
+    """A file or another thing that the program made or used."""
+
+    artifact_name: Annotated[Text, "Name of the artifact."]
+    location: Annotated[Text, "Where the artifact is."]
+    kind: Annotated[Text, "What kind of artifact it is."]
+    size_bytes: Annotated[Bytes, "Its size."]
+    digest: Annotated[Text, "SHA-256 of the whole file, as `sha256:` and hexadecimal digits."]
+    stage: Annotated[Text, "Whether it was `put` or `get` (got)."]
+
+
+class CostRecord(UserRecord, total=False):
+    """A cost, recorded or estimated."""
+
+    provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
+    region: Annotated[Text, "Region that the prices are of."]
+    currency: Annotated[Text, "Currency of the prices."]
+    total_hourly: Annotated[Number, "Cost per hour."]
+    total_monthly: Annotated[Number, "Cost per month."]
+    line_items: Annotated[Anything, "What the sum is made of."]
+
+
+class Scope(TypedDict, total=False):
+    """An instrumentation scope."""
+
+    name: Annotated[Text, "Name of the instrumentation."]
+    version: Annotated[Text, "Its version."]
+
+
+class SignalRecord(AnyRecord, total=False):
+    """A signal of OpenTelemetry that is no record of another journal."""
+
+    attributes: Annotated[Table, "Its attributes."]
+    scope: Annotated[Scope, "What recorded it."]
+    resource: Annotated[Table, "Its resource's attributes, where it is not the run's own."]
+
+
+class SpanStatus(TypedDict, total=False):
+    """Status of a span."""
+
+    code: Annotated[Word, "`unset`, `ok` or `error`."]
+    description: Annotated[Prose, "Why it is an error."]
+
+
+class SpanEvent(TypedDict, total=False):
+    """An event of a span."""
+
+    name: Annotated[Text, "Name of the event."]
+    timestamp: Annotated[Time, "When it happened."]
+    attributes: Annotated[Table, "Its attributes."]
+
+
+class SpanLink(TypedDict, total=False):
+    """A link to another span."""
+
+    trace_id: Annotated[HexId, "Trace of the other span."]
+    span_id: Annotated[HexId, "The other span."]
+    attributes: Annotated[Table, "Its attributes."]
+
+
+class SpanRecord(SignalRecord, total=False):
+    """A span that has ended."""
+
+    parent_span_id: Annotated[HexId, "The span's parent."]
+    name: Annotated[Text, "Name of the span."]
+    kind: Annotated[Word, "`internal`, `server`, `client`, `producer` or `consumer`."]
+    start_time: Annotated[Time, "When it began."]
+    end_time: Annotated[Time, "When it ended."]
+    duration_s: Annotated[Seconds, "From its begin to its end."]
+    status: Annotated[SpanStatus, "Its status."]
+    events: Annotated[list[SpanEvent], "Its events."]
+    links: Annotated[list[SpanLink], "Its links."]
+    dropped: Annotated[
+        dict[str, Count], "How many `attributes`, `events` and `links` the SDK dropped."
+    ]
+
+
+class LogRecord(SignalRecord, total=False):
+    """A log record or an event."""
+
+    observed_timestamp: Annotated[Time, "When it was seen, if not when it happened."]
+    event_name: Annotated[Text, "Name of the event."]
+    severity_number: Annotated[Integer, "OpenTelemetry's number of the severity."]
+    severity_text: Annotated[Text, "The severity as its source calls it."]
+    body: Annotated[Anything, "What it says."]
+
+
+class MetricBuckets(TypedDict, total=False):
+    """Buckets of an exponential histogram."""
+
+    offset: Annotated[Integer, "Index of the first bucket."]
+    bucket_counts: Annotated[Counts, "Values in each bucket."]
+
+
+class MetricRecord(SignalRecord, total=False):
+    """A point of a metric."""
+
+    name: Annotated[Text, "Name of the metric."]
+    kind: Annotated[Word, "`sum`, `gauge`, `histogram` or `exponential_histogram`."]
+    unit: Annotated[Text, "Its unit, in UCUM."]
+    temporality: Annotated[Word, "`cumulative` or `delta`."]
+    monotonic: Annotated[Flag, "Of a sum: it only grows."]
+    start_time: Annotated[Time, "When counting began."]
+    value: Annotated[Number, "Value of a sum or gauge."]
+    count: Annotated[Count, "Of a histogram: number of values."]
+    sum: Annotated[Number, "Of a histogram: sum of the values."]
+    min: Annotated[Number, "Of a histogram: least value."]
+    max: Annotated[Number, "Of a histogram: largest value."]
+    bounds: Annotated[Numbers, "Of a histogram: upper bounds of its buckets."]
+    bucket_counts: Annotated[Counts, "Values in each bucket; one more bucket than bounds."]
+    scale: Annotated[Integer, "Of an exponential histogram: its scale."]
+    zero_count: Annotated[Count, "Of an exponential histogram: values that are zero."]
+    positive: Annotated[MetricBuckets, "Of an exponential histogram: positive values."]
+    negative: Annotated[MetricBuckets, "Of an exponential histogram: negative values."]
+
+
+class UploadRecord(AnyRecord, total=False):
+    """What became of the log of a dead worker that was to be sent."""
+
+    outcome: Annotated[
+        Word,
+        "`uploaded`, `refused` (not worth another try), `failed` (all tries did), `skipped` "
+        "(empty, or sent already), `dropped` (too many were waiting) or `pending` (the run was "
+        "closed first).",
+    ]
+    worker_id: Annotated[Label, "Name of the worker."]
+    log: Annotated[Text, "The log's path within the run directory."]
+    cause: Annotated[Word, "Class of the cause of the worker's death."]
+    host: Annotated[Text, "Host that it was to be sent to."]
+    tries: Annotated[Count, "How often it was tried."]
+    sha256: Annotated[Text, "SHA-256 of what was sent."]
+    size: Annotated[Bytes, "Size of what was sent."]
+    error: Annotated[Text, "Why it was not sent."]
+
+
+#: What the records of each journal are declared by.
+DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
+    TASKS: TaskRecord,
+    WORKERS: WorkerRecord,
+    RESOURCES: ResourceRecord,
+    FAILURES: FailureRecord,
+    CACHE: CacheRecord,
+    ARTIFACTS: ArtifactRecord,
+    COST: CostRecord,
+    SPANS: SpanRecord,
+    LOGS: LogRecord,
+    METRICS: MetricRecord,
+    UPLOADS: UploadRecord,
+}
+
+#: A record of any event type, read or being made.
 Record: TypeAlias = dict[str, Any]
+
+
+# -- run.json -------------------------------------------------------------------------------------
 
 
 class Recorder(TypedDict):
     """Who writes a run, so that a reader can tell a live run from one whose recorder died."""
 
-    host: str
-    pid: int
-    boot_id: str
-    heartbeat_at: str
+    host: Annotated[Text, "Host of the process whose run it is."]
+    pid: Annotated[Count, "Its process id."]
+    boot_id: Annotated[Text, FIXED, "The host's boot."]
+    heartbeat_at: Annotated[Time, "When the recorder last gave a sign of life."]
 
 
 class Restart(TypedDict):
     """The process that wrote the run died, and another one went on in new files."""
 
-    #: When its end was noticed, and how long after that the other one went on.
-    at: str
-    gap_s: float
+    at: Annotated[Time, "When its end was noticed."]
+    gap_s: Annotated[Seconds, "From then until the other one went on."]
 
 
 class Telemetry(TypedDict):
     """What the record lacks: counts by cause, and the recorder's own errors."""
 
-    dropped: dict[str, int]
-    errors: dict[str, int]
-    #: Lines, by file, that were written after the last good sync before one that failed.
-    uncertain: NotRequired[dict[str, int]]
-    #: Workers on which the package could not be used: why, by `worker_id`; at most 1,000 of them.
-    unwatched_workers: NotRequired[dict[str, str]]
-    #: Graphs that the program sent and of which the scheduler took nothing in: their tasks are not
-    #: in the record.
-    graphs_unseen: NotRequired[int]
-    #: Each time that the process which writes the run died and another one went on.
-    restarts: NotRequired[list[Restart]]
-    #: Short attempts whose usage has no record in resources.jsonl.
-    usage_left_out: NotRequired[int]
-    #: Spans, metric collections and log records, by signal, that a collector should have got and
-    #: did not; this directory has them.
-    not_sent: NotRequired[dict[str, int]]
-    #: And what it did get; absent where nothing was to be sent.
-    sent: NotRequired[dict[str, int]]
+    dropped: Annotated[dict[str, Count], "What could not be recorded."]
+    errors: Annotated[
+        dict[str, Count],
+        "Internal errors; `unread:…` counts what came from another version of this package.",
+    ]
+    uncertain: NotRequired[
+        Annotated[
+            dict[str, Count],
+            "Lines, by file, written between the last good sync and one that failed.",
+        ]
+    ]
+    unwatched_workers: NotRequired[
+        Annotated[
+            dict[str, Text],
+            "Workers on which the package could not be used: why, by `worker_id`; at most 1,000.",
+        ]
+    ]
+    graphs_unseen: NotRequired[
+        Annotated[
+            Count,
+            "Graphs that the program sent and the scheduler did not take in: their tasks "
+            "are not in the record.",
+        ]
+    ]
+    restarts: NotRequired[
+        Annotated[
+            list[Restart], anything, "Each time that the process which writes the run was replaced."
+        ]
+    ]
+    usage_left_out: NotRequired[
+        Annotated[Count, "Short attempts whose usage has no record in resources.jsonl."]
+    ]
+    not_sent: NotRequired[
+        Annotated[
+            dict[str, Count],
+            "Spans, metric collections and log records, by signal, that a collector did not get.",
+        ]
+    ]
+    sent: NotRequired[Annotated[dict[str, Count], "And what it did get."]]
 
 
 class JournalMark(TypedDict):
-    """The synced part of one file: its length, its last ``seq`` and the CRC-32 of its bytes."""
+    """The synced part of one file."""
 
-    bytes: int
-    seq: int
-    crc32: int
+    bytes: Annotated[Count, Unit("By"), "Its length."]
+    seq: Annotated[Count, "Its last `seq`."]
+    crc32: Annotated[Count, "The CRC-32 of its bytes."]
+
+
+class Environment(TypedDict, total=False):
+    """What ran; programs may add to it."""
+
+    python: Annotated[Anything, "Version of Python."]
+    implementation: Annotated[Anything, "Implementation of Python."]
+    platform: Annotated[Anything, "Operating system and processor."]
+    host: Annotated[Anything, "Host of the program."]
+    cpu_count: Annotated[Anything, "Processors of the host."]
+    program: Annotated[Anything, "File name of the program."]
+    packages: Annotated[dict[str, Text], "Versions of the packages that record."]
+    resource: Annotated[Anything, "Attributes of the resource, of a run made by an SDK."]
 
 
 class RunDocument(TypedDict):
-    """run.json. Every key of the contract; times are ISO 8601, UTC, microseconds, ``Z``."""
+    """run.json: what the run is, its state, and how much of each file is safely on disk."""
 
-    schema_version: int
-    run_id: str
-    project_name: str
-    target_name: str
-    provider_name: str
-    manifest_lock: str
-    source_manifest_path: str | None
-    started_at: str
-    finished_at: str | None
-    status: RunStatus
-    trace_id: str
-    environment: dict[str, Any]
-    code_identities: dict[str, Any]
-    recorder: NotRequired[Recorder]
-    telemetry: NotRequired[Telemetry]
-    journal: NotRequired[dict[str, JournalMark]]
+    schema_version: Annotated[Count, "Version of this schema: 1."]
+    run_id: Annotated[Text, "The run's id: the name of its directory."]
+    project_name: Annotated[Text, "Name of the project."]
+    target_name: Annotated[Text, "Target of the manifest."]
+    provider_name: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
+    manifest_lock: Annotated[Text, FIXED, "`sha256:` and the digest of the canonical manifest."]
+    source_manifest_path: Annotated[Text | None, "File that the manifest came from."]
+    started_at: Annotated[Time, "When the run began."]
+    finished_at: Annotated[Time | None, "When the run was closed."]
+    status: Annotated[
+        RunStatus,
+        "`lost` where the program's block ended well and the end of some task is unknown; a run "
+        "that says `running` and whose recorder is gone is read as `lost`, too.",
+    ]
+    trace_id: Annotated[HexId, "Trace of the run's root span."]
+    environment: Annotated[Environment, "What ran."]
+    code_identities: Annotated[Table, "Versions of the user's code."]
+    recorder: NotRequired[Annotated[Recorder, "Who writes the run."]]
+    telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
+    journal: NotRequired[
+        Annotated[dict[str, JournalMark], anything, "What of each file is synced."]
+    ]
+
+
+# -- owner.json -----------------------------------------------------------------------------------
+
+
+class WriterProcess(TypedDict):
+    """A process that writes a run for another one."""
+
+    pid: Annotated[Count, "Its process id."]
+    process_started: Annotated[Text, FIXED, "When it started, by the host's own count."]
+
+
+class Owner(WriterProcess):
+    """owner.json: whose run it is."""
+
+    host: Annotated[Text, "Host of the process whose run it is."]
+    boot_id: Annotated[Text, FIXED, "The host's boot."]
+    pid_namespace: Annotated[Text, FIXED, "Namespace in which the process id counts."]
+    created_at: Annotated[Time, "When the run was made."]
+    writer: NotRequired[Annotated[WriterProcess, "A process of its own that writes the run."]]
+
+
+# -- summary.json ---------------------------------------------------------------------------------
+
+#: A number of things; a sum of a damaged journal may be wrong, yet is a whole number.
+Total: TypeAlias = Annotated[int, integer]
+#: How often each of some names was seen.
+Members: TypeAlias = dict[str, Total]
+
+
+class SummaryCounts(TypedDict):
+    """How many there were."""
+
+    task_events: Annotated[Total, "Records of tasks.jsonl."]
+    resource_events: Annotated[Total, "Records of resources.jsonl."]
+    worker_events: Annotated[Total, "Records of workers.jsonl."]
+    failure_events: Annotated[Total, "Records of failures.jsonl."]
+    cache_events: Annotated[Total, "Records of cache.jsonl."]
+    artifact_events: Annotated[Total, "Records of artifacts.jsonl."]
+    cost_events: Annotated[Total, "Records of cost.jsonl."]
+    unusable_events: Annotated[Total, "Records that could not be understood."]
+    tasks: Annotated[Total, "Tasks."]
+    tasks_submitted: Annotated[Total, "Tasks that the scheduler took in."]
+    tasks_succeeded: Annotated[Total, "Tasks whose final state is `succeeded`."]
+    tasks_failed: Annotated[Total, "Tasks whose final state is `failed`."]
+    tasks_cancelled: Annotated[Total, "Tasks whose final state is `cancelled`."]
+    tasks_retried: Annotated[Total, "Attempts that raised, and whose task ran again."]
+    tasks_rescheduled: NotRequired[Annotated[Total, "Attempts that raised `Reschedule`."]]
+    tasks_lost: Annotated[Total, "Attempts lost with their worker."]
+    tasks_recomputed: Annotated[Total, "Attempts made again for a lost result."]
+    tasks_recomputed_distinct: NotRequired[
+        Annotated[Total | None, "Tasks computed again; null where there were too many to tell."]
+    ]
+    tasks_running: Annotated[Total, "Tasks whose last line is `running`."]
+    tasks_waiting: Annotated[Total, "Tasks that were submitted and have not begun."]
+    tasks_unknown: NotRequired[
+        Annotated[Total, "Tasks without a final state in a run that has ended."]
+    ]
+    attempts: Annotated[Total, "Attempts that ended."]
+    workers: Annotated[Total, "Workers."]
+    workers_lost: Annotated[Total, "Times that a worker was lost."]
+
+
+class Spread(TypedDict):
+    """Some durations, in seconds; percentiles are within `relative_error`."""
+
+    count: Annotated[Count, "How many."]
+    total: Annotated[Seconds, "Their sum."]
+    mean: Annotated[Seconds | None, "Their mean."]
+    p50: Annotated[Seconds | None, "Their median."]
+    p95: Annotated[Seconds | None, "Their 95th percentile."]
+    max: Annotated[Seconds | None, "The longest."]
+
+
+class NameSummary(TypedDict):
+    """All tasks of one name."""
+
+    count: Annotated[Total, "Tasks."]
+    submitted: Annotated[Total, "Tasks that the scheduler took in."]
+    succeeded: Annotated[Total, "Tasks whose final state is `succeeded`."]
+    failed: Annotated[Total, "Tasks whose final state is `failed`."]
+    cancelled: Annotated[Total, "Tasks whose final state is `cancelled`."]
+    retried: Annotated[Total, "Attempts that raised, and whose task ran again."]
+    rescheduled: NotRequired[Annotated[Total, "Attempts that raised `Reschedule`."]]
+    lost: Annotated[Total, "Attempts lost with their worker."]
+    recomputed: Annotated[Total, "Attempts made again for a lost result."]
+    attempts: Annotated[Total, "Attempts that ended."]
+    cut_short: NotRequired[Annotated[Total, "Attempts that ran and did not end by themselves."]]
+    cut_short_s: NotRequired[Annotated[Seconds, "How long these ran."]]
+    duration: Annotated[Spread, "Execution of the attempts."]
+    queue: Annotated[Spread, "Their queueing."]
+    cpu_s: Annotated[Seconds, "CPU time of their threads."]
+    transfer_s: Annotated[Seconds, "Fetching what they needed."]
+
+
+class SlowAttempt(TypedDict):
+    """One of the slowest attempts."""
+
+    task_id: Annotated[Text, "Dask's key of the task."]
+    task_name: NotRequired[Annotated[Text | None, "What tasks of one kind share."]]
+    state: Annotated[Word, "How it ended."]
+    attempt: NotRequired[Annotated[Count | None, "Number of the attempt."]]
+    worker: NotRequired[Annotated[Text | None, "Address of the worker."]]
+    duration_s: Annotated[Seconds, "Execution alone."]
+    queue_s: NotRequired[
+        Annotated[SignedSeconds | None, "From when the task could have run until it did."]
+    ]
+
+
+class Timing(TypedDict):
+    """How long things took."""
+
+    wall_s: Annotated[Seconds | None, "The run from its begin to its end."]
+    task_duration_count: NotRequired[Annotated[Total, "Attempts with a duration."]]
+    task_duration_total_s: NotRequired[Annotated[Seconds, "Sum of the durations."]]
+    task_duration_avg_s: NotRequired[Annotated[Seconds | None, "Their mean."]]
+    cut_short_count: NotRequired[
+        Annotated[Total, "Attempts that ran and did not end by themselves."]
+    ]
+    cut_short_total_s: NotRequired[Annotated[Seconds, "How long these ran."]]
+    relative_error: NotRequired[Annotated[Amount, "Error of the percentiles at most."]]
+    tasks: Annotated[dict[str, NameSummary], "By task name."]
+    slowest: Annotated[list[SlowAttempt], "The slowest attempts, the slowest first."]
+
+
+class CacheSummary(TypedDict):
+    """The cache."""
+
+    hits: Annotated[Count, "Look-ups that found a result."]
+    misses: Annotated[Count, "Look-ups that found none."]
+    hit_ratio: NotRequired[Annotated[Amount | None, "Hits per look-up."]]
+
+
+class WorkerSummary(TypedDict):
+    """The workers at one address."""
+
+    worker: Annotated[Text | None, "Address of the worker."]
+    worker_id: Annotated[Text | None, "Name of the worker."]
+    host: Annotated[Text | None, "Host that the worker is on."]
+    state: Annotated[Word | None, "Its last state."]
+    reason: Annotated[Text | None, "Why it went away."]
+    exit_code: Annotated[Integer | None, "Exit code of its process."]
+    signal: Annotated[Text | None, "Signal that ended its process."]
+    lives: NotRequired[Annotated[Count, "How often it came."]]
+    lost: Annotated[Count, "How often it was lost."]
+    nthreads: Annotated[Count | None, "Threads that run tasks."]
+    lifetime_s: Annotated[Seconds, "How long it was there."]
+    busy_s: Annotated[Seconds, "Execution of all attempts there."]
+    busy_ratio: Annotated[Amount | None, "Execution per second of its threads."]
+    attempts: Annotated[Count, "Attempts that ended there."]
+    memory_gb_max: Annotated[Gigabytes | None, "Most memory that was seen in use."]
+    memory_limit_gb: Annotated[Gigabytes | None, "Memory that it may use."]
+
+
+class Resources(TypedDict):
+    """What was asked for and used."""
+
+    requested_cpu_min: NotRequired[Annotated[Number | None, "Least cores asked for."]]
+    requested_cpu_max: NotRequired[Annotated[Number | None, "Most cores asked for."]]
+    requested_cpu_avg: NotRequired[Annotated[Number | None, "Mean of the cores asked for."]]
+    observed_memory_gb_max: Annotated[Gigabytes | None, "Most memory that was seen in use."]
+    worker_seconds: NotRequired[Annotated[Seconds, "Sum of the workers' lifetimes."]]
+    thread_seconds: Annotated[Seconds, "Sum of the lifetimes of their threads."]
+    busy_seconds: Annotated[Seconds, "Execution of all attempts."]
+    busy_ratio: Annotated[Amount | None, "Execution per second of the threads."]
+    workers: Annotated[list[WorkerSummary], "By address."]
+
+
+class FailureGroup(TypedDict):
+    """Failures of one cause."""
+
+    failure_class: Annotated[Text, "Class of the exception."]
+    message: Annotated[Text, "What the first of them says."]
+    pattern: NotRequired[Annotated[Text, "What their messages share; numbers and ids are `#`."]]
+    messages: NotRequired[Annotated[list[Any], anything, "Some messages, where they differ."]]
+    count: Annotated[Count, "How many."]
+    retried: Annotated[Count, "After how many the task ran again."]
+    dependents_failed: Annotated[Count, "Tasks that failed without running, because of these."]
+    phase: Annotated[Word | None, "Where they happened."]
+    cause: NotRequired[Annotated[Any, anything, "Class of the cause."]]
+    task_names: Annotated[Members, "Failures by task name."]
+    workers: Annotated[Members, "Failures by address of the worker."]
+    first_at: Annotated[Text | None, FIXED, "When the first happened."]
+    last_at: Annotated[Text | None, FIXED, "When the last happened."]
+    sample_task_id: NotRequired[Annotated[Text | None, "A task that failed so."]]
+    traceback: Annotated[Text | None, "The traceback of the first."]
+
+
+class Failures(TypedDict):
+    """What failed."""
+
+    classes: Annotated[Members, "Failures by class of the exception."]
+    groups: Annotated[list[FailureGroup], "By cause."]
+
+
+class UnfinishedTask(TypedDict):
+    """A task that ran when the record ends."""
+
+    task_id: Annotated[Text, "Dask's key of the task."]
+    task_name: Annotated[Text, "What tasks of one kind share."]
+    attempt: Annotated[Count, "Number of the attempt."]
+    worker: Annotated[Text | None, "Address of the worker."]
+    since: Annotated[Word, "When the attempt began."]
+
+
+class Unfinished(TypedDict):
+    """What had not ended."""
+
+    running: NotRequired[Annotated[Count, "Tasks that ran."]]
+    waiting: NotRequired[Annotated[Count, "Tasks that had not begun."]]
+    tasks: Annotated[list[UnfinishedTask], "Tasks that ran; some of many."]
+
+
+class SummaryDocument(TypedDict):
+    """summary.json: read as a whole or not at all, since it follows from the journals."""
+
+    schema_version: Annotated[Count, "Version of this schema: 1."]
+    run: NotRequired[Annotated[dict[str, Any], anything, "run.json."]]
+    last_at: Annotated[Text | None, FIXED, "When the last known thing happened."]
+    counts: Annotated[SummaryCounts, "How many there were."]
+    timing: Annotated[Timing, "How long things took."]
+    cache: Annotated[CacheSummary, "The cache."]
+    resources: Annotated[Resources, "What was asked for and used."]
+    cost: Annotated[Table, "Sums of cost.jsonl."]
+    failures: Annotated[Failures, "What failed."]
+    unfinished: Annotated[Unfinished, "What had not ended."]

@@ -21,10 +21,10 @@ from typing import Any, Final, cast
 import orjson
 
 from scalable_runs import journal, plain, schema
-from scalable_runs._process import Owner, this_process
+from scalable_runs._process import this_process
 from scalable_runs.lines import LineBuffer
 from scalable_runs.problems import LossCounter, Problem
-from scalable_runs.schema import JournalMark, Record, RunDocument
+from scalable_runs.schema import JournalMark, Owner, Record, RunDocument
 from scalable_runs.stores.base import Found, RunGoneError, Store, joined
 from scalable_runs.stores.file import FileStore
 

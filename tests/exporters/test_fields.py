@@ -9,7 +9,8 @@ import pytest
 from store_world import RUN_ID, create, read, task
 
 from scalable_runs import fields, schema
-from scalable_runs.fields import MAX_TEXT, clean, fits, hex_id
+from scalable_runs.fields import MAX_TEXT, clean, fits, row_of
+from scalable_runs.plain import hex_id
 from scalable_runs.summary import RunSummary
 
 
@@ -36,30 +37,35 @@ def worker(**details: Any) -> dict[str, Any]:
         ("nthreads", 2**64),
         ("nthreads", 1.5),
         ("host", ["a"]),
-        ("tasks", ["a", 1]),
         ("reason", "x" * (MAX_TEXT + 1)),
         ("exit_code", {}),
-        ("will_retry", 1),
     ],
 )
 def test_a_value_of_another_type_is_null_and_counted(name: str, value: Any) -> None:
     record = worker(**{name: value})
     expected = worker(**{name: None}) | {"worker_id": "3"}
-    assert clean(record, fields.JOURNALS[schema.WORKERS]) == 1
+    assert clean(record, row_of(schema.WorkerRecord)) == 1
     assert record == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("tasks", ["a", 1]), ("will_retry", 1)])
+def test_a_value_of_another_type_in_the_details_of_a_failure_is_null(name: str, value: Any) -> None:
+    record: dict[str, Any] = {"event_type": "failure", "details": {"host": "a", name: value}}
+    assert clean(record, row_of(schema.FailureRecord)) == 1
+    assert record["details"] == {"host": "a", name: None}
 
 
 def test_right_values_nulls_and_unknown_fields_stay() -> None:
     record = worker(host=None, exit_code=-9, whatever=[{"deep": 1}]) | {"unknown": {"x": 1}}
     before = orjson.dumps(record | {"worker_id": "3"})
-    assert clean(record, fields.JOURNALS[schema.WORKERS]) == 0
+    assert clean(record, row_of(schema.WorkerRecord)) == 0
     assert orjson.dumps(record) == before
 
 
 def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
     events = [{"name": "a", "timestamp": 3}, "no table", {"name": ["b"], "attributes": {}}]
     record: dict[str, Any] = {"event_type": "span", "events": events, "links": {}}
-    assert clean(record, fields.JOURNALS[schema.SPANS]) == 4
+    assert clean(record, row_of(schema.SpanRecord)) == 4
     kept = [{"name": "a", "timestamp": None}, {"name": None, "attributes": {}}]
     assert (record["events"], record["links"]) == (kept, None)
 
@@ -67,7 +73,7 @@ def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
 def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
     dropped = {str(number): number for number in range(2 * fields.MAX_ENTRIES)}
     document: dict[str, Any] = {"telemetry": {"dropped": {"bad": "x", **dropped}}}
-    wrong = clean(document, fields.DOCUMENTS[schema.RUN])
+    wrong = clean(document, row_of(schema.RunDocument))
     kept = document["telemetry"]["dropped"]
     assert len(kept) + wrong == len(dropped) + 1
     assert "bad" not in kept
@@ -75,16 +81,16 @@ def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
 
 
 def test_every_journal_of_the_contract_has_its_fields() -> None:
-    assert {*schema.JOURNALS, *schema.SIGNALS} <= fields.JOURNALS.keys()
+    assert {*schema.JOURNALS, *schema.SIGNALS} <= schema.DECLARATION_OF.keys()
 
 
 def test_the_summary_of_an_empty_run_fits_and_a_damaged_one_does_not() -> None:
     document: dict[str, Any] = orjson.loads(orjson.dumps(RunSummary().document({})))
-    assert fits(document, fields.SUMMARY)
+    assert fits(document, row_of(schema.SummaryDocument))
     for section, name in (("counts", "tasks"), ("resources", "workers"), ("failures", "groups")):
         damaged = document | {section: document[section] | {name: "many"}}
-        assert not fits(damaged, fields.SUMMARY)
-    assert not fits({**document, "timing": None}, fields.SUMMARY)
+        assert not fits(damaged, row_of(schema.SummaryDocument))
+    assert not fits({**document, "timing": None}, row_of(schema.SummaryDocument))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from scalable_runs import fields
-from scalable_runs.plain import parse_seconds
+from scalable_runs.plain import cut, parse_seconds
 from scalable_runs.summary.names import (
     MAX_PATTERN,
     OTHER,
@@ -242,7 +242,7 @@ class _FailureGroup:
             self.workers.add(worker)
         traceback = details.get("traceback")
         if traceback and self.traceback is None:
-            self.traceback = fields.cut(traceback, _MAX_TRACEBACK)
+            self.traceback = cut(traceback, _MAX_TRACEBACK)
 
     def document(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__} | {

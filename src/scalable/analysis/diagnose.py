@@ -27,8 +27,7 @@ from scalable.analysis.report import (
 )
 from scalable.analysis.words import SHORT, has_no_workers, memory_words, tasks_words
 from scalable.causes import CAUSES, DEATHS, Case, Confidence, Verdict, case_of, classify
-from scalable_runs.fields import cut
-from scalable_runs.plain import parse_time
+from scalable_runs.plain import cut, parse_time
 from scalable_runs.reader import RunReader, resolve_run
 from scalable_runs.schema import FAILURES, TASKS, WORKERS, Record
 from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key

@@ -44,7 +44,7 @@ from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, log_filter
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 from scalable_runs import fields
-from scalable_runs.plain import parse_nanoseconds
+from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
@@ -300,7 +300,7 @@ class _Resending:
         document = reader.document
         self._run_id = reader.run_id
         self._project = str(document.get("project_name") or "run")
-        self._trace_id = fields.hex_id(document.get("trace_id"), 32)
+        self._trace_id = hex_id(document.get("trace_id"), 32)
         redact = Redactor.from_environment(os.environ)
         self._resource = make_resource(self._run_id, self._project, redact)
         self._spans = SpanFactory(self._resource)
@@ -431,7 +431,7 @@ class _Resending:
             details = record.get("details") or {}
             if details.get("traceback") and len(found) < MAX_TRACEBACKS:
                 key = (str(record.get("task_id")), details.get("attempt") or 0)
-                found[key] = fields.cut(details["traceback"], _MAX_TRACEBACK)
+                found[key] = cut(details["traceback"], _MAX_TRACEBACK)
         return found
 
     # -- spans ------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ class _Resending:
         error = (record.get("error_type") or "Exception") if record["state"] in _FAILED else None
         events: tuple[Event, ...] = ()
         if error is not None:
-            message = fields.cut(record.get("error_message") or "", MAX_VALUE)
+            message = cut(record.get("error_message") or "", MAX_VALUE)
             exception = {semconv.EXCEPTION_TYPE: error, semconv.EXCEPTION_MESSAGE: message}
             key = (record["task_id"], record.get("attempt") or 0)
             if key in tracebacks:
@@ -729,7 +729,7 @@ def _attributes(record: Record, names: Mapping[str, str]) -> dict[str, Any]:
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return a value as OTLP can hold it."""
     if isinstance(value, str):
-        return fields.cut(value, MAX_VALUE)
+        return cut(value, MAX_VALUE)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return float(value)
     if isinstance(value, (dict, list)) and depth >= MAX_DEPTH:
@@ -745,12 +745,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _ids(record: Record) -> SpanContext | None:
-    trace_id, span_id = fields.hex_id(record.get("trace_id"), 32), _id(record, "span_id")
+    trace_id, span_id = hex_id(record.get("trace_id"), 32), _id(record, "span_id")
     return span_context(trace_id, span_id) if trace_id and span_id else None
 
 
 def _id(record: Record, name: str) -> int:
-    return fields.hex_id(record.get(name), 16)
+    return hex_id(record.get(name), 16)
 
 
 def _parent_id(record: Record) -> int:
