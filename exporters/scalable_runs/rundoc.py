@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from scalable_runs.plain import iso
-from scalable_runs.schema import SCHEMA_VERSION, RunDocument
+from scalable_runs.schema import SCHEMA_VERSION, Environment, RunDocument
 
 #: Characters of the project's name in a run id.
 _MAX_LABEL: Final = 48
@@ -63,7 +63,7 @@ def run_document(
     lock: str,
     started: float,
     trace_id: str,
-    environment: Mapping[str, Any],
+    environment: Environment,
     manifest_path: str | None = None,
 ) -> RunDocument:
     """Return run.json of a run that begins; the writer adds `recorder`, `journal` and counts."""
@@ -79,7 +79,7 @@ def run_document(
         "finished_at": None,
         "status": "running",
         "trace_id": trace_id,
-        "environment": dict(environment),
+        "environment": environment,
         "code_identities": {},
     }
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed import Client
 
+    from scalable_runs.schema import Environment
+
 
 @dataclass(frozen=True, slots=True)
 class RunDocuments:
@@ -56,7 +58,7 @@ def provider_of(client: Client | None) -> str:
     return type(cluster).__name__.removesuffix("Cluster").lower() or "cluster"
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """Versions and host; no environment variables."""
     return {
         "python": platform.python_version(),
