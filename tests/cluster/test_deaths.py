@@ -33,7 +33,7 @@ from distributed import Client, KilledWorker, LocalCluster, Status
 import scalable
 from cluster import dying, oracle, tasks
 from scalable import diagnose_run, facts
-from scalable.analysis.diagnosis_text import render_diagnosis
+from scalable.analysis import render_text
 from scalable.instrumentation import tee
 
 
@@ -139,7 +139,7 @@ def test_every_way_to_die(make_cluster, capfd):
     diagnosis = diagnose_run(run.run_dir)
     categories = {finding.category for finding in diagnosis.findings}
     assert {"killed", "segfault"} <= categories
-    assert "in segfault" in render_diagnosis(diagnosis)
+    assert "in segfault" in render_text(diagnosis)
 
 
 def test_memory_kill_by_the_nanny(notes_dir):

@@ -30,7 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 import scalable
 from cluster import oracle, tasks
 from scalable import api
-from scalable.analysis.report import read_journals
+from scalable.analysis.load import read_journals
 from scalable.common import processes
 from scalable.instrumentation import user_events
 from scalable.instrumentation.user_events import client_event

@@ -49,7 +49,7 @@ def _by_coverage(atheris: Any, count: int, seed: int) -> None:
     with atheris.instrument_imports(include=["scalable.analysis", "scalable.cli", "scalable_runs"]):
         for name in COMMANDS:
             importlib.import_module(f"scalable.cli.{name}")
-        importlib.import_module("scalable.analysis.diagnosis_text")
+        importlib.import_module("scalable.analysis.text_renderer")
         from fuzz.oracle import World
     from fuzz.source import BytesRandom
 

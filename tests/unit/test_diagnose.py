@@ -17,9 +17,8 @@ from click.testing import CliRunner
 
 import run_builder as build
 from scalable import diagnose_run
-from scalable.analysis import diagnose as diagnose_module
-from scalable.analysis.diagnose import Diagnosis, Finding
-from scalable.analysis.diagnosis_text import diagnosis_document, render_diagnosis
+from scalable.analysis import render_json, render_text
+from scalable.analysis.diagnose import Diagnosis, Finding, observations
 from scalable.analysis.prose import Endpoint, with_prose
 from scalable.causes import Case, classify
 from scalable.cli import cli
@@ -181,7 +180,7 @@ def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_pa
     finding = only(diagnosis := diagnose_run(run.finish(10)), "memory_limit")
     assert finding.confidence == "high"
     assert "Peak 14.2 GB of a limit of 16.0 GB, needs at least 20.0 GB" in finding.suggestion
-    text = render_diagnosis(diagnosis)
+    text = render_text(diagnosis)
     for words in ("SIGTERM", "node-0", "big-1", "loading tile 8", "2.00 GB 10.0 s before"):
         assert words in " ".join(text.split()), text
     assert "logs/workers/0/20260102T030405Z.stderr.log" in finding.evidence.files
@@ -189,7 +188,7 @@ def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_pa
     log.unlink()
     gone = diagnose_run(run.path)
     assert only(gone, "memory_limit").evidence.files == ("failures.jsonl", "workers.jsonl")
-    assert "crash-logs" not in render_diagnosis(gone)
+    assert "crash-logs" not in render_text(gone)
 
 
 def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
@@ -326,9 +325,9 @@ def test_hostile_records_do_no_harm(tmp_path):
         build.worker("lost", 0, 3, memory_samples=[["x"], 3], exit_code="x"),
     )
     diagnosis = diagnose_run(run.finish(5))
-    text = render_diagnosis(diagnosis)
+    text = render_text(diagnosis)
     assert "\x1b" not in text
-    json.dumps(diagnosis_document(diagnosis))
+    json.dumps(render_json(diagnosis))
 
 
 def old_run(directory: Path, *, with_failures: bool) -> Path:
@@ -535,7 +534,7 @@ def test_many_thousands_of_kinds_of_failures_are_a_bounded_number_of_findings(
 ) -> None:
     judged: list[Case] = []
     monkeypatch.setattr(
-        diagnose_module, "classify", lambda case: judged.append(case) or classify(case)
+        observations, "classify", lambda case: judged.append(case) or classify(case)
     )
     run = run_at(tmp_path)
     for number in range(6_000):
@@ -544,5 +543,5 @@ def test_many_thousands_of_kinds_of_failures_are_a_bounded_number_of_findings(
     found = diagnose_run(run.finish(3, status="failed"))
     assert len(judged) <= 5_000
     assert all(len(case.message) < 30_000 and len(case.traceback) < 30_000 for case in judged)
-    assert len(found.findings) <= 2 * diagnose_module.MAX_GROUPS
+    assert len(found.findings) <= 2 * observations.MAX_GROUPS
     assert sum(one.count for one in found.findings if one.severity == "error") >= 2_000

@@ -30,7 +30,9 @@ from scalable.analysis import (
     render_overviews,
     render_text,
 )
-from scalable.analysis._text import cells, fit, gigabytes, percent, printable, seconds, wrap
+from scalable.analysis.layout import cells, fit, wrap
+from scalable.analysis.terminal import terminal_line
+from scalable.analysis.units import gigabytes, percent, seconds
 from scalable_runs.reader import RunReader, find_runs
 from scalable_runs.schema import Record
 
@@ -437,9 +439,9 @@ def test_hostile_text_in_json_is_escaped_and_kept(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_printable_text_is_one_harmless_line(given_text: str) -> None:
-    line = printable(given_text)
+    line = terminal_line(given_text)
     assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in line)
-    assert printable(line) == line
+    assert terminal_line(line) == line
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -456,7 +458,7 @@ def test_no_line_is_wider_than_asked_for(tmp_path: Path, width: int, color: bool
         worker("lost", 9, 5, reason="r" * 200),
     )
     for shown in (text(run.finish(20_000), width, color=color), text(run.path, width)):
-        plain = [printable(line) if color else line for line in shown.splitlines()]
+        plain = [terminal_line(line) if color else line for line in shown.splitlines()]
         wide = [line for line in plain if cells(line) > width and not line.startswith("Path ")]
         assert wide == []
 
@@ -466,7 +468,7 @@ def test_colour_comes_only_when_asked_for(finished: Path) -> None:
     coloured = text(finished, color=True)
     # Some of its tasks failed.
     assert "\x1b[33;1mcompleted\x1b[0m" in coloured
-    assert [printable(line) for line in coloured.splitlines()] == [
+    assert [terminal_line(line) for line in coloured.splitlines()] == [
         line.strip() for line in text(finished).splitlines()
     ]
 

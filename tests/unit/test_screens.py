@@ -14,12 +14,10 @@ import run_builder as build
 from run_builder import RunBuilder, failure, task, worker
 from scalable import diagnose_run
 from scalable.analysis import load_report, render_json, render_text
-from scalable.analysis._text import cells
 from scalable.analysis.diagnose import Diagnosis, Finding
-from scalable.analysis.diagnosis_text import diagnosis_document, render_diagnosis
 from scalable.analysis.frames import crash_frames, relevant_frames
+from scalable.analysis.layout import Page, cells
 from scalable.analysis.messages import pattern_of
-from scalable.analysis.page import Page
 from scalable_runs.reader import RunReader
 
 RUN_ID = "run-20260102T030405Z-x-0000aaaa"
@@ -93,7 +91,7 @@ def test_an_exception_of_the_program_is_no_tasks_failure(tmp_path: Path, phase: 
         "critical",
         "The program ended with ValueError (ctx.py:3)",
     )
-    shown = render_diagnosis(diagnosis)
+    shown = render_text(diagnosis)
     assert "task failed" not in shown
     assert "/home/ada/ctx.py:3 in <module>" in shown
     report = report_text(path)
@@ -112,7 +110,7 @@ def test_a_session_that_did_not_start_says_so_and_its_closing_is_no_finding(tmp_
     path = run.finish(2, "failed")
     diagnosis = diagnose_run(path)
     assert [finding.title[:27] for finding in diagnosis.findings] == ["The session did not start: "]
-    assert "session.py" not in render_diagnosis(diagnosis)
+    assert "session.py" not in render_text(diagnosis)
     assert report_text(path).splitlines()[2].startswith("The session did not start: Timed out")
 
 
@@ -155,7 +153,7 @@ def test_what_came_back_from_a_task_is_no_second_failure(tmp_path: Path) -> None
     assert "ended the run: /home/ada/onefail.py:12 in <module>" in shown
     assert "onefail.py:4 in f" in shown
     assert "<dynamic-code>" not in shown
-    assert "onefail.py:4 in f" in render_diagnosis(diagnose_run(path))
+    assert "onefail.py:4 in f" in render_text(diagnose_run(path))
 
 
 # -- frames ----------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ def test_places_are_whole_in_a_pipe_and_lose_directories_on_a_terminal(
     diagnosis = diagnose_run(path := run.finish(4))
     place = f"{INSTALLED}/pandas/core/indexes/base.py:3812"
     for render in (
-        lambda **options: render_diagnosis(diagnosis, **options),
+        lambda **options: render_text(diagnosis, **options),
         lambda **options: report_text(path, **options),
     ):
         piped = render(width=width)
@@ -251,7 +249,7 @@ def test_wide_characters_take_two_columns(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     attempt_failed(run, "f-1", "ValueError", "数据框缺少列名" * 40)
     path = run.finish(4)
-    for text in (report_text(path), render_diagnosis(diagnose_run(path))):
+    for text in (report_text(path), render_text(diagnose_run(path))):
         lines = [line for line in text.splitlines() if not line.startswith("Path ")]
         assert max(map(cells, lines)) <= 80
         assert "数据框缺少列名" in text
@@ -284,7 +282,7 @@ def test_a_peak_is_that_of_the_certificate_with_its_limit(tmp_path: Path) -> Non
     assert "4.00 s in an attempt that was lost or cancelled" in one_line(shown)
     row = next(line for line in shown.splitlines() if line.startswith("  0 (127.0.0.1:40001)"))
     assert row.split()[2:] == ["2", "5.00", "s", "40%", "1", "392", "MB", "400", "MB", "lost"]
-    said = render_diagnosis(diagnose_run(path))
+    said = render_text(diagnose_run(path))
     assert "used 392 MB of 400 MB (98%)" in one_line(said)
     assert "207 MB" not in said
 
@@ -350,7 +348,7 @@ def test_differences_too_short_to_matter_are_not_told(tmp_path: Path) -> None:
         task("failed", "f-9", 2, duration_s=0.0008, error_type="KeyError", error_message="'x'"),
     )
     path = run.finish(4)
-    assert "on average" not in render_diagnosis(diagnose_run(path))
+    assert "on average" not in render_text(diagnose_run(path))
     assert "Slowest attempts" not in report_text(path)
 
 
@@ -363,15 +361,15 @@ def test_a_signal_from_outside_has_no_culprit(tmp_path: Path) -> None:
     diagnosis = diagnose_run(run.finish(6))
     assert first(diagnosis).category == "killed"
     assert first(diagnosis).evidence.culprits == ()
-    assert "culprit" not in render_diagnosis(diagnosis)
-    assert "ran follow-1" in render_diagnosis(diagnosis)
+    assert "culprit" not in render_text(diagnosis)
+    assert "ran follow-1" in render_text(diagnosis)
 
 
 def test_four_deaths_of_one_task_are_told_once(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     for number in range(4):
         death(run, number, 2 + number, ["boom-1"], signal="SIGSEGV", exit_code=-11)
-    shown = render_diagnosis(diagnose_run(run.finish(9)))
+    shown = render_text(diagnose_run(run.finish(9)))
     assert "Likely culprit: boom-1, the only task that ran at all 4 deaths" in shown
     assert shown.count("boom-1") == 2
     assert shown.count("SIGSEGV") == 2  # in the summary and in the title
@@ -396,7 +394,7 @@ def test_a_worker_has_one_name_everywhere(tmp_path: Path) -> None:
     run.add(worker("ready", 0, 0))
     attempt_failed(run, "f-1", "ValueError", "bad")
     path = run.finish(4)
-    for text in (report_text(path), render_diagnosis(diagnose_run(path))):
+    for text in (report_text(path), render_text(diagnose_run(path))):
         assert "0 (127.0.0.1:40001)" in text
         assert "tcp://" not in text
 
@@ -414,7 +412,7 @@ def test_the_number_of_unknown_ends_stands_at_the_top(tmp_path: Path) -> None:
     assert "3 tasks: 1 succeeded, 2 with an unknown end" in shown
     finding = first(diagnosis := diagnose_run(path))
     assert (finding.category, finding.count) == ("unknown_end", 2)
-    assert "2 with an unknown end" in one_line(render_diagnosis(diagnosis))
+    assert "2 with an unknown end" in one_line(render_text(diagnosis))
 
 
 def test_a_scheduler_that_went_away_is_critical(tmp_path: Path) -> None:
@@ -432,7 +430,7 @@ def test_a_scheduler_that_went_away_is_critical(tmp_path: Path) -> None:
     assert (finding.severity, finding.category) == ("critical", "scheduler_lost")
     assert finding.title == ("The scheduler went away with 1 task running and 9 that had not begun")
     assert len(diagnosis.findings) == 1
-    shown = one_line(render_diagnosis(diagnosis))
+    shown = one_line(render_text(diagnosis))
     assert "nap-0 was running on worker 127.0.0.1:40001 for 2.00 s" in shown
     assert "task failed" not in shown
 
@@ -502,10 +500,10 @@ def test_messages_that_differ_are_a_pattern_with_values(tmp_path: Path) -> None:
     for i in range(25):
         attempt_failed(run, f"read-{i}", "ValueError", f"cannot read /in/{i}.nc: byte {i * 7}")
     diagnosis = diagnose_run(path := run.finish(4))
-    for text in (report_text(path), render_diagnosis(diagnosis)):
+    for text in (report_text(path), render_text(diagnosis)):
         assert "cannot read /in/….nc: byte …" in text
         assert "(25 messages: 0, 1, 2, 3, 4, …)" in text
-    messages = diagnosis_document(diagnosis)["findings"][0]["evidence"]["messages"]
+    messages = render_json(diagnosis)["findings"][0]["evidence"]["messages"]
     assert len(messages) == 25
     (group,) = render_json(load_report(RunReader(path)))["failures"]["groups"]
     assert group["messages"] == list(messages)
@@ -573,5 +571,5 @@ def test_what_the_record_lacks_is_said_once(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*build.life("a-1", 1, 1.0))
     path = run.finish(4, telemetry={"dropped": {"facts": 7}})
-    shown = render_diagnosis(diagnose_run(path))
+    shown = render_text(diagnose_run(path))
     assert shown.count("7 × facts: dropped") == 1

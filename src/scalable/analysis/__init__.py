@@ -1,18 +1,14 @@
-"""What a run directory tells: reports and overviews.
+"""What a run directory contains, as reports, diagnoses and overviews.
 
 Reads through :mod:`scalable_runs` alone, so a run can be looked at where there is neither Dask nor
 OpenTelemetry.
 """
 
+from scalable.analysis.json_renderer import json_text, path_text, render_json
+from scalable.analysis.load import load_report
 from scalable.analysis.overview import Overview, load_overviews
-from scalable.analysis.render import (
-    json_text,
-    path_text,
-    render_json,
-    render_overviews,
-    render_text,
-)
-from scalable.analysis.report import Report, load_report
+from scalable.analysis.report import Report
+from scalable.analysis.text_renderer import render_overviews, render_text
 
 __all__ = [
     "Overview",

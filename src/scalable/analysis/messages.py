@@ -6,10 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from scalable.analysis.layout import fit
+from scalable.analysis.sections import Message
+
 #: Stands for what differs.
 GAP: Final = "…"
 #: Messages that a pattern is made of at most; the rest is like them.
 _MAX_READ: Final = 200
+#: Values listed of messages that differ, and characters of each.
+_MAX_VALUES: Final = 5
+_MAX_VALUE: Final = 60
 _TOKEN: Final = re.compile(r"\d+(?:[.,:]\d+)*|\w+|\s+|.", re.DOTALL)
 
 
@@ -56,3 +62,16 @@ def _by_ends(split: Sequence[Sequence[str]]) -> Pattern:
     tokens = split[0]
     text = "".join([*tokens[:head], GAP, *tokens[len(tokens) - tail :]])
     return Pattern(text, tuple("".join(row[head : len(row) - tail]) for row in split))
+
+
+def message_and_values(message: str, messages: Sequence[str]) -> tuple[Message, str]:
+    """Return what messages share, and in brackets the values by which they differ."""
+    if len(messages) < 2:
+        return Message(message), ""
+    text, found = pattern_of(messages)
+    values = list(dict.fromkeys(filter(None, map(str.strip, found))))
+    if all(value.isdecimal() and len(value) < 20 for value in values):
+        values.sort(key=int)
+    shown = ", ".join(fit(value, _MAX_VALUE) for value in values[:_MAX_VALUES])
+    more = ", …" if len(messages) > _MAX_VALUES else ""
+    return Message(text), f"({len(messages):,} messages: {shown}{more})"

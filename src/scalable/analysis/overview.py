@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
-from scalable.analysis.report import read_journals
+from scalable.analysis.load import read_journals
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import JOURNALS, SCHEMA_VERSION
 

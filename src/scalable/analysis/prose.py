@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from scalable.analysis.diagnose import Diagnosis
-from scalable.analysis.diagnosis_text import render_diagnosis
+from scalable.analysis.text_renderer import render_text
 from scalable_runs.redact import Redactor
 
 #: Where the model is, which one, and the key for it.
@@ -106,7 +106,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _ask(diagnosis: Diagnosis, endpoint: Endpoint, timeout: float) -> str:
     redact = Redactor.from_environment(os.environ)
-    text = redact(render_diagnosis(replace(diagnosis, prose=None), width=120))[:MAX_TEXT]
+    text = redact(render_text(replace(diagnosis, prose=None), width=120))[:MAX_TEXT]
     body = {
         "model": endpoint.model,
         "messages": [

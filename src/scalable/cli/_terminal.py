@@ -49,7 +49,7 @@ def safe(text: str, *, styled: bool = False) -> str:
     """Return a text without what a terminal would act on; see :func:`echo`."""
     if _PLAIN.fullmatch(text):
         return text
-    from scalable.analysis._text import terminal_text
+    from scalable.analysis.terminal import terminal_text
 
     return terminal_text(text, styled=styled)
 

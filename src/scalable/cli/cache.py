@@ -61,7 +61,7 @@ def cache() -> None:
 def info(directory: Path | None, as_json: bool) -> None:
     """Say how many results are kept, of which functions, and how many bytes they take."""
     from scalable.analysis import json_text
-    from scalable.analysis._text import printable
+    from scalable.analysis.terminal import terminal_line
 
     store = _store(directory)
     functions: dict[str, tuple[int, int]] = {}
@@ -88,7 +88,7 @@ def info(directory: Path | None, as_json: bool) -> None:
     count = sum(count for count, _ in functions.values())
     echo(f"{store.directory}: {_results(count)}, {_size(total)} of at most {_size(store.limit)}\n")
     for name, (number, size) in sorted(functions.items(), key=lambda item: -item[1][1]):
-        echo(f"{_size(size):>10}  {number:>7,}  {printable(name)}")
+        echo(f"{_size(size):>10}  {number:>7,}  {terminal_line(name)}")
 
 
 @cache.command(epilog=_EPILOG, short_help="Remove kept results.")

@@ -62,8 +62,8 @@ def _complete_workers(
 def list_logs(choice: RunChoice, as_json: bool) -> None:
     """List the logs of one run's dead workers, the first death first."""
     from scalable.analysis import json_text, path_text
-    from scalable.analysis._text import fit, printable, table
-    from scalable.analysis.page import Page
+    from scalable.analysis.layout import Page, fit, table
+    from scalable.analysis.terminal import terminal_line
     from scalable.crash_upload.logs import outcomes
 
     reader = choice.open()
@@ -97,7 +97,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
             sent.get(log) or "-",
             log or _no_log(details),
         ]
-        rows.append([fit(printable(value), _MAX_CELL) for value in row])
+        rows.append([fit(terminal_line(value), _MAX_CELL) for value in row])
     if as_json:
         deliver(json_text(found), as_json=True)
         return
@@ -120,7 +120,7 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
 @run_options
 def show_log(worker: str, choice: RunChoice) -> None:
     """Show the log of the worker of that name, of its last death if it died more than once."""
-    from scalable.analysis._text import printable_lines
+    from scalable.analysis.terminal import terminal_lines
     from scalable.crash_upload.logs import read_log
 
     reader = choice.open()
@@ -133,7 +133,7 @@ def show_log(worker: str, choice: RunChoice) -> None:
     except OSError as error:
         where = reader.path / log
         raise CommandError(f"{where} cannot be read: {error.strerror or error}.") from None
-    echo("\n".join(printable_lines(text)))
+    echo("\n".join(terminal_lines(text)))
 
 
 def _why_not_shown(reader: RunReader, worker: str) -> str:
@@ -179,7 +179,7 @@ def upload(
 
     Each is sent once: what the run's uploads.jsonl says is uploaded is left out.
     """
-    from scalable.analysis._text import plural
+    from scalable.analysis.units import plural
     from scalable.crash_upload.uploads import CrashUploads
     from scalable_runs.redact import Redactor
 
@@ -217,7 +217,7 @@ def upload(
 def _say_what_would_be_sent(uploads: CrashUploads, log: CrashLog, *, verbose: bool) -> None:
     import json
 
-    from scalable.analysis._text import printable_lines
+    from scalable.analysis.terminal import terminal_lines
 
     content = uploads.content(log)
     skipped = uploads.why_skipped(content)
@@ -227,7 +227,7 @@ def _say_what_would_be_sent(uploads: CrashUploads, log: CrashLog, *, verbose: bo
     echo(f"{log.log}: {len(content.data):,} bytes would be sent")
     if verbose:
         echo(json.dumps(uploads.request(log, content), indent=2))
-        for line in printable_lines(content.data.decode("utf-8", "replace")):
+        for line in terminal_lines(content.data.decode("utf-8", "replace")):
             echo(f"  | {line}")
 
 

@@ -55,9 +55,8 @@ def diagnose(
     memory had grown and their last output. Where nothing failed: memory near its limit, stragglers,
     time lost. Works on finished, crashed and live runs.
     """
+    from scalable.analysis import json_text, render_json, render_text
     from scalable.analysis.diagnose import diagnose as make_diagnosis
-    from scalable.analysis.diagnosis_text import diagnosis_document, render_diagnosis
-    from scalable.analysis.render import json_text
 
     reader = choice.open()
     with progress_bar("Reading the run") as progress:
@@ -69,10 +68,7 @@ def diagnose(
         made = with_prose(made)
         for note in made.notes[notes:]:
             echo(note, err=True)
-    if as_json:
-        text = json_text(diagnosis_document(made))
-    else:
-        text = render_diagnosis(made, **layout(output))
+    text = json_text(render_json(made)) if as_json else render_text(made, **layout(output))
     deliver(text, output, f"the diagnosis of {made.run_id}", as_json=as_json)
     if exit_status:
         failed = any(finding.severity in ("critical", "error") for finding in made.findings)

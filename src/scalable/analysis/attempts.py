@@ -1,0 +1,147 @@
+"""The attempts of a run, one after the other, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from scalable.analysis.rows import FailureRecord, TaskRecord
+from scalable_runs.plain import parse_time
+from scalable_runs.reader import RunReader
+from scalable_runs.schema import FAILURES, TASKS
+
+#: Attempts under way at one time whose start is known, and failures whose cause is known: the
+#: attempts beyond are yielded without.
+MAX_OPEN: Final = 100_000
+MAX_CAUSES: Final = 100_000
+
+
+class Attempt(NamedTuple):
+    """One execution of a task."""
+
+    task_id: str
+    task_name: str
+    #: From 1.
+    attempt: int
+    #: Address; None where the record does not have it.
+    worker: str | None
+    #: None where the record lacks the line, and the duration, that would tell.
+    start: datetime | None
+    #: None for an attempt that runs, or ran when the record ends.
+    end: datetime | None
+    #: Seconds of execution alone, of waiting for a worker, and of fetching inputs.
+    duration_s: float | None
+    queue_s: float | None
+    transfer_s: float | None
+    #: `succeeded`, `failed`, `retried`, `lost`, `cancelled`; `running` if it has not ended.
+    state: str
+    #: Class of the cause, of an attempt that failed.
+    cause: str | None = None
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds from the start to the end."""
+        if self.start is None or self.end is None:
+            return None
+        return max(0.0, (self.end - self.start).total_seconds())
+
+
+def attempts(reader: RunReader) -> Iterator[Attempt]:
+    """Yield the attempts of a run in the order of their ends, then those that have not ended.
+
+    Memory is bounded by the attempts under way at one time and by :data:`MAX_CAUSES`, not by the
+    length of the run.
+
+    Parameters
+    ----------
+    reader : RunReader
+        The run; it may be live, finished or crashed.
+
+    Yields
+    ------
+    Attempt
+
+    Examples
+    --------
+    >>> for attempt in attempts(RunReader(".scalable/runs/run-2026…")):  # doctest: +SKIP
+    ...     print(attempt.task_id, attempt.start, attempt.state)
+    """
+    causes = _causes(reader)
+    tracker = AttemptTracker()
+    for record in reader.records(TASKS):
+        attempt = tracker.add(record)
+        if attempt is not None:
+            yield attempt._replace(cause=causes.get((attempt.task_id, attempt.attempt)))
+    yield from tracker.open()
+
+
+class AttemptTracker:
+    """Puts the lines of attempts together; fed record by record, in the order of the journal."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Attempt] = {}
+
+    def add(self, record: TaskRecord) -> Attempt | None:
+        """Take in a record of tasks.jsonl; return the attempt that it ends, if it ends one."""
+        task_id, state = record.get("task_id"), record.get("state")
+        if task_id is None or state is None or state == "submitted":
+            return None
+        if state == "running":
+            if len(self._open) < MAX_OPEN:
+                self._open[task_id] = _attempt(record, parse_time(record.get("timestamp")), None)
+            return None
+        begun = self._open.pop(task_id, None)
+        number = record.get("attempt") or 0
+        if begun is None and (state == "cancelled" or "blame" in record or number < 1):
+            return None  # the task ended without another attempt
+        end = parse_time(record.get("timestamp"))
+        start = begun.start if begun is not None else None
+        duration = record.get("duration_s")
+        if start is None and end is not None and duration is not None:
+            start = _earlier(end, duration)
+        attempt = _attempt(record, start, end)
+        if begun is None:
+            return attempt
+        return attempt._replace(
+            attempt=begun.attempt or number, worker=attempt.worker or begun.worker
+        )
+
+    def open(self) -> Iterator[Attempt]:
+        """Yield the attempts that have not ended, in the order of their starts."""
+        yield from self._open.values()
+
+
+def _earlier(end: datetime, duration: float) -> datetime | None:
+    try:
+        return end - timedelta(seconds=duration)
+    except OverflowError:  # a damaged record
+        return None
+
+
+def _attempt(record: TaskRecord, start: datetime | None, end: datetime | None) -> Attempt:
+    return Attempt(
+        task_id=record["task_id"],
+        task_name=record.get("task_name") or "",
+        attempt=record.get("attempt") or 1,
+        worker=record.get("worker"),
+        start=start,
+        end=end,
+        duration_s=record.get("duration_s"),
+        queue_s=record.get("queue_s"),
+        transfer_s=record.get("transfer_s"),
+        state=record["state"],
+    )
+
+
+def _causes(reader: RunReader) -> dict[tuple[str, int], str]:
+    """Return the causes of failures by task and attempt."""
+    causes: dict[tuple[str, int], str] = {}
+    for record in reader.records(FAILURES):
+        failure: FailureRecord = record
+        details = failure.get("details") or {}
+        task_id = failure.get("task_id") or details.get("task_id")
+        cause, number = details.get("cause"), details.get("attempt")
+        if task_id and cause and number and len(causes) < MAX_CAUSES:
+            causes[task_id, number] = cause
+    return causes

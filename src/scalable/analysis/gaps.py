@@ -1,0 +1,77 @@
+"""What the record of a run lacks, and what a reader has to know of it, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scalable.analysis.report import Document
+from scalable.analysis.units import plural
+from scalable_runs.reader import RunReader
+from scalable_runs.summary import MAX_NAMES, OTHER
+
+
+def missing(reader: RunReader, counts: Document) -> Iterator[str]:
+    """Yield what the record lacks."""
+    yield from problem_sentences(reader)
+    telemetry: Any = reader.document.get("telemetry")
+    if isinstance(telemetry, Mapping):
+        yield from _losses(telemetry)
+    unusable = counts.get("unusable_events")
+    if unusable:
+        yield f"{plural(unusable, 'record')} could not be understood, and are not in the numbers."
+
+
+def problem_sentences(reader: RunReader) -> Iterator[str]:
+    """Yield what is wrong with the files that were read so far."""
+    for problems in reader.problems.values():
+        yield from (f"{sentence}." for sentence in problems.sentences())
+
+
+def notes(reader: RunReader, counts: Document, tasks: Document) -> Iterator[str]:
+    """Yield what a reader has to know to take the numbers as they are meant."""
+    if OTHER in tasks:
+        yield f"Only {MAX_NAMES:,} task names are told apart; the rest is summed as {OTHER}."
+    if counts["tasks"] and "recorder" not in reader.document:
+        yield (
+            "Written by an older tool: without sequence numbers a loss cannot be seen, and its "
+            "`running` may stand for submitted."
+        )
+
+
+def _losses(telemetry: Mapping[str, Any]) -> Iterator[str]:
+    for what, count in _positive(telemetry.get("dropped")):
+        if what.endswith(".jsonl"):
+            yield f"{what}: {plural(count, 'record')} could not be written, and are lost."
+        else:
+            yield f"{count:,} × {what}: dropped while recording."
+    for what, count in _positive(telemetry.get("uncertain")):
+        records = plural(count, "record")
+        yield f"{what}: {records} may not have reached the disk (a sync failed)."
+    for what, count in _positive(telemetry.get("errors")):
+        yield f"{count:,} × {what}: an error while recording."
+    unseen = telemetry.get("graphs_unseen")
+    if unseen:
+        yield (
+            f"The scheduler told of no task of {unseen:,} of the graphs that were sent: it may "
+            "have failed to read them, or to take them in before the run ended."
+        )
+    workers = telemetry.get("unwatched_workers")
+    if workers:
+        name, reason = next(iter(workers.items()))
+        others = len(workers) - 1
+        who = f"Worker {name}" if not others else f"Worker {name} and {others:,} more"
+        yield (
+            f"{who} could not be watched ({reason}): starts and CPU times of attempts there and "
+            "last words are missing. Install scalable-otel there."
+        )
+    restarts: Any = telemetry.get("restarts")
+    if isinstance(restarts, list) and restarts:
+        yield (
+            f"The process that wrote the run died {plural(len(restarts), 'time')}; another one "
+            "went on with what the first had not written."
+        )
+
+
+def _positive(counts: Mapping[str, int] | None) -> Iterator[tuple[str, int]]:
+    return ((what, count) for what, count in (counts or {}).items() if count > 0)

@@ -1,0 +1,300 @@
+"""Loads the report of a run: from its summary.json, else by reading its journals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from scalable.analysis.frames import own_frame, program_of, relevant_frames
+from scalable.analysis.gaps import missing, notes
+from scalable.analysis.recorded import artifacts_of, metrics_of
+from scalable.analysis.report import (
+    ENDED_THE_RUN,
+    Document,
+    FailureGroup,
+    Report,
+    SlowAttempt,
+    Spread,
+    TaskGroup,
+    Unfinished,
+    Worker,
+    exit_words,
+)
+from scalable_runs.plain import parse_time
+from scalable_runs.reader import RunReader
+from scalable_runs.schema import FAILURES, JOURNALS, SCHEMA_VERSION, WORKERS, Record
+from scalable_runs.summary import RunSummary
+
+#: Called with the bytes that a scan has read, and the bytes in all.
+Progress: TypeAlias = Callable[[int, int], None]
+#: Sees the records of a journal on their way into the summary.
+Tap: TypeAlias = Callable[[str, Iterator[Record]], Iterator[Record]]
+#: Reads the journals of a run into a summary.
+Scanner: TypeAlias = Callable[[RunReader, Progress | None], RunSummary]
+
+_FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contains__, reverse=True))
+_UNFINISHED: Final = frozenset({"running", "lost"})
+
+
+def load_report(
+    reader: RunReader,
+    progress: Progress | None = None,
+    *,
+    scan: bool = False,
+    scanner: Scanner | None = None,
+) -> Report:
+    """Make the report of a run.
+
+    A finished run's `summary.json` is used if every journal still has the length that run.json
+    notes. Every other run is read line by line, in memory that does not grow with it.
+
+    Parameters
+    ----------
+    reader
+        The run.
+    progress
+        Called now and then while journals are read.
+    scan
+        Read the journals in any case.
+    scanner
+        Reads the journals into a summary, where more is to be seen of them on the way.
+    """
+    if not scan and reader.status not in _UNFINISHED and not _changed_journals(reader):
+        document = reader.summary()
+        # Older tools wrote less into theirs.
+        if document is not None and document.get("schema_version") == SCHEMA_VERSION:
+            try:
+                return _report(reader, document, "summary.json")
+            except (AttributeError, KeyError, TypeError, ValueError):
+                pass  # damaged, or of another tool: the journals have the same
+    summary = (scanner or read_journals)(reader, progress)
+    # A run that says `running` and whose recorder is gone has ended.
+    document = summary.document({**reader.document, "status": reader.status})
+    loaded = _report(reader, document, "scan")
+    if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
+        return loaded
+    note = "summary.json is missing or does not fit: counted from the journals."
+    return replace(loaded, notes=(*loaded.notes, note))
+
+
+def read_journals(
+    reader: RunReader, progress: Progress | None = None, *, tap: Tap | None = None
+) -> RunSummary:
+    """Read every journal of a run into a summary.
+
+    Parameters
+    ----------
+    reader, progress
+        As for :func:`load_report`.
+    tap
+        Given each journal's name and records; what it yields is summed up. Failures and workers
+        come before tasks.
+    """
+    summary = RunSummary()
+    total = sum(map(reader.size, JOURNALS))
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for file in JOURNALS if tap is None else _FAILURES_FIRST:
+        records = reader.records(file, progress=advance)
+        summary.add_all(file, records if tap is None else tap(file, records))
+    return summary
+
+
+def _changed_journals(reader: RunReader) -> bool:
+    """Return whether a journal is not as long as run.json notes."""
+    marks = reader.marks()
+    return any(mark["bytes"] != reader.file_size(file) for file, mark in marks.items())
+
+
+def _report(
+    reader: RunReader, document: Document, source: Literal["summary.json", "scan"]
+) -> Report:
+    run = {**reader.document, "status": reader.status}
+    document = {**document, "run": run}
+    counts, timing, resources = document["counts"], document["timing"], document["resources"]
+    failures = _merged(
+        [
+            _failure_group(row)
+            for row in document["failures"]["groups"]
+            if row["failure_class"] != "Reschedule"  # a request, and no failure
+        ]
+    )
+    artifacts, metrics = artifacts_of(reader), metrics_of(reader)
+    document["artifacts"] = [{"artifact_name": row.name, **row.detail} for row in artifacts]
+    document["metrics"] = {row.name: {"count": row.count, **row.detail} for row in metrics}
+    as_of = _last_sign(reader, document)
+    return Report(
+        run_id=reader.run_id,
+        path=reader.path,
+        project=str(run.get("project_name") or ""),
+        target=str(run.get("target_name") or ""),
+        provider=str(run.get("provider_name") or ""),
+        status=reader.status,
+        why=_why(reader.status, run, failures, as_of),
+        is_live=reader.is_live,
+        started_at=reader.started_at,
+        finished_at=reader.finished_at,
+        as_of=as_of,
+        wall_s=timing["wall_s"],
+        trace_id=run.get("trace_id"),
+        source=source,
+        counts={name: int(count) for name, count in counts.items() if count is not None},
+        busy_s=resources["busy_seconds"],
+        busy_ratio=resources["busy_ratio"],
+        thread_seconds=resources["thread_seconds"],
+        cache_hits=document["cache"]["hits"],
+        cache_misses=document["cache"]["misses"],
+        tasks=tuple(_task_group(name, row) for name, row in timing["tasks"].items()),
+        slowest=tuple(
+            SlowAttempt(
+                row["task_id"],
+                row.get("task_name") or "",
+                row["state"],
+                row.get("attempt"),
+                row.get("worker"),
+                row["duration_s"],
+                row.get("queue_s"),
+            )
+            for row in timing["slowest"]
+        ),
+        failures=failures,
+        workers=tuple(
+            _row(Worker, row, address=row["worker"], name=row["worker_id"])
+            for row in resources["workers"]
+        ),
+        unfinished=tuple(
+            _row(Unfinished, row, since=parse_time(row["since"]))
+            for row in document["unfinished"]["tasks"]
+        ),
+        missing=tuple(missing(reader, counts)),
+        notes=tuple(notes(reader, counts, timing["tasks"])),
+        unknown=0 if reader.status == "running" else _unknown(counts),
+        program=program_of(run),
+        artifacts=artifacts,
+        metrics=metrics,
+        document=document,
+    )
+
+
+_T = TypeVar("_T", Spread, TaskGroup, SlowAttempt, FailureGroup, Worker, Unfinished)
+
+
+def _row(kind: type[_T], row: Document, **changes: Any) -> _T:
+    """Make a row of the report of one of summary.json, which has the same names."""
+    values = {field.name: row[field.name] for field in fields(kind) if field.name in row}
+    return kind(**{**values, **changes})
+
+
+def _task_group(name: str, row: Document) -> TaskGroup:
+    absent = {"rescheduled": 0, "cut_short": 0, "cut_short_s": 0.0}  # before they were counted
+    spreads = {part: _row(Spread, row[part]) for part in ("duration", "queue")}
+    return _row(TaskGroup, {**absent, **row}, name=name, **spreads)
+
+
+def _failure_group(row: Document) -> FailureGroup:
+    return _row(
+        FailureGroup,
+        row,
+        messages=tuple(map(str, row.get("messages") or ())),
+        first_at=parse_time(row["first_at"]),
+        last_at=parse_time(row["last_at"]),
+    )
+
+
+def _last_sign(reader: RunReader, document: Document) -> datetime | None:
+    """Return when the last known thing happened: a record, or a heartbeat of the recorder."""
+    recorder = reader.document.get("recorder")
+    heartbeat = recorder.get("heartbeat_at") if isinstance(recorder, Mapping) else None
+    known = [parse_time(document.get("last_at")), parse_time(heartbeat), reader.finished_at]
+    # Without any of these the files' own times are all there is; a copy of a run has new ones.
+    return max(filter(None, known), default=reader.last_seen_at)
+
+
+def _why(
+    status: str, run: Document, failures: tuple[FailureGroup, ...], as_of: datetime | None
+) -> str | None:
+    """Say why the run ended as it did."""
+    if status == "lost":
+        recorder = run.get("recorder")
+        if not isinstance(recorder, Mapping):
+            return "The run was never closed, and nothing records it any more."
+        gone = f"Its recorder (process {recorder.get('pid')} on {recorder.get('host')}) is gone"
+        return (
+            f"{gone}." if as_of is None else f"{gone}; last sign of life at {as_of:%H:%M:%S} UTC."
+        )
+    for group in failures:
+        if group.phase == "session.start":
+            return f"The session did not start: {group.message or group.failure_class}"
+        if group.phase == "scheduler_lost":
+            return "The scheduler went away while the run was going on."
+        if group.failure_class == "SystemExit" and group.kind == "program":
+            return f"The program ended itself: {exit_words(group.message)}."
+        if group.ended_run is not None or group.phase in ENDED_THE_RUN:
+            return f"{group.failure_class}: {group.message}".removesuffix(": ")
+    return None
+
+
+def _unknown(counts: Document) -> int:
+    """Return the number of tasks without an end; older tools do not count them apart."""
+    found = counts.get("tasks_unknown")
+    return found if isinstance(found, int) else counts["tasks_running"] + counts["tasks_waiting"]
+
+
+# -- failures of one root --------------------------------------------------------------------------
+
+
+def _merged(groups: list[FailureGroup]) -> tuple[FailureGroup, ...]:
+    """Merge what one line raised with different messages, and what came back from a task.
+
+    The exception of a task comes to the program that waits for it: it is no failure of its own.
+    """
+    kept: dict[tuple[Any, ...], FailureGroup] = {}
+    for group in groups:
+        frame = own_frame(group.traceback or "") if group.kind != "worker" else None
+        key: tuple[Any, ...] = (group.failure_class, group.phase, frame and frame[:3])
+        if frame is None:
+            key = (*key, group.message, len(kept))
+        before = kept.get(key)
+        kept[key] = group if before is None else _joined(before, group)
+    merged = list(kept.values())
+    for group in [group for group in merged if group.phase in ENDED_THE_RUN]:
+        origin = next((one for one in merged if one.kind == "task" and _is_echo(group, one)), None)
+        if origin is not None:
+            frames = [frame for frame in relevant_frames(group.traceback or "") if frame.is_own]
+            where = frames[0].where() if frames else ""
+            merged[merged.index(origin)] = replace(origin, ended_run=where)
+            merged.remove(group)
+    return tuple(sorted(merged, key=lambda group: -group.count))
+
+
+def _is_echo(ended: FailureGroup, task: FailureGroup) -> bool:
+    if ended.failure_class.rpartition(".")[2] != task.failure_class.rpartition(".")[2]:
+        return False
+    return ended.message in (task.message, *task.messages)
+
+
+def _joined(one: FailureGroup, other: FailureGroup) -> FailureGroup:
+    def added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+        return dict((Counter(first) + Counter(second)).most_common())
+
+    messages = [*(one.messages or (one.message,)), *(other.messages or (other.message,))]
+    return replace(
+        one,
+        messages=tuple(dict.fromkeys(messages)),
+        count=one.count + other.count,
+        retried=one.retried + other.retried,
+        dependents_failed=one.dependents_failed + other.dependents_failed,
+        task_names=added(one.task_names, other.task_names),
+        workers=added(one.workers, other.workers),
+        first_at=min(filter(None, (one.first_at, other.first_at)), default=None),
+        last_at=max(filter(None, (one.last_at, other.last_at)), default=None),
+    )

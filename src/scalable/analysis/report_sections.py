@@ -1,0 +1,548 @@
+"""A report as an outline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from scalable.analysis import units
+from scalable.analysis.frames import relevant_frames
+from scalable.analysis.messages import message_and_values
+from scalable.analysis.report import FailureGroup, Report, TaskGroup, Worker
+from scalable.analysis.sections import (
+    Block,
+    Column,
+    Fact,
+    Facts,
+    Frames,
+    Item,
+    Outline,
+    Quote,
+    Row,
+    Section,
+    Sentence,
+    Table,
+    Tone,
+)
+from scalable.analysis.units import percent, plural, seconds
+from scalable.analysis.words import SHORT, has_no_workers, tasks_words, where_words
+
+STATUS_TONES: Final[Mapping[str, Tone]] = {
+    "completed": "good",
+    "running": "active",
+    "cancelled": "warning",
+    "failed": "bad",
+    "lost": "bad",
+}
+#: Failures that belong to no task, by phase.
+_PHASES: Final[Mapping[str | None, str]] = {
+    "run": "ended the run",
+    "session.context": "ended the run",
+    "session.start": "the session did not start",
+    "session.close": "while the session was closed",
+    "scheduler_lost": "the end of the record",
+}
+_MAX_NAMES: Final = 20
+_MAX_FAILURES: Final = 10
+_MAX_WORKERS: Final = 16
+_MAX_RECORDED: Final = 10
+
+
+def report_outline(report: Report) -> Outline:
+    """Return what a report says."""
+    tone: Tone = STATUS_TONES.get(report.status, "")
+    if report.status == "completed" and (report.counts["tasks_failed"] or report.unknown):
+        tone = "warning"
+    after = ""
+    if report.wall_s is not None:
+        after = {"running": " for ", "lost": " after "}.get(report.status, " in ")
+        after += seconds(report.wall_s)
+    sections = (
+        Section((Quote((report.run_id,)), *_lead(report))),
+        Section((Facts(tuple(_facts(report))),)),
+        _unfinished(report),
+        _tasks(report),
+        _slowest(report),
+        _failures(report),
+        _workers(report),
+        _artifacts(report),
+        _metrics(report),
+        _record(report),
+        _next(report),
+    )
+    shown = tuple(section for section in sections if section is not None)
+    return Outline(report.project or "run", shown, report.status, tone, after)
+
+
+# -- head ------------------------------------------------------------------------------------------
+
+
+def _lead(report: Report) -> Iterator[Sentence]:
+    """Yield what a reader must know before any number."""
+    if report.why:
+        yield Sentence(report.why, "lead")
+    waiting = report.counts["tasks_waiting"]
+    if has_no_workers(report):
+        text = f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'}"
+        them = "it" if waiting == 1 else "them"
+        yield Sentence(f"{text}, and no worker is left to run {them}.", "lead")
+    if report.unknown:
+        text = f"What became of {plural(report.unknown, 'task')} is not known: the record stops"
+        yield Sentence(f"{text} before {'its' if report.unknown == 1 else 'their'} end.", "lead")
+    if report.is_live:
+        now = _clock(report, report.as_of)
+        yield Sentence(f"Still running: these are the numbers at {now} UTC.", "lead")
+
+
+def _facts(report: Report) -> Iterator[Fact]:
+    counts = report.counts
+    if report.started_at is not None:
+        last = {"lost": "last seen "}.get(report.status, "now ")
+        if report.finished_at:
+            last = ""
+        end = f" – {last}{_clock(report, report.end)}" if report.end else ""
+        yield Fact("When", f"{report.started_at:%Y-%m-%d %H:%M:%S}{end} UTC")
+    if where := where_words(report):
+        yield Fact("Where", where)
+    yield Fact("Tasks", tasks_words(report))
+    if counts["attempts"]:
+        yield Fact("Attempts", _attempts(report))
+    if executed := _executed(report):
+        yield Fact("Executed", executed)
+    if report.workers or counts["workers_lost"]:
+        lost = f", {counts['workers_lost']:,} lost" if counts["workers_lost"] else ""
+        peak = max(report.workers, key=lambda row: row.memory_gb_max or 0.0, default=None)
+        used = ""
+        if peak is not None and peak.memory_gb_max:
+            amount = units.memory(peak.memory_gb_max, peak.memory_limit_gb)
+            used = f"; at most {amount} of memory in one"
+        yield Fact("Workers", f"{plural(len(report.workers), 'worker')}{lost}{used}")
+    looked_up = report.cache_hits + report.cache_misses
+    if looked_up:
+        share = percent(report.cache_hits / looked_up)
+        text = f"{report.cache_hits:,} of {plural(looked_up, 'look-up')} hit ({share})"
+        yield Fact("Cache", text)
+    if cost := _cost(report.document.get("cost")):
+        yield Fact("Cost", cost)
+    if report.trace_id:
+        yield Fact("Trace", report.trace_id)
+    yield Fact("Path", str(report.path), is_whole=True)
+
+
+def _attempts(report: Report) -> str:
+    counts = report.counts
+    again, rescheduled = counts["tasks_recomputed"], counts.get("tasks_rescheduled", 0)
+    parts = units.counts(
+        (counts["tasks_retried"] - rescheduled, "raised and retried"),
+        (rescheduled, "asked to be run again elsewhere"),
+        (counts["tasks_lost"], "lost with their worker"),
+        (again, f"to compute {'a lost result' if again == 1 else 'lost results'} again"),
+    )
+    return plural(counts["attempts"], "attempt") + (f": {parts}" if parts else "")
+
+
+def _executed(report: Report) -> str:
+    executed = sum(group.duration.total for group in report.tasks)
+    cut_short = sum(group.cut_short_s for group in report.tasks)
+    if not executed and not cut_short:
+        return ""
+    lost = busy = ""
+    if cut_short >= SHORT:
+        number = sum(group.cut_short for group in report.tasks)
+        which = "an attempt that was" if number == 1 else f"{number:,} attempts that were"
+        lost = f", {seconds(cut_short)} in {which} lost or cancelled"
+    if report.busy_ratio is not None:
+        busy = f"; {percent(report.busy_ratio)} of the workers' time"
+    return f"{seconds(executed)} in finished attempts{lost}{busy}"
+
+
+def _cost(cost: object) -> str:
+    """Say what was recorded of costs, apart from what was estimated."""
+    if not isinstance(cost, Mapping):
+        return ""
+    rows: Any = cost.get("by_currency")
+    parts: list[str] = []
+    for currency, row in rows.items() if isinstance(rows, Mapping) else ():
+        if isinstance(row, Mapping):
+            number = row.get("records")
+            several = f" in {number} records" if isinstance(number, int) and number > 1 else ""
+            parts.append(f"{_amount(row, str(currency))}{several}")
+    estimate = cost.get("estimate")
+    if isinstance(estimate, Mapping):
+        parts.append(f"{_amount(estimate, str(estimate.get('currency') or ''))} by estimate")
+    return "; ".join(filter(None, parts))
+
+
+def _amount(row: Mapping[str, Any], currency: str) -> str:
+    for name, span in (("total_hourly", "an hour"), ("total_monthly", "a month")):
+        value = row.get(name)
+        if isinstance(value, int | float):
+            return f"{value:,.2f} {currency} {span}".replace("  ", " ")
+    return ""
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def _unfinished(report: Report) -> Section | None:
+    running, waiting = report.counts["tasks_running"], report.counts["tasks_waiting"]
+    if not running and not waiting:
+        return None
+    when = "the recorder died" if report.status == "lost" else "the record ends"
+    title = f"{'Running' if running else 'Waiting'} {'now' if report.is_live else f'when {when}'}"
+    blocks: list[Block] = []
+    if report.unfinished:
+        columns = (
+            Column("For", "seconds"),
+            Column("Attempt", "ordinal", drop=1),
+            Column("Worker", drop=2),
+            Column("Task"),
+        )
+        rows = tuple(
+            Row(
+                (
+                    _between(task.since, report.end),
+                    task.attempt,
+                    report.worker_label(task.worker),
+                    _label(task.task_name, task.task_id),
+                )
+            )
+            for task in report.unfinished
+        )
+        blocks.append(Table(columns, rows, widest=3))
+    blocks += _more(running - len(report.unfinished), "more that began later")
+    if waiting and running:
+        text = f"{plural(waiting, 'task')} had not begun, or waited to run again"
+        if report.is_live:
+            text = f"{plural(waiting, 'task')} waiting to run"
+        blocks.append(Sentence(text, "aside", "quiet"))
+    return Section(tuple(blocks), title, plural(running or waiting, "task"))
+
+
+def _tasks(report: Report) -> Section | None:
+    groups = sorted(
+        report.tasks,
+        key=lambda group: (-group.duration.total - group.cut_short_s, -group.count, group.name),
+    )
+    if not groups:
+        return None
+    shown, rest = groups[:_MAX_NAMES], groups[_MAX_NAMES:]
+    asides = ["most time first"] if len(groups) > 1 else []
+    if any(group.queue.count for group in shown):
+        asides.append("Queued: mean wait for a worker")
+    columns = (
+        Column("Name"),
+        Column("Tasks", "count"),
+        Column("Total", "seconds"),
+        Column("Mean", "seconds"),
+        Column("p50", "seconds", drop=2),
+        Column("p95", "seconds", drop=1),
+        Column("Max", "seconds"),
+        Column("Queued", "seconds", drop=3),
+    )
+    rows = tuple(
+        Row(
+            (
+                group.name,
+                group.count,
+                group.duration.total if group.duration.count else None,
+                group.duration.mean,
+                group.duration.p50,
+                group.duration.p95,
+                group.duration.max,
+                group.queue.mean,
+            ),
+            _states(group, live=report.status == "running"),
+        )
+        for group in shown
+    )
+    blocks: list[Block] = [Table(columns, rows)]
+    if rest:
+        count = sum(group.count for group in rest)
+        total = seconds(sum(group.duration.total for group in rest))
+        text = f"and {plural(len(rest), 'more name')} with {plural(count, 'task')}, {total} in all"
+        blocks.append(Sentence(text, "aside", "quiet"))
+    return Section(tuple(blocks), "Tasks by name", "; ".join(asides))
+
+
+def _states(group: TaskGroup, *, live: bool) -> Sentence | None:
+    """Say what became of a name's tasks, where that is more than success."""
+    unfinished = group.count - group.succeeded - group.failed - group.cancelled
+    lost = "attempt lost with a worker" if group.lost == 1 else "attempts lost with a worker"
+    unusual = units.counts(
+        (group.failed, "failed"),
+        (group.cancelled, "cancelled"),
+        (unfinished, "not finished" if live else "with an unknown end"),
+        (group.retried, "retried" if group.retried == 1 else "attempts retried"),
+        (group.lost, lost),
+        (group.recomputed, "computed again"),
+    )
+    if group.cut_short_s >= SHORT:
+        unusual += f" ({seconds(group.cut_short_s)} in attempts lost or cancelled)"
+    if not unusual:
+        return None
+    uneven = group.cancelled or group.retried or group.lost or group.count > group.succeeded
+    tone: Tone = "bad" if group.failed else "warning" if uneven else ""
+    text = f"{group.succeeded:,} succeeded, {unusual}" if group.succeeded else unusual
+    return Sentence(text, tone=tone)
+
+
+def _slowest(report: Report) -> Section | None:
+    # Attempts shorter than that differ by noise.
+    attempts = [row for row in report.slowest if row.duration_s >= SHORT]
+    if not attempts:
+        return None
+    columns = (
+        Column("Took", "seconds"),
+        Column("Attempt", "ordinal", drop=2),
+        Column("State"),
+        Column("Worker", drop=1),
+        Column("Task"),
+    )
+    rows = tuple(
+        Row(
+            (
+                attempt.duration_s,
+                attempt.attempt,
+                attempt.state,
+                report.worker_label(attempt.worker),
+                _label(attempt.task_name, attempt.task_id),
+            )
+        )
+        for attempt in attempts
+    )
+    return Section((Table(columns, rows, widest=4),), "Slowest attempts")
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def _failures(report: Report) -> Section | None:
+    groups = report.failures
+    if not groups:
+        return None
+    number = {
+        kind: sum(group.count for group in groups if group.kind == kind)
+        for kind in ("task", "worker", "program")
+    }
+    parts = [
+        f"{plural(number['task'], 'attempt')} failed" if number["task"] else "",
+        f"{plural(number['worker'], 'worker')} lost" if number["worker"] else "",
+        f"{number['program']:,} of the program or session" if number["program"] else "",
+        f"{len(groups):,} causes" if len(groups) > 1 else "",
+    ]
+    blocks: list[Block] = [_failure(report, group) for group in groups[:_MAX_FAILURES]]
+    rest = groups[_MAX_FAILURES:]
+    if rest:
+        count = sum(group.count for group in rest)
+        text = f"and {count:,} of {plural(len(rest), 'more cause')}"
+        blocks.append(Sentence(text, "aside", "quiet"))
+    return Section(tuple(blocks), "Failures", ", ".join(filter(None, parts)))
+
+
+def _failure(report: Report, group: FailureGroup) -> Item:
+    text = group.message
+    if group.kind == "worker" and group.count > 1:
+        # The first part of the message is of one worker alone.
+        text = text.partition("); ")[2] or text
+    message, values = message_and_values(text, group.messages)
+    blocks: list[Block] = [Sentence(values)] if values else []
+    blocks += _circumstances(report, group)
+    frames = relevant_frames(group.traceback or "")
+    # Frames of this package, or of another, explain nothing of the program's own exception.
+    if frames and (group.kind != "program" or any(frame.is_own for frame in frames)):
+        blocks.append(Frames(frames, report.program, "quiet"))
+    return Item(
+        mark=f"{group.count:,} × ",
+        title=message._replace(before=f"{group.failure_class}: ")
+        if message.text
+        else group.failure_class,
+        blocks=tuple(blocks),
+        tone="bad",
+    )
+
+
+def _circumstances(report: Report, group: FailureGroup) -> Iterator[Sentence]:
+    parts = [_PHASES[group.phase]] if group.phase in _PHASES else []
+    if group.task_names:
+        parts.append(f"in {_members(group.task_names)}")
+    if len(group.workers) == 1:
+        parts.append(f"on worker {report.worker_label(next(iter(group.workers)))}")
+    elif group.workers:
+        parts.append(f"on {len(group.workers):,} workers")
+    if group.retried:
+        parts.append(f"{plural(group.retried, 'attempt')} retried")
+    if group.dependents_failed:
+        parts.append(f"{plural(group.dependents_failed, 'dependent')} failed with it")
+    if group.first_at is not None:
+        first, last = _clock(report, group.first_at), _clock(report, group.last_at)
+        once = group.last_at is None or first == last
+        parts.append(f"at {first}" if once else f"from {first} to {last}")
+    if parts:
+        yield Sentence("; ".join(parts))
+    if group.ended_run is not None:
+        yield Sentence("ended the run" + (f": {group.ended_run}" if group.ended_run else ""))
+
+
+def _members(members: Mapping[str, int], limit: int = 3) -> str:
+    if len(members) == 1:
+        return next(iter(members))
+    names = [f"{name} ({count:,})" for name, count in list(members.items())[:limit]]
+    more = len(members) - limit
+    return ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def _workers(report: Report) -> Section | None:
+    workers = sorted(report.workers, key=lambda worker: (-worker.lost, _natural(worker)))
+    if not workers:
+        return None
+    columns = (
+        Column("Worker"),
+        Column("Threads", "ordinal", drop=1),
+        Column("Lifetime", "seconds", drop=2),
+        Column("Busy", "share"),
+        Column("Attempts", "count", drop=3),
+        Column("Peak", "gigabytes"),
+        Column("Limit", "gigabytes"),
+        Column("State"),
+    )
+    rows = tuple(
+        Row(
+            (
+                worker.label,
+                worker.nthreads,
+                worker.lifetime_s or None,
+                worker.busy_ratio,
+                worker.attempts,
+                worker.memory_gb_max,
+                worker.memory_limit_gb,
+                worker.state or "unknown",
+            ),
+            _loss(worker),
+        )
+        for worker in workers[:_MAX_WORKERS]
+    )
+    lost = sum(worker.lost for worker in workers)
+    more = _more(len(workers) - _MAX_WORKERS, "more worker", "more workers")
+    return Section((Table(columns, rows), *more), "Workers", f"{lost:,} lost" if lost else "")
+
+
+def _loss(worker: Worker) -> Sentence | None:
+    """Say what is known of a worker's loss beyond that it was lost."""
+    if not worker.lost:
+        return None
+    if worker.state != "lost":
+        text = "lost before" if worker.lost == 1 else f"lost {worker.lost:,} times before"
+        return Sentence(text, tone="bad")
+    code = f"exit code {worker.exit_code}" if worker.exit_code and not worker.signal else ""
+    reason = worker.reason if worker.reason != worker.state else ""
+    how = ", ".join(filter(None, (worker.signal, code, reason)))
+    times = f"lost {worker.lost:,} times" if worker.lost > 1 else "lost" if how else ""
+    text = ": ".join(filter(None, (times, how)))
+    return Sentence(text, tone="bad") if text else None
+
+
+def _natural(worker: Worker) -> tuple[int, str]:
+    """Sort workers named by numbers as numbers."""
+    name = worker.name or worker.address or ""
+    return (int(name), "") if name.isdecimal() and len(name) < 10 else (1 << 40, name)
+
+
+# -- what the program recorded, and the record itself ----------------------------------------------
+
+
+def _artifacts(report: Report) -> Section | None:
+    count = report.counts["artifact_events"]
+    if not count:
+        return None
+    columns = (
+        Column("Size", "bytes"),
+        Column("Kind", drop=2),
+        Column("Digest", drop=1),
+        Column("Name"),
+    )
+    rows = tuple(
+        Row(
+            (
+                row.detail.get("size_bytes"),
+                row.detail.get("kind"),
+                str(row.detail.get("digest") or "-")[:19],
+                row.name,
+            )
+        )
+        for row in report.artifacts[:_MAX_RECORDED]
+    )
+    table = (Table(columns, rows, widest=3),) if rows else ()
+    more = _more(count - len(rows), "more in artifacts.jsonl")
+    return Section((*table, *more), "Artifacts", f"{count:,}")
+
+
+def _metrics(report: Report) -> Section | None:
+    if not report.metrics:
+        return None
+    columns = (
+        Column("Points", "count"),
+        Column("Last", "number"),
+        Column("Min", "number"),
+        Column("Max", "number"),
+        Column("Unit", drop=1),
+        Column("Name"),
+    )
+    rows = tuple(
+        Row(
+            (
+                row.count,
+                *(row.detail[name] for name in ("last", "min", "max")),
+                row.detail.get("unit") or "",
+                row.name,
+            )
+        )
+        for row in report.metrics[:_MAX_RECORDED]
+    )
+    more = _more(len(report.metrics) - len(rows), "more in metrics.jsonl")
+    return Section((Table(columns, rows, widest=5), *more), "Metrics", "of the program's own")
+
+
+def _record(report: Report) -> Section | None:
+    if not report.missing and not report.notes:
+        return None
+    lacks = [Sentence(sentence, "bullet", "warning") for sentence in report.missing]
+    notes = [Sentence(sentence, "bullet", "quiet") for sentence in report.notes]
+    title = "What the record lacks" if report.missing else "About the record"
+    return Section((*lacks, *notes), title)
+
+
+def _next(report: Report) -> Section | None:
+    if report.failures or report.unknown or report.status in ("failed", "lost", "cancelled"):
+        return Section((Sentence("Why, and what to do: scalable diagnose", "line"),))
+    return None
+
+
+def _more(count: int, noun: str, several: str | None = None) -> Iterable[Sentence]:
+    """Say how many more there are, if there are any."""
+    if count > 0:
+        yield Sentence(f"and {plural(count, noun, several or noun)}", "aside", "quiet")
+
+
+def _clock(report: Report, moment: datetime | None) -> str:
+    """Return a time of day, with the date where it is not the day of the run's start."""
+    if moment is None:
+        return "an unknown time"
+    started = report.started_at
+    same_day = started is not None and moment.date() == started.date()
+    return f"{moment:%H:%M:%S}" if same_day else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _between(begin: datetime | None, end: datetime | None) -> float | None:
+    if begin is None or end is None:
+        return None
+    return max(0.0, (end - begin).total_seconds())
+
+
+def _label(name: str, task_id: str) -> str:
+    """Return a task's key, which begins with its name unless somebody chose another key."""
+    return task_id if not name or name in task_id else f"{name} {task_id}"
