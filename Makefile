@@ -1,21 +1,21 @@
 # make demo    record a real run on a small cluster and print the report
 # make test    the whole test suite
-# make core    a short core of it on the other Pythons found here, and on the oldest supported Dask
+# make core    its core on other Pythons on this machine, and on the oldest supported Dask
 # make check   lint, format and types
-# make bench   measure every budget, print the table; make bench-quick: in two minutes
-# make servers get the real servers that some tests start (collector, Jaeger, Prometheus, Slurm)
-# make docs    write the tables of docs/opentelemetry.md and the Grafana dashboards anew from the code
+# make bench   measure every budget and print the table; make bench-quick takes two minutes
+# make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
+# make docs    generate the tables of docs/opentelemetry.md and the Grafana dashboards from the code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
-# make fuzz    break runs and try every command on them; N=100000 for more of them
+# make fuzz    damage runs and try every command on them; N=100000 for more of them
 #
-# Each sets up what it needs in .venv first. PYTHON=… chooses the interpreter for it.
+# Each installs what it needs in .venv first. PYTHON=… chooses the interpreter.
 
 SHELL := /bin/sh
 .SUFFIXES:
 .DEFAULT_GOAL := help
 
-# The first that really runs: a version manager may list versions that it cannot start. Looked for
-# only when the environment is made.
+# The first that runs: a version manager may list versions that it cannot start. Evaluated only when
+# the environment is made.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 		&& { echo $$python; break; }; done)
@@ -59,18 +59,18 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# Decides on counts only (lost, dropped, memory, bytes), never on time.
+# Fails on counts only (lost, dropped, memory, bytes), never on time.
 bench-quick: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
 
 chaos: $(VENV)/.dev
 	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)
 
-# atheris chooses what to break next where it is installed; FUZZ="N SEED" repeats cases by number.
+# If atheris is installed, it guides the damage; FUZZ="N SEED" repeats cases by number.
 fuzz: $(VENV)/.dev
 	@cd tests && ../$(BIN)/python -m fuzz $(if $(FUZZ),$(FUZZ),$(N))
 
-# Builds some of them, which takes minutes, once: they are kept outside of the tree.
+# Some are built once, which takes minutes; they are kept outside the tree.
 servers:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tests/servers/install.py $(ARGS)
@@ -91,7 +91,7 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@printf '%s' '$(CURDIR)' >$@
 
-# Two sizes of the same environment: the larger one also serves for the demo.
+# Two sizes of the same environment; the larger one includes what the demo needs.
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@echo "Installing the package and what the demo needs; a minute or two when nothing is cached"
 	@$(PIP) install --editable '.[demo]'
