@@ -1,7 +1,7 @@
-"""Makes the Grafana dashboards in ``grafana/dashboards`` from the table of metrics.
+"""Generates the Grafana dashboards in ``grafana/dashboards`` from the table of metrics.
 
-``make docs`` runs this file; ``--check`` says whether the files are in step. No name of a
-metric or of an attribute stands here: they come from the package that records them.
+``make docs`` runs this file; ``--check`` reports files that are out of date. Names of metrics and
+attributes are taken from the package that records them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STATE_COLOURS: Final = {
 }
 WORKER_COLOURS: Final = {"running": GREEN, "paused": ORANGE, "closing": GREY}
 
-#: What Dask does as a worker's memory fills, by default: move results to disk, pause, kill.
+#: Dask's default thresholds of a worker's memory: spill to disk, pause, kill.
 SPILL, PAUSE, TERMINATE = 0.7, 0.8, 0.95
 
 _UNITS: Final = {"s": "seconds", "By": "bytes", "1": "ratio"}
@@ -96,7 +96,7 @@ SIGNAL, OUTCOME = label(semconv.SIGNAL), label(semconv.OUTCOME)
 
 
 def of(instrument: Instrument, part: str = "", *more: str) -> str:
-    """The series of a metric that belong to what is chosen on top of the dashboard."""
+    """The series of a metric for the run selected at the top of the dashboard."""
     chosen = [f'{SERVICE}=~"$service"', f'{RUN}=~"$run"']
     if semconv.TASK_NAME in instrument.attributes:
         chosen.append(f'{NAME}=~"$task"')
@@ -112,17 +112,17 @@ def match(name: str, *values: str) -> str:
 
 
 def rate(instrument: Instrument, part: str = "", *more: str) -> str:
-    """Growth a second."""
+    """Growth per second."""
     return f"rate({of(instrument, part, *more)}[$__rate_interval])"
 
 
 def total(instrument: Instrument, part: str = "", *more: str) -> str:
-    """The last a counter said: also of a run that ended before the end of the time range."""
+    """The last value of a counter, even if the run ended before the end of the time range."""
     return f"max_over_time({of(instrument, part, *more)}[$__range])"
 
 
 def latest(instrument: Instrument, *more: str) -> str:
-    """The last a gauge said."""
+    """The last value of a gauge."""
     return f"last_over_time({of(instrument, '', *more)}[$__range])"
 
 
@@ -132,7 +132,7 @@ def add(expression: str, *by: str) -> str:
 
 
 def or_zero(expression: str) -> str:
-    """Nothing counted is a count of zero."""
+    """Zero if there is no series."""
     return f"{expression} or vector(0)"
 
 
@@ -225,7 +225,7 @@ def lines(
         .line_width(1)
         .fill_opacity(30 if stacked else 8)
         .show_points(common_model.VisibilityMode.AUTO)
-        # A metric comes once an export interval: nothing in between is no gap.
+        # A metric is sent once per export interval: missing values in between are not gaps.
         .span_nulls(120_000)
         .legend(
             common.VizLegendOptions()
@@ -329,7 +329,7 @@ def in_tempo(title: str, traceql: str) -> dashboard.DashboardLink:
             "range": {"from": "${__from}", "to": "${__to}"},
         }
     }
-    # Grafana fills in its variables before the address is read: they must stay as they are.
+    # Grafana replaces its variables before it parses the address: do not quote them.
     encoded = quote(json.dumps(state, separators=(",", ":")))
     for variable in ("tempo", "__from", "__to", "run:regex", *_FIELDS):
         encoded = encoded.replace(quote(f"${{{variable}}}"), f"${{{variable}}}")
@@ -341,7 +341,7 @@ _FIELDS: Final = (f"__field.labels.{NAME}", "__data.fields.Task")
 
 
 def attempts_of(field: str, *more: str) -> str:
-    """TraceQL for the attempts of the task that a field of a panel names."""
+    """TraceQL for the attempts of the task in a field of a panel."""
     conditions = [
         f'resource.{semconv.RUN_ID}=~"${{run:regex}}"',
         f'span.{semconv.TASK_NAME}="${{{field}}}"',
@@ -356,7 +356,7 @@ def attempts_of(field: str, *more: str) -> str:
 def board(
     uid: str, title: str, description: str, *, task: bool = False, worker: bool = False
 ) -> dashboard.Dashboard:
-    """An empty dashboard with what all of them have on top: datasources, service, run, links."""
+    """An empty dashboard with the common variables (datasources, service, run) and links."""
     built = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -384,7 +384,7 @@ def board(
     built = built.with_variable(
         _choice("service", "Service", f"label_values({count}, {SERVICE})").include_all(True)
     ).with_variable(
-        # A run's id begins with the time: the newest is the first, and the one that is shown.
+        # A run's id begins with the time: the newest run is the first, and is shown.
         _choice("run", "Run", f'label_values({count}{{{SERVICE}=~"$service"}}, {RUN})').sort(
             model.VariableSort.ALPHABETICAL_DESC
         )
@@ -413,13 +413,13 @@ def _choice(name: str, title: str, values: str) -> dashboard.QueryVariable:
         .query({"query": values, "refId": name})
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .multi(True)
-        # Not `.*`: Loki refuses what matches everything.
+        # Not `.*`: Loki rejects selectors that match everything.
         .all_value(".+")
     )
 
 
 def run_dashboard() -> dashboard.Dashboard:
-    """What a run does: how far it is, how fast, what fails, what is slow."""
+    """What a run does: how far, how fast, what fails, what is slow."""
     final = match(STATE, "succeeded", "failed", "cancelled")
     ended = add(latest(m.TASK_COUNT, final))
     everything = add(latest(m.TASK_COUNT))
@@ -436,14 +436,14 @@ def run_dashboard() -> dashboard.Dashboard:
         board(
             "scalable-run",
             "scalable: Run",
-            "How far a run is, how fast it goes, what fails and what is slow.",
+            "How far a run is, how fast, what fails and what is slow.",
             task=True,
         )
         .with_row(dashboard.Row("Progress"))
         .with_panel(
             number(
                 "Done",
-                "Tasks in a final state, of all that were submitted so far.",
+                "Tasks in a final state, of all tasks submitted so far.",
                 f"(({or_zero(ended)}) / ({everything} > 0))",
                 unit="percentunit",
                 thresholds=steps(BLUE, (1.0, GREEN)),
@@ -495,7 +495,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Lost workers",
-                "Workers that went away without having been asked to.",
+                "Workers that ended without a request to close.",
                 or_zero(add(total(m.WORKER_LOST))),
                 thresholds=steps(GREEN, (1, RED)),
             )
@@ -503,7 +503,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Thrown away",
-                "Execution time that led to nothing, of all execution time: retries, lost workers, "
+                "Share of execution time without a result: retries, lost workers, "
                 "results computed again, cancellations.",
                 f"({or_zero(add(total(m.TASK_WASTED)))}) / "
                 f"({add(total(m.TASK_DURATION, 'sum'))} > 0)",
@@ -583,7 +583,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "How long attempts take",
-                "Execution alone. A dot is one attempt: it leads to its trace.",
+                "Execution time alone. A dot is an attempt and links to its trace.",
                 *(
                     query(quantile(q, rate(m.TASK_DURATION, "bucket")), legend, exemplar=q == 0.95)
                     for q, legend in ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
@@ -595,7 +595,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             heatmap.Panel()
             .title("Durations")
-            .description("How many attempts took how long: execution alone.")
+            .description("Distribution of the execution times of attempts.")
             .datasource(PROMETHEUS)
             .with_target(
                 query(
@@ -657,7 +657,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Time thrown away",
-                "Execution time that led to nothing, so far, by reason.",
+                "Execution time without a result so far, by reason.",
                 query(add(of(m.TASK_WASTED), WASTE), f"{{{{{WASTE}}}}}"),
                 unit="dtdurations",
                 stacked=True,
@@ -670,7 +670,7 @@ def run_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Workers by state",
-                "Workers that the run saw, by what they do now.",
+                "Workers of the run by their current state.",
                 query(add(of(m.WORKER_COUNT), WORKER_STATE), f"{{{{{WORKER_STATE}}}}}"),
                 stacked=True,
                 colours=WORKER_COLOURS,
@@ -736,7 +736,7 @@ def run_dashboard() -> dashboard.Dashboard:
 
 
 def cluster_dashboard() -> dashboard.Dashboard:
-    """What the cluster is made of and how it bears the load."""
+    """The workers of the cluster and their load."""
     share = f"{of(m.WORKER_MEMORY)} / ({of(m.WORKER_MEMORY_LIMIT)} > 0)"
     full = steps(GREEN, (SPILL, YELLOW), (PAUSE, ORANGE), (TERMINATE, RED))
     lag = steps("transparent", (0.5, ORANGE), (3.0, RED))
@@ -755,7 +755,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Workers",
-                "Workers that are there now.",
+                "Workers that run now.",
                 or_zero(add(latest(m.WORKER_COUNT))),
                 thresholds=steps(RED, (1, GREEN)),
                 width=4,
@@ -805,7 +805,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Lost workers",
-                "Workers that went away without having been asked to.",
+                "Workers that ended without a request to close.",
                 or_zero(add(total(m.WORKER_LOST))),
                 thresholds=steps(GREEN, (1, RED)),
                 width=4,
@@ -848,7 +848,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "On disk by worker",
-                "Results that a worker keeps on disk for want of memory.",
+                "Results that a worker keeps on disk for lack of memory.",
                 by_worker(m.WORKER_MEMORY_SPILLED),
                 unit="bytes",
                 width=8,
@@ -885,7 +885,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Event loop of the scheduler",
-                "How late it did what was due. From some 0.5 s on the whole cluster waits for it.",
+                "How late it runs callbacks. From about 0.5 s on the whole cluster waits for it.",
                 query(f"max({of(m.SCHEDULER_LAG)})", "scheduler"),
                 unit="s",
                 thresholds=lag,
@@ -894,7 +894,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Event loops of the workers",
-                "How late each did what was due. Functions that hold the GIL make it late.",
+                "How late each runs callbacks. Functions that hold the GIL delay it.",
                 by_worker(m.WORKER_LAG),
                 unit="s",
                 thresholds=lag,
@@ -913,7 +913,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
         .with_panel(
             bargauge.Panel()
             .title("Lost workers by reason")
-            .description("Workers that went away without having been asked to.")
+            .description("Workers that ended without a request to close.")
             .datasource(PROMETHEUS)
             .with_target(instant(add(total(m.WORKER_LOST), REASON), f"{{{{{REASON}}}}}"))
             .unit("short")
@@ -931,7 +931,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
             columns(
                 table.Panel()
                 .title("Workers")
-                .description("What each said last.")
+                .description("The last values of each worker.")
                 .datasource(PROMETHEUS)
                 .height(10)
                 .span(24)
@@ -975,13 +975,13 @@ def cluster_dashboard() -> dashboard.Dashboard:
 
 
 def health_dashboard() -> dashboard.Dashboard:
-    """Whether the picture that the other dashboards give is whole."""
+    """Whether the other dashboards are complete."""
     lost = match(OUTCOME, "failed", "dropped")
     return (
         board(
             "scalable-telemetry",
             "scalable: Telemetry health",
-            "Whether the other dashboards tell all of it: what was recorded, sent, dropped.",
+            "Whether the other dashboards are complete: what was recorded, sent and dropped.",
         )
         .with_row(dashboard.Row("Recording"))
         .with_panel(
@@ -1016,7 +1016,7 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Not sent",
-                "Spans, metric points and log records that were to go over OTLP and did not. They "
+                "Spans, metric points and log records that were not sent over OTLP. They "
                 "are in the run directory: `scalable export` sends them later.",
                 or_zero(add(total(m.EXPORTED, "", lost))),
                 thresholds=steps(GREEN, (1, RED)),
@@ -1043,7 +1043,7 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Facts",
-                "What the cluster's plugins noted, as it reached the recorder.",
+                "Facts of the cluster's plugins that reached the recorder.",
                 query(add(rate(m.FACTS)), "recorded"),
                 query(or_zero(add(rate(m.FACTS_DROPPED))), "dropped"),
                 unit="suffix: /s",
@@ -1074,7 +1074,7 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Not sent",
-                "Failed: the backend did not take them, in spite of retries. Dropped: the queue "
+                "Failed: the backend rejected them, in spite of retries. Dropped: the queue "
                 "was full.",
                 query(
                     add(rate(m.EXPORTED, "", lost), SIGNAL, OUTCOME),
@@ -1150,7 +1150,7 @@ def health_dashboard() -> dashboard.Dashboard:
     )
 
 
-#: How the collector's own metrics call what it counts.
+#: Names in the collector's own metrics.
 COLLECTED: Final = {
     "spans": "spans",
     "metric_points": "metric points",
@@ -1159,11 +1159,11 @@ COLLECTED: Final = {
 
 
 def collector(what: str, item: str) -> str:
-    """A counter of the collector itself, with or without the suffix that its settings decide."""
+    """A counter of the collector itself; its settings decide whether it has a suffix."""
     return f'{{__name__=~"otelcol_{what}_{item}(_total)?"}}'
 
 
-#: What a record says: events have no body.
+#: The text of a record: events have no body.
 LOG_LINE: Final = (
     f"{{{{ if .{label(semconv.EXCEPTION_TYPE)} }}}}{{{{ .{label(semconv.EXCEPTION_TYPE)} }}}}: "
     f"{{{{ .{label(semconv.EXCEPTION_MESSAGE)} }}}}"
@@ -1196,7 +1196,7 @@ def rendered(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the files; with ``--check`` only say which are out of step."""
+    """Write the files; with ``--check`` only report those that are out of date."""
     stale = 0
     for name in DASHBOARDS:
         path, text = FOLDER / name, rendered(name)
@@ -1204,7 +1204,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         stale += 1
         if "--check" in arguments:
-            print(f"{path} is out of step: `make docs` writes it anew", file=sys.stderr)
+            print(f"{path} is out of date: run `make docs`", file=sys.stderr)
         else:
             path.write_text(text)
             print(f"wrote {path}")
