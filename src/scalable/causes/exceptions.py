@@ -11,15 +11,20 @@ from __future__ import annotations
 import builtins
 import errno as system_errno
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
-from scalable.causes.catalog import CAUSES, Cause, Confidence, Names
+from scalable.causes.catalog import (
+    ERRNOS,
+    GENERIC_TYPES,
+    HINTS,
+    PACKAGES,
+    PHRASES,
+    TYPES,
+    Confidence,
+    Sign,
+)
 from scalable.causes.model import Case, Verdict
-
-#: A cause, and the confidence of a verdict that rests on one sign of it.
-_Sign: TypeAlias = tuple[str, Confidence]
 
 
 def judge_exception(case: Case) -> Verdict:
@@ -127,21 +132,6 @@ def _errno_of(message: str) -> int | None:
 # -- error numbers and types -----------------------------------------------------------------------
 
 
-def _signs(names_of: Callable[[Cause], Names]) -> dict[str, _Sign]:
-    """Return one column of the catalog, by the name that is the sign."""
-    return {
-        name: (cause.name, confidence)
-        for cause in CAUSES.values()
-        for confidence, names in names_of(cause).items()
-        for name in names.split()
-    }
-
-
-ERRNOS: Final = _signs(lambda cause: cause.errnos)
-TYPES: Final = _signs(lambda cause: cause.types)
-GENERIC_TYPES: Final = _signs(lambda cause: cause.generic_types)
-PACKAGES: Final = _signs(lambda cause: cause.packages)
-
 _OS_ERRORS: Final = frozenset({"OSError", "IOError", "EnvironmentError", "error"})
 
 #: Classes whose message says more than they do: its phrase decides before the class.
@@ -192,11 +182,11 @@ def _by_generic_type(exception: _Exception) -> Verdict | None:
     return None
 
 
-def _type_sign(name: str) -> _Sign | None:
+def _type_sign(name: str) -> Sign | None:
     return TYPES.get(name) or TYPES.get(name.rpartition(".")[2])
 
 
-def _verdict(sign: _Sign | None, evidence: str) -> Verdict | None:
+def _verdict(sign: Sign | None, evidence: str) -> Verdict | None:
     return None if sign is None else Verdict(*sign, (evidence,))
 
 
@@ -231,24 +221,11 @@ def _by_frames(exception: _Exception) -> Verdict | None:
 # -- phrases ---------------------------------------------------------------------------------------
 
 
-class Phrase(NamedTuple):
-    """One phrase of the catalog, compiled."""
-
-    sign: _Sign
-    source: str
-    pattern: re.Pattern[str]
-
-
-PHRASES: Final = tuple(
-    Phrase((cause.name, confidence), source, re.compile(pattern, re.DOTALL))
-    for cause in CAUSES.values()
-    for confidence, phrases in cause.phrases.items()
-    for source, pattern in phrases
+_PHRASES: Final = tuple(
+    (sign, source, re.compile(pattern, re.DOTALL)) for sign, source, pattern in PHRASES
 )
 #: All of them at once: most messages match none, which one match then shows.
-_ANY_PHRASE: Final = re.compile(
-    "|".join(f"(?:{phrase.pattern.pattern})" for phrase in PHRASES), re.DOTALL
-)
+_ANY_PHRASE: Final = re.compile("|".join(f"(?:{pattern})" for *_, pattern in PHRASES), re.DOTALL)
 #: Characters of a message that are compared.
 _MAX_PHRASE: Final = 5_000
 
@@ -257,7 +234,7 @@ def _by_phrase(exception: _Exception) -> Verdict | None:
     message = exception.message[:_MAX_PHRASE].lstrip()
     if not message or _ANY_PHRASE.match(message) is None:
         return None
-    for sign, source, pattern in PHRASES:
+    for sign, source, pattern in _PHRASES:
         match = pattern.match(message)
         if match is not None:
             found = " ".join(match[0].split())[:120]
@@ -267,14 +244,9 @@ def _by_phrase(exception: _Exception) -> Verdict | None:
 
 # -- hints -----------------------------------------------------------------------------------------
 
-_HINTS: Final[tuple[tuple[_Sign, re.Pattern[str], re.Pattern[str]], ...]] = tuple(
-    (
-        (cause.name, "low"),
-        re.compile(cause.hint.class_name),
-        re.compile(cause.hint.words, re.IGNORECASE),
-    )
-    for cause in CAUSES.values()
-    if cause.hint is not None
+_HINTS: Final = tuple(
+    (cause, re.compile(class_name), re.compile(words, re.IGNORECASE))
+    for cause, class_name, words in HINTS
 )
 #: Their message is a name that the code uses.
 _NAMES_ONLY: Final = frozenset(
@@ -315,11 +287,11 @@ def judge_words(class_name: str, text: str) -> Verdict | None:
     if match and found is not None:
         return Verdict(found[0], "low", (f"the message says “{match[0]}”",))
     text = _QUOTED_WORD.sub("'…'", text)
-    for sign, name, words in _HINTS:
+    for cause, name, words in _HINTS:
         if name.search(class_name):
-            return _verdict(sign, f"the class is named {class_name}")
+            return Verdict(cause, "low", (f"the class is named {class_name}",))
         for match in words.finditer(text):
             if _NEGATED.search(text[max(0, match.start() - 40) : match.start()]) is None:
                 found = " ".join(match[0].split())[:80]
-                return _verdict(sign, f"by its own words: “{found}”")
+                return Verdict(cause, "low", (f"by its own words: “{found}”",))
     return None
