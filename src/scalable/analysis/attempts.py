@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
-from scalable.analysis.rows import FailureRecord, TaskRecord
 from scalable_runs.plain import parse_time
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import FAILURES, TASKS
+from scalable_runs.schema import FAILURES, TASKS, FailureRecord, TaskRecord
 
 #: Attempts under way at one time whose start is known, and failures whose cause is known: the
 #: attempts beyond are yielded without.
@@ -70,7 +69,7 @@ def attempts(reader: RunReader) -> Iterator[Attempt]:
     causes = _causes(reader)
     tracker = AttemptTracker()
     for record in reader.records(TASKS):
-        attempt = tracker.add(record)
+        attempt = tracker.add(cast("TaskRecord", record))
         if attempt is not None:
             yield attempt._replace(cause=causes.get((attempt.task_id, attempt.attempt)))
     yield from tracker.open()
@@ -87,58 +86,63 @@ class AttemptTracker:
         task_id, state = record.get("task_id"), record.get("state")
         if task_id is None or state is None or state == "submitted":
             return None
+        at = parse_time(record.get("timestamp"))
         if state == "running":
             if len(self._open) < MAX_OPEN:
-                self._open[task_id] = _attempt(record, parse_time(record.get("timestamp")), None)
+                self._open[task_id] = _attempt(task_id, state, record, start=at)
             return None
         begun = self._open.pop(task_id, None)
         number = record.get("attempt") or 0
         if begun is None and (state == "cancelled" or "blame" in record or number < 1):
             return None  # the task ended without another attempt
-        end = parse_time(record.get("timestamp"))
-        start = begun.start if begun is not None else None
-        duration = record.get("duration_s")
-        if start is None and end is not None and duration is not None:
-            start = _earlier(end, duration)
-        attempt = _attempt(record, start, end)
-        if begun is None:
-            return attempt
-        return attempt._replace(
-            attempt=begun.attempt or number, worker=attempt.worker or begun.worker
-        )
+        attempt = _attempt(task_id, state, record, end=at)
+        if begun is not None:
+            return attempt._replace(
+                attempt=begun.attempt, worker=attempt.worker or begun.worker, start=begun.start
+            )
+        return attempt._replace(start=_earlier(at, attempt.duration_s))
 
     def open(self) -> Iterator[Attempt]:
         """Yield the attempts that have not ended, in the order of their starts."""
         yield from self._open.values()
 
 
-def _earlier(end: datetime, duration: float) -> datetime | None:
+def _attempt(
+    task_id: str,
+    state: str,
+    record: TaskRecord,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> Attempt:
+    return Attempt(
+        task_id,
+        record.get("task_name") or "",
+        record.get("attempt") or 1,
+        record.get("worker"),
+        start,
+        end,
+        record.get("duration_s"),
+        record.get("queue_s"),
+        record.get("transfer_s"),
+        state,
+    )
+
+
+def _earlier(end: datetime | None, duration: float | None) -> datetime | None:
+    if end is None or duration is None:
+        return None
     try:
         return end - timedelta(seconds=duration)
     except OverflowError:  # a damaged record
         return None
 
 
-def _attempt(record: TaskRecord, start: datetime | None, end: datetime | None) -> Attempt:
-    return Attempt(
-        task_id=record["task_id"],
-        task_name=record.get("task_name") or "",
-        attempt=record.get("attempt") or 1,
-        worker=record.get("worker"),
-        start=start,
-        end=end,
-        duration_s=record.get("duration_s"),
-        queue_s=record.get("queue_s"),
-        transfer_s=record.get("transfer_s"),
-        state=record["state"],
-    )
-
-
 def _causes(reader: RunReader) -> dict[tuple[str, int], str]:
     """Return the causes of failures by task and attempt."""
     causes: dict[tuple[str, int], str] = {}
     for record in reader.records(FAILURES):
-        failure: FailureRecord = record
+        failure = cast("FailureRecord", record)
         details = failure.get("details") or {}
         task_id = failure.get("task_id") or details.get("task_id")
         cause, number = details.get("cause"), details.get("attempt")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scalable.analysis.report import Document
 from scalable.analysis.units import plural
 from scalable_runs.reader import RunReader
+from scalable_runs.schema import SummaryCounts
 from scalable_runs.summary import MAX_NAMES, OTHER
 
 
-def missing(reader: RunReader, counts: Document) -> Iterator[str]:
+def missing(reader: RunReader, counts: SummaryCounts) -> Iterator[str]:
     """Yield what the record lacks."""
     yield from problem_sentences(reader)
     telemetry: Any = reader.document.get("telemetry")
@@ -28,7 +28,7 @@ def problem_sentences(reader: RunReader) -> Iterator[str]:
         yield from (f"{sentence}." for sentence in problems.sentences())
 
 
-def notes(reader: RunReader, counts: Document, tasks: Document) -> Iterator[str]:
+def notes(reader: RunReader, counts: SummaryCounts, tasks: Mapping[str, object]) -> Iterator[str]:
     """Yield what a reader has to know to take the numbers as they are meant."""
     if OTHER in tasks:
         yield f"Only {MAX_NAMES:,} task names are told apart; the rest is summed as {OTHER}."

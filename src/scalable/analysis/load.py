@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable.analysis.gaps import missing, notes
@@ -25,7 +25,17 @@ from scalable.analysis.report import (
 )
 from scalable_runs.plain import parse_time
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import FAILURES, JOURNALS, SCHEMA_VERSION, WORKERS, Record
+from scalable_runs.schema import (
+    FAILURES,
+    JOURNALS,
+    SCHEMA_VERSION,
+    WORKERS,
+    NameSummary,
+    Record,
+    SummaryCounts,
+    SummaryDocument,
+)
+from scalable_runs.schema import FailureGroup as FailureSummary
 from scalable_runs.summary import RunSummary
 
 #: Called with the bytes that a scan has read, and the bytes in all.
@@ -64,16 +74,13 @@ def load_report(
     """
     if not scan and reader.status not in _UNFINISHED and not _changed_journals(reader):
         document = reader.summary()
-        # Older tools wrote less into theirs.
+        # Older tools wrote less into theirs; the reader has checked one of this version.
         if document is not None and document.get("schema_version") == SCHEMA_VERSION:
-            try:
-                return _report(reader, document, "summary.json")
-            except (AttributeError, KeyError, TypeError, ValueError):
-                pass  # damaged, or of another tool: the journals have the same
+            return _report(reader, cast("SummaryDocument", document), "summary.json")
     summary = (scanner or read_journals)(reader, progress)
     # A run that says `running` and whose recorder is gone has ended.
     document = summary.document({**reader.document, "status": reader.status})
-    loaded = _report(reader, document, "scan")
+    loaded = _report(reader, cast("SummaryDocument", document), "scan")
     if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
         return loaded
     note = "summary.json is missing or does not fit: counted from the journals."
@@ -116,10 +123,9 @@ def _changed_journals(reader: RunReader) -> bool:
 
 
 def _report(
-    reader: RunReader, document: Document, source: Literal["summary.json", "scan"]
+    reader: RunReader, document: SummaryDocument, source: Literal["summary.json", "scan"]
 ) -> Report:
     run = {**reader.document, "status": reader.status}
-    document = {**document, "run": run}
     counts, timing, resources = document["counts"], document["timing"], document["resources"]
     failures = _merged(
         [
@@ -129,8 +135,6 @@ def _report(
         ]
     )
     artifacts, metrics = artifacts_of(reader), metrics_of(reader)
-    document["artifacts"] = [{"artifact_name": row.name, **row.detail} for row in artifacts]
-    document["metrics"] = {row.name: {"count": row.count, **row.detail} for row in metrics}
     as_of = _last_sign(reader, document)
     return Report(
         run_id=reader.run_id,
@@ -147,7 +151,7 @@ def _report(
         wall_s=timing["wall_s"],
         trace_id=run.get("trace_id"),
         source=source,
-        counts={name: int(count) for name, count in counts.items() if count is not None},
+        counts=counts,
         busy_s=resources["busy_seconds"],
         busy_ratio=resources["busy_ratio"],
         thread_seconds=resources["thread_seconds"],
@@ -181,7 +185,12 @@ def _report(
         program=program_of(run),
         artifacts=artifacts,
         metrics=metrics,
-        document=document,
+        document={
+            **document,
+            "run": run,
+            "artifacts": [{"artifact_name": row.name, **row.detail} for row in artifacts],
+            "metrics": {row.name: {"count": row.count, **row.detail} for row in metrics},
+        },
     )
 
 
@@ -194,13 +203,13 @@ def _row(kind: type[_T], row: Document, **changes: Any) -> _T:
     return kind(**{**values, **changes})
 
 
-def _task_group(name: str, row: Document) -> TaskGroup:
+def _task_group(name: str, row: NameSummary) -> TaskGroup:
     absent = {"rescheduled": 0, "cut_short": 0, "cut_short_s": 0.0}  # before they were counted
     spreads = {part: _row(Spread, row[part]) for part in ("duration", "queue")}
     return _row(TaskGroup, {**absent, **row}, name=name, **spreads)
 
 
-def _failure_group(row: Document) -> FailureGroup:
+def _failure_group(row: FailureSummary) -> FailureGroup:
     return _row(
         FailureGroup,
         row,
@@ -210,7 +219,7 @@ def _failure_group(row: Document) -> FailureGroup:
     )
 
 
-def _last_sign(reader: RunReader, document: Document) -> datetime | None:
+def _last_sign(reader: RunReader, document: SummaryDocument) -> datetime | None:
     """Return when the last known thing happened: a record, or a heartbeat of the recorder."""
     recorder = reader.document.get("recorder")
     heartbeat = recorder.get("heartbeat_at") if isinstance(recorder, Mapping) else None
@@ -243,10 +252,9 @@ def _why(
     return None
 
 
-def _unknown(counts: Document) -> int:
-    """Return the number of tasks without an end; older tools do not count them apart."""
-    found = counts.get("tasks_unknown")
-    return found if isinstance(found, int) else counts["tasks_running"] + counts["tasks_waiting"]
+def _unknown(counts: SummaryCounts) -> int:
+    """Return the number of tasks without an end; older versions do not count them apart."""
+    return counts.get("tasks_unknown", counts["tasks_running"] + counts["tasks_waiting"])
 
 
 # -- failures of one root --------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from scalable_runs.schema import SummaryCounts
+
 Document: TypeAlias = Mapping[str, Any]
 
 
@@ -177,7 +179,7 @@ class Report:
     wall_s: float | None
     trace_id: str | None
     source: Literal["summary.json", "scan"]
-    counts: Mapping[str, int]
+    counts: SummaryCounts
     busy_s: float
     busy_ratio: float | None
     thread_seconds: float

@@ -21,10 +21,9 @@ from scalable.analysis.diagnose.wording import (
 from scalable.analysis.findings import Consequence, Evidence, Finding
 from scalable.analysis.frames import crash_frames
 from scalable.analysis.report import Report, worker_label
-from scalable.analysis.rows import FailureDetails
 from scalable.analysis.units import gigabytes, memory, plural, seconds
 from scalable.causes import CAUSES, DEATHS
-from scalable_runs.schema import FAILURES, WORKERS
+from scalable_runs.schema import FAILURES, WORKERS, FailureDetails
 from scalable_runs.summary import name_of_key
 
 #: Evidence that the title of the finding states already.

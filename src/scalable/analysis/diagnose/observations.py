@@ -7,18 +7,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 from scalable.analysis.attempts import Attempt, AttemptTracker
 from scalable.analysis.frames import own_frame
 from scalable.analysis.gaps import problem_sentences
 from scalable.analysis.load import Progress, load_report, read_journals
 from scalable.analysis.report import Report
-from scalable.analysis.rows import FailureDetails, FailureRecord, TaskRecord, WorkerRecord
 from scalable.causes import CAUSES, Case, Confidence, Verdict, case_of, classify
 from scalable_runs.plain import cut, parse_time
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import FAILURES, TASKS, WORKERS, Record
+from scalable_runs.schema import (
+    FAILURES,
+    TASKS,
+    WORKERS,
+    FailureDetails,
+    FailureRecord,
+    Record,
+    TaskRecord,
+    WorkerRecord,
+)
 from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
 
 #: Journals of tasks up to this size are read for what differs between failures and successes; of
@@ -157,7 +165,7 @@ class Observations:
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
         """Group failures by cause and root."""
         for record in records:
-            self._failure(record)
+            self._failure(cast("FailureRecord", record))
             yield record
 
     def _failure(self, record: FailureRecord) -> None:
@@ -182,7 +190,7 @@ class Observations:
     ) -> Group:
         """Return the group that a failure belongs to."""
         recorded = details.get("cause")
-        cause = recorded if recorded in CAUSES else verdict.cause
+        cause = recorded if recorded is not None and recorded in CAUSES else verdict.cause
         phase = details.get("phase") or "task_execution"
         failure_class = record.get("failure_class") or "Exception"
         key = (cause, failure_class, phase, *_root(case))
@@ -220,7 +228,7 @@ class Observations:
     def workers(self, records: Iterable[Record]) -> Iterator[Record]:
         """Keep the last line of each worker."""
         for record in records:
-            line: WorkerRecord = record
+            line = cast("WorkerRecord", record)
             address = line.get("worker")
             if address is not None and len(self.worker_lines) < 10_000:
                 self.worker_lines[address] = line
@@ -237,7 +245,7 @@ class Observations:
         lost_after: dict[str, float] = {}
         for record in records:
             yield record
-            line: TaskRecord = record
+            line = cast("TaskRecord", record)
             task_id, state = line.get("task_id"), line.get("state")
             if task_id is None or state is None:
                 continue
