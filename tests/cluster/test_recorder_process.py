@@ -218,7 +218,7 @@ def test_a_recorder_killed_while_the_run_is_closed_is_replaced(client, monkeypat
     recorder.suspend()
     closing = threading.Thread(target=run.close)
     closing.start()
-    tasks.wait_until(lambda: run._recorder._closing)
+    tasks.wait_until(lambda: run._recorder._close)
     recorder.kill()
     closing.join(60)
     tasks.wait_until(lambda: run._recorder.finished.is_set(), 60)
@@ -369,8 +369,8 @@ def test_a_recorder_that_gets_no_processor_loses_nothing_with_the_program(tmp_pa
         client.gather(client.map(tasks.add, [str(notes)] * 500, range(10, 510)))
         (plugin,) = [p for name, p in cluster.scheduler.plugins.items() if run.run_id in name]
         tasks.wait_until(lambda: not plugin._facts)
-        last = it._due
-        tasks.wait_until(lambda: it._due > last)  # what was fetched has been written
+        last = it._next_pull
+        tasks.wait_until(lambda: it._next_pull > last)  # what was fetched has been written
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with program(tmp_path, body) as it:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
+import subprocess
+import sys
 import threading
+import types
 from collections import OrderedDict
 from enum import IntEnum
 from pathlib import Path
@@ -15,7 +17,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from scalable import facts
 from scalable.telemetry import child, wire
-from scalable.telemetry.process import plain_facts
+from scalable.telemetry.process import Unconfirmed
 from scalable.telemetry.submissions import Sent
 
 MESSAGES = [
@@ -24,6 +26,10 @@ MESSAGES = [
     ("facts", 2, ([("x" * 5_000,)], 2**70, None, {"a": [1.5, b"b", True]})),
     ("empty",),
 ]
+
+
+def read(data: bytes) -> list[wire.Message]:
+    return list(wire.Reader().feed(data))
 
 
 @pytest.mark.parametrize("piece", [1, 3, 4, 5, 1_000, 10**6])
@@ -35,11 +41,10 @@ def test_messages_are_put_together_from_pieces(piece):
 
 
 def test_messages_are_read_until_the_other_side_is_gone():
-    file = io.BytesIO(b"".join(map(wire.frame, MESSAGES)) + wire.frame(MESSAGES[0])[:-1])
-    assert [wire.read(file) for _ in MESSAGES] == MESSAGES
-    assert wire.read(file) is None
-    assert wire.read(io.BytesIO(b"\x01")) is None
-    assert wire.read(io.BytesIO()) is None
+    data = b"".join(map(wire.frame, MESSAGES)) + wire.frame(MESSAGES[0])[:-1]
+    assert read(data) == MESSAGES
+    assert read(b"\x01") == []
+    assert read(b"") == []
 
 
 def test_more_than_a_pipe_holds_is_written_whole():
@@ -47,9 +52,13 @@ def test_more_than_a_pipe_holds_is_written_whole():
     reads, writes = os.pipe()
     writer = threading.Thread(target=wire.write, args=(writes, message))
     writer.start()
-    with os.fdopen(reads, "rb") as file:
-        assert wire.read(file) == message
+    reader = wire.Reader()
+    found: list[wire.Message] = []
+    while not found:
+        found += reader.feed(os.read(reads, 65_536))
+    assert found == [message]
     writer.join()
+    os.close(reads)
     os.close(writes)
 
 
@@ -97,12 +106,12 @@ def test_values_become_plain(value, expected):
     plain = wire.plain(value)
     assert plain == expected
     assert type(plain) is type(expected)
-    assert wire.read(io.BytesIO(wire.frame(("it", plain)))) == ("it", expected)
+    assert read(wire.frame(("it", plain))) == [("it", expected)]
 
 
 def test_a_message_gets_through_whatever_is_in_it():
     message = ("it", [Opaque(), facts.Restarted(13, 1.0)])
-    assert wire.read(io.BytesIO(wire.frame(message))) == ("it", ["<Opaque>", (13, 1.0)])
+    assert read(wire.frame(message)) == [("it", ["<Opaque>", (13, 1.0)])]
 
 
 def test_numbers_of_numpy_become_numbers():
@@ -129,8 +138,7 @@ def test_facts_come_out_as_they_went_in():
         facts.Started(facts.STARTED, 1.0, "a", 7, "tcp://"),
         facts.WorkerEvent(facts.WORKER_EVENT, 1.0, "tcp://", "process", {"log": "x", "n": 1}),
     ]
-    message = wire.read(io.BytesIO(wire.frame(("facts", plain_facts([*known, sized])))))
-    assert message is not None
+    (message,) = read(wire.frame(("facts", wire.plain_facts([*known, sized]))))
     decoded = facts.decode(message[1])
     assert decoded == [*known, succeeded]
     assert [type(fact) for fact in decoded] == [*map(type, known), tuple]
@@ -143,66 +151,140 @@ def test_submissions_come_out_as_they_went_in():
         assert Sent.of(sent.plain()) == sent
 
 
+# -- what a successor needs ---------------------------------------------------------------------
+
+
+def test_what_is_not_in_the_files_is_kept_for_a_successor():
+    unconfirmed = Unconfirmed()
+    unconfirmed.add_message(b"note")
+    unconfirmed.add_facts(3, b"1,2")
+    unconfirmed.add_message(b"submissions")
+    unconfirmed.add_facts(6, b"3,4,5")
+    assert unconfirmed.size_in_flight == 8
+    unconfirmed.confirm(3, (1, {}, 0))  # taken, and not written yet
+    assert unconfirmed.size_in_flight == 5
+    unconfirmed.confirm(6, (3, {"tasks.jsonl": 7}, 1))
+    assert unconfirmed.size_in_flight == 0
+    assert unconfirmed.position == (3, {"tasks.jsonl": 7}, 1)
+    assert unconfirmed.for_successor() == [b"submissions", b"3,4,5"]
+    assert unconfirmed.size_in_flight == 5
+    unconfirmed.confirm(6, (6, {}, 1))  # it counts messages anew
+    assert unconfirmed.for_successor() == []
+
+
 # -- the recorder's side ------------------------------------------------------------------------
 
 
-class Told:
-    """Stands for the program: keeps what it is told."""
+class Program:
+    """Keeps the messages that it is sent."""
 
     def __init__(self) -> None:
         self.messages: list[tuple] = []
-        self.is_gone = False
 
     def send(self, *message) -> None:
         self.messages.append(message)
 
 
 class Progressing:
-    abandoned = False
     position = (1, {}, 0)
+    woken = 0
 
     def progress(self):
         return 1, 2, 3
 
-    def abandon(self) -> None:
-        self.abandoned = True
+    def wake(self) -> None:
+        self.woken += 1
 
 
 @pytest.fixture
 def source():
-    source = child.PipeSource(Told())  # type: ignore[arg-type]
-    source.recorder = Progressing()  # type: ignore[assignment]
-    return source
+    return child.PipeSource(Program(), Progressing())  # type: ignore[arg-type]
 
 
-ANSWER = (["a"], 2, False, 0, {}, 0.0)
+def facts_message(*found: str, following: int, more: bool = False) -> wire.Message:
+    return ("facts", list(found), following, more, 0, {}, 0.0)
 
 
-def test_an_answer_that_comes_late_is_not_asked_for_again(source):
-    with pytest.raises(TimeoutError, match="no answer"):
-        source.pull(1, 10, -2.0)
-    source.put(ANSWER)
-    assert source.pull(1, 10, 5.0).facts == ["a"]
-    source.put((["b"], 3, True, 0, {}, 0.0))  # before it is asked for
-    assert source.pull(2, 10, 5.0).facts == ["b"]
-    assert [message[:2] for message in source._program.messages] == [("pull", 1), ("pull", 2)]
+def test_facts_are_taken_in_the_order_in_which_they_were_sent(source):
+    assert source.pull(1, 10, 60.0).facts == []  # at once, as nothing is announced
+    source.put(facts_message("a", following=2))
+    source.put(facts_message("b", following=3))
+    assert source._recorder.woken == 2
+    first = source.pull(1, 10, 60.0)
+    assert (first.facts, first.next, first.more) == (["a"], 2, True)
+    second = source.pull(2, 10, 60.0)
+    assert (second.facts, second.next, second.more) == (["b"], 3, False)
+    last = source.pull(3, 10, 60.0)
+    assert (last.facts, last.next, last.more) == ([], 3, False)
+    # What has been taken is reported once.
+    taken = ("taken", 3, (1, 2, 3), (1, {}, 0))
+    assert source._program.messages == [(*taken[:1], n, *taken[2:]) for n in (1, 2, 3)]
 
 
-def test_trouble_of_the_program_with_its_scheduler_is_told(source):
-    source.put((wire.LATE, "tcp://127.0.0.1:1: refused"))
-    with pytest.raises(ConnectionError, match="refused"):
+def test_facts_that_were_announced_are_waited_for(source):
+    source.put(facts_message("a", following=2, more=True))
+    assert source.pull(1, 10, 60.0).more
+    with pytest.raises(TimeoutError, match="announced"):
+        source.pull(2, 10, 0.001)
+    timer = threading.Timer(0.05, source.put, [facts_message("b", following=3)])
+    timer.start()
+    assert source.pull(2, 10, 60.0).facts == ["b"]
+    timer.join()
+
+
+def test_trouble_of_the_program_with_its_scheduler_lasts_until_it_has_facts(source):
+    source.put(("trouble", False, "tcp://127.0.0.1:1: late"))
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="late"):
+            source.pull(1, 10, 5.0)
+    source.put(("trouble", True, "tcp://127.0.0.1:1: refused"))
+    with pytest.raises(ConnectionRefusedError, match="refused"):
         source.pull(1, 10, 5.0)
+    source.put(facts_message(following=1))
+    assert source.pull(1, 10, 5.0).facts == []
+    assert source.pull(1, 10, 5.0).facts == []
 
 
 def test_once_the_program_is_gone_nobody_is_waited_for(source):
+    source.put(facts_message("a", following=2, more=True))
     source.hang_up()
+    assert source.pull(1, 10, 60.0).facts == ["a"]
     for _ in range(2):
         with pytest.raises(ConnectionError, match="gone"):
-            source.pull(1, 10, 60.0)
+            source.pull(2, 10, 60.0)
 
 
-def test_a_program_that_is_gone_behind_an_open_pipe_is_noticed(source):
-    source._program.is_gone = True
-    with pytest.raises(ConnectionError, match="gone"):
-        source.pull(1, 10, 60.0)
-    assert source.recorder.abandoned
+@pytest.fixture
+def pipe(monkeypatch):
+    """A pipe in the place of standard input; returns its other end."""
+    reads, writes = os.pipe()
+    own = os.dup(0)
+    os.dup2(reads, 0)
+    with os.fdopen(reads, "rb") as file:
+        monkeypatch.setattr(child.sys, "stdin", types.SimpleNamespace(buffer=file))
+        yield writes
+    os.dup2(own, 0)
+    os.close(own)
+    os.close(writes)
+
+
+def test_a_program_that_is_gone_behind_an_open_pipe_is_noticed(pipe):
+    """After all that it has sent."""
+    with subprocess.Popen(["true"]) as process:
+        for message in MESSAGES:
+            wire.write(pipe, message)
+        program = child.Program(-1)
+        program.identify(process.pid)
+        process.wait()
+        assert list(program.messages()) == MESSAGES
+
+
+def test_a_recorder_of_another_version_refuses():
+    message = ("make", wire.VERSION + 1, {"program": os.getpid()})
+    command = "from scalable.telemetry.child import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command], input=wire.frame(message), capture_output=True, check=True
+    )
+    ((kind, sentence),) = read(done.stdout)
+    assert kind == "warn"
+    assert "version" in sentence

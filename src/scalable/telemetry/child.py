@@ -1,9 +1,9 @@
-"""The recorder's own process: what :class:`scalable.telemetry.process.RecorderProcess` starts.
+"""The recorder's own process, started by :class:`scalable.telemetry.process.RecorderProcess`.
 
-It makes the run's directory first, before anything heavy is imported: the program waits for that.
+It first makes the run's directory, for which the program waits, and imports the rest afterwards.
 Then it hosts a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. It
-ends when the program says goodbye, or with its standard input: where the program is gone without
-having closed the run, what came until then is written and the run stays as it is.
+ends when the program says goodbye, or with the program: if that is gone without having closed the
+run, what was received is written and the run stays as it is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from time import time
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from scalable.common.otel_environment import usable
 from scalable.common.processes import ProcessHandle
@@ -33,121 +33,134 @@ if TYPE_CHECKING:
     from scalable_runs.writer import Problem
 
 #: Seconds that a run which is being closed goes on without the program.
-FINISH_TIMEOUT: Final = 60.0
-#: Seconds after which somebody who waits for the program looks whether it is still there.
-LIVENESS_INTERVAL: Final = 0.25
+CLOSE_TIMEOUT: Final = 60.0
+#: Seconds between two looks whether a silent program is still there.
+CHECK_INTERVAL: Final = 0.25
 #: Added to its niceness: where processors are scarce, the work that is recorded comes first.
 NICENESS: Final = 5
-#: Signals to a whole process group or job are for the program: what it makes of them is recorded.
+#: Signals to a whole process group or job are for the program; what it makes of them is recorded.
 _NOT_FOR_US: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Bytes read from the pipe at once.
+_CHUNK: Final = 65_536
 
 
 class Program:
-    """The program at the other end of the pipe; any thread sends.
+    """The program at the other end of the pipes; any thread sends, the main one receives."""
 
-    Attributes
-    ----------
-    pid : int
-        Id of its process.
-    """
-
-    def __init__(self, descriptor: int, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = threading.Lock()
+        self._process: ProcessHandle | None = None
+
+    def identify(self, pid: int) -> None:
+        """Note the id of its process."""
         self._process = ProcessHandle(pid)
 
-    @property
-    def is_gone(self) -> bool:
-        """It has ended, and nothing that it said is unread.
+    def messages(self) -> Iterator[wire.Message]:
+        """Its messages, until it is gone."""
+        reader = wire.Reader()
+        # The first read returns what the interpreter has read ahead.
+        data: bytes = cast("Any", sys.stdin.buffer).read1(_CHUNK)
+        while data:
+            yield from reader.feed(data)
+            data = b"" if self._is_gone() else os.read(0, _CHUNK)
 
-        Its end of the pipe may be held by a process that was forked from it.
+    def _is_gone(self) -> bool:
+        """Wait for more from it; True if it has ended and nothing is left to read.
+
+        A process that was forked from it may hold its end of the pipe.
         """
-        return self._process.has_ended() and not select.select([sys.stdin], [], [], 0)[0]
+        while not select.select([0], [], [], CHECK_INTERVAL)[0]:
+            ended = self._process is not None and self._process.has_ended()
+            if ended and not select.select([0], [], [], 0)[0]:
+                return True
+        return False
 
     def send(self, *message: Any) -> None:
-        """Send a message, unless nobody is there any more."""
-        try:
-            with self._lock:
-                wire.write(self._descriptor, message)
-        except OSError:
-            return
+        """Send a message, unless the program is gone."""
+        with contextlib.suppress(OSError), self._lock:
+            wire.write(self._descriptor, message)
 
     def warn(self, sentence: str) -> None:
-        """Have something told to the user."""
+        """Warn the user."""
         self.send("warn", sentence)
 
     def warn_of(self, problem: Problem) -> None:
-        """Have a problem of the writer's told to the user."""
+        """Warn the user of a problem of the writer's."""
         self.warn(problem.message)
 
 
 class PipeSource:
-    """Facts from the program; :meth:`pull` by the recorder's thread, the rest by the main one."""
+    """Facts from the program: :meth:`pull` by the recorder's thread, the rest by the main one."""
 
-    def __init__(self, program: Program) -> None:
-        self.recorder: Recorder | None = None
+    def __init__(self, program: Program, recorder: Recorder) -> None:
         self._program = program
-        self._answers: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        #: A question was asked whose answer has not come.
-        self._is_waiting = False
+        self._recorder = recorder
+        self._messages: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
+        self._reported: tuple[Any, ...] = ()
+        # What the last message said.
+        self._more = False
+        self._trouble: ConnectionError | None = None
+        self._dropped = 0
+        self._errors: Mapping[str, int] = {}
+        self._offset = 0.0
 
-    def put(self, answer: tuple[Any, ...]) -> None:
-        """Hand in the answer to the next question, perhaps before it is asked."""
-        self._answers.put(answer)
+    def put(self, message: wire.Message) -> None:
+        """Take in a message of the kinds ``facts`` and ``trouble``."""
+        self._messages.put(message)
+        self._recorder.wake()
 
     def hang_up(self) -> None:
-        """No more answers come."""
-        self._answers.put(None)
+        """The program is gone: no more messages come."""
+        self._messages.put(None)
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Facts from number `after` on; see :class:`scalable.telemetry.recorder.Source`."""
         from scalable import facts
 
-        assert self.recorder is not None
-        # An answer that is late is waited for again, and none is ever passed over: the program
-        # gives them in order, and some before they are asked for.
-        if not self._is_waiting:
-            self._is_waiting = True
-            progress = self.recorder.progress()
-            limit = min(limit, wire.FACTS_AT_ONCE)
-            position = tuple(self.recorder.position)
-            self._program.send("pull", after, limit, timeout, progress, position)
-        raw, following, more, dropped, errors, offset = self._answer(timeout)
-        return facts.Batch(facts.decode(raw), following, more, dropped, errors, time() + offset)
-
-    def _answer(self, timeout: float) -> tuple[Any, ...]:
-        # The program itself waits up to `timeout` for a scheduler elsewhere.
-        deadline = monotonic() + timeout + 1.0
-        while True:
-            try:
-                answer = self._answers.get(timeout=LIVENESS_INTERVAL)
-            except queue.Empty:
-                if self._program.is_gone:
-                    # A process forked from it keeps our pipe open.
-                    self.hang_up()
-                elif monotonic() > deadline:
-                    raise TimeoutError("no answer from the program") from None
-                continue
-            if answer is None:
+        self._report(after)
+        raw: list[Any] = []
+        try:
+            # The program is waited for only if it has announced more.
+            message = self._messages.get(self._more, timeout)
+        except queue.Empty:
+            if self._more:
+                raise TimeoutError("the program does not send what it has announced") from None
+            if self._trouble is not None:
+                raise self._trouble from None
+        else:
+            if message is None:
                 self.hang_up()
-                assert self.recorder is not None
-                self.recorder.abandon()
                 raise ConnectionError("the program is gone")
-            break
-        self._is_waiting = False
-        if answer[0] == wire.GONE:
-            raise ConnectionRefusedError(answer[1])
-        if answer[0] == wire.LATE:
-            raise ConnectionError(answer[1])
-        return answer
+            raw, after = self._take(message, after)
+        more = self._more or not self._messages.empty()
+        return facts.Batch(
+            facts.decode(raw), after, more, self._dropped, dict(self._errors), time() + self._offset
+        )
+
+    def _take(self, message: wire.Message, after: int) -> tuple[list[Any], int]:
+        if message[0] == "trouble":
+            _, is_gone, reason = message
+            self._more = False
+            self._trouble = (ConnectionRefusedError if is_gone else ConnectionError)(reason)
+            raise self._trouble
+        self._trouble = None
+        _, raw, after, self._more, self._dropped, self._errors, self._offset = message
+        return raw, after
+
+    def _report(self, after: int) -> None:
+        """Report how far the recorder has come, if it has come further."""
+        report = (after, self._recorder.progress(), tuple(self._recorder.position))
+        if report != self._reported:
+            self._reported = report
+            self._program.send("taken", *report)
 
     def close(self) -> None:
         """Nothing to release."""
 
 
 class _Forward(logging.Handler):
-    """Has the log records of this process told by the program's own loggers."""
+    """Forwards the log records of this process to the program's own loggers."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(logging.WARNING)
@@ -157,7 +170,7 @@ class _Forward(logging.Handler):
         self._program.send("log", record.name, record.levelno, self.format(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Text of a record; of the stacks of other packages, which help no user, the error."""
+        """Text of a record; of other packages' stacks, which help no user, only the error."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None or record.name.partition(".")[0] == "scalable":
             return super().format(record)
@@ -170,51 +183,58 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
-    # Nothing else may write into the pipe: what prints, prints nowhere.
+    # Nothing else may write into the pipe: standard output goes nowhere.
     answers = os.dup(1)
     os.dup2(2, 1)
-    # The program has told the user which variables cannot be used.
+    # The program has already warned of variables that cannot be used.
     usable(os.environ)
-    make = wire.read(sys.stdin.buffer)
-    if make is None:
+    program = Program(answers)
+    messages = program.messages()
+    first = next(messages, None)
+    if first is None:
         return
-    program = Program(answers, make[1]["program"])
+    kind, version, about = first
+    program.identify(about["program"])
     logging.getLogger().addHandler(_Forward(program))
+    if version != wire.VERSION:
+        program.warn("the installed version of scalable has changed since this program began")
+        return
     resumed = None
-    if make[0] == "resume":
-        resumed = _resumed(program, make[1])
+    if kind == "resume":
+        resumed = _resumed(program, about)
         writer = resumed.writer
     else:
-        writer = RunWriter.create(**make[1], on_problem=program.warn_of)
+        writer = RunWriter.create(**about, on_problem=program.warn_of)
     program.send("made", str(writer.path))
-    start = wire.read(sys.stdin.buffer)
+    start = next(messages, None)
     if start is None:
         os._exit(0)
-    source = PipeSource(program)
     try:
         from scalable.telemetry.submissions import SentGraphs
 
         submissions = SentGraphs()
-        identity, options, watched = start[1:]
-        recorder = source.recorder = _recorder(program, writer, submissions, identity, options)
+        identity, parts, is_watched = start[1:]
+        recorder = _recorder(program, writer, submissions, identity, parts)
         if resumed is not None:
             recorder.resume(resumed)
     except BaseException as error:
         program.warn(f"recording stopped before it began: {error!r}")
         writer.close(status="failed")
         os._exit(1)
+    source = PipeSource(program, recorder)
     recorder.start(
-        source if watched else None,
+        source if is_watched else None,
         lambda name, log, cause: program.send("death", name, log, cause),
     )
-    threading.Thread(target=_notify_finished, args=(program, recorder), daemon=True).start()
-    while (message := wire.read(sys.stdin.buffer)) is not None and message[0] != "goodbye":
+    threading.Thread(target=_report_end, args=(program, recorder), daemon=True).start()
+    for message in messages:
+        if message[0] == "goodbye":
+            break
         _take(message, program, recorder, source, submissions)
     source.hang_up()
-    # Where it has no source, or does not ask it now.
     recorder.abandon()
-    recorder.finished.wait(FINISH_TIMEOUT)
-    # Not by way of what exporters have registered to wait for: it has had its time.
+    recorder.finished.wait(CLOSE_TIMEOUT)
+    # Without the exit handlers of exporters, which wait once more.
     os._exit(0)
 
 
@@ -224,7 +244,7 @@ def _resumed(program: Program, about: Mapping[str, Any]) -> Resumed:
     try:
         return resume(**about, on_problem=program.warn_of)
     except BaseException as error:
-        program.warn(f"the run cannot be gone on with: {error!r}")
+        program.warn(f"the run cannot be continued: {error!r}")
         os._exit(1)
 
 
@@ -233,7 +253,7 @@ def _recorder(
     writer: RunWriter,
     submissions: SentGraphs,
     identity: Mapping[str, Any],
-    options: Mapping[str, Any],
+    parts: Mapping[str, Any],
 ) -> Recorder:
     from opentelemetry.sdk.resources import Resource
 
@@ -245,14 +265,14 @@ def _recorder(
     return Recorder(
         RunIdentity(**identity),
         writer,
-        Resource(options["resource"], options["resource_schema"]),
+        Resource(parts["resource"], parts["resource_schema"]),
         submissions,
         redact=Redactor(
-            secrets=options["secrets"], off=options["redact_off"], salt=options["redact_salt"]
+            secrets=parts["secrets"], off=parts["redact_off"], salt=parts["redact_salt"]
         ),
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),
-        options=RecorderOptions(**options["options"]),
+        options=RecorderOptions(**parts["options"]),
         yield_seconds=0.0,
     )
 
@@ -268,8 +288,8 @@ def _take(
     from scalable.telemetry.submissions import Sent, ids_of
 
     kind, *content = message
-    if kind == "facts":
-        source.put(*content)
+    if kind in ("facts", "trouble"):
+        source.put(message)
     elif kind == "submissions":
         opened, ended = content
         submissions.add(map(ids_of, opened), map(Sent.of, ended))
@@ -297,9 +317,7 @@ def _flush(program: Program, recorder: Recorder, number: int, timeout: float) ->
         program.send("flushed", number, recorder.progress())
 
 
-def _notify_finished(program: Program, recorder: Recorder) -> None:
+def _report_end(program: Program, recorder: Recorder) -> None:
     recorder.finished.wait()
     errors = dict(recorder.guard.errors)
     program.send("finished", errors, recorder.progress(), recorder.status)
-    if program.is_gone:
-        os._exit(0)

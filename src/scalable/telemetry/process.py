@@ -1,9 +1,9 @@
-"""A recorder in a process of its own, as the program sees it that is recorded.
+"""A recorder in a process of its own, as seen by the program that is recorded.
 
 In the program itself a recorder would compete with Dask's event loop for the interpreter, fill the
-heap that the garbage collector walks through, and die with it. So the program starts a second
-interpreter with nothing of Dask's in it (:mod:`scalable.telemetry.child`), and one thread here
-answers its pulls: it fetches facts and writes them into a pipe as they are.
+heap that the garbage collector walks through, and die with the program. So a second interpreter
+without Dask runs it (:mod:`scalable.telemetry.child`). One thread here polls the source of facts
+and writes them into a pipe, as they are (:mod:`scalable.telemetry.wire`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from multiprocessing.spawn import get_executable
 from pathlib import Path
@@ -31,7 +31,7 @@ from scalable.common.processes import EXIT_TIMEOUT, Detached
 from scalable.telemetry import wire
 from scalable_runs import schema
 
-# The process is begun before what follows is imported, which takes as long as it takes to begin.
+# Heavy modules are not imported here: the process is started first, and starts meanwhile.
 if TYPE_CHECKING:
     from scalable.telemetry.deaths import OnDeath
     from scalable.telemetry.recorder import RunIdentity, Source
@@ -41,32 +41,34 @@ if TYPE_CHECKING:
 #: Seconds that the process has to make the run's directory. A machine with a hundred runnable
 #: processes for each core takes a while.
 START_TIMEOUT: Final = 30.0
-#: Bytes of a pipe: a pull's answer, so that writing it does not wait for the reader.
-PIPE_SIZE: Final = 1024 * 1024
-#: Seconds without a question after which facts are sent all the same: where processors are scarce
-#: the process comes last, and what is in its pipe is not lost with the program.
-AHEAD: Final = 0.25
-#: Seconds that a scheduler elsewhere has to answer the first question, if it is not asked by then.
-FIRST_PULL_TIMEOUT: Final = 2.0
-#: Seconds to wait before another process takes the place of one that died, each time; after that
-#: there is none, unless a time has gone by without such a death (seconds).
+#: Seconds between two pulls from the source: usually, after one that failed, and while the end of
+#: a flush or of the run is waited for.
+PULL_INTERVAL: Final = 0.2
+RETRY_INTERVAL: Final = 0.5
+EAGER_INTERVAL: Final = 0.02
+#: Seconds that a scheduler elsewhere has to answer.
+ANSWER_TIMEOUT: Final = 4.0
+#: Seconds to wait before each successor of a process that died. After the last there is none,
+#: unless :data:`RESTARTS_WITHIN` seconds have gone by.
 RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
 RESTARTS_WITHIN: Final = 600.0
-#: Seconds for a flush that was asked of the process that died.
+#: Seconds for a flush that a process which died had not finished.
 FLUSH_AGAIN: Final = 30.0
-#: Failure records of the program's own that are kept for another process.
+#: Failure records of the program's own that are kept for a successor.
 MAX_FAILURES: Final = 100
+#: Bytes of a pipe; half of it may be filled with facts that the process has not taken.
+PIPE_SIZE: Final = 1024 * 1024
 #: fcntl(2), Linux only.
 _F_SETPIPE_SZ: Final = 1031
 _F_GETPIPE_SZ: Final = 1032
 
-#: What the interpreter runs: this one's modules, wherever they were found. `-S` keeps out what the
-#: site has to add, such as the automatic instrumentation of this very process.
+#: What the interpreter runs, with the module search path of this one. `-S` keeps out what the site
+#: adds, such as automatic instrumentation.
 _BOOTSTRAP: Final = (
     "import marshal, sys; sys.path[:] = marshal.load(sys.stdin.buffer); "
     "from scalable.telemetry.child import main; main()"
 )
-#: Told by `ps`.
+#: Shown by `ps`.
 _TITLE: Final = "scalable-recorder"
 
 logger = logging.getLogger("scalable")
@@ -75,17 +77,17 @@ Process: TypeAlias = Detached
 
 
 def spawn(run_id: str) -> Process | None:
-    """Begin a process that will make a :class:`RecorderProcess`; None where there can be none."""
+    """Start a process for a :class:`RecorderProcess`; None where that is not possible."""
     executable = get_executable()
     if not executable or getattr(sys, "frozen", False):
-        # It would be this very program, once more.
+        # It would start this very program once more.
         return None
     try:
         process = Detached(
             [os.fsdecode(executable), "-S", "-c", _BOOTSTRAP, _TITLE, run_id],
             stderr=subprocess.DEVNULL,
-            # A terminal's Ctrl-C is for the program; what it does then is to be recorded. Not a
-            # session of its own: Linux may schedule each as one, whatever it is worth.
+            # A terminal's Ctrl-C is for the program, and the recorder records what it does then.
+            # Not a session of its own: Linux may schedule each session as one.
             process_group=0,
         )
     except (OSError, MemoryError, subprocess.SubprocessError) as error:
@@ -93,46 +95,119 @@ def spawn(run_id: str) -> Process | None:
         return None
     _widen(process.stdin.fileno())
     with contextlib.suppress(OSError):
-        wire.write_bytes(process.stdin.fileno(), marshal.dumps(_path()))
+        wire.write_bytes(process.stdin.fileno(), marshal.dumps(_search_path()))
     return process
 
 
-def _path() -> list[str]:
-    """Where the process finds modules: as this one, and ours wherever they were found."""
+def _search_path() -> list[str]:
+    """Module search path of this interpreter, and where this package was found."""
     path = [str(place) for place in sys.path]
     files = [module.__file__ for module in (facts, schema)]
     ours = {str(Path(file).parents[1]) for file in files if file is not None}
     return [*sorted(ours - set(path)), *path]
 
 
+def _widen(descriptor: int) -> None:
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def _capacity(descriptor: int) -> int:
+    """Bytes that a pipe holds."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
+    return 65_536
+
+
+class Unconfirmed:
+    """Frames that were sent and are not in the run's files yet: a successor needs them.
+
+    Used by the thread of a :class:`RecorderProcess`.
+
+    Attributes
+    ----------
+    position : tuple
+        What is in the files; see :class:`scalable.telemetry.resume.Position`.
+    """
+
+    def __init__(self) -> None:
+        self.position: tuple[int, Mapping[str, int], int] = (1, {}, 0)
+        self._taken = 1
+        #: Frames with facts, each with the number of the fact that follows.
+        self._facts: deque[tuple[int, bytes]] = deque()
+        #: Frames with the program's own messages, and how many have been confirmed.
+        self._messages: deque[bytes] = deque()
+        self._confirmed = 0
+
+    def add_facts(self, following: int, frame: bytes) -> None:
+        """Keep a frame with facts."""
+        self._facts.append((following, frame))
+
+    def add_message(self, frame: bytes) -> None:
+        """Keep a frame with a message of the program's own."""
+        self._messages.append(frame)
+
+    def confirm(self, taken: int, position: tuple[int, Mapping[str, int], int]) -> None:
+        """Forget what is in the files; `taken` is the number of the first fact not taken."""
+        self._taken, self.position = taken, position
+        while self._facts and self._facts[0][0] <= position[0]:
+            self._facts.popleft()
+        while self._messages and self._confirmed < position[2]:
+            self._messages.popleft()
+            self._confirmed += 1
+
+    @property
+    def size_in_flight(self) -> int:
+        """Bytes of facts that the process has not taken."""
+        size = 0
+        for following, frame in reversed(self._facts):
+            if following <= self._taken:
+                break
+            size += len(frame)
+        return size
+
+    def for_successor(self) -> list[bytes]:
+        """The frames that a successor is given first; it counts messages from zero."""
+        self._taken, self._confirmed = self.position[0], 0
+        return [*self._messages, *(frame for _, frame in self._facts)]
+
+
 class RecorderProcess:
     """Records one run in a process of its own, which is not a child of the program.
 
-    :meth:`begin` and :meth:`start` are called by the thread that begins the run, :meth:`flush`,
+    :meth:`begin` and :meth:`start` are called by the thread that begins the run; :meth:`flush`,
     :meth:`close`, :meth:`note` and :meth:`fail` by any of the application's. A daemon thread of its
-    own, :meth:`_serve`, does all the reading and writing.
+    own (:meth:`_run`) does all the reading and writing.
 
     Parameters
     ----------
     process : Detached
-        What :func:`spawn` has begun.
+        The process that :func:`spawn` has started.
     identity : RunIdentity
         The run.
     submissions : Submissions
         Where the client's threads note what they send.
-    options : mapping
-        Of a :class:`~scalable.telemetry.recorder.Recorder` and what it needs, plain values.
+    parts : mapping
+        What the process makes its recorder of, plain values.
     warn : callable
-        Told, once a kind, what the user should know.
+        Warns the user.
 
     Attributes
     ----------
     guard : Guard
-        Counts errors, those of the process too once it has ended.
+        Counts errors; those of the process too once that has ended.
     finished : threading.Event
         Set once the process is gone.
     run_dir : pathlib.Path
         The run's directory.
+    status : str
+        ``running``; once the run's record is finished, how the run ended.
     """
 
     def __init__(
@@ -140,62 +215,60 @@ class RecorderProcess:
         process: Process,
         identity: RunIdentity,
         submissions: Submissions,
-        options: Mapping[str, Any],
+        parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> None:
         self.guard = Guard()
         self.finished = threading.Event()
         self.run_dir = Path()
-        self._process = process
-        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        self.status = "running"
+        self._use(process)
         self._identity = identity
         self._submissions = submissions
-        self._options = options
+        self._parts = parts
         self._warn = warn
+        self._runs_dir = ""
         self._source: Source | None = None
         self._on_death: OnDeath | None = None
-        #: How the run ended, as its record says it once that is finished.
-        self.status = "running"
-        self._progress = (0, 0, 0)
+        self._condition = unlocked_in_forks(threading.Condition())
+        # What the application's threads leave for this object's; a deque's operations are atomic.
+        self._waiting: deque[wire.Message] = deque()
+        #: Events of the program's own code, each with its size.
+        self._notes: deque[tuple[int, wire.Message]] = deque()
         self._noted_bytes = 0
-        #: Answers and messages that are not all in the run's files yet, as far as the process has
-        #: told: the number of the fact that follows, or of the message, and the frame.
-        self._given: deque[tuple[int, bytes]] = deque()
-        self._kept: deque[tuple[int, bytes]] = deque()
         self._failures: list[wire.Message] = []
-        self._messages = 0
-        self._position: tuple[int, Mapping[str, int], int] = (1, {}, 0)
-        self._remote_errors: Mapping[str, int] = {}
+        self._flush_asked = self._flush_done = 0
+        self._flush_until = 0.0
         self._start: wire.Message | None = None
         self._close: wire.Message | None = None
-        #: When the process was started anew.
+        # What is known of the process.
+        self._made = False
+        self._has_finished = False
+        self._progress = (0, 0, 0)
+        self._unconfirmed = Unconfirmed()
+        #: When processes were started anew, when the last one died whose successor has not begun
+        #: yet, and the entries of run.json for those that died.
         self._restarts: list[float] = []
-        #: When one died whose successor does not go on yet, and the gaps that were closed.
         self._died = 0.0
         self._gaps: list[Mapping[str, Any]] = []
-        self._runs_dir = ""
-        #: Bytes of each answer whose question is still to come, and how many a pipe takes in all.
-        self._ahead: deque[int] = deque()
-        self._room = _capacity(self._stdin) // 2
-        #: What the next question will be: after which fact, how many, how long to wait for them.
-        self._following: tuple[int, int, float] | None = None
-        #: When to answer it without having been asked, if the pipe takes it.
-        self._due = 0.0
-        #: What is to be sent, in this order; a deque's operations are atomic.
-        self._waiting: deque[wire.Message] = deque()
-        self._condition = unlocked_in_forks(threading.Condition())
-        self._made = False
-        self._said_goodbye = False
-        self._flush_asked = 0
-        self._flush_done = 0
-        self._closing = False
-        #: When facts were last passed on.
-        self._last_given = 0.0
+        # Pulling.
+        self._after = 1
+        #: The last message about the source without its facts: sent again only if it changes.
+        self._state: tuple[Any, ...] = ()
+        self._remote_errors: Mapping[str, int] = {}
+        #: When to pull next; None before the start.
+        self._next_pull: float | None = None
+        self._last_facts = 0.0
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         self._thread = threading.Thread(
             target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
         )
+
+    def _use(self, process: Process) -> None:
+        self._process = process
+        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
+        self._room = _capacity(self._stdin) // 2
 
     # -- beginning ------------------------------------------------------------------------------
 
@@ -206,7 +279,7 @@ class RecorderProcess:
         files: Mapping[str, Any],
         identity: RunIdentity,
         submissions: Submissions,
-        options: Mapping[str, Any],
+        parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> RecorderProcess | None:
         """Have the process make the run's directory.
@@ -215,18 +288,18 @@ class RecorderProcess:
         ----------
         files : mapping
             Arguments of :meth:`scalable_runs.writer.RunWriter.create`, plain values.
-        process, identity, submissions, options, warn
+        process, identity, submissions, parts, warn
             As for the class.
 
         Returns
         -------
         RecorderProcess or None
-            None where it does not answer or could not make the directory. Nothing of it is left
-            then: whoever tries the same in this process will meet the reason.
+            None if the process does not answer or could not make the directory, and has been
+            ended. The caller tries the same in this process and will see the reason.
         """
-        recorder = cls(process, identity, submissions, options, warn)
+        recorder = cls(process, identity, submissions, parts, warn)
         recorder._runs_dir = files["runs_dir"]
-        recorder._post(("make", wire.plain({**files, "program": os.getpid()})))
+        recorder._post(("make", wire.VERSION, wire.plain({**files, "program": os.getpid()})))
         recorder._thread.start()
         let_go_in_forks(recorder)
         if recorder._wait_until_made():
@@ -249,14 +322,14 @@ class RecorderProcess:
         Parameters
         ----------
         source : Source or None
-            Where facts come from, used by this object's thread alone; None where the scheduler
+            Where facts come from, used by this object's thread alone; None if the scheduler
             cannot be watched.
         on_death : callable, optional
-            Told of each lost worker, on this object's thread.
+            Called for each lost worker, on this object's thread.
         """
         self._source, self._on_death = source, on_death
-        about, options = asdict(self._identity), dict(self._options)
-        start = self._start = wire.plain(("start", about, options, source is not None))
+        start = wire.plain(("start", asdict(self._identity), self._parts, source is not None))
+        self._start = start
         self._post(start)
 
     # -- for the application's threads ----------------------------------------------------------
@@ -266,12 +339,13 @@ class RecorderProcess:
         with self._condition:
             self._flush_asked += 1
             wanted = self._flush_asked
+            self._flush_until = max(self._flush_until, monotonic() + timeout)
         self._post(("flush", wanted, timeout))
         with self._condition:
             self._condition.wait_for(
                 lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
             )
-            return self._flush_done >= wanted or self._said_goodbye
+            return self._flush_done >= wanted or self._has_finished
 
     def close(
         self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
@@ -281,18 +355,19 @@ class RecorderProcess:
         Returns
         -------
         bool
-            False if the process is still busy: it goes on in the background.
+            False if the process is still busy; it goes on in the background.
         """
+        began = self._last_facts = monotonic()
+        message = ("close", dict(self.guard.errors), status, timeout, error)
         with self._condition:
-            first, self._closing = not self._closing, True
-        began = self._last_given = monotonic()
-        latest = began + wire.CLOSE_EXTENSION * timeout
+            first = self._close is None
+            self._close = self._close or message
         if first:
-            self._close = ("close", dict(self.guard.errors), status, timeout, error)
-            self._post(self._close)
+            self._post(message)
+        latest = began + wire.CLOSE_EXTENSION * timeout
         while not self.finished.is_set():
-            # Each answer with facts gives the process as long again, and so does its successor.
-            end = latest if self._died else min(latest, self._last_given + timeout)
+            # Facts extend the wait, and so does a successor.
+            end = latest if self._died else min(latest, self._last_facts + timeout)
             left = end + 1.0 - monotonic()
             if left <= 0:
                 return False
@@ -300,17 +375,16 @@ class RecorderProcess:
         return True
 
     def note(self, fact: facts.UserEvent) -> None:
-        """Record what the client's own code asks to be recorded; its time is the client's."""
-        # Goes with the next answer: nobody needs to be woken for it.
+        """Record an event of the client's own code; its time is the client's."""
         size = facts.size_of(fact)
         if self._noted_bytes + size > facts.MAX_NOTED:
             self.guard.errors["note:dropped"] += 1
             return
         self._noted_bytes += size
-        self._waiting.append(("note", wire.plain(fact)))
+        self._notes.append((size, ("note", wire.plain(fact))))
 
     def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
-        """Let the run have a failure record that belongs to no task."""
+        """Add a failure record that belongs to no task."""
         failure = ("fail", phase, error_type, message, traceback)
         if len(self._failures) < MAX_FAILURES:
             self._failures.append(failure)
@@ -323,7 +397,7 @@ class RecorderProcess:
     def _post(self, message: wire.Message) -> None:
         """Have a message sent at once."""
         self._waiting.append(message)
-        # Under the lock, since the descriptor is closed in the end, and may be another's then.
+        # Under the lock: the descriptor is closed in the end, and its number may be reused.
         with self._condition, contextlib.suppress(OSError):  # full: the thread is awake anyway
             if self._wake_out >= 0:
                 os.write(self._wake_out, b"\0")
@@ -333,43 +407,48 @@ class RecorderProcess:
     def _run(self) -> None:
         try:
             while True:
-                with contextlib.suppress(OSError):  # it is gone; what that means is said below
+                with contextlib.suppress(OSError):  # the process is gone: see below
                     self._serve()
-                if self._said_goodbye or not self._restart():
+                if self._has_finished or not self._restart():
                     break
         except BaseException as error:
-            self.guard.errors[f"recorder:{type(error).__name__}"] += 1
-            self._notify("warn", [f"recording stopped by an internal error: {error!r}"])
+            self.guard.count("recorder", error)
+            self._warn(f"recording stopped by an internal error: {error!r}")
         finally:
             self._end()
 
     def _serve(self) -> None:
-        messages = wire.Reader()
+        """Exchange messages with the process until it has finished or is gone."""
+        reader = wire.Reader()
         poll = select.poll()
         poll.register(self._stdout, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
-        while not self._said_goodbye:
-            ready = {descriptor for descriptor, _ in poll.poll(self._poll_timeout())}
+        while not self._has_finished:
+            ready = {descriptor for descriptor, _ in poll.poll(self._until_pull())}
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
-                self._send_waiting()
             if self._stdout in ready:
                 data = os.read(self._stdout, 65_536)
                 if not data:
                     return
-                for message in messages.feed(data):
-                    self._take(message)
-            if self._question_ahead() and monotonic() >= self._due:
-                self._run_ahead()
+                for message in reader.feed(data):
+                    self._receive(*message)
+            self._send_waiting()
+            if self._until_pull() == 0:
+                self._send_news()
 
-    def _poll_timeout(self) -> float | None:
-        """Milliseconds to wait for others; None: for ever."""
-        return max(0.0, self._due - monotonic()) * 1e3 if self._question_ahead() else None
+    def _until_pull(self) -> float | None:
+        """Milliseconds until the next pull; None while the pipe has enough or nobody records."""
+        if self._source is None or self._next_pull is None:
+            return None
+        if self._unconfirmed.size_in_flight >= self._room:
+            return None
+        return max(0.0, self._next_pull - monotonic()) * 1e3
 
-    def _take(self, message: wire.Message) -> None:
-        kind, *content = message
-        if kind == "pull":
-            self._answer(*content)
+    def _receive(self, kind: str, *content: Any) -> None:
+        if kind == "taken":
+            taken, self._progress, position = content
+            self._unconfirmed.confirm(taken, position)
         elif kind == "flushed":
             number, self._progress = content
             with self._condition:
@@ -379,215 +458,167 @@ class RecorderProcess:
             self.run_dir = Path(content[0])
             if self._died:
                 self._gaps.append(wire.restart(self._died))
-                self._last_given = monotonic()
+                self._last_facts = monotonic()
                 self._died = 0.0
             with self._condition:
                 self._made = True
                 self._condition.notify_all()
         elif kind == "finished":
             errors, self._progress, self.status = content
-            # Among them are those that this side had told when it closed the run.
+            # They include those that this side sent when it closed the run.
             self.guard.errors |= Counter(errors)
-            self._said_goodbye = True
+            self._has_finished = True
         else:
-            self._notify(kind, content)
+            with self.guard.watch(kind):
+                self._notify(kind, *content)
 
-    def _notify(self, kind: str, content: Sequence[Any]) -> None:
-        """Pass on what the application is to know; whatever it does then ends no record."""
-        try:
-            if kind == "warn":
-                self._warn(*content)
-            elif kind == "log":
-                name, level, text = content
-                logging.getLogger(name).log(level, "%s", text)
-            elif kind == "death" and self._on_death is not None:
-                self._on_death(*content)
-        except Exception as error:
-            self.guard.errors[f"{kind}:{type(error).__name__}"] += 1
-
-    def _answer(
-        self,
-        after: int,
-        limit: int,
-        timeout: float,
-        progress: tuple[int, int, int],
-        position: tuple[int, Mapping[str, int], int],
-    ) -> None:
-        self._progress = progress
-        self._position = position
-        while self._given and self._given[0][0] <= position[0]:
-            self._given.popleft()
-        while self._kept and self._kept[0][0] <= position[2]:
-            self._kept.popleft()
-        if self._ahead:
-            self._ahead.popleft()
-        else:
-            self._give(after, limit, timeout)
-
-    def _question_ahead(self) -> tuple[int, int, float] | None:
-        """The question that may be answered before it is asked; None where the pipe has enough."""
-        return self._following if sum(self._ahead) < self._room else None
-
-    def _run_ahead(self) -> None:
-        """Answer what the process has not asked yet, so that it has what there is."""
-        more = True
-        while more and (question := self._question_ahead()):
-            more = self._give(*question, ahead=True)
-
-    def _give(self, after: int, limit: int, timeout: float, *, ahead: bool = False) -> bool:
-        """Fetch facts and send them; returns whether there are more.
-
-        An answer that is `ahead` of its question is not sent without a fact, and says that there
-        are more: what happened since, the process has to ask for.
-        """
-        answer: tuple[Any, ...]
-        assert self._source is not None
-        self._following = None
-        more = sends = False
-        try:
-            batch = self._source.pull(after, limit, timeout)
-        except ConnectionError as error:
-            how = wire.GONE if isinstance(error, ConnectionRefusedError) else wire.LATE
-            answer = (how, str(error) or type(error).__name__)
-        except BaseException as error:
-            self.guard.errors[f"pull:{type(error).__name__}"] += 1
-            answer = (wire.LATE, f"internal error: {type(error).__name__}")
-        else:
-            more, sends = batch.more, bool(batch.facts)
-            self._remote_errors = batch.errors
-            if sends:
-                self._last_given = monotonic()
-            self._following, self._due = (batch.next, limit, timeout), monotonic() + AHEAD
-            answer = (
-                plain_facts(batch.facts),
-                batch.next,
-                more or ahead,
-                batch.dropped,
-                batch.errors,
-                batch.now - time(),
-            )
-        # What was sent and noted came before what the scheduler tells of it.
-        self._send_waiting()
-        self._send_submissions()
-        if sends or not ahead:
-            frame = wire.frame(("facts", answer))
-            if ahead:
-                self._ahead.append(len(frame))
-            if sends:
-                self._given.append((answer[1], frame))
-            wire.write_bytes(self._stdin, frame)
-        return more
+    def _notify(self, kind: str, *content: Any) -> None:
+        if kind == "warn":
+            self._warn(*content)
+        elif kind == "log":
+            name, level, text = content
+            logging.getLogger(name).log(level, "%s", text)
+        elif kind == "death" and self._on_death is not None:
+            self._on_death(*content)
 
     def _send_waiting(self) -> None:
         while self._waiting:
             message = self._waiting.popleft()
-            if message[0] == "close":
-                self._send_submissions()
-            if message[0] == "note":
-                self._keep(message)
-                continue
+            if message[0] in ("flush", "close"):
+                # It covers what the scheduler knows by now.
+                self._send_news()
             wire.write(self._stdin, message)
-            if message[0] == "start" and self._source is not None:
-                # It may be a while until the process is able to ask.
-                self._following = 1, wire.FACTS_AT_ONCE, FIRST_PULL_TIMEOUT
-                self._due = monotonic() + AHEAD
+            if message[0] == "start":
+                self._next_pull = monotonic()
+
+    def _send_news(self) -> None:
+        """Send what the program has noted and submitted, then the facts that follow."""
+        message = self._pull() if self._source is not None else None
+        # The program's own messages precede what the scheduler reports of their effects.
+        while self._notes:
+            size, note = self._notes.popleft()
+            self._noted_bytes = max(0, self._noted_bytes - size)
+            self._send_kept(note)
+        self._send_submissions()
+        if message is None:
+            return
+        more = False
+        if message[0] == "facts":
+            _, batch, following, more, *_ = message
+            state = message[3:6]
+            if following > self._after or state != self._state:
+                frame = wire.frame(message)
+                if batch:
+                    self._last_facts = monotonic()
+                if following > self._after:
+                    self._unconfirmed.add_facts(following, frame)
+                self._after = following
+                wire.write_bytes(self._stdin, frame)
+        else:
+            state = message
+            if state != self._state:
+                wire.write(self._stdin, message)
+        self._state = state
+        self._next_pull = monotonic() + self._interval(more, message[0] == "trouble")
+
+    def _pull(self) -> wire.Message:
+        """The facts that follow, or why there are none, as a message."""
+        assert self._source is not None
+        timeout = ANSWER_TIMEOUT
+        if self._close is not None:
+            timeout = max(0.1, min(timeout, self._close[3]))
+        try:
+            batch = self._source.pull(self._after, wire.FACTS_AT_ONCE, timeout)
+        except ConnectionError as error:
+            is_gone = isinstance(error, ConnectionRefusedError)
+            return "trouble", is_gone, str(error) or type(error).__name__
+        except BaseException as error:
+            self.guard.count("pull", error)
+            return "trouble", False, f"internal error: {type(error).__name__}"
+        self._remote_errors = batch.errors
+        offset = batch.now - time()
+        found = wire.plain_facts(batch.facts)
+        return "facts", found, batch.next, batch.more, batch.dropped, batch.errors, offset
+
+    def _interval(self, more: bool, trouble: bool) -> float:
+        if more:
+            return 0.0
+        flushing = self._flush_done < self._flush_asked and monotonic() < self._flush_until
+        if flushing or self._close is not None:
+            return EAGER_INTERVAL
+        return RETRY_INTERVAL if trouble else PULL_INTERVAL
 
     def _send_submissions(self) -> None:
         from scalable.telemetry.submissions import plain_ids
 
-        opened = self._submissions.opened()
-        ended = self._submissions.ended(time(), all_of_them=self._closing)
+        opened = [plain_ids(ids) for ids in self._submissions.opened()]
+        is_last = self._close is not None
+        ended = [sent.plain() for sent in self._submissions.ended(time(), all_of_them=is_last)]
         if opened or ended:
-            message = (
-                "submissions",
-                [plain_ids(ids) for ids in opened],
-                [sent.plain() for sent in ended],
-            )
-            self._keep(message)
+            self._send_kept(("submissions", opened, ended))
 
-    def _keep(self, message: wire.Message) -> None:
-        """Send a message, and keep it until what it says is in the run's files."""
+    def _send_kept(self, message: wire.Message) -> None:
         frame = wire.frame(message)
-        self._messages += 1
-        self._kept.append((self._messages, frame))
-        if message[0] == "note":
-            self._noted_bytes = max(0, self._noted_bytes - facts.size_of(message[1]))
+        self._unconfirmed.add_message(frame)
         wire.write_bytes(self._stdin, frame)
 
     # -- going on after its death -----------------------------------------------------------------
 
     def _restart(self) -> bool:
-        """Start another process that goes on with the run; False if there can be none."""
-        noticed = monotonic()
-        self._restarts = [at for at in self._restarts if noticed - at < RESTARTS_WITHIN]
+        """Start a successor that goes on with the run; False if there can be none."""
+        now = monotonic()
+        self._restarts = [at for at in self._restarts if now - at < RESTARTS_WITHIN]
         if self._start is None or self._source is None or not self._made:
             return False
         if len(self._restarts) >= len(RESTART_DELAYS):
             return False
         self._died = self._died or time()
-        died, pid = self._process, self._process.pid
-        died.kill()
-        died.release(EXIT_TIMEOUT)
+        died = self._process.pid
+        self._process.end()
         delay = RESTART_DELAYS[len(self._restarts)]
-        self._restarts.append(noticed)
-        if delay and not self._closing:
+        self._restarts.append(now)
+        if delay and self._close is None:
             self.finished.wait(delay)
         process = spawn(self._identity.run_id)
         if process is None:
             return False
-        self._process = process
-        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
-        news = self._given[-1][0] if self._given else self._position[0]
+        self._use(process)
+        self._warn(f"the recorder's process {died} ended: another one, {process.pid}, goes on")
+        with contextlib.suppress(OSError):  # it is gone already, which is noticed next
+            self._catch_up()
+        return True
+
+    def _catch_up(self) -> None:
+        """Give a successor all that is not in the run's files."""
+        assert self._start is not None
         about = {
             "runs_dir": self._runs_dir,
             "run_id": self._identity.run_id,
-            "position": self._position,
-            "news": news,
+            "position": self._unconfirmed.position,
+            "news": self._after,
             "remote_errors": dict(self._remote_errors),
             "died": self._died,
             "restarts": self._gaps,
             "program": os.getpid(),
         }
-        sentence = f"the recorder's process {pid} ended: another one, {process.pid}, goes on"
-        self._notify("warn", [sentence])
-        with contextlib.suppress(OSError):  # it is gone already, which is noticed next
-            self._catch_up(wire.plain(("resume", about)))
-        return True
-
-    def _catch_up(self, resume: wire.Message) -> None:
-        """Give the new process all that the one before has not brought into the run's files."""
-        assert self._start is not None
-        # What it was told and has not been sent yet comes after that.
-        unsent = [it for it in self._waiting if it[0] in ("note", "flush")]
+        resume = wire.plain(("resume", wire.VERSION, about))
         self._waiting.clear()
-        self._waiting.extend(unsent)
-        wire.write(self._stdin, resume)
-        wire.write(self._stdin, self._start)
-        for failure in self._failures:
-            wire.write(self._stdin, failure)
-        # It counts messages from the first that it is given.
-        frames = [frame for _, frame in self._kept]
-        self._kept = deque(enumerate(frames, 1))
-        self._messages = len(frames)
-        for frame in frames:
+        frames = [wire.frame(message) for message in (resume, self._start, *self._failures)]
+        for frame in (*frames, *self._unconfirmed.for_successor()):
             wire.write_bytes(self._stdin, frame)
-        self._ahead = deque(len(frame) for _, frame in self._given)
-        for _, frame in self._given:
-            wire.write_bytes(self._stdin, frame)
-        self._following = None
-        if not self._given:
-            self._following = self._position[0], wire.FACTS_AT_ONCE, FIRST_PULL_TIMEOUT
-            self._due = monotonic() + AHEAD
+        self._state = ()
+        self._next_pull = monotonic()
         if self._flush_done < self._flush_asked:
-            wire.write(self._stdin, ("flush", self._flush_asked, FLUSH_AGAIN))
+            self._flush_until = monotonic() + FLUSH_AGAIN
+            self._waiting.append(("flush", self._flush_asked, FLUSH_AGAIN))
         if self._close is not None:
-            wire.write(self._stdin, self._close)
+            self._waiting.append(self._close)
 
     # -- the end ----------------------------------------------------------------------------------
 
     def _end(self) -> None:
         process = self._process
-        if self._said_goodbye:
+        if self._has_finished:
             with contextlib.suppress(OSError):
                 wire.write(self._stdin, ("goodbye",))
         else:
@@ -595,58 +626,20 @@ class RecorderProcess:
         process.release(EXIT_TIMEOUT)
         if self._source is not None:
             self._source.close()
-        if self._made and not self._said_goodbye:
+        if self._made and not self._has_finished:
             self.guard.errors["recorder:gone"] += 1
-            sentence = (
+            self._warn(
                 f"the recorder's process {process.pid} ended: what comes from now on is not "
                 "recorded, and the run reads as lost"
             )
-            self._notify("warn", [sentence])
         with self._condition:
             self.finished.set()
             self._condition.notify_all()
-        self._close_wake()
-
-    def after_fork(self) -> None:
-        """Let the pipes go, in a process forked from the program: with them the recorder ends."""
-        if not self.finished.is_set():
-            self._process.close_pipes()
-
-    def _close_wake(self) -> None:
-        with self._condition:
             os.close(self._wake_out)
             self._wake_out = -1
         os.close(self._wake_in)
 
-
-def plain_facts(batch: Iterable[facts.Fact]) -> list[Any]:
-    """Facts as plain tuples and strings; those of every task are that already."""
-    return [fact if _is_plain(fact) else wire.plain(fact) for fact in batch]
-
-
-_NBYTES: Final = facts.Succeeded._fields.index("nbytes")
-
-
-def _is_plain(fact: Any) -> bool:
-    if fact.__class__ is not tuple:
-        return fact.__class__ is str
-    # A worker in this process hands over whatever a `sizeof` of the user's returned.
-    return fact[0] == facts.SUBMITTED or fact[_NBYTES].__class__ is int
-
-
-def _widen(descriptor: int) -> None:
-    if sys.platform == "linux":
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
-
-
-def _capacity(descriptor: int) -> int:
-    """Bytes that a pipe takes before anybody reads."""
-    if sys.platform == "linux":
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
-    return 65_536
+    def after_fork(self) -> None:
+        """Close the pipes in a forked process: the recorder ends when the program's are closed."""
+        if not self.finished.is_set():
+            self._process.close_pipes()

@@ -316,6 +316,11 @@ class Recorder:
                 self._closing = Closing(status, timeout, now + timeout, latest, error)
                 self._condition.notify_all()
 
+    def wake(self) -> None:
+        """Pull now: the source has more."""
+        with self._condition:
+            self._condition.notify_all()
+
     def abandon(self) -> None:
         """Ask for what there is to be handed over: whoever would have closed the run is gone."""
         with self._condition:

@@ -2,7 +2,36 @@
 
 A frame is the length of what follows, four bytes, and a tuple as :mod:`marshal` writes it: within
 one machine and one version of Python that is the cheapest form there is, and reading it runs no
-code. The first element of a tuple says what the message is.
+code. The first element of a tuple is the kind of message. Both sides send when they have news;
+neither waits for an answer.
+
+From the program:
+
+==============  ================================================================================
+``make``        version, arguments of ``RunWriter.create``; the first message
+``resume``      version, arguments of ``resume.resume``; the first message to a successor
+``start``       identity, options, whether there is a source of facts
+``facts``       facts, number of the next one, whether there are more, dropped, errors, clock
+``trouble``     whether the scheduler is gone, or only late; why
+``submissions`` submissions begun, submissions ended
+``note``        an event of the program's own code
+``fail``        a failure that belongs to no task
+``flush``       number, timeout; all that the scheduler knew has been sent before
+``close``       errors, status, timeout, error; likewise
+``goodbye``     the process is to end
+==============  ================================================================================
+
+From the recorder:
+
+==============  ================================================================================
+``made``        the run's directory
+``taken``       number of the next fact wanted, progress, position (what is in the run's files)
+``flushed``     number of the flush, progress
+``finished``    errors, progress, status
+``warn``        a sentence for the user
+``log``         logger, level, text
+``death``       name, log and cause of a lost worker
+==============  ================================================================================
 """
 
 from __future__ import annotations
@@ -13,8 +42,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from time import time
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from scalable import facts
+from scalable.facts import Fact
 from scalable_runs.plain import iso
 
 if TYPE_CHECKING:
@@ -22,29 +53,28 @@ if TYPE_CHECKING:
 
 Message: TypeAlias = tuple[Any, ...]
 
-#: Facts in one message: to make one of more would keep the program's event loop from the
-#: interpreter for milliseconds.
+#: Version of the messages. A program whose package was upgraded while it ran may start a recorder
+#: of another version, which then refuses.
+VERSION: Final = 1
+#: Facts in one message: converting more would keep the program's event loop from the interpreter
+#: for milliseconds.
 FACTS_AT_ONCE: Final = 500
-
-#: In the place of an answer: there is no such scheduler any more, or it did not answer in time.
-GONE: Final = "gone"
-LATE: Final = "late"
-#: Closing goes on while facts arrive, for so many times its timeout at most.
+#: Closing goes on while facts arrive, up to this many times its timeout.
 CLOSE_EXTENSION: Final = 3.0
 
 _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})
-#: Deeper than that a value is cut off: it may contain itself.
+#: A value is cut off at this depth: it may contain itself.
 _MAX_DEPTH: Final = 32
 
 
 def restart(died: float) -> Restart:
-    """What is said of a recorder that was found dead then, and that has a successor now."""
+    """Entry of run.json for a recorder that was found dead at `died` and has a successor now."""
     return {"at": iso(died), "gap_s": round(max(0.0, time() - died), 3)}
 
 
 def frame(message: Message) -> bytes:
-    """A message as bytes; what in it is no plain value is made one."""
+    """A message as bytes; values that are not plain are converted."""
     try:
         body = marshal.dumps(message)
     except ValueError:
@@ -53,7 +83,7 @@ def frame(message: Message) -> bytes:
 
 
 def write(descriptor: int, message: Message) -> None:
-    """Write a message, all of it; raises OSError where nobody reads."""
+    """Write a whole message; raises OSError if the other side is gone."""
     write_bytes(descriptor, frame(message))
 
 
@@ -64,20 +94,8 @@ def write_bytes(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def read(file: BinaryIO) -> Message | None:
-    """The next message; None where the other side is gone."""
-    header = file.read(_HEADER)
-    body = file.read(int.from_bytes(header, "little")) if len(header) == _HEADER else b""
-    if len(header) < _HEADER or len(body) < int.from_bytes(header, "little"):
-        return None
-    return marshal.loads(body)
-
-
 class Reader:
-    """Puts messages together of what is read in pieces, for whoever must not wait for a whole one.
-
-    Called by one thread.
-    """
+    """Assembles messages from pieces, for a reader that must not block; used by one thread."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -95,10 +113,10 @@ class Reader:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` made of Python's own plain types; what has no such form is named by its type.
+    """Convert `value` to Python's plain types; what has no such form is named by its type.
 
-    `marshal` refuses a subclass of `tuple`, such as most facts are, and takes a number of NumPy's
-    for bytes.
+    `marshal` refuses subclasses of `tuple`, such as most facts are, and writes NumPy's numbers as
+    bytes.
     """
     if value.__class__ in _EXACT:
         return value
@@ -129,3 +147,18 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, os.PathLike):
         return os.fsdecode(cast("os.PathLike[Any]", value))
     return f"<{type(value).__name__}>"
+
+
+def plain_facts(batch: Iterable[Fact]) -> list[Any]:
+    """Facts as plain tuples and strings; the most frequent ones are that already."""
+    return [fact if _is_plain(fact) else plain(fact) for fact in batch]
+
+
+_NBYTES: Final = facts.Succeeded._fields.index("nbytes")
+
+
+def _is_plain(fact: Any) -> bool:
+    if fact.__class__ is not tuple:
+        return fact.__class__ is str
+    # A worker in this process reports whatever the user's `sizeof` returned.
+    return fact[0] == facts.SUBMITTED or fact[_NBYTES].__class__ is int
