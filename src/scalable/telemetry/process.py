@@ -9,6 +9,7 @@ and writes them into a pipe, as they are (:mod:`scalable.telemetry.wire`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import marshal
 import os
@@ -29,6 +30,7 @@ from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.processes import EXIT_TIMEOUT, Detached
 from scalable.telemetry import wire
+from scalable.telemetry.feed import ANSWER_TIMEOUT, FactFeed, Unconfirmed
 from scalable_runs import schema
 
 # Heavy modules are not imported here: the process is started first, and starts meanwhile.
@@ -41,13 +43,6 @@ if TYPE_CHECKING:
 #: Seconds that the process has to make the run's directory. A machine with a hundred runnable
 #: processes for each core takes a while.
 START_TIMEOUT: Final = 30.0
-#: Seconds between two pulls from the source: usually, after one that failed, and while the end of
-#: a flush or of the run is waited for.
-PULL_INTERVAL: Final = 0.2
-RETRY_INTERVAL: Final = 0.5
-EAGER_INTERVAL: Final = 0.02
-#: Seconds that a scheduler elsewhere has to answer.
-ANSWER_TIMEOUT: Final = 4.0
 #: Seconds to wait before each successor of a process that died. After the last there is none,
 #: unless :data:`RESTARTS_WITHIN` seconds have gone by.
 RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
@@ -93,7 +88,6 @@ def spawn(run_id: str) -> Process | None:
     except (OSError, MemoryError, subprocess.SubprocessError) as error:
         logger.info("scalable: the recorder has no process of its own: %r", error)
         return None
-    _widen(process.stdin.fileno())
     with contextlib.suppress(OSError):
         wire.write_bytes(process.stdin.fileno(), marshal.dumps(_search_path()))
     return process
@@ -107,75 +101,14 @@ def _search_path() -> list[str]:
     return [*sorted(ours - set(path)), *path]
 
 
-def _widen(descriptor: int) -> None:
-    if sys.platform == "linux":
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
-
-
 def _capacity(descriptor: int) -> int:
-    """Bytes that a pipe holds."""
+    """Bytes that a pipe holds, after widening it where the system allows."""
     if sys.platform == "linux":
-        import fcntl
-
+        with contextlib.suppress(OSError):
+            return fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
         with contextlib.suppress(OSError):
             return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
     return 65_536
-
-
-class Unconfirmed:
-    """Frames that were sent and are not in the run's files yet: a successor needs them.
-
-    Used by the thread of a :class:`RecorderProcess`.
-
-    Attributes
-    ----------
-    position : tuple
-        What is in the files; see :class:`scalable.telemetry.resume.Position`.
-    """
-
-    def __init__(self) -> None:
-        self.position: tuple[int, Mapping[str, int], int] = (1, {}, 0)
-        self._taken = 1
-        #: Frames with facts, each with the number of the fact that follows.
-        self._facts: deque[tuple[int, bytes]] = deque()
-        #: Frames with the program's own messages, and how many have been confirmed.
-        self._messages: deque[bytes] = deque()
-        self._confirmed = 0
-
-    def add_facts(self, following: int, frame: bytes) -> None:
-        """Keep a frame with facts."""
-        self._facts.append((following, frame))
-
-    def add_message(self, frame: bytes) -> None:
-        """Keep a frame with a message of the program's own."""
-        self._messages.append(frame)
-
-    def confirm(self, taken: int, position: tuple[int, Mapping[str, int], int]) -> None:
-        """Forget what is in the files; `taken` is the number of the first fact not taken."""
-        self._taken, self.position = taken, position
-        while self._facts and self._facts[0][0] <= position[0]:
-            self._facts.popleft()
-        while self._messages and self._confirmed < position[2]:
-            self._messages.popleft()
-            self._confirmed += 1
-
-    @property
-    def size_in_flight(self) -> int:
-        """Bytes of facts that the process has not taken."""
-        size = 0
-        for following, frame in reversed(self._facts):
-            if following <= self._taken:
-                break
-            size += len(frame)
-        return size
-
-    def for_successor(self) -> list[bytes]:
-        """The frames that a successor is given first; it counts messages from zero."""
-        self._taken, self._confirmed = self.position[0], 0
-        return [*self._messages, *(frame for _, frame in self._facts)]
 
 
 class RecorderProcess:
@@ -184,30 +117,6 @@ class RecorderProcess:
     :meth:`begin` and :meth:`start` are called by the thread that begins the run; :meth:`flush`,
     :meth:`close`, :meth:`note` and :meth:`fail` by any of the application's. A daemon thread of its
     own (:meth:`_run`) does all the reading and writing.
-
-    Parameters
-    ----------
-    process : Detached
-        The process that :func:`spawn` has started.
-    identity : RunIdentity
-        The run.
-    submissions : Submissions
-        Where the client's threads note what they send.
-    parts : mapping
-        What the process makes its recorder of, plain values.
-    warn : callable
-        Warns the user.
-
-    Attributes
-    ----------
-    guard : Guard
-        Counts errors; those of the process too once that has ended.
-    finished : threading.Event
-        Set once the process is gone.
-    run_dir : pathlib.Path
-        The run's directory.
-    status : str
-        ``running``; once the run's record is finished, how the run ended.
     """
 
     def __init__(
@@ -218,9 +127,12 @@ class RecorderProcess:
         parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> None:
+        #: Counts errors; those of the process too once that has ended.
         self.guard = Guard()
+        #: Set once the process is gone.
         self.finished = threading.Event()
         self.run_dir = Path()
+        #: How the run ended, once its record is finished.
         self.status = "running"
         self._use(process)
         self._identity = identity
@@ -239,26 +151,21 @@ class RecorderProcess:
         self._failures: list[wire.Message] = []
         self._flush_asked = self._flush_done = 0
         self._flush_until = 0.0
-        self._start: wire.Message | None = None
+        self._start: wire.Message = ()
         self._close: wire.Message | None = None
         # What is known of the process.
         self._made = False
         self._has_finished = False
         self._progress = (0, 0, 0)
         self._unconfirmed = Unconfirmed()
+        #: None before the start, and without a source.
+        self._feed: FactFeed | None = None
+        self._last_facts = 0.0
         #: When processes were started anew, when the last one died whose successor has not begun
         #: yet, and the entries of run.json for those that died.
         self._restarts: list[float] = []
         self._died = 0.0
         self._gaps: list[Mapping[str, Any]] = []
-        # Pulling.
-        self._after = 1
-        #: The last message about the source without its facts: sent again only if it changes.
-        self._state: tuple[Any, ...] = ()
-        self._remote_errors: Mapping[str, int] = {}
-        #: When to pull next; None before the start.
-        self._next_pull: float | None = None
-        self._last_facts = 0.0
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         self._thread = threading.Thread(
@@ -282,14 +189,10 @@ class RecorderProcess:
         parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> RecorderProcess | None:
-        """Have the process make the run's directory.
+        """Have a process that :func:`spawn` started make the run's directory.
 
-        Parameters
-        ----------
-        files : mapping
-            Arguments of :meth:`scalable_runs.writer.RunWriter.create`, plain values.
-        process, identity, submissions, parts, warn
-            As for the class.
+        `files` are the arguments of :meth:`scalable_runs.writer.RunWriter.create`, `parts` those of
+        which the process makes its recorder: plain values.
 
         Returns
         -------
@@ -302,30 +205,21 @@ class RecorderProcess:
         recorder._post(("make", wire.VERSION, wire.plain({**files, "program": os.getpid()})))
         recorder._thread.start()
         let_go_in_forks(recorder)
-        if recorder._wait_until_made():
-            return recorder
+        with recorder._condition:
+            recorder._condition.wait_for(
+                lambda: recorder._made or recorder.finished.is_set(), START_TIMEOUT
+            )
+            if recorder._made:
+                return recorder
+        process.kill()
+        recorder.finished.wait(EXIT_TIMEOUT)
         logger.info("scalable: the recorder's process did not start; it is a thread instead")
         return None
 
-    def _wait_until_made(self) -> bool:
-        with self._condition:
-            self._condition.wait_for(lambda: self._made or self.finished.is_set(), START_TIMEOUT)
-            if self._made:
-                return True
-        self._process.kill()
-        self.finished.wait(EXIT_TIMEOUT)
-        return False
-
     def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
-        """Begin to record.
+        """Begin to record facts of `source`, None if the scheduler cannot be watched.
 
-        Parameters
-        ----------
-        source : Source or None
-            Where facts come from, used by this object's thread alone; None if the scheduler
-            cannot be watched.
-        on_death : callable, optional
-            Called for each lost worker, on this object's thread.
+        `source` is used and `on_death` called for each lost worker on this object's thread.
         """
         self._source, self._on_death = source, on_death
         start = wire.plain(("start", asdict(self._identity), self._parts, source is not None))
@@ -350,13 +244,7 @@ class RecorderProcess:
     def close(
         self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
     ) -> bool:
-        """Ask for the end of the run and wait for it; see :meth:`recorder.Recorder.close`.
-
-        Returns
-        -------
-        bool
-            False if the process is still busy; it goes on in the background.
-        """
+        """Ask for the end of the run and wait for it; False if the process is busy for longer."""
         began = self._last_facts = monotonic()
         message = ("close", dict(self.guard.errors), status, timeout, error)
         with self._condition:
@@ -435,15 +323,15 @@ class RecorderProcess:
                     self._receive(*message)
             self._send_waiting()
             if self._until_pull() == 0:
-                self._send_news()
+                self._send_news(pull=True)
 
     def _until_pull(self) -> float | None:
         """Milliseconds until the next pull; None while the pipe has enough or nobody records."""
-        if self._source is None or self._next_pull is None:
+        if self._feed is None:
             return None
         if self._unconfirmed.size_in_flight >= self._room:
             return None
-        return max(0.0, self._next_pull - monotonic()) * 1e3
+        return max(0.0, self._feed.next_pull - monotonic()) * 1e3
 
     def _receive(self, kind: str, *content: Any) -> None:
         if kind == "taken":
@@ -484,69 +372,37 @@ class RecorderProcess:
     def _send_waiting(self) -> None:
         while self._waiting:
             message = self._waiting.popleft()
+            if message[0] == "start" and self._source is not None:
+                self._feed = FactFeed(self._source, self.guard)
             if message[0] in ("flush", "close"):
-                # It covers what the scheduler knows by now.
-                self._send_news()
+                # It covers what the scheduler knows by now, if that answers.
+                self._send_news(pull=self._feed is not None and not self._feed.in_trouble)
             wire.write(self._stdin, message)
-            if message[0] == "start":
-                self._next_pull = monotonic()
 
-    def _send_news(self) -> None:
-        """Send what the program has noted and submitted, then the facts that follow."""
-        message = self._pull() if self._source is not None else None
+    def _send_news(self, *, pull: bool) -> None:
+        """Send what the program has noted and submitted, and the facts that a pull brings."""
+        feed, frame = self._feed, None
+        if feed is not None and pull:
+            before = feed.after
+            timeout = ANSWER_TIMEOUT if self._close is None else max(0.1, self._close[3])
+            frame = feed.pull(timeout, eager=self._is_awaited())
+            if feed.after > before:
+                self._last_facts = monotonic()
+            if frame is not None:
+                self._unconfirmed.add_facts(feed.after, frame)
         # The program's own messages precede what the scheduler reports of their effects.
         while self._notes:
             size, note = self._notes.popleft()
             self._noted_bytes = max(0, self._noted_bytes - size)
             self._send_kept(note)
         self._send_submissions()
-        if message is None:
-            return
-        more = False
-        if message[0] == "facts":
-            _, batch, following, more, *_ = message
-            state = message[3:6]
-            if following > self._after or state != self._state:
-                frame = wire.frame(message)
-                if batch:
-                    self._last_facts = monotonic()
-                if following > self._after:
-                    self._unconfirmed.add_facts(following, frame)
-                self._after = following
-                wire.write_bytes(self._stdin, frame)
-        else:
-            state = message
-            if state != self._state:
-                wire.write(self._stdin, message)
-        self._state = state
-        self._next_pull = monotonic() + self._interval(more, message[0] == "trouble")
+        if frame is not None:
+            wire.write_bytes(self._stdin, frame)
 
-    def _pull(self) -> wire.Message:
-        """The facts that follow, or why there are none, as a message."""
-        assert self._source is not None
-        timeout = ANSWER_TIMEOUT
-        if self._close is not None:
-            timeout = max(0.1, min(timeout, self._close[3]))
-        try:
-            batch = self._source.pull(self._after, wire.FACTS_AT_ONCE, timeout)
-        except ConnectionError as error:
-            is_gone = isinstance(error, ConnectionRefusedError)
-            return "trouble", is_gone, str(error) or type(error).__name__
-        except BaseException as error:
-            self.guard.count("pull", error)
-            return "trouble", False, f"internal error: {type(error).__name__}"
-        self._remote_errors = batch.errors
-        offset = batch.now - time()
-        found = wire.plain_facts(batch.facts)
-        return "facts", found, batch.next, batch.more, batch.dropped, batch.errors, offset
-
-    def _interval(self, more: bool, trouble: bool) -> float:
-        if more:
-            return 0.0
+    def _is_awaited(self) -> bool:
+        """Somebody waits for the end of a flush or of the run."""
         flushing = self._flush_done < self._flush_asked and monotonic() < self._flush_until
-        if flushing or self._close is not None:
-            return EAGER_INTERVAL
-        return RETRY_INTERVAL if trouble else PULL_INTERVAL
+        return flushing or self._close is not None
 
     def _send_submissions(self) -> None:
         from scalable.telemetry.submissions import plain_ids
@@ -568,15 +424,12 @@ class RecorderProcess:
         """Start a successor that goes on with the run; False if there can be none."""
         now = monotonic()
         self._restarts = [at for at in self._restarts if now - at < RESTARTS_WITHIN]
-        if self._start is None or self._source is None or not self._made:
-            return False
-        if len(self._restarts) >= len(RESTART_DELAYS):
+        if self._feed is None or len(self._restarts) >= len(RESTART_DELAYS):
             return False
         self._died = self._died or time()
         died = self._process.pid
         self._process.end()
         delay = RESTART_DELAYS[len(self._restarts)]
-        self._restarts.append(now)
         if delay and self._close is None:
             self.finished.wait(delay)
         process = spawn(self._identity.run_id)
@@ -584,19 +437,19 @@ class RecorderProcess:
             return False
         self._use(process)
         self._warn(f"the recorder's process {died} ended: another one, {process.pid}, goes on")
+        self._restarts.append(now)
         with contextlib.suppress(OSError):  # it is gone already, which is noticed next
-            self._catch_up()
+            self._catch_up(self._feed)
         return True
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, feed: FactFeed) -> None:
         """Give a successor all that is not in the run's files."""
-        assert self._start is not None
         about = {
             "runs_dir": self._runs_dir,
             "run_id": self._identity.run_id,
             "position": self._unconfirmed.position,
-            "news": self._after,
-            "remote_errors": dict(self._remote_errors),
+            "news": feed.after,
+            "remote_errors": dict(feed.errors),
             "died": self._died,
             "restarts": self._gaps,
             "program": os.getpid(),
@@ -606,8 +459,7 @@ class RecorderProcess:
         frames = [wire.frame(message) for message in (resume, self._start, *self._failures)]
         for frame in (*frames, *self._unconfirmed.for_successor()):
             wire.write_bytes(self._stdin, frame)
-        self._state = ()
-        self._next_pull = monotonic()
+        feed.repeat_state()
         if self._flush_done < self._flush_asked:
             self._flush_until = monotonic() + FLUSH_AGAIN
             self._waiting.append(("flush", self._flush_asked, FLUSH_AGAIN))
