@@ -35,8 +35,8 @@ class FactFeed:
         self.after = 1
         #: When to pull next, by the monotonic clock.
         self.next_pull = 0.0
-        #: The last pull failed.
-        self.in_trouble = False
+        #: The last pull failed; and the scheduler is gone.
+        self.in_trouble = self.is_gone = False
         #: Errors of the cluster's plugins.
         self.errors: Mapping[str, int] = {}
         #: What the last frame said besides facts: not sent again unless it changes.
@@ -47,6 +47,7 @@ class FactFeed:
         outcome = self._pull(min(timeout, ANSWER_TIMEOUT))
         following, state, more = self.after, outcome, False
         self.in_trouble = outcome[0] == "trouble"
+        self.is_gone = self.in_trouble and outcome[1]
         if not self.in_trouble:
             _, _, following, more, *_ = outcome
             state = outcome[3:6]

@@ -327,7 +327,7 @@ class RecorderProcess:
 
     def _until_pull(self) -> float | None:
         """Milliseconds until the next pull; None while the pipe has enough or nobody records."""
-        if self._feed is None:
+        if self._feed is None or (self._feed.is_gone and self._close is not None):
             return None
         if self._unconfirmed.size_in_flight >= self._room:
             return None
