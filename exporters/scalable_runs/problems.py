@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
@@ -63,6 +63,21 @@ class LossCounter:
         self._known: set[str] = set()
         self._unreported: list[Problem] = []
         self._lock = threading.Lock()
+
+    def continue_from(self, telemetry: Mapping[str, Any], journals: Container[str]) -> None:
+        """Take over the counts of a writer that died.
+
+        Parameters
+        ----------
+        telemetry
+            As in the run.json that it left.
+        journals
+            The names in `dropped` that are counted here; others are the caller's.
+        """
+        dropped: Mapping[str, int] = telemetry.get("dropped") or {}
+        self.losses.update({name: n for name, n in dropped.items() if name in journals})
+        self.errors.update(telemetry.get("errors") or {})
+        self.uncertain.update(telemetry.get("uncertain") or {})
 
     def lose(self, journal: str, lines: int) -> None:
         """Count lines that are lost."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,11 +28,10 @@ from scalable_runs.problems import LossCounter, Problem
 from scalable_runs.schema import JournalMark, Owner, Record, RunDocument
 from scalable_runs.stores.base import Found, RunGoneError, Store, joined
 from scalable_runs.stores.file import FileStore
+from scalable_runs.sync_loop import SyncLoop
 
 __all__ = ["Found", "Problem", "RunWriter", "identity"]
 
-#: A storm of failures asks for a sync each; the store sees at most ten a second.
-_MIN_SYNC_GAP: Final = 0.1
 #: A reader takes a remote recorder for dead after 30 s without a sign of life.
 _MAX_HEARTBEAT_GAP: Final = 10.0
 #: Times that each of the last documents is tried to be written.
@@ -73,6 +73,8 @@ class RunWriter:
         The run's directory, if it has one.
     run_id
         Its id.
+    losses, uncertain, errors
+        Counts, as in :class:`~scalable_runs.problems.LossCounter`.
     """
 
     @classmethod
@@ -120,12 +122,9 @@ class RunWriter:
             It cannot be made; nothing is left behind.
         """
         run_id = str(run.get("run_id"))
-        for name, what in ((run_id, "run id"), (writer, "writer")):
-            if name is not None and schema.RUN_ID_PATTERN.fullmatch(name) is None:
-                raise ValueError(
-                    f"not a {what}: {name!r}; allowed are up to 128 letters, digits, '.', '_' and "
-                    "'-', the first a letter or a digit"
-                )
+        _check_name(run_id, "run id")
+        if writer is not None:
+            _check_name(writer, "writer")
         if sync_interval <= 0:
             raise ValueError(f"sync_interval must be above 0, not {sync_interval!r}")
         documents = {
@@ -138,7 +137,7 @@ class RunWriter:
         made = cls(store, dict(run), documents, problems, sync_interval, program, writer)
         made._create()
         made._lines.exists = True
-        made._thread.start()
+        made._loop.start()
         return made
 
     @classmethod
@@ -173,16 +172,8 @@ class RunWriter:
         telemetry: Mapping[str, Any] = left.pop("telemetry", None) or {}
         marks: Mapping[str, JournalMark] = left.pop("journal", None) or {}
         problems = LossCounter(on_problem)
-        dropped: Mapping[str, int] = telemetry.get("dropped") or {}
-        problems.losses = {file: n for file, n in dropped.items() if file in journal.NAMES}
-        problems.errors = dict(telemetry.get("errors") or {})
-        problems.uncertain = dict(telemetry.get("uncertain") or {})
-        documents = {
-            name: content
-            for name in (schema.MANIFEST, schema.PLAN, schema.LOCK)
-            if (content := _content(store, name)) is not None
-        }
-        made = cls(store, left, documents, problems, sync_interval, program, None)
+        problems.continue_from(telemetry, journal.NAMES)
+        made = cls(store, left, _documents_of(store), problems, sync_interval, program, None)
         for file, there in found.items():
             made._lines.continue_after(file, there)
         made._marks = {
@@ -191,7 +182,7 @@ class RunWriter:
         store.reopen(found, made._marks, problems)
         made._lines.exists = True
         store.replace(schema.OWNER, plain.dumps(made._owner, _PRETTY))
-        made._thread.start()
+        made._loop.start()
         made.request_sync()
         return made
 
@@ -215,42 +206,24 @@ class RunWriter:
         self._run = run
         self._documents = documents
         self._problems = problems
-        self._interval = min(sync_interval, _MAX_HEARTBEAT_GAP)
+        self.losses = problems.losses
+        self.uncertain = problems.uncertain
+        self.errors = problems.errors
         self._owner: Owner = this_process(plain.iso(time.time()), program)
         head = journal.head_of(self.run_id, writer)
         self._lines = LineBuffer(store, head, problems, self._create)
         self._marks: Mapping[str, JournalMark] = {}
         #: Guards what the application changes of the run.
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._closing = threading.Event()
         self._summary: Summary | None = None
-        self._sync_done = threading.Condition()
-        self._syncs_asked = 0
-        self._syncs_done = 0
-        self._last_sync_good = True
-        self._thread = threading.Thread(
-            target=self._run_thread, name=f"scalable-runs-sync-{self.run_id[-8:]}", daemon=True
-        )
+        self._is_closing = False
+        interval = min(sync_interval, _MAX_HEARTBEAT_GAP)
+        name = f"scalable-runs-sync-{self.run_id[-8:]}"
+        self._loop = SyncLoop(name, interval, self._sync, self._finish)
 
     def __repr__(self) -> str:
         state = "closed" if self._lines.is_closed else "open"
         return f"<{type(self).__name__} {self.run_id} {state}, {sum(self.losses.values())} lost>"
-
-    @property
-    def losses(self) -> dict[str, int]:
-        """Lines lost, by journal: exact."""
-        return self._problems.losses
-
-    @property
-    def uncertain(self) -> dict[str, int]:
-        """Lines written before a sync that failed, by journal: they may be durable or not."""
-        return self._problems.uncertain
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """How often what failed, such as `{"write:ENOSPC": 3, "fsync:EIO": 1}`."""
-        return self._problems.errors
 
     # What the application calls
 
@@ -285,14 +258,7 @@ class RunWriter:
         written = self.written.get(file)
         if not written:
             return records
-        left: list[Record] = []
-        for record in records:
-            key = identity(record)
-            if written[key] > 0:
-                written[key] -= 1
-            else:
-                left.append(record)
-        return left
+        return [record for record in records if not _take(written, identity(record))]
 
     def last_numbers(self) -> dict[str, int]:
         """Return the last `seq` given out for each journal."""
@@ -311,7 +277,7 @@ class RunWriter:
     def request_sync(self) -> None:
         """Ask for a sync now (a failure, a lost worker) and do not wait for it."""
         if os.getpid() == self._pid:
-            self._wake.set()
+            self._loop.request()
 
     def sync(self, timeout: float | None = None) -> bool:
         """Flush, and wait until everything appended before is durable and marked in run.json.
@@ -328,12 +294,7 @@ class RunWriter:
         """
         if os.getpid() != self._pid or self._lines.is_closed:
             return False
-        with self._sync_done:
-            self._syncs_asked += 1
-            asked = self._syncs_asked
-            self._wake.set()
-            in_time = self._sync_done.wait_for(lambda: self._syncs_done >= asked, timeout)
-            return in_time and self._last_sync_good
+        return self._loop.wait(timeout)
 
     def update_run(self, *, urgent: bool = False, **changes: Any) -> None:
         """Change fields of run.json; they are written at the next sync.
@@ -391,19 +352,12 @@ class RunWriter:
         if os.getpid() != self._pid:
             return
         with self._lock:
-            if self._closing.is_set():
+            if self._is_closing:
                 return
+            self._is_closing = True
             self._run.update(changes)
             self._summary = summary
-            self._closing.set()
-        self._wake.set()
-        if self._thread is threading.current_thread():
-            return
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        else:
-            self._finish()
-        if self._thread.is_alive():
+        if not self._loop.close(timeout):
             message = f"the disk did not answer within {timeout:g} s"
             self._problems.note("close:timeout", "", message)
         self._problems.report()
@@ -418,50 +372,39 @@ class RunWriter:
         }
         self.store.create(documents, journals, self._problems)
 
-    # The sync thread
+    # On the sync loop's thread
 
-    def _run_thread(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait(self._interval)
-            self._wake.clear()
-            if self._closing.is_set():
-                break
-            with self._sync_done:
-                asked = self._syncs_asked
-            good = self._guarded(self._sync)
-            with self._sync_done:
-                self._syncs_done, self._last_sync_good = asked, good
-                self._sync_done.notify_all()
-            self._problems.report()
-            self._closing.wait(_MIN_SYNC_GAP)
-        self._finish()
-
-    def _guarded(self, step: Callable[[], bool]) -> bool:
+    def _guarded(self, step: Callable[[], object]) -> bool:
         """Keep the thread alive, which counts and reports problems, whatever a step raises."""
         try:
-            return step()
+            return bool(step())
         except Exception as error:
             kind = f"internal:{type(error).__name__}"
             self._problems.note(kind, "", f"{type(error).__name__} while syncing: {error}")
             return False
 
     def _sync(self) -> bool:
-        return self._sync_journals() and self._replace_run()
+        good = self._guarded(self._sync_journals) and self._guarded(self._replace_run)
+        self._problems.report()
+        return good
 
     def _sync_journals(self) -> bool:
-        self._lines.flush()
-        try:
-            synced = self.store.sync() if self._lines.exists else None
-        except RunGoneError:
-            self._lines.flush(gone=True)
-            synced = self.store.sync() if self._lines.exists else None
-        except OSError as error:
-            self._problems.failed("sync", "", error)
-            return False
-        if synced is None:
-            return False
-        self._marks = synced.marks
-        return synced.complete and not self._lines.has_backlog()
+        gone = False
+        for _ in range(2):
+            self._lines.flush(gone=gone)
+            if not self._lines.exists:
+                break
+            try:
+                synced = self.store.sync()
+            except RunGoneError:
+                gone = True
+            except OSError as error:
+                self._problems.failed("sync", "", error)
+                break
+            else:
+                self._marks = synced.marks
+                return synced.complete and not self._lines.has_backlog()
+        return False
 
     def _replace_run(self) -> bool:
         return self._replace(schema.RUN, self._run_document())
@@ -469,7 +412,7 @@ class RunWriter:
     def _replace(self, name: str, document: Mapping[str, Any]) -> bool:
         """Replace a document; at the end of the run not only once."""
         data = plain.dumps(document, _PRETTY)
-        for _ in range(_LAST_TRIES if self._closing.is_set() else 1):
+        for _ in range(_LAST_TRIES if self._is_closing else 1):
             if not self._lines.exists:
                 return False
             try:
@@ -495,29 +438,38 @@ class RunWriter:
     def _finish(self) -> None:
         """Do the last sync, on the thread if it lives: a store that hangs then hangs only that."""
         self._lines.is_closed = True
-        for step in (self._sync_journals, self._seal, self._write_summary, self._replace_run):
+        for step in (
+            self._sync_journals,
+            self.store.seal,
+            self._lines.lose_rest,
+            self._write_summary,
+            self._replace_run,
+            self.store.close,
+        ):
             self._guarded(step)
-        self._guarded(self._release)
-        with self._sync_done:
-            self._syncs_done, self._last_sync_good = self._syncs_asked, False
-            self._sync_done.notify_all()
         self._problems.report()
 
-    def _seal(self) -> bool:
-        self.store.seal()
-        self._lines.lose_rest()
-        return True
-
-    def _write_summary(self) -> bool:
+    def _write_summary(self) -> None:
         if self._summary is None:
-            return True
+            return
         run = self._run_document()
         summary = self._summary(run) if callable(self._summary) else self._summary
-        return self._replace(schema.SUMMARY, {"run": run, **summary} | {"run": run})
+        self._replace(schema.SUMMARY, {"run": run, **summary} | {"run": run})
 
-    def _release(self) -> bool:
-        self.store.close()
-        return True
+
+def _check_name(name: str, what: str) -> None:
+    if schema.RUN_ID_PATTERN.fullmatch(name) is None:
+        raise ValueError(
+            f"not a {what}: {name!r}; allowed are up to 128 letters, digits, '.', '_' and "
+            "'-', the first a letter or a digit"
+        )
+
+
+def _take(counts: Counter[Any], key: Any) -> bool:
+    if counts[key] <= 0:
+        return False
+    counts[key] -= 1
+    return True
 
 
 def _store_of(runs_dir: str | os.PathLike[str] | Store, run_id: str) -> Store:
@@ -526,11 +478,12 @@ def _store_of(runs_dir: str | os.PathLike[str] | Store, run_id: str) -> Store:
     return runs_dir
 
 
-def _content(store: Store, name: str) -> bytes | None:
-    try:
-        return joined(store.read(name))
-    except OSError:
-        return None
+def _documents_of(store: Store) -> dict[str, bytes]:
+    documents: dict[str, bytes] = {}
+    for name in (schema.MANIFEST, schema.PLAN, schema.LOCK):
+        with suppress(OSError):
+            documents[name] = joined(store.read(name))
+    return documents
 
 
 def _utf8(text: str) -> bytes:

@@ -9,6 +9,8 @@ import orjson
 
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS, RunDocument
+from scalable_runs.stores import _directory
+from scalable_runs.stores import file as file_store
 from scalable_runs.writer import RunWriter
 
 RUN_ID = "run-20261121T163303Z-store-0123abcd"
@@ -63,6 +65,12 @@ def written(record: dict[str, Any], seq: int, run_id: str = RUN_ID) -> dict[str,
 
 def create(runs_dir: Path, run_id: str = RUN_ID, **options: Any) -> RunWriter:
     return RunWriter.create(runs_dir, run_document(run_id), **options)
+
+
+def patch_os(monkeypatch: Any, replaced: Any) -> None:
+    """Have the file store make its system calls through another `os`."""
+    for module in (file_store, _directory):
+        monkeypatch.setattr(module, "os", replaced)
 
 
 def read(path: Path, file: str = TASKS) -> tuple[list[dict[str, Any]], RunReader]:

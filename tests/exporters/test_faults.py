@@ -30,18 +30,18 @@ from store_world import (
     create,
     failure,
     lines,
+    patch_os,
     read,
     task,
     written,
 )
 
 from scalable_runs import lines as lines_module
-from scalable_runs import schema
-from scalable_runs import writer as writer_module
+from scalable_runs import schema, sync_loop
 from scalable_runs.reader import RunReader, find_runs
 from scalable_runs.schema import FAILURES, TASKS
 from scalable_runs.stores import file as file_store
-from scalable_runs.stores.file import FileStore
+from scalable_runs.stores._directory import Directory
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
@@ -243,13 +243,13 @@ ONCE, FOR_EVER = 1, 10**9
 def test_every_failing_call_is_survived_counted_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: str, times: int
 ) -> None:
-    monkeypatch.setattr(writer_module, "_MIN_SYNC_GAP", 0.0)
+    monkeypatch.setattr(sync_loop, "MIN_GAP", 0.0)
     for when in range(1, 200):
         problems: list[Problem] = []
         faulty = FaultyOs(call, when, getattr(errno, code), times)
         writer = create(tmp_path / str(when), sync_interval=10, on_problem=problems.append)
         with monkeypatch.context() as patch:
-            patch.setattr(file_store, "os", faulty)
+            patch_os(patch, faulty)
             appended = scenario(writer)
         check_accounting(writer, appended)
         reader = RunReader(writer.path)
@@ -281,7 +281,7 @@ def test_a_directory_that_cannot_be_made_is_an_error_and_leaves_nothing(
     for when in range(1, 100):
         faulty = FaultyOs(call, when, errno.ENOSPC, ONCE)
         with monkeypatch.context() as patch:
-            patch.setattr(file_store, "os", faulty)
+            patch_os(patch, faulty)
             writer = None
             with suppress(OSError):
                 writer = create(tmp_path / "runs")
@@ -324,7 +324,7 @@ def test_after_a_failed_fsync_writing_goes_on_in_a_new_file(
     assert writer.sync(10)
     writer.append(TASKS, [task(3), task(4), task(5)])
     with monkeypatch.context() as patch:
-        patch.setattr(file_store, "os", FaultyOs("fsync", 1, errno.EIO, ONCE))
+        patch_os(patch, FaultyOs("fsync", 1, errno.EIO, ONCE))
         assert not writer.sync(10)
     writer.append(TASKS, [task(6)])
     assert writer.sync(10)
@@ -355,10 +355,10 @@ def test_a_disk_that_never_syncs_does_not_fill_the_directory_with_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_store, "_MAX_SEGMENTS", 3)
-    monkeypatch.setattr(writer_module, "_MIN_SYNC_GAP", 0.0)
+    monkeypatch.setattr(sync_loop, "MIN_GAP", 0.0)
     writer = create(tmp_path, sync_interval=10)
     with monkeypatch.context() as patch:
-        patch.setattr(file_store, "os", FaultyOs("fsync", 1, errno.EIO, FOR_EVER))
+        patch_os(patch, FaultyOs("fsync", 1, errno.EIO, FOR_EVER))
         for number in range(1, 9):
             writer.append(TASKS, [task(number)])
             assert not writer.sync(10)
@@ -372,7 +372,7 @@ def test_a_file_system_that_cannot_sync_is_written_to_all_the_same(
 ) -> None:
     writer = create(tmp_path, sync_interval=10)
     with monkeypatch.context() as patch:
-        patch.setattr(file_store, "os", FaultyOs("fsync", 1, errno.EINVAL, FOR_EVER))
+        patch_os(patch, FaultyOs("fsync", 1, errno.EINVAL, FOR_EVER))
         writer.append(TASKS, [task(1)])
         assert not writer.sync(10)
     writer.close(status="completed")
@@ -387,7 +387,7 @@ def test_more_than_the_buffer_holds_is_lost_exactly_and_the_rest_comes_when_it_c
     problems: list[Problem] = []
     writer = create(tmp_path, sync_interval=10, on_problem=problems.append)
     with monkeypatch.context() as patch:
-        patch.setattr(file_store, "os", FaultyOs("write", 1, errno.ENOSPC, FOR_EVER))
+        patch_os(patch, FaultyOs("write", 1, errno.ENOSPC, FOR_EVER))
         taken = 0
         for number in range(1, 101):
             taken += writer.append(TASKS, [task(number)])
@@ -421,7 +421,7 @@ def test_a_disk_that_hangs_at_close_does_not_hang_the_application(
     writer.close({}, timeout=0.05, status="completed")
     assert [problem.kind for problem in problems] == ["close:timeout"]
     released.set()
-    writer._thread.join(TIMEOUT)
+    writer._loop.thread.join(TIMEOUT)
     assert RunReader(writer.path).status == "completed"
 
 
@@ -744,12 +744,12 @@ def test_a_killed_writer_reads_as_lost_at_once_also_before_its_parent_has_reaped
 
 
 def test_the_last_run_json_needs_no_new_descriptor(tmp_path: Path, monkeypatch) -> None:
-    def refuse(self: FileStore, name: str, data: bytes) -> None:
+    def refuse(self: Directory, name: str, data: bytes) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     writer = create(tmp_path)
     writer.append(TASKS, [task(1)])
-    monkeypatch.setattr(FileStore, "_write_new", refuse)
+    monkeypatch.setattr(Directory, "write_new", refuse)
     writer.close(status="completed")
     reader = RunReader(writer.path)
     assert reader.status == "completed"

@@ -18,8 +18,9 @@ from typing import Any
 import orjson
 from store_world import create, failure, task
 
-from scalable_runs import writer as writer_module
+from scalable_runs import sync_loop
 from scalable_runs.schema import FAILURES, TASKS
+from scalable_runs.stores import _directory
 from scalable_runs.stores import file as file_store
 
 
@@ -42,7 +43,7 @@ def main() -> None:
     if options.kill_at:
         kill_at(options.kill_at)
     # Two syncs in a row are what is tested here, not how seldom they are.
-    writer_module._MIN_SYNC_GAP = 0.0  # type: ignore[misc]
+    sync_loop.MIN_GAP = 0.0  # type: ignore[misc]
     writer = create(options.runs_dir, sync_interval=10)
     say("created")
     if options.limit_file_size:
@@ -92,7 +93,7 @@ def kill_at(where: str) -> None:
 
     replaced: Any = Os()
     setattr(replaced, name, call)
-    file_store.os = replaced
+    file_store.os = _directory.os = replaced
 
 
 if __name__ == "__main__":

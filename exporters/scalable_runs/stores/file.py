@@ -24,6 +24,7 @@ from scalable_runs import journal, schema
 from scalable_runs.journal import Segment
 from scalable_runs.problems import LossCounter
 from scalable_runs.schema import JournalMark
+from scalable_runs.stores._directory import CREATE, OPEN_DIRECTORY, RESERVE, TEMPORARY, Directory
 from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced
 
 #: Bytes read at once.
@@ -32,20 +33,10 @@ BLOCK: Final = 256 * 1024
 _MIN_HOLE: Final = 16 * 1024 * 1024
 #: After that many failed syncs of one journal its last segment is written on, but not trusted.
 _MAX_SEGMENTS: Final = 100
-#: Kept for the last run.json and summary.json of a run whose disk is full, and kept open for the
-#: last run.json of a process that may open no further file.
-_RESERVE: Final = ".reserve"
-_RESERVE_BYTES: Final = 32 * 1024
-_TEMPORARY: Final = ".{}.tmp"
-
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: File systems that cannot sync at all answer with these; that is no sign of lost data.
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
-_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class _Journal:
@@ -105,8 +96,7 @@ class FileStore:
         self.path = Path(path)
         self.location = str(path)
         self._losses = LossCounter()
-        self._directory = -1
-        self._reserve = -1
+        self._directory: Directory | None = None
         self._sealed = False
         #: Content of owner.json, by which the directory is recognised.
         self._owner = b""
@@ -130,7 +120,7 @@ class FileStore:
             self._owner = documents.get(schema.OWNER, b"")
             self._journals = {name: _Journal(name, seq) for name, seq in journals.items()}
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            parent = os.open(self.path.parent, _DIRECTORY)
+            parent = os.open(self.path.parent, OPEN_DIRECTORY)
             try:
                 os.mkdir(self.path.name, 0o700, dir_fd=parent)
                 made: list[str] = []
@@ -143,32 +133,34 @@ class FileStore:
                 os.close(parent)
 
     def _fill(self, parent: int, documents: Mapping[str, bytes], made: list[str]) -> None:
-        self._directory = os.open(self.path.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        directory = self._directory = Directory(self.path.name, parent)
         *first, last = documents.items()
-        for name, data in (*first, (_RESERVE, bytes(_RESERVE_BYTES))):
+        for name, data in first:
             made.append(name)
-            self._write_new(name, data)
+            directory.write_new(name, data)
+        made.append(RESERVE)
+        directory.write_reserve()
         for file in self._journals.values():
             made.append(file.name)
-            self._open(file)
+            self._open(file, directory)
         made.append(last[0])
-        self._write_new(*last)
-        os.fsync(self._directory)
+        directory.write_new(*last)
+        os.fsync(directory.fd)
         os.fsync(parent)
-        self._open_reserve()
+        directory.open_reserve()
 
     def _unmake(self, parent: int, made: list[str]) -> None:
         for file in self._journals.values():
             if file.fd >= 0:
                 os.close(file.fd)
                 file.fd = -1
+        directory, self._directory = self._directory, None
         with contextlib.suppress(OSError):
-            if self._directory >= 0:
+            if directory is not None:
                 for name in made:
                     with contextlib.suppress(OSError):
-                        os.unlink(name, dir_fd=self._directory)
-                os.close(self._directory)
-                self._directory = -1
+                        os.unlink(name, dir_fd=directory.fd)
+                directory.close()
             os.rmdir(self.path.name, dir_fd=parent)
 
     def reopen(
@@ -185,21 +177,21 @@ class FileStore:
                     for segment, mark in marks.items()
                     if journal.segment_of(segment)[0] == name
                 }
-            self._directory = os.open(self.path, _DIRECTORY | os.O_NOFOLLOW)
-            self._open_reserve()
+            self._directory = Directory(self.path)
+            self._directory.open_reserve()
 
     # Journals
 
     def append(self, journal: str, lines: bytes) -> int:
         """Write at the end of the open segment."""
         with self._lock:
-            if self._directory < 0:
+            if self._directory is None:
                 raise _gone()
             file = self._journals.get(journal)
             if file is None:
                 file = self._journals[journal] = _Journal(journal)
             try:
-                self._make_ready(file)
+                self._make_ready(file, self._directory)
             except RunGoneError:
                 raise
             except OSError as error:
@@ -223,28 +215,27 @@ class FileStore:
             segment.count(lines[:whole])
             return whole
 
-    def _make_ready(self, file: _Journal) -> None:
+    def _make_ready(self, file: _Journal, directory: Directory) -> None:
         if file.fd < 0:
-            self._open(file)
+            self._open(file, directory)
         elif os.fstat(file.fd).st_nlink == 0:
-            if self._directory_is_gone():
-                self._find_directory()
+            if directory.is_gone():
+                directory = self._find_directory(directory)
             else:
                 self._losses.lose(file.name, file.segment.lines)
                 message = f"{file.name} was removed while the run was recorded"
                 self._losses.note("removed", file.name, message)
                 file.marks.pop(file.segment.name, None)
                 self._retire(file)
-            self._open(file)
+            if file.fd < 0:
+                self._open(file, directory)
 
-    def _open(self, file: _Journal) -> None:
+    def _open(self, file: _Journal, directory: Directory) -> None:
         """Open the journal's next file that nobody has: never append to what another left."""
-        if file.fd >= 0:
-            return
         while True:
             name = journal.segment_name(file.name, file.number)
             try:
-                fd = os.open(name, _CREATE | os.O_APPEND, 0o600, dir_fd=self._directory)
+                fd = os.open(name, CREATE | os.O_APPEND, 0o600, dir_fd=directory.fd)
                 break
             except FileExistsError:
                 if file.number >= 2 * _MAX_SEGMENTS:
@@ -260,7 +251,7 @@ class FileStore:
         file.fd = -1
         file.start_segment()
 
-    def _leave_segment(self, file: _Journal) -> None:
+    def _leave_segment(self, file: _Journal, directory: Directory) -> None:
         """Go on elsewhere: nothing written since the last good sync is certain."""
         self._losses.doubt(file.name, file.segment.lines - file.synced_lines)
         if file.number >= _MAX_SEGMENTS:
@@ -270,8 +261,8 @@ class FileStore:
         file.number += 1
         self._retire(file)
         try:
-            self._open(file)
-            os.fsync(self._directory)
+            self._open(file, directory)
+            os.fsync(directory.fd)
         except OSError as error:
             self._losses.failed("open", file.name, error)
 
@@ -282,8 +273,11 @@ class FileStore:
             for fd in retired:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            if self._directory < 0 or self._directory_is_gone():
-                self._find_directory()
+            directory = self._directory
+            if directory is None:
+                raise _gone()
+            if directory.is_gone():
+                self._find_directory(directory)
             dirty = [
                 (file, file.fd, file.segment.lines, file.segment.mark())
                 for file in self._journals.values()
@@ -305,16 +299,16 @@ class FileStore:
         except OSError as error:
             self._losses.failed("fsync", file.name, error)
             with self._lock:
-                if file.fd == fd and error.errno not in _CANNOT_SYNC:
-                    self._leave_segment(file)
+                if file.fd == fd and self._directory and error.errno not in _CANNOT_SYNC:
+                    self._leave_segment(file, self._directory)
             return False
         with self._lock:
-            if file.fd != fd:
+            if file.fd != fd or self._directory is None:
                 return False
             if not mark["bytes"] <= size <= file.segment.bytes:
                 message = f"another program wrote into {file.name} or cut it"
                 self._losses.note("damaged", file.name, message)
-                self._leave_segment(file)
+                self._leave_segment(file, self._directory)
                 return False
             file.synced_lines = lines
             file.marks[file.segment.name] = mark
@@ -322,13 +316,7 @@ class FileStore:
 
     # A directory that was removed
 
-    def _directory_is_gone(self) -> bool:
-        try:
-            return os.fstat(self._directory).st_nlink == 0
-        except OSError as error:
-            return error.errno == errno.ESTALE
-
-    def _find_directory(self) -> None:
+    def _find_directory(self, removed: Directory) -> Directory:
         """Open the directory anew if it is still ours: a file server may have come back.
 
         Raises
@@ -336,110 +324,42 @@ class FileStore:
         RunGoneError
             It is not.
         """
-        if self._directory >= 0:
-            self._retired.append(self._directory)
-            self._directory = self._reopened()
-        if self._directory >= 0:
+        self._retired.append(removed.fd)
+        removed.close_reserve()
+        found = self._directory = self._reopened()
+        if found is not None:
             self._losses.note("stale", "", "the run's directory had to be opened anew")
             for file in self._journals.values():
                 if file.fd >= 0:
-                    self._leave_segment(file)
-            return
-        if self._journals:
-            message = "the run's directory was removed while it was recorded"
-            self._losses.note("removed", "", message)
+                    self._leave_segment(file, found)
+            return found
+        message = "the run's directory was removed while it was recorded"
+        self._losses.note("removed", "", message)
         for file in self._journals.values():
             self._losses.lose(file.name, file.segment.lines + file.earlier_lines)
             self._retire(file)
         self._journals = {}
         raise _gone()
 
-    def _reopened(self) -> int:
-        try:
-            directory = os.open(self.path, _DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            return -1
+    def _reopened(self) -> Directory | None:
         with contextlib.suppress(OSError):
-            owner = os.open(schema.OWNER, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-            try:
-                if os.read(owner, BLOCK) == self._owner:
-                    return directory
-            finally:
-                os.close(owner)
-        os.close(directory)
-        return -1
+            directory = Directory(self.path)
+            if directory.is_of(self._owner):
+                directory.open_reserve()
+                return directory
+            os.close(directory.fd)
+        return None
 
     # Documents
 
     def replace(self, name: str, data: bytes) -> None:
-        """Rename a temporary file over the document; at the end the reserve makes room for it."""
-        if self._directory < 0:
+        """Rename a temporary file over the document."""
+        directory = self._directory
+        if directory is None:
             raise _gone()
         if name == schema.OWNER:
             self._owner = data
-        try:
-            self._replace(name, data)
-        except OSError as error:
-            if not (self._sealed and error.errno in _IS_FULL and self._free_reserve()):
-                raise
-            self._replace(name, data)
-
-    def _replace(self, name: str, data: bytes) -> None:
-        temporary, directory = _TEMPORARY.format(name), self._directory
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=directory)
-            self._write_new(temporary, data)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            last = name == schema.RUN and self._sealed and self._reserve >= 0
-            if not (last and error.errno in _NO_DESCRIPTOR):
-                raise
-            self._turn_reserve_into(name, data)
-
-    def _write_new(self, name: str, data: bytes) -> None:
-        fd = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _open_reserve(self) -> None:
-        self._close_reserve()
-        with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._reserve = os.open(_RESERVE, flags, dir_fd=self._directory)
-
-    def _close_reserve(self) -> None:
-        if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
-
-    def _turn_reserve_into(self, name: str, data: bytes) -> None:
-        """Replace a document without opening a file."""
-        os.ftruncate(self._reserve, 0)
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._reserve, data[done:], done)
-        os.fsync(self._reserve)
-        os.rename(_RESERVE, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        os.fsync(self._directory)
-        self._close_reserve()
-
-    def _free_reserve(self) -> bool:
-        """Make room for the last documents; False if there was none to make."""
-        self._close_reserve()
-        try:
-            os.unlink(_RESERVE, dir_fd=self._directory)
-        except OSError:
-            return False
-        return True
+        directory.replace(name, data, last=self._sealed)
 
     # Ending
 
@@ -459,11 +379,9 @@ class FileStore:
         """Give up the reserve and all descriptors."""
         with self._lock:
             self.seal()
-            self._close_reserve()
-            if self._directory >= 0:
-                self._free_reserve()
-                self._retired.append(self._directory)
-                self._directory = -1
+            if self._directory is not None:
+                self._directory.close()
+                self._directory = None
             retired, self._retired = self._retired, []
             for fd in retired:
                 with contextlib.suppress(OSError):
@@ -485,10 +403,10 @@ class FileStore:
             with os.fdopen(os.open(path, _APPEND, 0o600), "ab") as file:
                 yield file
             return
-        temporary = path.with_name(_TEMPORARY.format(path.name))
+        temporary = path.with_name(TEMPORARY.format(path.name))
         temporary.unlink(missing_ok=True)
         try:
-            with os.fdopen(os.open(temporary, _CREATE, 0o600), "wb") as file:
+            with os.fdopen(os.open(temporary, CREATE, 0o600), "wb") as file:
                 yield file
             temporary.rename(path)
         except BaseException:
