@@ -24,9 +24,8 @@ from scalable.instrumentation.dask_compat import configuration
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
-from scalable.telemetry.providers import make_resource
 from scalable.telemetry.recorder import Recorder, RunIdentity
-from scalable.telemetry.routes import Routes, find_routes
+from scalable.telemetry.routes import Routes, find_routes, make_resource
 from scalable.telemetry.spans import SecureIdGenerator
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
 from scalable.telemetry.worker_logs import LOGS_DIRECTORY

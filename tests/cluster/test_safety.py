@@ -26,7 +26,7 @@ from scalable.instrumentation.worker_plugin import Watch
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
-from scalable.telemetry.providers import SignalRouter
+from scalable.telemetry.router import SignalRouter
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter

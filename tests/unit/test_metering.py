@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
-from scalable.telemetry import instruments, metering
-from scalable.telemetry.metering import ApplicationInstruments, Meter, Reader, Snapshot
-from scalable.telemetry.spans import SCOPE
+from scalable.telemetry import instruments, metering, metric_readers
+from scalable.telemetry.metering import Meter, Snapshot
+from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
 from scalable_runs.summary import NameCounts
 
 DELTA = {
@@ -53,7 +55,8 @@ def points(reader: Reader, taken: Snapshot, now: int, name: str) -> list[Any]:
 
 def test_cumulative_grows_and_delta_adds_up():
     meter = Meter()
-    readers = [Reader(Resource({}), SCOPE, 5), Reader(Resource({}), SCOPE, 5, DELTA)]
+    exporter = SimpleNamespace(_preferred_temporality=DELTA)
+    readers = [Reader(Resource({}), 5), Reader(Resource({}), 5, exporter)]
     found: list[list[Any]] = [[], []]
     for now, durations in ((10, (0.1, 0.3)), (20, (7.0,)), (30, ())):
         meter.add("tasks.jsonl", [ended(duration_s=d, queue_s=0.0) for d in durations])
@@ -71,15 +74,16 @@ def test_cumulative_grows_and_delta_adds_up():
 
 
 def test_buckets_are_closed_above_as_the_specification_says():
-    meter = Meter(scaled=True)
+    meter = Meter()
     values = [0.001, 0.0011, 1.0, 2.0, 90_000.0]
     meter.add("tasks.jsonl", [ended(duration_s=value) for value in values])
     taken = snapshot(meter)
-    (explicit,) = points(Reader(Resource({}), SCOPE, 0), taken, 1, "dask.task.duration")
+    (explicit,) = points(Reader(Resource({}), 0), taken, 1, "dask.task.duration")
     bounds = [*explicit.explicit_bounds, math.inf]
     held = {b: c for b, c in zip(bounds, explicit.bucket_counts, strict=True) if c}
     assert held == {0.001: 1, 0.0025: 1, 1.0: 1, 2.5: 1, math.inf: 1}
-    reader = Reader(Resource({}), SCOPE, 0, exponential=True)
+    preferred = {sdk.Histogram: ExponentialBucketHistogramAggregation()}
+    reader = Reader(Resource({}), 0, SimpleNamespace(_preferred_aggregation=preferred))
     (point,) = points(reader, taken, 1, "dask.task.duration")
     base = 2 ** (2**-point.scale)
     for value in values:
@@ -90,13 +94,13 @@ def test_buckets_are_closed_above_as_the_specification_says():
         )
         assert point.positive.bucket_counts[index - point.positive.offset] >= 1
     assert sum(point.positive.bucket_counts) == point.count == len(values)
-    assert len(point.positive.bucket_counts) <= metering.MAX_BUCKETS
+    assert len(point.positive.bucket_counts) <= metric_readers.MAX_BUCKETS
 
 
 def test_exemplars_lead_to_the_slowest_attempt():
     meter = Meter()
     meter.add("tasks.jsonl", [ended(duration_s=1.0), ended(duration_s=9.0, span_id="c" * 16)])
-    (point,) = points(Reader(Resource({}), SCOPE, 0), snapshot(meter), 1, "dask.task.duration")
+    (point,) = points(Reader(Resource({}), 0), snapshot(meter), 1, "dask.task.duration")
     assert {(e.value, e.span_id, e.trace_id) for e in point.exemplars} == {
         (9.0, int("c" * 16, 16), 1)
     }
@@ -171,12 +175,13 @@ def test_workers_come_spill_pause_and_go():
 def test_an_applications_meter_provider_shows_the_same():
     inside = InMemoryMetricReader()
     provider = MeterProvider([inside], shutdown_on_exit=False)
-    application = ApplicationInstruments.of(provider, SCOPE)
-    assert ApplicationInstruments.of(provider, SCOPE) is application
+    application = ApplicationInstruments.of(provider)
+    assert ApplicationInstruments.of(provider) is application
     for run in ("one", "two"):
         meter = Meter()
-        meter.instruments = application
-        meter.add("tasks.jsonl", [ended(duration_s=2.0), ended(duration_s=3.0)])
+        records = [ended(duration_s=2.0), ended(duration_s=3.0)]
+        meter.add("tasks.jsonl", records)
+        application.record("tasks.jsonl", records, meter.shown)
         application.show(run, snapshot(meter, states={"succeeded": 2}))
         data: Any = inside.get_metrics_data()
         application.end(run)

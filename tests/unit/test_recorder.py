@@ -13,8 +13,8 @@ from benchmarks import synthetic
 from benchmarks.synthetic import Shape
 from scalable import facts
 from scalable.telemetry import wire
-from scalable.telemetry.providers import SignalRouter
 from scalable.telemetry.recorder import CHUNK
+from scalable.telemetry.router import SignalRouter
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, FAILURES, TASKS
 

@@ -10,14 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from scalable.telemetry.shipping import (
-    MAX_BYTES,
-    ExporterSink,
-    Limits,
-    Shipper,
-    UndeliverableError,
-    limits_from,
-)
+from scalable.telemetry.shipping import MAX_BYTES, Limits, Shipper, limits_from
+from scalable.telemetry.sinks import ExporterSink, UndeliverableError
 
 
 class Sink:

@@ -14,11 +14,10 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from scalable.facts import Sample
 from scalable.telemetry import semconv
-from scalable.telemetry.spans import nanoseconds
+from scalable.telemetry.spans import SCOPE, nanoseconds
 
 #: What the points of an instrument are.
 Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
@@ -294,9 +293,7 @@ class UserPoint(NamedTuple):
     attributes: dict[str, Any]
 
 
-def user_metrics(
-    points: Iterable[UserPoint], resource: Resource, scope: InstrumentationScope
-) -> MetricsData:
+def user_metrics(points: Iterable[UserPoint], resource: Resource) -> MetricsData:
     """Gauges of what the user's code recorded, one a name and unit."""
     gauges: dict[tuple[str, str], list[NumberDataPoint]] = {}
     for point in points:
@@ -304,7 +301,7 @@ def user_metrics(
         values = gauges.setdefault((point.name, point.unit), [])
         values.append(NumberDataPoint(point.attributes, 0, at, point.value))
     metrics = [Metric(name, "", unit, Gauge(values)) for (name, unit), values in gauges.items()]
-    return MetricsData([ResourceMetrics(resource, [ScopeMetrics(scope, metrics, "")], "")])
+    return MetricsData([ResourceMetrics(resource, [ScopeMetrics(SCOPE, metrics, "")], "")])
 
 
 class UsagePoint(NamedTuple):
@@ -315,9 +312,7 @@ class UsagePoint(NamedTuple):
     sample: Sample
 
 
-def usage_metrics(
-    points: Iterable[UsagePoint], resource: Resource, scope: InstrumentationScope
-) -> MetricsData:
+def usage_metrics(points: Iterable[UsagePoint], resource: Resource) -> MetricsData:
     """Gauges of the workers' usage, as the SDK would collect them."""
     cpu: list[NumberDataPoint] = []
     memory: list[NumberDataPoint] = []
@@ -336,4 +331,4 @@ def usage_metrics(
             (WORKER_MEMORY_LIMIT, limit),
         )
     ]
-    return MetricsData([ResourceMetrics(resource, [ScopeMetrics(scope, metrics, "")], "")])
+    return MetricsData([ResourceMetrics(resource, [ScopeMetrics(SCOPE, metrics, "")], "")])

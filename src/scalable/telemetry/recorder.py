@@ -23,11 +23,12 @@ from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
-from scalable.telemetry.providers import Figures, SignalRouter
+from scalable.telemetry.metric_router import Figures
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
+from scalable.telemetry.router import SignalRouter
 from scalable.telemetry.routes import Routes, exception_signal
-from scalable.telemetry.spans import SCOPE, SpanFactory, span_context
+from scalable.telemetry.spans import SpanFactory, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
@@ -537,7 +538,7 @@ class Recorder:
         sink = self._ledger.sink
         if sink.user_points:
             user_points, sink.user_points = sink.user_points, []
-            self._router.foreign_metrics(user_metrics(user_points, self._resource, SCOPE))
+            self._router.foreign_metrics(user_metrics(user_points, self._resource))
         self._writer.flush()
         if sink.urgent:
             sink.urgent = False
@@ -545,13 +546,7 @@ class Recorder:
 
     def _emit_own(self) -> None:
         """Signals of the run itself."""
-        router, output = self._router, self._ledger.sink.drain()
-        if router.sends_spans:
-            router.parents(self._submissions.opened(), output.parents)
-            router.expect(output.submitted)
-            router.show_running(output.running)
-        if output.batches or output.points:
-            router.export(output.batches, output.points)
+        self._router.export(self._ledger.sink.drain(), self._submissions.opened())
 
     def _emit_relayed(self) -> None:
         """What user code and loggers recorded; its failure costs no line of a journal."""
@@ -730,7 +725,6 @@ class Recorder:
         # What is on disk is safe now; what waits to be sent has the rest of the time.
         self._writer.request_sync()
         self._router.finish(max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT))
-        self._router.shutdown()
         if self._source is not None:
             self._source.close()
         self._writer.close(
@@ -747,7 +741,6 @@ class Recorder:
         self._ledger.keep_logs()
         self._writer.request_sync()
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)
-        self._router.shutdown()
         self._writer.sync(MIN_SEND_TIMEOUT)
 
     def _settle(self, closing: Closing) -> None:

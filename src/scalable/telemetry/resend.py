@@ -39,9 +39,9 @@ from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metering import result_of
-from scalable.telemetry.providers import make_resource
-from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
-from scalable.telemetry.shipping import ExporterSink, SignalName, UndeliverableError, log_filter
+from scalable.telemetry.routes import EXTRA, find_routes, load_exporter, make_resource
+from scalable.telemetry.shipping import SignalName
+from scalable.telemetry.sinks import ExporterSink, UndeliverableError, log_filter
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 from scalable_runs import fields
 from scalable_runs.plain import cut, hex_id, parse_nanoseconds

@@ -25,7 +25,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from scalable.telemetry import semconv
 from scalable.telemetry.shipping import SignalName
+from scalable_runs.redact import Redactor
 
 #: What to install where an OTLP exporter is configured and missing.
 EXTRA: Final = "pip install 'scalable-otel[otlp]'"
@@ -210,6 +212,31 @@ def _entry_point(signal: SignalName, name: str, warn: Callable[[str], None]) -> 
         hint = f"; {EXTRA}" if name.startswith("otlp") else ""
         warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
     return found
+
+
+def make_resource(
+    run: str, project: str, redact: Redactor, base: Resource | None = None
+) -> Resource:
+    """The resource of a run: what the environment says (``OTEL_SERVICE_NAME``, …) has precedence.
+
+    Parameters
+    ----------
+    run, project : str
+        Id of the run, name of the project.
+    redact : Redactor
+        Applied to every attribute: ``OTEL_RESOURCE_ATTRIBUTES`` may hold anything.
+    base : Resource, optional
+        The application's own, which takes the environment's place.
+    """
+    attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
+    if base is not None:
+        resource = base.merge(Resource(attributes))
+    else:
+        resource = Resource.create(attributes)
+        service = str(resource.attributes.get("service.name", ""))
+        if not service or service.startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": project}))
+    return Resource(redact.attributes(resource.attributes), resource.schema_url)
 
 
 def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:

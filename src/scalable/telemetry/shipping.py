@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from opentelemetry.context import (
     _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
@@ -16,8 +15,9 @@ from opentelemetry.context import (
     set_value,
 )
 
+from scalable.telemetry.sinks import Sink, UndeliverableError, log_filter
+
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 SignalName = Literal["traces", "metrics", "logs"]
 
@@ -29,32 +29,6 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 #: Closing waits so long at most for a destination that does not answer anyway, in seconds.
 LAST_TRY: Final = 1.0
-
-
-class UndeliverableError(Exception):
-    """A batch was not taken.
-
-    Attributes
-    ----------
-    permanent : bool
-        It will not be taken later either: the destination has said what is wrong with it.
-    """
-
-    def __init__(self, text: str, *, permanent: bool = False) -> None:
-        super().__init__(text)
-        self.permanent = permanent
-
-
-class Sink(Protocol[T_contra]):
-    """Where batches go; every method but :meth:`shutdown` is called by the shipper's thread."""
-
-    def send(self, batch: Sequence[T_contra]) -> None:
-        """Hand over a batch; raises :class:`UndeliverableError` if it was not taken."""
-        ...
-
-    def shutdown(self) -> None:
-        """Nothing comes any more; interrupts what waits. Called by any thread, never raises."""
-        ...
 
 
 class Limits(NamedTuple):
@@ -87,19 +61,17 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     return number if 0 <= number < float("inf") else default
 
 
+@dataclass(slots=True)
 class Counts:
     """What became of the items of one shipper; written by it, read by the recorder's thread."""
 
-    __slots__ = ("dropped", "failed", "failures", "sent")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        #: Not taken by the destination, or left over at the end.
-        self.failed = 0
-        #: The queue was full.
-        self.dropped = 0
-        #: Exports that failed; a later one may have brought the same items.
-        self.failures = 0
+    sent: int = 0
+    #: Not taken by the destination, or left over at the end.
+    failed: int = 0
+    #: The queue was full.
+    dropped: int = 0
+    #: Exports that failed; a later one may have brought the same items.
+    failures: int = 0
 
 
 def weight_of(item: Any) -> int:
@@ -130,7 +102,7 @@ class Shipper(Generic[T]):
     limits : Limits
         Of the queue.
     on_trouble : callable
-        Told what is wrong after an export that failed.
+        Called with what is wrong after an export that failed.
     """
 
     def __init__(
@@ -186,6 +158,12 @@ class Shipper(Generic[T]):
         self._bytes -= weight
         return item
 
+    def begin_close(self) -> None:
+        """Begin to send what is left, without waiting; several shippers can do so at once."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+
     def close(self, deadline: float) -> None:
         """Send what is left until `deadline` (:func:`time.monotonic`), then give up."""
         self.begin_close()
@@ -201,18 +179,12 @@ class Shipper(Generic[T]):
             self._queue.clear()
         self._sink.shutdown()
         if left and thread is not None:
-            said = log_filter.last_message(thread.ident)
-            self._on_trouble(f"{left} items took too long{said and f' ({said})'}")
-
-    def begin_close(self) -> None:
-        """Begin to send what is left, without waiting; several shippers can do so at once."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify_all()
+            message = log_filter.last_message(thread.ident)
+            self._on_trouble(f"{left} items took too long{message and f' ({message})'}")
 
     def _run(self) -> None:
         log_filter.capture()
-        # What the exporter's own HTTP client does is nobody's request.
+        # The exporter's own HTTP client must not be traced.
         attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
             while self._next_batch():
@@ -271,135 +243,3 @@ class Shipper(Generic[T]):
                 self.counts.failed += self.waiting
                 self._queue.clear()
                 self._batch = []
-
-
-class ExporterSink(Generic[T]):
-    """An exporter of the SDK as a sink.
-
-    Parameters
-    ----------
-    exporter
-        With `export(batch)` and `shutdown()`.
-    single : bool
-        Its `export` takes one item and no batch: metrics.
-    """
-
-    def __init__(self, exporter: Any, *, single: bool = False) -> None:
-        self._exporter = exporter
-        self._single = single
-
-    def send(self, batch: Sequence[T]) -> None:
-        """Export; what the exporter logs about a failure becomes the error's text."""
-        log_filter.clear()
-        for unit in batch if self._single else (batch,):
-            result = self._exporter.export(unit)
-            # SUCCESS of every signal's result; an exporter that returns nothing took the batch.
-            if result is not None and getattr(result, "value", result) != 0:
-                text = log_filter.last_message() or "the exporter reports a failure"
-                raise UndeliverableError(text, permanent=_is_permanent(text))
-
-    def shutdown(self) -> None:
-        """Shut the exporter down; its own complaints are of no interest any more."""
-        log_filter.capture()
-        try:
-            self._exporter.shutdown()
-        except Exception as error:
-            _logger.debug("an exporter could not be shut down", exc_info=error)
-        finally:
-            log_filter.release()
-
-
-_logger = logging.getLogger("scalable")
-
-#: What comes back for what will never be taken: 4xx but for timeouts and "too many".
-_HTTP_STATUS: Final = re.compile(r"\bcode: (\d{3})\b")
-_GRPC_STATUS: Final = re.compile(r"StatusCode\.([A-Z_]+)")
-_GRPC_PERMANENT: Final = frozenset(
-    {
-        "INVALID_ARGUMENT",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "UNAUTHENTICATED",
-        "FAILED_PRECONDITION",
-        "UNIMPLEMENTED",
-    }
-)
-
-
-def _is_permanent(text: str) -> bool:
-    http = _HTTP_STATUS.search(text)
-    if http is not None:
-        return http[1].startswith("4") and http[1] not in ("408", "429")
-    grpc = _GRPC_STATUS.search(text)
-    if grpc is not None:
-        return grpc[1] in _GRPC_PERMANENT
-    return "max_request_size" in text or "Failed to encode" in text
-
-
-class ExporterLogFilter(logging.Filter):
-    """Keeps exporters' own log records about our shipments from everybody, and remembers them.
-
-    The user gets one warning of ours instead of one a batch; and no log handler can send such a
-    record over the very way that is broken. It tells ours from others' by the thread. Filters of
-    a logger see only what is logged there: it is put on each that the exporters use.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._threads: dict[int, int] = {}
-        self._said: dict[int, str] = {}
-        self._loggers: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let pass what is not ours."""
-        thread = record.thread
-        if thread not in self._threads:
-            return True
-        try:
-            if record.levelno >= logging.WARNING:
-                self._said[thread] = record.getMessage()
-        except Exception:
-            self._said[thread] = str(record.msg)
-        return False
-
-    def capture(self) -> None:
-        """Silence the calling thread."""
-        thread = threading.get_ident()
-        with self._lock:
-            self._threads[thread] = self._threads.get(thread, 0) + 1
-        self._spread()
-
-    def release(self) -> None:
-        """Undo one :meth:`capture`."""
-        thread = threading.get_ident()
-        with self._lock:
-            self._threads[thread] -= 1
-            if not self._threads[thread]:
-                del self._threads[thread]
-                self._said.pop(thread, None)
-
-    def clear(self) -> None:
-        """Before an export: what is said from now on is about it."""
-        self._said.pop(threading.get_ident(), None)
-        self._spread()
-
-    def last_message(self, thread: int | None = None) -> str:
-        """What was said last in a thread, by default the calling one."""
-        return self._said.get(threading.get_ident() if thread is None else thread, "")
-
-    def _spread(self) -> None:
-        """Loggers appear with the modules that an exporter imports at first use."""
-        known = logging.root.manager.loggerDict
-        for name in list(known):
-            if name.startswith(_EXPORTERS_LOGGERS) and name not in self._loggers:
-                self._loggers.add(name)
-                # In front: another filter there drops what it has seen a moment ago.
-                logging.getLogger(name).filters.insert(0, self)
-
-
-_EXPORTERS_LOGGERS: Final = ("opentelemetry.exporter", "urllib3", "requests", "grpc", "httpx")
-
-#: The one of this process.
-log_filter: Final = ExporterLogFilter()

@@ -167,13 +167,13 @@ class Ledger:
 
     def enter(self, batch: Iterable[facts.Fact], now: float) -> None:
         """Enter facts, in order; what waits for further reports goes on waiting."""
-        handlers, tasks = self._handlers, self.tasks
+        handlers, forget, unmatched = self._handlers, self.tasks.forget, self._restored.unmatched
         for fact in batch:
             try:
                 if isinstance(fact, str):
-                    tasks.forget(fact, now, now)
+                    forget(fact, now, now)
                     continue
-                if self._restored.unmatched:
+                if unmatched:
                     self._restored.match(fact)
                 handler = handlers.get(fact[0])
                 if handler is not None:

@@ -1,0 +1,257 @@
+"""Snapshots of a run's metrics as OpenTelemetry's data, or shown by an application's provider."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry import metrics as api
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Buckets,
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+from scalable.telemetry import instruments
+from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
+from scalable.telemetry.metering import (
+    SCALE,
+    Attributes,
+    Distribution,
+    Snapshot,
+    Value,
+    is_end,
+    number_of,
+    result_of,
+)
+from scalable.telemetry.spans import SCOPE, span_context
+from scalable_runs.schema import TASKS, Record
+
+#: Buckets of an exponential histogram, the specification's default.
+MAX_BUCKETS: Final = 160
+
+_SDK_CLASSES: Final[dict[str, type]] = {
+    "counter": sdk.Counter,
+    "updowncounter": sdk.UpDownCounter,
+    "histogram": sdk.Histogram,
+}
+
+
+class Reader:
+    """Makes OpenTelemetry's data of snapshots, for one exporter; called by one thread.
+
+    Parameters
+    ----------
+    resource : Resource
+        Of the metrics.
+    started : int
+        When counting began, in nanoseconds.
+    exporter : MetricExporter, optional
+        Its preferred temporality and aggregation are followed; by default cumulative with explicit
+        buckets.
+    """
+
+    def __init__(self, resource: Resource, started: int, exporter: Any = None) -> None:
+        self._resource = resource
+        self._started = self._since = started
+        self._temporality: Mapping[type, AggregationTemporality] = (
+            getattr(exporter, "_preferred_temporality", None) or {}
+        )
+        aggregation = getattr(exporter, "_preferred_aggregation", None) or {}
+        self._exponential = isinstance(
+            aggregation.get(sdk.Histogram), ExponentialBucketHistogramAggregation
+        )
+        self._before: Snapshot = {}
+
+    def read(self, snapshot: Snapshot, now: int) -> MetricsData:
+        """What to export at the time `now` (nanoseconds)."""
+        metrics = [
+            Metric(instrument.name, instrument.description, instrument.unit, data)
+            for instrument, values in snapshot.items()
+            if (data := self._data(instrument, values, now)) is not None
+        ]
+        self._before = snapshot
+        self._since = now
+        return MetricsData(
+            [ResourceMetrics(self._resource, [ScopeMetrics(SCOPE, metrics, "")], "")]
+        )
+
+    def _data(self, instrument: Instrument, values: Mapping[Attributes, Value], now: int) -> Any:
+        if not values:
+            return None
+        if instrument.kind == "gauge":
+            return Gauge(
+                [
+                    NumberDataPoint(_attributes(instrument, key), 0, now, number_of(value))
+                    for key, value in values.items()
+                ]
+            )
+        temporality = self._temporality.get(
+            _SDK_CLASSES[instrument.kind], AggregationTemporality.CUMULATIVE
+        )
+        is_delta = temporality is AggregationTemporality.DELTA
+        start = self._since if is_delta else self._started
+        before = self._before.get(instrument, {}) if is_delta else {}
+        points: list[Any] = []
+        for key, value in values.items():
+            attributes, old = _attributes(instrument, key), before.get(key)
+            if not isinstance(value, Distribution):
+                points.append(NumberDataPoint(attributes, start, now, value - number_of(old)))
+                continue
+            if isinstance(old, Distribution):
+                value = value.since(old)
+            if value.count:
+                make = _exponential_point if self._exponential else _explicit_point
+                points.append(make(value, attributes, start, now))
+        if instrument.kind != "histogram":
+            return Sum(points, temporality, instrument.kind == "counter")
+        histogram = ExponentialHistogram if self._exponential else Histogram
+        return histogram(points, temporality) if points else None
+
+
+def _explicit_point(
+    value: Distribution, attributes: dict[str, str], start: int, now: int
+) -> HistogramDataPoint:
+    return HistogramDataPoint(
+        attributes,
+        start,
+        now,
+        value.count,
+        value.total,
+        value.buckets,
+        TASK_BOUNDS,
+        value.low,
+        value.high,
+        value.exemplars,
+    )
+
+
+def _exponential_point(
+    value: Distribution, attributes: dict[str, str], start: int, now: int
+) -> ExponentialHistogramDataPoint:
+    scaled, scale = dict(value.scaled), SCALE
+    while scaled and max(scaled) - min(scaled) >= MAX_BUCKETS:
+        halved: defaultdict[int, int] = defaultdict(int)
+        for index, count in scaled.items():
+            halved[index >> 1] += count
+        scaled, scale = dict(halved), scale - 1
+    first = min(scaled, default=0)
+    counts = [scaled.get(index, 0) for index in range(first, max(scaled, default=-1) + 1)]
+    return ExponentialHistogramDataPoint(
+        attributes,
+        start,
+        now,
+        value.count,
+        value.total,
+        scale,
+        value.zeros,
+        Buckets(first, counts),
+        Buckets(0, []),
+        0,
+        value.low,
+        value.high,
+        value.exemplars,
+    )
+
+
+class ApplicationInstruments:
+    """Instruments of a meter provider that belongs to the application.
+
+    :meth:`record` and :meth:`show` are called by the recorder's thread, the callbacks by whichever
+    thread reads the provider. What is counted already is shown by callbacks; values of histograms
+    must be recorded one by one.
+    """
+
+    _of_provider: Final[dict[int, tuple[Any, ApplicationInstruments]]] = {}
+
+    def __init__(self, provider: Any) -> None:
+        meter: api.Meter = provider.get_meter(SCOPE.name, SCOPE.version)
+        self._runs: dict[str, Snapshot] = {}
+        self._ended: defaultdict[Instrument, defaultdict[Attributes, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
+        create: dict[str, Any] = {
+            "counter": meter.create_observable_counter,
+            "updowncounter": meter.create_observable_up_down_counter,
+            "gauge": meter.create_observable_gauge,
+        }
+        self._histograms: dict[Instrument, Any] = {}
+        for instrument in instruments.INSTRUMENTS:
+            name, unit, description = instrument.name, instrument.unit, instrument.description
+            if instrument.kind == "histogram":
+                self._histograms[instrument] = meter.create_histogram(
+                    name, unit, description, explicit_bucket_boundaries_advisory=instrument.bounds
+                )
+            else:
+                create[instrument.kind](name, [self._callback(instrument)], unit, description)
+
+    @classmethod
+    def of(cls, provider: Any) -> ApplicationInstruments:
+        """Those of `provider`: each can be made only once, and a program may have more runs."""
+        known = cls._of_provider.get(id(provider))
+        if known is None or known[0] is not provider:
+            known = cls._of_provider[id(provider)] = (provider, cls(provider))
+        return known[1]
+
+    def record(self, file: str, records: Sequence[Record], shown: Any) -> None:
+        """Record the attempts that ended; `shown` gives a task's name as it is told apart."""
+        if file != TASKS:
+            return
+        for record in filter(is_end, records):
+            # From the attempt's span in the context the SDK takes exemplars.
+            ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
+            context = set_span_in_context(NonRecordingSpan(ids))
+            values = (shown(record["task_name"]), result_of(record))
+            for instrument, field in (
+                (instruments.TASK_DURATION, "duration_s"),
+                (instruments.TASK_QUEUED, "queue_s"),
+                (instruments.TASK_TRANSFER, "transfer_s"),
+            ):
+                if field in record:
+                    attributes = dict(zip(instrument.attributes, values, strict=False))
+                    self._histograms[instrument].record(record[field], attributes, context)
+
+    def show(self, run: str, snapshot: Snapshot) -> None:
+        """The newest snapshot of a run."""
+        self._runs = {**self._runs, run: snapshot}
+
+    def end(self, run: str) -> None:
+        """A run is over: its counters stay, its gauges go."""
+        runs = dict(self._runs)
+        for instrument, values in runs.pop(run, {}).items():
+            if instrument.kind == "counter":
+                for key, value in values.items():
+                    self._ended[instrument][key] += number_of(value)
+        self._runs = runs
+
+    def _callback(self, instrument: Instrument) -> Any:
+        def observe(_: api.CallbackOptions) -> Iterable[api.Observation]:
+            totals = defaultdict(float, self._ended.get(instrument, {}))
+            for snapshot in self._runs.values():
+                for key, value in snapshot.get(instrument, {}).items():
+                    totals[key] += number_of(value)
+            return [
+                api.Observation(value, _attributes(instrument, key))
+                for key, value in totals.items()
+            ]
+
+        return observe
+
+
+def _attributes(instrument: Instrument, key: Attributes) -> dict[str, str]:
+    return dict(zip(instrument.attributes, key, strict=True))

@@ -1,0 +1,193 @@
+"""The run's own metrics: collected for the directory, the exporters and the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.resources import Resource
+
+from scalable.facts import SchedulerSample
+from scalable.telemetry import instruments, semconv
+from scalable.telemetry.instruments import Instrument, UsagePoint, usage_metrics
+from scalable.telemetry.metering import Attributes, Meter
+from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
+from scalable.telemetry.shipping import Limits, Shipper
+from scalable.telemetry.sinks import ExporterSink
+from scalable.telemetry.spans import nanoseconds
+from scalable_runs.otel.exporter import RunsMetricExporter
+from scalable_runs.schema import Record
+from scalable_runs.summary import RunSummary
+
+#: Collections that wait to be sent at most.
+QUEUE: Final = 16
+#: Shortest time between two collections into metrics.jsonl, in seconds.
+FILE_INTERVAL: Final = 60.0
+#: Time between two collections for an application's meter provider, in seconds.
+SHOW_INTERVAL: Final = 1.0
+
+
+class Figures(NamedTuple):
+    """What metrics are made of, besides what the router counts itself."""
+
+    summary: RunSummary
+    wasted: Mapping[tuple[str, str], float]
+    scheduler: SchedulerSample | None
+    facts: int
+    facts_dropped: int
+    errors: int
+    lag: float
+
+
+class MetricRouter:
+    """Collects the run's metrics where it is time to; called by the recorder's thread only.
+
+    Parameters
+    ----------
+    run : str
+        Id of the run.
+    resource : Resource
+        Of the metrics.
+    exporter : RunsMetricExporter
+        Writes metrics.jsonl.
+    clock : callable
+        Returns the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        resource: Resource,
+        exporter: RunsMetricExporter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._run = run
+        self._resource = resource
+        self._exporter = exporter
+        self._clock = clock
+        self._started = nanoseconds(clock())
+        self._meter = Meter()
+        self._file_reader = Reader(resource, self._started)
+        self._application: ApplicationInstruments | None = None
+        self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
+        self._interval = 0.0
+        self._next_sent = self._next_written = self._next_shown = 0.0
+
+    @property
+    def shippers(self) -> list[Shipper[MetricsData]]:
+        """What sends them."""
+        return [shipper for shipper, _ in self._shippers]
+
+    def open(
+        self,
+        exporters: Sequence[Any],
+        provider: Any,
+        interval: float,
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        """Begin to collect for exporters and a provider of the application's, if there is one."""
+        self._interval = interval
+        now = monotonic()
+        self._next_sent = now + interval
+        self._next_written = now + max(interval, FILE_INTERVAL)
+        for exporter in exporters:
+            sink = ExporterSink[MetricsData](exporter, single=True)
+            shipper = Shipper("metrics", sink, Limits(QUEUE, 1, 0.0), on_trouble)
+            self._shippers.append((shipper, Reader(self._resource, self._started, exporter)))
+        if provider is not None:
+            self._application = ApplicationInstruments.of(provider)
+
+    def add(self, file: str, records: Sequence[Record]) -> None:
+        """Count records as they were written."""
+        self._meter.add(file, records)
+        if self._application is not None:
+            self._application.record(file, records, self._meter.shown)
+
+    def add_points(self, points: Sequence[UsagePoint]) -> None:
+        """Write the usage of workers, and note it for the next collection."""
+        self._exporter.export(usage_metrics(points, self._resource))
+        for attributes, sample in points:
+            self._meter.take_sample(str(attributes[semconv.ENTITY_ID]), sample)
+
+    def export(self, data: MetricsData) -> None:
+        """Write and send metrics that user code made."""
+        self._exporter.export(data)
+        for shipper, _ in self._shippers:
+            shipper.put((data,))
+
+    def collect(
+        self,
+        figures: Figures,
+        shippers: Sequence[Shipper[Any]],
+        summarized: int | None,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Collect wherever it is time to; `last`: everywhere, now.
+
+        Parameters
+        ----------
+        figures : Figures
+            Counts of the recorder.
+        shippers : sequence of Shipper
+            Those of all signals, whose counts are metrics as well.
+        summarized : int or None
+            Spans that rollups stand for, where spans are sent.
+        """
+        now = monotonic()
+        send = bool(self._shippers) and (last or now >= self._next_sent)
+        write = last or now >= self._next_written
+        application = self._application if last or now >= self._next_shown else None
+        if not (send or write or application):
+            return
+        snapshot = self._meter.snapshot(
+            figures.summary.states(ended=last),
+            figures.summary.by_name(),
+            figures.wasted,
+            figures.scheduler,
+            _health(figures, shippers, summarized),
+        )
+        at = nanoseconds(self._clock())
+        if send:
+            self._next_sent = now + self._interval
+            for shipper, reader in self._shippers:
+                shipper.put((reader.read(snapshot, at),))
+        if write:
+            self._next_written = now + max(self._interval, FILE_INTERVAL)
+            self._exporter.export(self._file_reader.read(snapshot, at))
+        if application is not None:
+            self._next_shown = now + SHOW_INTERVAL
+            application.show(self._run, snapshot)
+            if last:
+                application.end(self._run)
+
+
+def _health(
+    figures: Figures, shippers: Sequence[Shipper[Any]], summarized: int | None
+) -> Mapping[Instrument, Mapping[Attributes, float]]:
+    """The telemetry's own counts."""
+    exported: dict[Attributes, float] = {}
+    failures: dict[Attributes, float] = {}
+    queued: dict[Attributes, float] = {}
+    for shipper in shippers:
+        counts, signal = shipper.counts, shipper.signal
+        for values, key, count in (
+            (exported, (signal, "sent"), counts.sent),
+            (exported, (signal, "failed"), counts.failed),
+            (exported, (signal, "dropped"), counts.dropped),
+            (failures, (signal,), counts.failures),
+            (queued, (signal,), shipper.waiting),
+        ):
+            values[key] = values.get(key, 0) + count
+    return {
+        instruments.FACTS: {(): figures.facts},
+        instruments.FACTS_DROPPED: {(): figures.facts_dropped},
+        instruments.ERRORS: {(): figures.errors},
+        instruments.LAG: {(): figures.lag},
+        instruments.EXPORTED: exported,
+        instruments.EXPORT_FAILURES: failures,
+        instruments.EXPORT_QUEUE: queued,
+        instruments.SUMMARIZED: {} if summarized is None else {(): summarized},
+    }

@@ -1,0 +1,242 @@
+"""Where every signal of a run goes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from time import time
+from typing import Any, Final
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
+
+from scalable.common.options import RecorderOptions
+from scalable.telemetry import semconv
+from scalable.telemetry.ledger.signals import Output
+from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.metric_router import Figures, MetricRouter
+from scalable.telemetry.routes import Routes, exception_signal, load_exporter
+from scalable.telemetry.shipping import Shipper, SignalName, limits_from
+from scalable.telemetry.sinks import ExporterSink, LoggerProviderSink, Sink, TracerProviderSink
+from scalable.telemetry.span_router import SpanRouter
+from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
+from scalable_runs.schema import Record
+from scalable_runs.writer import RunWriter
+
+#: Items that wait to be sent at most, where OTEL_BSP_* or OTEL_BLRP_* say nothing.
+QUEUE: Final = 10_000
+
+
+class SignalRouter:
+    """Where every signal goes; called by the recorder's thread only, but for :meth:`__init__`.
+
+    The run's directory gets all of it. Over OTLP, or to the application's providers, goes what
+    :class:`~scalable.telemetry.budget.SpanBudget`, the sampler and the options allow, by way of
+    bounded queues with threads of their own. Where nothing is configured there are none.
+
+    Signals that are not the run's own but of user code in the workers come in by
+    :meth:`foreign_spans`, :meth:`foreign_logs` and :meth:`foreign_metrics`.
+
+    Parameters
+    ----------
+    writer : RunWriter
+        The run's directory.
+    resource : Resource
+        Of the run's own signals.
+    on_records : callable
+        Called with every record written.
+    root : SpanContext
+        The run's root span.
+    run : str
+        Id of the run.
+    routes : Routes
+        Where signals go besides.
+    options : RecorderOptions
+        How many spans, and whether the events of every task, are sent.
+    warn : callable
+        Called with what the user should know.
+    clock : callable
+        Returns the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        resource: Resource,
+        on_records: Callable[[str, Sequence[Record]], None],
+        *,
+        root: SpanContext,
+        run: str,
+        routes: Routes,
+        options: RecorderOptions,
+        warn: Callable[[str], None],
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._on_written = on_records
+        self._run = run
+        self._root = root
+        self._routes = routes
+        self._warn = warn
+        shared: Any = {
+            "record_map": semconv.RECORD_MAP,
+            "resource": resource,
+            "on_records": self._on_records,
+            # The recorder exports in small pieces, and flushes once it has no more.
+            "flush_on_export": False,
+        }
+        self._span_file = RunsSpanExporter(writer, **shared)
+        self._log_file = RunsLogExporter(writer, **shared)
+        self._metric_file = RunsMetricExporter(writer, **shared)
+        self._spans = SpanRouter(run, root, resource, options.span_budget)
+        self._metrics = MetricRouter(run, resource, self._metric_file, clock)
+        self._log_shippers: list[Shipper[ReadableLogRecord]] = []
+        self._events = EventFactory(resource)
+        self._in_trouble = False
+        #: Events that are not sent, and those that are not sent of tasks.
+        self._unwanted = set[str | None]() if options.task_events else {semconv.EVENT_TASK}
+        log_exceptions = exception_signal(os.environ) != "spans" or not self.sends_spans
+        self._unwanted_of_tasks = set[str]() if log_exceptions else {semconv.EVENT_FAILURE}
+
+    # -- beginning ------------------------------------------------------------------------------
+
+    @property
+    def sends_spans(self) -> bool:
+        """Spans go anywhere besides the directory."""
+        return "traces" in self._routes.providers or "traces" in self._routes.exporters
+
+    def open(self) -> None:
+        """Load and start what is configured; on the recorder's thread, as imports take a while."""
+        providers = self._routes.providers
+        spans: list[Sink[ReadableSpan]] = list(map(ExporterSink, self._load("traces")))
+        if "traces" in providers:
+            spans.append(TracerProviderSink(providers["traces"]))
+        logs: list[Sink[ReadableLogRecord]] = list(map(ExporterSink, self._load("logs")))
+        if "logs" in providers:
+            logs.append(LoggerProviderSink(providers["logs"]))
+        limits = limits_from(os.environ, "OTEL_BSP", QUEUE, 5.0)
+        for sink in spans:
+            self._spans.shippers.append(Shipper("traces", sink, limits, self._trouble))
+        limits = limits_from(os.environ, "OTEL_BLRP", QUEUE, 1.0)
+        for sink in logs:
+            self._log_shippers.append(Shipper("logs", sink, limits, self._trouble))
+        self._metrics.open(
+            self._load("metrics"), providers.get("metrics"), _interval(os.environ), self._trouble
+        )
+
+    def announce(self, started: float) -> None:
+        """Send an event that the run goes on: its root span is sent when it ends."""
+        attributes = {semconv.RUN_ID: self._run}
+        event = self._events.event(semconv.EVENT_RUN, started, attributes, self._root)
+        self._send_logs([event])
+
+    def _load(self, signal: SignalName) -> list[Any]:
+        points = self._routes.exporters.get(signal, ())
+        loaded = [load_exporter(signal, point, self._warn) for point in points]
+        return [exporter for exporter in loaded if exporter is not None]
+
+    def _trouble(self, what: str) -> None:
+        """Called by the shippers' threads; warns the user once a run."""
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._warn(
+                f"signals cannot be sent now: {what.strip().rstrip('.')}. The run's directory has "
+                f"them all; `scalable export --run-id {self._run}` sends them later"
+            )
+
+    # -- signals --------------------------------------------------------------------------------
+
+    def export(self, output: Output, opened: Sequence[SpanContext]) -> None:
+        """Write and send what the ledger made, in order; submissions began the spans `opened`."""
+        for batch in output.batches:
+            if batch.logs:
+                self._log_file.export(batch.logs)
+            if batch.spans:
+                self._span_file.export(batch.spans)
+        self._spans.export(output, opened)
+        if self._log_shippers:
+            for batch in output.batches:
+                self._send_logs([log for log in batch.logs if self._is_wanted(log)])
+        if output.points:
+            self._metrics.add_points(output.points)
+
+    def _is_wanted(self, log: ReadableLogRecord) -> bool:
+        """Not the events of every task; nor, by default, exceptions that stand on spans."""
+        name = log.log_record.event_name
+        return name not in self._unwanted and not (
+            name in self._unwanted_of_tasks
+            and semconv.TASK_KEY in (log.log_record.attributes or {})
+        )
+
+    def _send_logs(self, logs: Sequence[ReadableLogRecord]) -> None:
+        for shipper in self._log_shippers:
+            shipper.put(logs)
+
+    def foreign_spans(self, spans: Sequence[ReadableSpan]) -> None:
+        """Write and send spans that user code made in a worker process."""
+        if spans:
+            self._span_file.export(spans)
+            self._spans.export_foreign(spans)
+
+    def foreign_logs(self, logs: Sequence[ReadableLogRecord]) -> None:
+        """Write and send log records of tasks, workers, nannies and the scheduler."""
+        if logs:
+            self._log_file.export(logs)
+            self._send_logs(logs)
+
+    def foreign_metrics(self, data: MetricsData) -> None:
+        """Write and send metric points that user code made."""
+        self._metrics.export(data)
+
+    def _on_records(self, file: str, records: Sequence[Record]) -> None:
+        self._on_written(file, records)
+        self._metrics.add(file, records)
+
+    def collect(self, figures: Figures, *, last: bool = False) -> None:
+        """Collect metrics wherever it is time to; `last`: everywhere, now."""
+        self._metrics.collect(figures, self._shippers(), self._spans.summarized, last=last)
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    def settle(self) -> dict[str, int]:
+        """The run ends: send what the budget held back; returns the counts for the root span."""
+        return self._spans.settle()
+
+    def finish(self, deadline: float) -> None:
+        """Send what waits until `deadline` (:func:`time.monotonic`), then give up the rest."""
+        shippers = self._shippers()
+        for shipper in shippers:
+            shipper.begin_close()
+        for shipper in shippers:
+            shipper.close(deadline)
+        # Nothing comes any more for the directory.
+        for file in (self._span_file, self._log_file, self._metric_file):
+            file.shutdown()
+
+    def not_sent(self) -> dict[str, int]:
+        """Items that were to be sent and could not be, by signal; the directory has them."""
+        lost: Counter[str] = Counter()
+        for shipper in self._shippers():
+            lost[shipper.signal] += shipper.counts.dropped + shipper.counts.failed
+        return dict(+lost)
+
+    def sent(self) -> dict[str, int]:
+        """Items that a backend has taken so far, by signal."""
+        taken: Counter[str] = Counter()
+        for shipper in self._shippers():
+            taken[shipper.signal] += shipper.counts.sent
+        return dict(taken)
+
+    def _shippers(self) -> list[Shipper[Any]]:
+        return [*self._spans.shippers, *self._log_shippers, *self._metrics.shippers]
+
+
+def _interval(environ: Mapping[str, str]) -> float:
+    try:
+        interval = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or 60_000) / 1e3
+    except ValueError:
+        return 60.0
+    return interval if interval > 0 else 60.0

@@ -1,0 +1,216 @@
+"""Where batches of signals are sent: exporters of the SDK, or the application's providers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.trace import ReadableSpan
+
+from scalable.telemetry.spans import SCOPE
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+_logger = logging.getLogger("scalable")
+
+
+class UndeliverableError(Exception):
+    """A batch was not taken.
+
+    Attributes
+    ----------
+    permanent : bool
+        It will not be taken later either: the destination has said what is wrong with it.
+    """
+
+    def __init__(self, text: str, *, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+class Sink(Protocol[T_contra]):
+    """Where batches go; :meth:`send` is called by the shipper's thread."""
+
+    def send(self, batch: Sequence[T_contra]) -> None:
+        """Hand over a batch; raises :class:`UndeliverableError` if it was not taken."""
+        ...
+
+    def shutdown(self) -> None:
+        """Nothing comes any more; interrupts what waits. Called by any thread, never raises."""
+        ...
+
+
+class ExporterSink(Generic[T]):
+    """An exporter of the SDK as a sink.
+
+    Parameters
+    ----------
+    exporter
+        With `export(batch)` and `shutdown()`.
+    single : bool
+        Its `export` takes one item and no batch: metrics.
+    """
+
+    def __init__(self, exporter: Any, *, single: bool = False) -> None:
+        self._exporter = exporter
+        self._single = single
+
+    def send(self, batch: Sequence[T]) -> None:
+        """Export; what the exporter logs about a failure becomes the error's text."""
+        log_filter.clear()
+        for unit in batch if self._single else (batch,):
+            result = self._exporter.export(unit)
+            # SUCCESS of every signal's result; an exporter that returns nothing took the batch.
+            if result is not None and getattr(result, "value", result) != 0:
+                text = log_filter.last_message() or "the exporter reports a failure"
+                raise UndeliverableError(text, permanent=_is_permanent(text))
+
+    def shutdown(self) -> None:
+        """Shut the exporter down; what it logs is of no interest any more."""
+        log_filter.capture()
+        try:
+            self._exporter.shutdown()
+        except Exception as error:
+            _logger.debug("an exporter could not be shut down", exc_info=error)
+        finally:
+            log_filter.release()
+
+
+class TracerProviderSink:
+    """A tracer provider of the application's as a sink.
+
+    Its processors may hold 2,048 spans and drop what comes beyond: each batch is flushed before
+    the next comes. Only the shipper's thread waits there for the application's collector.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def send(self, batch: Sequence[ReadableSpan]) -> None:
+        """Give the spans to the provider's processors."""
+        processor = self._provider._active_span_processor
+        for span in batch:
+            processor.on_end(span)
+        self._provider.force_flush()
+
+    def shutdown(self) -> None:
+        """It is the application's."""
+
+
+class LoggerProviderSink:
+    """A logger provider of the application's as a sink."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def send(self, batch: Sequence[ReadableLogRecord]) -> None:
+        """Emit the records by the provider's loggers."""
+        for readable in batch:
+            scope = readable.instrumentation_scope or SCOPE
+            self._provider.get_logger(scope.name, scope.version).emit(readable.log_record)
+        flush = getattr(self._provider, "force_flush", None)
+        if callable(flush) and flush() is False:
+            raise UndeliverableError("the application's log processors", permanent=True)
+
+    def shutdown(self) -> None:
+        """It is the application's."""
+
+
+_HTTP_STATUS: Final = re.compile(r"\bcode: (\d{3})\b")
+_GRPC_STATUS: Final = re.compile(r"StatusCode\.([A-Z_]+)")
+_GRPC_PERMANENT: Final = frozenset(
+    {
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "FAILED_PRECONDITION",
+        "UNIMPLEMENTED",
+    }
+)
+
+
+def _is_permanent(text: str) -> bool:
+    """Whether an exporter's message is about a batch that will never be taken."""
+    http = _HTTP_STATUS.search(text)
+    if http is not None:
+        # 4xx, but for timeouts and "too many".
+        return http[1].startswith("4") and http[1] not in ("408", "429")
+    grpc = _GRPC_STATUS.search(text)
+    if grpc is not None:
+        return grpc[1] in _GRPC_PERMANENT
+    return "max_request_size" in text or "Failed to encode" in text
+
+
+class ExporterLogFilter(logging.Filter):
+    """Keeps what exporters log about shipments from all handlers, and remembers it.
+
+    An SDK exporter says why it failed only in its log. The user gets one warning instead of one per
+    batch, and no handler can send such a record over the connection that is broken. Records of a
+    shipment are told from others by their thread. A logger's filter sees only what is logged
+    there: it is added to each logger that exporters use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._threads: dict[int, int] = {}
+        self._messages: dict[int, str] = {}
+        self._loggers: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let pass what is not about a shipment."""
+        thread = record.thread
+        if thread not in self._threads:
+            return True
+        try:
+            if record.levelno >= logging.WARNING:
+                self._messages[thread] = record.getMessage()
+        except Exception:
+            self._messages[thread] = str(record.msg)
+        return False
+
+    def capture(self) -> None:
+        """Capture the records of the calling thread."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._threads[thread] = self._threads.get(thread, 0) + 1
+        self._add_to_loggers()
+
+    def release(self) -> None:
+        """Undo one :meth:`capture`."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._threads[thread] -= 1
+            if not self._threads[thread]:
+                del self._threads[thread]
+                self._messages.pop(thread, None)
+
+    def clear(self) -> None:
+        """Before an export: messages from now on are about it."""
+        self._messages.pop(threading.get_ident(), None)
+        self._add_to_loggers()
+
+    def last_message(self, thread: int | None = None) -> str:
+        """The last message of a thread, by default the calling one."""
+        return self._messages.get(threading.get_ident() if thread is None else thread, "")
+
+    def _add_to_loggers(self) -> None:
+        # Again and again: loggers appear with the modules that an exporter imports at first use.
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith(_EXPORTERS_LOGGERS) and name not in self._loggers:
+                self._loggers.add(name)
+                # In front: another filter there drops what it has seen a moment ago.
+                logging.getLogger(name).filters.insert(0, self)
+
+
+_EXPORTERS_LOGGERS: Final = ("opentelemetry.exporter", "urllib3", "requests", "grpc", "httpx")
+
+#: The filter of this process.
+log_filter: Final = ExporterLogFilter()
