@@ -709,6 +709,7 @@ class SlowAttempt(TypedDict):
     queue_s: NotRequired[
         Annotated[SignedSeconds | None, "From when the task could have run until it did."]
     ]
+    timestamp: NotRequired[Annotated[Text | None, FIXED, "When it ended."]]
 
 
 class Timing(TypedDict):
@@ -754,6 +755,7 @@ class WorkerSummary(TypedDict):
     attempts: Annotated[Count, "Attempts that ended there."]
     memory_gb_max: Annotated[Gigabytes | None, "Most memory that was seen in use."]
     memory_limit_gb: Annotated[Gigabytes | None, "Memory that it may use."]
+    cpu_max: NotRequired[Annotated[Cores | None, "Most cores that were seen in use."]]
 
 
 class Resources(TypedDict):

@@ -283,12 +283,12 @@ def test_what_runs_is_told_oldest_first() -> None:
         task("running", "inc-2", 2, worker=address(1)),
         task("running", "inc-1", 1, worker=address(0)),
     )
-    assert [(one.task_id, one.attempt, one.worker) for one in summary.running()] == [
+    assert [(one["task_id"], one["attempt"], one["worker"]) for one in summary.running()] == [
         ("inc-1", 1, address(0)),
         ("inc-2", 1, address(1)),
     ]
     assert summary.states()["waiting"] == 2
-    assert summary.running(limit=1)[0].since == at(1)
+    assert summary.running(limit=1)[0]["since"] == at(1)
     assert summary.document(RUN)["last_at"] == at(2)
 
 

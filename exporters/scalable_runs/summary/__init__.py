@@ -3,7 +3,7 @@
 from scalable_runs.summary.groups import MAX_FAILURE_GROUPS, MAX_MESSAGES, MAX_WORKERS
 from scalable_runs.summary.names import OTHER, failure_pattern, name_of_key
 from scalable_runs.summary.running import RunSummary
-from scalable_runs.summary.tasks import MAX_NAMES, NameCounts, UnfinishedTask
+from scalable_runs.summary.tasks import MAX_NAMES, NameCounts
 from scalable_runs.summary.values import EXACT_VALUES, RELATIVE_ERROR
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "RELATIVE_ERROR",
     "NameCounts",
     "RunSummary",
-    "UnfinishedTask",
     "failure_pattern",
     "name_of_key",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from scalable_runs import fields
 from scalable_runs.plain import cut, parse_seconds
+from scalable_runs.schema import FailureGroup, WorkerSummary
 from scalable_runs.summary.names import (
     MAX_PATTERN,
     OTHER,
@@ -95,7 +96,7 @@ class Worker:
         if fields.amount(memory):
             self._memory_gb = max(self._memory_gb, (memory or 0) / 1e9)
 
-    def document(self, begin: float | None, end: float | None) -> dict[str, Any]:
+    def document(self, begin: float | None, end: float | None) -> WorkerSummary:
         """Return the row of a run with these bounds; `Workers.rows` adds the usage."""
         lives = list(self._lives)
         if self._since is not None and end is not None:
@@ -190,16 +191,16 @@ class Workers:
         usage.memory_gb = max(usage.memory_gb, memory_gb)
         usage.cpu = max(usage.cpu, cpu)
 
-    def rows(self, begin: float | None, end: float | None) -> list[dict[str, Any]]:
+    def rows(self, begin: float | None, end: float | None) -> list[WorkerSummary]:
         """Return a row per worker, for a run with these bounds."""
-        rows: list[dict[str, Any]] = []
+        rows: list[WorkerSummary] = []
         for worker in self.by_key.values():
             row = worker.document(begin, end)
             for entity in (worker.address, worker.worker_id):
                 usage = self._usage.get(entity or "")
                 if usage is not None:
                     row["memory_gb_max"] = max(row["memory_gb_max"] or 0, usage.memory_gb) or None
-                    row["cpu_max"] = max(row["cpu_max"] or 0.0, usage.cpu)
+                    row["cpu_max"] = max(row.get("cpu_max") or 0.0, usage.cpu)
             rows.append(row)
         # Sorted, since the order of arrival depends on which journal is read first.
         return sorted(rows, key=lambda row: (row["worker"] or "", row["worker_id"] or ""))
@@ -244,8 +245,9 @@ class _FailureGroup:
         if traceback and self.traceback is None:
             self.traceback = cut(traceback, _MAX_TRACEBACK)
 
-    def document(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__} | {
+    def document(self) -> FailureGroup:
+        row: Any = {name: getattr(self, name) for name in FailureGroup.__annotations__}
+        return row | {
             "messages": list(self.messages) if len(self.messages) > 1 else [],
             "task_names": self.task_names.document(),
             "workers": self.workers.document(),
@@ -319,7 +321,7 @@ class Failures:
         if not is_loss and key[1] != OTHER:
             self._keep_message(group, text[:MAX_PATTERN])
 
-    def rows(self, *, from_tasks: bool) -> list[dict[str, Any]]:
+    def rows(self, *, from_tasks: bool) -> list[FailureGroup]:
         """Return the groups, the largest first.
 
         Parameters
@@ -329,7 +331,7 @@ class Failures:
         """
         rows = [group.document() for group in self._by_cause.values()]
         for row in rows:
-            tasks = self._of_tasks.get((row["failure_class"], row["pattern"]))
+            tasks = self._of_tasks.get((row["failure_class"], row.get("pattern", "")))
             if tasks is not None and row["task_names"]:
                 row["task_names"] = tasks.task_names.document() or row["task_names"]
                 row["dependents_failed"] = tasks.dependents_failed

@@ -17,6 +17,12 @@ from scalable_runs.schema import (
     SCHEMA_VERSION,
     TASKS,
     WORKERS,
+    Resources,
+    SummaryCounts,
+    SummaryDocument,
+    Timing,
+    UnfinishedTask,
+    WorkerSummary,
 )
 from scalable_runs.summary.groups import Costs, Failures, Workers
 from scalable_runs.summary.tasks import (
@@ -24,7 +30,6 @@ from scalable_runs.summary.tasks import (
     UNUSABLE,
     NameCounts,
     Tasks,
-    UnfinishedTask,
 )
 from scalable_runs.summary.values import RELATIVE_ERROR, Range, ratio
 
@@ -162,7 +167,7 @@ class RunSummary:
         ended = self._sum("succeeded") + self._sum("cancelled") + failed
         return ended, self._sum("submitted"), failed
 
-    def document(self, run: Mapping[str, Any]) -> dict[str, Any]:
+    def document(self, run: Mapping[str, Any]) -> SummaryDocument:
         """Return summary.json's document.
 
         Parameters
@@ -173,9 +178,8 @@ class RunSummary:
 
         Returns
         -------
-        dict
-            The shape of the run directory's contract. All times are seconds. Ratios and means of
-            nothing are null.
+        SummaryDocument
+            All times are seconds. Ratios and means of nothing are null.
         """
         begin, end = self._bounds(run)
         workers = self._workers.rows(begin, end)
@@ -200,15 +204,15 @@ class RunSummary:
             "unfinished": {
                 "running": running,
                 "waiting": waiting,
-                "tasks": [task._asdict() for task in self.running()],
+                "tasks": self.running(),
             },
         }
 
-    def _counts(self, run: Mapping[str, Any], workers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _counts(self, run: Mapping[str, Any], workers: list[WorkerSummary]) -> SummaryCounts:
         recomputed = self._tasks.recomputed
         running, waiting = len(self._tasks.running), len(self._tasks.waiting)
         is_over = run.get("status") not in (None, "running")
-        return {
+        counts: Any = {
             **{name: self._events[file] for file, name in _COUNTED.items()},
             "unusable_events": self._unusable,
             "tasks": self._sum("count"),
@@ -221,8 +225,9 @@ class RunSummary:
             "workers": len(workers),
             "workers_lost": sum(row["lost"] for row in workers),
         }
+        return counts
 
-    def _timing(self, begin: float | None, end: float | None) -> dict[str, Any]:
+    def _timing(self, begin: float | None, end: float | None) -> Timing:
         names = self._tasks.names
         count = sum(totals.duration.count for totals in names.values())
         total = math.fsum(totals.duration.total for totals in names.values())
@@ -238,7 +243,7 @@ class RunSummary:
             "slowest": self._tasks.slowest.rows(),
         }
 
-    def _resources(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _resources(self, workers: list[WorkerSummary]) -> Resources:
         capacity = math.fsum(row["lifetime_s"] * (row["nthreads"] or 0) for row in workers)
         busy = math.fsum(row["busy_s"] for row in workers if row["lifetime_s"] and row["nthreads"])
         peaks = [self._task_memory, *(row["memory_gb_max"] for row in workers)]

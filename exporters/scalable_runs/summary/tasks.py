@@ -6,12 +6,17 @@ import heapq
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from scalable_runs.plain import parse_seconds
-from scalable_runs.schema import FINAL_STATES
+from scalable_runs.schema import (
+    FINAL_STATES,
+    NameSummary,
+    SlowAttempt,
+    UnfinishedTask,
+)
 from scalable_runs.summary.groups import Failures, Workers
 from scalable_runs.summary.names import OTHER, is_address, name_of_key
 from scalable_runs.summary.values import Values
@@ -34,19 +39,6 @@ _ENDS: Final = FINAL_STATES | {"retried", "lost"}
 _CUT_SHORT: Final = frozenset({"lost", "failed", "cancelled"})
 #: Older records number the tasks of one map: slow[0], slow[1], …
 _INDEX: Final = re.compile(r"\[\d+\]$")
-_SLOW_FIELDS: Final = (
-    *("task_id", "task_name", "state", "attempt", "worker", "duration_s", "queue_s", "timestamp"),
-)
-
-
-class UnfinishedTask(NamedTuple):
-    """A task that runs, or ran when the record ends."""
-
-    task_id: str
-    task_name: str
-    attempt: int
-    worker: str | None
-    since: str
 
 
 class NameCounts(NamedTuple):
@@ -79,9 +71,9 @@ class NameTotals:
     transfer_s: float = 0.0
     name: str = ""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> NameSummary:
         """Return the row of this name."""
-        row: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)[:-1]}
+        row: Any = {name: getattr(self, name) for name in NameSummary.__annotations__}
         return row | {"duration": self.duration.document(), "queue": self.queue.document()}
 
 
@@ -273,13 +265,13 @@ class Tasks:
         """Return the tasks that run, the longest running first."""
         oldest = heapq.nsmallest(limit, self.running.items(), key=lambda item: item[1][3])
         return [
-            UnfinishedTask(
-                task_id,
-                name_of_key(task_id) if name.name == OTHER else name.name,
-                attempt,
-                worker if is_address(worker) else None,
-                since,
-            )
+            {
+                "task_id": task_id,
+                "task_name": name_of_key(task_id) if name.name == OTHER else name.name,
+                "attempt": attempt,
+                "worker": worker if is_address(worker) else None,
+                "since": since,
+            }
             for task_id, (attempt, name, worker, since) in oldest
         ]
 
@@ -302,14 +294,15 @@ class Slowest:
     """The slowest attempts; of equal durations the first."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Mapping[str, Any]]] = []
+        self._heap: list[tuple[float, int, SlowAttempt]] = []
         self._seen = 0
         #: Durations up to this one are not among the slowest.
         self.floor = 0.0
 
     def add(self, duration: float, record: Mapping[str, Any]) -> None:
         """Add an attempt that took longer than :attr:`floor`."""
-        kept = {key: record[key] for key in _SLOW_FIELDS if record.get(key) is not None}
+        fields = SlowAttempt.__annotations__
+        kept: Any = {name: record[name] for name in fields if record.get(name) is not None}
         if not is_address(kept.get("worker")):
             kept.pop("worker", None)
         self._seen += 1
@@ -319,7 +312,6 @@ class Slowest:
         if len(self._heap) == SLOWEST:
             self.floor = self._heap[0][0]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[SlowAttempt]:
         """Return the attempts, the slowest first."""
-        ordered = sorted(self._heap, key=itemgetter(0, 1), reverse=True)
-        return [dict(kept) for _, _, kept in ordered]
+        return [row for _, _, row in sorted(self._heap, key=itemgetter(0, 1), reverse=True)]

@@ -8,7 +8,9 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+from scalable_runs.schema import Spread
 
 #: Up to this many values the percentiles are exact.
 EXACT_VALUES: Final = 1_000
@@ -55,7 +57,7 @@ class Values:
         """Their sum."""
         return math.fsum((self._total, *self._pending))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Spread:
         """Return count, total, mean, median, 95th percentile and maximum."""
         count, total = self.count, self.total
         if not count:

@@ -776,7 +776,7 @@ class Recorder:
             error=status if status in ("failed", "lost") else None,
         )
 
-    def _make_summary(self, run: Mapping[str, Any]) -> dict[str, Any]:
+    def _make_summary(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Called by the writer's thread, which goes on without a summary if there can be none."""
         try:
             return self.summary.document(run)
