@@ -80,7 +80,7 @@ def load_report(
     summary = (scanner or read_journals)(reader, progress)
     # A run that says `running` and whose recorder is gone has ended.
     document = summary.document({**reader.document, "status": reader.status})
-    loaded = _report(reader, cast("SummaryDocument", document), "scan")
+    loaded = _report(reader, document, "scan")
     if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
         return loaded
     note = "summary.json is missing or does not fit: counted from the journals."
