@@ -84,7 +84,7 @@ def test_help_teaches_how_to_record_and_what_there_is() -> None:
     shown = process("--help")
     assert shown.returncode == 0
     assert "scalable.instrument(client)" in shown.stdout
-    for name, (_, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         assert f"  {name:<{max(map(len, COMMANDS))}}  {text}" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80
 

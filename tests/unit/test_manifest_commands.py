@@ -102,9 +102,9 @@ def test_init_asks_again_at_once_for_what_cannot_be():
     shown = asked("\nslrm\n3 local\n\nlots\n0\n2\nmany\n0\n0.5\nbig\n4G\n")
     for said in (
         "there is no provider 'slrm'; did you mean 'slurm'?",
-        "'lots' is no whole number",
+        "'lots' is not a whole number",
         "targets.slurm.max_workers: must be",
-        "'many' is no number",
+        "'many' is not a number",
         "components.worker.cpus: must be",
         "components.worker.memory: must be a size such as 1G",
     ):

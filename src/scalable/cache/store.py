@@ -81,13 +81,7 @@ def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def cache_limit() -> int:
-    """Limit of all entries in bytes: ``SCALABLE_CACHE_LIMIT`` such as 50G, or 10 GB.
-
-    Raises
-    ------
-    ValueError
-        The variable is not a size.
-    """
+    """Limit of all entries in bytes: ``SCALABLE_CACHE_LIMIT`` such as 50G, or 10 GB."""
     text = os.environ.get(LIMIT_VARIABLE, "").strip()
     return memory_bytes(text) if text else DEFAULT_LIMIT
 
@@ -102,17 +96,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One kept result.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        Its directory.
-    size : int
-        Bytes.
-    used : float
-        When it was last made or read, seconds since the epoch.
-    """
+    """A kept result: its directory, its bytes, and when it was last made or read."""
 
     path: Path
     size: int
@@ -137,13 +121,6 @@ class Store:
 
     Unpickling an entry runs code that is in it. Every directory and file is therefore private to
     its user, whatever the umask, and nothing is read that another user could have written.
-
-    Parameters
-    ----------
-    directory : path
-        Made at the first entry.
-    limit : int, optional
-        Bytes that entries may take. Default: :func:`cache_limit`.
     """
 
     _lock: Final = unlocked_in_forks(threading.Lock())
@@ -186,13 +163,7 @@ class Store:
     def save(
         self, digest: str, result: Any, return_type: Any, function_name: str, duration: float
     ) -> int:
-        """Keep a result; returns its bytes.
-
-        Raises
-        ------
-        Exception
-            It cannot be pickled or written; nothing is left then.
-        """
+        """Keep a result; returns its bytes. After an error nothing is left."""
         import joblib
 
         path = self._path(digest)
@@ -236,10 +207,7 @@ class Store:
     def _make_shard(self, shard: Path) -> None:
         """Make the directory of an entry's directory, private to this user.
 
-        Raises
-        ------
-        PermissionError
-            Another user can write to it or to the store.
+        Raises PermissionError if another user can write to it or to the store.
         """
         spool.make_private(shard)
         for directory in (self._entries, shard):
@@ -265,14 +233,9 @@ class Store:
                     yield Entry(path, _size(path), path.stat().st_mtime)
 
     def matching(self, function: str | None = None, older_than: float | None = None) -> list[Entry]:
-        """Return entries, all or some.
+        """Return entries, all or some: of a function, last used `older_than` seconds ago.
 
-        Parameters
-        ----------
-        function : str, optional
-            Only those of the function of this name, or whose name ends with it after a dot.
-        older_than : float, optional
-            Only those last used this many seconds ago.
+        The name of a function may be its last part alone.
         """
         now = time.time()
         return [

@@ -1,9 +1,9 @@
-"""What the commands share: errors, groups, options, and where the result goes."""
+"""What the commands share: errors, groups, options, completion, and where results go."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,9 +12,9 @@ import click
 from scalable.cli._terminal import echo, plain_json, wants_color
 
 if TYPE_CHECKING:
-    pass
+    from click.shell_completion import CompletionItem
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class CommandError(click.ClickException):
@@ -24,7 +24,7 @@ class CommandError(click.ClickException):
 
 
 class HelpGroup(click.Group):
-    """A group that prints its help where it is called without a command (exit code 0).
+    """A group that prints its help if it is called without a command (exit code 0).
 
     Its commands are listed in the order of their declaration.
     """
@@ -37,6 +37,13 @@ class HelpGroup(click.Group):
             echo(ctx.get_help())
             ctx.exit()
         return super().parse_args(ctx, args)
+
+
+def completed(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """Return the names that begin with what the user has typed."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +66,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(added)
 
 
-def output_option(command: _Command) -> _Command:
+def output_option(command: Command) -> Command:
     """Add `--output`."""
     return click.option(
         "--output",
@@ -69,7 +76,7 @@ def output_option(command: _Command) -> _Command:
     )(command)
 
 
-def exit_status_option(command: _Command) -> _Command:
+def exit_status_option(command: Command) -> Command:
     """Add `--exit-status`; see :func:`status_code`."""
     return click.option(
         "--exit-status",
@@ -86,31 +93,30 @@ def status_code(status: str, *, failed: bool) -> int:
 def deliver(
     text: str, output: Path | None = None, what: str = "", *, as_json: bool = False
 ) -> None:
-    """Print a text, or write it to a file.
+    """Print a text that ends with a newline, or write it to `output`.
 
-    Parameters
-    ----------
-    text : str
-        Ends with a newline.
-    output : Path, optional
-        The file; None is standard output.
-    what : str
-        What it is, for the line that says that it was written.
-    as_json : bool
-        It is JSON, which is UTF-8 whatever the terminal's encoding is.
-
-    Raises
-    ------
-    CommandError
-        The file cannot be written.
+    `what` names it in the message after that. JSON is UTF-8 in any terminal.
     """
     if output is None:
         echo(plain_json(text) if as_json else text, nl=False, styled=wants_color() and not as_json)
         return
+    write_file(output, text)
+    echo(f"Wrote {what} to {output}", err=True)
+
+
+def deliver_json(value: Any) -> None:
+    """Print a value as JSON."""
+    from scalable.analysis import json_text
+
+    deliver(json_text(value), as_json=True)
+
+
+def write_file(path: Path, text: str, *, mode: str = "w", what: str = "file") -> None:
+    """Write a text to a file; raises CommandError if it cannot be written."""
     try:
-        output.write_text(text, encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise CommandError(
-            f"{output} cannot be written: {error.strerror}. Name another file by --output."
+            f"{path} cannot be written: {error.strerror}. Name another {what} by --output."
         ) from None
-    echo(f"Wrote {what} to {output}", err=True)

@@ -1,4 +1,4 @@
-"""What the commands on manifests share: options, and errors in the terminal's words."""
+"""What the commands on manifests share: options, completion and errors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from scalable.cli._commands import CommandError
+from scalable.cli._commands import Command, CommandError, completed
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,13 +31,7 @@ def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def one_manifest(given: Path | None, option: Path | None) -> Path | None:
-    """Return the manifest that a command was given: as an argument, by option or by variable.
-
-    Raises
-    ------
-    UsageError
-        It is given as an argument and by `--manifest`.
-    """
+    """Return the manifest of the argument, else that of the option or its variable; not both."""
     if given is None:
         return option
     source = click.get_current_context().get_parameter_source("manifest")
@@ -48,7 +40,7 @@ def one_manifest(given: Path | None, option: Path | None) -> Path | None:
     return given
 
 
-def manifest_option(command: _Command) -> _Command:
+def manifest_option(command: Command) -> Command:
     """Add `--manifest`."""
     return click.option(
         "--manifest",
@@ -60,7 +52,7 @@ def manifest_option(command: _Command) -> _Command:
     )(command)
 
 
-def target_option(command: _Command) -> _Command:
+def target_option(command: Command) -> Command:
     """Add `--target`."""
     return click.option(
         "--target",
@@ -75,31 +67,23 @@ def target_option(command: _Command) -> _Command:
 def _complete_targets(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
     try:
         with session_errors():
             from scalable.manifest.load import find_manifest, read_text
             from scalable.manifest.source import read_source
 
             path = find_manifest(ctx.params.get("given") or ctx.params.get("manifest"))
-            targets: Any = (read_source(read_text(path), str(path)).data or {}).get("targets")
+            targets: Any = read_source(read_text(path), str(path)).data.get("targets")
     except click.ClickException:
         return []
-    names = sorted(targets) if isinstance(targets, dict) else []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return completed(sorted(targets) if isinstance(targets, dict) else (), incomplete)
 
 
 @contextmanager
 def session_errors() -> Generator[None]:
-    """Let what is wrong with a manifest or a session end the command with exit code 1.
+    """Turn errors of manifests and sessions into those of a command.
 
-    Raises
-    ------
-    CommandError
-        With every problem, one a line; or what to install.
-    UsageError
-        An option of telemetry has a value that it cannot have.
+    CommandError has every problem, one per line, or what to install.
     """
     try:
         from scalable.common.options import OptionError

@@ -7,20 +7,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._commands import CommandError
+from scalable.cli._commands import Command, CommandError, completed
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from scalable_runs.reader import RunReader
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-#: Where runs are written unless told otherwise.
+#: Where runs are written by default.
 RUNS_DIR: Final = Path(".scalable/runs")
 HOW_TO_RECORD: Final = """\
 Record one with a line in your own program:
@@ -33,7 +31,7 @@ Record one with a line in your own program:
             ...  # any Dask
 
 or watch one being recorded: scalable demo"""
-#: Runs listed where the beginning of an id matches several.
+#: Runs listed if several match the beginning of an id.
 _MAX_LISTED: Final = 10
 #: Run ids offered for completion at most.
 _MAX_COMPLETIONS: Final = 200
@@ -41,27 +39,16 @@ _MAX_COMPLETIONS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class RunChoice:
-    """The run that a command was asked for.
+    """The run that a command reads: of an id, of the beginning of one, or in a directory.
 
-    Attributes
-    ----------
-    runs_dir : Path
-        Where runs are looked for.
-    name : str or None
-        A run's id, the beginning of one, or the path of its directory; None is the latest.
+    Without a name it is the latest one in `runs_dir`.
     """
 
     runs_dir: Path
     name: str | None = None
 
     def open(self) -> RunReader:
-        """Return the run.
-
-        Raises
-        ------
-        CommandError
-            There is no such run, more than one, or the directory is not one of a run.
-        """
+        """Return the run; raises CommandError if there is none, or more than one."""
         reader = _run_at_path(self.name) or open_run(self.runs_dir, self.name)
         if not reader.document and not reader.files():
             raise CommandError(
@@ -97,7 +84,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("run", required=False, shell_complete=_complete_runs)(added)
 
 
-def runs_dir_option(command: _Command) -> _Command:
+def runs_dir_option(command: Command) -> Command:
     """Add `--runs-dir`."""
     return click.option(
         "--runs-dir",
@@ -111,9 +98,9 @@ def runs_dir_option(command: _Command) -> _Command:
 
 
 def nearest_runs_dir() -> Path:
-    """Return `.scalable/runs` of the working directory, else of the nearest one above that has it.
+    """Return `.scalable/runs` of the nearest directory that has it: the working one or one above.
 
-    Where none has it, that of the working directory.
+    If none has it, that of the working directory.
     """
     here = Path.cwd()
     for above in (here, *here.parents):
@@ -123,13 +110,7 @@ def nearest_runs_dir() -> Path:
 
 
 def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
-    """Return the run of that id or beginning of an id, the latest without one.
-
-    Raises
-    ------
-    CommandError
-        There is no such run, or more than one.
-    """
+    """Return the run of an id or the beginning of one; without an id the latest."""
     from scalable_runs.reader import AmbiguousRunError, RunNotFoundError, find_runs, resolve_run
 
     try:
@@ -160,7 +141,7 @@ def _why_no_run(reader: RunReader) -> str:
 
 
 def _run_at_path(name: str | None) -> RunReader | None:
-    """Return the run in a directory, where a name is a path and not an id."""
+    """Return the run in a directory, if a name is a path and not an id."""
     from scalable_runs.reader import RunReader
 
     if name is None:
@@ -170,7 +151,7 @@ def _run_at_path(name: str | None) -> RunReader | None:
         if not path.is_dir():
             raise CommandError(f"{name} is not the directory of a run: it does not exist.")
         return RunReader(path.resolve() if path.name in ("", "..") else path)
-    # In the directory of runs itself, an id is a path too.
+    # In the directory of runs, an id is a path too.
     return RunReader(path) if (path / "run.json").is_file() else None
 
 
@@ -185,16 +166,13 @@ def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         names = os.listdir(ctx.params.get("runs_dir") or nearest_runs_dir())  # noqa: PTH208
     except OSError:
         return []
-    # An id begins with its time: the latest stand first.
-    matching = sorted(
-        (name for name in names if name.startswith(incomplete) and RUN_ID_PATTERN.fullmatch(name)),
-        reverse=True,
-    )
-    return [CompletionItem(name) for name in matching[:_MAX_COMPLETIONS]]
+    # An id begins with its time: the latest come first.
+    latest = sorted(filter(RUN_ID_PATTERN.fullmatch, names), reverse=True)
+    return completed(latest, incomplete)[:_MAX_COMPLETIONS]
 
 
 def no_runs(runs_dir: Path) -> str:
-    """Say that there is no run."""
+    """Return the message that there is no run."""
     where = runs_dir if runs_dir.is_absolute() else f"{runs_dir} (in {Path.cwd()})"
     if runs_dir.is_dir():
         return f"There are no runs in {where} yet."
@@ -202,13 +180,7 @@ def no_runs(runs_dir: Path) -> str:
 
 
 def check_readable(runs_dir: Path) -> None:
-    """Tell a directory that may not be read from an empty one.
-
-    Raises
-    ------
-    CommandError
-        It exists and cannot be read.
-    """
+    """Raise CommandError if a directory exists and cannot be read."""
     try:
         with os.scandir(runs_dir):
             pass

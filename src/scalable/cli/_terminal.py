@@ -11,50 +11,35 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-if TYPE_CHECKING:
-    pass
-
 _WIDTH_WITHOUT_TERMINAL: Final = 80
 _MAX_WIDTH: Final = 120
-#: A scan shorter than that needs no progress bar.
+#: Seconds before a progress bar appears.
 _PROGRESS_DELAY: Final = 1.0
+_FORCE_COLOR: Final = ("FORCE_COLOR", "CLICOLOR_FORCE")
+_PLAIN: Final = re.compile(r"[\n\t -~]*")
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = False) -> None:
     """Print a text; every command prints through this function and no other.
 
-    What a terminal would act on is removed: names, messages and paths come from runs, manifests
-    and file systems that may be somebody else's.
-
-    Parameters
-    ----------
-    text
-        What to print, on one line or several.
-    err
-        Print to standard error.
-    nl
-        End with a newline.
-    styled
-        Keep the colours that the text has been given here.
+    Control characters that a terminal acts on are removed: names, messages and paths may come from
+    runs, manifests and file systems of other people. A `styled` text keeps its colours.
     """
-    # Colours that are wanted in a pipe too must be asked for: click takes them away there.
+    # Colours that are wanted in a pipe too must be asked for: click removes them there.
     click.echo(safe(text, styled=styled), err=err, nl=nl, color=(styled and wants_color()) or None)
 
 
 def safe(text: str, *, styled: bool = False) -> str:
-    """Return a text without what a terminal would act on; see :func:`echo`."""
+    """Return a text without what a terminal acts on; see :func:`echo`."""
     if _PLAIN.fullmatch(text):
         return text
     from scalable.analysis.terminal import terminal_text
 
     return terminal_text(text, styled=styled)
-
-
-_PLAIN: Final = re.compile(r"[\n\t -~]*")
 
 
 def ask(question: str, default: str) -> str:
@@ -64,18 +49,12 @@ def ask(question: str, default: str) -> str:
 
 
 def confirm(question: str) -> bool:
-    """Ask a question on standard error; returns whether the answer is yes.
-
-    Raises
-    ------
-    click.Abort
-        There is no answer.
-    """
+    """Ask a question on standard error; click.Abort if there is no answer."""
     return click.confirm(safe(question), err=True)
 
 
 def plain_json(text: str) -> str:
-    """Return JSON that is UTF-8 in any encoding: where standard output has another, ASCII."""
+    """Return JSON in ASCII, if the encoding of standard output is not UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if encoding.lower().replace("-", "").replace("_", "") == "utf8":
         return text
@@ -83,7 +62,7 @@ def plain_json(text: str) -> str:
 
 
 def terminal_width() -> int:
-    """Return the columns to fill: the terminal's; elsewhere those of ``COLUMNS``, or 80."""
+    """Return the columns to fill: the terminal's; without one those of ``COLUMNS``, or 80."""
     columns = os.environ.get("COLUMNS", "")
     if not sys.stdout.isatty():
         return int(columns) if columns.isdecimal() and int(columns) else _WIDTH_WITHOUT_TERMINAL
@@ -93,8 +72,8 @@ def terminal_width() -> int:
 def layout(output: Path | None) -> dict[str, Any]:
     """Return how a text is laid out for a terminal, a pipe or a file.
 
-    Only on a terminal is anything shortened. Where no width is known, places in files stay whole
-    on their line, so that they can be searched for.
+    Only on a terminal is anything shortened. If no width is known, file names stay whole on their
+    line, so that they can be searched for.
     """
     if output is not None:
         return {"strict": False}
@@ -120,22 +99,11 @@ def wants_color() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
 
 
-_FORCE_COLOR: Final = ("FORCE_COLOR", "CLICOLOR_FORCE")
-
-
 @contextmanager
 def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
     """Show a progress bar on standard error if the work takes longer than a second.
 
-    Parameters
-    ----------
-    what
-        What is being done, a few words.
-
-    Yields
-    ------
-    callable or None
-        To be told how much of how much is done; None where nobody would see the bar.
+    Yields a function that takes how much is done, and how much there is; None without a terminal.
     """
     if not sys.stderr.isatty():
         yield None
@@ -148,7 +116,7 @@ def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
 
 
 class _Bar:
-    """A bar of rich, which is imported only if there is time to be passed."""
+    """A bar of rich, which is imported only once the bar appears."""
 
     def __init__(self, what: str) -> None:
         self._what = what

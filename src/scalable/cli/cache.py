@@ -1,20 +1,23 @@
-"""`scalable cache`: what @cacheable keeps, and how to be rid of it."""
+"""`scalable cache`: list or remove the results that @cacheable keeps."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._commands import CommandError, HelpGroup, deliver, json_option
+from scalable.cli._commands import CommandError, HelpGroup, completed, deliver_json, json_option
 from scalable.cli._manifest import session_errors
 from scalable.cli._terminal import confirm, echo
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from scalable.cache.store import Store
 
 _EPILOG = """\b
 Examples:
@@ -41,54 +44,50 @@ def _directory_option(command: Any) -> Any:
 def _complete_functions(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
     try:
         names = {entry.function for entry in _store(ctx.params.get("directory")).entries()}
     except click.ClickException:
         return []
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    return completed(sorted(names), incomplete)
 
 
 @click.group(cls=HelpGroup, epilog=_EPILOG)
 def cache() -> None:
-    """Look at the results that @cacheable keeps across runs, or remove them."""
+    """List or remove the results that @cacheable keeps across runs."""
 
 
-@cache.command(epilog=_EPILOG, short_help="Say what is kept, and how large it is.")
+@cache.command(epilog=_EPILOG, short_help="List what is kept, and how large it is.")
 @_directory_option
 @json_option
 def info(directory: Path | None, as_json: bool) -> None:
-    """Say how many results are kept, of which functions, and how many bytes they take."""
-    from scalable.analysis import json_text
+    """List the functions whose results are kept, with the number and bytes of their results."""
     from scalable.analysis.terminal import terminal_line
+    from scalable.analysis.units import plural
 
     store = _store(directory)
-    functions: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, list[int]] = defaultdict(list)
     for entry in store.entries():
-        count, size = functions.get(entry.function, (0, 0))
-        functions[entry.function] = (count + 1, size + entry.size)
-    total = sum(size for _, size in functions.values())
+        sizes[entry.function].append(entry.size)
+    total = sum(map(sum, sizes.values()))
     if as_json:
-        rows = [
-            {"function_name": name, "results": count, "size_bytes": size}
-            for name, (count, size) in sorted(functions.items())
-        ]
-        found = {
-            "directory": str(store.directory),
-            "size_bytes": total,
-            "limit_bytes": store.limit,
-            "functions": rows,
-        }
-        deliver(json_text(found), as_json=True)
-        return
-    if not functions:
+        deliver_json(
+            {
+                "directory": str(store.directory),
+                "size_bytes": total,
+                "limit_bytes": store.limit,
+                "functions": [
+                    {"function_name": name, "results": len(found), "size_bytes": sum(found)}
+                    for name, found in sorted(sizes.items())
+                ],
+            }
+        )
+    elif not sizes:
         echo(f"{store.directory} holds nothing.")
-        return
-    count = sum(count for count, _ in functions.values())
-    echo(f"{store.directory}: {_results(count)}, {_size(total)} of at most {_size(store.limit)}\n")
-    for name, (number, size) in sorted(functions.items(), key=lambda item: -item[1][1]):
-        echo(f"{_size(size):>10}  {number:>7,}  {terminal_line(name)}")
+    else:
+        count = plural(sum(map(len, sizes.values())), "result")
+        echo(f"{store.directory}: {count}, {_size(total)} of at most {_size(store.limit)}\n")
+        for name, found in sorted(sizes.items(), key=lambda item: -sum(item[1])):
+            echo(f"{_size(sum(found)):>10}  {len(found):>7,}  {terminal_line(name)}")
 
 
 @cache.command(epilog=_EPILOG, short_help="Remove kept results.")
@@ -99,10 +98,12 @@ def info(directory: Path | None, as_json: bool) -> None:
     shell_complete=_complete_functions,
     help="Only results of this function.",
 )
-@click.option("--older-than", metavar="AGE", help="Only those not used for so long: 12h, 30d.")
+@click.option("--older-than", metavar="AGE", help="Only results not used for this time: 12h, 30d.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(directory: Path | None, function: str | None, older_than: str | None, yes: bool) -> None:
     """Remove kept results: all of them, those of a function, or those not used for a while."""
+    from scalable.analysis.units import plural
+
     age = None
     if older_than is not None:
         match = _AGE.fullmatch(older_than.strip())
@@ -110,31 +111,31 @@ def clear(directory: Path | None, function: str | None, older_than: str | None, 
             raise click.UsageError(f"--older-than cannot be {older_than!r}: write 12h or 30d.")
         age = float(match[1]) * _SECONDS[match[2]]
     store = _store(directory)
-    if not yes and not _agreed(store, function, age):
-        return
+    if not yes:
+        matching = store.matching(function, age)
+        if not matching:
+            echo(f"{store.directory} holds nothing to remove.", err=True)
+            return
+        size = _size(sum(entry.size for entry in matching))
+        _ask(f"Remove {plural(len(matching), 'result')}, {size}, from {store.directory}?")
     count, freed = store.clear(function, age)
-    echo(f"Removed {_results(count)}, {_size(freed)}.")
+    echo(f"Removed {plural(count, 'result')}, {_size(freed)}.")
 
 
-def _agreed(store: Any, function: str | None, age: float | None) -> bool:
-    """Ask whether what would be removed may be removed; there may be nothing to ask."""
-    matching = store.matching(function, age)
-    if not matching:
-        echo(f"{store.directory} holds nothing to remove.", err=True)
-        return False
-    what = f"{_results(len(matching))}, {_size(sum(entry.size for entry in matching))}"
+def _ask(question: str) -> None:
+    """End the command unless the answer is yes."""
     try:
-        agreed = confirm(f"Remove {what}, from {store.directory}?")
+        if not confirm(question):
+            raise CommandError("Nothing was removed.")
     except click.Abort:
         if sys.stdin.isatty():
             raise  # Ctrl-C
-        raise CommandError("Nobody answers here: say --yes to remove without a question.") from None
-    if not agreed:
-        raise CommandError("Nothing was removed.")
-    return True
+        raise CommandError(
+            "There is no terminal to ask on: --yes removes without asking."
+        ) from None
 
 
-def _store(directory: Path | None) -> Any:
+def _store(directory: Path | None) -> Store:
     with session_errors():
         from scalable.cache.store import Store, cache_directory
         from scalable.manifest.errors import SessionError
@@ -150,14 +151,12 @@ def _store(directory: Path | None) -> Any:
         return Store(cache_directory(directory))
 
 
-def _results(count: int) -> str:
-    return f"{count:,} result{'' if count == 1 else 's'}"
-
-
 def _size(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
     value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    for unit in ("kB", "MB", "GB"):
         value /= 1000
-    return f"{value:.1f} TB"
+        if value < 1000:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"

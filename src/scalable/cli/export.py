@@ -1,9 +1,10 @@
-"""`scalable export`: a recorded run to a collector, or to a file of OTLP."""
+"""`scalable export`: send a recorded run to a collector, or write it to a file as OTLP."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -21,9 +22,9 @@ Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 scalable export
 
 \b
-Headers, certificates, compression, timeouts and protocol are those of
-OTEL_EXPORTER_OTLP_*. Exit codes: 0 all was taken, 1 no such run, or not all
-was taken, 2 wrong usage.
+Headers, certificates, compression, timeouts and protocol are set by
+OTEL_EXPORTER_OTLP_*. Exit codes: 0 everything was accepted, 1 no such run, or
+not everything was accepted, 2 wrong usage.
 """
 
 
@@ -35,7 +36,7 @@ was taken, 2 wrong usage.
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write OTLP in JSON, one message a line, instead of sending.",
+    help="Write OTLP as JSON, one message per line, instead of sending.",
 )
 @click.option(
     "--span-budget",
@@ -45,9 +46,9 @@ was taken, 2 wrong usage.
     envvar="SCALABLE_SPAN_BUDGET",
     show_envvar=True,
     metavar="N",
-    help="Spans of tasks for each trace; the rest is summed up.",
+    help="Most task spans per trace; the rest is summed up.",
 )
-@click.option("--all", "all_", is_flag=True, help="Every span, however many there are.")
+@click.option("--all", "all_", is_flag=True, help="Send every span, however many there are.")
 @json_option
 def export(
     choice: RunChoice,
@@ -57,11 +58,11 @@ def export(
     all_: bool,
     as_json: bool,
 ) -> None:
-    """Send a recorded run to an OpenTelemetry collector later.
+    """Send a recorded run to an OpenTelemetry collector.
 
-    Spans, log records and metrics as they were, or would have been, sent while the run went on:
-    what is sent twice has the same ids. A run whose program was killed can be sent too; what ran
-    when it died ends with the last sign of life.
+    Spans, log records and metrics are the same as those sent during the run, with the same ids. A
+    run whose program was killed can be sent too: tasks that were running then end with the last
+    record.
     """
     if otlp is not None and file is not None:
         raise click.UsageError("--otlp and --file exclude each other: give one of them.")
@@ -85,24 +86,10 @@ def export(
             destination.close()
     except ResendError as error:
         raise CommandError(str(error)) from None
-    where = str(file) if file is not None else (otlp or "what OTEL_* says")
+    where = str(file) if file is not None else (otlp or "the address of OTEL_*")
     if as_json:
-        deliver(
-            json.dumps(
-                {
-                    "run_id": reader.run_id,
-                    "destination": where,
-                    "spans": resent.spans,
-                    "attempts": resent.attempts,
-                    "summarized": resent.summarized,
-                    "log_records": resent.log_records,
-                    "metric_points": resent.metric_points,
-                    "left_out": resent.left_out,
-                }
-            )
-            + "\n",
-            as_json=True,
-        )
+        document = {"run_id": reader.run_id, "destination": where, **asdict(resent)}
+        deliver(f"{json.dumps(document)}\n", as_json=True)
         return
     echo(
         f"{'Wrote' if file is not None else 'Sent'} {reader.run_id} to {where}: "

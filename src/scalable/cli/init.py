@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import click
 
-from scalable.cli._commands import CommandError
+from scalable.cli._commands import CommandError, write_file
 from scalable.cli._manifest import session_errors
 from scalable.cli._terminal import ask, echo
+from scalable.common.hints import suggestion
 
 _PROVIDERS = ("local", "existing", "slurm", "kubernetes", "aws", "gcp")
 _EPILOG = """\b
@@ -30,7 +31,7 @@ Examples:
     multiple=True,
     type=click.Choice(_PROVIDERS),
     metavar="NAME",
-    help=f"Where it may run; may be repeated: {', '.join(_PROVIDERS)}. Default: local.",
+    help=f"Where it can run; may be repeated: {', '.join(_PROVIDERS)}. Default: local.",
 )
 @click.option("--component", metavar="NAME", help="What tasks ask for by tag=. Default: worker.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Most workers. Default: 2.")
@@ -44,66 +45,36 @@ Examples:
     metavar="FILE",
     help="Where to write it.",
 )
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
-@click.option("--yes", is_flag=True, help="Ask nothing: what is not given has its default.")
-def init(
-    project: str | None,
-    providers: tuple[str, ...],
-    component: str | None,
-    workers: int | None,
-    cpus: float | None,
-    memory: str | None,
-    output: Path,
-    force: bool,
-    yes: bool,
-) -> None:
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--yes", is_flag=True, help="Ask nothing: use the defaults of what is not given.")
+def init(output: Path, force: bool, yes: bool, **given: Any) -> None:
     """Write a commented manifest, from a few questions or from options.
 
-    On a terminal, what is not given is asked for; Enter takes the default. A file that is there is
-    left alone unless --force says otherwise.
+    On a terminal, what is not given is asked for; Enter takes the default. A file that exists is
+    kept unless --force is given.
     """
     if output.exists() and not force:
         raise CommandError(f"{output} exists. Replace it by --force, or name another by --output.")
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not yes
     with session_errors():
         form = _Form(Path.cwd().name[:60] or "project")
-        given = {
-            "project": project,
-            "providers": " ".join(providers) or None,
-            "component": component,
-            "workers": None if workers is None else str(workers),
-            "cpus": None if cpus is None else str(cpus),
-            "memory": memory,
-        }
         for name, question in _QUESTIONS.items():
             value = given[name]
-            if value is not None:
-                problem = form.take(name, value)
-                if problem is not None:
-                    option = name.removesuffix("s") if name == "providers" else name
-                    raise CommandError(f"--{option} {value}: {problem}.")
+            if value is not None and value != ():
+                answer = " ".join(value) if name == "providers" else str(value)
+                if (problem := form.take(name, answer)) is not None:
+                    option = "provider" if name == "providers" else name
+                    raise CommandError(f"--{option} {answer}: {problem}.")
             elif asks:
-                while (problem := form.take(name, ask(question, form.shown(name)))) is not None:
+                while (problem := form.take(name, ask(question, form.default(name)))) is not None:
                     echo(f"  {problem}. Once more:", err=True)
         text = form.text()
-    try:
-        with output.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise CommandError(
-            f"{output} cannot be written: {error.strerror}. Name another file by --output."
-        ) from None
+    write_file(output, text, mode="w" if force else "x")
     echo(f"Wrote {output}. Next: scalable validate", err=True)
 
 
 class _Form:
-    """The answers; each is checked at once, by the manifest that it would make.
-
-    Raises
-    ------
-    ImportError
-        What checks a manifest is not installed.
-    """
+    """The answers; each is checked at once, in the manifest that it would make."""
 
     def __init__(self, project: str) -> None:
         from scalable.manifest.load import check_manifest
@@ -133,16 +104,12 @@ class _Form:
         self._values = changed
         return None
 
-    def shown(self, name: str) -> str:
-        """Return the default, as one would write it."""
+    def default(self, name: str) -> str:
+        """Return the value so far, as a user would write it."""
         value = self._values[name]
-        return (
-            " ".join(value)
-            if name == "providers"
-            else f"{value:g}"
-            if name == "cpus"
-            else str(value)
-        )
+        if name == "providers":
+            return " ".join(value)
+        return f"{value:g}" if name == "cpus" else str(value)
 
     def text(self) -> str:
         """Return the manifest."""
@@ -151,16 +118,13 @@ class _Form:
 
 
 def _providers(answer: str) -> tuple[str, ...]:
-    """Names or numbers of providers, as the question lists them."""
-    from difflib import get_close_matches
-
+    """Return providers, given by name or by their number in the question."""
     found: list[str] = []
     for word in answer.replace(",", " ").split():
         if word.isdigit() and 1 <= int(word) <= len(_PROVIDERS):
             word = _PROVIDERS[int(word) - 1]
         if word not in _PROVIDERS:
-            near = get_close_matches(word, _PROVIDERS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_PROVIDERS)}"
+            hint = suggestion(word, _PROVIDERS, "there are")
             raise ValueError(f"there is no provider {word!r}; {hint}")
         found.append(word)
     if not found:
@@ -172,14 +136,14 @@ def _whole(answer: str) -> int:
     try:
         return int(answer)
     except ValueError:
-        raise ValueError(f"{answer!r} is no whole number, such as 2") from None
+        raise ValueError(f"{answer!r} is not a whole number, such as 2") from None
 
 
 def _number(answer: str) -> float:
     try:
         return float(answer)
     except ValueError:
-        raise ValueError(f"{answer!r} is no number, such as 1 or 0.5") from None
+        raise ValueError(f"{answer!r} is not a number, such as 1 or 0.5") from None
 
 
 _CONVERT: Final[dict[str, Callable[[str], Any]]] = {
@@ -190,7 +154,7 @@ _CONVERT: Final[dict[str, Callable[[str], Any]]] = {
 #: In the order in which they are asked.
 _QUESTIONS: Final = {
     "project": "Name of the project",
-    "providers": "Where it may run, by name or number: "
+    "providers": "Where it can run, by name or number: "
     + ", ".join(f"{number} {name}" for number, name in enumerate(_PROVIDERS, 1)),
     "component": "What kind of worker tasks ask for",
     "workers": "Most workers",

@@ -1,15 +1,19 @@
-"""`scalable plan`: what would be started, and what it may cost."""
+"""`scalable plan`: what a session would start, and what it may cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._commands import CommandError, deliver, json_option
+from scalable.cli._commands import CommandError, deliver, deliver_json, json_option, write_file
 from scalable.cli._manifest import manifest_options, session_errors
 from scalable.cli._terminal import echo
+
+if TYPE_CHECKING:
+    from scalable.manifest.plan import Plan
+    from scalable.manifest.providers import WorkerGroup
 
 _EPILOG = """\b
 Examples:
@@ -29,10 +33,10 @@ Examples:
 @click.option(
     "--policy",
     type=click.Choice(["fixed", "adaptive"]),
-    help="Whether workers come and go with the work. Default: as the target says.",
+    help="Whether the number of workers follows the work. Default: as the target says.",
 )
 @json_option
-@click.option("--dry-run", is_flag=True, help="Write nothing, also where --output is given.")
+@click.option("--dry-run", is_flag=True, help="Write nothing, even with --output.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -48,9 +52,9 @@ def plan(
     dry_run: bool,
     output: Path | None,
 ) -> None:
-    """Say what a session would start, and estimate what it may cost.
+    """Show what a session would start, and estimate what it may cost.
 
-    Nothing is started and nobody is asked: the plan follows from the manifest alone.
+    Nothing is started and no service is asked: the plan follows from the manifest alone.
     """
     from scalable.analysis import json_text
 
@@ -59,41 +63,40 @@ def plan(
         from scalable.manifest.plan import make_plan
 
         loaded = load_manifest(manifest, target=target)
-        provider = loaded.provider(loaded.target, loaded.root.components, loaded.root.project.name)
+        provider = loaded.make_provider()
         made = make_plan(loaded, provider, dry_run=True, objective=objective, policy=policy)
-    text = json_text(made.document())
-    deliver(text if as_json else plan_text(made), as_json=as_json)
+    if as_json:
+        deliver_json(made.document())
+    else:
+        deliver(plan_text(made))
     if output is None or dry_run:
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "plan.json").write_text(text, encoding="utf-8")
-        (output / "manifest.lock").write_text(f"{loaded.lock}\n", encoding="utf-8")
     except OSError as error:
         raise CommandError(
             f"{output} cannot be written: {error.strerror}. Name another directory by --output."
         ) from None
+    write_file(output / "plan.json", json_text(made.document()), what="directory")
+    write_file(output / "manifest.lock", f"{loaded.lock}\n", what="directory")
     echo(f"Wrote {output / 'plan.json'} and {output / 'manifest.lock'}", err=True)
 
 
-def plan_text(made: Any) -> str:
-    """A plan for people."""
+def plan_text(made: Plan) -> str:
+    """Return a plan as text."""
     lines = [
         f"project  {made.project}",
         f"target   {made.target} ({made.provider})",
         f"lock     {made.manifest_lock}",
     ]
     if not made.groups:
-        lines.append("workers  those that are there already")
-    for group in made.groups:
-        lines.append(f"workers  {_group_text(group, made.adaptive)}")
-    if made.groups and made.workers == 1 and not {"max_workers", "workers"} & set(made.options):
-        lines.append("         one worker, as the target says neither max_workers nor workers")
+        return "\n".join([*lines, "workers  those that exist already", ""])
+    lines += [f"workers  {_group_text(group, made.adaptive)}" for group in made.groups]
+    if made.workers == 1 and not {"max_workers", "workers"} & set(made.options):
+        lines.append("         one worker, as the target has neither max_workers nor workers")
     cost = made.estimate
-    if not made.groups:
-        pass
-    elif cost is None:
-        lines.append("cost     no price is known; the target's `prices` can say one")
+    if cost is None:
+        lines.append("cost     no price is known; the target's `prices` can set one")
     elif not cost.total_hourly:
         lines.append(f"cost     none: {cost.basis}")
     else:
@@ -105,7 +108,7 @@ def plan_text(made: Any) -> str:
     return "\n".join([*lines, ""])
 
 
-def _group_text(group: Any, adaptive: bool) -> str:
+def _group_text(group: WorkerGroup, adaptive: bool) -> str:
     """One kind of workers: ``2 workers × 1 thread, 1 CPU, 1 GB; component worker``."""
     from scalable.common.units import memory_bytes
 
@@ -115,10 +118,9 @@ def _group_text(group: Any, adaptive: bool) -> str:
     if group.walltime:
         hours, rest = divmod(group.walltime, 3600)
         has.append(f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d} at most")
+    several = "s" if len(group.components) > 1 else ""
     names = ", ".join(group.components)
-    serves = (
-        "any task" if not names else f"component{'s' if len(group.components) > 1 else ''} {names}"
-    )
+    serves = f"component{several} {names}" if names else "any task"
     most = "up to " if adaptive else ""
     return f"{most}{_plural(group.workers, 'worker')} × {', '.join(has)}; {serves}"
 

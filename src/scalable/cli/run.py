@@ -1,4 +1,4 @@
-"""`scalable run`: a script, or a function of a module, in a session."""
+"""`scalable run`: run a script, or a function of a module, in a session."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Examples:
   scalable run other.yaml package.module:main
   scalable run --dry-run
   scalable run steps.py --runs-dir /scratch/runs --log-level DEBUG
-In the workflow, ScalableSession.from_yaml() and current_session() are the
-session that runs; a function may have parameters named session, client, args.
-What its own options are is not known here: write them behind `--`.
+In the workflow, ScalableSession.from_yaml() and current_session() return the
+running session; a function may have parameters named session, client, args.
+Options of the workflow itself go after `--`.
 """
 
 
@@ -43,20 +43,20 @@ def _complete_files(
     return [CompletionItem(incomplete, type="file")]
 
 
-#: Where the context keeps the arguments behind `--`.
-_BEHIND: Final = "scalable.behind"
-#: Seconds between two looks at how far the work is.
-_LOOK: Final = 0.5
-#: Exit code after Ctrl-C, as shells have it.
+#: Key in the context of the arguments after `--`.
+_AFTER_DASHES: Final = "scalable.after_dashes"
+#: Seconds between two updates of the progress bar.
+_UPDATE_SECONDS: Final = 0.5
+#: Exit code after Ctrl-C, as in shells.
 _INTERRUPTED: Final = 130
 
 
 class _RunCommand(click.Command):
-    """Leaves alone what stands behind `--`: it is the workflow's, also where it looks like ours."""
+    """Does not parse what follows `--`: these arguments are the workflow's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
-        ctx.meta[_BEHIND] = tuple(args[at + 1 :])
+        ctx.meta[_AFTER_DASHES] = tuple(args[at + 1 :])
         return super().parse_args(ctx, args[:at])
 
 
@@ -70,9 +70,9 @@ class _RunCommand(click.Command):
 @click.option(
     "--workflow",
     metavar="FILE",
-    help="The workflow, where it is not the argument. Default: workflow.py.",
+    help="The workflow, if it is not an argument. Default: workflow.py.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be started; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be started; start nothing.")
 @click.option("--no-progress", is_flag=True, help="Show no progress on a terminal.")
 @click.option(
     "--runs-dir",
@@ -80,7 +80,9 @@ class _RunCommand(click.Command):
     metavar="DIR",
     help="Where to record the run.",
 )
-@click.option("--crash-upload", metavar="URL", help="Send the logs of workers that died there.")
+@click.option(
+    "--crash-upload", metavar="URL", help="Send the logs of workers that died to this address."
+)
 @click.option("--log-level", metavar="LEVEL", help="Least severe log record to keep, or OFF.")
 @click.option("--no-telemetry", is_flag=True, help="Record nothing.")
 @click.argument(
@@ -104,14 +106,14 @@ def run(
     no_telemetry: bool,
     args: tuple[str, ...],
 ) -> None:
-    """Run a workflow in a session: what it does is recorded from its first line.
+    """Run a workflow in a session: everything it does is recorded.
 
-    WORKFLOW is a script or module:function; a name in .yaml or .yml is the MANIFEST. The exit code
-    is that of the workflow: what it gives to sys.exit(), else 0, 1 for an exception, 130 after
-    Ctrl-C; what a function returns is none. Ctrl-C once lets the session close in good order, as
-    cancelled; twice stops at once.
+    WORKFLOW is a script or module:function; a name that ends with .yaml or .yml is the MANIFEST.
+    The exit code is that of sys.exit() in the workflow, else 0, or 1 after an exception, or 130
+    after Ctrl-C; the value that a function returns is ignored. The first Ctrl-C closes the session
+    as cancelled, the second one stops at once.
     """
-    given, workflow, args = _told_apart(args, workflow)
+    given, workflow, args = _split_arguments(args, workflow)
     manifest = one_manifest(given, manifest)
     options: Any = {
         "runs_dir": runs_dir,
@@ -132,31 +134,32 @@ def run(
             return
         execute = find_workflow(workflow or "workflow.py")
         session.start()
-    args += ctx.meta[_BEHIND]
+    args += ctx.meta[_AFTER_DASHES]
     ctx.exit(_in_session(session, execute, args, progress=not no_progress))
 
 
 @contextmanager
 def _named_as_options() -> Generator[None]:
-    """Name the options of ``instrument()`` as the command line does."""
+    """Name the options of ``instrument()`` in errors as the command line does."""
     from scalable.common.options import OptionError
 
     try:
         yield
     except OptionError as error:
         name, equals, rest = str(error).partition("=")
-        said = f"--{name.replace('_', '-')}{rest}" if equals and name.isidentifier() else str(error)
-        raise click.UsageError(f"{said}.") from None
+        is_option = equals and name.isidentifier()
+        message = f"--{name.replace('_', '-')}{rest}" if is_option else str(error)
+        raise click.UsageError(f"{message}.") from None
 
 
-def _told_apart(
+def _split_arguments(
     args: tuple[str, ...], workflow: str | None
 ) -> tuple[Path | None, str | None, tuple[str, ...]]:
-    """Tell manifest, workflow and the workflow's own arguments apart."""
+    """Return the manifest, the workflow and the workflow's own arguments."""
     manifest = None
     if args and args[0].endswith((".yaml", ".yml")):
         manifest, args = Path(args[0]), args[1:]
-    # What begins with a dash is an argument of the default workflow.
+    # A dash begins an argument of the default workflow.
     if workflow is None and args and not args[0].startswith("-"):
         workflow, args = args[0], args[1:]
     return manifest, workflow, args
@@ -177,7 +180,7 @@ def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: 
             code, status = 0, "completed"
         except KeyboardInterrupt:
             code, status = _INTERRUPTED, "cancelled"
-            echo("\nInterrupted: closing the session. Once more stops at once.", err=True)
+            echo("\nInterrupted: closing the session. Ctrl-C again stops at once.", err=True)
         except SystemExit as stop:
             code = exit_code(stop.code)
             if code == 0:
@@ -197,7 +200,7 @@ def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: 
 
 @contextmanager
 def _second_stops() -> Generator[None]:
-    """Let the first Ctrl-C raise, as always, and a second one end the process at once."""
+    """Let the first Ctrl-C raise as usual, and a second one end the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -207,7 +210,7 @@ def _second_stops() -> Generator[None]:
     def interrupted(number: int, frame: Any) -> None:
         nonlocal seen
         if seen:
-            # Workers of this machine end with their connection; what is recorded is on disk.
+            # Local workers end when their connection does; what is recorded is on disk.
             os._exit(_INTERRUPTED)
         seen = True
         raise KeyboardInterrupt
@@ -221,7 +224,7 @@ def _second_stops() -> Generator[None]:
 
 @contextmanager
 def _progress(session: Any, *, wanted: bool) -> Generator[None]:
-    """Show on a terminal how many tasks are done, once the work takes longer than a moment."""
+    """Show on a terminal how many tasks are done, if the work takes longer than a second."""
     if not wanted or not sys.stderr.isatty() or session.run_dir is None:
         yield
         return
@@ -231,15 +234,15 @@ def _progress(session: Any, *, wanted: bool) -> Generator[None]:
     ended = threading.Event()
 
     def show() -> None:
-        if ended.wait(2 * _LOOK):
+        if ended.wait(2 * _UPDATE_SECONDS):
             return
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             shown = bar.add_task("Tasks", total=None)
-            while not ended.wait(_LOOK):
+            while not ended.wait(_UPDATE_SECONDS):
                 done, known, failed = session.counts()
-                said = f"Tasks ({failed} failed)" if failed else "Tasks"
-                bar.update(shown, completed=done, total=known or None, description=said)
+                what = f"Tasks ({failed} failed)" if failed else "Tasks"
+                bar.update(shown, completed=done, total=known or None, description=what)
 
     thread = threading.Thread(target=show, name="scalable-progress", daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ and, for editors, as the first line of the manifest:
 @click.command(epilog=_EPILOG)
 @output_option
 def schema(output: Path | None) -> None:
-    """Print the JSON schema of scalable.yaml, by which editors complete and check.
+    """Print the JSON schema of scalable.yaml, for editors that complete and check.
 
     It has the options of every provider that is installed.
     """

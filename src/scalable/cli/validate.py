@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._commands import deliver, json_option
+from scalable.cli._commands import deliver_json, json_option
 from scalable.cli._manifest import manifest_options, session_errors
 from scalable.cli._terminal import echo
 
@@ -23,45 +23,37 @@ Examples:
 @json_option
 @click.pass_context
 def validate(ctx: click.Context, manifest: Path | None, target: str | None, as_json: bool) -> None:
-    """Check a manifest: every target, every overlay, used or not.
+    """Check a manifest: every target and every overlay, used or not.
 
-    Each problem is named with file, line, column and key. Nothing is started. Exit code 0 if all
-    is well, 1 if there are problems.
+    Each problem is shown with file, line, column and key. Nothing is started. The exit code is 1 if
+    there are problems.
     """
     with session_errors():
+        from scalable.manifest import load
         from scalable.manifest.errors import ManifestError
-        from scalable.manifest.load import (
-            check_manifest,
-            find_manifest,
-            parse_manifest,
-            read_text,
-            shown,
-        )
 
-        path = find_manifest(manifest)
-        text = read_text(path)
-        problems = check_manifest(text, shown(path))
+        path = load.find_manifest(manifest)
+        text = load.read_text(path)
+        problems = load.check_manifest(text, load.shown(path))
         if problems and not as_json:
             raise ManifestError(problems)
-        loaded = None if problems else parse_manifest(text, path, target=target)
+        loaded = None if problems else load.parse_manifest(text, path, target=target)
     if as_json:
-        from scalable.analysis import json_text
-
-        rows = [problem._asdict() for problem in problems]
-        found = {
-            "manifest": str(path),
-            "valid": not problems,
-            "problems": rows,
-            "target": loaded and loaded.target_name,
-            "provider": loaded and loaded.provider.name,
-            "targets": loaded and loaded.targets,
-            "manifest_lock": loaded and loaded.lock,
-        }
-        deliver(json_text(found), as_json=True)
+        deliver_json(
+            {
+                "manifest": str(path),
+                "valid": not problems,
+                "problems": [problem._asdict() for problem in problems],
+                "target": loaded and loaded.target_name,
+                "provider": loaded and loaded.provider.name,
+                "targets": loaded and loaded.targets,
+                "manifest_lock": loaded and loaded.lock,
+            }
+        )
         ctx.exit(1 if problems else 0)
     assert loaded is not None
     targets = ", ".join(
-        f"{name} ({provider})" if name != loaded.target_name else f"{name} ({provider}, chosen)"
+        f"{name} ({provider}{', chosen' if name == loaded.target_name else ''})"
         for name, provider in loaded.targets.items()
     )
-    echo(f"{shown(path)} is valid.\ntargets  {targets}\nlock     {loaded.lock}")
+    echo(f"{load.shown(path)} is valid.\ntargets  {targets}\nlock     {loaded.lock}")

@@ -1,4 +1,4 @@
-"""Asks for a place by HTTP and puts a log there: bounded in time, size and redirects."""
+"""Requests to the address for crash logs, bounded in time, size and redirects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import orjson
 
-from scalable_runs.plain import parse_time
+from scalable_runs.plain import parse_seconds
 
-#: Longest time for one request, and for one log with all its tries, in seconds.
+#: Longest time for one request, in seconds.
 REQUEST_TIMEOUT: Final = 20.0
 _MAX_ANSWER: Final = 64 * 2**10
 _MAX_REDIRECTS: Final = 3
+#: Header fields that belong to the request itself.
+_OWN_FIELDS: Final = ("content-length", "transfer-encoding", "host", "connection")
 
 
 class UploadError(Exception):
@@ -30,35 +32,28 @@ class UploadError(Exception):
     ----------
     again : bool
         Another try may help.
-    wait : float or None
-        Seconds that the server wants to be left alone for.
+    retry_after : float
+        Seconds that the server asks to wait.
     """
 
-    def __init__(self, message: str, *, again: bool, wait: float | None = None) -> None:
+    def __init__(self, message: str, *, again: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.again = again
-        self.wait = wait
+        self.retry_after = retry_after
 
 
 def check_url(url: str) -> str:
-    """Return an address that logs may be sent to.
-
-    Raises
-    ------
-    ValueError
-        It is no https address, and no http address of this very machine.
-    """
+    """Return an address that is https, or http on this machine; ValueError for others."""
+    url = url.strip()
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise ValueError(f"{url!r} is no address") from None
+        raise ValueError(f"{url!r} is not an address") from None
     if parts.username or parts.password:
-        raise ValueError("an address with a password in it is not taken")
-    if parts.scheme == "https" and host:
-        return url.strip()
-    if parts.scheme == "http" and _is_loopback(host):
-        return url.strip()
+        raise ValueError("an address with a password in it is not accepted")
+    if (parts.scheme == "https" and host) or (parts.scheme == "http" and _is_loopback(host)):
+        return url
     raise ValueError(f"{url!r} is neither https nor http on this machine")
 
 
@@ -73,87 +68,67 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, answer: bytes, asked: str) -> Place:
-        """Read the answer of the address that was asked.
-
-        Raises
-        ------
-        UploadError
-            It names no place, or one where nothing is sent.
-        """
+        """Read the answer of the address `asked`; UploadError if nothing can be sent there."""
         try:
             document: Any = orjson.loads(answer)
         except ValueError:
-            raise UploadError("the answer is no JSON", again=False) from None
+            raise UploadError("the answer is not JSON") from None
         if not isinstance(document, dict) or not isinstance(document.get("url"), str):
-            raise UploadError("the answer names no url", again=False)
+            raise UploadError("the answer has no url")
         try:
             url = check_url(document["url"])
         except ValueError:
-            raise UploadError("the place that was given is no https address", again=False) from None
+            raise UploadError("the place in the answer is not an https address") from None
         there, here = urlsplit(url), urlsplit(asked)
-        # A server must not reach, through this machine, what listens only on this machine.
+        # A server must not reach services of this machine through this program.
         if _is_loopback(there.hostname or "") and _origin(there) != _origin(here):
-            raise UploadError("the place is another port of this machine", again=False)
+            raise UploadError("the place in the answer is another port of this machine")
         headers: Any = document.get("headers") or {}
-        if not isinstance(headers, dict) or not all(
-            isinstance(name, str) and isinstance(value, str) and _is_field(name, value)
-            for name, value in headers.items()
-        ):
-            raise UploadError("the answer's headers cannot be understood", again=False)
+        if not isinstance(headers, dict) or not all(map(_is_field, headers, headers.values())):
+            raise UploadError("the headers in the answer are not valid")
         size: Any = document.get("maxSize")
-        return cls(
-            url,
-            dict(headers),
-            size if isinstance(size, int) and not isinstance(size, bool) else None,
-            _expiry(document),
-        )
+        is_size = isinstance(size, int) and not isinstance(size, bool)
+        return cls(url, dict(headers), size if is_size else None, _expiry(document))
 
 
-def _is_field(name: str, value: str) -> bool:
+def _is_field(name: Any, value: Any) -> bool:
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
     plain = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
-    framing = name.lower() in ("content-length", "transfer-encoding", "host", "connection")
-    return plain and not framing and value.isprintable() and value.isascii()
+    return plain and name.lower() not in _OWN_FIELDS and value.isprintable() and value.isascii()
 
 
 def _expiry(document: Mapping[str, Any]) -> float | None:
-    lasts: Any = document.get("expiresIn")
-    if isinstance(lasts, int | float) and not isinstance(lasts, bool):
-        return time.time() + lasts
-    moment = parse_time(document.get("expiresAt"))
-    return None if moment is None else moment.timestamp()
+    seconds: Any = document.get("expiresIn")
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        return time.time() + seconds
+    return parse_seconds(document.get("expiresAt"))
 
 
 def exchange(
     method: str, url: str, body: bytes, headers: Mapping[str, str], deadline: float
 ) -> bytes:
-    """One request with its redirects, which must stay with scheme, host and port.
-
-    Raises
-    ------
-    UploadError
-        It did not succeed.
-    """
+    """Send a request, follow redirects on the same scheme, host and port; returns the answer."""
     for _ in range(_MAX_REDIRECTS + 1):
         parts = urlsplit(url)
         status, fields, answer = _once(method, parts, body, headers, deadline)
         if 200 <= status < 300:
             return answer
         if status in (307, 308) and "location" in fields:
-            target = urljoin(url, fields["location"])
-            there = urlsplit(target)
+            url = urljoin(url, fields["location"])
+            there = urlsplit(url)
             if (there.scheme, there.netloc) != (parts.scheme, parts.netloc):
-                raise UploadError("redirected to another host or scheme", again=False)
-            url = target
+                raise UploadError("redirected to another host or scheme")
             continue
         if 300 <= status < 400:
-            raise UploadError(f"{method} was answered by a redirect ({status})", again=False)
+            raise UploadError(f"{method} was answered by a redirect ({status})")
         wait = fields.get("retry-after", "")
         raise UploadError(
             f"{method} was answered {status}",
             again=status >= 500 or status == 429,
-            wait=float(wait) if wait.isdigit() and len(wait) < 6 else None,
+            retry_after=float(wait) if wait.isdigit() and len(wait) < 6 else 0.0,
         )
-    raise UploadError("redirected too often", again=False)
+    raise UploadError("redirected too often")
 
 
 def _once(
@@ -161,10 +136,9 @@ def _once(
 ) -> tuple[int, dict[str, str], bytes]:
     timeout = min(REQUEST_TIMEOUT, deadline - time.monotonic())
     if timeout <= 0:
-        raise UploadError("it took too long", again=False)
+        raise UploadError("it took too long")
     connection = _connection(parts, timeout)
-    # The socket's own time limit is for each piece: a server that sends a byte now and then would
-    # never meet it.
+    # The timeout of the socket is for each read: a server that sends single bytes never exceeds it.
     watchdog = threading.Timer(timeout, _abort, [connection])
     watchdog.name = "scalable-upload-limit"
     watchdog.daemon = True
@@ -177,11 +151,11 @@ def _once(
         response = connection.getresponse()
         answer = response.read(_MAX_ANSWER)
         if response.length and len(answer) < _MAX_ANSWER:
-            raise UploadError(f"the answer to {method} ended in its middle", again=True)
+            raise UploadError(f"the answer to {method} is incomplete", again=True)
         fields = {name.lower(): value for name, value in response.getheaders()}
         return response.status, fields, answer
     except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-        # AttributeError: the watchdog took the socket away under http.client.
+        # AttributeError: the watchdog closed the socket while http.client used it.
         text = str(error) or type(error).__name__
         raise UploadError(f"{method} failed: {text[:200]}", again=True) from None
     finally:

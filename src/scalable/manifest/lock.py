@@ -31,12 +31,7 @@ def digest(content: Mapping[str, Any]) -> str:
 def plain(value: Any, *, with_variables: bool = False) -> Any:
     """Return a value of a source in Python's own types.
 
-    Parameters
-    ----------
-    value
-        As the source has it.
-    with_variables : bool
-        Keep the text of values that variables were replaced in.
+    `with_variables` keeps the text of values that variables were replaced in.
     """
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
@@ -55,12 +50,7 @@ def plain(value: Any, *, with_variables: bool = False) -> Any:
 def restore_variables(validated: Any, data: Any) -> Any:
     """Return validated content with variables by name: their values differ between machines.
 
-    Parameters
-    ----------
-    validated
-        What the models made of `data`, as JSON.
-    data
-        As the source has it.
+    `data` is what the models validated.
     """
     if getattr(data, "raw", None) is not None:
         return data.raw

@@ -16,15 +16,7 @@ from typing import Any, cast
 
 
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `delta` applied to it.
-
-    Parameters
-    ----------
-    base : mapping
-        What is changed; left as it is.
-    delta : mapping
-        The overlay; left as it is.
-    """
+    """Return `base` with the overlay `delta` applied; both stay as they are."""
     merged: dict[str, Any] = {key: deepcopy(value) for key, value in base.items()}
     for key, value in delta.items():
         if _adds(key):

@@ -69,23 +69,7 @@ def manifest_text(
     cpus: float = 1,
     memory: str = "1G",
 ) -> str:
-    """A commented manifest.
-
-    Parameters
-    ----------
-    project : str
-        Name of the project.
-    providers : sequence of str
-        Providers to write a target for, of :data:`PROVIDERS`.
-    component : str
-        Name of the component.
-    workers : int
-        Most workers of a target.
-    cpus : float
-        Cores of a worker.
-    memory : str
-        Memory of a worker.
-    """
+    """Return a commented manifest with a target for each provider, of :data:`PROVIDERS`."""
     targets = "\n".join(
         _TARGETS[name].replace("{workers}", str(workers)) for name in dict.fromkeys(providers)
     )

@@ -104,10 +104,7 @@ class Source:
     ) -> None:
         """Add a problem at `mark`, else at `path` or the nearest place above it in the file.
 
-        Raises
-        ------
-        TooManyProblemsError
-            No further problems are reported: the caller can stop looking for them.
+        Raises TooManyProblemsError if no further problems are reported.
         """
         mark = mark or self._mark(path, at_value)
         problem = Problem(self.file, *mark, dotted(path), message)
@@ -151,14 +148,7 @@ class Source:
 def read_source(text: str, file: str, environ: Mapping[str, str] | None = None) -> Source:
     """Read YAML text; what is wrong with it is in the result's `problems`.
 
-    Parameters
-    ----------
-    text : str
-        The manifest.
-    file : str
-        Its name, for messages.
-    environ : mapping, optional
-        Values of variables; default ``os.environ``.
+    `file` names it in problems; `environ` has the values of variables, by default ``os.environ``.
     """
     source = Source(file, text)
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:

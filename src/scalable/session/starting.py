@@ -41,13 +41,7 @@ class Start:
 
 
 def prepare(manifest: Manifest, plan: Plan | None, asynchronous: bool) -> Start:
-    """Check or make the plan of a start.
-
-    Raises
-    ------
-    SessionError
-        The plan cannot be started.
-    """
+    """Check or make the plan of a start; raises SessionError if it cannot be started."""
     if plan is not None and plan.dry_run:
         raise SessionError("a plan made with dry_run=True cannot be started")
     if plan is not None and plan.manifest_lock != manifest.lock:
@@ -115,13 +109,7 @@ class WorkerWait:
         self._deadline = monotonic() + start.timeout
 
     def next_timeout(self) -> float:
-        """Return the seconds to wait before asking again.
-
-        Raises
-        ------
-        ProviderError
-            The provider knows that the workers will not come.
-        """
+        """Return the seconds to wait; raises ProviderError if the workers will not come."""
         reason = self._start.provider.trouble(self._cluster)
         if reason is not None:
             raise ProviderError(reason)

@@ -16,26 +16,11 @@ from scalable.session.session import ScalableSession
 
 
 def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], None]:
-    """Return what runs a workflow in a session.
+    """Return the function that runs a workflow, with the session and the arguments.
 
-    The workflow's directory is put on ``sys.path`` here, before anything is started: processes that
-    are spawned have the path of that moment.
-
-    Parameters
-    ----------
-    workflow : str
-        A script (``steps.py``), run as ``__main__``; or ``module:function``, called with those of
-        `session`, `client` and `args` that it has parameters for.
-
-    Returns
-    -------
-    callable
-        Takes the session and the arguments; what the workflow raises, SystemExit too, comes out.
-
-    Raises
-    ------
-    SessionError
-        There is no such script, module or function.
+    A workflow is a script, which runs as ``__main__``, or ``module:function``, which is called with
+    those of `session`, `client` and `args` that it has parameters for. Its directory is added to
+    ``sys.path`` here, before the start: processes that are spawned get the path of that moment.
     """
     path = Path(workflow)
     if path.is_dir():

@@ -43,13 +43,7 @@ def provider_names() -> list[str]:
 
 
 def find_provider(name: str) -> type[Provider] | None:
-    """Return the provider of that name, or None.
-
-    Raises
-    ------
-    ProviderError
-        It is installed and cannot be loaded.
-    """
+    """Return the provider of that name, or None; ProviderError if it cannot be loaded."""
     place = BUILT_IN.get(name)
     if place is not None:
         module, _, attribute = place.partition(":")
