@@ -125,7 +125,7 @@ def the_run() -> RunReader:
             "2025-01",
         ]),
         ("k8s", ["2 workers ×", "no price is known"]),
-        ("single", ["1 worker ×", "the target says neither max_workers nor workers"]),
+        ("single", ["1 worker ×", "the target has neither max_workers nor workers"]),
     ],
 )  # fmt: skip
 def test_plan_says_what_would_be_started_and_what_it_may_cost(target: str, says: list[str]):

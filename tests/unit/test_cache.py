@@ -299,7 +299,7 @@ def test_cache_info_and_clear(directory: Path):
     assert "Nothing was removed." in refused.output
     unanswered = runner.invoke(cli, ["cache", "clear"], input="")
     assert unanswered.exit_code == 1
-    assert "say --yes" in unanswered.output
+    assert "--yes removes without asking" in unanswered.output
     assert len(list(Store(directory).entries())) == 3
     assert "Removed 3 results" in runner.invoke(cli, ["cache", "clear", "--yes"]).output
     assert "holds nothing" in runner.invoke(cli, ["cache", "info"]).output
