@@ -69,12 +69,15 @@ class RecordMap:
     metrics
         For a metric's name, the field that holds a point's value and the factor it is multiplied
         by. Points with equal routed attributes and equal time become one record.
+    attributes
+        The inverse of `fields`: for each event type, the attribute of a record's field.
     """
 
     route: str
     fields: Mapping[str, Mapping[str, str]]
     constants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     metrics: Mapping[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    attributes: Mapping[str, Mapping[str, str]] = field(init=False, repr=False)
     _plans: dict[Any, tuple[_Plan, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +89,11 @@ class RecordMap:
             for event_type, fields in self.fields.items()
         }
         object.__setattr__(self, "_plans", plans)
+        attributes = {
+            event_type: {to: name for name, to in fields.items()}
+            for event_type, fields in self.fields.items()
+        }
+        object.__setattr__(self, "attributes", attributes)
 
     def _plan(self, event_type: str, fields: Mapping[str, str]) -> _Plan:
         return _Plan(
