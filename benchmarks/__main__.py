@@ -17,7 +17,7 @@ from typing import Any, Final
 from benchmarks import machine, plot, table
 from benchmarks.table import Row
 
-#: Each part runs in a process of its own: what one leaves behind is not measured by the next.
+#: Each part runs in a process of its own, and does not affect the others.
 PARTS: Final = {
     "startup": "benchmarks.startup:startup",
     "memory": "benchmarks.hooks:memory",
@@ -46,7 +46,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="smaller, two minutes; only counts decide"
+        "--quick", action="store_true", help="smaller, two minutes; fails on counts only"
     )
     parser.add_argument(
         "--only",
@@ -54,13 +54,13 @@ def main() -> None:
         choices=sorted(PARTS),
         default=[],
         metavar="PART",
-        help=f"measure these anew and keep the rest of the last table: {', '.join(PARTS)}",
+        help=f"measure these parts again and keep the others of the last table: {', '.join(PARTS)}",
     )
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each ratio (default 7)")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="directory of the results")
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    # So that whatever was started is ended, too.
+    # So that started processes are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if given.part:
         print(json.dumps(table.documents(_measure(given.part, given.quick))))
@@ -90,7 +90,7 @@ def _run_all(parts: list[str], quick: bool, results: Path, keep: bool) -> int:
             continue
         found[part] = json.loads(output.splitlines()[-1])
         print(f"  took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        # After each part: the whole takes long, and may be interrupted.
+        # Written after each part, since the whole takes long and may be interrupted.
         found = {part: found[part] for part in PARTS if part in found}
         _write(target, quick, found, {part: machines[part] for part in found})
     rows = _rows(found)
@@ -177,7 +177,7 @@ def _verdict(rows: list[Row], broken: list[str], quick: bool) -> int:
     if quick:
         later = len(table.missed(rows)) - len(missed)
         if later:
-            print(f"{later} budgets of time are missed; in the short form they decide nothing")
+            print(f"{later} budgets of time are missed, which the quick form allows")
     return 1 if missed or broken else 0
 
 

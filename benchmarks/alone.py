@@ -1,10 +1,9 @@
-"""A scheduler alone: what its thread takes for a task, bare, with a plugin that does nothing, ours.
+"""A scheduler alone: CPU per task of its thread, bare, with an empty plugin, and with the package.
 
 :mod:`benchmarks.instructions` counts the instructions of the same.
 
-A real scheduler, a real client, and workers that answer at once, all in one thread. What the hooks
-take by direct count is a part of it; the rest is what Dask takes to call them, what they leave for
-the garbage collector, and caches.
+A real scheduler, a real client, and workers that answer at once, all in one thread. The cost
+includes the hooks themselves, what Dask needs to call them, garbage collection, and cold caches.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ _RUN = "run-20260101T000000Z-bench-00000000"
 _CARRIER = carrier_of(
     {"run": _RUN, "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 )
-#: Threads of each worker: as many messages come back at a time.
+#: Threads of each worker, and messages that it returns at a time.
 _NTHREADS = 8
 #: Seconds between two pulls.
 INTERVAL = 0.2
 _INT = pickle.dumps(int)
-#: Ways whose cost is the time that they take longer than a bare scheduler.
+#: Variants whose cost is the time beyond that of a bare scheduler.
 _COSTS: Final = {"idle": "a plugin that does nothing", "ours": "ours, with its pulls,"}
 
 
@@ -76,7 +75,7 @@ async def _measure(ways: list[str], tasks: int, rounds: int) -> dict[str, list[f
         for way in ways:
             await stage.execute(way, tasks)
         for number in range(rounds):
-            # There and back again, from the other end each time: drift cancels out.
+            # There and back, from the other end each time: drift cancels out.
             order = ways if number % 2 else ways[::-1]
             found = dict.fromkeys(ways, 0.0)
             for way in [*order, *reversed(order)]:
@@ -97,7 +96,7 @@ class Stage:
     @classmethod
     @asynccontextmanager
     async def set(cls) -> AsyncIterator[Stage]:
-        """Set it, and clear it away."""
+        """Start and close everything."""
         async with AsyncExitStack() as stack:
             scheduler = await stack.enter_async_context(
                 Scheduler(protocol="inproc", dashboard=False, port=0)
@@ -111,7 +110,7 @@ class Stage:
             yield cls(scheduler, client, workers)
 
     async def execute(self, way: str, tasks: int) -> float:
-        """CPU seconds of the thread for each of `tasks`."""
+        """CPU seconds of the thread per task."""
         async with _WAYS[way](self.scheduler, self.client) as traits:
             for worker in self.workers:
                 worker.reports = traits.reports
@@ -129,11 +128,11 @@ class Stage:
 
 
 class Traits(NamedTuple):
-    """What a way does besides what it attaches to the scheduler."""
+    """What a variant does apart from the plugin of the scheduler."""
 
-    #: Graphs are annotated as a run's are.
+    #: Graphs are annotated like those of a run.
     annotated: bool
-    #: Workers say what our plugin there would say.
+    #: Workers report what the package's plugin would report.
     reports: bool
 
 
@@ -200,11 +199,11 @@ _WAYS: Final[dict[str, Way]] = {
 
 
 class Answering:
-    """A worker that has done what it is told to; lives on the scheduler's loop."""
+    """A worker that answers each task at once, on the scheduler's loop."""
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
-        #: Whether it says what our plugin there would say.
+        #: Whether it reports what the package's plugin would report.
         self.reports = False
         self._serving = asyncio.create_task(self._serve())
 
@@ -239,7 +238,7 @@ class Answering:
         return cls(comm)
 
     async def close(self) -> None:
-        """Go."""
+        """Close the connection."""
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
@@ -249,7 +248,7 @@ class Answering:
         while True:
             for message in await self._comm.read():
                 if message["op"] == "compute-task":
-                    # Through bytes: its parts are nobody else's, as over a network.
+                    # Serialised, so that no object is shared, as over a network.
                     answer = serialize_bytes([self._finished(message)])
                     await self._comm.write(deserialize_bytes(answer))
 

@@ -22,10 +22,10 @@ from distributed import Client, LocalCluster, wait
 
 import scalable
 
-#: Executions that make up each count of tasks in a round: noise that lasts for seconds hits all
-#: ways alike where they take turns often.
+#: Executions of each variant in a round: if variants take turns often, noise that lasts for seconds
+#: affects all of them.
 SLICES: Final = 2
-#: By which ``--rounds`` reaches the processes of the parts.
+#: Passes ``--rounds`` to the processes of the parts.
 ROUNDS_VARIABLE = "SCALABLE_BENCH_ROUNDS"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +52,7 @@ def run_submit(client: Client, tasks: int) -> None:
 
 
 def run_delayed(client: Client, tasks: int) -> None:
-    """One delayed graph: chains of two, joined by none."""
+    """One delayed graph of separate chains of two tasks."""
     first = [dask.delayed(noop, pure=False)(number) for number in range(tasks // 2)]
     second = [dask.delayed(noop, pure=False)(value) for value in first]
     # Without optimization: fused chains would be half the tasks.
@@ -68,25 +68,25 @@ Work = Callable[[Client, int], None]
 
 
 def rounds_asked() -> int:
-    """Rounds of each ratio: seven, or what ``--rounds`` says."""
+    """Rounds of each ratio: seven, or ``--rounds``."""
     return int(os.environ.get(ROUNDS_VARIABLE, "7"))
 
 
 def amount(quick: bool, few: int, many: int) -> tuple[int, int, int]:
-    """Tasks of each round, in how many slices, and how many rounds."""
+    """Tasks per round, slices per round, and rounds."""
     return (few, 1, 1) if quick else (many, SLICES, rounds_asked())
 
 
 @dataclass
 class Cluster:
-    """A warm cluster, and whose CPU time is looked at."""
+    """A warm cluster, and the processes whose CPU time is measured."""
 
     client: Client
     #: Name → ids of its processes; the driver is this process.
     processes: dict[str, list[int]]
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds so far, by name; the recorder's are those of its process."""
+        """CPU seconds so far, by name; for the recorder, those of its process."""
         used = {"driver": time.process_time(), "recorder": _recorder_cpu()}
         for name, ids in self.processes.items():
             times = [psutil.Process(pid).cpu_times() for pid in ids]
@@ -94,7 +94,7 @@ class Cluster:
         return used
 
     def settle(self) -> None:
-        """Wait until nothing is left of the work before."""
+        """Wait until nothing is left of previous work."""
         # Results in reference cycles would keep their tasks.
         gc.collect()
         deadline = time.monotonic() + 30
@@ -107,18 +107,17 @@ class Cluster:
 
 
 def set_heap_aside() -> None:
-    """Keep the garbage collector of this process from what is there already.
+    """Exclude existing objects from garbage collection in this process.
 
-    A scheduler keeps a million objects of the work before: the logs of its transitions, the groups
-    of its tasks. The collector visits them all once the new ones are a quarter as many, which takes
-    a second, and which happens or not within an execution by how close to the edge it comes: five
-    per cent more objects could read as twenty per cent more time. Without them it collects as often
-    as in a process that has just started, and what it takes goes with what is new.
+    A scheduler keeps a million objects of previous work, such as logs of transitions and groups of
+    tasks. A full collection, which takes a second, starts when new objects are a quarter as many:
+    whether this happens within an execution depends on a few per cent of objects, and can make it
+    20 % slower. Without the existing objects, the cost depends on new objects only.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    # So that it counts the new ones from none.
+    # The counts of new objects start at zero.
     gc.collect()
 
 
@@ -127,7 +126,7 @@ def _count_tasks(dask_scheduler: Any) -> int:
 
 
 def _recorder_cpu() -> float:
-    """CPU seconds of the recorders that this program has started: they are not its children."""
+    """CPU seconds of the recorders that this program started; they are not its children."""
     used = 0.0
     here = os.getcwd()  # noqa: PTH109
     for process in psutil.process_iter(["cmdline"]):
@@ -182,7 +181,7 @@ def apart(directory: Path, workers: int = 2) -> Iterator[Cluster]:
                 {"scheduler": [started[0].pid], "workers": [p.pid for p in started[1:]]},
             )
     finally:
-        # The scheduler last: a worker that has lost it waits for it to come back.
+        # The scheduler last: a worker without a scheduler waits for it to return.
         for process in reversed(started):
             process.terminate()
             try:
@@ -211,7 +210,7 @@ class Tally:
     bytes: int = 0
 
     def count(self, run_dir: Path, tasks: int) -> None:
-        """Add a closed run of so many tasks."""
+        """Add a closed run with this number of tasks."""
         summary = json.loads((run_dir / "summary.json").read_bytes())
         telemetry = summary["run"]["telemetry"]
         self.tasks += tasks
@@ -226,7 +225,7 @@ class Tally:
 
 
 def bare(cluster: Cluster, work: Work, tasks: int) -> Sample:
-    """Execute a workload with nothing of ours there."""
+    """Execute a workload without instrumentation."""
     cluster.settle()
     before, began = cluster.cpu(), time.perf_counter()
     work(cluster.client, tasks)
@@ -248,7 +247,7 @@ def off(cluster: Cluster, work: Work, tasks: int) -> Sample:
 def instrumented(
     cluster: Cluster, work: Work, tasks: int, runs_dir: Path, tally: Tally | None = None
 ) -> Sample:
-    """Execute a recorded workload; CPU counts until all of it is written, wall to its end."""
+    """Execute a recorded workload; CPU time counts until it is written, wall time until its end."""
     with scalable.instrument(cluster.client, project="bench", runs_dir=runs_dir) as run:
         cluster.settle()
         run.flush()
@@ -270,10 +269,10 @@ def run_bytes(directory: Path) -> int:
 def rounds(
     count: int, slices: int, measure: dict[str, Callable[[], Sample]], name: str
 ) -> list[dict[str, list[Sample]]]:
-    """Execute `count` rounds, each of so many `slices`: all ways there and back again.
+    """Execute `count` rounds of `slices` turns; a turn executes all variants there and back.
 
-    Such an order reads the same from both ends: a machine that gets faster or slower cancels out.
-    Each slice begins with the next way, so that none is always in the middle.
+    The order is symmetric, so that a machine that gets faster or slower cancels out. Each turn
+    begins with the next variant, so that none is always in the middle.
     """
     taken: list[dict[str, list[Sample]]] = []
     turns = itertools.cycle(_turns(list(measure)))
@@ -295,14 +294,14 @@ def _turns(letters: list[str]) -> list[list[str]]:
 def ratios(
     taken: list[dict[str, list[Sample]]], letter: str, cpu: str | None = None
 ) -> list[float]:
-    """Ratio of each round's executions to its bare ones, of wall or of someone's CPU."""
+    """Ratio of each round's executions to its bare ones, of wall or CPU time."""
     return [_mean(found[letter], cpu) / _mean(found["b"], cpu) for found in taken]
 
 
 def controls(taken: list[dict[str, list[Sample]]], cpu: str | None = None) -> list[float]:
-    """The bare executions of each round's ways back by those there: what no difference looks like.
+    """Ratio of each round's bare executions on the way back to those on the way there: the noise.
 
-    Pessimistic twice: half as many executions, and mostly the ones that lie furthest apart.
+    It overestimates the noise: half as many executions, and mostly those furthest apart.
     """
     return [_mean(found["b"][1::2], cpu) / _mean(found["b"][::2], cpu) for found in taken]
 
@@ -310,7 +309,7 @@ def controls(taken: list[dict[str, list[Sample]]], cpu: str | None = None) -> li
 def per_task(
     taken: list[dict[str, list[Sample]]], letter: str, cpu: str, tasks: int
 ) -> list[float]:
-    """Someone's CPU for each task of each round, in µs."""
+    """CPU time per task of each round, in µs."""
     return [_mean(found[letter], cpu) / tasks * 1e6 for found in taken]
 
 
@@ -320,5 +319,5 @@ def _mean(samples: list[Sample], cpu: str | None) -> float:
 
 
 def _cpu(sample: Sample, names: str) -> float:
-    """CPU of one, or of several together: ``driver+recorder``."""
+    """CPU of a process, or of several: ``driver+recorder``."""
     return sum(sample.cpu[name] for name in names.split("+"))

@@ -1,4 +1,4 @@
-"""Direct counts: our code in Dask's event loops, our bytes on its wires and in its memory."""
+"""Direct counts: CPU in Dask's event loops, bytes on its connections and in its memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PULL = 2_000
 
 
 def in_the_loops(directory: Path, quick: bool) -> list[Row]:
-    """CPU of our code in the loops of scheduler and workers; bytes and messages it adds."""
+    """CPU of hooks in the loops of scheduler and workers; bytes and messages they add."""
     tasks, count = (1_000, 1) if quick else (3_000, 7)
     hooks: list[float] = []
     pulls: list[float] = []
@@ -106,7 +106,7 @@ def _parts(parts: dict[str, float]) -> str:
 def _traffic(
     cluster: Cluster, tasks: int, directory: Path
 ) -> tuple[list[Row], Mapping[str, float]]:
-    """What crosses the wires; and the CPU of a bare task by process, in µs."""
+    """Traffic of the scheduler's connections, and CPU of a bare task by process, in µs."""
     client = cluster.client
 
     def passed() -> dict[str, int]:
@@ -139,7 +139,7 @@ def _traffic(
 
 
 def longest_hold(directory: Path, quick: bool) -> list[Row]:
-    """How long any hook or handler holds the scheduler's loop at a stretch."""
+    """The longest time that a hook or handler blocks the scheduler's loop."""
     tasks = 5_000 if quick else 200_000
     away = 2.0 if quick else 30.0
     with (
@@ -155,7 +155,7 @@ def longest_hold(directory: Path, quick: bool) -> list[Row]:
         client.run_on_scheduler(probes.watch_scheduler)
         began = time.perf_counter()
         futures = client.map(clusters.noop, range(tasks), pure=False)
-        # The recorder is away; meanwhile tasks run and facts gather.
+        # Tasks run and facts accumulate while no recorder pulls.
         time.sleep(max(0.0, away - (time.perf_counter() - began)))
         arrived = client.run_on_scheduler(probes.read_scheduler)
         waiting = len(plugin._facts)
@@ -193,7 +193,7 @@ def longest_hold(directory: Path, quick: bool) -> list[Row]:
 
 
 def _come_back(scheduler: Any, plugin: ScalableSchedulerPlugin) -> tuple[list[float], int]:
-    """Pull everything on the scheduler's loop, each answer also made into frames there."""
+    """Pull everything on the scheduler's loop, and make each answer into frames there."""
     holds: list[float] = []
     received = 0
 
@@ -213,7 +213,7 @@ def _come_back(scheduler: Any, plugin: ScalableSchedulerPlugin) -> tuple[list[fl
 
 
 def _noted_missing(received: int, plugin: ScalableSchedulerPlugin) -> int:
-    # Numbers are given out without a gap: what was noted is what was handed out and what is there.
+    # Facts are numbered without gaps: those noted are those returned and those left.
     return plugin._next + len(plugin._inflight) - 1 - received
 
 
@@ -231,7 +231,7 @@ def _on_loop(scheduler: Any, function: Any) -> Any:
 
 
 def memory(directory: Path, quick: bool) -> list[Row]:
-    """What facts take that nobody has pulled yet, and what happens at the bound."""
+    """Memory of facts that were not pulled yet, and what happens at the bound."""
     tasks = 1_000 if quick else 10_000
     with (
         LocalCluster(
@@ -274,7 +274,7 @@ def memory(directory: Path, quick: bool) -> list[Row]:
 
 
 def _release(plugin: ScalableSchedulerPlugin) -> tuple[float, float, int]:
-    """Bytes and objects that a fact takes: what is free once they are gone."""
+    """Bytes and objects per fact, by what is freed without them."""
     gc.collect()
     count = len(plugin._facts)
     memory, objects = tracemalloc.get_traced_memory()[0], sys.getallocatedblocks()
@@ -285,7 +285,7 @@ def _release(plugin: ScalableSchedulerPlugin) -> tuple[float, float, int]:
 
 
 def _at_the_bound() -> list[Row]:
-    """Note more than the buffer takes, through the door by which workers' facts come."""
+    """Note more facts than the buffer holds, as if they came from workers."""
     plugin = object.__new__(ScalableSchedulerPlugin)
     ScalableSchedulerPlugin.__init__(plugin, "run-bound", client=None)
     plugin._facts = scheduler_plugin.deque()
@@ -296,7 +296,7 @@ def _at_the_bound() -> list[Row]:
     noted = 0
     while plugin._dropped < 50_000:
         key = f"noop-{noted:032x}"
-        # As it comes over the wire: every text an object of its own.
+        # As received from a connection: every text is a separate object.
         worker = f"tcp://127.0.0.1:{40_000 + noted % 2}"
         fact = facts.Started(facts.STARTED, 1.7e9 + noted, key, noted, worker)
         plugin.receive(fact)

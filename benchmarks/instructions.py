@@ -1,9 +1,9 @@
-"""Instructions instead of time: what a plugin costs a scheduler, the same on every machine.
+"""Instructions that a plugin costs a scheduler: the same on every machine.
 
 The scheduler of :mod:`benchmarks.alone` runs in valgrind, which counts what its processor would
-execute: of few tasks and of many, so that the difference is due to tasks alone. Two counts of the
-same differ by three thousandths, where two measurements of time differ by a tenth. Python's garbage
-collector is off, and so is what Dask does by the clock, which goes slowly there.
+execute, for few tasks and for many: the difference is due to tasks alone. Two counts differ by
+0.3 %, where two measurements of time differ by 10 %. Python's garbage collector is off, and so are
+Dask's timers, since time passes slowly there.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _WHATS: Final = {
     "idle": "that a plugin that does nothing costs",
     "ours": "that the package costs, with its annotation and its pulls",
 }
-#: Tasks before anything is counted, so that nothing is done for the first time.
+#: Tasks before the count starts, so that nothing is done for the first time.
 _WARM: Final = 100
-#: Nothing that goes by the clock.
+#: Switches Dask's timers off.
 _QUIET: Final = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.scheduler.work-stealing": False,
@@ -46,7 +46,7 @@ _QUIET: Final = {
 
 
 def instructions(directory: Path, quick: bool) -> list[Row]:
-    """Instructions of a scheduler's thread, for each task; nothing in the short form."""
+    """Instructions of a scheduler's thread per task; nothing in the quick form."""
     if quick:
         return []
     valgrind = shutil.which("valgrind")
@@ -78,7 +78,7 @@ def _count(valgrind: str, directory: Path, way: str, tasks: int) -> int:
     command = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     program = [sys.executable, "-m", "benchmarks.instructions", way, str(tasks)]
     environment = {
-        # The same in each process: the order of sets, and no thread that waits by counting.
+        # The order of sets is the same in each process, and no thread waits actively.
         "PYTHONHASHSEED": "0",
         "OPENBLAS_NUM_THREADS": "1",
         "DASK_TEMPORARY_DIRECTORY": str(directory),
@@ -104,12 +104,12 @@ async def _execute(way: str, tasks: int) -> None:
         for first in ("bare", "ours"):
             await stage.execute(first, _WARM)
         await stage.execute(way, tasks)
-        # What closing takes is no task's.
+        # The cost of closing does not belong to tasks.
         os._exit(0)
 
 
 def main() -> None:
-    """What valgrind runs: ``python -m benchmarks.instructions WAY TASKS``."""
+    """The program that valgrind runs: ``python -m benchmarks.instructions WAY TASKS``."""
     gc.disable()
     setattr(gc, "collect", lambda *_: 0)  # noqa: B010
     alone.INTERVAL = 10.0

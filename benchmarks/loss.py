@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def noted(notes: str, number: int) -> None:
-    """A task that notes its end where no kill can take it back: one write, appended."""
+    """A task that notes its end in one write, which no kill can undo."""
     time.sleep(0.002)
     descriptor = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -48,7 +48,7 @@ def noted(notes: str, number: int) -> None:
 
 
 def loss(directory: Path, quick: bool) -> list[Row]:
-    """Kill drivers at random moments and look for the oldest end that is not in the record."""
+    """Kill drivers at random moments and find the oldest end that is not in the record."""
     kills = 2 if quick else 20
     seed = random.randrange(2**32)
     chance = random.Random(seed)

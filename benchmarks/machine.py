@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES: Final = ("scalable-otel", "distributed", "opentelemetry-sdk", "orjson
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, versions, load, and two yardsticks to compare machines by."""
+    """Processor, memory, versions, load, and two measures to compare machines."""
     return {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
 
 
 def loop_ns() -> float:
-    """CPU time of one round of a fixed loop, in nanoseconds: how fast Python runs here, now."""
+    """CPU time of one iteration of a fixed loop, in nanoseconds: the current speed of Python."""
     rounds = 200_000
     times: list[float] = []
     for _ in range(5):

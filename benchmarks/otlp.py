@@ -1,4 +1,4 @@
-"""With OTLP to a local sink, a process of its own that only accepts and counts."""
+"""The cost of OTLP, with a local sink in a process of its own that only accepts and counts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SERVICES = {
 
 @dataclass
 class Shipped:
-    """What left, by the program's own count, and what arrived."""
+    """What was sent, by the program's own count, and what arrived."""
 
     spans: int = 0
     received: int = 0
@@ -87,7 +87,7 @@ def _sent(
     ports: dict[str, int],
     shipped: Shipped,
 ) -> Sample:
-    """Execute a recorded workload that is sent; what was sent is counted when it is closed."""
+    """Execute a workload that is recorded and sent; count what was sent when it is closed."""
     environ = {
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{ports[protocol]}",
@@ -132,7 +132,7 @@ def sink() -> Iterator[dict[str, int]]:
 
 
 class _Counter:
-    """Keeps messages as they come, and counts spans when asked: counting is no part of taking."""
+    """Stores messages as received, and counts their spans on request, so that receiving is fast."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,7 +160,7 @@ class _Counter:
 
 
 def serve() -> None:
-    """The sink itself: until standard input ends."""
+    """The sink: runs until standard input ends."""
     import grpc
 
     counter = _Counter()

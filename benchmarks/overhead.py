@@ -15,7 +15,7 @@ from benchmarks.table import Row
 
 
 def noop_tasks(directory: Path, quick: bool) -> list[Row]:
-    """Tasks that do nothing, three ways of sending them."""
+    """Tasks that do nothing, submitted in three ways."""
     tasks, slices, count = clusters.amount(quick, 400, 10_000)
     rows: list[Row] = []
     tally = Tally()
@@ -74,7 +74,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
                         f"{what}: wall, switched off ÷ bare",
                         clusters.ratios(taken, "o"),
                         control,
-                        # Within noise: within what bare against bare showed in the same rounds.
+                        # The noise of bare against bare in the same rounds is allowed.
                         budget=max(1.01, *control),
                     )
                 )
@@ -94,7 +94,7 @@ def noop_tasks(directory: Path, quick: bool) -> list[Row]:
 
 
 def in_the_driver(directory: Path, quick: bool) -> list[Row]:
-    """What it takes, by direct count, to feed a recorder in a process of its own."""
+    """CPU time, by direct count, to feed a recorder in a process of its own."""
     tasks, count = (1_000, 1) if quick else (10_000, 5)
     feeding: list[float] = []
     with clusters.local_cluster() as cluster:
@@ -145,7 +145,7 @@ def short_tasks(directory: Path, quick: bool) -> list[Row]:
 
 
 def processes_apart(directory: Path, quick: bool) -> list[Row]:
-    """CPU of a scheduler and of workers that share their processes with nothing else."""
+    """CPU of a scheduler and of workers in processes of their own."""
     tasks, slices, count = clusters.amount(quick, 400, 10_000)
     with clusters.apart(directory) as cluster:
         clusters.run_map(cluster.client, tasks)
@@ -182,7 +182,7 @@ def _measures(
     directory: Path,
     tally: Tally | None = None,
 ) -> dict[str, Callable[[], clusters.Sample]]:
-    """The ways to execute a workload: b bare, i instrumented."""
+    """The variants of a workload: b bare, i instrumented."""
     return {
         "b": functools.partial(clusters.bare, cluster, work, tasks),
         "i": functools.partial(clusters.instrumented, cluster, work, tasks, directory, tally),
@@ -211,7 +211,7 @@ def _counted(tally: Tally, whole: Tally) -> list[Row]:
             measured=whole.bytes / whole.tasks,
             unit="B",
             budget=900,
-            # In the short form, what a run writes once, its metrics above all, weighs more.
+            # In the quick form, what a run writes once, mostly metrics, weighs more.
             ceiling=1_300,
             kind="count",
         ),

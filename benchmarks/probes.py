@@ -1,10 +1,9 @@
-"""Probes put from outside around what of ours runs inside Dask's event loops.
+"""Probes around the code of the package that runs inside Dask's event loops.
 
-They are sent into schedulers and workers by reference, so this module must be importable there.
-Each probed call comes after a probed call of nothing: what the clock itself costs is known from
-the same run and taken off. So is a garbage collection that happens to begin within a probed call:
-the collector runs wherever the next allocation comes, for what all the process has allocated. It is
-counted apart.
+They are sent to schedulers and workers by reference, so this module must be importable there. Each
+probed call follows a probed call of nothing, whose time, the cost of the clock, is subtracted.
+Garbage collections that begin within a probed call are subtracted too, and counted separately: they
+run at any allocation, for everything that the process has allocated.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Probe:
         self.longest: Counter[str] = Counter()
         #: Bytes and messages, where they are counted.
         self.traffic: Counter[str] = Counter()
-        #: CPU time of garbage collections on the probed thread; set as the first call comes.
+        #: CPU time of garbage collections on the probed thread, which is that of the first call.
         self.collected = 0
         self._collecting = 0
         self._thread = 0
@@ -57,7 +56,7 @@ class Probe:
             else:
                 self.collected += now - self._collecting
 
-    def around(self, name: str, function: Any) -> Any:
+    def metered(self, name: str, function: Any) -> Any:
         """`function`, metered."""
         now = time.thread_time_ns
         spent, empty, calls, longest = self.spent, self.empty, self.calls, self.longest
@@ -67,7 +66,7 @@ class Probe:
             if not self._thread:
                 self._thread = threading.get_ident()
             collected, others = self.collected, self._others
-            # The first reading of the clock after a while takes the kernel several times longer.
+            # The first reading of the clock after a pause takes the kernel several times longer.
             now()
             before = now()
             _nothing(*args, **kwargs)
@@ -85,8 +84,8 @@ class Probe:
 
         return probed
 
-    def not_ours(self, function: Any) -> Any:
-        """`function`, whose time is taken off the probed call around it."""
+    def excluded(self, function: Any) -> Any:
+        """`function`, whose time is subtracted from that of the probed call around it."""
         now = time.thread_time_ns
         clock = sorted(now() - now() for _ in range(1_001))[500]
 
@@ -114,21 +113,21 @@ class Probe:
 
 
 def watch_scheduler(dask_scheduler: Any) -> None:
-    """Meter every hook, handler and listener of the one run on a scheduler."""
+    """Meter every hook, handler and listener of a run on a scheduler."""
     probe = Probe()
     hub = dask_scheduler.extensions["scalable"]
     (plugin,) = hub.plugins.values()
     for name in _HOOKS:
-        setattr(plugin, name, probe.around(name, getattr(plugin, name)))
-    # Dask's own handler runs within each listener: only what is around it is ours.
+        setattr(plugin, name, probe.metered(name, getattr(plugin, name)))
+    # Dask's own handler runs within each listener and is not counted.
     for name, original in list(hub._originals.items()):
         if dask_scheduler.stream_handlers[name] != original:
-            hub._originals[name] = probe.not_ours(original)
+            hub._originals[name] = probe.excluded(original)
             listener = dask_scheduler.stream_handlers[name]
-            dask_scheduler.stream_handlers[name] = probe.around("listener", listener)
-    dask_scheduler.stream_handlers["scalable-facts"] = probe.around("receive", hub.receive)
+            dask_scheduler.stream_handlers[name] = probe.metered("listener", listener)
+    dask_scheduler.stream_handlers["scalable-facts"] = probe.metered("receive", hub.receive)
     if "scalable_pull" in dask_scheduler.handlers:
-        dask_scheduler.handlers["scalable_pull"] = probe.around("pull", hub.pull)
+        dask_scheduler.handlers["scalable_pull"] = probe.metered("pull", hub.pull)
     setattr(dask_scheduler, _ATTRIBUTE, probe)
 
 
@@ -138,21 +137,21 @@ def read_scheduler(dask_scheduler: Any) -> dict[str, Any]:
 
 
 def watch_worker(dask_worker: Any) -> None:
-    """Meter what surrounds each execution on a worker."""
+    """Meter what precedes and follows each execution on a worker."""
     probe = Probe()
     plugin = dask_worker.plugins["scalable"]
-    plugin.transition = probe.around("transition", plugin.transition)
+    plugin.transition = probe.metered("transition", plugin.transition)
     watch = plugin._watch
     for name in ("_begin", "_on_timer"):
-        setattr(watch, name, probe.around(name, getattr(watch, name)))
+        setattr(watch, name, probe.metered(name, getattr(watch, name)))
     watch._begin = _answered(dask_worker, watch._begin)
     watch._report = _counting(probe, watch._report)
     setattr(dask_worker, _ATTRIBUTE, probe)
     # In the thread of the task, one for each worker here.
     probe_of_thread = Probe()
     threads = dask_worker.active_threads
-    threads.began = probe_of_thread.around("began", watch._began)
-    threads.ended = probe_of_thread.around("ended", watch._ended)
+    threads.began = probe_of_thread.metered("began", watch._began)
+    threads.ended = probe_of_thread.metered("ended", watch._ended)
     setattr(dask_worker, f"{_ATTRIBUTE}_thread", probe_of_thread)
 
 
@@ -165,7 +164,7 @@ def read_worker(dask_worker: Any) -> dict[str, Any]:
 
 
 def _answered(dask_worker: Any, begin: Any) -> Any:
-    """Dask asks each task once whether it is a coroutine and keeps the answer: not our time."""
+    """Exclude the time in which Dask finds out, once per task, whether it is a coroutine."""
 
     def after_dask(key: Any) -> Any:
         _ = dask_worker.state.tasks[key].run_spec.is_coro

@@ -1,4 +1,4 @@
-"""The recorder: facts → lines on disk, with spans, log records and metrics built on the way."""
+"""The recorder: facts → lines on disk, with spans, log records and metrics."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.table import Row
 
 
 def recorder(directory: Path, quick: bool) -> list[Row]:
-    """CPU per task, its growth, memory, disk, and the end of a long run."""
+    """CPU per task, its growth, memory, disk, and closing a long run."""
     tasks = 30_000 if quick else 1_000_000
-    # Once to load everything, then the figure's own runs.
+    # The first run loads everything; then runs are measured.
     synthetic.record(directory / "warm", Shape(tasks=10_000))
     few = [
         synthetic.record(directory / f"few-{number}", Shape(tasks=10_000, seed=number))
@@ -96,8 +96,8 @@ def recorder(directory: Path, quick: bool) -> list[Row]:
 def _growth(recorded: Recorded, tasks: int) -> float:
     """CPU per task of the last tenth of a run, divided by that of its first.
 
-    Each in units of what the simulation took for the same tasks: a minute is long enough for a
-    machine to become slower or faster.
+    Both are divided by the CPU time of the simulation for the same tasks, because the speed of a
+    machine can change within a minute.
     """
     marks = recorded.marks
     tenth = tasks // 10

@@ -1,4 +1,4 @@
-"""`scalable report` of large runs, as a user starts it."""
+"""`scalable report` of large runs, started as a user does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.table import Row
 
 
 def report(directory: Path, quick: bool) -> list[Row]:
-    """Of a run that was closed, and of one whose driver was killed."""
+    """The report of a closed run, and of one whose driver was killed."""
     tasks = 10_000 if quick else 333_000
     count = 1 if quick else 3
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""What it costs to begin."""
+"""The cost of starting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 
 def startup(directory: Path, quick: bool) -> list[Row]:
-    """Importing, asking for help, beginning to record."""
+    """Importing, `--help`, and the start of a recording."""
     count = 5 if quick else 21
     nothing = [_wall("-c", "pass") for _ in range(count)]
     imported = [_wall("-c", "import scalable") for _ in range(count)]

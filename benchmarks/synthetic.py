@@ -1,8 +1,8 @@
 """Synthetic runs: a small simulated cluster whose facts go through the real recorder.
 
-Nothing is written by hand: the facts are pulled by a :class:`~scalable.telemetry.recorder.Recorder`
-as from a scheduler, become signals in its ledger, records in the exporters and lines in the
-writer. The same shape and seed give the same facts, whatever the machine.
+A :class:`~scalable.telemetry.recorder.Recorder` pulls the facts as from a scheduler. They become
+signals in its ledger, records in the exporters and lines in the writer. The same shape and seed
+give the same facts on any machine.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from scalable_runs.rundoc import run_document
 from scalable_runs.schema import RunStatus
 from scalable_runs.writer import RunWriter
 
-#: When every synthetic run begins, in seconds since the epoch: 2026-01-01.
+#: Start of every synthetic run, in seconds since the epoch: 2026-01-01.
 EPOCH: Final = 1_767_225_600.0
-#: A worker announces attempts that still run after this time, as the real one does (seconds).
+#: A worker reports attempts that still run after this time, like a real worker (seconds).
 ANNOUNCE_AFTER: Final = 0.02
 #: Seconds between two samples of a worker.
 SAMPLE_INTERVAL: Final = 5.0
@@ -51,19 +51,19 @@ class Shape:
     workers, nthreads
         Workers at any time, and the threads of each.
     names
-        Names of tasks, drawn for each with equal chance.
+        Names of tasks, drawn with equal probability.
     graph
-        Tasks sent at once; the next graph is sent when the one before has ended.
+        Tasks submitted at once; the next graph is submitted when the previous one has ended.
     duration
         Mean execution time in seconds (exponentially distributed).
     failing
         Share of attempts that raise.
     retries
-        How often a task that raised is run again before it has failed.
+        How often a task that raised runs again before it fails.
     lost_workers
         Workers lost while they work; each is replaced.
     seed
-        Of everything that is drawn.
+        Seed of all random choices.
     """
 
     tasks: int = 1_000
@@ -104,12 +104,12 @@ class _Worker:
 
 
 class SyntheticCluster:
-    """Simulates a cluster and tells, fact by fact, what its scheduler's plugin would note.
+    """Simulates a cluster and yields the facts that its scheduler's plugin would note.
 
     Attributes
     ----------
     truth
-        What has happened so far: ``submitted``, ``attempts``, ``succeeded``, ``failed``,
+        True counts so far: ``submitted``, ``attempts``, ``succeeded``, ``failed``,
         ``retried``, ``lost`` (attempts) and ``workers_lost``.
     now
         The simulated scheduler's clock.
@@ -125,7 +125,7 @@ class SyntheticCluster:
         self._workers: list[_Worker] = []
         self._free: list[_Worker] = []
         self._ready: deque[_Task] = deque()
-        #: (time, run id, worker, whether it is the end and not the announcement)
+        #: (time, run id, worker, whether it is the end or a report)
         self._agenda: list[tuple[float, int, bool, _Worker]] = []
         self._sampled = EPOCH
         marks = range(1, max(2, shape.tasks))
@@ -134,7 +134,7 @@ class SyntheticCluster:
         )
 
     def facts(self) -> Iterator[Fact]:
-        """Every fact of the run, in order; may be asked for once."""
+        """Every fact of the run, in order; may be called once."""
         shape = self._shape
         for _ in range(shape.workers):
             yield from self._join()
@@ -326,7 +326,7 @@ class SyntheticCluster:
 
 
 class Mark(NamedTuple):
-    """How far a synthetic run has come."""
+    """The progress of a synthetic run."""
 
     tasks: int
     cpu: float
@@ -334,17 +334,17 @@ class Mark(NamedTuple):
 
 
 class SyntheticSource:
-    """Hands out the facts of a synthetic cluster to a recorder, and meters that recorder.
+    """Passes the facts of a synthetic cluster to a recorder, and meters the recorder.
 
-    Called by the recorder's thread only: the time between two pulls is the recorder's own.
+    Called by the recorder's thread only: the time between two pulls is that of the recorder.
 
     Attributes
     ----------
     cpu
-        CPU time in seconds that the recorder took so far, without the simulation's.
+        CPU time of the recorder so far in seconds, without the simulation.
     simulation
-        CPU time in seconds that the simulation took: the same work for every task, by which the
-        machine's speed of the moment can be told.
+        CPU time of the simulation in seconds: the same work for every task, which measures the
+        current speed of the machine.
     marks
         ``(tasks submitted, cpu, simulation)`` at each pull.
     """
@@ -358,7 +358,7 @@ class SyntheticSource:
         self._left: float | None = None
 
     def pull(self, after: int, limit: int = PULL_SIZE, timeout: float = 0.0) -> Batch:
-        """The next facts; they are never asked for twice."""
+        """The next facts; they are not kept."""
         entered = time.thread_time()
         if self._left is not None:
             self.cpu += entered - self._left
@@ -378,7 +378,7 @@ class SyntheticSource:
 
 @dataclass(slots=True)
 class Recorded:
-    """A recorded run: where it is, what is true of it, what it took."""
+    """A recorded run: its path, its true counts and its cost."""
 
     path: Path
     truth: Counter[str]
@@ -404,10 +404,10 @@ def record(
     shape
         What happens in it.
     close
-        False leaves the run open once everything is in the kernel's hands: whoever ends the
-        process then leaves a run as a crashed driver does.
+        False leaves the run open when everything is written: ending the process then leaves a
+        run like that of a crashed driver.
     tolerant
-        Internal errors are told in :attr:`Recorded.errors` instead of raising RuntimeError.
+        Internal errors are in :attr:`Recorded.errors` instead of raising RuntimeError.
     """
     cluster = SyntheticCluster(shape)
     source = SyntheticSource(cluster)
@@ -437,7 +437,7 @@ def record(
 
 
 def make_recorder(runs_dir: Path | str, shape: Shape, warnings: list[str]) -> Recorder:
-    """A recorder with a run directory below `runs_dir`, not started; appends what it warns of."""
+    """A recorder with a run directory below `runs_dir`, not started; it appends its warnings."""
     identity = RunIdentity(shape.run_id, "synthetic", "synthetic", 1 << 100, 1, EPOCH)
     writer = RunWriter.create(
         runs_dir,
@@ -475,7 +475,9 @@ def main() -> None:
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--lost-workers", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--crash", action="store_true", help="be killed instead of closing the run")
+    parser.add_argument(
+        "--crash", action="store_true", help="kill the process, do not close the run"
+    )
     given = parser.parse_args()
     names = tuple(f"step-{number}" for number in range(given.names))
     shape = Shape(

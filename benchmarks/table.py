@@ -1,4 +1,4 @@
-"""Rows, budgets, the table, and what of it lets a run of the benchmarks fail."""
+"""Rows, budgets, the table, and which rows make the benchmarks fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-#: ``count``: what does not depend on how fast the machine is; ``time``: what does.
+#: ``count``: independent of the speed of the machine; ``time``: dependent on it.
 Kind = Literal["count", "time"]
 
 
@@ -84,14 +84,14 @@ class Row:
         note: str = "",
         **more: Any,
     ) -> Self:
-        """The same of ratios, with their mean and how far that is to be trusted."""
+        """A row of ratios, with their mean and its standard error."""
         words = [f"mean {mean_and_error(rounds, 3)}"] if len(rounds) > 1 else []
         words += [note] if note else []
         return cls.of_rounds(key, what, rounds, control, note="; ".join(words), **more)
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> Self:
-        """Inverse of :func:`dataclasses.asdict` after a passage through JSON."""
+        """Inverse of :func:`dataclasses.asdict`, from JSON."""
         lists = ("spread", "floor", "rounds", "control")
         return cls(
             **{
@@ -122,8 +122,8 @@ def rows_of(found: Iterable[dict[str, Any]]) -> list[Row]:
 def missed(rows: Iterable[Row], *, counts_only: bool = False) -> list[Row]:
     """Rows whose budget is missed.
 
-    With `counts_only`, those that no slow machine explains, and of them where there is a ceiling
-    those that are beyond it.
+    With `counts_only`, only counts, which no slow machine explains; those with a ceiling only if
+    they exceed it.
     """
     missed = [row for row in rows if row.met is False]
     if not counts_only:
@@ -175,7 +175,7 @@ def render_markdown(rows: Sequence[Row]) -> str:
 
 
 def number(value: float) -> str:
-    """As many digits as a reader can use.
+    """A number with a useful number of digits.
 
     Examples
     --------
