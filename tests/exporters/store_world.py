@@ -11,6 +11,7 @@ from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS, RunDocument
 from scalable_runs.stores import _directory
 from scalable_runs.stores import file as file_store
+from scalable_runs.stores.base import Store
 from scalable_runs.writer import RunWriter
 
 RUN_ID = "run-20261121T163303Z-store-0123abcd"
@@ -63,7 +64,7 @@ def written(record: dict[str, Any], seq: int, run_id: str = RUN_ID) -> dict[str,
     return {"schema_version": 1, "run_id": run_id, "seq": seq, **record}
 
 
-def create(runs_dir: Path, run_id: str = RUN_ID, **options: Any) -> RunWriter:
+def create(runs_dir: Path | Store, run_id: str = RUN_ID, **options: Any) -> RunWriter:
     return RunWriter.create(runs_dir, run_document(run_id), **options)
 
 
@@ -73,7 +74,7 @@ def patch_os(monkeypatch: Any, replaced: Any) -> None:
         monkeypatch.setattr(module, "os", replaced)
 
 
-def read(path: Path, file: str = TASKS) -> tuple[list[dict[str, Any]], RunReader]:
+def read(path: Path | Store, file: str = TASKS) -> tuple[list[dict[str, Any]], RunReader]:
     reader = RunReader(path)
     return list(reader.records(file)), reader
 
@@ -89,7 +90,7 @@ def check_accounting(writer: RunWriter, appended: dict[str, int]) -> None:
     """Every line that was appended is there once and as it was, or is counted as lost."""
     make = {TASKS: task, FAILURES: failure}
     for file, count in appended.items():
-        records, _ = read(writer.path, file) if writer.path.exists() else ([], None)
+        records, _ = read(writer.store, file)
         seqs = [record["seq"] for record in records]
         assert seqs == sorted(set(seqs)), file
         for record in records:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -42,7 +41,7 @@ from scalable_runs.reader import RunReader, find_runs
 from scalable_runs.schema import FAILURES, TASKS
 from scalable_runs.stores import file as file_store
 from scalable_runs.stores._directory import Directory
-from scalable_runs.writer import Found, Problem, RunWriter, identity
+from scalable_runs.writer import Problem, RunWriter
 
 SCRIPT = Path(__file__).with_name("writer_process.py")
 TIMEOUT = 60
@@ -756,43 +755,3 @@ def test_the_last_run_json_needs_no_new_descriptor(tmp_path: Path, monkeypatch) 
     assert len(list(reader.records(TASKS))) == 1
     assert not reader.problems
     assert not (writer.path / ".reserve").exists()
-
-
-def test_another_writer_goes_on_where_one_died(tmp_path: Path) -> None:
-    first = create(tmp_path)
-    first.append(TASKS, [task(number) for number in range(3)])
-    assert first.sync()
-    first.append(TASKS, [task(3)])
-    first.flush()  # and then it is never heard of again
-
-    found = {TASKS: Found(last=4, given_out=6, lines=4)}
-    document: Any = RunReader(first.path).document
-    document["telemetry"] = {"dropped": {FAILURES: 2, "facts": 1}, "errors": {"fsync:EIO": 1}}
-    second = RunWriter.resume(tmp_path, document, found)
-    second.written[TASKS] = Counter({identity(task(3)): 1})
-    kept = second.unwritten(TASKS, [task(3), task(3), task(4)])
-    assert kept == [task(3), task(4)]
-    second.append(TASKS, kept)
-    second.append(FAILURES, [failure(1)])
-    second.close(status="completed", telemetry={"dropped": {"facts": 5}, "errors": {}})
-    # The first one's end belongs to the test.
-    first.close()
-
-    reader = RunReader(first.path)
-    assert [record["seq"] for record in reader.records(TASKS)] == [1, 2, 3, 4, 7, 8]
-    assert reader.problems[TASKS].gaps == [(5, 6)]
-    assert (reader.path / "tasks.1.jsonl").exists()
-    assert not (reader.path / "cost.1.jsonl").exists()
-
-
-def test_a_writer_that_goes_on_keeps_the_counts_of_the_one_before(tmp_path: Path) -> None:
-    first = create(tmp_path)
-    document: Any = RunReader(first.path).document
-    document["telemetry"] = {"dropped": {FAILURES: 2, "facts": 1}, "errors": {"fsync:EIO": 1}}
-    second = RunWriter.resume(tmp_path, document, {TASKS: Found(4, 6, 4)})
-    second.close(status="completed", telemetry={"dropped": {"facts": 5}, "errors": {"x": 1}})
-    told = RunReader(first.path).document["telemetry"]
-    assert told["dropped"] == {FAILURES: 2, TASKS: 2, "facts": 5}
-    assert told["errors"] == {"fsync:EIO": 1, "x": 1}
-    assert RunReader(first.path).status == "completed"
-    first.close()

@@ -79,6 +79,12 @@ class RunGoneError(OSError):
     """
 
 
+def is_inside(name: str) -> bool:
+    """Whether a name is that of a file in a run: relative, and leading nowhere else."""
+    parts = name.split("/")
+    return "\0" not in name and not {"", ".", ".."}.intersection(parts)
+
+
 def joined(blocks: Iterable[bytes | Hole], limit: int = 64 * 1024 * 1024) -> bytes:
     """Join the blocks of a document or attachment.
 

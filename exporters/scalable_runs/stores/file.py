@@ -25,7 +25,7 @@ from scalable_runs.journal import Segment
 from scalable_runs.problems import LossCounter
 from scalable_runs.schema import JournalMark
 from scalable_runs.stores._directory import CREATE, OPEN_DIRECTORY, RESERVE, TEMPORARY, Directory
-from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced
+from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced, is_inside
 
 #: Bytes read at once.
 BLOCK: Final = 256 * 1024
@@ -116,14 +116,14 @@ class FileStore:
     ) -> None:
         """Make the directory and all its files, or leave nothing."""
         with self._lock:
-            self._losses = losses
-            self._owner = documents.get(schema.OWNER, b"")
-            self._journals = {name: _Journal(name, seq) for name, seq in journals.items()}
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             parent = os.open(self.path.parent, OPEN_DIRECTORY)
             try:
                 os.mkdir(self.path.name, 0o700, dir_fd=parent)
                 made: list[str] = []
+                self._losses = losses
+                self._owner = documents.get(schema.OWNER, b"")
+                self._journals = {name: _Journal(name, seq) for name, seq in journals.items()}
                 try:
                     self._fill(parent, documents, made)
                 except BaseException:
@@ -458,7 +458,7 @@ class FileStore:
             The name, or a link on the way, leads out of the directory.
         """
         path = self.path / name
-        inside = "\0" not in name and path.name not in ("", "..") and name not in ("", ".")
+        inside = is_inside(name)
         if inside and "/" in name:
             try:
                 inside = path.parent.resolve().is_relative_to(self.path.resolve())

@@ -15,7 +15,7 @@ from scalable_runs import journal
 from scalable_runs.journal import Segment
 from scalable_runs.problems import LossCounter
 from scalable_runs.schema import JournalMark
-from scalable_runs.stores.base import Entry, Found, RunGoneError, Synced
+from scalable_runs.stores.base import Entry, Found, RunGoneError, Synced, is_inside
 
 _BLOCK: Final = 256 * 1024
 
@@ -45,6 +45,7 @@ class MemoryStore:
         self._modified: dict[str, float] = {}
         self._segments: dict[str, Segment] = {}
         self._marks: dict[str, JournalMark] = {}
+        self._losses = LossCounter()
         self._exists = False
         self._lock = threading.Lock()
 
@@ -58,6 +59,7 @@ class MemoryStore:
         with self._lock:
             if self._exists:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.location)
+            self._losses = losses
             self._exists = True
             self._segments = {name: Segment(name, seq) for name, seq in journals.items()}
             self._marks = journal.empty_marks(journals)
@@ -72,6 +74,7 @@ class MemoryStore:
         """Go on in new segments."""
         with self._lock:
             self._check()
+            self._losses = losses
             self._marks = dict(marks)
             self._segments = {}
             for name, left in found.items():
@@ -117,12 +120,14 @@ class MemoryStore:
         """Forget everything."""
         with self._lock:
             self._exists = False
-            for kept in (self._files, self._modified, self._segments, self._marks):
-                kept.clear()
+            self._files.clear()
+            self._modified.clear()
 
     @contextmanager
     def attach(self, name: str, *, append: bool = False) -> Generator[BinaryIO]:
         """Collect what is written, and take it in at the end."""
+        if not is_inside(name):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         file = BytesIO()
         yield file
         with self._lock:
@@ -158,8 +163,14 @@ class MemoryStore:
         self._modified[name] = time.time()
 
     def _check(self) -> None:
-        if not self._exists:
-            raise RunGoneError(errno.ENOENT, os.strerror(errno.ENOENT), self.location)
+        if self._exists:
+            return
+        if self._segments:
+            self._losses.note("removed", "", "the run was removed while it was recorded")
+        for name, segment in self._segments.items():
+            self._losses.lose(name, segment.lines)
+        self._segments = {}
+        raise RunGoneError(errno.ENOENT, os.strerror(errno.ENOENT), self.location)
 
 
 class MemoryRoot:
