@@ -20,7 +20,7 @@ from benchmarks import clusters, probes
 from benchmarks.clusters import Cluster
 from benchmarks.table import Row
 from scalable import facts
-from scalable.instrumentation import scheduler_plugin
+from scalable.instrumentation.fact_buffer import FactBuffer
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 _PULL = 2_000
@@ -158,7 +158,7 @@ def longest_hold(directory: Path, quick: bool) -> list[Row]:
         # Tasks run and facts accumulate while no recorder pulls.
         time.sleep(max(0.0, away - (time.perf_counter() - began)))
         arrived = client.run_on_scheduler(probes.read_scheduler)
-        waiting = len(plugin._facts)
+        waiting = len(plugin.buffer.waiting)
         holds, received = _come_back(scheduler, plugin)
         del futures
         cluster.scheduler.loop.add_callback(plugin.detach_quietly)
@@ -214,7 +214,7 @@ def _come_back(scheduler: Any, plugin: ScalableSchedulerPlugin) -> tuple[list[fl
 
 def _noted_missing(received: int, plugin: ScalableSchedulerPlugin) -> int:
     # Facts are numbered without gaps: those noted are those returned and those left.
-    return plugin._next + len(plugin._inflight) - 1 - received
+    return plugin.buffer.next + len(plugin.buffer.sent) - 1 - received
 
 
 def _attach(scheduler: Any, plugin: ScalableSchedulerPlugin) -> None:
@@ -250,7 +250,7 @@ def memory(directory: Path, quick: bool) -> list[Row]:
         while scheduler.tasks:
             time.sleep(0.05)
         held, blocks, count = _on_loop(scheduler, lambda: _release(plugin))
-        estimated = plugin._bytes / max(1, count)
+        estimated = plugin.buffer.bytes / max(1, count)
         tracemalloc.stop()
         _on_loop(scheduler, plugin.detach_quietly)
     print(f"  {held:.0f} B, {blocks:.1f} objects, estimated {estimated:.0f} B", file=sys.stderr)
@@ -276,9 +276,9 @@ def memory(directory: Path, quick: bool) -> list[Row]:
 def _release(plugin: ScalableSchedulerPlugin) -> tuple[float, float, int]:
     """Bytes and objects per fact, by what is freed without them."""
     gc.collect()
-    count = len(plugin._facts)
+    count = len(plugin.buffer.waiting)
     memory, objects = tracemalloc.get_traced_memory()[0], sys.getallocatedblocks()
-    plugin._facts.clear()
+    plugin.buffer.waiting.clear()
     gc.collect()
     freed = memory - tracemalloc.get_traced_memory()[0]
     return freed / count, (objects - sys.getallocatedblocks()) / count, count
@@ -288,13 +288,12 @@ def _at_the_bound() -> list[Row]:
     """Note more facts than the buffer holds, as if they came from workers."""
     plugin = object.__new__(ScalableSchedulerPlugin)
     ScalableSchedulerPlugin.__init__(plugin, "run-bound", client=None)
-    plugin._facts = scheduler_plugin.deque()
-    plugin._bytes = plugin._dropped = 0
+    plugin.buffer = FactBuffer()
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     noted = 0
-    while plugin._dropped < 50_000:
+    while plugin.buffer.dropped < 50_000:
         key = f"noop-{noted:032x}"
         # As received from a connection: every text is a separate object.
         worker = f"tcp://127.0.0.1:{40_000 + noted % 2}"
@@ -304,7 +303,7 @@ def _at_the_bound() -> list[Row]:
     del fact, key, worker
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    kept = len(plugin._facts)
+    kept = len(plugin.buffer.waiting)
     return [
         Row(
             key="buffer-bound",
@@ -317,7 +316,7 @@ def _at_the_bound() -> list[Row]:
         Row(
             key="buffer-uncounted",
             what=f"facts beyond the bound ({noted - kept:,}) that were not counted as dropped",
-            measured=noted - kept - plugin._dropped,
+            measured=noted - kept - plugin.buffer.dropped,
             budget=0,
             kind="count",
         ),

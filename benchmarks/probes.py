@@ -21,7 +21,7 @@ _HOOKS: Final = (
     "log_event",
     "add_worker",
     "remove_worker",
-    "_sample_all",
+    "_sample",
     "_adopt_existing",
 )
 _ATTRIBUTE: Final = "_scalable_benchmark_probe"

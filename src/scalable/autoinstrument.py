@@ -13,6 +13,7 @@ from weakref import WeakSet
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from scalable.common.forks import unlocked_in_forks
+from scalable.common.requirements import required_distributed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,7 +43,7 @@ class DaskInstrumentor(BaseInstrumentor):
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions of Dask that can be instrumented."""
-        return ("distributed >= 2025.5.0",)
+        return (required_distributed(),)
 
     def _instrument(self, **kwargs: Any) -> None:
         from distributed import Client

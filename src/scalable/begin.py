@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import dask.config
 from opentelemetry.sdk.resources import Resource
 
 from scalable.common.options import RecorderOptions, Settings
@@ -20,7 +21,6 @@ from scalable.crash_upload.logs import CrashLog
 from scalable.crash_upload.uploads import CrashUploads
 from scalable.documents import RunDocuments, environment, packages, provider_of
 from scalable.instrumentation.connection import ClusterConnection
-from scalable.instrumentation.dask_compat import configuration
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
@@ -113,7 +113,9 @@ def begin(
     """
     _warn_of_missing(settings, warn)
     values = {} if documents is None else documents.values
-    redact = Redactor.from_environment(os.environ, configuration(), values, off=settings.redact_off)
+    redact = Redactor.from_environment(
+        os.environ, dask.config.config, values, off=settings.redact_off
+    )
     routes = find_routes(
         os.environ,
         warn,

@@ -15,8 +15,9 @@ from distributed import Client, LocalCluster, Scheduler, wait
 from scalable import facts
 from scalable.facts.identity import carrier_of
 from scalable.facts.protocol import ANNOTATION, LEAVE_OP, PULL_OP, STREAM_OP
-from scalable.instrumentation import scheduler_plugin
-from scalable.instrumentation.hub import ANSWER_BYTES, PULL_LIMIT, Hub
+from scalable.instrumentation import fact_buffer, task_facts
+from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT, total_size
+from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 
@@ -34,7 +35,7 @@ def on_a_scheduler(check):
 
 def _fill(plugin, count: int) -> None:
     for number in range(count):
-        plugin._note((facts.FORGOTTEN, float(number), f"key-{number:03}"))
+        plugin.buffer.note((facts.FORGOTTEN, float(number), f"key-{number:03}"))
 
 
 def _times(answer) -> list[float]:
@@ -69,8 +70,8 @@ def test_no_caller_gets_more_than_the_bound_or_less_than_one(limit):
 
 
 def test_beyond_the_bound_facts_are_dropped_and_counted_exactly(monkeypatch):
-    size = scheduler_plugin._size((facts.FORGOTTEN, 1.0, "key-000"))
-    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", size * 100)
+    size = total_size(((facts.FORGOTTEN, 1.0, "key-000"),))
+    monkeypatch.setattr(fact_buffer, "BUFFER_LIMIT", size * 100)
 
     def check(plugin, scheduler):
         _fill(plugin, 250)
@@ -127,14 +128,14 @@ def test_what_waits_is_nothing_for_the_garbage_collector():
         keys = [future.key for future in futures]
         gc.collect()
         of_tasks = (facts.SUBMITTED, facts.SUCCEEDED)
-        waiting = [fact for fact in plugin._facts if fact[0] in of_tasks]
+        waiting = [fact for fact in plugin.buffer.waiting if fact[0] in of_tasks]
         assert len(waiting) == 2 * tasks
         assert not any(map(gc.is_tracked, waiting))
         known = [scheduler.tasks[key] for key in keys]
         assert not any(gc.is_tracked(task.annotations) for task in known)
         # Of the workers' report nothing stays behind.
         assert not any(task.metadata for task in known)
-        assert plugin._bytes == sum(map(scheduler_plugin._size, plugin._facts))
+        assert plugin.buffer.bytes == total_size(plugin.buffer.waiting)
 
         answer = plugin.pull(1)
         done = [
@@ -156,7 +157,7 @@ def test_what_waits_is_nothing_for_the_garbage_collector():
         answer = plugin.pull(answer["next"])
         assert sorted(answer["facts"]) == sorted(keys)
         assert plugin.pull(answer["next"])["facts"] == []
-        assert plugin._bytes == 0
+        assert plugin.buffer.bytes == 0
         client.sync(plugin.leave)
 
 
@@ -166,7 +167,7 @@ def test_a_success_that_makes_no_sense_is_a_success_all_the_same(monkeypatch, st
 
     def check(plugin, scheduler):
         scheduler.tasks["a"] = SimpleNamespace(run_id=3)
-        plugin._known["a"] = 1.0
+        plugin.tasks.known["a"] = 1.0
         plugin.transition(
             "a", "processing", "memory", stimulus_id="", worker="tcp://x", startstops=startstops
         )
@@ -220,8 +221,8 @@ def _large(number: int, size: int) -> str:
 )
 def test_what_peers_send_while_nobody_pulls_stays_within_its_bound(monkeypatch, hostile):
     limit = 8 * _MEGABYTE
-    monkeypatch.setattr(scheduler_plugin, "BUFFER_LIMIT", limit)
-    monkeypatch.setattr(scheduler_plugin, "PENDING_ERRORS_LIMIT", limit)
+    monkeypatch.setattr(fact_buffer, "BUFFER_LIMIT", limit)
+    monkeypatch.setattr(task_facts, "PENDING_ERRORS_LIMIT", limit)
 
     def check(plugin, scheduler):
         count = 400
@@ -235,7 +236,7 @@ def test_what_peers_send_while_nobody_pulls_stays_within_its_bound(monkeypatch, 
         finally:
             tracemalloc.stop()
         assert held < 1.25 * limit
-        kept, after, more = len(plugin._errors), 1, True
+        kept, after, more = len(plugin.tasks.errors), 1, True
         while more:
             answer = plugin.pull(after)
             kept += sum(fact[0] in (*range(10, 41), facts.STARTED) for fact in answer["facts"])
@@ -268,7 +269,7 @@ def test_an_answer_is_bounded_in_bytes_and_has_one_fact_at_least():
             rest += len(answer["facts"])
             after = answer["next"]
         assert (rest, answer["more"], answer["dropped"]) == (97, False, 0)
-        assert plugin._bytes == 0
+        assert plugin.buffer.bytes == 0
 
     on_a_scheduler(check)
 

@@ -18,11 +18,14 @@ import scalable
 from cluster import oracle, tasks
 from scalable.cli import cli
 from scalable.instrumentation import python_logs
+from scalable.instrumentation.fact_buffer import FactBuffer
 from scalable.instrumentation.fact_sources import LocalSource
 from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.slot_file import SlotFile
-from scalable.instrumentation.worker_plugin import Watch
+from scalable.instrumentation.task_facts import TaskFacts
+from scalable.instrumentation.worker_facts import WorkerFacts
+from scalable.instrumentation.worker_watch import Watch
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
@@ -68,15 +71,17 @@ def _cluster() -> LocalCluster:
 
 
 HOOKS = [
-    (ScalableSchedulerPlugin, "_adopt"),
-    (ScalableSchedulerPlugin, "_comes_in"),
-    (ScalableSchedulerPlugin, "_is_ours"),
-    (ScalableSchedulerPlugin, "_failed"),
-    (ScalableSchedulerPlugin, "_erred"),
-    (ScalableSchedulerPlugin, "_left_worker"),
-    (ScalableSchedulerPlugin, "_note"),
-    (ScalableSchedulerPlugin, "_sample"),
-    (ScalableSchedulerPlugin, "_note_worker_gone"),
+    (TaskFacts, "_comes_in"),
+    (TaskFacts, "_is_ours"),
+    (TaskFacts, "_submit"),
+    (TaskFacts, "_succeeded"),
+    (TaskFacts, "_failed"),
+    (TaskFacts, "_erred"),
+    (TaskFacts, "_left_worker"),
+    (FactBuffer, "add"),
+    (FactBuffer, "note"),
+    (WorkerFacts, "_sample"),
+    (WorkerFacts, "note_gone"),
     (ScalableSchedulerPlugin, "receive"),
     (ScalableSchedulerPlugin, "pull"),
     (Hub, "_notice_late"),
@@ -129,7 +134,7 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
     # Nor does what has failed stay behind.
     assert not python_logs._collectors
     assert calls or method in (
-        "_note_worker_gone", "_left_worker", "receive", "_announce", "_notice_late", "_is_ours",
+        "note_gone", "_left_worker", "receive", "_announce", "_notice_late", "_is_ours",
     )  # fmt: skip
 
 

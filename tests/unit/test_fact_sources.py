@@ -10,6 +10,7 @@ import pytest
 
 from scalable import facts
 from scalable.instrumentation import fact_sources
+from scalable.instrumentation.fact_buffer import ANSWER_BYTES
 from scalable.instrumentation.fact_sources import (
     UNSEEN_AFTER,
     GraphCount,
@@ -17,7 +18,6 @@ from scalable.instrumentation.fact_sources import (
     RemoteSource,
     SourceGoneError,
 )
-from scalable.instrumentation.hub import ANSWER_BYTES
 
 SUCCEEDED = (facts.SUCCEEDED, 2.0, "a", 7, "tcp://w", 1.0, 2.0, 1.0, (), 24, "int", None)
 STARTED = (facts.STARTED, 1.0, "a", 7, "tcp://w")

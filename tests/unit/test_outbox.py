@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from scalable import facts
-from scalable.instrumentation.outbox import RATES, Outbox, Rate, encode
+from scalable.instrumentation.outbox import RATES, Outbox, Rate
+from scalable.instrumentation.relay_encoder import encode
 
 KIND = facts.RELAY_LOGS
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-import dask
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.trace import NonRecordingSpan
 
 from scalable.facts.identity import carried
-from scalable.instrumentation import dask_compat
 from scalable.telemetry.spans import span_context
 from scalable.telemetry.submissions import SUBMISSION_WINDOW, Submissions
 
@@ -69,26 +67,3 @@ def test_an_equal_context_is_the_same_submission(clock):
         assert submissions.carrier() is first
     with _in_span(2):
         assert submissions.carrier() is not first
-
-
-def test_an_annotation_joins_those_that_are_there():
-    with dask.annotate(priority=3), dask_compat.annotate("ours", {"run": "a"}):
-        assert dask.get_annotations() == {"priority": 3, "ours": {"run": "a"}}
-        with dask_compat.annotate("ours", {"run": "b"}):
-            assert dask.get_annotations() == {"priority": 3, "ours": {"run": "b"}}
-        with dask.annotate(retries=1):
-            assert dask.get_annotations() == {"priority": 3, "ours": {"run": "a"}, "retries": 1}
-    assert dask.get_annotations() == {}
-
-
-def test_an_annotation_ends_with_an_error():
-    with pytest.raises(KeyError), dask_compat.annotate("ours", 1):
-        raise KeyError
-    assert dask.get_annotations() == {}
-
-
-def test_without_the_variable_dask_itself_annotates(monkeypatch):
-    monkeypatch.setattr(dask_compat, "_ANNOTATIONS", None)
-    with dask_compat.annotate("ours", 1):
-        assert dask.get_annotations() == {"ours": 1}
-    assert dask.get_annotations() == {}

@@ -46,7 +46,7 @@ ROOMS = (
         "worker's SDK side",
         # Imported when user code in a worker first records something, and no provider is there.
         ("scalable.instrumentation.relay_sdk",),
-        doors=("instrumentation",),
+        doors=("facts", "instrumentation"),
         never=frozenset({"opentelemetry.exporter"}),
     ),
     Room(

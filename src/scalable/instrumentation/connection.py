@@ -24,8 +24,6 @@ CONNECTION_TIMEOUT: Final = 5.0
 DRAIN_WAIT: Final = 1.0
 #: Seconds of them for the nannies.
 NANNY_TIMEOUT: Final = 2.0
-#: The oldest distributed whose hooks are known to bring what the facts need.
-OLDEST_DISTRIBUTED: Final = (2025, 5, 0)
 
 
 class ClusterConnection:
@@ -87,7 +85,8 @@ class ClusterConnection:
 
     def connect(self) -> None:
         """Attach everything; where the caller *is* the event loop, the workers follow later."""
-        if not self._supported():
+        if reason := dask_compat.unsupported_version():
+            self._problem(reason)
             return
         propagation.install()
         propagation.set_source(self.client, self._carrier, self._sent.add)
@@ -128,15 +127,6 @@ class ClusterConnection:
         """Wait for what :meth:`connect` had to leave to the event loop."""
         while self._tasks:
             await asyncio.wait(set(self._tasks), timeout=CONNECTION_TIMEOUT)
-
-    def _supported(self) -> bool:
-        installed = dask_compat.distributed_version()
-        version = tuple(int(part) for part in installed.split(".")[:3] if part.isdigit())
-        if version < OLDEST_DISTRIBUTED:
-            oldest = ".".join(map(str, OLDEST_DISTRIBUTED))
-            self._problem(f"distributed {installed} is too old, {oldest} is needed")
-            return False
-        return True
 
     def _connect_local(self, scheduler: Scheduler) -> None:
         def attach() -> None:

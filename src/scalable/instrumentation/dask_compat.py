@@ -1,6 +1,7 @@
-"""Every place where we reach behind Dask's public interface, and nothing else.
+"""Every reach behind Dask's public interface: one function each.
 
-Each name was looked up in the oldest and the newest supported distributed; a test calls each.
+A docstring says what of Dask it relies on; ``tests/cluster/test_dask_compat.py`` tests each of them
+against the oldest and the newest supported release.
 """
 
 # pyright: reportPrivateUsage=false
@@ -8,29 +9,47 @@ Each name was looked up in the oldest and the newest supported distributed; a te
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from time import time
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import dask
-import dask.base
+import dask.config
 import distributed
 import psutil
 from dask.utils import parse_timedelta
-from distributed import Client, Nanny, Scheduler, Status, Worker
+from distributed import Client, Nanny, Scheduler, Status, Worker, default_client
 from distributed import core as distributed_core
-from distributed.client import _get_global_client
+from distributed.protocol.pickle import loads
+from packaging.requirements import Requirement
+
+from scalable.common.requirements import required_distributed
+from scalable.facts import Phase
+from scalable.facts.protocol import THREAD_CPU
+from scalable.instrumentation.patching import Patch
+
+if TYPE_CHECKING:
+    from distributed.scheduler import WorkerState
+    from distributed.worker_state_machine import TaskState as WorkerTaskState
+
+#: Phases kept of one attempt.
+MAX_PHASES: Final = 1_000
 
 
-def global_client() -> Client | None:
-    """The client that is current, or None."""
-    return _get_global_client()
+def unsupported_version() -> str:
+    """Say why the installed distributed is too old; empty if it is not."""
+    requirement = Requirement(required_distributed())
+    installed: str = cast("Any", distributed).__version__
+    if requirement.specifier.contains(installed, prereleases=True):
+        return ""
+    return f"distributed {installed} is too old, {requirement} is needed"
+
+
+# -- processes ------------------------------------------------------------------------------------
 
 
 def schedulers_here() -> list[Scheduler]:
-    """Schedulers that run in this process."""
+    """Schedulers that run in this process: ``Scheduler._instances`` holds all."""
     return [
         found
         for found in list(Scheduler._instances)
@@ -39,162 +58,305 @@ def schedulers_here() -> list[Scheduler]:
 
 
 def was_made_here(server: Scheduler | Worker) -> bool:
-    """Whether it was not merely in the memory of the process that this one was forked from."""
+    """Whether this process made the server, and did not inherit its memory in a fork.
+
+    ``monitor.proc`` is the process that made it.
+    """
     return server.monitor.proc.pid == os.getpid()
 
 
-def addresses(scheduler: Scheduler) -> set[str]:
-    """All addresses at which a scheduler can be reached."""
-    found = {listener.contact_address for listener in scheduler.listeners}
-    return {str(address) for address in (scheduler.address, *found) if address}
-
-
-def scheduler_address(client: Client) -> str:
-    """Address of a client's scheduler."""
-    scheduler: Any = client.scheduler
-    return str(scheduler.address) if scheduler is not None else ""
-
-
-def identity(client: Client) -> dict[str, Any]:
-    """What the client was told of its scheduler when it connected."""
-    return dict(cast("Any", client)._scheduler_identity or {})
-
-
-def asyncio_loop(loop: Any) -> Any:
-    """The asyncio loop below Tornado's, or None."""
-    return getattr(loop, "asyncio_loop", None)
-
-
-def graph_to_futures() -> Callable[..., Any]:
-    """The method of a client through which every graph passes."""
-    return cast("Any", Client)._graph_to_futures
-
-
-def set_graph_to_futures(function: Callable[..., Any]) -> None:
-    """Put another function in its place."""
-    cast("Any", Client)._graph_to_futures = function
-
-
-def truncate_exception() -> Callable[..., Any]:
-    """What makes another exception of one whose message is longer than Dask keeps."""
-    return cast("Any", distributed_core).truncate_exception
-
-
-def set_truncate_exception(function: Callable[..., Any]) -> None:
-    """Put another function in its place."""
-    cast("Any", distributed_core).truncate_exception = function
-
-
-def close_method(client: Client) -> Callable[..., Any]:
-    """The coroutine function by which every client ends, whoever asks for it."""
-    return cast("Any", client)._close
-
-
-#: What :func:`dask.annotate` sets; None where it keeps that elsewhere.
-_ANNOTATIONS: Final[Any] = getattr(dask.base, "_annotations", None)
-
-
-class _Annotated:
-    """Sets the variable of :func:`dask.annotate`, whose checks cost ten times as much.
-
-    Used by whichever thread sends a graph, within one call.
-    """
-
-    __slots__ = ("_new", "_token")
-
-    def __init__(self, new: dict[str, Any]) -> None:
-        self._new = new
-
-    def __enter__(self) -> None:
-        before = _ANNOTATIONS.get()
-        self._token = _ANNOTATIONS.set({**before, **self._new} if before else self._new)
-
-    def __exit__(self, *_: object) -> None:
-        _ANNOTATIONS.reset(self._token)
-
-
-def annotate(name: str, value: Any) -> AbstractContextManager[None]:
-    """:func:`dask.annotate` with one annotation, none of those that mean something to Dask."""
-    if isinstance(_ANNOTATIONS, ContextVar):
-        return _Annotated({name: value})
-    return dask.base.annotate(**{name: value})
-
-
-def configuration() -> dict[str, Any]:
-    """Dask's configuration, as nested dictionaries."""
-    return cast("Any", dask).config.config
-
-
-def distributed_version() -> str:
-    """Version of distributed."""
-    return cast("Any", distributed).__version__
-
-
-def observed_tick(scheduler: Scheduler) -> float:
-    """Seconds between two ticks of the scheduler's event loop, as it measured them last."""
-    return float(cast("Any", scheduler)._tick_interval_observed)
-
-
-def loop_lag(tick: float) -> float:
-    """How late an event loop ran what was due, from its observed interval between two ticks."""
-    due = parse_timedelta(cast("Any", dask).config.get("distributed.admin.tick.interval"), "ms")
-    return max(0.0, tick - float(due or 0.0))
-
-
-def cumulative_worker_metrics(scheduler: Scheduler) -> dict[Any, float]:
-    """Dask's fine performance metrics of all workers, summed up by the scheduler."""
-    return dict(cast("Any", scheduler).cumulative_worker_metrics)
-
-
 def is_only_worker_here(worker: Worker) -> bool:
-    """Whether nothing else of Dask lives in the process: no scheduler, nanny or other worker."""
-    others = [found for found in list(Worker._instances) if found is not worker]
-    running = [
+    """Whether the process has no scheduler, nanny or other worker: each class has `_instances`."""
+    others = [
         found
-        for found in others
-        if found.status not in (Status.closed, Status.failed) and was_made_here(found)
+        for found in list(Worker._instances)
+        if found is not worker
+        and found.status not in (Status.closed, Status.failed)
+        and was_made_here(found)
     ]
     # A worker with a nanny has a process of its own; forked, it has the nanny in its memory.
     nannies = [] if worker.nanny else list(Nanny._instances)
-    return not running and not nannies and not schedulers_here()
+    return not others and not nannies and not schedulers_here()
 
 
 def launched(worker: Worker) -> float:
-    """When the worker's process began; its first own measurement where it shares a process."""
+    """When the worker's process began; in a shared process, when `monitor` measured first."""
     if schedulers_here():
         times: Any = worker.monitor.quantities["time"]
         return float(times[0]) if times else time()
     return psutil.Process(os.getpid()).create_time()
 
 
+def asyncio_loop(loop: Any) -> Any:
+    """The asyncio loop of a Tornado loop, which has it in `asyncio_loop`; None if it has none."""
+    return getattr(loop, "asyncio_loop", None)
+
+
+# -- clients --------------------------------------------------------------------------------------
+
+
+def global_client() -> Client | None:
+    """The current client, or None: ``default_client()`` raises ValueError then."""
+    with suppress(ValueError):
+        return default_client()
+    return None
+
+
+def scheduler_address(client: Client) -> str:
+    """Address of a client's scheduler: ``client.scheduler`` is its RPC; empty without one."""
+    scheduler: Any = client.scheduler
+    return str(scheduler.address) if scheduler is not None else ""
+
+
+def identity(client: Client) -> dict[str, Any]:
+    """What the scheduler last said of itself and its workers: ``_scheduler_identity``."""
+    return dict(cast("Any", client)._scheduler_identity or {})
+
+
+def close_method(client: Client) -> Callable[..., Any]:
+    """The coroutine function ``_close``, which every way of closing a client calls."""
+    return cast("Any", client)._close
+
+
+def graph_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    """Wrap ``Client._graph_to_futures``, through which every graph is sent."""
+    return Patch(Client, "_graph_to_futures", wrap)
+
+
+# -- schedulers -----------------------------------------------------------------------------------
+
+
+def addresses(scheduler: Scheduler) -> set[str]:
+    """All addresses of a scheduler: its own, and the `contact_address` of each listener."""
+    found = {listener.contact_address for listener in scheduler.listeners}
+    return {str(address) for address in (scheduler.address, *found) if address}
+
+
+def rpc_handlers(server: Scheduler | Worker) -> dict[str, Any]:
+    """Functions by the name of the RPC; a name is looked up at each call."""
+    return server.handlers
+
+
+def stream_handlers(server: Scheduler | Worker) -> dict[str, Any]:
+    """Functions by the name of the stream message; a name is looked up with each message.
+
+    Dask closes the stream of a peer that sends an unknown name.
+    """
+    return server.stream_handlers
+
+
+def send_to_worker(scheduler: Scheduler, address: str, message: Mapping[str, Any]) -> None:
+    """Send a stream message to a worker, if `stream_comms` has a stream to it."""
+    if address in scheduler.stream_comms:
+        scheduler.worker_send(address, dict(message))
+
+
+def registered_at(scheduler: Scheduler, address: str) -> float:
+    """When a worker registered: its topic has the event ``add-worker``; now if it is gone."""
+    with suppress(Exception):
+        for when, event in scheduler.get_events(address):
+            if isinstance(event, dict) and event.get("action") == "add-worker":
+                return float(when)
+    return time()
+
+
+def observed_tick(scheduler: Scheduler) -> float:
+    """Seconds between the last two ticks of its event loop: ``_tick_interval_observed``."""
+    return float(cast("Any", scheduler)._tick_interval_observed)
+
+
+def loop_lag(tick: float) -> float:
+    """How late an event loop is: its observed tick less ``distributed.admin.tick.interval``."""
+    due = parse_timedelta(dask.config.get("distributed.admin.tick.interval"), "ms")
+    return max(0.0, tick - float(due or 0.0))
+
+
+def spilled_bytes(scheduler: Scheduler) -> tuple[int, int]:
+    """Bytes that all workers have written to disk, and read back.
+
+    ``cumulative_worker_metrics`` has tuples that end with ``"disk-write", "bytes"``, for each
+    activity and task prefix.
+    """
+    spilled = {"disk-write": 0, "disk-read": 0}
+    for name, value in dict(cast("Any", scheduler).cumulative_worker_metrics).items():
+        if isinstance(name, tuple) and name[-1] == "bytes" and name[-2] in spilled:
+            spilled[name[-2]] += int(value)
+    return spilled["disk-write"], spilled["disk-read"]
+
+
+def memory_on_disk(worker: WorkerState) -> int:
+    """Bytes that a worker has spilled, as of its last heartbeat: ``metrics["spilled_bytes"]``."""
+    return int((worker.metrics.get("spilled_bytes") or {}).get("disk") or 0)
+
+
+def function_name(run_spec: Any) -> str | None:
+    """Name of a task's function: a :class:`dask.task_spec.Task` has it in `func`."""
+    function = getattr(run_spec, "func", None)
+    for found in (function, getattr(function, "func", None)):  # functools.partial
+        name = getattr(found, "__name__", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def parse_startstops(
+    startstops: Collection[Mapping[str, Any]] | None,
+) -> tuple[float | None, float | None, tuple[Phase, ...], Any]:
+    """Start and stop of the task's own code, phases around it, CPU time of its thread.
+
+    A list of `action`, `start` and `stop`; the task's own code is ``compute``.
+    """
+    start = stop = cpu = None
+    phases: list[Phase] = []
+    for item in startstops or ():
+        if item["action"] == "compute":
+            start, stop, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
+        elif len(phases) < MAX_PHASES:
+            phases.append((item["action"][:100], item["start"], item["stop"]))
+    return start, stop, tuple(phases), cpu
+
+
+def stimulus_reason(stimulus_id: str) -> str:
+    """Why a transition happened: a stimulus id is a word, a dash and a time."""
+    return stimulus_id.rstrip("0123456789.-")
+
+
+def load_exception(value: Any) -> BaseException | None:
+    """An exception in any form that Dask passes on: itself, pickled, or wrapped for the wire.
+
+    A `Serialize` has it in `data`, a `Serialized` has ``deserialize()``. None if unreadable.
+    """
+    found: Any = value
+    with suppress(Exception):
+        if not isinstance(found, BaseException):
+            found = getattr(found, "data", found)
+            found = found.deserialize() if hasattr(found, "deserialize") else found
+            found = loads(found) if isinstance(found, bytes | bytearray) else found
+    return found if isinstance(found, BaseException) else None
+
+
+# -- workers --------------------------------------------------------------------------------------
+
+
+def wrap_execute(worker: Worker, before: Callable[[Any], object]) -> Callable[[], None]:
+    """Have `before` called with the key of each task that is about to run; returns what undoes it.
+
+    Dask calls ``worker.execute(key, stimulus_id=…)``, a coroutine function that it looks up on the
+    worker each time. `before` runs in the asyncio task of the execution.
+    """
+    original = worker.execute
+
+    # Not a coroutine function: another coroutine around Dask's would cost 2 µs a task.
+    def execute(key: Any, *, stimulus_id: str) -> Any:
+        before(key)
+        return original(key, stimulus_id=stimulus_id)
+
+    own = vars(worker)
+    own["execute"] = execute
+
+    def undo() -> None:
+        if own.get("execute") is execute:
+            del own["execute"]  # the method of the class shows again
+
+    return undo
+
+
+def has_threads(worker: Worker, executor: str) -> bool:
+    """Whether an executor runs tasks with a context and an entry in `active_threads`.
+
+    Dask's own test: the name of the executor's type.
+    """
+    return "ThreadPoolExecutor" in str(type(worker.executors.get(executor)))
+
+
+def running_tasks(worker: Worker) -> Iterator[tuple[WorkerTaskState, float]]:
+    """Tasks that are running, and when they began, on the worker's clock.
+
+    ``state.executing`` and ``state.long_running`` have them, `start_time` is set by then.
+    """
+    for task in [*worker.state.executing, *worker.state.long_running]:
+        if task.start_time is not None:
+            yield task, task.start_time
+
+
+def report_cpu_time(task: WorkerTaskState, seconds: float) -> None:
+    """Add the CPU time to what Dask is about to report of a finished task.
+
+    The message to the scheduler refers to the list `startstops` and its dictionaries.
+    """
+    reports: list[Any] = task.startstops
+    for report in reversed(reports):
+        if report["action"] == "compute":
+            report[THREAD_CPU] = seconds
+            break
+
+
+def truncation_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    """Wrap ``core.truncate_exception``: it replaces an exception with a message that is too long.
+
+    It is called where the task's code ran, and returns its argument if that is short enough.
+    """
+    return Patch(distributed_core, "truncate_exception", wrap)
+
+
+def sent_bytes(worker: Worker) -> int:
+    """Bytes that a worker has sent to others: ``transfer_outgoing_bytes_total``."""
+    return worker.transfer_outgoing_bytes_total
+
+
+class BlockedStream:
+    """Whether a worker's stream to its scheduler takes nothing; asked by the worker's loop.
+
+    ``batched_stream`` has what waits in `buffer` and the number of writes in `batch_count`.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._batches = -1
+
+    def is_blocked(self) -> bool:
+        """Messages wait, and none has been written since the last call."""
+        stream: Any = self._worker.batched_stream
+        batches = getattr(stream, "batch_count", -1)
+        blocked = bool(getattr(stream, "buffer", None)) and batches == self._batches
+        self._batches = batches
+        return blocked
+
+
+# -- nannies --------------------------------------------------------------------------------------
+
+
 def last_terminated_pid(nanny: Nanny) -> int:
-    """The process that the nanny ended last for its memory; -1 if none."""
+    """The process that the nanny's memory manager ended last; -1 if none."""
     return int(cast("Any", nanny.memory_manager)._last_terminated_pid)
 
 
 def runs_worker(nanny: Nanny) -> bool:
-    """Whether the nanny's process runs, and has told where it is."""
+    """Whether the nanny's worker process is running: ``process.status``."""
     process: Any = nanny.process
     return process is not None and process.status == Status.running
 
 
 class ExitHook:
-    """Tells of every end of a nanny's worker process; used on the nanny's loop.
+    """Reports every end of a nanny's worker process; used on the nanny's loop.
+
+    A nanny passes ``_on_worker_exit_sync`` to each process that it starts, which keeps it in
+    `on_exit` and calls it with the exit status.
 
     Parameters
     ----------
     nanny : distributed.Nanny
         The nanny.
-    told : callable
-        Called with the exit status and whether the nanny is about to start another process.
+    notify : callable
+        Called with the exit status and whether the nanny will start another process.
     """
 
-    def __init__(self, nanny: Nanny, told: Callable[[int, bool], object]) -> None:
+    def __init__(self, nanny: Nanny, notify: Callable[[int, bool], object]) -> None:
         self._nanny: Any = nanny
         original = self._original = self._nanny._on_worker_exit_sync
 
         def on_exit(status: int) -> None:
-            told(status, nanny.status in (Status.running, Status.paused))
+            notify(status, nanny.status in (Status.running, Status.paused))
             original(status)
 
         self._hook = on_exit
@@ -208,23 +370,6 @@ class ExitHook:
             self._put(self._original)
 
     def _put(self, hook: Callable[[int], None]) -> None:
-        # What was started already has its own reference.
         process = self._nanny.process
         if process is not None and process.on_exit is not None:
             process.on_exit = hook
-
-
-class BlockedStream:
-    """Whether a worker's stream to its scheduler takes nothing; asked by the worker's loop."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._batches = -1
-
-    def is_blocked(self) -> bool:
-        """Messages wait, and none has been written since the last call."""
-        stream: Any = self._worker.batched_stream
-        batches = getattr(stream, "batch_count", -1)
-        blocked = bool(getattr(stream, "buffer", None)) and batches == self._batches
-        self._batches = batches
-        return blocked

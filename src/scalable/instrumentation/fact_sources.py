@@ -16,7 +16,8 @@ from distributed.core import rpc
 from scalable import facts
 from scalable.facts import Batch
 from scalable.facts.protocol import GRAPHS_UNSEEN, PULL_OP
-from scalable.instrumentation.hub import ANSWER_BYTES, NO_SUCH_RUN
+from scalable.instrumentation.fact_buffer import ANSWER_BYTES
+from scalable.instrumentation.hub import NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
 #: Seconds within which a connection to the scheduler must be made; one that refuses connections

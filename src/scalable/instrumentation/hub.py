@@ -1,11 +1,11 @@
-"""What all runs on one scheduler share: RPCs, the workers' stream message, two listeners."""
+"""What all runs on one scheduler share: RPCs, stream messages, the workers' settings."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
@@ -19,23 +19,18 @@ from scalable.facts.protocol import (
     NANNY_OP,
     PULL_OP,
     STREAM_OP,
-    THREAD_CPU,
 )
+from scalable.instrumentation import dask_compat
+from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT
 from scalable.instrumentation.outbox import Outbox, process
 from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
-#: Largest number of facts one pull returns: bounds how long answering it holds the loop.
-PULL_LIMIT: Final = 2_000
-#: Bytes of one answer at most, as far as more than one fact would be in it.
-ANSWER_BYTES: Final = 2**20
-#: Phases kept of one attempt.
-MAX_PHASES: Final = 1_000
 #: How long after a task left its worker its attempt's end may still be reported, in seconds.
 LATE_AFTER: Final = 5.0
-#: Answer to whoever asks for the facts of a run that is not recorded here.
+#: Answer to a pull for a run that is not recorded here.
 NO_SUCH_RUN: Final = "no such run"
 #: Longest wait at the end of a run for what workers have measured, in seconds.
 DRAIN_TIMEOUT: Final = 0.5
@@ -66,8 +61,8 @@ class Hub:
     """What the runs on one scheduler share; lives on the scheduler's event loop.
 
     Adds the RPC by which recorders pull and the stream message by which workers report, and listens
-    in on two messages of the workers: an attempt that will be retried reaches no plugin with its
-    exception, and one that ended before its worker learnt of the cancellation reaches none.
+    to two messages of the workers that reach no plugin: the exception of an attempt that will be
+    retried, and the end of one that was cancelled before its worker learnt of it.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -76,29 +71,29 @@ class Hub:
         self.erring: tuple[Any, Mapping[str, Any]] | None = None
         self._scheduler = scheduler
         self._originals: dict[str, Callable[..., Any]] = {}
-        handlers: dict[str, Any] = scheduler.handlers
-        handlers[PULL_OP] = self.pull
-        handlers[LEAVE_OP] = self.leave
-        handlers[NANNY_OP] = self.receive
-        stream: dict[str, Any] = scheduler.stream_handlers
-        # Stays when the last run is gone: a worker's late message with an unknown name would make
-        # Dask close that worker's stream.
-        stream[STREAM_OP] = self.receive
+        self._stream = dask_compat.stream_handlers(scheduler)
+        # Stays after the last run: Dask would close the stream of a worker that sends it late.
+        self._stream[STREAM_OP] = self.receive
+        self._rpcs = {
+            PULL_OP: self.pull,
+            LEAVE_OP: self.leave,
+            NANNY_OP: self.receive,
+            DRAIN_OP: self.drain,
+        }
+        dask_compat.rpc_handlers(scheduler).update(self._rpcs)
         self._late: asyncio.TimerHandle | None = None
         self._late_until = 0.0
-        self._listen_in("task-erred", self.task_erred)
-        handlers[DRAIN_OP] = self.drain
+        self._listen("task-erred", self.task_erred)
         #: Workers that have our plugin → whether they relay metrics.
         self._workers: dict[str, bool] = {}
-        outbox = Outbox(
-            asyncio.get_running_loop(),
-            str,
-            lambda reports: self.receive(reports=reports),
-            process(),
-        )
-        # Those of nannies too, where they live in this process.
-        self._records = LogCollector(outbox, float, Guard())
-        self._records.start()
+
+        def send(reports: Any) -> None:
+            self.receive(reports=reports)
+
+        # Takes the records of nannies too, where they live in this process.
+        outbox = Outbox(asyncio.get_running_loop(), str, send, process())
+        self._logs = LogCollector(outbox, float, Guard())
+        self._logs.start()
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Hub:
@@ -109,93 +104,22 @@ class Hub:
             hub = extensions["scalable"] = cls(scheduler)
         return hub
 
-    def configure(self) -> None:
-        """A run came or went: tell the workers what all of them want."""
-        self._records.level = self._log_level
-        for address in self._workers:
-            self._configure_worker(address)
-
-    @property
-    def _log_level(self) -> int:
-        return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
-
-    def _configure_worker(self, address: str) -> None:
-        if address in self._scheduler.stream_comms:
-            message = {"op": CONFIG_OP, "log_level": self._log_level}
-            self._scheduler.worker_send(address, message)
-
-    async def drain(self) -> None:
-        """RPC of a client that will end its run: fetch what workers have measured until now."""
-        known = self._scheduler.workers
-        measured = [address for address, yes in self._workers.items() if yes and address in known]
-        if measured:
-            fetching = [asyncio.ensure_future(self._fetch(address)) for address in measured]
-            _, late = await asyncio.wait(fetching, timeout=DRAIN_TIMEOUT)
-            for task in late:
-                task.cancel()
-
-    async def _fetch(self, address: str) -> None:
-        try:
-            reports: Any = await getattr(self._scheduler.rpc(address), FLUSH_OP)()
-        except Exception:
-            return  # it is on its way out, and has handed over what it could
-        self.receive(address, reports)
-
-    @property
-    def measures(self) -> bool:
-        """Some worker relays metrics; asked by any thread."""
-        return True in list(self._workers.values())
-
     def forget(self, plugin: Run) -> None:
-        """A run ended; with the last one the scheduler's own handlers come back."""
+        """A run ended; with the last one the scheduler gets its own handlers back."""
         self.plugins.pop(plugin.run, None)
         if self.plugins:
             self.configure()
             return
-        self._records.stop()
-        self._records.outbox.close()
-        self._scheduler.handlers.pop(DRAIN_OP, None)
-        self._scheduler.handlers.pop(PULL_OP, None)
-        self._scheduler.handlers.pop(LEAVE_OP, None)
-        self._scheduler.handlers.pop(NANNY_OP, None)
-        self._listen_no_more("task-erred", self.task_erred)
+        self._logs.stop()
+        self._logs.outbox.close()
+        handlers = dask_compat.rpc_handlers(self._scheduler)
+        for name in self._rpcs:
+            handlers.pop(name, None)
+        self._unlisten("task-erred", self.task_erred)
         self._expect_no_more()
         self._scheduler.extensions.pop("scalable", None)
 
-    def expect_late(self) -> None:
-        """A task left its worker: word of an attempt that ended meanwhile may be under way.
-
-        Only then does listening to the most frequent of all messages have a purpose.
-        """
-        loop = asyncio.get_running_loop()
-        self._late_until = loop.time() + LATE_AFTER
-        if self._late is None:
-            self._listen_in("task-finished", self.task_finished)
-            self._late = loop.call_later(LATE_AFTER, self._on_late_timer, loop)
-
-    def _on_late_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop.time() < self._late_until:
-            self._late = loop.call_at(self._late_until, self._on_late_timer, loop)
-        else:
-            self._expect_no_more()
-
-    def _expect_no_more(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-            self._listen_no_more("task-finished", self.task_finished)
-
-    def _listen_in(self, name: str, collector: Callable[..., None]) -> None:
-        stream: dict[str, Any] = self._scheduler.stream_handlers
-        if name in stream and stream[name] != collector:
-            self._originals[name] = stream[name]
-            stream[name] = collector
-
-    def _listen_no_more(self, name: str, collector: Callable[..., None]) -> None:
-        # Somebody may have put a collector over ours: theirs stays, and with it ours.
-        stream: dict[str, Any] = self._scheduler.stream_handlers
-        if name in self._originals and stream.get(name) == collector:
-            stream[name] = self._originals[name]
+    # -- RPCs ---------------------------------------------------------------------------------
 
     def pull(
         self,
@@ -205,7 +129,7 @@ class Hub:
         size: Any = ANSWER_BYTES,
         **_: Any,
     ) -> dict[str, Any]:
-        """RPC of the recorders; a peer may send anything, and arguments that are not known yet."""
+        """RPC of the recorders; a peer may send anything, and arguments of a later version."""
         plugin = self._plugin_of(run)
         if plugin is None:
             return {"error": NO_SUCH_RUN}
@@ -226,13 +150,36 @@ class Hub:
     def _plugin_of(self, run: Any) -> Run | None:
         return self.plugins.get(run) if isinstance(run, str) else None
 
+    async def drain(self) -> None:
+        """RPC of a client that will end its run: fetch what workers have measured until now."""
+        known = self._scheduler.workers
+        measured = [address for address, yes in self._workers.items() if yes and address in known]
+        if measured:
+            fetching = [asyncio.ensure_future(self._fetch(address)) for address in measured]
+            _, late = await asyncio.wait(fetching, timeout=DRAIN_TIMEOUT)
+            for task in late:
+                task.cancel()
+
+    async def _fetch(self, address: str) -> None:
+        try:
+            reports: Any = await getattr(self._scheduler.rpc(address), FLUSH_OP)()
+        except Exception:
+            return  # it is shutting down, and has handed over what it could
+        self.receive(address, reports)
+
+    @property
+    def measures(self) -> bool:
+        """Some worker relays metrics; asked by any thread."""
+        return True in list(self._workers.values())
+
+    # -- reports of workers and nannies -----------------------------------------------------------
+
     def receive(
         self, worker: Any = "", reports: Any = (), protocol: Any = 1, oldest: Any = 1, **_: Any
     ) -> None:
         """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs.
 
-        A peer may send anything: what cannot be read or is too large is counted, and costs itself
-        alone.
+        A peer may send anything: each fact that cannot be read or is too large is counted.
         """
         unread: Counter[str] = Counter()
         received: list[tuple[Any, facts.Fact | None]] = []
@@ -257,27 +204,43 @@ class Hub:
                     except BaseException as error:
                         plugin.guard.failed("receive", error)
 
-    def _failed(self, place: str, error: BaseException) -> None:
-        """Something failed that is no single run's."""
-        for plugin in list(self.plugins.values()):
-            plugin.guard.failed(place, error)
-
     def _note_worker(self, worker: Any, kind: Any) -> None:
-        """Keep who must be told of settings, and who has metrics to be fetched at the end."""
+        """Keep which workers need the settings, and which have metrics to fetch at the end."""
         if not isinstance(worker, str):
             return
         if kind == facts.WORKER_HELLO:
-            if len(self._workers) > 2 * len(self._scheduler.workers):
-                known = self._scheduler.workers
+            known = self._scheduler.workers
+            if len(self._workers) > 2 * len(known):
                 self._workers = {it: yes for it, yes in self._workers.items() if it in known}
             self._workers[worker] = False
             self._configure_worker(worker)
         elif kind == facts.RELAY_METRICS and worker in self._workers:
             self._workers[worker] = True
 
+    def configure(self) -> None:
+        """A run came or went: send the workers what all runs together want."""
+        self._logs.level = self._log_level
+        for address in self._workers:
+            self._configure_worker(address)
+
+    @property
+    def _log_level(self) -> int:
+        return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
+
+    def _configure_worker(self, address: str) -> None:
+        message = {"op": CONFIG_OP, "log_level": self._log_level}
+        dask_compat.send_to_worker(self._scheduler, address, message)
+
+    def _failed(self, place: str, error: BaseException) -> None:
+        """Count an error that is no single run's."""
+        for plugin in list(self.plugins.values()):
+            plugin.guard.failed(place, error)
+
+    # -- messages of Dask ---------------------------------------------------------------------
+
     def task_erred(self, key: Any, **message: Any) -> None:
         """Keep the message at hand while Dask handles it."""
-        self._listen(key, message)
+        self._look_at(key, message)
         self.erring = (key, message)
         try:
             self._originals["task-erred"](key=key, **message)
@@ -286,10 +249,10 @@ class Hub:
 
     def task_finished(self, key: Any, **message: Any) -> None:
         """Look at what Dask is about to ignore."""
-        self._listen(key, message)
+        self._look_at(key, message)
         self._originals["task-finished"](key=key, **message)
 
-    def _listen(self, key: Any, message: Mapping[str, Any]) -> None:
+    def _look_at(self, key: Any, message: Mapping[str, Any]) -> None:
         try:
             task = self._scheduler.tasks.get(key)
             if task is None or task.run_id != message.get("run_id"):
@@ -298,8 +261,8 @@ class Hub:
             self._failed("listen", error)
 
     def _notice_late(self, key: Any, message: Mapping[str, Any]) -> None:
-        """An attempt ended that is no attempt any more: all it can tell is that it had begun."""
-        start, *_ = execution(message.get("startstops"))
+        """The attempt was already closed: its message only shows that it had begun."""
+        start, *_ = dask_compat.parse_startstops(message.get("startstops"))
         if start is None:
             return
         fact = facts.Started(
@@ -308,16 +271,35 @@ class Hub:
         for plugin in list(self.plugins.values()):
             plugin.receive(fact)
 
+    def expect_late(self) -> None:
+        """A task left its worker: the end of its attempt may be on its way.
 
-def execution(
-    startstops: Collection[Mapping[str, Any]] | None,
-) -> tuple[float | None, float | None, tuple[facts.Phase, ...], Any]:
-    """Start and stop of the task's own code, what Dask did around it, CPU time of its thread."""
-    start = stop = cpu = None
-    phases: list[facts.Phase] = []
-    for item in startstops or ():
-        if item["action"] == "compute":
-            start, stop, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
-        elif len(phases) < MAX_PHASES:
-            phases.append((item["action"][:100], item["start"], item["stop"]))
-    return start, stop, tuple(phases), cpu
+        Only then `task-finished`, the most frequent of all messages, is listened to.
+        """
+        loop = asyncio.get_running_loop()
+        self._late_until = loop.time() + LATE_AFTER
+        if self._late is None:
+            self._listen("task-finished", self.task_finished)
+            self._late = loop.call_later(LATE_AFTER, self._on_late_timer, loop)
+
+    def _on_late_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop.time() < self._late_until:
+            self._late = loop.call_at(self._late_until, self._on_late_timer, loop)
+        else:
+            self._expect_no_more()
+
+    def _expect_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+            self._unlisten("task-finished", self.task_finished)
+
+    def _listen(self, name: str, listener: Callable[..., None]) -> None:
+        if name in self._stream and self._stream[name] != listener:
+            self._originals[name] = self._stream[name]
+            self._stream[name] = listener
+
+    def _unlisten(self, name: str, listener: Callable[..., None]) -> None:
+        # Somebody may have put a listener over ours: theirs stays, and with it ours.
+        if name in self._originals and self._stream.get(name) == listener:
+            self._stream[name] = self._originals[name]

@@ -20,6 +20,7 @@ from scalable.common.processes import adopts_orphans
 from scalable.facts.protocol import NANNY_OP, NANNY_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, tee
 from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.plugin_source import reduced
 from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ REAP_AFTER: Final = 1.0
 #: Longest wait for the scheduler to take the report, in seconds.
 REPORT_TIMEOUT: Final = 10.0
 
+_FALLBACK: Final = """
+import logging
+from distributed.diagnostics.plugin import NannyPlugin as Plugin
+logging.getLogger("distributed.nanny").warning(
+    "scalable cannot watch this nanny (%s: %s); its workers run on", type(error).__name__, error
+)
+"""
+
 
 class ScalableNannyPlugin(NannyPlugin):
     """Reports the end of a nanny's worker processes.
@@ -47,7 +56,7 @@ class ScalableNannyPlugin(NannyPlugin):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as source text: a nanny without this package must start all the same."""
-        return eval, (_LOADER,)
+        return reduced(ScalableNannyPlugin, _FALLBACK)
 
     def setup(self, nanny: Nanny) -> None:
         """Begin to watch."""
@@ -163,22 +172,6 @@ class ScalableNannyPlugin(NannyPlugin):
             pass
         except BaseException as error:
             self.guard.failed("nanny_report", error)
-
-
-_SOURCE: Final = """
-try:
-    from scalable.common.forks import no_fork
-    with no_fork:
-        from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin as Plugin
-except Exception as error:
-    import logging
-    from distributed.diagnostics.plugin import NannyPlugin as Plugin
-    logging.getLogger("distributed.nanny").warning(
-        "scalable cannot watch this nanny (%s: %s); its workers run on", type(error).__name__, error
-    )
-plugin = Plugin()
-"""
-_LOADER: Final = f"(lambda names: (exec({_SOURCE!r}, names), names['plugin'])[1])({{}})"
 
 
 class _OomKills:

@@ -1,10 +1,9 @@
-"""What a process of the cluster says beyond facts: spans, metrics, log records, in batches."""
+"""Batches what a process of the cluster relays: spans, metrics and log records."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import os
 import socket
 from collections import deque
@@ -12,12 +11,9 @@ from collections.abc import Callable, Iterator
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import orjson
-
 from scalable import facts
 from scalable.common.forks import let_go_in_forks
-from scalable.common.guard import printable
-from scalable.facts import MAX_TEXT
+from scalable.instrumentation.relay_encoder import encode
 
 #: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
 FLUSH_INTERVAL: Final = 0.2
@@ -217,42 +213,3 @@ def process() -> dict[str, Any]:
         "host.name": socket.gethostname(),
         "process.pid": os.getpid(),
     }
-
-
-def encode(item: dict[str, Any]) -> bytes:
-    """JSON of an item; what JSON has no form for becomes text."""
-    try:
-        return orjson.dumps(item, default=printable)
-    except TypeError:  # orjson.JSONEncodeError: a lone surrogate, an integer beyond 64 bits, …
-        return orjson.dumps(_plain(item), default=printable)
-
-
-def attributes_of(given: Any) -> dict[str, Any]:
-    """Attributes as OpenTelemetry allows them, each text bounded."""
-    if not given:
-        return {}
-    return {str(name): _bounded(value) for name, value in dict(given).items()}
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str):
-        return value if len(value) <= MAX_TEXT else printable(value, limit=MAX_TEXT)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [_bounded(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, dict):
-        return {str(name): _bounded(part) for name, part in value.items()}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool) or value is None or isinstance(value, float):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, dict):
-        return {printable(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return printable(value)

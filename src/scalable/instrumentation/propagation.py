@@ -1,23 +1,21 @@
-"""Which run and which span a task belongs to, carried from client to scheduler to worker.
+"""Carries the run and the span that a task belongs to from client to scheduler to worker.
 
-In the process of an instrumented client, and in every worker process, graphs are annotated as they
-are sent. The annotation is the *carrier*: the run's id and the OTel context (in the form of the
-configured propagator) under which the tasks are to appear, in one text. On the worker, the code of
-a task runs in that context, with its attempt as the current span.
+In the process of an instrumented client and in every worker process, graphs are annotated as they
+are sent. The annotation is the *carrier*, one text: the run's id and the OpenTelemetry context, as
+the configured propagator writes it. On the worker the code of a task runs in that context, with its
+attempt as the current span.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from dask.base import annotate
 from distributed import Client
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach
 from opentelemetry.trace import (
-    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
@@ -25,19 +23,18 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import attempt_span_id, carried, carrier_of
 from scalable.facts.protocol import ANNOTATION, PLACEMENT
-from scalable.instrumentation import dask_compat, otel_compat
+from scalable.instrumentation import dask_compat
 
-#: Carriers whose context is kept at hand: the tasks of one submission have equal ones.
+#: Contexts kept by carrier: all tasks of one submission have the same.
 _MAX_CONTEXTS: Final = 1024
 
 
 class RunningAttempt(Protocol):
-    """What this room needs to know of an attempt that is about to run."""
+    """What is known of an attempt where its code runs."""
 
     run_id: int
     carrier: str | None
@@ -56,37 +53,30 @@ current_attempt: Final[ContextVar[RunningAttempt | None]] = ContextVar(
 )
 
 _contexts: Final[dict[str, Context]] = {}
-#: The key under which a context keeps its span, found by asking.
-_SPAN_KEY: Final = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 
 #: What the graph that is being sent asks for, set by the client that sends it; see
-#: :data:`~scalable.facts.PLACEMENT`.
+#: :data:`~scalable.facts.protocol.PLACEMENT`.
 placement: Final[ContextVar[str | None]] = ContextVar("scalable_placement", default=None)
 
-#: Attribute of a client: makes the carrier of the next graph.
+#: Attributes of a client: makes the carrier of the next graph; called after each graph was sent.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
-#: Attribute of a client: told of each graph that it has sent.
 SENT_ATTRIBUTE: Final = "_scalable_graph_sent"
 
-#: Errors of this room, in any run of the process.
+#: Errors of this module, in any run of the process.
 guard: Final = Guard()
-
-_lock = unlocked_in_forks(threading.Lock())
-_users = 0
-_original: Callable[..., Any] | None = None
-_original_truncate: Callable[..., Any] | None = None
 
 
 class AttemptSpan(NonRecordingSpan):
     """The span of an attempt, as the code of the task sees it.
 
-    Made in the thread of each task, where mostly nobody asks for it: its ids are computed only when
-    somebody does. The span itself is made by the recorder, under the same ids.
+    Made in the thread of the task. The recorder makes the span itself, under the same ids, which
+    are computed only if the code asks for them.
     """
 
-    #: The attempt, and the context that its task came with: set where it is made.
-    scalable_attempt: RunningAttempt
-    parent: Context
+    def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
+        # Not the base class's constructor: it takes a span context.
+        self.scalable_attempt = attempt
+        self.parent = parent
 
     # The base class keeps a span context in this attribute.
     @property
@@ -106,42 +96,33 @@ class AttemptSpan(NonRecordingSpan):
 
 
 def attempt_of(span: Any) -> RunningAttempt | None:
-    """The attempt below which a span stands, also where only OpenTelemetry's context travelled."""
+    """The attempt above a span, also where only OpenTelemetry's context travelled."""
     return getattr(span, "scalable_attempt", None) or current_attempt.get()
 
 
 def run_of(attempt: RunningAttempt | None) -> str | None:
-    """Id of the run that an attempt belongs to; None: of none, or unknown."""
+    """Id of the run of an attempt; None if it has none, or an unknown one."""
     return carried(attempt.carrier).get("run") if attempt is not None else None
 
 
 def enter(attempt: RunningAttempt) -> None:
-    """Let an attempt be the current span, and its baggage the current one, in this context.
+    """Make an attempt the current span, and its baggage the current one, in this context.
 
-    Nothing undoes it: called where Dask has made a context for this execution alone.
+    Nothing undoes it: it is called where Dask has made a context for this execution alone.
     """
-    # In the thread of every task, between Dask's code and the user's, where each function that is
-    # called has to be fetched into the processor's caches: as few as possible.
     carrier = attempt.carrier
     if carrier is not None:
         try:
             parent = _contexts.get(carrier)
-        except TypeError:  # something unhashable: not ours
+        except TypeError:  # not hashable: not ours
             parent = Context()
         if parent is None:
             parent = _extract(carrier)
-        span: AttemptSpan = _new(AttemptSpan)
-        span.scalable_attempt = attempt
-        span.parent = parent
-        _attach(Context({**parent, _SPAN_KEY: span}))
+        attach(set_span_in_context(AttemptSpan(attempt, parent), parent))
     elif current_attempt.get() is not None:
-        # Dask made the context from one in which another task has seceded.
-        _attach(Context())
+        # Dask copied this context from one in which another task has seceded.
+        attach(Context())
     current_attempt.set(attempt)
-
-
-_new: Final[Any] = object.__new__
-_attach: Final = otel_compat.attach_context()
 
 
 def _extract(carrier: str) -> Context:
@@ -156,54 +137,33 @@ def set_source(
     source: Callable[[], str | None] | None,
     sent: Callable[[], None] | None = None,
 ) -> None:
-    """Let `source` make the carrier of every graph that `client` sends; None takes it back.
+    """Let `source` make the carrier of each graph that `client` sends; None removes it.
 
-    `sent` is told of each graph after it was sent.
+    `sent` is called after each graph was sent.
     """
-    if source is None:
-        client.__dict__.pop(SOURCE_ATTRIBUTE, None)
-        client.__dict__.pop(SENT_ATTRIBUTE, None)
-    else:
-        setattr(client, SOURCE_ATTRIBUTE, source)
-        if sent is not None:
-            setattr(client, SENT_ATTRIBUTE, sent)
+    for name, function in ((SOURCE_ATTRIBUTE, source), (SENT_ATTRIBUTE, sent)):
+        if source is None or function is None:
+            client.__dict__.pop(name, None)
+        else:
+            setattr(client, name, function)
 
 
 def install() -> None:
-    """Annotate graphs in this process, and let attempts see what they raise before Dask cuts it.
+    """Annotate graphs in this process, and show attempts the whole of what they raise.
 
     Called by any thread; counted, undone by :func:`remove`.
     """
-    global _users, _original, _original_truncate
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _original = dask_compat.graph_to_futures()
-            dask_compat.set_graph_to_futures(_annotating(_original))
-            _original_truncate = dask_compat.truncate_exception()
-            dask_compat.set_truncate_exception(_showing(_original_truncate))
+    _graphs.apply()
+    _truncation.apply()
 
 
 def remove() -> None:
-    """Undo one :func:`install`; the last one gives Dask's own functions back."""
-    global _users, _original, _original_truncate
-    with _lock:
-        if _users == 0:
-            return
-        _users -= 1
-        if _users == 0 and _original is not None:
-            # Somebody may have wrapped the method after us: theirs stays, ours finds no carrier.
-            if getattr(dask_compat.graph_to_futures(), "_scalable", False):
-                dask_compat.set_graph_to_futures(_original)
-            _original = None
-        if _users == 0 and _original_truncate is not None:
-            if getattr(dask_compat.truncate_exception(), "_scalable", False):
-                dask_compat.set_truncate_exception(_original_truncate)
-            _original_truncate = None
+    """Undo one :func:`install`; the last one restores Dask's own functions."""
+    _graphs.undo()
+    _truncation.undo()
 
 
 def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def graph_to_futures(self: Client, *args: Any, **kwargs: Any) -> Any:
         try:
             carrier = _carrier_of(self)
@@ -212,19 +172,17 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
             carrier = None
         if carrier is None:
             return original(self, *args, **kwargs)
-        with dask_compat.annotate(ANNOTATION, carrier):
+        with annotate(**{ANNOTATION: carrier}):
             futures = original(self, *args, **kwargs)
         sent = getattr(self, SENT_ATTRIBUTE, None)
         if sent is not None:
             sent()
         return futures
 
-    graph_to_futures.__dict__["_scalable"] = True
     return graph_to_futures
 
 
 def _showing(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def truncate_exception(e: BaseException, *args: Any, **kwargs: Any) -> Any:
         short = original(e, *args, **kwargs)
         if short is not e:
@@ -236,8 +194,11 @@ def _showing(original: Callable[..., Any]) -> Callable[..., Any]:
                 guard.failed("describe", error)
         return short
 
-    truncate_exception.__dict__["_scalable"] = True
     return truncate_exception
+
+
+_graphs: Final = dask_compat.graph_patch(_annotating)
+_truncation: Final = dask_compat.truncation_patch(_showing)
 
 
 def _carrier_of(client: Client) -> str | None:

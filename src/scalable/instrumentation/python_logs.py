@@ -19,27 +19,28 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, printable
 from scalable.facts import MAX_TEXT
+from scalable.facts.relay_items import LogItem
 from scalable.instrumentation import otel_compat
-from scalable.instrumentation.outbox import Outbox, encode
+from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.propagation import attempt_of, run_of
+from scalable.instrumentation.relay_encoder import encode, position
 
-#: Whose records are never taken: what is said on the way out must not be sent out again.
+#: Loggers whose records are never taken: exporting a record must not cause another one.
 _NEVER: Final = ("scalable", "opentelemetry")
 _DASK: Final = "distributed"
-#: Python's levels and the severity of OpenTelemetry at which each range begins.
+#: Python's levels, and the severity number of OpenTelemetry at which each range begins.
 _SEVERITIES: Final = ((50, 21), (40, 17), (30, 13), (20, 9), (10, 5), (0, 1))
 #: What every record has; the rest is what the caller gave as `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-#: Set while a record is being taken, in that thread.
+#: Has `here` set while this thread takes a record: what is logged meanwhile is not taken.
 _busy = threading.local()
-_lock = unlocked_in_forks(threading.Lock())
 _collectors: tuple[LogCollector, ...] = ()
-_original: Callable[..., Any] | None = None
+_lock = unlocked_in_forks(threading.Lock())
 
 
 class LogCollector:
-    """Takes the records of one worker, or of one scheduler's process.
+    """Takes the records of one worker, or of one scheduler's or nanny's process.
 
     Called by whichever thread logs.
 
@@ -52,7 +53,7 @@ class LogCollector:
     guard : Guard
         Counts what went wrong.
     everything : bool
-        The process is a worker's: its other records count as well as those of tasks and of Dask.
+        Take all records of the process, not only those of tasks and of Dask.
     """
 
     def __init__(
@@ -70,30 +71,23 @@ class LogCollector:
         self._everything = everything
 
     def start(self) -> None:
-        """Listen from now on."""
-        global _collectors, _original
+        """Take records from now on."""
+        global _collectors
         let_go_in_forks(self)
         with _lock:
             _collectors = (*_collectors, self)
-            if _original is None:
-                _original = otel_compat.call_handlers()
-                otel_compat.set_call_handlers(_listening(_original))
+        _patch.apply()
 
     def stop(self) -> None:
-        """Listen no more; the last one gives Python's own method back."""
-        global _collectors, _original
+        """Take no more."""
         with _lock:
             self.after_fork()
-            ours = getattr(otel_compat.call_handlers(), "_scalable", False)
-            # Somebody may have wrapped the method after us: theirs stays, and finds nobody.
-            if not _collectors and _original is not None and ours:
-                otel_compat.set_call_handlers(_original)
-                _original = None
+        _patch.undo()
 
     def after_fork(self) -> None:
-        """Listen no more, in a forked process."""
+        """Take no more, in a forked process."""
         global _collectors
-        _collectors = tuple(collector for collector in _collectors if collector is not self)
+        _collectors = tuple(found for found in _collectors if found is not self)
 
     def wants(self, record: logging.LogRecord, attempt: Any) -> bool:
         """Whether a record is one for the run."""
@@ -110,7 +104,7 @@ class LogCollector:
             self._guard.failed("relay_log", error)
 
 
-def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
+def _collecting(original: Callable[..., Any]) -> Callable[..., Any]:
     def callHandlers(self: logging.Logger, record: logging.LogRecord) -> Any:  # noqa: N802
         try:
             return original(self, record)
@@ -118,37 +112,34 @@ def _listening(original: Callable[..., Any]) -> Callable[..., Any]:
             if _collectors and not getattr(_busy, "here", False):
                 _busy.here = True
                 try:
-                    _receive(self, record)
+                    _collect(self, record)
                 finally:
                     _busy.here = False
 
-    callHandlers.__dict__["_scalable"] = True
     return callHandlers
 
 
-def _receive(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Give a record to the one collector whose it is."""
+_patch: Final = otel_compat.logging_patch(_collecting)
+
+
+def _collect(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Give a record to one collector: that of the attempt's worker, else the first that wants it.
+
+    In a process with a scheduler the scheduler's comes first.
+    """
     if any(_below(record.name, name) for name in _NEVER):
         return
     attempt: Any = attempt_of(trace.get_current_span())
-    for collector in _in_order(attempt):
+    own = [found for found in _collectors if attempt and found.outbox is attempt.outbox]
+    for collector in own or _collectors:
         if collector.wants(record, attempt):
             if not _exported(logger, record):
                 collector.take(record, attempt)
             return
 
 
-def _in_order(attempt: Any) -> tuple[LogCollector, ...]:
-    """The collector of the attempt's worker first; else whoever came first: the scheduler."""
-    if attempt is not None:
-        own = tuple(found for found in _collectors if found.outbox is attempt.outbox)
-        if own:
-            return own
-    return _collectors
-
-
 def _exported(logger: logging.Logger, record: logging.LogRecord) -> bool:
-    """A handler of OpenTelemetry's takes the record already: it must not be sent twice."""
+    """Whether a handler of OpenTelemetry exports the record already."""
     current: logging.Logger | None = logger
     while current is not None:
         for handler in current.handlers:
@@ -162,7 +153,7 @@ def _exported(logger: logging.Logger, record: logging.LogRecord) -> bool:
     return False
 
 
-def _item(record: logging.LogRecord, shift: int, attempt: Any) -> dict[str, Any]:
+def _item(record: logging.LogRecord, shift: int, attempt: Any) -> LogItem:
     attributes: dict[str, Any] = {
         "code.file.path": record.pathname,
         "code.function.name": record.funcName,
@@ -171,7 +162,7 @@ def _item(record: logging.LogRecord, shift: int, attempt: Any) -> dict[str, Any]
         "thread.name": record.threadName,
     }
     for name, value in vars(record).items():
-        # What the stock instrumentation adds stands in the record's own fields.
+        # The stock instrumentation adds ids of the span, which the item has.
         if name not in _STANDARD and not name.startswith("otel"):
             plain = isinstance(value, str | bool | int | float)
             attributes[name] = value if plain else printable(value, limit=MAX_TEXT)
@@ -192,17 +183,14 @@ def _item(record: logging.LogRecord, shift: int, attempt: Any) -> dict[str, Any]
         "body": _message(record),
         "attributes": attributes,
         "scope": (record.name, None, None),
-        "trace": f"{ids.trace_id:032x}" if ids.is_valid else None,
-        "span": f"{ids.span_id:016x}" if ids.is_valid else None,
-        "flags": int(ids.trace_flags),
-        "task": attempt.key if attempt is not None else None,
+        **position(ids.trace_id, ids.span_id, ids.trace_flags, attempt),
     }
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
-    except Exception:  # arguments that do not fit: Python's own handlers report it
+    except Exception:  # arguments that do not fit; Python's own handlers report it
         text = f"{printable(record.msg)} {printable(record.args)}"
     return printable(text, limit=MAX_TEXT)
 

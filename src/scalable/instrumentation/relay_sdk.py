@@ -29,10 +29,11 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, get_current_span
 
-from scalable.instrumentation.outbox import attributes_of
+from scalable.facts.relay_items import MetricItem, PointItem
+from scalable.instrumentation.relay_encoder import attributes_of, scope_of
 
-# What was added since the last collection travels: a lost batch costs its own part, and a run
-# counts what happened while it was recorded. The recorder sums up.
+# What was added since the last collection is sent, and the recorder sums it up: a lost batch costs
+# its own part, and a run counts what happened while it was recorded.
 _TEMPORALITY: dict[type, AggregationTemporality] = {
     Counter: AggregationTemporality.DELTA,
     Histogram: AggregationTemporality.DELTA,
@@ -58,7 +59,7 @@ class RelaySdk:
     def __init__(
         self, on_start: Callable[[Any, Any], None], on_end: Callable[[ReadableSpan, Any], None]
     ) -> None:
-        # The process's resource travels with each batch: these need none.
+        # Each batch has the resource of the process: these need none.
         nothing = Resource.get_empty()
         self.tracer_provider = TracerProvider(
             sampler=_KeepAll(), resource=nothing, shutdown_on_exit=False
@@ -69,20 +70,17 @@ class RelaySdk:
             [self._reader], resource=nothing, shutdown_on_exit=False
         )
 
-    def metric_items(self, shift: int) -> Iterator[dict[str, Any]]:
-        """What was measured since the last call, as plain data."""
+    def metric_items(self, shift: int) -> Iterator[MetricItem]:
+        """What was measured since the last call; `shift` is added to times, in nanoseconds."""
         data = self._reader.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():
             for scope_metrics in resource.scope_metrics:
-                scope = scope_metrics.scope
                 for metric in scope_metrics.metrics:
-                    item = _metric_item(metric, shift)
-                    item["scope"] = (scope.name, scope.version, scope.schema_url)
-                    yield item
+                    yield _metric_item(metric, scope_metrics.scope, shift)
 
 
 class _KeepAll(Sampler):
-    """Records everything: what is sent further is decided by the flags, which stay the parent's."""
+    """Records everything; the flags stay the parent's, and decide what the recorder sends on."""
 
     def should_sample(
         self,
@@ -115,7 +113,7 @@ class _Processor(SpanProcessor):
         self._on_start(span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
-        # What comes next, in this thread, is a copy that has the SDK's own fields only.
+        # `on_end` gets a copy that has the SDK's own fields only.
         self._ending.attempt = getattr(span, "scalable_attempt", None)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -128,13 +126,15 @@ class _Processor(SpanProcessor):
         return True
 
 
-def _metric_item(metric: Metric, shift: int) -> dict[str, Any]:
+def _metric_item(metric: Metric, scope: Any, shift: int) -> MetricItem:
     data = metric.data
-    item: dict[str, Any] = {
+    item: MetricItem = {
         "name": metric.name,
         "unit": metric.unit or "",
         "description": metric.description or "",
         "kind": "gauge",
+        "points": [_point_item(point, shift) for point in data.data_points],
+        "scope": scope_of(scope),
     }
     if isinstance(data, Sum):
         item["kind"] = "sum"
@@ -142,14 +142,14 @@ def _metric_item(metric: Metric, shift: int) -> dict[str, Any]:
         item["delta"] = data.aggregation_temporality is AggregationTemporality.DELTA
     elif isinstance(data, HistogramData):
         item["kind"] = "histogram"
-    item["points"] = [_point_item(point, shift) for point in data.data_points]
     return item
 
 
-def _point_item(point: Any, shift: int) -> dict[str, Any]:
-    item: dict[str, Any] = {
+def _point_item(point: Any, shift: int) -> PointItem:
+    start = point.start_time_unix_nano
+    item: PointItem = {
         "attributes": attributes_of(point.attributes),
-        "start": (point.start_time_unix_nano or 0) and point.start_time_unix_nano + shift,
+        "start": start + shift if start else 0,
         "time": point.time_unix_nano + shift,
         "exemplars": [
             (
@@ -164,14 +164,9 @@ def _point_item(point: Any, shift: int) -> dict[str, Any]:
         ],
     }
     if isinstance(point, HistogramDataPoint):
-        item |= {
-            "count": point.count,
-            "sum": point.sum,
-            "buckets": list(point.bucket_counts),
-            "bounds": list(point.explicit_bounds),
-            "min": point.min,
-            "max": point.max,
-        }
+        item["count"], item["sum"] = point.count, point.sum
+        item["min"], item["max"] = point.min, point.max
+        item["buckets"], item["bounds"] = list(point.bucket_counts), list(point.explicit_bounds)
     else:
         item["value"] = point.value
     return item

@@ -1,0 +1,97 @@
+"""What processes of the cluster relay: the JSON items in the payload of a :class:`RelayBatch`.
+
+Times are nanoseconds since the epoch on the scheduler's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypeAlias, TypedDict
+
+Attributes: TypeAlias = dict[str, Any]
+#: Name, version and schema URL of an instrumentation scope.
+Scope: TypeAlias = tuple[str, str | None, str | None]
+
+
+class Payload(TypedDict):
+    """The payload of one batch."""
+
+    #: Describes the process: resource attributes, and `OTEL_RESOURCE_ATTRIBUTES` as `attributes`.
+    resource: dict[str, Any]
+    items: list[Any]
+
+
+class Position(TypedDict):
+    """Trace, span and task of a signal; ids in hexadecimal."""
+
+    trace: str | None
+    span: str | None
+    flags: int
+    task: str | None
+
+
+class SpanItem(Position):
+    """A span that has ended."""
+
+    name: str
+    kind: int
+    start: int
+    end: int
+    parent: str | None
+    #: Header of the trace state.
+    state: str
+    #: Code and description.
+    status: tuple[int, str | None]
+    attributes: Attributes
+    #: Name, time, attributes.
+    events: list[tuple[str, int, Attributes]]
+    #: Trace, span, flags, attributes.
+    links: list[tuple[str, str, int, Attributes]]
+    #: Attributes, events and links that the SDK's limits dropped.
+    dropped: tuple[int, int, int]
+    scope: Scope
+
+
+class LogItem(Position):
+    """A log record, of Python's logging or of OpenTelemetry's API."""
+
+    time: int
+    severity: int | None
+    severity_text: str | None
+    #: Level of Python's logging.
+    level: NotRequired[int]
+    event: str | None
+    body: Any
+    attributes: Attributes
+    scope: Scope
+
+
+class PointItem(TypedDict):
+    """A point of a metric: a number (`value`), or a histogram (the rest)."""
+
+    attributes: Attributes
+    start: int
+    time: int
+    #: Value, time, trace, span, attributes.
+    exemplars: list[tuple[float, int, str, str, Attributes]]
+    value: NotRequired[float]
+    count: NotRequired[int]
+    sum: NotRequired[float]
+    buckets: NotRequired[list[int]]
+    bounds: NotRequired[list[float]]
+    min: NotRequired[float]
+    max: NotRequired[float]
+
+
+class MetricItem(TypedDict):
+    """A metric with its points."""
+
+    name: str
+    unit: str
+    description: str
+    #: ``sum``, ``histogram`` or ``gauge``.
+    kind: str
+    #: Of a sum: it only grows; its points say what was added since the point before.
+    monotonic: NotRequired[bool]
+    delta: NotRequired[bool]
+    points: list[PointItem]
+    scope: Scope

@@ -1,0 +1,342 @@
+"""Worker → facts: when an attempt really began, why it raised, the CPU time it took."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+from distributed.metrics import thread_time
+
+from scalable import facts
+from scalable.common.guard import Guard
+from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
+from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation.exception_details import details_of_task
+from scalable.instrumentation.executions import ActiveThreads, Execution
+from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.process_pools import ContextPool
+from scalable.instrumentation.python_logs import LogCollector
+from scalable.instrumentation.relay_providers import (
+    COLLECT_INTERVAL,
+    OBSERVE_INTERVAL,
+    RelayProviders,
+    is_worker_process,
+    otel_disabled,
+)
+from scalable.instrumentation.slot_file import SlotFile
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+#: An attempt that still runs after this time is announced to the scheduler, in seconds.
+ANNOUNCE_AFTER: Final = 0.05
+#: Seconds between looks at tasks that ran when the watch began.
+TIDY_INTERVAL: Final = 0.5
+
+#: What becomes of a task when its code has ended.
+_ENDS: Final = frozenset({"memory", "error", "rescheduled"})
+#: States in which Dask will take the result of a task and report it to the scheduler.
+_WANTED: Final = frozenset({"executing", "long-running"})
+
+
+class Watch:
+    """What the plugin keeps of one worker; lives on the worker's loop.
+
+    :meth:`_began` and :meth:`_ended` are called by the threads that run tasks, each of which
+    touches its own execution only, and nothing of it that the loop changes meanwhile.
+    """
+
+    def __init__(self, worker: Worker, guard: Guard) -> None:
+        self._worker = worker
+        self._guard = guard
+        self._loop = asyncio.get_running_loop()
+        #: What executes here, by key: Dask runs a task once at a time.
+        self._executions: dict[Any, Execution] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._observer: asyncio.TimerHandle | None = None
+        self._relay: RelayProviders | None = None
+        self._slots = self._open_slots()
+        self._tasks = worker.state.tasks
+        self._threads_by_default = dask_compat.has_threads(worker, "default")
+        resource = process() | {
+            "dask.worker.name": str(worker.name),
+            "dask.worker.address": worker.address,
+        }
+        self._outbox = Outbox(
+            self._loop,
+            lambda: worker.address,
+            self._send,
+            resource,
+            dask_compat.BlockedStream(worker).is_blocked,
+        )
+        own_process = is_worker_process(worker)
+        self._logs = LogCollector(self._outbox, self._ahead, guard, everything=own_process)
+        # Everything above leaves the worker untouched if it fails.
+        self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
+        self._watch_threads()
+        propagation.install()
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            self._logs.start()
+            # An application's own providers, or their absence, are its own business.
+            if own_process and not otel_disabled():
+                self._relay = RelayProviders(self._outbox, self._ahead, guard)
+                self._relay.start()
+                self._observer = self._loop.call_later(OBSERVE_INTERVAL, self._on_observe)
+            dask_compat.stream_handlers(worker)[CONFIG_OP] = self._configure
+            dask_compat.rpc_handlers(worker)[FLUSH_OP] = self.flush
+            self._report_start()
+            undo.pop_all()
+
+    def _report_start(self) -> None:
+        worker, ahead = self._worker, self._ahead()
+        launched = dask_compat.launched(worker) + ahead
+        now = time() + ahead
+        self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
+        # Attempts that were running before the plugin came.
+        for task, start in dask_compat.running_tasks(worker):
+            execution = Execution(task)
+            execution.start = start + ahead
+            self._announce_one(execution)
+
+    def stop(self) -> None:
+        """Undo everything; what runs at this moment is announced, as the slot file goes."""
+        for execution in list(self._executions.values()):
+            self._announce_if_begun(execution)
+        self._executions.clear()
+        worker = self._worker
+        if isinstance(worker.active_threads, ActiveThreads):
+            worker.active_threads.began = worker.active_threads.ended = None
+        self._restore_execute()
+        for timer in (self._timer, self._observer):
+            if timer is not None:
+                timer.cancel()
+        propagation.remove()
+        for name, pool in list(worker.executors.items()):
+            if isinstance(pool, ContextPool):
+                worker.executors[name] = pool.pool
+        self._logs.stop()
+        if self._relay is not None:
+            self._relay.stop()
+            self._relay = None
+        self._outbox.close()
+        # Dask would close the stream if a late message found no handler.
+        dask_compat.stream_handlers(worker)[CONFIG_OP] = _ignore
+        dask_compat.rpc_handlers(worker).pop(FLUSH_OP, None)
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
+
+    def _watch_threads(self) -> None:
+        worker = self._worker
+        with worker.active_threads_lock:
+            table = worker.active_threads
+            if not isinstance(table, ActiveThreads):
+                table = worker.active_threads = ActiveThreads(table, self._guard)
+        table.began, table.ended = self._began, self._ended
+        self._tidy(table)
+
+    def _tidy(self, table: ActiveThreads) -> None:
+        with self._worker.active_threads_lock:
+            again = table.tidy()
+        if again:
+            self._loop.call_later(TIDY_INTERVAL, self._tidy, table)
+
+    def _open_slots(self) -> SlotFile | None:
+        try:
+            return SlotFile(str(self._worker.id))
+        except (OSError, AttributeError) as error:
+            # Without it, what had begun on a killed worker is inferred from what was assigned.
+            self._guard.errors[f"board:{type(error).__name__}"] += 1
+            return None
+
+    # -- one execution ------------------------------------------------------------------------
+
+    def _on_execute(self, key: Any) -> None:
+        try:
+            self._begin(key)
+        except BaseException as error:
+            self._guard.failed("begin", error)
+
+    def _begin(self, key: Any) -> None:
+        """Dask is about to execute a task; on the loop."""
+        task = self._tasks[key]
+        execution = self._executions[key] = Execution(task)
+        execution.outbox = self._outbox
+        if self._timer is None:
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
+        annotations = task.annotations
+        executor = None
+        threads = self._threads_by_default
+        if annotations:
+            execution.carrier = annotations.get(ANNOTATION)
+            executor = annotations.get("executor")
+            if executor is not None:
+                threads = dask_compat.has_threads(self._worker, executor)
+        # Dask asks for `is_coro` next, and the answer is kept.
+        if not threads or task.run_spec.is_coro:  # pyright: ignore[reportOptionalMemberAccess]
+            # No thread of a task will report its begin. This runs in an asyncio task of its own:
+            # what is set here ends with the execution.
+            execution.began = execution.elsewhere = True
+            execution.start = time() + self._worker.scheduler_delay
+            propagation.enter(execution)
+            if not threads:
+                self._open_pool(executor or "default")
+
+    def _open_pool(self, name: str) -> None:
+        executors: dict[str, Any] = self._worker.executors
+        pool = executors.get(name)
+        if isinstance(pool, ProcessPoolExecutor):
+            executors[name] = ContextPool(
+                pool, self._outbox, lambda: (self._ahead(), self._logs.level)
+            )
+
+    def _began(self, key: Any) -> None:
+        execution = self._executions.get(key)
+        if execution is not None:
+            execution.start = start = time() + self._worker.scheduler_delay
+            if self._slots is not None:
+                execution.slot = self._slots.begin(execution.run_id, start)
+            propagation.enter(execution)
+            execution.cpu_began = thread_time()
+            # From here on the loop may announce it.
+            execution.began = True
+            if execution.dropped:
+                self._loop.call_soon_threadsafe(self._announce_if_begun, execution)
+
+    def _ended(self) -> None:
+        execution = propagation.current_attempt.get()
+        if isinstance(execution, Execution) and not execution.elsewhere:
+            execution.cpu = thread_time() - execution.cpu_began
+            if self._slots is not None:
+                self._slots.end(execution.slot)
+
+    def moved(self, key: Any, start: str, finish: str) -> None:
+        """A task left a state in which its code ran, or may still run.
+
+        Where Dask drops what the task returned, because it was cancelled or is wanted from another
+        worker by now, the scheduler learns of this execution from us alone.
+        """
+        if finish in _ENDS:
+            execution = self._executions.pop(key, None)
+            if execution is None:
+                return
+            # Before Dask's own message: what a run's last task recorded must not come too late.
+            if self._outbox.waiting or (self._relay is not None and self._relay.measured):
+                if self._relay is not None:
+                    self._relay.collect()
+                self._outbox.flush()
+            if execution.cpu is not None and finish == "memory" and start in _WANTED:
+                dask_compat.report_cpu_time(execution.task, execution.cpu)  # the common case
+                return
+            if execution.elsewhere and self._slots is not None:
+                self._slots.end(execution.slot)
+            if finish == "error" and start in _WANTED:
+                self._report_error(execution)
+            elif finish == "rescheduled" or start not in _WANTED:
+                self._announce_if_begun(execution)
+        elif finish == "released":
+            execution = self._executions.get(key)
+            if execution is not None:
+                execution.dropped = True
+                self._announce_if_begun(execution)
+
+    # -- what user code and loggers record --------------------------------------------------------
+
+    def _on_observe(self) -> None:
+        if self._relay is not None:
+            self._relay.collect()
+            self._observer = self._loop.call_later(COLLECT_INTERVAL, self._on_observe)
+
+    def flush(self, **_: Any) -> Reports:
+        """RPC of the scheduler: a run ends, what is here now must be in it."""
+        try:
+            if self._relay is not None:
+                self._relay.collect(force=True)
+            return self._outbox.empty()
+        except BaseException as error:
+            self._guard.failed("flush", error)
+            return []
+
+    def _configure(self, log_level: int = logging.INFO, **_: Any) -> None:
+        """Stream message of the scheduler: what its runs want."""
+        self._logs.level = log_level
+
+    def _ahead(self) -> float:
+        """How far the scheduler's clock is ahead, in seconds."""
+        return self._worker.scheduler_delay
+
+    # -- to the scheduler ---------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self._announce()
+        except BaseException as error:
+            self._guard.failed("announce", error)
+
+    def _announce(self) -> None:
+        """Report what began at least half of :data:`ANNOUNCE_AFTER` ago and still runs."""
+        horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
+        waiting = False
+        for execution in list(self._executions.values()):
+            if execution.announced:
+                continue
+            if execution.began and execution.start <= horizon:
+                self._announce_one(execution)
+            else:
+                waiting = True
+        if waiting:
+            self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
+
+    def _announce_if_begun(self, execution: Execution) -> None:
+        if execution.began and not execution.announced:
+            self._announce_one(execution)
+
+    def _announce_one(self, execution: Execution) -> None:
+        execution.announced = True
+        running = execution.task.key in self._executions
+        if self._slots is not None and execution.elsewhere and running:
+            execution.slot = self._slots.begin(execution.run_id, execution.start)
+        self._report(
+            propagation.run_of(execution),
+            facts.Started(
+                facts.STARTED,
+                execution.start,
+                execution.key,
+                execution.run_id,
+                self._worker.address,
+            ),
+        )
+
+    def _report_error(self, execution: Execution) -> None:
+        details = execution.raised or details_of_task(execution.task)
+        self._report(
+            propagation.run_of(execution),
+            facts.AttemptError(
+                facts.ATTEMPT_ERROR,
+                time() + self._worker.scheduler_delay,
+                execution.key,
+                execution.run_id,
+                details.error_type,
+                details.message,
+                details.traceback,
+                execution.cpu,
+                details.bases,
+                details.errno,
+            ),
+        )
+
+    def _report(self, run: str | None, fact: facts.Fact) -> None:
+        self._send([(run, tuple(fact))])
+
+    def _send(self, reports: Reports) -> None:
+        self._worker.batched_send({"op": STREAM_OP, **facts.report(reports)})
+
+
+def _ignore(**_: Any) -> None:
+    pass
