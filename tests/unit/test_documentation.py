@@ -11,6 +11,7 @@ import click
 import pytest
 
 from scalable.cli import COMMANDS
+from scalable.common.requirements import required_distributed
 from scalable.telemetry.semconv import RECORD_MAP
 from scalable_runs import schema
 from scalable_runs.redact import Redactor
@@ -30,6 +31,11 @@ def code_words(text: str) -> set[str]:
 def test_readme_lists_every_command():
     rows = re.findall(r"^\| `scalable ([\w-]+)` \|", README, re.MULTILINE)
     assert sorted(rows) == sorted(COMMANDS)
+
+
+def test_the_readme_has_the_oldest_dask_of_the_package():
+    (oldest,) = re.findall(r"\(`distributed`\) ([\d.]+) or newer", README)
+    assert required_distributed() == f"distributed>={oldest}"
 
 
 def test_the_documentation_names_only_variables_that_the_code_reads():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from distributed import Client, Scheduler
@@ -13,6 +13,7 @@ from distributed.protocol.pickle import dumps
 from scalable.common.guard import Guard
 from scalable.facts.protocol import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation.dask_compat import is_on_loop, run_on
 from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource, Source
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
@@ -118,9 +119,7 @@ class ClusterConnection:
                 "nthreads": worker.get("nthreads"),
                 "memory_limit_bytes": worker.get("memory_limit"),
             }
-            for address, worker in dict(
-                dask_compat.identity(self.client).get("workers", {})
-            ).items()
+            for address, worker in dask_compat.fetch_workers(self.client).items()
         ]
 
     async def settle(self) -> None:
@@ -139,20 +138,20 @@ class ClusterConnection:
             await self._watch_workers(scheduler)
 
         self.source = LocalSource(self._plugin, self._sent)
-        if _on_loop(scheduler.loop):
+        if is_on_loop(scheduler.loop):
             attach()
             self._later(self._watch_workers(scheduler))
         else:
-            _run_on(scheduler.loop, attach_all)
+            run_on(scheduler.loop, attach_all, CONNECTION_TIMEOUT)
 
     def _connect_remote(self) -> None:
         self.source = self._remote = RemoteSource(
             self._address, self.client.connection_args, self.run, self._sent
         )
-        if _on_loop(self.client.loop):
+        if is_on_loop(self.client.loop):
             self._later(self._register())
         else:
-            _run_on(self.client.loop, self._register)
+            run_on(self.client.loop, self._register, CONNECTION_TIMEOUT)
 
     async def _register(self) -> None:
         scheduler: Any = self.client.scheduler
@@ -221,10 +220,10 @@ class ClusterConnection:
         try:
             if self._local is not None:
                 hub = self._local.extensions.get("scalable")
-                if hub is not None and hub.measures and not _on_loop(self._local.loop):
-                    _run_on(self._local.loop, hub.drain, DRAIN_WAIT)
-            elif self.client.status == "running" and not _on_loop(self.client.loop):
-                _run_on(self.client.loop, self._drain, DRAIN_WAIT)
+                if hub is not None and hub.measures and not is_on_loop(self._local.loop):
+                    run_on(self._local.loop, hub.drain, DRAIN_WAIT)
+            elif self.client.status == "running" and not is_on_loop(self.client.loop):
+                run_on(self.client.loop, self._drain, DRAIN_WAIT)
         except Exception:
             return  # the cluster does not answer: the recorder will find that out for itself
 
@@ -251,10 +250,10 @@ class ClusterConnection:
             if self._local is not None:
                 self._disconnect_local(self._local)
             elif self.client.status == "running":
-                if _on_loop(self.client.loop):
+                if is_on_loop(self.client.loop):
                     self._later(self._unregister())
                 else:
-                    _run_on(self.client.loop, self._unregister)
+                    run_on(self.client.loop, self._unregister, CONNECTION_TIMEOUT)
             elif outlived and "scheduler_gone" not in guard.errors and not _in_a_loop():
                 asyncio.run(asyncio.wait_for(self._leave_alone(), CONNECTION_TIMEOUT))
         except Exception as error:
@@ -266,10 +265,10 @@ class ClusterConnection:
         running = dask_compat.asyncio_loop(loop)
         if running is None or running.is_closed() or not running.is_running():
             self._plugin.detach_quietly()
-        elif _on_loop(loop):
+        elif is_on_loop(loop):
             self._later(self._plugin.leave())
         else:
-            _run_on(loop, self._plugin.leave)
+            run_on(loop, self._plugin.leave, CONNECTION_TIMEOUT)
 
     async def _leave_alone(self) -> None:
         """The client is closed, the scheduler lives on: a connection of our own."""
@@ -298,34 +297,9 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def _run_on(
-    loop: Any,
-    function: Callable[[], Coroutine[Any, Any, None]],
-    timeout: float = CONNECTION_TIMEOUT,
-) -> None:
-    """Run a coroutine function on the running event loop of another thread; bounded in time.
-
-    Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
-    """
-    future = asyncio.run_coroutine_threadsafe(function(), dask_compat.asyncio_loop(loop))
-    try:
-        future.result(timeout)
-    except TimeoutError:
-        future.cancel()
-        raise
-
-
 def _scheduler_in_this_process(client: Client) -> Scheduler | None:
     address = dask_compat.scheduler_address(client)
     for scheduler in dask_compat.schedulers_here():
         if address in dask_compat.addresses(scheduler):
             return scheduler
     return None
-
-
-def _on_loop(loop: Any) -> bool:
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return dask_compat.asyncio_loop(loop) is running

@@ -8,11 +8,12 @@ against the oldest and the newest supported release.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from time import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import dask.config
 import distributed
@@ -31,6 +32,8 @@ from scalable.instrumentation.patching import Patch
 if TYPE_CHECKING:
     from distributed.scheduler import WorkerState
     from distributed.worker_state_machine import TaskState as WorkerTaskState
+
+T = TypeVar("T")
 
 #: Phases kept of one attempt.
 MAX_PHASES: Final = 1_000
@@ -92,6 +95,33 @@ def asyncio_loop(loop: Any) -> Any:
     return getattr(loop, "asyncio_loop", None)
 
 
+def is_on_loop(loop: Any) -> bool:
+    """Whether the caller runs on a Tornado loop."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return asyncio_loop(loop) is running
+
+
+def run_on(loop: Any, function: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+    """Run a coroutine function on the Tornado loop of another thread, and wait for its result.
+
+    Unlike :func:`distributed.utils.sync` it does not wait for a loop that has stopped.
+
+    Raises
+    ------
+    TimeoutError
+        It took longer than `timeout` seconds; it is cancelled.
+    """
+    future = asyncio.run_coroutine_threadsafe(function(), asyncio_loop(loop))
+    try:
+        return future.result(timeout)
+    except TimeoutError:
+        future.cancel()
+        raise
+
+
 # -- clients --------------------------------------------------------------------------------------
 
 
@@ -108,9 +138,18 @@ def scheduler_address(client: Client) -> str:
     return str(scheduler.address) if scheduler is not None else ""
 
 
-def identity(client: Client) -> dict[str, Any]:
-    """What the scheduler last said of itself and its workers: ``_scheduler_identity``."""
-    return dict(cast("Any", client)._scheduler_identity or {})
+def fetch_workers(client: Client, timeout: float = 2.0) -> dict[str, dict[str, Any]]:
+    """What the scheduler says of each worker, by address: its RPC ``identity(n_workers=-1)``.
+
+    On the client's event loop, which cannot wait for it, and where there is no answer in time:
+    ``client._scheduler_identity``, what the client last heard, which has few workers or none.
+    """
+    scheduler: Any = client.scheduler
+    found: Any = cast("Any", client)._scheduler_identity
+    if client.status == "running" and not is_on_loop(client.loop):
+        with suppress(OSError, TimeoutError):
+            found = run_on(client.loop, lambda: scheduler.identity(n_workers=-1), timeout)
+    return dict((found or {}).get("workers", {}))
 
 
 def close_method(client: Client) -> Callable[..., Any]:
@@ -222,16 +261,17 @@ def stimulus_reason(stimulus_id: str) -> str:
 
 
 def load_exception(value: Any) -> BaseException | None:
-    """An exception in any form that Dask passes on: itself, pickled, or wrapped for the wire.
+    """An exception as Dask keeps it: itself, or its pickle, or a `Serialize` with that in `data`.
 
-    A `Serialize` has it in `data`, a `Serialized` has ``deserialize()``. None if unreadable.
+    The scheduler has a pickle of those that it makes, a worker's task a `Serialize` of what it
+    raised. None if it cannot be read.
     """
     found: Any = value
     with suppress(Exception):
         if not isinstance(found, BaseException):
             found = getattr(found, "data", found)
-            found = found.deserialize() if hasattr(found, "deserialize") else found
-            found = loads(found) if isinstance(found, bytes | bytearray) else found
+        if isinstance(found, bytes | bytearray):
+            found = loads(found)
     return found if isinstance(found, BaseException) else None
 
 

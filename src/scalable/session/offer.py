@@ -74,10 +74,9 @@ def existing_offer(client: Any, planned: Offer) -> Offer:
 
 
 def worker_resources(client: Any) -> dict[str, float]:
-    """Return for each Dask resource the most that one worker offers, as the client knows it."""
-    workers: dict[str, Any] = dict(dask_compat.identity(client).get("workers", {}))
+    """Return for each Dask resource the most that one worker offers."""
     offered: dict[str, float] = {}
-    for worker in workers.values():
+    for worker in dask_compat.fetch_workers(client).values():
         for name, count in (worker.get("resources") or {}).items():
             offered[name] = max(offered.get(name, 0.0), float(count))
     return offered
