@@ -6,6 +6,6 @@ from importlib.metadata import requires
 
 
 def required_distributed() -> str:
-    """Requirement of the extra ``dask``, such as ``distributed>=2025.5.0``."""
+    """Requirement of the extra ``dask``."""
     requirements = [text.partition(";")[0].strip() for text in requires("scalable-otel") or ()]
     return next(text for text in requirements if text.startswith("distributed"))
