@@ -59,7 +59,7 @@ def test_the_whole_demo_answers_rightly_and_records_what_went_wrong(tmp_path: Pa
         result.stdout.index(text)
         for text in (
             "What makes a flight leave New York late",
-            "Plain pandas, without a cluster, comes to the same numbers.",
+            "Plain pandas, without a cluster, computes the same numbers.",
             "Tasks by name",
             f"The run: {run}",
         )

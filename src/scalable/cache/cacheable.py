@@ -52,7 +52,7 @@ def cacheable(
 
     The key of a result is made of the function (module, name, source, `version`, values it closes
     over) and its arguments (by joblib's hash; by content if declared as :class:`FileType` or
-    :class:`DirType`). A result that cannot be kept is returned all the same.
+    :class:`DirType`). A result that cannot be kept is still returned.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ def layout(output: Path | None) -> dict[str, Any]:
 
 
 def wants_color() -> bool:
-    """Whether standard output shows colours: a terminal does, unless told otherwise.
+    """Whether standard output shows colours: a terminal does by default.
 
     ``NO_COLOR`` comes first (https://no-color.org), then ``FORCE_COLOR`` (https://force-color.org)
     and ``CLICOLOR_FORCE``, which also colour what goes into a pipe.

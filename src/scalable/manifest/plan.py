@@ -117,7 +117,7 @@ def make_plan(
 
 
 def apply_policy(provider: Provider, plan: Plan) -> None:
-    """Make the provider adaptive, or not, as the plan says."""
+    """Make the provider adaptive, or not, as the plan is."""
     if plan.adaptive != (provider.options.adaptive is not None):
         adaptive = Adaptive() if plan.adaptive else None  # pyright: ignore[reportCallIssue]
         provider.options = provider.options.model_copy(update={"adaptive": adaptive})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Final
 
 _TARGETS: Final = {
     "local": """\
-  # This machine. The script does not change when it runs elsewhere.
+  # This machine. The script stays the same when it runs elsewhere.
   local:
     provider: local
     max_workers: {workers}
@@ -16,13 +17,13 @@ _TARGETS: Final = {
     processes: true          # false: workers are threads of the program itself
 """,
     "existing": """\
-  # A scheduler that is there already.
+  # A scheduler that runs already.
   existing:
     provider: existing
     address: ${SCHEDULER_ADDRESS:-tcp://127.0.0.1:8786}   # or scheduler_file: scheduler.json
 """,
     "slurm": """\
-  # Jobs of Slurm, one worker each: pip install 'scalable-otel[slurm]'
+  # Slurm jobs with one worker each: pip install 'scalable-otel[slurm]'
   slurm:
     provider: slurm
     queue: ${SLURM_PARTITION:-compute}
@@ -56,7 +57,7 @@ _TARGETS: Final = {
 """,
 }
 
-#: Providers for which there is something to write.
+#: Providers that have a template.
 PROVIDERS: Final = tuple(_TARGETS)
 
 
@@ -75,7 +76,7 @@ def manifest_text(
     )
     return f"""\
 # yaml-language-server: $schema=./scalable.schema.json
-# What is run and where. `scalable validate` checks this file, `scalable plan` says what would be
+# What runs, and where. `scalable validate` checks this file, `scalable plan` shows what would be
 # started, `scalable schema --output scalable.schema.json` lets editors complete it.
 version: 1
 
@@ -90,13 +91,13 @@ components:
     cpus: {cpus:g}
     memory: {memory}
 
-# What holds for a function of this name wherever it is submitted.
+# Settings for every submission of the function of this name.
 # tasks:
 #   simulate:
 #     component: {component}
 #     cache: true            # keep its results across runs
 
-# Changes that a target asks for by `overlay: big`; lists are replaced, `name+` adds to a list.
+# Changes for targets with `overlay: big`; lists are replaced, `name+` adds to a list.
 # overlays:
 #   big:
 #     components: {{{component}: {{memory: 16G}}}}
@@ -108,9 +109,8 @@ components:
 
 
 def _scalar(text: str) -> str:
-    """Write a name so that YAML reads a text."""
+    """Quote a name unless YAML reads it as text anyway."""
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", text)
     if plain and text.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
         return text
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{quoted}"'
+    return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The manifest's JSON schema, by which editors complete and check."""
+"""The manifest's JSON schema, for editors that complete and check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scalable.common.options import OPTIONS
 from scalable.manifest.model import Root
 from scalable.manifest.providers import ProviderError, find_provider, provider_names
 
-#: The dialect that pydantic writes and editors read.
+#: The dialect that pydantic writes.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
 _DEFINITIONS: Final = "#/$defs/{model}"
@@ -46,8 +46,8 @@ def manifest_schema() -> dict[str, Any]:
     }
     properties["overlays"] = {
         "type": "object",
-        "description": "Named changes, merged into the rest where a target asks for them. "
-        "Lists are replaced; `name+` adds to a list; null takes a key away.",
+        "description": "Named changes, merged into the rest for targets that name them. "
+        "Lists are replaced; `name+` adds to a list; null removes a key.",
         "additionalProperties": {"type": "object"},
     }
     properties["telemetry"] = {
@@ -64,7 +64,7 @@ def manifest_schema() -> dict[str, Any]:
         "$schema": DIALECT,
         **root,
         "title": "scalable.yaml",
-        "description": "What is run and where.",
+        "description": "What runs, and where.",
         "required": [*root["required"], "targets"],
         "$defs": definitions,
     }
@@ -78,7 +78,7 @@ def _of(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_variables(schema: Any) -> Any:
-    """Allow ``${NAME}`` wherever a number or a truth value is asked for."""
+    """Allow ``${NAME}`` for numbers and booleans."""
     if isinstance(schema, list):
         return [_with_variables(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):

@@ -132,7 +132,7 @@ class Source:
         return mark or self.values.get((), Mark(1, 1))
 
     def redacted(self) -> str:
-        """Return the text without secrets: values of keys that say so, unless just a variable."""
+        """Return the text without values of secret keys, unless they are just a variable."""
         parts: list[str] = []
         end = 0
         for start, stop in sorted(self.secret_spans):

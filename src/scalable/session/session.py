@@ -147,7 +147,7 @@ class ScalableSession:
             ``speed`` (default): as many workers as the target allows; ``cost``: the fewest that
             serve every component.
         policy : {"fixed", "adaptive"}, optional
-            Whether the number of workers follows the work. Default: as the target says.
+            Whether the number of workers follows the work. Default: as in the target.
 
         Raises
         ------

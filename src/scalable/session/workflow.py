@@ -1,4 +1,4 @@
-"""Running a script, or a function of a module, in a session."""
+"""Runs a script, or a function of a module, in a session."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_workflow(workflow: str) -> Callable[[ScalableSession, Sequence[str]], N
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames that lead to the workflow: its own come first."""
+    """Return a traceback without the frames above the workflow."""
     own = trace
     while own is not None and own.tb_frame.f_code.co_filename in _LEADING:
         own = own.tb_next
@@ -70,8 +70,8 @@ def _run_script(path: Path, arguments: Sequence[str]) -> None:
     main: Any = ModuleType("__main__")
     main.__file__ = str(path)
     if b"__main__" not in source:
-        # A worker process that is started again imports what runs as the program, and would run the
-        # whole script once more. By this name multiprocessing takes it for nothing to import.
+        # A restarted worker process imports the main module and would run the script again;
+        # multiprocessing does not import a module of this name.
         main.__spec__ = ModuleSpec("__main__", None)
     before = sys.argv[:], sys.modules["__main__"]
     sys.argv = [str(path), *arguments]
@@ -88,12 +88,12 @@ def _call(function: Callable[..., Any], session: ScalableSession, arguments: Seq
     function(**{name: value for name, value in offered.items() if name in wanted})
 
 
-#: Files of the frames between `scalable run` and the workflow.
+#: Files of the frames above the workflow.
 _LEADING: Final = frozenset({__file__, str(Path(__file__).parents[1] / "cli" / "run.py")})
 
 
 def exit_code(code: Any) -> int:
-    """What a process would end with: None is 0, a text is printed and is 1."""
+    """Return the exit code for an argument of sys.exit(); a text is printed and gives 1."""
     if code is None:
         return 0
     if isinstance(code, int):

@@ -82,7 +82,7 @@ class Provider(ABC):
     extra: ClassVar[str] = "session"
     #: Model of the target's options.
     options_type: ClassVar[type[Target]] = Target
-    #: Seconds to wait for the first workers unless the target says otherwise.
+    #: Seconds to wait for the first workers unless the target sets `start_timeout`.
     default_start_timeout: ClassVar[float] = 60.0
     #: Workers start one by one, as from a queue: the session starts with the first.
     one_by_one: ClassVar[bool] = False
