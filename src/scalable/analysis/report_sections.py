@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from scalable.analysis import units
 from scalable.analysis.frames import relevant_frames
 from scalable.analysis.messages import message_and_values
-from scalable.analysis.report import FailureGroup, Report, TaskGroup, Worker
+from scalable.analysis.report import FailureGroup, Report, Spread, TaskGroup, Worker
 from scalable.analysis.sections import (
     Block,
     Column,
@@ -24,9 +24,12 @@ from scalable.analysis.sections import (
     Sentence,
     Table,
     Tone,
+    Value,
 )
 from scalable.analysis.units import percent, plural, seconds
 from scalable.analysis.words import SHORT, has_no_workers, tasks_words, where_words
+
+_T = TypeVar("_T")
 
 STATUS_TONES: Final[Mapping[str, Tone]] = {
     "completed": "good",
@@ -193,24 +196,16 @@ def _unfinished(report: Report) -> Section | None:
     title = f"{'Running' if running else 'Waiting'} {'now' if report.is_live else f'when {when}'}"
     blocks: list[Block] = []
     if report.unfinished:
-        columns = (
-            Column("For", "seconds"),
-            Column("Attempt", "ordinal", drop=1),
-            Column("Worker", drop=2),
-            Column("Task"),
-        )
-        rows = tuple(
-            Row(
-                (
-                    _between(task.since, report.end),
-                    task.attempt,
-                    report.worker_label(task.worker),
-                    _label(task.task_name, task.task_id),
-                )
+        blocks.append(
+            _table(
+                report.unfinished,
+                (Column("For", "seconds"), lambda task: _between(task.since, report.end)),
+                (Column("Attempt", "ordinal", drop=1), lambda task: task.attempt),
+                (Column("Worker", drop=2), lambda task: report.worker_label(task.worker)),
+                (Column("Task"), lambda task: _label(task.task_name, task.task_id)),
+                widest=3,
             )
-            for task in report.unfinished
         )
-        blocks.append(Table(columns, rows, widest=3))
     blocks += _more(running - len(report.unfinished), "more that began later")
     if waiting and running:
         text = f"{plural(waiting, 'task')} had not begun, or waited to run again"
@@ -231,39 +226,29 @@ def _tasks(report: Report) -> Section | None:
     asides = ["most time first"] if len(groups) > 1 else []
     if any(group.queue.count for group in shown):
         asides.append("Queued: mean wait for a worker")
-    columns = (
-        Column("Name"),
-        Column("Tasks", "count"),
-        Column("Total", "seconds"),
-        Column("Mean", "seconds"),
-        Column("p50", "seconds", drop=2),
-        Column("p95", "seconds", drop=1),
-        Column("Max", "seconds"),
-        Column("Queued", "seconds", drop=3),
+    table = _table(
+        shown,
+        (Column("Name"), lambda group: group.name),
+        (Column("Tasks", "count"), lambda group: group.count),
+        (Column("Total", "seconds"), lambda group: _total(group.duration)),
+        (Column("Mean", "seconds"), lambda group: group.duration.mean),
+        (Column("p50", "seconds", drop=2), lambda group: group.duration.p50),
+        (Column("p95", "seconds", drop=1), lambda group: group.duration.p95),
+        (Column("Max", "seconds"), lambda group: group.duration.max),
+        (Column("Queued", "seconds", drop=3), lambda group: group.queue.mean),
+        note=lambda group: _states(group, live=report.status == "running"),
     )
-    rows = tuple(
-        Row(
-            (
-                group.name,
-                group.count,
-                group.duration.total if group.duration.count else None,
-                group.duration.mean,
-                group.duration.p50,
-                group.duration.p95,
-                group.duration.max,
-                group.queue.mean,
-            ),
-            _states(group, live=report.status == "running"),
-        )
-        for group in shown
-    )
-    blocks: list[Block] = [Table(columns, rows)]
+    blocks: list[Block] = [table]
     if rest:
         count = sum(group.count for group in rest)
         total = seconds(sum(group.duration.total for group in rest))
         text = f"and {plural(len(rest), 'more name')} with {plural(count, 'task')}, {total} in all"
         blocks.append(Sentence(text, "aside", "quiet"))
     return Section(tuple(blocks), "Tasks by name", "; ".join(asides))
+
+
+def _total(spread: Spread) -> float | None:
+    return spread.total if spread.count else None
 
 
 def _states(group: TaskGroup, *, live: bool) -> Sentence | None:
@@ -293,26 +278,16 @@ def _slowest(report: Report) -> Section | None:
     attempts = [row for row in report.slowest if row.duration_s >= SHORT]
     if not attempts:
         return None
-    columns = (
-        Column("Took", "seconds"),
-        Column("Attempt", "ordinal", drop=2),
-        Column("State"),
-        Column("Worker", drop=1),
-        Column("Task"),
+    table = _table(
+        attempts,
+        (Column("Took", "seconds"), lambda row: row.duration_s),
+        (Column("Attempt", "ordinal", drop=2), lambda row: row.attempt),
+        (Column("State"), lambda row: row.state),
+        (Column("Worker", drop=1), lambda row: report.worker_label(row.worker)),
+        (Column("Task"), lambda row: _label(row.task_name, row.task_id)),
+        widest=4,
     )
-    rows = tuple(
-        Row(
-            (
-                attempt.duration_s,
-                attempt.attempt,
-                attempt.state,
-                report.worker_label(attempt.worker),
-                _label(attempt.task_name, attempt.task_id),
-            )
-        )
-        for attempt in attempts
-    )
-    return Section((Table(columns, rows, widest=4),), "Slowest attempts")
+    return Section((table,), "Slowest attempts")
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -400,35 +375,21 @@ def _workers(report: Report) -> Section | None:
     workers = sorted(report.workers, key=lambda worker: (-worker.lost, _natural(worker)))
     if not workers:
         return None
-    columns = (
-        Column("Worker"),
-        Column("Threads", "ordinal", drop=1),
-        Column("Lifetime", "seconds", drop=2),
-        Column("Busy", "share"),
-        Column("Attempts", "count", drop=3),
-        Column("Peak", "gigabytes"),
-        Column("Limit", "gigabytes"),
-        Column("State"),
-    )
-    rows = tuple(
-        Row(
-            (
-                worker.label,
-                worker.nthreads,
-                worker.lifetime_s or None,
-                worker.busy_ratio,
-                worker.attempts,
-                worker.memory_gb_max,
-                worker.memory_limit_gb,
-                worker.state or "unknown",
-            ),
-            _loss(worker),
-        )
-        for worker in workers[:_MAX_WORKERS]
+    table = _table(
+        workers[:_MAX_WORKERS],
+        (Column("Worker"), lambda row: row.label),
+        (Column("Threads", "ordinal", drop=1), lambda row: row.nthreads),
+        (Column("Lifetime", "seconds", drop=2), lambda row: row.lifetime_s or None),
+        (Column("Busy", "share"), lambda row: row.busy_ratio),
+        (Column("Attempts", "count", drop=3), lambda row: row.attempts),
+        (Column("Peak", "gigabytes"), lambda row: row.memory_gb_max),
+        (Column("Limit", "gigabytes"), lambda row: row.memory_limit_gb),
+        (Column("State"), lambda row: row.state or "unknown"),
+        note=_loss,
     )
     lost = sum(worker.lost for worker in workers)
     more = _more(len(workers) - _MAX_WORKERS, "more worker", "more workers")
-    return Section((Table(columns, rows), *more), "Workers", f"{lost:,} lost" if lost else "")
+    return Section((table, *more), "Workers", f"{lost:,} lost" if lost else "")
 
 
 def _loss(worker: Worker) -> Sentence | None:
@@ -459,52 +420,35 @@ def _artifacts(report: Report) -> Section | None:
     count = report.counts["artifact_events"]
     if not count:
         return None
-    columns = (
-        Column("Size", "bytes"),
-        Column("Kind", drop=2),
-        Column("Digest", drop=1),
-        Column("Name"),
+    shown = report.artifacts[:_MAX_RECORDED]
+    table = _table(
+        shown,
+        (Column("Size", "bytes"), lambda row: row.detail.get("size_bytes")),
+        (Column("Kind", drop=2), lambda row: row.detail.get("kind")),
+        (Column("Digest", drop=1), lambda row: str(row.detail.get("digest") or "-")[:19]),
+        (Column("Name"), lambda row: row.name),
+        widest=3,
     )
-    rows = tuple(
-        Row(
-            (
-                row.detail.get("size_bytes"),
-                row.detail.get("kind"),
-                str(row.detail.get("digest") or "-")[:19],
-                row.name,
-            )
-        )
-        for row in report.artifacts[:_MAX_RECORDED]
-    )
-    table = (Table(columns, rows, widest=3),) if rows else ()
-    more = _more(count - len(rows), "more in artifacts.jsonl")
-    return Section((*table, *more), "Artifacts", f"{count:,}")
+    more = _more(count - len(shown), "more in artifacts.jsonl")
+    return Section((*([table] if shown else []), *more), "Artifacts", f"{count:,}")
 
 
 def _metrics(report: Report) -> Section | None:
     if not report.metrics:
         return None
-    columns = (
-        Column("Points", "count"),
-        Column("Last", "number"),
-        Column("Min", "number"),
-        Column("Max", "number"),
-        Column("Unit", drop=1),
-        Column("Name"),
+    shown = report.metrics[:_MAX_RECORDED]
+    table = _table(
+        shown,
+        (Column("Points", "count"), lambda row: row.count),
+        (Column("Last", "number"), lambda row: row.detail["last"]),
+        (Column("Min", "number"), lambda row: row.detail["min"]),
+        (Column("Max", "number"), lambda row: row.detail["max"]),
+        (Column("Unit", drop=1), lambda row: row.detail.get("unit") or ""),
+        (Column("Name"), lambda row: row.name),
+        widest=5,
     )
-    rows = tuple(
-        Row(
-            (
-                row.count,
-                *(row.detail[name] for name in ("last", "min", "max")),
-                row.detail.get("unit") or "",
-                row.name,
-            )
-        )
-        for row in report.metrics[:_MAX_RECORDED]
-    )
-    more = _more(len(report.metrics) - len(rows), "more in metrics.jsonl")
-    return Section((Table(columns, rows, widest=5), *more), "Metrics", "of the program's own")
+    more = _more(len(report.metrics) - len(shown), "more in metrics.jsonl")
+    return Section((table, *more), "Metrics", "of the program's own")
 
 
 def _record(report: Report) -> Section | None:
@@ -520,6 +464,17 @@ def _next(report: Report) -> Section | None:
     if report.failures or report.unknown or report.status in ("failed", "lost", "cancelled"):
         return Section((Sentence("Why, and what to do: scalable diagnose", "line"),))
     return None
+
+
+def _table(
+    items: Sequence[_T],
+    *columns: tuple[Column, Callable[[_T], Value]],
+    widest: int = 0,
+    note: Callable[[_T], Sentence | None] = lambda _: None,
+) -> Table:
+    """Make a table of columns, each with how its value follows from an item."""
+    rows = [Row(tuple(value(item) for _, value in columns), note(item)) for item in items]
+    return Table(tuple(column for column, _ in columns), tuple(rows), widest)
 
 
 def _more(count: int, noun: str, several: str | None = None) -> Iterable[Sentence]:
