@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable.analysis.gaps import missing, notes
@@ -16,11 +16,6 @@ from scalable.analysis.report import (
     Document,
     FailureGroup,
     Report,
-    SlowAttempt,
-    Spread,
-    TaskGroup,
-    Unfinished,
-    Worker,
     exit_words,
 )
 from scalable_runs.plain import parse_time
@@ -30,7 +25,6 @@ from scalable_runs.schema import (
     JOURNALS,
     SCHEMA_VERSION,
     WORKERS,
-    NameSummary,
     Record,
     SummaryCounts,
     SummaryDocument,
@@ -126,7 +120,7 @@ def _report(
     reader: RunReader, document: SummaryDocument, source: Literal["summary.json", "scan"]
 ) -> Report:
     run = {**reader.document, "status": reader.status}
-    counts, timing, resources = document["counts"], document["timing"], document["resources"]
+    counts, timing = document["counts"], document["timing"]
     failures = _merged(
         [
             _failure_group(row)
@@ -152,33 +146,13 @@ def _report(
         trace_id=run.get("trace_id"),
         source=source,
         counts=counts,
-        busy_s=resources["busy_seconds"],
-        busy_ratio=resources["busy_ratio"],
-        thread_seconds=resources["thread_seconds"],
-        cache_hits=document["cache"]["hits"],
-        cache_misses=document["cache"]["misses"],
-        tasks=tuple(_task_group(name, row) for name, row in timing["tasks"].items()),
-        slowest=tuple(
-            SlowAttempt(
-                row["task_id"],
-                row.get("task_name") or "",
-                row["state"],
-                row.get("attempt"),
-                row.get("worker"),
-                row["duration_s"],
-                row.get("queue_s"),
-            )
-            for row in timing["slowest"]
-        ),
+        resources=document["resources"],
+        cache=document["cache"],
+        tasks=timing["tasks"],
+        slowest=timing["slowest"],
         failures=failures,
-        workers=tuple(
-            _row(Worker, row, address=row["worker"], name=row["worker_id"])
-            for row in resources["workers"]
-        ),
-        unfinished=tuple(
-            _row(Unfinished, row, since=parse_time(row["since"]))
-            for row in document["unfinished"]["tasks"]
-        ),
+        workers=document["resources"]["workers"],
+        unfinished=document["unfinished"]["tasks"],
         missing=tuple(missing(reader, counts)),
         notes=tuple(notes(reader, counts, timing["tasks"])),
         unknown=0 if reader.status == "running" else _unknown(counts),
@@ -194,28 +168,20 @@ def _report(
     )
 
 
-_T = TypeVar("_T", Spread, TaskGroup, SlowAttempt, FailureGroup, Worker, Unfinished)
-
-
-def _row(kind: type[_T], row: Document, **changes: Any) -> _T:
-    """Make a row of the report of one of summary.json, which has the same names."""
-    values = {field.name: row[field.name] for field in fields(kind) if field.name in row}
-    return kind(**{**values, **changes})
-
-
-def _task_group(name: str, row: NameSummary) -> TaskGroup:
-    absent = {"rescheduled": 0, "cut_short": 0, "cut_short_s": 0.0}  # before they were counted
-    spreads = {part: _row(Spread, row[part]) for part in ("duration", "queue")}
-    return _row(TaskGroup, {**absent, **row}, name=name, **spreads)
-
-
 def _failure_group(row: FailureSummary) -> FailureGroup:
-    return _row(
-        FailureGroup,
-        row,
+    return FailureGroup(
+        failure_class=row["failure_class"],
+        message=row["message"],
         messages=tuple(map(str, row.get("messages") or ())),
+        count=row["count"],
+        retried=row["retried"],
+        dependents_failed=row["dependents_failed"],
+        phase=row["phase"],
+        task_names=row["task_names"],
+        workers=row["workers"],
         first_at=parse_time(row["first_at"]),
         last_at=parse_time(row["last_at"]),
+        traceback=row["traceback"],
     )
 
 

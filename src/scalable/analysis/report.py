@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from scalable_runs.schema import SummaryCounts
+from scalable_runs.schema import (
+    CacheSummary,
+    NameSummary,
+    Resources,
+    SlowAttempt,
+    SummaryCounts,
+    UnfinishedTask,
+    WorkerSummary,
+)
 
 Document: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How long something took, in seconds; None where it never happened."""
-
-    count: int
-    total: float
-    mean: float | None
-    p50: float | None
-    p95: float | None
-    max: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskGroup:
-    """The tasks of one name."""
-
-    name: str
-    count: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    retried: int
-    lost: int
-    recomputed: int
-    rescheduled: int
-    attempts: int
-    cut_short: int
-    cut_short_s: float
-    duration: Spread
-    queue: Spread
-    cpu_s: float
-    transfer_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlowAttempt:
-    """One of the slowest attempts."""
-
-    task_id: str
-    task_name: str
-    state: str
-    attempt: int | None
-    worker: str | None
-    duration_s: float
-    queue_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,43 +56,6 @@ class Recorded:
     name: str
     count: int
     detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """The workers at one address."""
-
-    address: str | None
-    name: str | None
-    host: str | None
-    state: str | None
-    reason: str | None
-    exit_code: int | None
-    signal: str | None
-    lost: int
-    nthreads: int | None
-    lifetime_s: float
-    busy_s: float
-    busy_ratio: float | None
-    attempts: int
-    memory_gb_max: float | None
-    memory_limit_gb: float | None
-
-    @property
-    def label(self) -> str:
-        """What a person calls it; see :func:`worker_label`."""
-        return worker_label(self.address, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """A task that runs now, or ran when the record ends."""
-
-    task_id: str
-    task_name: str
-    attempt: int
-    worker: str | None
-    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +104,13 @@ class Report:
     trace_id: str | None
     source: Literal["summary.json", "scan"]
     counts: SummaryCounts
-    busy_s: float
-    busy_ratio: float | None
-    thread_seconds: float
-    cache_hits: int
-    cache_misses: int
-    tasks: tuple[TaskGroup, ...]
-    slowest: tuple[SlowAttempt, ...]
+    resources: Resources
+    cache: CacheSummary
+    tasks: Mapping[str, NameSummary]
+    slowest: Sequence[SlowAttempt]
     failures: tuple[FailureGroup, ...]
-    workers: tuple[Worker, ...]
-    unfinished: tuple[Unfinished, ...]
+    workers: Sequence[WorkerSummary]
+    unfinished: Sequence[UnfinishedTask]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     unknown: int
@@ -215,12 +136,16 @@ class Report:
     @property
     def hosts(self) -> Mapping[str, str]:
         """The hosts of workers by address."""
-        return {row.address: row.host for row in self.workers if row.address and row.host}
+        return {row["worker"]: row["host"] for row in self.workers if row["worker"] and row["host"]}
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The labels of workers by address."""
-        return {row.address: row.label for row in self.workers if row.address}
+        return {
+            row["worker"]: worker_label(row["worker"], row["worker_id"])
+            for row in self.workers
+            if row["worker"]
+        }
 
 
 def worker_label(address: str | None, name: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from scalable.analysis import units
 from scalable.analysis.frames import relevant_frames
 from scalable.analysis.messages import message_and_values
-from scalable.analysis.report import FailureGroup, Report, Spread, TaskGroup, Worker
+from scalable.analysis.report import FailureGroup, Report, worker_label
 from scalable.analysis.sections import (
     Block,
     Column,
@@ -27,7 +27,8 @@ from scalable.analysis.sections import (
     Value,
 )
 from scalable.analysis.units import percent, plural, seconds
-from scalable.analysis.words import SHORT, has_no_workers, tasks_words, where_words
+from scalable.analysis.words import SHORT, has_no_workers, ran_s, tasks_words, where_words
+from scalable_runs.schema import NameSummary, Spread, WorkerSummary
 
 _T = TypeVar("_T")
 
@@ -115,16 +116,17 @@ def _facts(report: Report) -> Iterator[Fact]:
         yield Fact("Executed", executed)
     if report.workers or counts["workers_lost"]:
         lost = f", {counts['workers_lost']:,} lost" if counts["workers_lost"] else ""
-        peak = max(report.workers, key=lambda row: row.memory_gb_max or 0.0, default=None)
+        peak = max(report.workers, key=lambda row: row["memory_gb_max"] or 0.0, default=None)
         used = ""
-        if peak is not None and peak.memory_gb_max:
-            amount = units.memory(peak.memory_gb_max, peak.memory_limit_gb)
+        if peak is not None and peak["memory_gb_max"]:
+            amount = units.memory(peak["memory_gb_max"], peak["memory_limit_gb"])
             used = f"; at most {amount} of memory in one"
         yield Fact("Workers", f"{plural(len(report.workers), 'worker')}{lost}{used}")
-    looked_up = report.cache_hits + report.cache_misses
+    hits = report.cache["hits"]
+    looked_up = hits + report.cache["misses"]
     if looked_up:
-        share = percent(report.cache_hits / looked_up)
-        text = f"{report.cache_hits:,} of {plural(looked_up, 'look-up')} hit ({share})"
+        share = percent(hits / looked_up)
+        text = f"{hits:,} of {plural(looked_up, 'look-up')} hit ({share})"
         yield Fact("Cache", text)
     if cost := _cost(report.document.get("cost")):
         yield Fact("Cost", cost)
@@ -146,17 +148,19 @@ def _attempts(report: Report) -> str:
 
 
 def _executed(report: Report) -> str:
-    executed = sum(group.duration.total for group in report.tasks)
-    cut_short = sum(group.cut_short_s for group in report.tasks)
+    rows = report.tasks.values()
+    executed = sum(row["duration"]["total"] for row in rows)
+    cut_short = sum(row.get("cut_short_s", 0.0) for row in rows)
     if not executed and not cut_short:
         return ""
     lost = busy = ""
     if cut_short >= SHORT:
-        number = sum(group.cut_short for group in report.tasks)
+        number = sum(row.get("cut_short", 0) for row in rows)
         which = "an attempt that was" if number == 1 else f"{number:,} attempts that were"
         lost = f", {seconds(cut_short)} in {which} lost or cancelled"
-    if report.busy_ratio is not None:
-        busy = f"; {percent(report.busy_ratio)} of the workers' time"
+    ratio = report.resources["busy_ratio"]
+    if ratio is not None:
+        busy = f"; {percent(ratio)} of the workers' time"
     return f"{seconds(executed)} in finished attempts{lost}{busy}"
 
 
@@ -199,10 +203,13 @@ def _unfinished(report: Report) -> Section | None:
         blocks.append(
             _table(
                 report.unfinished,
-                (Column("For", "seconds"), lambda task: _between(task.since, report.end)),
-                (Column("Attempt", "ordinal", drop=1), lambda task: task.attempt),
-                (Column("Worker", drop=2), lambda task: report.worker_label(task.worker)),
-                (Column("Task"), lambda task: _label(task.task_name, task.task_id)),
+                (
+                    Column("For", "seconds"),
+                    lambda task: ran_s(report, task),
+                ),
+                (Column("Attempt", "ordinal", drop=1), lambda task: task["attempt"]),
+                (Column("Worker", drop=2), lambda task: report.worker_label(task["worker"])),
+                (Column("Task"), lambda task: _label(task["task_name"], task["task_id"])),
                 widest=3,
             )
         )
@@ -216,75 +223,80 @@ def _unfinished(report: Report) -> Section | None:
 
 
 def _tasks(report: Report) -> Section | None:
-    groups = sorted(
-        report.tasks,
-        key=lambda group: (-group.duration.total - group.cut_short_s, -group.count, group.name),
+    rows = sorted(
+        report.tasks.items(),
+        key=lambda item: (
+            -item[1]["duration"]["total"] - item[1].get("cut_short_s", 0.0),
+            -item[1]["count"],
+            item[0],
+        ),
     )
-    if not groups:
+    if not rows:
         return None
-    shown, rest = groups[:_MAX_NAMES], groups[_MAX_NAMES:]
-    asides = ["most time first"] if len(groups) > 1 else []
-    if any(group.queue.count for group in shown):
+    shown, rest = rows[:_MAX_NAMES], [row for _, row in rows[_MAX_NAMES:]]
+    asides = ["most time first"] if len(rows) > 1 else []
+    if any(row["queue"]["count"] for _, row in shown):
         asides.append("Queued: mean wait for a worker")
     table = _table(
         shown,
-        (Column("Name"), lambda group: group.name),
-        (Column("Tasks", "count"), lambda group: group.count),
-        (Column("Total", "seconds"), lambda group: _total(group.duration)),
-        (Column("Mean", "seconds"), lambda group: group.duration.mean),
-        (Column("p50", "seconds", drop=2), lambda group: group.duration.p50),
-        (Column("p95", "seconds", drop=1), lambda group: group.duration.p95),
-        (Column("Max", "seconds"), lambda group: group.duration.max),
-        (Column("Queued", "seconds", drop=3), lambda group: group.queue.mean),
-        note=lambda group: _states(group, live=report.status == "running"),
+        (Column("Name"), lambda item: item[0]),
+        (Column("Tasks", "count"), lambda item: item[1]["count"]),
+        (Column("Total", "seconds"), lambda item: _total(item[1]["duration"])),
+        (Column("Mean", "seconds"), lambda item: item[1]["duration"]["mean"]),
+        (Column("p50", "seconds", drop=2), lambda item: item[1]["duration"]["p50"]),
+        (Column("p95", "seconds", drop=1), lambda item: item[1]["duration"]["p95"]),
+        (Column("Max", "seconds"), lambda item: item[1]["duration"]["max"]),
+        (Column("Queued", "seconds", drop=3), lambda item: item[1]["queue"]["mean"]),
+        note=lambda item: _states(item[1], live=report.status == "running"),
     )
     blocks: list[Block] = [table]
     if rest:
-        count = sum(group.count for group in rest)
-        total = seconds(sum(group.duration.total for group in rest))
+        count = sum(row["count"] for row in rest)
+        total = seconds(sum(row["duration"]["total"] for row in rest))
         text = f"and {plural(len(rest), 'more name')} with {plural(count, 'task')}, {total} in all"
         blocks.append(Sentence(text, "aside", "quiet"))
     return Section(tuple(blocks), "Tasks by name", "; ".join(asides))
 
 
 def _total(spread: Spread) -> float | None:
-    return spread.total if spread.count else None
+    return spread["total"] if spread["count"] else None
 
 
-def _states(group: TaskGroup, *, live: bool) -> Sentence | None:
+def _states(row: NameSummary, *, live: bool) -> Sentence | None:
     """Say what became of a name's tasks, where that is more than success."""
-    unfinished = group.count - group.succeeded - group.failed - group.cancelled
-    lost = "attempt lost with a worker" if group.lost == 1 else "attempts lost with a worker"
+    succeeded, failed, cancelled = row["succeeded"], row["failed"], row["cancelled"]
+    retried, lost = row["retried"], row["lost"]
+    unfinished = row["count"] - succeeded - failed - cancelled
     unusual = units.counts(
-        (group.failed, "failed"),
-        (group.cancelled, "cancelled"),
+        (failed, "failed"),
+        (cancelled, "cancelled"),
         (unfinished, "not finished" if live else "with an unknown end"),
-        (group.retried, "retried" if group.retried == 1 else "attempts retried"),
-        (group.lost, lost),
-        (group.recomputed, "computed again"),
+        (retried, "retried" if retried == 1 else "attempts retried"),
+        (lost, f"{'attempt' if lost == 1 else 'attempts'} lost with a worker"),
+        (row["recomputed"], "computed again"),
     )
-    if group.cut_short_s >= SHORT:
-        unusual += f" ({seconds(group.cut_short_s)} in attempts lost or cancelled)"
+    cut_short = row.get("cut_short_s", 0.0)
+    if cut_short >= SHORT:
+        unusual += f" ({seconds(cut_short)} in attempts lost or cancelled)"
     if not unusual:
         return None
-    uneven = group.cancelled or group.retried or group.lost or group.count > group.succeeded
-    tone: Tone = "bad" if group.failed else "warning" if uneven else ""
-    text = f"{group.succeeded:,} succeeded, {unusual}" if group.succeeded else unusual
-    return Sentence(text, tone=tone)
+    uneven = cancelled or retried or lost or row["count"] > succeeded
+    tone: Tone = "bad" if failed else "warning" if uneven else ""
+    return Sentence(f"{succeeded:,} succeeded, {unusual}" if succeeded else unusual, tone=tone)
 
 
 def _slowest(report: Report) -> Section | None:
     # Attempts shorter than that differ by noise.
-    attempts = [row for row in report.slowest if row.duration_s >= SHORT]
+    attempts = [row for row in report.slowest if row["duration_s"] >= SHORT]
     if not attempts:
         return None
     table = _table(
         attempts,
-        (Column("Took", "seconds"), lambda row: row.duration_s),
-        (Column("Attempt", "ordinal", drop=2), lambda row: row.attempt),
-        (Column("State"), lambda row: row.state),
-        (Column("Worker", drop=1), lambda row: report.worker_label(row.worker)),
-        (Column("Task"), lambda row: _label(row.task_name, row.task_id)),
+        (Column("Took", "seconds"), lambda row: row["duration_s"]),
+        (Column("Attempt", "ordinal", drop=2), lambda row: row.get("attempt")),
+        (Column("State"), lambda row: row["state"]),
+        (Column("Worker", drop=1), lambda row: report.worker_label(row.get("worker"))),
+        (Column("Task"), lambda row: _label(row.get("task_name"), row["task_id"])),
         widest=4,
     )
     return Section((table,), "Slowest attempts")
@@ -372,44 +384,45 @@ def _members(members: Mapping[str, int], limit: int = 3) -> str:
 
 
 def _workers(report: Report) -> Section | None:
-    workers = sorted(report.workers, key=lambda worker: (-worker.lost, _natural(worker)))
+    workers = sorted(report.workers, key=lambda row: (-row["lost"], _natural(row)))
     if not workers:
         return None
     table = _table(
         workers[:_MAX_WORKERS],
-        (Column("Worker"), lambda row: row.label),
-        (Column("Threads", "ordinal", drop=1), lambda row: row.nthreads),
-        (Column("Lifetime", "seconds", drop=2), lambda row: row.lifetime_s or None),
-        (Column("Busy", "share"), lambda row: row.busy_ratio),
-        (Column("Attempts", "count", drop=3), lambda row: row.attempts),
-        (Column("Peak", "gigabytes"), lambda row: row.memory_gb_max),
-        (Column("Limit", "gigabytes"), lambda row: row.memory_limit_gb),
-        (Column("State"), lambda row: row.state or "unknown"),
+        (Column("Worker"), lambda row: worker_label(row["worker"], row["worker_id"])),
+        (Column("Threads", "ordinal", drop=1), lambda row: row["nthreads"]),
+        (Column("Lifetime", "seconds", drop=2), lambda row: row["lifetime_s"] or None),
+        (Column("Busy", "share"), lambda row: row["busy_ratio"]),
+        (Column("Attempts", "count", drop=3), lambda row: row["attempts"]),
+        (Column("Peak", "gigabytes"), lambda row: row["memory_gb_max"]),
+        (Column("Limit", "gigabytes"), lambda row: row["memory_limit_gb"]),
+        (Column("State"), lambda row: row["state"] or "unknown"),
         note=_loss,
     )
-    lost = sum(worker.lost for worker in workers)
+    lost = sum(row["lost"] for row in workers)
     more = _more(len(workers) - _MAX_WORKERS, "more worker", "more workers")
     return Section((table, *more), "Workers", f"{lost:,} lost" if lost else "")
 
 
-def _loss(worker: Worker) -> Sentence | None:
+def _loss(row: WorkerSummary) -> Sentence | None:
     """Say what is known of a worker's loss beyond that it was lost."""
-    if not worker.lost:
+    lost, signal, exit_code = row["lost"], row["signal"], row["exit_code"]
+    if not lost:
         return None
-    if worker.state != "lost":
-        text = "lost before" if worker.lost == 1 else f"lost {worker.lost:,} times before"
+    if row["state"] != "lost":
+        text = "lost before" if lost == 1 else f"lost {lost:,} times before"
         return Sentence(text, tone="bad")
-    code = f"exit code {worker.exit_code}" if worker.exit_code and not worker.signal else ""
-    reason = worker.reason if worker.reason != worker.state else ""
-    how = ", ".join(filter(None, (worker.signal, code, reason)))
-    times = f"lost {worker.lost:,} times" if worker.lost > 1 else "lost" if how else ""
+    code = f"exit code {exit_code}" if exit_code and not signal else ""
+    reason = row["reason"] if row["reason"] != row["state"] else ""
+    how = ", ".join(filter(None, (signal, code, reason)))
+    times = f"lost {lost:,} times" if lost > 1 else "lost" if how else ""
     text = ": ".join(filter(None, (times, how)))
     return Sentence(text, tone="bad") if text else None
 
 
-def _natural(worker: Worker) -> tuple[int, str]:
+def _natural(row: WorkerSummary) -> tuple[int, str]:
     """Sort workers named by numbers as numbers."""
-    name = worker.name or worker.address or ""
+    name = row["worker_id"] or row["worker"] or ""
     return (int(name), "") if name.isdecimal() and len(name) < 10 else (1 << 40, name)
 
 
@@ -492,12 +505,6 @@ def _clock(report: Report, moment: datetime | None) -> str:
     return f"{moment:%H:%M:%S}" if same_day else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _between(begin: datetime | None, end: datetime | None) -> float | None:
-    if begin is None or end is None:
-        return None
-    return max(0.0, (end - begin).total_seconds())
-
-
-def _label(name: str, task_id: str) -> str:
+def _label(name: str | None, task_id: str) -> str:
     """Return a task's key, which begins with its name unless somebody chose another key."""
     return task_id if not name or name in task_id else f"{name} {task_id}"

@@ -8,9 +8,19 @@ from typing import Final
 from scalable.analysis import units
 from scalable.analysis.report import Report
 from scalable.analysis.units import plural
+from scalable_runs.plain import parse_time
+from scalable_runs.schema import UnfinishedTask
 
 #: Attempts shorter than this (seconds) are not worth telling one from another.
 SHORT: Final = 0.01
+
+
+def ran_s(report: Report, task: UnfinishedTask) -> float | None:
+    """Return for how many seconds a task had run when the record ends, or runs now."""
+    since = parse_time(task["since"])
+    if since is None or report.end is None:
+        return None
+    return max(0.0, (report.end - since).total_seconds())
 
 
 def tasks_words(report: Report) -> str:
@@ -34,7 +44,7 @@ def tasks_words(report: Report) -> str:
 
 def has_no_workers(report: Report) -> bool:
     """Tasks wait, none runs, and every worker that came is gone."""
-    alive = any(row.state not in ("lost", "removed") for row in report.workers)
+    alive = any(row["state"] not in ("lost", "removed") for row in report.workers)
     counts = report.counts
     return bool(counts["tasks_waiting"]) and not counts["tasks_running"] and not alive
 
@@ -51,7 +61,7 @@ def where_words(report: Report) -> str:
     if provider in ("existing", "") and target in ("existing", ""):
         if not provider and not target:
             return ""
-        seen = sorted({row.host for row in report.workers if row.host})
+        seen = sorted({row["host"] for row in report.workers if row["host"]})
         hosts = f", workers on {', '.join(seen[:3])}" if seen else ""
         more = f" and {len(seen) - 3:,} more" if len(seen) > 3 else ""
         return f"an existing cluster{hosts}{more}"

@@ -73,9 +73,9 @@ def _unfinished(report: Report) -> Finding:
                 report.why or "Its recorder is gone.",
                 *(running_sentence(report, task) for task in tasks[:MAX_IDS]),
             ),
-            task_ids=tuple(task.task_id for task in tasks[:MAX_IDS]),
-            task_names=top(task.task_name for task in tasks),
-            workers=dict(Counter(task.worker for task in tasks if task.worker)),
+            task_ids=tuple(task["task_id"] for task in tasks[:MAX_IDS]),
+            task_names=top(task["task_name"] for task in tasks),
+            workers=dict(Counter(task["worker"] for task in tasks if task["worker"])),
             last_at=report.as_of,
             files=(RUN, TASKS),
         ),
@@ -98,7 +98,7 @@ def _unknown_end(report: Report) -> Finding:
                 *report.missing[:3],
                 *(running_sentence(report, task) for task in report.unfinished[:3]),
             ),
-            task_ids=tuple(task.task_id for task in report.unfinished[:MAX_IDS]),
+            task_ids=tuple(task["task_id"] for task in report.unfinished[:MAX_IDS]),
             task_count=report.unknown,
             files=(TASKS, RUN),
         ),
@@ -172,7 +172,9 @@ def _failed(report: Report) -> Finding:
 def _rescheduled(report: Report) -> Finding:
     """Attempts that asked Dask to run them again: no failure, but worth a count."""
     count = report.counts.get("tasks_rescheduled", 0)
-    rows = {row.name: row.rescheduled for row in report.tasks if row.rescheduled}
+    rows = {
+        name: number for name, row in report.tasks.items() if (number := row.get("rescheduled"))
+    }
     return Finding(
         severity="info",
         category="rescheduled",

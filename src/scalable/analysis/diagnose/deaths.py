@@ -296,7 +296,7 @@ def _suggestion(report: Report, group: Group, last: FailureDetails, failed: Sequ
 
 def _peak(report: Report, group: Group) -> tuple[float | None, float | None]:
     """Return the most memory that the lost workers used, and their limit, in 10^9 bytes."""
-    peak, limit = peak_and_limit(row for row in report.workers if row.address in group.workers)
+    peak, limit = peak_and_limit(row for row in report.workers if row["worker"] in group.workers)
     peaks = [peak or 0.0]
     limits = [limit or 0.0]
     for death in group.deaths:

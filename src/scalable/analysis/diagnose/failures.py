@@ -161,14 +161,13 @@ def _patterns(
     report: Report, seen: Observations, group: Group, tasks: Sequence[str]
 ) -> Iterator[str]:
     """Say what the failures have in common, and what differs from tasks that succeeded."""
-    rows = {row.name: row for row in report.tasks}
     names = Counter(group.name_of[task] for task in tasks if task in group.name_of)
     for name, count in names.most_common(3):
-        row = rows.get(name)
-        if row is not None and row.count >= count and row.attempts > 1:
+        row = report.tasks.get(name)
+        if row is not None and row["count"] >= count and row["attempts"] > 1:
             attempts = group.names[name]
             times = f", in {attempts:,} attempts" if attempts > count else ""
-            yield f"{count:,} of {plural(row.count, 'task')} named {name}{times}"
+            yield f"{count:,} of {plural(row['count'], 'task')} named {name}{times}"
     yield from _common_place(report, seen, group)
     successes = [seen.succeeded[name] for name in group.names if name in seen.succeeded]
     yield from _difference(
@@ -200,7 +199,7 @@ def _common_place(report: Report, seen: Observations, group: Group) -> Iterator[
     for name in group.names:
         done.update(seen.name_workers.get(name, {}))
     if not done:
-        done.update({row.address: row.attempts for row in report.workers if row.address})
+        done.update({row["worker"]: row["attempts"] for row in report.workers if row["worker"]})
     for what, failed, succeeded in (
         ("host", by_host(report, group.workers), by_host(report, done)),
         ("worker", group.workers, done),
@@ -231,10 +230,11 @@ def _memory_difference(report: Report, group: Group) -> Iterator[str]:
     mine: list[float] = []
     theirs: list[float] = []
     for worker in report.workers:
-        if worker.memory_gb_max and worker.address in group.workers:
-            mine.append(worker.memory_gb_max)
-        elif worker.memory_gb_max and worker.attempts:
-            theirs.append(worker.memory_gb_max)
+        peak = worker["memory_gb_max"]
+        if peak and worker["worker"] in group.workers:
+            mine.append(peak)
+        elif peak and worker["attempts"]:
+            theirs.append(peak)
     if mine and theirs and sum(mine) / len(mine) > 2 * sum(theirs) / len(theirs):
         yield (
             f"their workers used up to {gigabytes(max(mine))}, the others {gigabytes(max(theirs))}"
@@ -285,7 +285,7 @@ def _scheduler(report: Report, group: Group) -> Finding:
         count=max(1, report.unknown),
         evidence=Evidence(
             sentences=tuple(sentences),
-            task_ids=tuple(task.task_id for task in unfinished),
+            task_ids=tuple(task["task_id"] for task in unfinished),
             task_count=report.unknown,
             first_at=parse_time(group.first),
             message=group.message,

@@ -16,10 +16,10 @@ from scalable.analysis.diagnose.wording import (
     top,
 )
 from scalable.analysis.findings import Evidence, Finding
-from scalable.analysis.report import Report, Worker
+from scalable.analysis.report import Report
 from scalable.analysis.units import gigabytes, percent, plural, seconds
 from scalable.analysis.words import SHORT
-from scalable_runs.schema import RESOURCES, SUMMARY, TASKS, WORKERS
+from scalable_runs.schema import RESOURCES, SUMMARY, TASKS, WORKERS, SlowAttempt, WorkerSummary
 
 #: Bytes on disk from which a worker counts as spilling: less costs nothing that matters.
 SPILL_WORTH_REPORTING: Final = 10_000_000
@@ -41,17 +41,18 @@ def performance(report: Report, seen: Observations) -> Iterator[Finding]:
 
 def _memory_pressure(report: Report) -> Iterator[Finding]:
     near = [
-        (worker.memory_gb_max / worker.memory_limit_gb, worker)
-        for worker in report.workers
-        if worker.memory_gb_max
-        and worker.memory_limit_gb
-        and worker.memory_gb_max >= NEAR_LIMIT * worker.memory_limit_gb
-        and not worker.lost
+        (peak / limit, row)
+        for row in report.workers
+        if (peak := row["memory_gb_max"])
+        and (limit := row["memory_limit_gb"])
+        and peak >= NEAR_LIMIT * limit
+        and not row["lost"]
     ]
     if not near:
         return
     share, worst = max(near, key=lambda pair: pair[0])
-    peak = gigabytes(worst.memory_gb_max)
+    peak, limit = worst["memory_gb_max"], worst["memory_limit_gb"]
+    label = report.worker_label(worst["worker"])
     yield Finding(
         severity="warning",
         category="memory_pressure",
@@ -60,13 +61,13 @@ def _memory_pressure(report: Report) -> Iterator[Finding]:
         else f"{len(near):,} workers used up to {percent(share)} of their memory limit",
         count=len(near),
         evidence=_of_workers(
-            report, [worker for _, worker in near], f"worker {worst.label} at most {peak}"
+            report, [row for _, row in near], f"worker {label} at most {gigabytes(peak)}"
         ),
-        suggestion=memory_suggestion(worst.memory_gb_max, worst.memory_limit_gb)
+        suggestion=memory_suggestion(peak, limit)
         if share >= 0.95
-        else f"Peak {peak} of a limit of {gigabytes(worst.memory_limit_gb)}: Dask pauses a worker "
-        "at 80 % and ends it at 95 %. Raise the limit, run fewer threads, or make the pieces "
-        "smaller (chunk size).",
+        else f"Peak {gigabytes(peak)} of a limit of {gigabytes(limit)}: Dask pauses a worker at "
+        "80 % and ends it at 95 %. Raise the limit, run fewer threads, or make the pieces smaller "
+        "(chunk size).",
     )
 
 
@@ -79,7 +80,7 @@ def _spilling(report: Report, seen: Observations) -> Iterator[Finding]:
     if not spilled:
         return
     most = gigabytes(max(spilled.values()) / GIGABYTE)
-    workers = [worker for worker in report.workers if worker.address in spilled]
+    workers = [row for row in report.workers if row["worker"] in spilled]
     yield Finding(
         severity="warning",
         category="spilling",
@@ -92,18 +93,18 @@ def _spilling(report: Report, seen: Observations) -> Iterator[Finding]:
 
 
 def _stragglers(report: Report) -> Iterator[Finding]:
-    rows = {row.name: row for row in report.tasks}
-    found = [
-        (attempt, row)
-        for attempt in report.slowest
-        if (row := rows.get(attempt.task_name)) is not None
-        and row.duration.count >= 5
-        and row.duration.p50 is not None
-        and attempt.duration_s > max(1.0, 5 * row.duration.p50)
-        and attempt.duration_s > 0.05 * (report.wall_s or 0.0)
-    ]
+    found: list[tuple[SlowAttempt, str, float]] = []
+    for attempt in report.slowest:
+        name = attempt.get("task_name") or ""
+        row = report.tasks.get(name)
+        median = row["duration"]["p50"] if row and row["duration"]["count"] >= 5 else None
+        if median is not None and attempt["duration_s"] > max(
+            1.0, 5 * median, 0.05 * (report.wall_s or 0.0)
+        ):
+            found.append((attempt, name, median))
     if not found:
         return
+    workers = [worker for attempt, *_ in found if (worker := attempt.get("worker"))]
     yield Finding(
         severity="info",
         category="straggler",
@@ -111,13 +112,13 @@ def _stragglers(report: Report) -> Iterator[Finding]:
         count=len(found),
         evidence=Evidence(
             sentences=tuple(
-                f"{attempt.task_id} took {seconds(attempt.duration_s)}; half of the "
-                f"{row.name} tasks took less than {seconds(row.duration.p50)}"
-                for attempt, row in found[:5]
+                f"{attempt['task_id']} took {seconds(attempt['duration_s'])}; half of the "
+                f"{name} tasks took less than {seconds(median)}"
+                for attempt, name, median in found[:5]
             ),
-            task_ids=tuple(attempt.task_id for attempt, _ in found),
-            task_names=dict(Counter(row.name for _, row in found)),
-            **places(report, [attempt.worker for attempt, _ in found if attempt.worker]),
+            task_ids=tuple(attempt["task_id"] for attempt, *_ in found),
+            task_names=dict(Counter(name for _, name, _ in found)),
+            **places(report, workers),
             files=(TASKS,),
         ),
         suggestion="If they share a host, look at that host; if not, their inputs are larger than "
@@ -130,9 +131,9 @@ def _skew(report: Report) -> Iterator[Finding]:
     wall = report.wall_s or 0.0
     rows = sorted(
         (
-            (worker.busy_s / worker.nthreads, worker)
-            for worker in report.workers
-            if worker.lifetime_s >= 0.5 * wall and worker.nthreads
+            (row["busy_s"] / threads, row)
+            for row in report.workers
+            if row["lifetime_s"] >= 0.5 * wall and (threads := row["nthreads"])
         ),
         key=lambda row: row[0],
     )
@@ -140,13 +141,13 @@ def _skew(report: Report) -> Iterator[Finding]:
         return
     median = rows[len(rows) // 2][0]
     most = rows[-1][0]
-    worst = next(worker for busy, worker in rows if busy == most)
+    worst = next(row for busy, row in rows if busy == most)
     if most < 2 * median or most < 0.3 * wall:
         return
     yield Finding(
         severity="info",
         category="skew",
-        title=f"Worker {worst.label} did far more than the others",
+        title=f"Worker {report.worker_label(worst['worker'])} did far more than the others",
         count=1,
         evidence=_of_workers(
             report,
@@ -163,11 +164,11 @@ def _recomputation(report: Report) -> Iterator[Finding]:
     count = report.counts["tasks_recomputed"]
     if not count:
         return
-    rows = [row for row in report.tasks if row.recomputed]
-    cost = sum(row.recomputed * (row.duration.mean or 0.0) for row in rows)
+    rows = {name: row for name, row in report.tasks.items() if row["recomputed"]}
+    cost = sum(row["recomputed"] * (row["duration"]["mean"] or 0.0) for row in rows.values())
     distinct = report.counts.get("tasks_recomputed_distinct") or count
     often = f", {count:,} times in all" if distinct < count else ""
-    worth = cost >= SHORT and cost >= 0.01 * report.busy_s
+    worth = cost >= SHORT and cost >= 0.01 * report.resources["busy_seconds"]
     yield Finding(
         severity="warning" if worth else "info",
         category="recomputation",
@@ -176,7 +177,7 @@ def _recomputation(report: Report) -> Iterator[Finding]:
         evidence=Evidence(
             sentences=(f"their results were lost with a worker; about {seconds(cost)} of work",),
             task_count=distinct,
-            task_names=top({row.name: row.recomputed for row in rows}),
+            task_names=top({name: row["recomputed"] for name, row in rows.items()}),
             files=(TASKS,),
         ),
         suggestion="Write expensive intermediate results to storage, or replicate them "
@@ -185,20 +186,19 @@ def _recomputation(report: Report) -> Iterator[Finding]:
 
 
 def _transfer(report: Report) -> Iterator[Finding]:
-    transfer = sum(row.transfer_s for row in report.tasks)
-    total = transfer + report.busy_s
-    if transfer < 1.0 or transfer < 0.2 * total:
+    rows = {name: row["transfer_s"] for name, row in report.tasks.items()}
+    transfer, busy = sum(rows.values()), report.resources["busy_seconds"]
+    if transfer < 1.0 or transfer < 0.2 * (transfer + busy):
         return
+    share = percent(transfer / (transfer + busy))
     yield Finding(
         severity="warning",
         category="transfer",
-        title=f"{percent(transfer / total)} of the time went into moving data between workers",
+        title=f"{share} of the time went into moving data between workers",
         count=1,
         evidence=Evidence(
-            sentences=(f"{seconds(transfer)} of transfers, {seconds(report.busy_s)} of computing",),
-            task_names=top(
-                {row.name: round(row.transfer_s) for row in report.tasks if row.transfer_s >= 1}
-            ),
+            sentences=(f"{seconds(transfer)} of transfers, {seconds(busy)} of computing",),
+            task_names=top({name: round(spent) for name, spent in rows.items() if spent >= 1}),
             files=(TASKS,),
         ),
         suggestion="Fewer and larger workers keep more data in one place; larger chunks and a "
@@ -207,26 +207,28 @@ def _transfer(report: Report) -> Iterator[Finding]:
 
 
 def _small_tasks(report: Report) -> Iterator[Finding]:
-    small = [
-        row
-        for row in report.tasks
-        if row.duration.count >= 1_000
-        and row.duration.mean is not None
-        and row.duration.mean < SMALL_TASK
-    ]
-    count = sum(row.duration.count for row in small)
-    total = sum(row.duration.count for row in report.tasks)
-    if not count or count < 0.5 * total or (report.busy_ratio or 0.0) > 0.5:
+    durations = {name: row["duration"] for name, row in report.tasks.items()}
+    small = {
+        name: spread
+        for name, spread in durations.items()
+        if spread["count"] >= 1_000 and spread["mean"] is not None and spread["mean"] < SMALL_TASK
+    }
+    count = sum(spread["count"] for spread in small.values())
+    total = sum(spread["count"] for spread in durations.values())
+    ratio = report.resources["busy_ratio"]
+    if not count or count < 0.5 * total or (ratio or 0.0) > 0.5:
         return
-    mean = sum(row.duration.total for row in small) / count
+    mean = sum(spread["total"] for spread in small.values()) / count
     yield Finding(
         severity="info",
         category="small_tasks",
         title=f"{count:,} tasks took {seconds(mean)} on average: Dask's own work takes as long",
         count=count,
         evidence=Evidence(
-            sentences=(f"workers were busy {percent(report.busy_ratio)} of their time",),
-            task_names={row.name: row.duration.count for row in small[:MAX_MEMBERS]},
+            sentences=(f"workers were busy {percent(ratio)} of their time",),
+            task_names={
+                name: spread["count"] for name, spread in list(small.items())[:MAX_MEMBERS]
+            },
             files=(SUMMARY,),
         ),
         suggestion=f"Do more in one task: batches of {max(2, round(0.1 / max(mean, 1e-4))):,} "
@@ -236,15 +238,16 @@ def _small_tasks(report: Report) -> Iterator[Finding]:
 
 
 def _driver_bound(report: Report) -> Iterator[Finding]:
-    ratio = report.busy_ratio
-    queued = sum(row.queue.total for row in report.tasks)
+    ratio, busy = report.resources["busy_ratio"], report.resources["busy_seconds"]
+    threads = report.resources["thread_seconds"]
+    queued = sum(row["queue"]["total"] for row in report.tasks.values())
     if (
         ratio is None
         or ratio > 0.3
         or (report.wall_s or 0.0) < 10.0
         or report.counts["tasks"] < 20
-        or queued > 0.2 * report.thread_seconds
-        or not report.busy_s
+        or queued > 0.2 * threads
+        or not busy
     ):
         return
     yield Finding(
@@ -254,8 +257,8 @@ def _driver_bound(report: Report) -> Iterator[Finding]:
         count=1,
         evidence=Evidence(
             sentences=(
-                f"{seconds(report.busy_s)} of computing in {seconds(report.thread_seconds)} of "
-                f"threads; tasks waited {seconds(queued)} altogether",
+                f"{seconds(busy)} of computing in {seconds(threads)} of threads; tasks waited "
+                f"{seconds(queued)} altogether",
             ),
             files=(SUMMARY,),
         ),
@@ -265,6 +268,6 @@ def _driver_bound(report: Report) -> Iterator[Finding]:
     )
 
 
-def _of_workers(report: Report, workers: Iterable[Worker], sentence: str) -> Evidence:
-    addresses = {worker.address: 1 for worker in workers if worker.address}
+def _of_workers(report: Report, workers: Iterable[WorkerSummary], sentence: str) -> Evidence:
+    addresses = {row["worker"]: 1 for row in workers if row["worker"]}
     return Evidence(sentences=(sentence,), **places(report, addresses), files=(RESOURCES, WORKERS))

@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Final, TypedDict
 
 from scalable.analysis.diagnose.observations import Group, Observations
-from scalable.analysis.report import Report, Unfinished, Worker
+from scalable.analysis.report import Report
 from scalable.analysis.units import gigabytes, memory, plural, seconds
+from scalable.analysis.words import ran_s
 from scalable.causes import CAUSES
 from scalable_runs.plain import parse_time
+from scalable_runs.schema import UnfinishedTask, WorkerSummary
 
 #: A worker above this share of its limit is near it. Unless configured otherwise Dask spills from
 #: 0.6 of managed memory on, pauses at 0.8 and ends the worker at 0.95.
@@ -70,13 +72,12 @@ def named(tasks: Sequence[str], shown: int = 3) -> str:
     return f"{', '.join(tasks[:shown])}{more}"
 
 
-def running_sentence(report: Report, task: Unfinished) -> str:
+def running_sentence(report: Report, task: UnfinishedTask) -> str:
     """Say that a task was running, where, and for how long."""
-    since = ""
-    if task.since is not None and report.end is not None:
-        since = f" for {seconds(max(0.0, (report.end - task.since).total_seconds()))}"
-    where = f" on worker {report.worker_label(task.worker)}" if task.worker else ""
-    return f"{task.task_id} was running{where}{since}"
+    elapsed = ran_s(report, task)
+    since = "" if elapsed is None else f" for {seconds(elapsed)}"
+    where = f" on worker {report.worker_label(task['worker'])}" if task["worker"] else ""
+    return f"{task['task_id']} was running{where}{since}"
 
 
 def waiting_sentence(count: int) -> str:
@@ -99,11 +100,11 @@ def is_at_the_end(report: Report, at: datetime | None) -> bool:
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def peak_and_limit(workers: Iterable[Worker]) -> tuple[float | None, float | None]:
+def peak_and_limit(workers: Iterable[WorkerSummary]) -> tuple[float | None, float | None]:
     """Return the most memory that workers used, and their limit, in 10^9 bytes."""
     rows = list(workers)
-    peak = max((row.memory_gb_max or 0.0 for row in rows), default=0.0)
-    limit = max((row.memory_limit_gb or 0.0 for row in rows), default=0.0)
+    peak = max((row["memory_gb_max"] or 0.0 for row in rows), default=0.0)
+    limit = max((row["memory_limit_gb"] or 0.0 for row in rows), default=0.0)
     return peak or None, limit or None
 
 
@@ -137,7 +138,7 @@ def failed_allocation(report: Report, group: Group) -> str:
             "The memory of the GPU was too small, not the worker's: use smaller batches, or fewer "
             "tasks on a GPU at a time (resources=)."
         )
-    peak, limit = peak_and_limit(row for row in report.workers if row.address in group.workers)
+    peak, limit = peak_and_limit(row for row in report.workers if row["worker"] in group.workers)
     if peak and limit and peak >= NEAR_LIMIT * limit:
         return memory_suggestion(peak, limit, group)
     if all(worker.startswith("inproc:") for worker in group.workers):
