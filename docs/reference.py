@@ -1,6 +1,6 @@
-"""Makes the tables of ``opentelemetry.md`` from the code that names and documents everything.
+"""Makes the tables of ``opentelemetry.md`` and ``fields.md`` from the code that declares the names.
 
-``make docs`` runs this file; ``--check`` says whether the page is in step.
+``make docs`` runs this file; ``--check`` tells whether the pages are up to date.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 from scalable.telemetry import semconv
 from scalable.telemetry.instruments import INSTRUMENTS
+from scalable_runs import fields, schema
 
-PAGE: Final = Path(__file__).parent / "opentelemetry.md"
-_ROOT: Final = PAGE.parents[1]
+DOCS: Final = Path(__file__).parent
+_ROOT: Final = DOCS.parent
 
 #: Constants that name no attributes.
 _NO_ATTRIBUTES: Final = ("EVENT_", "METRIC_", "SCOPE_")
@@ -48,10 +49,23 @@ def names() -> Iterator[Name]:
             values = value.values() if isinstance(value, dict) else [value]
             for one in values:
                 if isinstance(one, str):
-                    yield Name(section, constant[1], one, " ".join(said))
+                    yield Name(section, constant[1], one, " ".join(said) or _field_meaning(one))
             said = []
         else:
             said = []
+
+
+_UNITS: Final = {"s": "In seconds.", "By": "In bytes."}
+
+
+def _field_meaning(attribute: str) -> str:
+    """What the field means that an attribute becomes."""
+    for event_type, found in semconv.RECORD_MAP.fields.items():
+        if attribute in found:
+            declaration = schema.DECLARATION_OF[schema.FILE_OF[event_type]]
+            field = fields.nested_fields(declaration)[found[attribute]]
+            return f"{field.meaning} {_UNITS.get(field.unit, '')}".rstrip()
+    return ""
 
 
 def attributes() -> list[Name]:
@@ -124,39 +138,103 @@ def _named(head: str, found: Sequence[Name]) -> str:
     return _table((head, "meaning"), [(f"`{name.value}`", name.meaning) for name in found])
 
 
-#: What stands between the marks of the page, by the name of the mark.
-TABLES: Final = {
-    "spans": lambda: _named("span", spans()),
-    "events": lambda: _named("event", events()),
-    "attributes": _attributes,
-    "metrics": _metrics,
+_KINDS: Final[Mapping[Any, str]] = {
+    fields.text: "text",
+    fields.label: "text",
+    fields.prose: "long text",
+    fields.time: "time",
+    fields.number: "number",
+    fields.amount: "number",
+    fields.integer: "whole number",
+    fields.count: "whole number",
+    fields.flag: "true, false",
+    fields.texts: "texts",
+    fields.counts: "whole numbers",
+    fields.numbers: "numbers",
+    fields.table: "table",
+    fields.anything: "any",
 }
 
 
-def rendered(page: str) -> str:
-    """The page with its tables as they ought to be."""
-    for mark, make in TABLES.items():
+def _kind(field: fields.Field) -> str:
+    kind: Any = field.kind.kind if isinstance(field.kind, fields.Maybe) else field.kind
+    if isinstance(kind, (fields.Row, fields.Each)):
+        return "table"
+    if isinstance(kind, list):
+        return "tables"
+    name = _KINDS[kind]
+    if name == "any" and field.type is int:
+        name = "whole number"
+    if name == "text" and not field.redacted:
+        name = "word"
+    return f"{name}, {field.unit}" if field.unit else name
+
+
+def _fields(declaration: type[Any], *without: str) -> str:
+    """A table of the fields of a file, without those of every record."""
+    rows: list[tuple[str, ...]] = []
+    for name, field in fields.nested_fields(declaration).items():
+        if name in without:
+            continue
+        meaning = field.meaning
+        if get_origin(field.type) is Literal:
+            meaning += f" One of {', '.join(f'`{one}`' for one in get_args(field.type))}."
+        always = r" \*" if field.always else ""
+        rows.append((f"`{name}`{always}", _kind(field), meaning))
+    return _table(("field", "kind", "meaning"), rows)
+
+
+def _all_fields() -> str:
+    common = fields.fields_of(schema.AnyRecord)
+    parts = [f"## Every record\n\n{_fields(schema.AnyRecord)}\n"]
+    declared: dict[str, type[Any]] = dict(schema.DECLARATION_OF)
+    declared |= {schema.RUN: schema.RunDocument, schema.OWNER: schema.Owner}
+    declared |= {schema.SUMMARY: schema.SummaryDocument}
+    for file, declaration in declared.items():
+        without = common if file in schema.DECLARATION_OF else ()
+        parts.append(f"## {file}\n\n{_fields(declaration, *without)}\n")
+    return "\n".join(parts).rstrip()
+
+
+#: What stands between the marks of each page, by the name of the mark.
+TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
+    "opentelemetry.md": {
+        "spans": lambda: _named("span", spans()),
+        "events": lambda: _named("event", events()),
+        "attributes": _attributes,
+        "metrics": _metrics,
+    },
+    "fields.md": {"fields": _all_fields},
+}
+
+
+def rendered(name: str) -> str:
+    """A page with its tables up to date."""
+    page = (DOCS / name).read_text()
+    for mark, make in TABLES[name].items():
         begin, end = f"<!-- {mark}: made by `make docs` -->\n", f"<!-- end of {mark} -->"
         head, found, rest = page.partition(begin)
         _, closed, tail = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"{PAGE.name} has no marks for {mark}: {begin.strip()} … {end}")
+            raise ValueError(f"{name} has no marks for {mark}: {begin.strip()} … {end}")
         page = f"{head}{begin}{make()}\n{end}{tail}"
     return page
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page; with ``--check`` only say whether it is out of step."""
-    page = PAGE.read_text()
-    wanted = rendered(page)
-    if page == wanted:
-        return 0
-    if "--check" in arguments:
-        print(f"{PAGE} is out of step with the code: `make docs` writes it anew", file=sys.stderr)
-        return 1
-    PAGE.write_text(wanted)
-    print(f"wrote {PAGE}")
-    return 0
+    """Write the pages; with ``--check`` only tell which are out of date."""
+    outdated = {
+        DOCS / name: text
+        for name in TABLES
+        if (text := rendered(name)) != (DOCS / name).read_text()
+    }
+    for path, text in outdated.items():
+        if "--check" in arguments:
+            print(f"{path} is out of date: `make docs` updates it", file=sys.stderr)
+        else:
+            path.write_text(text)
+            print(f"wrote {path}")
+    return int(bool(outdated) and "--check" in arguments)
 
 
 if __name__ == "__main__":

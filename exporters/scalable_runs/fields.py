@@ -189,8 +189,6 @@ class Field(NamedTuple):
 
     Attributes
     ----------
-    name
-        Its name; of a nested one with its table's: `details.host`.
     type
         Its type without annotations: ``float``, a ``TypedDict``, …
     kind
@@ -232,14 +230,19 @@ def row_of(declaration: type) -> Row:
 
 
 def nested_fields(declaration: type) -> Mapping[str, Field]:
-    """Return all fields of a ``TypedDict``, those of its tables as `table.field`."""
+    """Return all fields of a ``TypedDict``, also those of the tables in it.
+
+    They are named `table.field`, `list[].field` and, where keys are free, `table.*.field`.
+    """
     found: dict[str, Field] = {}
     for name, field in fields_of(declaration).items():
         found[name] = field
-        if is_typeddict(field.type):
-            for below in nested_fields(field.type).values():
-                path = f"{name}.{below.name}"
-                found[path] = below._replace(name=path)
+        below, path = field.type, f"{name}."
+        if get_origin(below) in (list, dict):
+            path = f"{name}[]." if get_origin(below) is list else f"{name}.*."
+            below = get_args(below)[-1]
+        if is_typeddict(below):
+            found |= {path + inner: each for inner, each in nested_fields(below).items()}
     return found
 
 

@@ -82,7 +82,17 @@ UPLOADS: Final = "uploads.jsonl"
 OWNER: Final = "owner.json"
 
 EventType: TypeAlias = Literal[
-    "task", "worker", "resource", "failure", "cache", "artifact", "cost", "span", "log", "metric"
+    "task",
+    "worker",
+    "resource",
+    "failure",
+    "cache",
+    "artifact",
+    "cost",
+    "span",
+    "log",
+    "metric",
+    "upload",
 ]
 
 #: The journal of each event type.
@@ -129,7 +139,7 @@ class AnyRecord(TypedDict, total=False):
 
     # The reader itself looks at these two, before the others are checked.
     schema_version: Annotated[int, anything, FIXED, ALWAYS, "Version of this schema: 1."]
-    event_type: Annotated[Word, ALWAYS, "What the record is of: `task`, `worker`, …"]
+    event_type: Annotated[EventType, ALWAYS, "What the record is of."]
     run_id: Annotated[Text, ALWAYS, "The run's id: the name of its directory."]
     seq: Annotated[int, anything, FIXED, ALWAYS, "1, 2, 3 … in a journal: a gap is a loss."]
     writer: Annotated[Text, "Whose `seq` it is, in a run with several writers."]
@@ -141,7 +151,7 @@ class AnyRecord(TypedDict, total=False):
 class Placement(TypedDict, total=False):
     """What a task asked for."""
 
-    component: Annotated[Text, "Component of the manifest that the task or worker belongs to."]
+    component: Annotated[Text, "Component of the manifest that the task belongs to."]
     requested_workers: Annotated[Count, "Workers asked for."]
 
 
@@ -159,33 +169,28 @@ class TaskRecord(AnyRecord, Placement, total=False):
     worker: Annotated[Text, "Address of the worker."]
     worker_id: Annotated[Label, "Name of the worker."]
     duration_s: Annotated[Seconds, "Execution alone, by the worker's clock."]
-    queue_s: Annotated[SignedSeconds, "From when the task could have run until it did."]
-    transfer_s: Annotated[Seconds, "Fetching what it needed from other workers."]
+    queue_s: Annotated[SignedSeconds, "From when the task could run until it did."]
+    transfer_s: Annotated[Seconds, "Fetching the task's inputs from other workers."]
     phases_start: Annotated[
         Time,
-        "When the first phase before execution began, where phases took a noticeable share; they "
-        "are in spans.jsonl.",
+        "Begin of the first phase, where phases took a noticeable share; see spans.jsonl.",
     ]
     cpu_s: Annotated[Seconds, "CPU time of the task's own thread."]
     nbytes: Annotated[Bytes, "Size of the result, as Dask estimates it."]
     result_type: Annotated[Text, "Type of the result."]
     dependencies: Annotated[
-        Texts, "On `submitted`: tasks whose results it takes; at most 1,000 are listed."
+        Texts, "On `submitted`: keys of the tasks it depends on, at most 1,000."
     ]
-    dependency_count: Annotated[Count, "On `submitted`: how many tasks' results it takes."]
+    dependency_count: Annotated[Count, "On `submitted`: how many tasks it depends on."]
     error_type: Annotated[Text, "Class of the exception, `KilledWorker` or `WorkerLost`."]
     error_message: Annotated[
-        Prose, "Why the attempt failed; the middle of what is beyond 10,000 characters is cut."
+        Prose, "Message of the exception; beyond 10,000 characters, the middle is cut."
     ]
     blame: Annotated[Text, "The `task_id` at fault, on a task that failed without running."]
-    recomputed: Annotated[
-        Flag, "The attempt was made because a finished result was lost with its worker."
-    ]
-    rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`: it is no failure."]
+    recomputed: Annotated[Flag, "The attempt was made because a result was lost with its worker."]
+    rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`, which is no failure."]
     reopens: Annotated[TaskState, "Final state that no longer holds: the task runs again."]
-    known_before: Annotated[
-        Flag, "On `submitted`: the scheduler had the task before this run asked for it."
-    ]
+    known_before: Annotated[Flag, "On `submitted`: the scheduler had the task before this run."]
     parent_span_id: Annotated[HexId, "Parent of the attempt's span, on the line of its end."]
 
 
@@ -196,38 +201,43 @@ class Ending(TypedDict, total=False):
     pid: Annotated[Count, "Process of the worker."]
     memory_limit_bytes: Annotated[Bytes, "Memory that the worker may use."]
     reason: Annotated[Text, "Why the worker went away."]
-    exit_code: Annotated[Integer, "Exit code of its process; minus the number of a signal."]
-    signal: Annotated[Text, "Signal that ended its process."]
+    exit_code: Annotated[
+        Integer, "Exit code of the worker's process; of a signal, minus its number."
+    ]
+    signal: Annotated[Text, "Signal that ended the worker's process."]
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
     tasks_running: Annotated[
-        Count, "Tasks that ran there when it went away, or anywhere when the scheduler did."
+        Count, "Tasks that ran on the worker when it was lost, or on all with the scheduler."
     ]
-    tasks_recomputed: Annotated[Count, "Finished tasks that had to be computed again."]
-    memory_bytes: Annotated[Bytes, "Memory of its process when it was last seen."]
-    heartbeat_age_s: Annotated[SignedSeconds, "From its last heartbeat to its end."]
+    tasks_recomputed: Annotated[Count, "Finished tasks whose result was lost with the worker."]
+    memory_bytes: Annotated[Bytes, "Memory of the worker's process at its last sample."]
+    heartbeat_age_s: Annotated[SignedSeconds, "From the worker's last heartbeat to its end."]
     worker_ttl_s: Annotated[
-        Seconds, "Time without a heartbeat after which Dask ended it, where that was the reason."
+        Seconds, "Time without a heartbeat after which Dask ended the worker, if it did."
     ]
 
 
 class WorkerDetails(Ending, total=False):
-    """More of a worker."""
+    """More about a worker."""
 
     nthreads: Annotated[Count, "Threads that run tasks."]
-    nanny: Annotated[Text, "Address of its nanny, if it has one."]
-    spilled_bytes: Annotated[Bytes, "Most that it had on disk for lack of memory."]
+    nanny: Annotated[Text, "Address of the worker's nanny, if it has one."]
+    spilled_bytes: Annotated[
+        Bytes, "Most bytes of results that the worker had on disk for lack of memory."
+    ]
 
 
-class WorkerRecord(AnyRecord, Placement, total=False):
+class WorkerRecord(AnyRecord, total=False):
     """A worker came or went."""
 
+    component: Annotated[Text, "Component of the manifest that the worker belongs to."]
     worker_id: Annotated[Label, "Name of the worker."]
     worker: Annotated[Text, "Address of the worker."]
     state: Annotated[
         WorkerState, "`removed` was asked for (close, retire, scale down), `lost` was not."
     ]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
-    details: Annotated[WorkerDetails, "More of the worker."]
+    details: Annotated[WorkerDetails, "More about the worker."]
 
 
 class ResourceRecord(AnyRecord, Placement, total=False):
@@ -248,23 +258,25 @@ class ResourceRecord(AnyRecord, Placement, total=False):
 
 
 class Death(TypedDict, total=False):
-    """A worker's death that a task was present at."""
+    """The death of a worker that ran a task."""
 
     worker: Annotated[Text, "Address of the worker."]
     worker_id: Annotated[Label, "Name of the worker."]
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
-    signal: Annotated[Text, "Signal that ended its process."]
-    exit_code: Annotated[Integer, "Exit code of its process; minus the number of a signal."]
-    tasks_running: Annotated[Count, "Tasks that ran there."]
+    signal: Annotated[Text, "Signal that ended the worker's process."]
+    exit_code: Annotated[
+        Integer, "Exit code of the worker's process; of a signal, minus its number."
+    ]
+    tasks_running: Annotated[Count, "Tasks that ran on the worker."]
 
 
 class FailureDetails(Ending, total=False):
-    """More of a failure."""
+    """More about a failure."""
 
     phase: Annotated[
         Word,
-        "Where it happened: `task_execution`, `worker_lost`, `scheduler_lost`, `session.start`, "
-        "`run` (an exception ended the program's own block), …",
+        "Where the failure happened: `task_execution`, `worker_lost`, `scheduler_lost`, "
+        "`session.start`, `run` (an exception ended the program's block), …",
     ]
     task_id: Annotated[Text, "Dask's key of the task."]
     worker: Annotated[Text, "Address of the worker."]
@@ -273,15 +285,15 @@ class FailureDetails(Ending, total=False):
     will_retry: Annotated[Flag, "The task runs again after this failure."]
     traceback: Annotated[Prose, "The traceback."]
     confidence: Annotated[Word, "How certain the cause is."]
-    evidence: Annotated[Texts, "What the cause was judged by."]
+    evidence: Annotated[Texts, "Why this is the cause."]
     not_known: Annotated[Texts, "What could not be found out."]
     bases: Annotated[Texts, "Classes that the exception's class inherits from."]
     errno: Annotated[Integer, "Number of an operating system's error."]
-    stderr_tail: Annotated[Prose, "Last lines that the process wrote to stderr."]
-    stderr_path: Annotated[Text, "File that has all it wrote, `host:path` on another host."]
-    tasks: Annotated[Texts, "Tasks that ran when it went away; at most 100."]
-    tasks_waiting: Annotated[Count, "Tasks that had not begun when the scheduler went away."]
-    memory_peak_bytes: Annotated[Bytes, "Most memory that its process was seen to use."]
+    stderr_tail: Annotated[Prose, "Last lines that the worker's process wrote to stderr."]
+    stderr_path: Annotated[Text, "File with all that it wrote, `host:path` on another host."]
+    tasks: Annotated[Texts, "Keys of the tasks that ran at that time, at most 100."]
+    tasks_waiting: Annotated[Count, "Tasks that had not begun when the scheduler was lost."]
+    memory_peak_bytes: Annotated[Bytes, "Most memory that the worker's process was seen to use."]
     memory_samples: Annotated[
         list[list[float]],
         anything,
@@ -290,20 +302,20 @@ class FailureDetails(Ending, total=False):
     ]
     memory_kill: Annotated[Flag, "The nanny ended the worker for its memory."]
     oom_kills_group: Annotated[
-        Count, "Processes that the kernel killed for memory in its control group meanwhile."
+        Count, "Processes that the kernel killed for memory in the worker's control group."
     ]
     oom_kills_host: Annotated[
-        Count, "Processes that the kernel killed for memory on its host meanwhile."
+        Count, "Processes that the kernel killed for memory on the worker's host."
     ]
     batch_system: Annotated[Text, "Batch system that the worker's job belongs to."]
-    batch_job: Annotated[Label, "The job's id there."]
-    time_limit_s: Annotated[Number, "The job's time limit, in seconds."]
-    time_left_s: Annotated[Number, "To the end of the job's time, in seconds."]
+    batch_job: Annotated[Label, "Id of the worker's job in the batch system."]
+    time_limit_s: Annotated[Number, "Time limit of the job, in seconds."]
+    time_left_s: Annotated[Number, "Seconds to the end of the job's time."]
     deaths: Annotated[
-        list[Death], "Of a task that failed with `KilledWorker`: deaths that it was present at."
+        list[Death], "Of a task that failed with `KilledWorker`: deaths of workers that ran it."
     ]
-    deaths_present: Annotated[Count, "How many deaths these are."]
-    deaths_alone: Annotated[Count, "How many of them happened while the task ran alone."]
+    deaths_present: Annotated[Count, "How many deaths `deaths` has."]
+    deaths_alone: Annotated[Count, "How many of them while the task ran alone."]
 
 
 class FailureRecord(AnyRecord, total=False):
@@ -316,7 +328,7 @@ class FailureRecord(AnyRecord, total=False):
     task_id: Annotated[Text, "Dask's key of the task."]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     component: Annotated[Text, "Component of the manifest that the task belongs to."]
-    details: Annotated[FailureDetails, "More of the failure."]
+    details: Annotated[FailureDetails, "More about the failure."]
 
 
 class UserRecord(AnyRecord, total=False):
@@ -335,7 +347,7 @@ class CacheRecord(UserRecord, total=False):
     function_name: Annotated[Text, "Function whose result was looked for."]
     key_digest: Annotated[Text, "Digest of function and arguments."]
     hit: Annotated[Flag, "The result was there."]
-    duration_s: Annotated[Seconds, "Loading the result, or computing it."]
+    duration_s: Annotated[Seconds, "Time to load the result, or to compute it."]
     size_bytes: Annotated[Bytes, "Size of the result."]
 
 
@@ -345,9 +357,9 @@ class ArtifactRecord(UserRecord, total=False):
     artifact_name: Annotated[Text, "Name of the artifact."]
     location: Annotated[Text, "Where the artifact is."]
     kind: Annotated[Text, "What kind of artifact it is."]
-    size_bytes: Annotated[Bytes, "Its size."]
+    size_bytes: Annotated[Bytes, "Size of the artifact."]
     digest: Annotated[Text, "SHA-256 of the whole file, as `sha256:` and hexadecimal digits."]
-    stage: Annotated[Text, "Whether it was `put` or `get` (got)."]
+    stage: Annotated[Text, "Whether the artifact was written (`put`) or read (`get`)."]
 
 
 class CostRecord(UserRecord, total=False):
@@ -358,7 +370,7 @@ class CostRecord(UserRecord, total=False):
     currency: Annotated[Text, "Currency of the prices."]
     total_hourly: Annotated[Number, "Cost per hour."]
     total_monthly: Annotated[Number, "Cost per month."]
-    line_items: Annotated[Anything, "What the sum is made of."]
+    line_items: Annotated[Anything, "Items of the cost."]
 
 
 class Scope(TypedDict, total=False):
@@ -707,7 +719,7 @@ class SlowAttempt(TypedDict):
     worker: NotRequired[Annotated[Text | None, "Address of the worker."]]
     duration_s: Annotated[Seconds, "Execution alone."]
     queue_s: NotRequired[
-        Annotated[SignedSeconds | None, "From when the task could have run until it did."]
+        Annotated[SignedSeconds | None, "From when the task could run until it did."]
     ]
     timestamp: NotRequired[Annotated[Text | None, FIXED, "When it ended."]]
 
@@ -745,7 +757,7 @@ class WorkerSummary(TypedDict):
     state: Annotated[Word | None, "Its last state."]
     reason: Annotated[Text | None, "Why it went away."]
     exit_code: Annotated[Integer | None, "Exit code of its process."]
-    signal: Annotated[Text | None, "Signal that ended its process."]
+    signal: Annotated[Text | None, "Signal that ended the worker's process."]
     lives: NotRequired[Annotated[Count, "How often it came."]]
     lost: Annotated[Count, "How often it was lost."]
     nthreads: Annotated[Count | None, "Threads that run tasks."]

@@ -10,9 +10,24 @@ from typing import Final
 
 from opentelemetry.trace import SpanKind
 
+from scalable_runs.fields import nested_fields
 from scalable_runs.otel.encode import RecordMap
+from scalable_runs.schema import DECLARATION_OF, FILE_OF
 
 SCOPE_NAME: Final = "scalable"
+
+#: For each attribute that becomes a field of a record, the field's name.
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {}
+
+
+def _field(attribute: str, *fields: str) -> str:
+    """Pair an attribute with the field that it becomes, whose meaning the schema tells.
+
+    The field may be of the record or of its `details`; `task.state` is one of tasks alone.
+    """
+    _FIELDS[attribute] = fields
+    return attribute
+
 
 # -- what a signal is a record of ---------------------------------------------------------------
 
@@ -27,206 +42,125 @@ RUN_ID: Final = "scalable.run.id"
 RUN_STATUS: Final = "scalable.run.status"
 #: Name of the project.
 PROJECT: Final = "scalable.project.name"
-#: Where a failure happened: task_execution, worker_lost, run.
-PHASE: Final = "scalable.phase"
-#: Kind of cluster: local, existing, slurm, …
-PROVIDER: Final = "scalable.provider"
+PHASE: Final = _field("scalable.phase", "phase")
+PROVIDER: Final = _field("scalable.provider", "provider")
 
 # -- tasks --------------------------------------------------------------------------------------
 
-#: Dask's key of the task.
-TASK_KEY: Final = "dask.task.key"
-#: What tasks of one kind share: the key's beginning, or the name given.
-TASK_NAME: Final = "dask.task.name"
+TASK_KEY: Final = _field("dask.task.key", "task_id", "entity_id")
+TASK_NAME: Final = _field("dask.task.name", "task_name")
 #: State that the task has now: submitted, running, retried, lost, succeeded, failed,
 #: cancelled; of the metric of tasks by state: waiting, running and the final ones.
-TASK_STATE: Final = "dask.task.state"
+TASK_STATE: Final = _field("dask.task.state", "task.state")
 #: How the attempt ended: success, failure, error, cancellation, rescheduled.
 TASK_RESULT: Final = "dask.task.result"
-#: Which attempt it was, from 1; 0 where none was ever made.
-TASK_ATTEMPT: Final = "dask.task.attempt"
-#: Keys of the tasks whose results it takes; at most 1,000.
-TASK_DEPENDENCIES: Final = "dask.task.dependencies"
-#: How many tasks' results it takes.
-TASK_DEPENDENCY_COUNT: Final = "dask.task.dependency_count"
-#: Seconds of execution alone, by the worker's clock.
-TASK_DURATION: Final = "dask.task.duration"
-#: Seconds from when the task could have run until it did.
-TASK_QUEUED: Final = "dask.task.queue.duration"
-#: Seconds of fetching what it needed from other workers.
-TASK_TRANSFER: Final = "dask.task.transfer.duration"
-#: Seconds of CPU of the task's own thread.
-TASK_CPU: Final = "dask.task.cpu.time"
-#: Size of the result in bytes, as Dask estimates it.
-TASK_NBYTES: Final = "dask.task.result.size"
-#: Type of the result.
-TASK_RESULT_TYPE: Final = "dask.task.result.type"
-#: Key of the task at fault, on a task that failed because that one did.
-TASK_BLAME: Final = "dask.task.blame"
-#: The attempt was made because a finished result was lost with its worker.
-TASK_RECOMPUTED: Final = "dask.task.recomputed"
-#: The attempt ended since its code asked Dask to run the task again (``Reschedule``).
-TASK_RESCHEDULED: Final = "dask.task.rescheduled"
-#: Final state that no longer holds, since the task runs again.
-TASK_REOPENS: Final = "dask.task.reopens"
-#: The scheduler had the task before this run asked for it.
-TASK_KNOWN_BEFORE: Final = "dask.task.known_before"
-#: The task runs again after this failure.
-TASK_WILL_RETRY: Final = "dask.task.will_retry"
-#: The key once more: a failure record names it beside the message and in the details.
-FAILED_TASK: Final = "scalable.failure.task"
+TASK_ATTEMPT: Final = _field("dask.task.attempt", "attempt")
+TASK_DEPENDENCIES: Final = _field("dask.task.dependencies", "dependencies")
+TASK_DEPENDENCY_COUNT: Final = _field("dask.task.dependency_count", "dependency_count")
+TASK_DURATION: Final = _field("dask.task.duration", "task.duration_s")
+TASK_QUEUED: Final = _field("dask.task.queue.duration", "queue_s")
+TASK_TRANSFER: Final = _field("dask.task.transfer.duration", "transfer_s")
+TASK_CPU: Final = _field("dask.task.cpu.time", "cpu_s")
+TASK_NBYTES: Final = _field("dask.task.result.size", "nbytes")
+TASK_RESULT_TYPE: Final = _field("dask.task.result.type", "result_type")
+TASK_BLAME: Final = _field("dask.task.blame", "blame")
+TASK_RECOMPUTED: Final = _field("dask.task.recomputed", "recomputed")
+TASK_RESCHEDULED: Final = _field("dask.task.rescheduled", "rescheduled")
+TASK_REOPENS: Final = _field("dask.task.reopens", "reopens")
+TASK_KNOWN_BEFORE: Final = _field("dask.task.known_before", "known_before")
+TASK_WILL_RETRY: Final = _field("dask.task.will_retry", "will_retry")
+#: The key again: a failure record has it in its details, too.
+FAILED_TASK: Final = _field("scalable.failure.task", "failure.details.task_id")
 #: Graphs that a submission stands for.
 GRAPH_COUNT: Final = "dask.graph.count"
 
 #: Class of the exception, KilledWorker or WorkerLost.
-ERROR_TYPE: Final = "error.type"
+ERROR_TYPE: Final = _field("error.type", "error_type")
 #: Class of the exception.
-EXCEPTION_TYPE: Final = "exception.type"
-#: What the exception says; secrets are redacted.
-EXCEPTION_MESSAGE: Final = "exception.message"
-#: The traceback; secrets are redacted.
-EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
-#: Name of the function, where it is not what the task's name says.
-FUNCTION_NAME: Final = "code.function.name"
+EXCEPTION_TYPE: Final = _field("exception.type", "failure_class")
+#: Message of the exception.
+EXCEPTION_MESSAGE: Final = _field("exception.message", "error_message", "message")
+EXCEPTION_STACKTRACE: Final = _field("exception.stacktrace", "traceback")
+FUNCTION_NAME: Final = _field("code.function.name", "task.function_name")
 
 # -- workers ------------------------------------------------------------------------------------
 
-#: Address of the worker.
-WORKER_ADDRESS: Final = "dask.worker.address"
-#: Name of the worker.
-WORKER_NAME: Final = "dask.worker.name"
+WORKER_ADDRESS: Final = _field("dask.worker.address", "worker")
+WORKER_NAME: Final = _field("dask.worker.name", "worker_id")
 #: What became of a worker: launched, ready, removed, lost; of the metric of workers by
 #: state: running, paused, closing.
-WORKER_STATE: Final = "dask.worker.state"
-#: Threads that run tasks.
-WORKER_NTHREADS: Final = "dask.worker.nthreads"
-#: Bytes that the worker may use.
-WORKER_MEMORY_LIMIT: Final = "dask.worker.memory.limit"
-#: Bytes that the worker's process used when it was last seen.
-WORKER_MEMORY: Final = "dask.worker.memory.last"
-#: Address of the worker's nanny, if it has one.
-WORKER_NANNY: Final = "dask.worker.nanny"
-#: Why the worker went away.
-WORKER_REASON: Final = "dask.worker.reason"
-#: Tasks that ran on the worker when it went away, or anywhere when the scheduler did.
-WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
-#: Finished tasks that had to be computed again because it went away.
-WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
+WORKER_STATE: Final = _field("dask.worker.state", "worker.state")
+WORKER_NTHREADS: Final = _field("dask.worker.nthreads", "nthreads")
+WORKER_MEMORY_LIMIT: Final = _field("dask.worker.memory.limit", "memory_limit_bytes")
+WORKER_MEMORY: Final = _field("dask.worker.memory.last", "memory_bytes")
+WORKER_NANNY: Final = _field("dask.worker.nanny", "nanny")
+WORKER_REASON: Final = _field("dask.worker.reason", "reason")
+WORKER_TASKS_RUNNING: Final = _field("dask.worker.tasks_running", "tasks_running")
+WORKER_TASKS_RECOMPUTED: Final = _field("dask.worker.tasks_recomputed", "tasks_recomputed")
 #: Bytes of results that the worker had on disk.
 WORKER_SPILLED: Final = "dask.worker.spilled"
-#: Seconds from the worker's last heartbeat to its end.
-WORKER_HEARTBEAT_AGE: Final = "dask.worker.heartbeat.age"
-#: Seconds without a heartbeat after which Dask ended the worker.
-WORKER_TTL: Final = "dask.worker.ttl"
-#: Most bytes that the worker's process was seen to use.
-WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
-#: Its last dozen samples of memory: seconds since the epoch, bytes.
-WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
-#: Tasks that ran when the worker died, or when the scheduler went away.
-WORKER_TASKS: Final = "dask.worker.tasks"
-#: Tasks that had not begun when the scheduler went away.
-TASKS_WAITING: Final = "dask.scheduler.tasks_waiting"
-#: The nanny killed the worker for its memory.
-MEMORY_KILL: Final = "dask.worker.memory.kill"
-#: Host that the worker is on.
-HOST_NAME: Final = "host.name"
-#: Process of the worker.
-PROCESS_PID: Final = "process.pid"
+WORKER_HEARTBEAT_AGE: Final = _field("dask.worker.heartbeat.age", "heartbeat_age_s")
+WORKER_TTL: Final = _field("dask.worker.ttl", "worker_ttl_s")
+WORKER_MEMORY_PEAK: Final = _field("dask.worker.memory.peak", "memory_peak_bytes")
+WORKER_MEMORY_SAMPLES: Final = _field("dask.worker.memory.samples", "memory_samples")
+WORKER_TASKS: Final = _field("dask.worker.tasks", "tasks")
+TASKS_WAITING: Final = _field("dask.scheduler.tasks_waiting", "tasks_waiting")
+MEMORY_KILL: Final = _field("dask.worker.memory.kill", "memory_kill")
+HOST_NAME: Final = _field("host.name", "host")
+PROCESS_PID: Final = _field("process.pid", "pid")
 #: Tells one process of a service from the next: a worker, where user code recorded there.
 SERVICE_INSTANCE: Final = "service.instance.id"
-#: Exit code of the worker's process.
-EXIT_CODE: Final = "process.exit.code"
-#: Signal that ended the worker's process.
-PROCESS_SIGNAL: Final = "process.exit.signal"
-#: Last lines that the process wrote to stderr; secrets are redacted.
-STDERR_TAIL: Final = "process.stderr.tail"
-#: File that has all it wrote to stderr.
-STDERR_PATH: Final = "process.stderr.path"
-#: Processes that the kernel killed for memory in the worker's control group.
-OOM_KILLS_GROUP: Final = "process.cgroup.oom_kills"
-#: Processes that the kernel killed for memory on the host.
-OOM_KILLS_HOST: Final = "host.oom_kills"
-#: Batch system that the worker's job belongs to.
-BATCH_SYSTEM: Final = "scalable.batch.system"
-#: The job's id there.
-BATCH_JOB: Final = "scalable.batch.job"
-#: The job's time limit in seconds.
-TIME_LIMIT: Final = "scalable.batch.time_limit"
-#: Seconds to the end of the job's time.
-TIME_LEFT: Final = "scalable.batch.time_left"
+EXIT_CODE: Final = _field("process.exit.code", "exit_code")
+PROCESS_SIGNAL: Final = _field("process.exit.signal", "signal")
+STDERR_TAIL: Final = _field("process.stderr.tail", "stderr_tail")
+STDERR_PATH: Final = _field("process.stderr.path", "stderr_path")
+OOM_KILLS_GROUP: Final = _field("process.cgroup.oom_kills", "oom_kills_group")
+OOM_KILLS_HOST: Final = _field("host.oom_kills", "oom_kills_host")
+BATCH_SYSTEM: Final = _field("scalable.batch.system", "batch_system")
+BATCH_JOB: Final = _field("scalable.batch.job", "batch_job")
+TIME_LIMIT: Final = _field("scalable.batch.time_limit", "time_limit_s")
+TIME_LEFT: Final = _field("scalable.batch.time_left", "time_left_s")
 
 # -- why ----------------------------------------------------------------------------------------
 
-#: Class of the cause, as `scalable diagnose` names it.
-CAUSE: Final = "scalable.cause"
-#: How certain the cause is.
-CAUSE_CONFIDENCE: Final = "scalable.cause.confidence"
-#: What the cause was judged by.
-CAUSE_EVIDENCE: Final = "scalable.cause.evidence"
-#: What nobody could tell.
-NOT_KNOWN: Final = "scalable.not_known"
-#: Classes that the exception's class derives from.
-EXCEPTION_BASES: Final = "scalable.exception.bases"
-#: The number of an operating system's error.
-EXCEPTION_ERRNO: Final = "scalable.exception.errno"
-#: Of a task: the deaths of workers that it was present at.
-TASK_DEATHS: Final = "dask.task.deaths"
-#: How many these are.
-TASK_DEATHS_PRESENT: Final = "dask.task.deaths.present"
-#: How many of them while it ran alone.
-TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
+CAUSE: Final = _field("scalable.cause", "cause")
+CAUSE_CONFIDENCE: Final = _field("scalable.cause.confidence", "confidence")
+CAUSE_EVIDENCE: Final = _field("scalable.cause.evidence", "evidence")
+NOT_KNOWN: Final = _field("scalable.not_known", "not_known")
+EXCEPTION_BASES: Final = _field("scalable.exception.bases", "bases")
+EXCEPTION_ERRNO: Final = _field("scalable.exception.errno", "errno")
+TASK_DEATHS: Final = _field("dask.task.deaths", "deaths")
+TASK_DEATHS_PRESENT: Final = _field("dask.task.deaths.present", "deaths_present")
+TASK_DEATHS_ALONE: Final = _field("dask.task.deaths.alone", "deaths_alone")
 
 # -- what was asked for ---------------------------------------------------------------------------
 
-#: Component of the manifest that the task belongs to.
-COMPONENT: Final = "scalable.component"
-#: What `tag=` said: a component, or one of its tags.
-TAG: Final = "scalable.tag"
-#: Workers asked for.
-REQUESTED_WORKERS: Final = "scalable.requested.workers"
-#: Cores asked for.
-REQUESTED_CPUS: Final = "scalable.requested.cpus"
-#: Memory asked for.
-REQUESTED_MEMORY: Final = "scalable.requested.memory"
-#: Time asked for of the batch system.
-REQUESTED_WALLTIME: Final = "scalable.requested.walltime"
+COMPONENT: Final = _field("scalable.component", "component")
+TAG: Final = _field("scalable.tag", "tag")
+REQUESTED_WORKERS: Final = _field("scalable.requested.workers", "requested_workers")
+REQUESTED_CPUS: Final = _field("scalable.requested.cpus", "requested_cpus")
+REQUESTED_MEMORY: Final = _field("scalable.requested.memory", "requested_memory")
+REQUESTED_WALLTIME: Final = _field("scalable.requested.walltime", "requested_walltime")
 
 # -- events of the user's -------------------------------------------------------------------------
 
-#: What may come with an artifact, a cost or a metric.
-METADATA: Final = "scalable.metadata"
-#: Whether an artifact was put or got.
-STAGE: Final = "scalable.artifact.stage"
-#: Name of an artifact.
-ARTIFACT_NAME: Final = "scalable.artifact.name"
-#: Where the artifact is.
-ARTIFACT_LOCATION: Final = "scalable.artifact.location"
-#: What kind of artifact it is.
-ARTIFACT_KIND: Final = "scalable.artifact.kind"
-#: Its size in bytes.
-ARTIFACT_SIZE: Final = "scalable.artifact.size"
-#: SHA-256 of the whole file, as `sha256:` and hexadecimal digits.
-ARTIFACT_DIGEST: Final = "scalable.artifact.digest"
-#: Function whose result was looked for.
-CACHE_FUNCTION: Final = "scalable.cache.function"
-#: Digest of function and arguments.
-CACHE_KEY: Final = "scalable.cache.key"
-#: The result was there.
-CACHE_HIT: Final = "scalable.cache.hit"
-#: Seconds that the look-up took.
-CACHE_DURATION: Final = "scalable.cache.duration"
-#: Size of the result in bytes.
-CACHE_SIZE: Final = "scalable.cache.size"
-#: Region that prices are of.
-COST_REGION: Final = "scalable.cost.region"
-#: Currency of the prices.
-COST_CURRENCY: Final = "scalable.cost.currency"
-#: Cost an hour.
-COST_HOURLY: Final = "scalable.cost.total_hourly"
-#: Cost a month.
-COST_MONTHLY: Final = "scalable.cost.total_monthly"
-#: What the sum is made of.
-COST_ITEMS: Final = "scalable.cost.line_items"
+METADATA: Final = _field("scalable.metadata", "metadata")
+STAGE: Final = _field("scalable.artifact.stage", "stage")
+ARTIFACT_NAME: Final = _field("scalable.artifact.name", "artifact_name")
+ARTIFACT_LOCATION: Final = _field("scalable.artifact.location", "location")
+ARTIFACT_KIND: Final = _field("scalable.artifact.kind", "kind")
+ARTIFACT_SIZE: Final = _field("scalable.artifact.size", "artifact.size_bytes")
+ARTIFACT_DIGEST: Final = _field("scalable.artifact.digest", "digest")
+CACHE_FUNCTION: Final = _field("scalable.cache.function", "cache.function_name")
+CACHE_KEY: Final = _field("scalable.cache.key", "key_digest")
+CACHE_HIT: Final = _field("scalable.cache.hit", "hit")
+CACHE_DURATION: Final = _field("scalable.cache.duration", "cache.duration_s")
+CACHE_SIZE: Final = _field("scalable.cache.size", "cache.size_bytes")
+COST_REGION: Final = _field("scalable.cost.region", "region")
+COST_CURRENCY: Final = _field("scalable.cost.currency", "currency")
+COST_HOURLY: Final = _field("scalable.cost.total_hourly", "total_hourly")
+COST_MONTHLY: Final = _field("scalable.cost.total_monthly", "total_monthly")
+COST_ITEMS: Final = _field("scalable.cost.line_items", "line_items")
 
 #: Told by the program or by a task: an artifact, a look-up in the cache, a cost.
 EVENT_USER: Final = {
@@ -237,14 +171,11 @@ EVENT_USER: Final = {
 
 # -- samples ------------------------------------------------------------------------------------
 
-#: What a sample is of: worker, task.
-ENTITY_TYPE: Final = "scalable.entity.type"
-#: Address of the worker, or key of the task.
-ENTITY_ID: Final = "scalable.entity.id"
+ENTITY_TYPE: Final = _field("scalable.entity.type", "entity_type")
+ENTITY_ID: Final = _field("scalable.entity.id", "entity_id")
 #: Cores in use.
-OBSERVED_CPU: Final = "scalable.observed.cpu"
-#: Memory in use, in 10⁹ bytes.
-OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
+OBSERVED_CPU: Final = _field("scalable.observed.cpu", "observed_cpu")
+OBSERVED_MEMORY: Final = _field("scalable.observed.memory_gb", "observed_memory_gb")
 
 # -- spans over OTLP alone ----------------------------------------------------------------------
 
@@ -256,8 +187,7 @@ PHASE_NAME: Final = "dask.phase.name"
 PHASE_DURATION: Final = "dask.phase.duration"
 #: Single transfers (or reads) that a phase is made of.
 PHASE_COUNT: Final = "dask.phase.count"
-#: When a span began, where that was before its task's own code did: with its phases.
-SPAN_STARTED: Final = "dask.task.phases.start"
+SPAN_STARTED: Final = _field("dask.task.phases.start", "phases_start")
 #: Key of the task that runs, on the span that stands for it until it ends.
 RUNNING_KEY: Final = "dask.running.key"
 #: Span id of the attempt that a span of something running stands for.
@@ -347,8 +277,7 @@ EVENT_RUN: Final = "scalable.run.started"
 EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
 #: On a worker's span: it takes tasks again.
 EVENT_WORKER_RESUMED: Final = "dask.worker.resumed"
-#: On a worker's span: it moved results to disk.
-EVENT_WORKER_SPILLED: Final = "dask.worker.spilled"
+EVENT_WORKER_SPILLED: Final = _field("dask.worker.spilled", "spilled_bytes")
 #: On spans of a worker and of attempts there: the worker was lost.
 EVENT_WORKER_LOST: Final = "dask.worker.lost"
 #: On an attempt's span: the task will run again.
@@ -374,179 +303,26 @@ KIND_SUBMIT: Final = SpanKind.PRODUCER
 #: Bytes in the contract's unit of memory.
 GIGABYTE: Final = 1e9
 
-_TASK_FIELDS: Final = {
-    TASK_KEY: "task_id",
-    TASK_NAME: "task_name",
-    TASK_STATE: "state",
-    TASK_ATTEMPT: "attempt",
-    FUNCTION_NAME: "function_name",
-    WORKER_ADDRESS: "worker",
-    WORKER_NAME: "worker_id",
-    TASK_DURATION: "duration_s",
-    TASK_QUEUED: "queue_s",
-    TASK_TRANSFER: "transfer_s",
-    SPAN_STARTED: "phases_start",
-    TASK_CPU: "cpu_s",
-    TASK_NBYTES: "nbytes",
-    TASK_RESULT_TYPE: "result_type",
-    TASK_DEPENDENCIES: "dependencies",
-    TASK_DEPENDENCY_COUNT: "dependency_count",
-    ERROR_TYPE: "error_type",
-    EXCEPTION_MESSAGE: "error_message",
-    TASK_BLAME: "blame",
-    COMPONENT: "component",
-    TAG: "tag",
-    REQUESTED_WORKERS: "requested_workers",
-    TASK_RECOMPUTED: "recomputed",
-    TASK_RESCHEDULED: "rescheduled",
-    TASK_REOPENS: "reopens",
-    TASK_KNOWN_BEFORE: "known_before",
-}
 
-_WORKER_FIELDS: Final = {
-    WORKER_NAME: "worker_id",
-    WORKER_ADDRESS: "worker",
-    WORKER_STATE: "state",
-    PROVIDER: "provider",
-    COMPONENT: "component",
-    HOST_NAME: "details.host",
-    PROCESS_PID: "details.pid",
-    WORKER_NTHREADS: "details.nthreads",
-    WORKER_MEMORY_LIMIT: "details.memory_limit_bytes",
-    WORKER_NANNY: "details.nanny",
-    WORKER_REASON: "details.reason",
-    WORKER_TASKS_RUNNING: "details.tasks_running",
-    WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
-    WORKER_MEMORY: "details.memory_bytes",
-    WORKER_SPILLED: "details.spilled_bytes",
-    WORKER_HEARTBEAT_AGE: "details.heartbeat_age_s",
-    WORKER_TTL: "details.worker_ttl_s",
-    EXIT_CODE: "details.exit_code",
-    PROCESS_SIGNAL: "details.signal",
-    CAUSE: "details.cause",
-}
+def _record_fields(event_type: str) -> dict[str, str]:
+    """Return the field that each attribute becomes in records of one event type."""
+    fields = nested_fields(DECLARATION_OF[FILE_OF[event_type]])
+    found: dict[str, str] = {}
+    for attribute, names in _FIELDS.items():
+        for name in names:
+            name = name.removeprefix(f"{event_type}.")
+            path = name if name in fields else f"details.{name}"
+            if path in fields:
+                found[attribute] = path
+    return found
 
-_FAILURE_FIELDS: Final = {
-    EXCEPTION_TYPE: "failure_class",
-    EXCEPTION_MESSAGE: "message",
-    TASK_KEY: "task_id",
-    PROVIDER: "provider",
-    COMPONENT: "component",
-    PHASE: "details.phase",
-    FAILED_TASK: "details.task_id",
-    WORKER_NAME: "details.worker_id",
-    WORKER_ADDRESS: "details.worker",
-    TASK_ATTEMPT: "details.attempt",
-    TASK_WILL_RETRY: "details.will_retry",
-    EXCEPTION_STACKTRACE: "details.traceback",
-    WORKER_REASON: "details.reason",
-    CAUSE: "details.cause",
-    CAUSE_CONFIDENCE: "details.confidence",
-    CAUSE_EVIDENCE: "details.evidence",
-    NOT_KNOWN: "details.not_known",
-    EXCEPTION_BASES: "details.bases",
-    EXCEPTION_ERRNO: "details.errno",
-    EXIT_CODE: "details.exit_code",
-    PROCESS_SIGNAL: "details.signal",
-    STDERR_TAIL: "details.stderr_tail",
-    STDERR_PATH: "details.stderr_path",
-    HOST_NAME: "details.host",
-    PROCESS_PID: "details.pid",
-    WORKER_TASKS: "details.tasks",
-    TASKS_WAITING: "details.tasks_waiting",
-    WORKER_TASKS_RUNNING: "details.tasks_running",
-    WORKER_TASKS_RECOMPUTED: "details.tasks_recomputed",
-    WORKER_MEMORY: "details.memory_bytes",
-    WORKER_HEARTBEAT_AGE: "details.heartbeat_age_s",
-    WORKER_TTL: "details.worker_ttl_s",
-    WORKER_MEMORY_PEAK: "details.memory_peak_bytes",
-    WORKER_MEMORY_LIMIT: "details.memory_limit_bytes",
-    WORKER_MEMORY_SAMPLES: "details.memory_samples",
-    MEMORY_KILL: "details.memory_kill",
-    OOM_KILLS_GROUP: "details.oom_kills_group",
-    OOM_KILLS_HOST: "details.oom_kills_host",
-    BATCH_SYSTEM: "details.batch_system",
-    BATCH_JOB: "details.batch_job",
-    TIME_LIMIT: "details.time_limit_s",
-    TIME_LEFT: "details.time_left_s",
-    TASK_DEATHS: "details.deaths",
-    TASK_DEATHS_PRESENT: "details.deaths_present",
-    TASK_DEATHS_ALONE: "details.deaths_alone",
-}
-
-_RESOURCE_FIELDS: Final = {
-    ENTITY_TYPE: "entity_type",
-    ENTITY_ID: "entity_id",
-    PROVIDER: "provider",
-    TASK_KEY: "entity_id",
-    WORKER_ADDRESS: "worker",
-    OBSERVED_CPU: "observed_cpu",
-    OBSERVED_MEMORY: "observed_memory_gb",
-    COMPONENT: "component",
-    REQUESTED_WORKERS: "requested_workers",
-    REQUESTED_CPUS: "requested_cpus",
-    REQUESTED_MEMORY: "requested_memory",
-    REQUESTED_WALLTIME: "requested_walltime",
-}
-
-_USER_FIELDS: Final = {
-    TASK_KEY: "task_id",
-    TASK_NAME: "task_name",
-    COMPONENT: "component",
-    TAG: "tag",
-    METADATA: "metadata",
-}
-
-_ARTIFACT_FIELDS: Final = {
-    **_USER_FIELDS,
-    ARTIFACT_NAME: "artifact_name",
-    ARTIFACT_LOCATION: "location",
-    ARTIFACT_KIND: "kind",
-    ARTIFACT_SIZE: "size_bytes",
-    ARTIFACT_DIGEST: "digest",
-    STAGE: "stage",
-}
-
-_CACHE_FIELDS: Final = {
-    **_USER_FIELDS,
-    CACHE_FUNCTION: "function_name",
-    CACHE_KEY: "key_digest",
-    CACHE_HIT: "hit",
-    CACHE_DURATION: "duration_s",
-    CACHE_SIZE: "size_bytes",
-}
-
-_COST_FIELDS: Final = {
-    **_USER_FIELDS,
-    PROVIDER: "provider",
-    COST_REGION: "region",
-    COST_CURRENCY: "currency",
-    COST_HOURLY: "total_hourly",
-    COST_MONTHLY: "total_monthly",
-    COST_ITEMS: "line_items",
-}
-
-#: Attribute of each field of the user's events, by type of event.
-USER_ATTRIBUTES: Final = {
-    event_type: {field: attribute for attribute, field in fields.items()}
-    for event_type, fields in (
-        ("artifact", _ARTIFACT_FIELDS),
-        ("cache", _CACHE_FIELDS),
-        ("cost", _COST_FIELDS),
-    )
-}
 
 #: How signals become records of the run directory.
 RECORD_MAP: Final = RecordMap(
     route=RECORD,
     fields={
-        "task": _TASK_FIELDS,
-        "worker": _WORKER_FIELDS,
-        "failure": _FAILURE_FIELDS,
-        "resource": _RESOURCE_FIELDS,
-        "artifact": _ARTIFACT_FIELDS,
-        "cache": _CACHE_FIELDS,
-        "cost": _COST_FIELDS,
+        event_type: _record_fields(event_type)
+        for event_type in ("task", "worker", "failure", "resource", "artifact", "cache", "cost")
     },
     constants={"resource": {"entity_type": "task"}},
     metrics={

@@ -42,8 +42,8 @@ def record_user_event(
             )
         )
         return
-    names = semconv.USER_ATTRIBUTES.get(fact.event_type)
-    if names is not None:
+    if fact.event_type in semconv.EVENT_USER:
+        names = semconv.RECORD_MAP.attributes[fact.event_type]
         attributes[semconv.RECORD] = fact.event_type
         attributes |= {names[name]: value for name, value in fields.items() if name in names}
         sink.event(semconv.EVENT_USER[fact.event_type], fact.time, attributes, ids)
