@@ -27,7 +27,7 @@ MINORS = range(11, 15)
 TESTS = (
     "tests/cluster/test_tasks.py",
     "tests/cluster/test_deaths.py::test_every_way_to_die",
-    "tests/cluster/test_deaths.py::test_culprit_and_innocent_are_told_apart",
+    "tests/cluster/test_deaths.py::test_culprit_and_innocent_are_distinguished",
     "tests/cluster/test_deaths.py::test_asked_to_go_is_no_death",
     "tests/cluster/test_session.py::test_a_session_leaves_twelve_files",
     "tests/exporters/test_earlier_runs.py",

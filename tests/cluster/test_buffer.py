@@ -219,7 +219,7 @@ def _large(number: int, size: int) -> str:
         lambda number: (facts.WORKER_EVENT, 1.0, "x", "process", {"a": [_large(number, 5_000)]}),
     ],
 )
-def test_what_peers_send_while_nobody_pulls_stays_within_its_bound(monkeypatch, hostile):
+def test_what_peers_send_without_a_pull_stays_within_its_bound(monkeypatch, hostile):
     limit = 8 * _MEGABYTE
     monkeypatch.setattr(fact_buffer, "BUFFER_LIMIT", limit)
     monkeypatch.setattr(task_facts, "PENDING_ERRORS_LIMIT", limit)
@@ -358,7 +358,7 @@ def test_a_worker_of_another_version_is_read_as_far_as_may_be():
 
 
 @pytest.mark.parametrize("reports", [None, 7, "text", {"a": 1}, [7, (), (1,), (1, 2, 3)], [[]]])
-def test_reports_that_are_none_harm_nobody(reports):
+def test_invalid_reports_are_harmless(reports):
     def check(plugin, scheduler):
         scheduler.stream_handlers[STREAM_OP](worker={}, reports=reports, protocol=[], oldest=None)
         _fill(plugin, 1)

@@ -191,7 +191,7 @@ def test_dask_ends_a_worker_that_sends_no_heartbeat(make_cluster, monkeypatch):
     assert killed(run.run_dir)[future.key]["deaths"][0]["cause"] == "timeout"
 
 
-def test_culprit_and_innocent_are_told_apart(make_cluster, notes_dir):
+def test_culprit_and_innocent_are_distinguished(make_cluster, notes_dir):
     """Two tasks on one worker when it dies, then the culprit alone on others."""
     cluster, client = make_cluster(n_workers=1, threads=2)
     cluster.scheduler.allowed_failures = 1
@@ -386,7 +386,7 @@ def run_and_kill(
     return details
 
 
-def test_without_a_nanny_what_is_not_known_is_said(bare, notes_dir):
+def test_without_a_nanny_what_is_not_known_is_reported(bare, notes_dir):
     details = run_and_kill(
         bare, notes_dir, lambda _, pid: os.kill(pid, signal.SIGKILL), "--no-nanny"
     )
@@ -442,7 +442,7 @@ def test_sigterm_long_before_the_time_limit_is_no_time_limit(bare, notes_dir):
     assert details["cause"] == "killed"
 
 
-def test_lifetime_is_a_removal_that_says_so(bare):
+def test_lifetime_is_a_removal_with_its_own_reason(bare):
     cluster, client = bare
     with scalable.instrument(client) as run:
         with shell_worker(cluster.scheduler_address, "--lifetime", "3s") as process:

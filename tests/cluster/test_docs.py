@@ -191,7 +191,7 @@ def test_there_are_commands_to_try():
 
 
 @pytest.mark.parametrize("command", [one for one in SHOWN if not one.startswith(ELSEWHERE)])
-def test_a_command_that_is_shown_does_what_it_says(command: str, newcomer: Path):
+def test_a_command_in_the_docs_works(command: str, newcomer: Path):
     shown, _, filtered = command.partition(" | ")
     words = shlex.split(shown)[1:]
     if words[0] == "init":

@@ -64,7 +64,7 @@ def test_a_failure_half_way_leaves_dask_as_it_was(instrumentor, monkeypatch):
     assert not instrumentor.is_instrumented_by_opentelemetry
 
 
-def test_a_wrong_option_is_said_where_it_is_given(instrumentor):
+def test_a_wrong_option_is_reported_where_it_is_given(instrumentor):
     with pytest.raises(OptionError, match="scope= cannot be 'all'"):
         instrumentor.instrument(scope="all")
 

@@ -70,7 +70,7 @@ def test_second_call_returns_the_first_run(client):
     assert len(find_runs(run.run_dir.parent)) == 2
 
 
-def test_options_of_a_second_call_change_nothing_and_that_is_told(client, caplog):
+def test_options_of_a_second_call_change_nothing_and_that_is_reported(client, caplog):
     with scalable.instrument(client, project="one") as run:
         assert scalable.instrument(client, project="one") is run
         assert "changes nothing" not in caplog.text
@@ -221,7 +221,7 @@ def test_wrong_values_name_option_value_and_what_is_allowed(
     assert words in str(caught.value)
 
 
-def test_without_a_client_the_error_says_what_to_do():
+def test_without_a_client_the_error_shows_what_to_do():
     with pytest.raises(ValueError, match="make one first"):
         scalable.instrument()
     with pytest.raises(TypeError, match=r"distributed\.Client, not str"):
@@ -359,7 +359,7 @@ def test_end_of_asyncio_run_without_any_close(tmp_path):
     oracle.check_attempts(run.path, tmp_path / "notes")
 
 
-def test_killed_driver_leaves_a_lost_run_that_tells_what_ran(tmp_path):
+def test_killed_driver_leaves_a_lost_run_that_shows_what_ran(tmp_path):
     script = _script(
         tmp_path,
         """
@@ -439,7 +439,7 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
 
 
 @pytest.mark.parametrize("is_seen", [True, False])
-def test_graphs_that_the_scheduler_never_told_of_are_counted(make_cluster, monkeypatch, is_seen):
+def test_graphs_that_never_reached_the_scheduler_are_counted(make_cluster, monkeypatch, is_seen):
     if not is_seen:
         monkeypatch.setattr(ScalableSchedulerPlugin, "update_graph", lambda *_, **__: None)
         monkeypatch.setattr(ScalableSchedulerPlugin, "_comes_in", lambda *_: False)

@@ -198,7 +198,7 @@ def test_a_handler_of_opentelemetrys_is_not_doubled(make_cluster):
     assert log["attributes"]["dask.task.key"] == key
 
 
-def test_what_telemetry_says_of_itself_is_not_sent_round(make_cluster):
+def test_log_records_of_the_telemetry_itself_are_not_sent_again(make_cluster):
     def speak() -> None:
         for name in ("scalable", "scalable.x", "opentelemetry.sdk.trace", "of.the.user"):
             logging.getLogger(name).error("hello")
@@ -211,7 +211,7 @@ def test_what_telemetry_says_of_itself_is_not_sent_round(make_cluster):
     assert not {name for name in names if name.startswith(("scalable", "opentelemetry"))}
 
 
-def test_a_record_that_harms_whoever_reads_it_harms_nobody(make_cluster):
+def test_a_harmful_record_harms_no_reader(make_cluster):
     def hostile() -> int:
         class Bad:
             def __str__(self) -> str:

@@ -226,7 +226,7 @@ def test_a_recorder_killed_while_the_run_is_closed_is_replaced(client, monkeypat
 
 
 @pytest.mark.lenient
-def test_a_recorder_that_hangs_holds_nobody(client, notes_dir):
+def test_a_recorder_that_hangs_blocks_nothing(client, notes_dir):
     run = scalable.instrument(client, close_timeout=0.5)
     (recorder,) = recorders()
     recorder.suspend()
@@ -541,7 +541,7 @@ def test_a_program_that_adopts_orphans_leaves_no_zombie(client):
         libc.prctl(36, 0, 0, 0, 0)
 
 
-def test_nobody_else_keeps_a_closed_run_waiting(client, monkeypatch):
+def test_closing_a_run_waits_for_no_other_process(client, monkeypatch):
     """A process that holds the recorder's pipe open, and lives on."""
     monkeypatch.setattr(process_module, "EXIT_TIMEOUT", 60.0)
     run = scalable.instrument(client, close_timeout=1.0)

@@ -128,7 +128,7 @@ def the_run() -> RunReader:
         ("single", ["1 worker ×", "the target has neither max_workers nor workers"]),
     ],
 )  # fmt: skip
-def test_plan_says_what_would_be_started_and_what_it_may_cost(target: str, says: list[str]):
+def test_plan_shows_what_would_be_started_and_what_it_may_cost(target: str, says: list[str]):
     done = CliRunner().invoke(cli, ["plan", "--target", target])
     assert done.exit_code == 0, done.output
     for sentence in says:
@@ -192,7 +192,7 @@ def test_a_function_of_a_module_gets_what_it_asks_for_and_its_result_is_no_exit_
     assert the_run().status == "completed"
 
 
-def test_manifest_workflow_and_its_arguments_are_told_apart(tmp_path: Path):
+def test_manifest_workflow_and_arguments_are_distinguished(tmp_path: Path):
     (tmp_path / "scalable.yaml").rename(tmp_path / "other.yaml")
     Path("show.py").write_text("import sys; print(sys.argv)")
     for before, behind, shown in (

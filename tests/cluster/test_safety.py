@@ -139,7 +139,7 @@ def test_each_step_may_raise(bare, notes_dir, monkeypatch, owner, method, error)
 
 
 @pytest.mark.parametrize("owner", [RunWriter, Ledger])
-def test_a_step_that_hangs_holds_nobody(bare, notes_dir, monkeypatch, owner):
+def test_a_step_that_hangs_blocks_nothing(bare, notes_dir, monkeypatch, owner):
     method = "append" if owner is RunWriter else "enter"
     original = getattr(owner, method)
     gate = threading.Event()

@@ -229,7 +229,7 @@ def say(*names: str) -> None:
     raise ValueError(" ".join(os.environ.get(name, "") for name in names))
 
 
-def test_a_manifest_s_values_are_hidden_where_a_task_says_them(tmp_path, monkeypatch):
+def test_secret_values_of_a_manifest_are_hidden_in_texts_of_tasks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("scalable.yaml").write_text(MANIFEST)
     with scalable.ScalableSession.from_yaml("scalable.yaml") as session:

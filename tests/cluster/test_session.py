@@ -167,7 +167,7 @@ def test_two_kinds_of_workers_serve_their_own_component():
 # -- tags -----------------------------------------------------------------------------------------
 
 
-def test_a_tag_that_nobody_can_serve_is_an_error_at_once():
+def test_a_tag_that_no_worker_can_serve_is_an_error_at_once():
     with ScalableSession.from_yaml(target="threads") as session:
         client = session.client
         assert client is not None
@@ -232,7 +232,9 @@ def test_workers_that_do_not_come_in_time_fail_the_start(manifest: Path):
     assert run_document(session)["status"] == "failed"
 
 
-def test_a_missing_package_is_told_with_the_extra(manifest: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_an_error_with_the_extra(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+):
     manifest.write_text("version: 1\nproject: {name: x}\ntargets: {hpc: {provider: slurm}}\n")
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(StartError, match=r"pip install 'scalable-otel\[slurm\]'"):
@@ -247,7 +249,7 @@ components: {analysis: {cpus: 1, memory: 1G}}
 """
 
 
-def test_a_machine_without_sbatch_is_told_before_anything_starts(
+def test_a_machine_without_sbatch_is_reported_before_anything_starts(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     manifest.write_text(SLURM)
@@ -261,7 +263,7 @@ def test_a_machine_without_sbatch_is_told_before_anything_starts(
     assert failure["details"]["phase"] == "session.start"
 
 
-def test_why_slurm_refuses_a_job_is_the_cause_and_nobody_waits(manifest: Path, tmp_path: Path):
+def test_a_job_refused_by_slurm_ends_the_start_with_the_reason(manifest: Path, tmp_path: Path):
     manifest.write_text(SLURM)
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
@@ -386,7 +388,7 @@ def test_nonsense_for_parquet_is_an_error_before_anything_starts(monkeypatch: py
         ScalableSession.from_yaml(target="threads")
 
 
-def test_what_cannot_be_done_at_the_end_is_told_at_the_beginning(
+def test_what_cannot_be_done_at_the_end_is_reported_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setenv("SCALABLE_RUNS_DIR_REMOTE", "s3://bucket/runs")
@@ -418,7 +420,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_killed_before_close_is_a_lost_run_that_tells_what_ran(tmp_path: Path):
+def test_a_script_killed_before_close_is_a_lost_run_that_shows_what_ran(tmp_path: Path):
     (tmp_path / "killed.py").write_text(KILLED)
     path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
@@ -619,7 +621,7 @@ def test_what_failed_is_run_again_when_it_is_submitted_again(
     assert states[-1] == "succeeded"
 
 
-def test_a_map_that_cannot_run_again_what_failed_says_so(
+def test_a_map_that_cannot_run_again_what_failed_is_reported(
     session: ScalableSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     client = session.client

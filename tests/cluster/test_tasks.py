@@ -224,7 +224,7 @@ def test_task_is_run_again_after_its_worker_was_killed(make_cluster, notes_dir):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_only_what_had_begun_on_a_killed_worker_is_lost(make_cluster, notes_dir, threads):
+def test_only_what_had_started_on_a_killed_worker_is_lost(make_cluster, notes_dir, threads):
     """Tasks that only waited on the worker were no attempts there."""
     _, client = make_cluster(n_workers=2, threads=threads)
     with scalable.instrument(client) as run:

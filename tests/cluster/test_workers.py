@@ -200,7 +200,7 @@ def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):
     oracle.check_attempts(run.run_dir, notes_dir)
 
 
-def test_tasks_that_wait_without_any_worker_are_told_while_the_run_goes_on(
+def test_tasks_that_wait_without_any_worker_are_reported_while_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, notes_dir: Path
 ):
     from scalable.telemetry import recorder

@@ -86,7 +86,7 @@ def test_the_whole_demo_answers_rightly_and_records_what_went_wrong(tmp_path: Pa
     assert json.loads((run / "run.json").read_text())["status"] == "completed"
 
 
-def test_without_the_extra_it_says_what_to_install():
+def test_without_the_extra_it_shows_what_to_install():
     prelude = (
         "import sys\n"
         "class Missing:\n"
@@ -103,7 +103,7 @@ def test_without_the_extra_it_says_what_to_install():
         assert "Traceback" not in result.stderr
 
 
-def test_where_nothing_may_be_recorded_it_says_so(monkeypatch: pytest.MonkeyPatch):
+def test_a_refused_recording_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCALABLE_TELEMETRY", "off")
     result = command()
     assert result.returncode == 1
@@ -111,7 +111,7 @@ def test_where_nothing_may_be_recorded_it_says_so(monkeypatch: pytest.MonkeyPatc
     assert "Traceback" not in result.stderr
 
 
-def test_weather_fails_as_often_as_it_says(tmp_path: Path):
+def test_weather_fails_as_often_as_stated(tmp_path: Path):
     data = str(run.data_directory())
     for _ in range(workload.FAILING_ATTEMPTS):
         with pytest.raises(ConnectionResetError):

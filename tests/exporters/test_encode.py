@@ -174,7 +174,7 @@ def test_points_with_equal_attributes_and_time_become_one_record() -> None:
     assert "observed_memory_gb" not in records[2]
 
 
-def test_points_with_values_that_cannot_be_hashed_are_told_apart_all_the_same() -> None:
+def test_points_with_unhashable_values_are_distinguished() -> None:
     given = [
         ({"scalable.record": ["resource"], "dask.key": {"a": [n]}}, float(n)) for n in (1, 1, 2)
     ]
@@ -366,7 +366,7 @@ def test_points_of_every_kind_are_written_whole() -> None:
     ]
 
 
-def test_only_a_foreign_resource_stands_in_the_lines() -> None:
+def test_only_a_foreign_resource_is_in_the_lines() -> None:
     assert "resource" not in encode_spans([span()], None, resource=OWN)["spans.jsonl"][0]
     equal = Resource(dict(OWN.attributes))
     assert "resource" not in encode_logs([log(resource=equal)], None, resource=OWN)["logs.jsonl"][0]

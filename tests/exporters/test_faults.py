@@ -239,7 +239,7 @@ ONCE, FOR_EVER = 1, 10**9
 @pytest.mark.parametrize("times", [ONCE, FOR_EVER], ids=["once", "from-then-on"])
 @pytest.mark.parametrize("code", ["EIO", "ENOSPC", "EDQUOT", "ESTALE", "EROFS"])
 @pytest.mark.parametrize("call", ["write", "fsync", "rename", "open", "fstat", "unlink"])
-def test_every_failing_call_is_survived_counted_and_told(
+def test_every_failing_call_is_survived_counted_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: str, times: int
 ) -> None:
     monkeypatch.setattr(sync_loop, "MIN_GAP", 0.0)
@@ -576,7 +576,7 @@ def test_a_symbolic_link_put_in_place_of_a_file_is_never_written_through(tmp_pat
 
 
 @pytest.mark.parametrize("how", ["cut", "appended"])
-def test_a_file_that_somebody_else_changes_is_left_and_said(tmp_path: Path, how: str) -> None:
+def test_a_file_that_another_process_changes_is_left_and_reported(tmp_path: Path, how: str) -> None:
     writer = create(tmp_path, sync_interval=10)
     writer.append(TASKS, [task(1), task(2)])
     assert writer.sync(10)
@@ -596,7 +596,7 @@ def test_a_file_that_somebody_else_changes_is_left_and_said(tmp_path: Path, how:
     assert reader.problems[TASKS].sentences()
 
 
-def test_an_unwritable_directory_is_told_and_run_json_catches_up_later(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported_and_run_json_catches_up_later(tmp_path: Path) -> None:
     options = ["--unwritable"]
     place = tmp_path
     if os.geteuid() == 0:
@@ -650,7 +650,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_loses_exactly_what_did_not_fit_and_the_run_still_tells(
+def test_a_full_disk_loses_exactly_what_did_not_fit_and_the_run_stays_readable(
     small_disk: Path,
 ) -> None:
     problems: list[Problem] = []

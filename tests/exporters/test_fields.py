@@ -110,7 +110,7 @@ def test_an_id_is_sixteen_hexadecimal_digits_or_none(value: object, expected: in
     assert hex_id(value, 16) == expected
 
 
-def test_the_reader_gives_right_types_and_says_how_many_were_wrong(tmp_path: Any) -> None:
+def test_the_reader_gives_right_types_and_shows_how_many_were_wrong(tmp_path: Any) -> None:
     writer = create(tmp_path)
     wrong: list[dict[str, Any]] = [
         {"duration_s": "long"},

@@ -62,7 +62,7 @@ def said(reader: RunReader) -> str:
 # Whole runs
 
 
-def test_a_finished_run_tells_everything_and_has_no_problems(finished: Path) -> None:
+def test_a_finished_run_shows_everything_and_has_no_problems(finished: Path) -> None:
     reader = RunReader(finished)
     assert reader.status == "completed"
     assert not reader.is_live
@@ -233,7 +233,7 @@ def test_whatever_is_done_to_its_files_the_reader_reads_on(finished: Path, data:
         (b'{"schema_version": 1, "run_id": {}, "event_type": [], "seq": {}}', "foreign"),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_record_is_skipped_counted_and_said(
+def test_a_line_that_is_not_a_record_is_skipped_counted_and_reported(
     run: Path, line: bytes, kind: str
 ) -> None:
     lines = (run / TASKS).read_bytes().splitlines(keepends=True)
@@ -295,7 +295,7 @@ def test_one_damaged_number_does_not_condemn_the_lines_behind_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize("seq", [0, -1, 1.5, "3", True, [1], {}])
-def test_a_number_that_is_none_is_said(tmp_path: Path, seq: Any) -> None:
+def test_an_invalid_number_is_reported(tmp_path: Path, seq: Any) -> None:
     seqs, problems = sequence(tmp_path / "a", 1, seq, 2)
     assert seqs == [1, seq, 2]
     assert problems.disordered == 1
@@ -325,7 +325,7 @@ def test_files_that_were_gone_on_with_are_read_in_order(tmp_path: Path) -> None:
     assert [record["seq"] for record in read(run)[0]] == [3, 4, 5, 6]
 
 
-def test_a_synced_file_that_is_missing_is_said(run: Path) -> None:
+def test_a_synced_file_that_is_missing_is_reported(run: Path) -> None:
     (run / TASKS).unlink()
     records, reader = read(run)
     assert records == []
@@ -371,7 +371,7 @@ def test_a_long_line_that_is_a_record_is_read(tmp_path: Path) -> None:
     assert reader.problems == {}
 
 
-def test_links_pipes_and_directories_in_place_of_files_are_said_and_never_waited_for(
+def test_links_pipes_and_directories_in_place_of_files_are_reported_and_never_waited_for(
     run: Path, tmp_path: Path
 ) -> None:
     for name, kind in ((TASKS, "link"), (FAILURES, "pipe"), (schema.WORKERS, "directory")):
@@ -583,7 +583,7 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
     assert writer.poll() is None
 
 
-def test_without_run_json_the_owner_tells_whether_the_run_lives(run: Path) -> None:
+def test_without_run_json_the_owner_decides_whether_the_run_is_live(run: Path) -> None:
     (run / schema.RUN).unlink()
     (run / schema.OWNER).write_bytes(orjson.dumps(process()))
     assert RunReader(run).status == "running"
@@ -681,7 +681,7 @@ def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
     assert now[0] <= _process.EXIT_TIMEOUT + 0.1
 
 
-def test_a_unique_prefix_is_enough_and_every_error_says_what_to_do(tmp_path: Path) -> None:
+def test_a_unique_prefix_is_enough_and_every_error_shows_what_to_do(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with pytest.raises(RunNotFoundError, match=r"does not exist. Record one with scalable"):
         resolve_run(runs)
@@ -783,7 +783,7 @@ def test_the_shared_runs_of_an_older_tool_are_read() -> None:
     assert killed.summary() is None
 
 
-def test_this_host_and_process_are_told(tmp_path: Path) -> None:
+def test_this_host_and_process_are_described(tmp_path: Path) -> None:
     writer = create(tmp_path)
     recorder = orjson.loads((writer.path / schema.RUN).read_bytes())["recorder"]
     assert recorder["host"] == socket.gethostname()

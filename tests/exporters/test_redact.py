@@ -166,7 +166,7 @@ def test_identities_stay_apart_and_equal_ones_stay_equal() -> None:
     assert shown != [Redactor(secrets=["one-that-is-known"]).identity(key) for key in keys]
 
 
-def test_a_value_is_hidden_under_a_name_that_says_secret() -> None:
+def test_values_with_secret_names_are_hidden() -> None:
     redact = Redactor()
     assert redact.attributes(
         {
@@ -323,14 +323,14 @@ def grows_evenly(*texts: str) -> bool:
 
 
 @pytest.mark.parametrize("unit", HURTING)
-def test_the_work_grows_no_faster_than_a_text_made_to_hurt(unit: str) -> None:
+def test_time_is_linear_for_adversarial_texts(unit: str) -> None:
     lengths = (15_000, 60_000, 20 * MAX_TEXT)
     assert grows_evenly(*(unit * (length // len(unit)) for length in lengths))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(HURTING), min_size=2, max_size=5), st.randoms())
-def test_nor_than_a_mixture_of_such_texts(units: list[str], random: Random) -> None:
+def test_time_is_linear_for_mixtures_of_adversarial_texts(units: list[str], random: Random) -> None:
     some = "".join(random.choices(units, k=400))
     assert grows_evenly(
         *((some * (length // len(some) + 1))[:length] for length in (15_000, 60_000))
@@ -339,7 +339,7 @@ def test_nor_than_a_mixture_of_such_texts(units: list[str], random: Random) -> N
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(HURTING), min_size=1, max_size=4), st.randoms())
-def test_a_text_made_to_hurt_hides_no_secret(units: list[str], random: Random) -> None:
+def test_secrets_are_found_within_adversarial_texts(units: list[str], random: Random) -> None:
     before, after = ("".join(random.choices(units, k=50)) for _ in range(2))
     text = f"{before}\npassword=hunter22-x\n{after}\n--- one-that-is-known"
     redacted = Redactor(secrets=["one-that-is-known"])(text)
@@ -347,7 +347,7 @@ def test_a_text_made_to_hurt_hides_no_secret(units: list[str], random: Random) -
     assert "one-that-is-known" not in redacted
 
 
-def test_a_long_text_keeps_both_ends_and_says_what_is_left_out() -> None:
+def test_a_long_text_keeps_both_ends_and_shows_what_is_left_out() -> None:
     text = "first line\n" + "x y\n" * MAX_TEXT + "last line"
     redacted = Redactor()(text)
     assert redacted.startswith("first line\nx y\n")

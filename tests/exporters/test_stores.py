@@ -206,7 +206,7 @@ def test_a_run_that_is_written_can_be_read(place: Place) -> None:
     assert RunReader(place.reopened()).status == "completed"
 
 
-def test_a_mark_tells_bytes_sequence_and_checksum_of_each_segment(place: Place) -> None:
+def test_a_mark_shows_bytes_sequence_and_checksum_of_each_segment(place: Place) -> None:
     writer = create(place.store, sync_interval=10)
     writer.append(TASKS, [task(1), task(2)])
     writer.append(schema.SPANS, [{"event_type": "span", "timestamp": "2026"}])

@@ -422,7 +422,7 @@ def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
     assert RunReader(writer.path).status == "completed"
 
 
-def test_problems_are_told_once_a_kind_and_a_raising_callback_is_no_problem(
+def test_problems_are_reported_once_a_kind_and_a_raising_callback_is_no_problem(
     tmp_path: Path,
 ) -> None:
     told: list[str] = []

@@ -77,7 +77,7 @@ def test_every_file_is_known_here():
 
 
 @pytest.mark.parametrize("name", [*COLLECTORS, *COMPOSE])
-def test_a_header_says_what_it_is_for_and_how_to_start_it(name: str):
+def test_a_header_explains_purpose_and_start(name: str):
     header = "".join(
         line for line in (CONFIG / name).open() if line.startswith("#") or not line.strip()
     )

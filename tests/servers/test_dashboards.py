@@ -62,7 +62,7 @@ def test_the_files_are_what_the_code_makes(code: ModuleType):
 
 
 @pytest.mark.parametrize("panel", all_panels())
-def test_a_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]):
+def test_a_panel_has_a_description_and_a_unit(panel: dict[str, Any]):
     assert panel["title"]
     assert panel["description"].endswith(".")
     names = [target["refId"] for target in panel["targets"]]

@@ -139,7 +139,7 @@ def test_a_crashed_run_is_sent_whole(collector: Collector, tmp_path: Path):
         (("--file", "no/such/place"), 1, "no/such/place cannot be written"),
     ],
 )
-def test_misuse_says_what_would_be_right(
+def test_wrong_usage_shows_the_right_usage(
     tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
 ):
     from opentelemetry.sdk.trace import TracerProvider

@@ -247,7 +247,7 @@ def test_validate_refuses_a_wrong_configuration(collector: Collector, tmp_path: 
         collector.validate(bad)
 
 
-def test_a_missing_server_skips_and_says_how_to_get_it(
+def test_a_missing_server_skips_and_shows_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("SCALABLE_SERVERS_CACHE", str(tmp_path))

@@ -89,13 +89,13 @@ def test_what_a_killed_installation_left_is_cleared_away(cache: Path):
     assert left(cache) == {server.folder.name, ".other-running"}
 
 
-def test_an_installation_without_its_program_is_an_error_that_says_so(cache: Path):
+def test_an_installation_without_its_program_is_an_error(cache: Path):
     with pytest.raises(InstallError, match="no bin/thing came of it"):
         install.install(a_server(lambda job: None))
     assert left(cache) == set()
 
 
-def test_the_cache_is_where_the_variable_says_else_with_the_other_caches(
+def test_the_cache_is_in_the_directory_of_the_variable_or_with_other_caches(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert install.cache_directory() == cache
@@ -106,7 +106,7 @@ def test_the_cache_is_where_the_variable_says_else_with_the_other_caches(
     assert install.cache_directory() == Path("~/.cache/scalable-otel/servers").expanduser()
 
 
-def test_the_list_says_what_is_there(capsys: pytest.CaptureFixture[str]):
+def test_the_list_shows_what_is_there(capsys: pytest.CaptureFixture[str]):
     assert install.main(["--list", "collector"]) == 0
     assert capsys.readouterr().out == f"collector {install.COLLECTOR_VERSION}: not installed\n"
 

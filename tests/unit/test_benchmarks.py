@@ -114,12 +114,12 @@ def test_ceiling_holds_where_a_budget_is_out_of_reach():
     assert table.missed([known, worse], counts_only=True) == [worse]
 
 
-def test_row_of_rounds_tells_median_spread_and_control():
+def test_row_of_rounds_shows_median_spread_and_control():
     found = Row.of_rounds("a", "what", [3.0, 1.0, 2.0], [1.0, 0.9, 1.3])
     assert (found.measured, found.spread, found.floor) == (2.0, (1.0, 3.0), (1.0, 0.9, 1.3))
 
 
-def test_row_of_ratios_tells_how_far_the_mean_is_to_be_trusted():
+def test_row_of_ratios_has_the_standard_error_of_the_mean():
     assert Row.of_ratios("a", "what", [1.0, 1.2, 1.1], [1.0]).note == (
         "mean 1.100 ± 0.058 (standard error)"
     )

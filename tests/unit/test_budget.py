@@ -86,7 +86,7 @@ def test_failures_and_the_slowest_are_sent_and_the_sample_is_spread():
     assert slow <= everything
 
 
-def test_a_rollup_says_what_it_stands_for():
+def test_a_rollup_has_the_number_of_its_attempts():
     budget = budget_of(0, 4)
     budget.take(
         attempt(number, duration=d, error="E" if d == 2.0 else None)

@@ -369,7 +369,7 @@ def _other_owner(path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["file", "entry", "shard", "v1"])
 @pytest.mark.parametrize("how", ["writable", "owner"])
-def test_nothing_that_somebody_else_could_have_written_is_unpickled(
+def test_files_that_another_user_could_have_written_are_not_unpickled(
     what: str, how: str, directory: Path, tmp_path: Path
 ):
     calls: list[int] = []

@@ -155,7 +155,7 @@ def test_every_rule_names_a_cause_and_every_pattern_is_anchored_and_bounded():
         assert not re.search(r"(?<!\\)\.[*+]", phrase.pattern), phrase.pattern
 
 
-def test_no_sign_stands_in_two_rows_and_no_field_is_unknown():
+def test_no_sign_is_in_two_rows_and_no_field_is_unknown():
     rows = tomllib.loads(CATALOG.read_text())
     columns = {"errnos": ERRNOS, "types": TYPES, "generic_types": GENERIC_TYPES}
     columns["packages"] = PACKAGES
@@ -182,7 +182,7 @@ def test_no_sign_stands_in_two_rows_and_no_field_is_unknown():
         ("ValueError", "tile 7: the server timed out", "timeout"),
     ],
 )
-def test_words_that_suggest_a_cause_are_said_with_low_confidence(
+def test_words_that_suggest_a_cause_have_low_confidence(
     failure_class: str, message: str, cause: str
 ):
     verdict = classify(case_of({"failure_class": failure_class, "message": message}))

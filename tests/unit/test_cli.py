@@ -200,14 +200,14 @@ def test_every_command_in_the_table_is_there() -> None:
 
 
 @pytest.mark.usefixtures("runs_dir")
-def test_report_tells_the_run_that_started_last() -> None:
+def test_report_shows_the_run_that_started_last() -> None:
     for arguments in (["report"], ["report", "--latest"]):
         shown = scalable(*arguments)
         assert shown.exit_code == 0
         assert shown.output.startswith(f"flights  completed in 12.5 s\n{FIRST}\n")
 
 
-def test_report_tells_the_run_whose_id_begins_so(runs_dir: Path, tmp_path: Path) -> None:
+def test_report_shows_the_run_with_that_prefix(runs_dir: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     runs_dir.rename(elsewhere)
     shown = scalable("report", "--run-id", "run-20260102T04", "--runs-dir", str(elsewhere))
@@ -252,7 +252,7 @@ def test_a_pipe_gets_80_columns_without_colour() -> None:
 
 
 @pytest.mark.usefixtures("runs_dir")
-def test_a_terminal_gets_colour_unless_it_is_told_otherwise() -> None:
+def test_a_terminal_gets_colour_unless_switched_off() -> None:
     # Some of its tasks failed.
     assert "\x1b[33;1mcompleted\x1b[0m" in on_a_terminal("report")
     for refusal in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
@@ -449,13 +449,13 @@ def test_runs_as_json_has_ids_and_numbers_whole() -> None:
 
 
 @pytest.mark.usefixtures("runs_dir")
-def test_runs_may_be_limited_and_says_so() -> None:
+def test_runs_may_be_limited_and_the_limit_is_reported() -> None:
     shown = scalable("runs", "--limit", "1")
     assert len(shown.stdout.splitlines()) == 2
     assert shown.stderr == "… and 1 older\n"
 
 
-def test_no_runs_is_an_empty_list_and_tells_how_to_record_one() -> None:
+def test_no_runs_is_an_empty_list_and_shows_how_to_record_one() -> None:
     shown = scalable("runs")
     assert (shown.exit_code, shown.stdout) == (0, "")
     assert "There are no runs yet" in shown.stderr
@@ -467,7 +467,7 @@ def test_no_runs_is_an_empty_list_and_tells_how_to_record_one() -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_report_without_runs_tells_how_to_record_one(tmp_path: Path, exists: bool) -> None:
+def test_report_without_runs_shows_how_to_record_one(tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / ".scalable" / "runs").mkdir(parents=True)
     done = process("report")
@@ -488,7 +488,7 @@ def test_report_without_runs_tells_how_to_record_one(tmp_path: Path, exists: boo
         (["report", "--runs-dir", "nowhere"], "There are no runs yet: nowhere"),
     ],
 )
-def test_what_cannot_be_done_exits_with_1_and_says_what_to_do(
+def test_what_cannot_be_done_exits_with_1_and_shows_what_to_do(
     arguments: Sequence[str], says: str
 ) -> None:
     done = process(*arguments)
@@ -517,7 +517,9 @@ def test_a_directory_that_is_no_run_is_refused(runs_dir: Path) -> None:
         (["zzz"], f"There are: {', '.join(COMMANDS)}."),
     ],
 )
-def test_misuse_exits_with_2_and_says_what_is_allowed(arguments: Sequence[str], says: str) -> None:
+def test_wrong_usage_exits_with_2_and_shows_the_right_one(
+    arguments: Sequence[str], says: str
+) -> None:
     done = process(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
@@ -566,7 +568,7 @@ def test_a_scan_that_takes_long_shows_a_bar_and_a_short_one_does_not(
     assert started == [(3, 10)]
 
 
-def test_nobody_is_shown_a_bar_where_standard_error_is_no_terminal() -> None:
+def test_no_progress_bar_without_a_terminal_on_standard_error() -> None:
     with terminal.progress_bar("Reading") as progress:
         assert progress is None
 
@@ -651,7 +653,7 @@ def test_a_run_given_as_the_directory_of_runs_is_shown(runs_dir: Path) -> None:
     assert [row["run_id"] for row in rows] == [FIRST]
 
 
-def test_one_broken_record_is_told_and_hurts_no_other_run(runs_dir: Path) -> None:
+def test_one_broken_record_is_reported_and_affects_no_other_run(runs_dir: Path) -> None:
     path = runs_dir / FIRST / "workers.jsonl"
     text = path.read_text()
     assert '"memory_limit_bytes":4000000000' in text

@@ -166,7 +166,7 @@ def test_a_log_is_sent_redacted_with_the_hash_of_what_is_sent(tmp_path, store):
     assert record["sha256"] == asked["sha256"]
 
 
-def test_raw_bytes_if_told_so(tmp_path, store):
+def test_raw_bytes_on_request(tmp_path, store):
     send(tmp_path, store, redact=None)
     assert store.taken == [TEXT.encode()]
     assert store.asked[0]["sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
@@ -428,7 +428,7 @@ def test_the_commands(tmp_path, store, monkeypatch):
     assert again.exit_code == 1  # redacted, the first log has another content
 
 
-def test_why_there_is_no_log_is_told(tmp_path):
+def test_why_there_is_no_log_is_reported(tmp_path):
     """A worker that wrote nothing, one whose output nobody kept, and one on another host."""
     run = build.RunBuilder(tmp_path / "runs", "run-20260102T030405Z-x-0000aaaa")
     more: dict[str, dict[str, Any]] = {

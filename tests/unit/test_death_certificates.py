@@ -77,7 +77,7 @@ def test_a_worker_that_ends_as_it_comes_is_known_by_its_nanny(nanny_first):
     assert book.settle(20.0) == []
 
 
-def test_a_silent_nanny_is_waited_for_and_then_said_to_be_silent():
+def test_a_silent_nanny_is_waited_for_and_then_reported():
     book = deaths()
     book.gone(gone(), ready(), ("a",), 10.0)
     assert book.settle(10.0 + NANNY_WAIT - 0.1) == []
@@ -87,7 +87,7 @@ def test_a_silent_nanny_is_waited_for_and_then_said_to_be_silent():
     assert any("nanny said nothing" in said for said in certificate.failure[NOT_KNOWN])
 
 
-def test_without_a_nanny_nobody_is_waited_for_long():
+def test_without_a_nanny_the_wait_is_short():
     book = deaths(None)
     book.gone(gone(), ready(None), (), 10.0)
     (certificate,) = book.settle(10.0 + LOG_WAIT)
@@ -132,7 +132,7 @@ def test_a_report_of_an_earlier_worker_at_the_address_is_not_the_next_ones():
     assert book.settle(20.0) == []
 
 
-def test_killed_tasks_are_told_once_all_their_deaths_are_known():
+def test_killed_tasks_are_reported_once_all_their_deaths_are_known():
     book = deaths()
     told: list[Any] = []
     book.gone(gone(), ready(), ("a", "b"), 10.0)
@@ -177,7 +177,7 @@ def test_a_log_within_its_limit_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 7, 500, 5_000, 200_000])
-def test_a_log_keeps_its_head_and_its_end_and_says_what_it_left_out(tmp_path, size):
+def test_a_log_keeps_its_head_and_its_end_and_shows_what_it_left_out(tmp_path, size):
     text = b"".join(b"line %06d\n" % number for number in range(30_000))
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     kept = written(tmp_path / "log", 10_000, pieces)

@@ -155,7 +155,7 @@ def death(run, number: int, offset: float, tasks: list[str], **details: Any) -> 
     )
 
 
-def test_a_lost_worker_says_how_what_it_ran_its_memory_and_its_last_words(tmp_path):
+def test_a_lost_worker_is_shown_with_cause_tasks_memory_and_last_output(tmp_path):
     run = run_at(tmp_path)
     run.add(build.worker("ready", 0, 0, host="node-0"))
     death(
@@ -220,7 +220,7 @@ def test_the_stack_of_a_crash_names_its_culprit(tmp_path):
     ]
 
 
-def test_killed_workers_failures_stand_under_the_deaths_with_culprit_and_innocent(tmp_path):
+def test_failures_of_killed_tasks_are_listed_under_the_deaths_with_culprit_and_innocent(tmp_path):
     run = run_at(tmp_path)
     run.add(*(build.worker("ready", n, 0) for n in range(3)))
     death(run, 0, 3, ["crash-1", "fine-1"], signal="SIGSEGV", exit_code=-11)
@@ -252,7 +252,7 @@ def test_the_programs_own_end_repeats_no_failure_of_a_task(tmp_path):
     assert (finding.severity, finding.category) == ("critical", "missing_file")
 
 
-def test_a_crashed_run_tells_what_was_running(tmp_path):
+def test_a_crashed_run_shows_what_was_running(tmp_path):
     run = run_at(tmp_path)
     build.eventful(run)
     diagnosis = diagnose_run(run.crash(9))
@@ -283,7 +283,7 @@ def test_where_nothing_failed(tmp_path):
     assert all(finding.suggestion for finding in diagnosis.findings)
 
 
-def test_workers_closed_at_work_are_no_deaths_but_are_told(tmp_path):
+def test_workers_closed_at_work_are_reported_but_not_as_deaths(tmp_path):
     run = run_at(tmp_path)
     run.add(
         *(build.worker("ready", n, 0) for n in range(3)),
@@ -308,7 +308,7 @@ def test_tasks_too_small_and_a_driver_that_is_the_bottleneck(tmp_path):
     assert categories == {"small_tasks", "driver_bound"}
 
 
-def test_nothing_to_find_is_said(tmp_path):
+def test_nothing_to_find_is_reported(tmp_path):
     run = run_at(tmp_path)
     run.add(build.worker("ready", 0, 0), *build.life("a-1", 1, 1.0))
     diagnosis = diagnose_run(run.finish(3))

@@ -81,7 +81,7 @@ def test_the_tables_of_names_are_made_from_the_code():
         assert page == reference().rendered(name), "`make docs` updates the tables"
 
 
-def test_every_name_says_what_it_means():
+def test_every_name_has_a_meaning():
     # In semconv.py, by a comment that begins with `#:` above the name.
     module = reference()
     names = [*module.attributes(), *module.spans(), *module.events()]

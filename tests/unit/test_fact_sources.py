@@ -223,7 +223,7 @@ def test_a_run_that_the_scheduler_does_not_know_is_gone():
     source.close()
 
 
-def test_nobody_at_the_address_is_gone_and_not_only_late():
+def test_a_closed_port_means_gone_and_not_only_late():
     async def port() -> int:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         number = server.sockets[0].getsockname()[1]

@@ -181,7 +181,7 @@ def test_with_a_board_it_is_known_exactly(book):
     assert book.lines("x") == book.lines("z") == [("submitted", 0)]
 
 
-def test_cancelled_task_waits_for_word_whether_it_had_begun(book):
+def test_cancelled_task_waits_for_the_report_of_its_start(book):
     book.take(submitted("x"), submitted("y"))
     for key, run_id in (("x", 1), ("y", 2)):
         book.take(unassigned(key, run_id, "client-releases-keys"), forgotten(key))
@@ -195,7 +195,7 @@ def test_cancelled_task_waits_for_word_whether_it_had_begun(book):
     assert not book.ledger.tasks.pending_cancellations
 
 
-def test_cancelled_task_that_killed_its_worker_had_begun(book):
+def test_cancelled_task_that_killed_its_worker_had_started(book):
     book.take(submitted("x"), unassigned("x", 1, "client-releases-keys"), forgotten("x"))
     book.take(gone(A, executing=((1, 94.0),)))
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("cancelled", 1)]
@@ -231,7 +231,7 @@ def test_late_word_of_an_attempt_that_was_taken_back_is_a_lost_attempt(book, lat
     assert book.lines("x") == LOST_AND_MADE_AGAIN
 
 
-def test_word_that_comes_after_the_next_attempt_has_begun_is_out_of_turn(book):
+def test_a_report_after_the_start_of_the_next_attempt_is_late(book):
     book.take(submitted("x"), unassigned("x", 1, "dependency-lost"), waiting("x"))
     book.take(started("x", 2, B), started("x", 1), succeeded("x", 2, B))
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
@@ -272,13 +272,13 @@ def test_reschedule_is_no_failure(book):
     assert "rescheduled" not in book.of("tasks.jsonl")[-1]
 
 
-def test_result_lost_and_nobody_wants_it_again(book):
+def test_result_lost_and_not_needed_again(book):
     book.take(submitted("x"), succeeded("x", 1), waiting("x"), forgotten("x"))
     assert book.lines("x") == [("submitted", 0), ("running", 1), ("succeeded", 1)]
 
 
 @pytest.mark.parametrize("end", ["forgotten", "closed", "restarted"])
-def test_result_lost_and_nobody_waits_until_it_is_made_again(book, end):
+def test_result_lost_and_released_before_it_is_made_again(book, end):
     book.take(submitted("x"), succeeded("x", 1), waiting("x"), started("x", 2, B))
     if end == "forgotten":
         book.take(unassigned("x", 2, "client-releases-keys"), forgotten("x"))

@@ -166,7 +166,7 @@ def test_the_nearest_manifest_above_is_found(tmp_path: Path, monkeypatch: pytest
     assert find_manifest(tmp_path, {"SCALABLE_MANIFEST": str(other)}) == tmp_path / "scalable.yaml"
 
 
-def test_without_a_manifest_the_error_says_how_to_get_one(tmp_path: Path):
+def test_without_a_manifest_the_error_shows_how_to_get_one(tmp_path: Path):
     with pytest.raises(SessionError, match=r"no scalable.yaml in .* or above it; `scalable init`"):
         find_manifest(environ={})
     with pytest.raises(SessionError, match=r"no manifest at nowhere.yaml \(SCALABLE_MANIFEST\)"):

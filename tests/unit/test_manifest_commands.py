@@ -41,7 +41,7 @@ def test_what_init_writes_is_valid():
     assert "local (local, chosen), slurm (slurm)" in checked.output
 
 
-def test_init_leaves_a_manifest_alone_unless_told_otherwise():
+def test_init_overwrites_a_manifest_only_on_request():
     Path("scalable.yaml").write_text(GOOD)
     done = scalable("init", "--yes")
     assert done.exit_code == 1
@@ -136,7 +136,7 @@ def test_validate_names_every_problem_and_exits_with_1():
     ]
 
 
-def test_validate_says_what_was_chosen():
+def test_validate_shows_what_was_chosen():
     Path("elsewhere.yaml").write_text(GOOD)
     environ = {"SCALABLE_MANIFEST": "elsewhere.yaml", "SCALABLE_TARGET": "far"}
     found = json.loads(scalable("validate", "--json", environ=environ).stdout)
@@ -147,7 +147,7 @@ def test_validate_says_what_was_chosen():
     assert "there is no such target; did you mean 'far'?" in done.output
 
 
-def test_without_a_manifest_validate_says_how_to_get_one():
+def test_without_a_manifest_validate_shows_how_to_get_one():
     done = scalable("validate")
     assert done.exit_code == 1
     assert "`scalable init` writes one" in done.output

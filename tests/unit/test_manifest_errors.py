@@ -526,7 +526,7 @@ def manifest(old: str | None, new: str) -> str:
 
 
 @pytest.mark.parametrize(("old", "new", "said"), CASES.values(), ids=CASES)
-def test_a_broken_manifest_is_told_what_is_wrong_and_where(old: str | None, new: str, said: str):
+def test_errors_of_a_broken_manifest_show_what_and_where(old: str | None, new: str, said: str):
     found = check_manifest(manifest(old, new), "scalable.yaml", {})
     assert [str(problem).removeprefix("scalable.yaml:") for problem in found] == said.split("\n")
 
@@ -563,7 +563,7 @@ TARGET = "targets:\n  local: {provider: local}\n"
     ],
     ids=["top", "target", "telemetry", "overlays", "variables", "twice"],
 )
-def test_a_hundred_problems_are_told_and_then_it_is_left(
+def test_at_most_a_hundred_problems_are_reported(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up: list[str] = []

@@ -73,7 +73,7 @@ def test_cumulative_grows_and_delta_adds_up():
     assert sum(found[1][1][0].bucket_counts) == 1
 
 
-def test_buckets_are_closed_above_as_the_specification_says():
+def test_buckets_include_their_upper_bound_as_specified():
     meter = Meter()
     values = [0.001, 0.0011, 1.0, 2.0, 90_000.0]
     meter.add("tasks.jsonl", [ended(duration_s=value) for value in values])

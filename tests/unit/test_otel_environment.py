@@ -24,7 +24,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "left", "words"), WRONG)
-def test_what_cannot_be_used_is_taken_out_and_told(name, value, left, words):
+def test_unusable_values_are_removed_and_reported(name, value, left, words):
     environ = {name: value, "OTEL_SERVICE_NAME": "tides", "PATH": "/bin"}
     told: list[str] = []
     assert usable(environ, told.append) is False
@@ -35,7 +35,7 @@ def test_what_cannot_be_used_is_taken_out_and_told(name, value, left, words):
     assert words in sentence
 
 
-def test_what_can_be_used_stays_and_nothing_is_told():
+def test_usable_values_stay_and_nothing_is_reported():
     environ = {
         "OTEL_PROPAGATORS": "tracecontext,baggage",
         "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "*",

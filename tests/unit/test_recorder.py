@@ -106,7 +106,7 @@ def test_a_scheduler_that_never_answers_leaves_ends_unknown(tmp_path):
     assert run.summary()["unfinished"]["tasks"][0]["task_id"] == "y"
 
 
-def test_a_scheduler_that_is_gone_is_told_with_what_ran(tmp_path):
+def test_a_scheduler_that_is_lost_is_reported_with_what_ran(tmp_path):
     run = closed(
         tmp_path, [submitted("x"), submitted("y"), started("y")], ConnectionRefusedError("refused")
     )

@@ -71,7 +71,7 @@ def edit(path: Path, **changes: Any) -> None:
 # -- where the numbers come from ---------------------------------------------------------------
 
 
-def test_a_finished_run_is_told_from_its_summary_without_reading_a_journal(
+def test_a_finished_run_is_shown_from_its_summary_without_reading_a_journal(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunReader, "records", None)
@@ -86,7 +86,7 @@ def test_a_finished_run_is_told_from_its_summary_without_reading_a_journal(
     assert told.wall_s == 12.5
 
 
-def test_a_scan_tells_the_same_as_the_summary(finished: Path) -> None:
+def test_a_scan_shows_the_same_as_the_summary(finished: Path) -> None:
     summed, scanned = report(finished), report(finished, scan=True)
     assert scanned.source == "scan"
     assert scanned.document == summed.document
@@ -123,7 +123,7 @@ def test_a_journal_cut_after_its_run_was_closed_is_noticed_and_read(finished: Pa
     assert "What the record lacks" in render_text(told)
 
 
-def test_a_scan_tells_how_far_it_is(crashed: Path) -> None:
+def test_a_scan_shows_how_far_it_is(crashed: Path) -> None:
     steps: list[tuple[int, int]] = []
     report(crashed, progress=lambda done, total: steps.append((done, total)))
     total = sum(file.stat().st_size for file in crashed.glob("*.jsonl"))
@@ -134,7 +134,7 @@ def test_a_scan_tells_how_far_it_is(crashed: Path) -> None:
 # -- states of a run ---------------------------------------------------------------------------
 
 
-def test_a_live_run_says_so_and_shows_what_runs(tmp_path: Path) -> None:
+def test_a_live_run_is_reported_as_live_and_shows_what_runs(tmp_path: Path) -> None:
     run = RunBuilder(tmp_path, RUN_ID)
     eventful(run)
     run.add(task("submitted", "last-1", 10), task("submitted", "last-2", 10))
@@ -167,7 +167,7 @@ def test_a_lost_run_shows_what_ran_when_its_recorder_died(crashed: Path) -> None
     assert "What became of 1 task is not known" in shown
 
 
-def test_a_failed_run_says_why(tmp_path: Path) -> None:
+def test_a_failed_run_shows_why(tmp_path: Path) -> None:
     run = RunBuilder(tmp_path, RUN_ID)
     run.add(failure("ZeroDivisionError", "division by zero", 1, phase="run"))
     shown = text(run.finish(2, status="failed"))
@@ -188,7 +188,7 @@ def test_an_empty_run_is_a_report_too(tmp_path: Path) -> None:
 # -- what is told ------------------------------------------------------------------------------
 
 
-def test_the_text_tells_names_failures_and_workers(finished: Path) -> None:
+def test_the_text_shows_names_failures_and_workers(finished: Path) -> None:
     shown = text(finished)
     lines = shown.splitlines()
     assert "Tasks     135 tasks: 129 succeeded, 6 failed" in lines
@@ -240,7 +240,7 @@ def test_the_slowest_attempts_come_slowest_first(finished: Path) -> None:
     assert took[0] == pytest.approx(2.1)
 
 
-def test_many_names_causes_and_workers_are_shortened_and_said(tmp_path: Path) -> None:
+def test_many_names_causes_and_workers_are_shortened_and_reported(tmp_path: Path) -> None:
     run = RunBuilder(tmp_path, RUN_ID)
     for i in range(45):
         letters = chr(97 + i // 26) + chr(97 + i % 26)
@@ -423,7 +423,7 @@ def test_nothing_recorded_reaches_the_terminal_but_as_text(tmp_path: Path, width
     assert "owned" not in shown
 
 
-def test_a_directory_whose_name_is_no_unicode_is_told_in_json(finished: Path) -> None:
+def test_a_directory_name_that_is_not_unicode_is_shown_in_json(finished: Path) -> None:
     moved = finished.parents[1] / "caf\udce9"
     finished.parent.rename(moved)
     document = json.loads(json_text(render_json(report(moved / finished.name))))

@@ -69,7 +69,7 @@ def test_a_provider_that_is_given_wins_over_the_environment():
     assert not routes.sampled(1, None).sampled
 
 
-def test_a_provider_that_takes_no_finished_spans_is_said():
+def test_a_provider_that_takes_no_finished_spans_is_reported():
     class Other:
         def get_tracer(self) -> None: ...
 
@@ -90,5 +90,5 @@ def test_a_trace_follows_its_parent_and_keeps_its_other_flags():
     ("text", "signal"),
     [("", "spans"), ("http", "spans"), ("logs", "logs"), ("http, logs/dup", "both")],
 )
-def test_exceptions_go_where_the_opt_in_says(text, signal):
+def test_exceptions_are_sent_as_the_opt_in_requests(text, signal):
     assert exception_signal({"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": text}) == signal

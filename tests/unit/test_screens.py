@@ -99,7 +99,7 @@ def test_an_exception_of_the_program_is_no_tasks_failure(tmp_path: Path, phase: 
     assert "ended the run" in report
 
 
-def test_a_session_that_did_not_start_says_so_and_its_closing_is_no_finding(tmp_path: Path) -> None:
+def test_a_failed_start_of_a_session_is_a_finding_and_its_closing_is_not(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     ours = traceback_of((f"{INSTALLED}/scalable/session/session.py", 292, "_connect", "x"))
     run.add(
@@ -118,7 +118,7 @@ def test_a_session_that_did_not_start_says_so_and_its_closing_is_no_finding(tmp_
     ("message", "words"),
     [("7", "exit status 7"), ("no input", "exit status 1, “no input”"), ("None", "exit status 0")],
 )
-def test_sys_exit_is_told_with_its_status(tmp_path: Path, message: str, words: str) -> None:
+def test_sys_exit_is_reported_with_its_status(tmp_path: Path, message: str, words: str) -> None:
     run = new_run(tmp_path)
     text = traceback_of(("/home/ada/x.py", 9, "main", "sys.exit(code)"))
     run.add(failure("SystemExit", message, 1, phase="run", traceback=text))
@@ -127,7 +127,7 @@ def test_sys_exit_is_told_with_its_status(tmp_path: Path, message: str, words: s
     assert f"The program ended itself: {words}." in report_text(path)
 
 
-def test_a_failed_run_without_a_failure_does_not_say_that_nothing_stands_out(
+def test_a_failed_run_without_a_failure_is_not_reported_as_unremarkable(
     tmp_path: Path,
 ) -> None:
     run = new_run(tmp_path)
@@ -255,7 +255,7 @@ def test_wide_characters_take_two_columns(tmp_path: Path) -> None:
         assert "数据框缺少列名" in text
 
 
-def test_narrow_terminals_lose_columns_and_not_what_stands_in_them() -> None:
+def test_narrow_terminals_drop_columns_and_do_not_cut_cells() -> None:
     header = ["Name", "One", "Two", "State"]
     rows = [["a-name-of-some-length", "1" * 12, "2" * 12, "succeeded"]]
     lines = Page(60, elide=True).table(header, rows, [False] * 4, stretch=0, drop=(2, 1))
@@ -326,7 +326,7 @@ def test_tasks_are_counted_apart_from_their_attempts(tmp_path: Path) -> None:
     assert "2 of 2 tasks named f, in 4 attempts" in said
 
 
-def test_results_computed_again_are_told_as_tasks_and_times(tmp_path: Path) -> None:
+def test_results_computed_again_are_reported_as_tasks_and_times(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     for i in range(2):
         run.add(*build.life(f"f-{i}", 1, 1))
@@ -340,7 +340,7 @@ def test_results_computed_again_are_told_as_tasks_and_times(tmp_path: Path) -> N
     ]
 
 
-def test_differences_too_short_to_matter_are_not_told(tmp_path: Path) -> None:
+def test_differences_too_short_to_matter_are_not_reported(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*(record for i in range(5) for record in build.life(f"f-{i}", 1, 0.00006)))
     run.add(
@@ -365,7 +365,7 @@ def test_a_signal_from_outside_has_no_culprit(tmp_path: Path) -> None:
     assert "ran follow-1" in render_text(diagnosis)
 
 
-def test_four_deaths_of_one_task_are_told_once(tmp_path: Path) -> None:
+def test_four_deaths_of_one_task_are_reported_once(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     for number in range(4):
         death(run, number, 2 + number, ["boom-1"], signal="SIGSEGV", exit_code=-11)
@@ -402,7 +402,7 @@ def test_a_worker_has_one_name_everywhere(tmp_path: Path) -> None:
 # -- ends that are not known -----------------------------------------------------------------------
 
 
-def test_the_number_of_unknown_ends_stands_at_the_top(tmp_path: Path) -> None:
+def test_the_number_of_unknown_ends_is_at_the_top(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*build.life("a-1", 1, 1.0), task("submitted", "b-1", 1), task("submitted", "b-2", 1))
     run.add(task("running", "b-2", 2, worker=build.address(0)))
@@ -415,7 +415,7 @@ def test_the_number_of_unknown_ends_stands_at_the_top(tmp_path: Path) -> None:
     assert "2 with an unknown end" in one_line(render_text(diagnosis))
 
 
-def test_a_scheduler_that_went_away_is_critical(tmp_path: Path) -> None:
+def test_a_scheduler_that_was_lost_is_critical(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*(task("submitted", f"nap-{i}", 1) for i in range(10)))
     run.add(task("running", "nap-0", 2, worker=build.address(0)))
@@ -435,7 +435,7 @@ def test_a_scheduler_that_went_away_is_critical(tmp_path: Path) -> None:
     assert "task failed" not in shown
 
 
-def test_tasks_that_wait_for_workers_that_are_gone_are_told(tmp_path: Path) -> None:
+def test_tasks_that_wait_for_workers_that_are_lost_are_reported(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(worker("ready", 0, 0), task("submitted", "a-1", 1))
     tail = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'helpers'\n"
@@ -446,7 +446,7 @@ def test_tasks_that_wait_for_workers_that_are_gone_are_told(tmp_path: Path) -> N
     assert "No module named 'helpers'" in " ".join(findings["import_error"].evidence.sentences)
 
 
-def test_a_cancelled_run_says_what_ran_and_names_every_state(tmp_path: Path) -> None:
+def test_a_cancelled_run_shows_what_ran_and_names_every_state(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*build.life("quick-1", 1, 1.0))
     run.add(task("submitted", "outer", 1), task("running", "outer", 2, worker=build.address(0)))
@@ -460,7 +460,7 @@ def test_a_cancelled_run_says_what_ran_and_names_every_state(tmp_path: Path) -> 
     assert "1 more task had not begun" in said
 
 
-def test_a_worker_that_hears_the_same_ctrl_c_is_no_finding(tmp_path: Path) -> None:
+def test_a_worker_ended_by_the_same_ctrl_c_is_not_a_finding(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(worker("ready", 0, 0))
     run.add(task("submitted", "outer", 1), task("running", "outer", 2, worker=build.address(0)))
@@ -567,7 +567,7 @@ def test_costs_artifacts_and_metrics_are_shown(tmp_path: Path) -> None:
     assert document["cost"]["by_currency"]["EUR"]["total_hourly"] == 1.2
 
 
-def test_what_the_record_lacks_is_said_once(tmp_path: Path) -> None:
+def test_what_the_record_lacks_is_reported_once(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     run.add(*build.life("a-1", 1, 1.0))
     path = run.finish(4, telemetry={"dropped": {"facts": 7}})

@@ -78,7 +78,7 @@ def test_boards_of_killed_workers_do_not_stay(tmp_path):
     alive.close()
 
 
-def test_an_old_board_that_nobody_has_read_is_removed_at_sight(tmp_path):
+def test_an_old_unread_slot_file_is_removed(tmp_path):
     abandoned("dead")
     (path,) = tmp_path.rglob("*.board")
     os.utime(path, (1.0, 1.0))
@@ -127,7 +127,7 @@ def test_anything_else_reads_as_no_board(tmp_path, damage):
     assert read_slots("worker") is None
 
 
-def test_a_directory_of_somebody_else_is_refused(tmp_path):
+def test_a_directory_of_another_user_is_refused(tmp_path):
     SlotFile("first").close()
     (directory,) = [path for path in tmp_path.iterdir() if path.name.startswith("scalable-")]
     directory.chmod(0o777)

@@ -222,7 +222,7 @@ def test_a_result_computed_again_is_one_task_with_two_attempts() -> None:
     assert row["duration"]["count"] == 2
 
 
-def test_a_lost_result_that_nobody_waits_for_is_cancelled_and_not_computed_again() -> None:
+def test_a_lost_result_that_is_not_needed_is_cancelled_and_not_computed_again() -> None:
     row = document(
         *life("inc-1", 0, 1.0),
         task("cancelled", "inc-1", 3, attempt=1, reopens="succeeded", recomputed=True),
@@ -277,7 +277,7 @@ def test_a_task_submitted_twice_while_it_lives_is_one_task() -> None:
     assert (counts["tasks_running"], counts["tasks_waiting"]) == (1, 0)
 
 
-def test_what_runs_is_told_oldest_first() -> None:
+def test_what_runs_is_reported_oldest_first() -> None:
     summary = fed(
         *(task("submitted", f"inc-{i}", 0) for i in range(4)),
         task("running", "inc-2", 2, worker=address(1)),
@@ -311,11 +311,11 @@ def nearest_rank(values: list[float], share: float) -> float:
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, EXACT_VALUES])
 def test_percentiles_of_few_values_are_exact(count: int) -> None:
     values = [random.Random(count).lognormvariate(-2, 2) for _ in range(count)]
-    told = durations(values)
-    assert told["p50"] == nearest_rank(values, 0.50)
-    assert told["p95"] == nearest_rank(values, 0.95)
-    assert told["max"] == max(values)
-    assert told["mean"] == pytest.approx(sum(values) / count)
+    found = durations(values)
+    assert found["p50"] == nearest_rank(values, 0.50)
+    assert found["p95"] == nearest_rank(values, 0.95)
+    assert found["max"] == max(values)
+    assert found["mean"] == pytest.approx(sum(values) / count)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -324,13 +324,13 @@ def test_percentiles_of_many_values_are_within_the_stated_error(count: int, seed
     dice = random.Random(seed)
     values = [dice.lognormvariate(-6 + 3 * seed, 1 + seed) for _ in range(count)]
     values[:3] = [0.0, 1e-12, 3600.0 * 24 * 30]
-    told = durations(values)
+    found = durations(values)
     for share in (0.50, 0.95):
         exact = nearest_rank(values, share)
-        assert told[f"p{share * 100:.0f}"] == pytest.approx(exact, rel=RELATIVE_ERROR * 1.001)
-    assert told["max"] == max(values)
-    assert told["total"] == pytest.approx(math.fsum(values))
-    assert told["count"] == count
+        assert found[f"p{share * 100:.0f}"] == pytest.approx(exact, rel=RELATIVE_ERROR * 1.001)
+    assert found["max"] == max(values)
+    assert found["total"] == pytest.approx(math.fsum(values))
+    assert found["count"] == count
 
 
 def test_asking_in_the_middle_changes_nothing() -> None:
@@ -344,13 +344,13 @@ def test_asking_in_the_middle_changes_nothing() -> None:
 
 
 def test_many_equal_values_have_that_value_as_percentile() -> None:
-    told = durations([0.01] * (EXACT_VALUES * 3))
-    assert told["p50"] == told["p95"] == told["max"] == 0.01
+    found = durations([0.01] * (EXACT_VALUES * 3))
+    assert found["p50"] == found["p95"] == found["max"] == 0.01
 
 
 def test_many_zeros_have_zero_as_percentile() -> None:
-    told = durations([0.0] * (EXACT_VALUES * 2) + [5.0])
-    assert (told["p50"], told["max"]) == (0.0, 5.0)
+    found = durations([0.0] * (EXACT_VALUES * 2) + [5.0])
+    assert (found["p50"], found["max"]) == (0.0, 5.0)
 
 
 def test_an_impossible_duration_is_counted_and_left_out() -> None:
@@ -380,7 +380,7 @@ def test_the_slowest_attempts_are_the_slowest_the_first_of_equals_first() -> Non
 
 
 def test_a_workers_busy_share_is_of_its_own_lifetime_and_threads() -> None:
-    told = document(
+    found = document(
         worker("launched", 0, 1),
         worker("ready", 0, 10),
         worker("lost", 0, 20, signal="SIGKILL", reason="killed"),
@@ -389,14 +389,14 @@ def test_a_workers_busy_share_is_of_its_own_lifetime_and_threads() -> None:
         *life("inc-2", 31, 15.0, number=1),
         usage(0, 15, 1.5, cpu=1.9),
     )["resources"]
-    first, second = told["workers"]
+    first, second = found["workers"]
     assert (first["lifetime_s"], first["busy_s"], first["busy_ratio"]) == (10, 5, 0.25)
     assert (first["state"], first["lost"], first["signal"]) == ("lost", 1, "SIGKILL")
     assert (first["memory_gb_max"], first["cpu_max"]) == (1.5, 1.9)
     assert (second["lifetime_s"], second["busy_ratio"]) == (30, 0.25)
-    assert (told["worker_seconds"], told["thread_seconds"], told["busy_seconds"]) == (40, 80, 20)
-    assert told["busy_ratio"] == 0.25
-    assert told["observed_memory_gb_max"] == 1.5
+    assert (found["worker_seconds"], found["thread_seconds"], found["busy_seconds"]) == (40, 80, 20)
+    assert found["busy_ratio"] == 0.25
+    assert found["observed_memory_gb_max"] == 1.5
 
 
 def test_a_worker_older_than_the_run_is_counted_from_the_runs_start() -> None:
@@ -427,7 +427,7 @@ def test_a_worker_launched_without_an_address_is_the_one_that_gets_ready() -> No
 
 
 def test_requested_cpus_and_cache_are_summed_up() -> None:
-    told = document(
+    found = document(
         *(
             {
                 "event_type": "resource",
@@ -442,12 +442,12 @@ def test_requested_cpus_and_cache_are_summed_up() -> None:
         *({"event_type": "cache", "timestamp": at(), "hit": hit} for hit in (True, True, False)),
         {"event_type": "artifact", "timestamp": at(), "artifact_name": "model"},
     )
-    resources = told["resources"]
+    resources = found["resources"]
     assert (resources["requested_cpu_min"], resources["requested_cpu_max"]) == (1, 6)
     assert resources["requested_cpu_avg"] == 3
     assert resources["observed_memory_gb_max"] == 0.6
-    assert told["cache"] == {"hits": 2, "misses": 1, "hit_ratio": pytest.approx(2 / 3)}
-    assert told["counts"]["artifact_events"] == 1
+    assert found["cache"] == {"hits": 2, "misses": 1, "hit_ratio": pytest.approx(2 / 3)}
+    assert found["counts"]["artifact_events"] == 1
 
 
 def cost(hourly: float, currency: str = "USD", **metadata: Any) -> Record:
@@ -462,14 +462,15 @@ def cost(hourly: float, currency: str = "USD", **metadata: Any) -> Record:
 
 
 def test_costs_are_summed_up_by_currency_apart_from_estimates() -> None:
-    told = document(cost(0.5, estimate=True), cost(1.2, "EUR"), cost(0.3, "EUR"), cost(2.0))["cost"]
-    assert (told["records_count"], told["estimates_count"]) == (4, 1)
-    assert {name: row["total_hourly"] for name, row in told["by_currency"].items()} == {
+    costs = (cost(0.5, estimate=True), cost(1.2, "EUR"), cost(0.3, "EUR"), cost(2.0))
+    found = document(*costs)["cost"]
+    assert (found["records_count"], found["estimates_count"]) == (4, 1)
+    assert {name: row["total_hourly"] for name, row in found["by_currency"].items()} == {
         "EUR": 1.5,
         "USD": 2.0,
     }
-    assert told["estimate"]["total_hourly"] == 0.5
-    assert (told["currency"], told["total_hourly"]) == (None, None)
+    assert found["estimate"]["total_hourly"] == 0.5
+    assert (found["currency"], found["total_hourly"]) == (None, None)
     assert document(cost(1.2, "EUR"), cost(0.3, "EUR"))["cost"]["total_hourly"] == 1.5
     assert document(cost(1.0, estimate=True), cost(2.0, estimate=True))["cost"] == {
         "records_count": 2,
@@ -483,21 +484,21 @@ def test_costs_are_summed_up_by_currency_apart_from_estimates() -> None:
 
 
 def test_attempts_that_died_with_their_worker_were_busy_until_then() -> None:
-    told = document(
+    found = document(
         worker("ready", 0, 0, nthreads=1),
         task("submitted", "f-1", 0),
         task("running", "f-1", 1, worker=address(0)),
         task("lost", "f-1", 4, worker=address(0)),
         worker("lost", 0, 4, nthreads=1),
     )
-    (row,) = told["resources"]["workers"]
+    (row,) = found["resources"]["workers"]
     assert (row["busy_s"], row["attempts"], row["busy_ratio"]) == (3.0, 1, 0.75)
-    assert (told["timing"]["cut_short_count"], told["timing"]["cut_short_total_s"]) == (1, 3.0)
-    assert told["timing"]["task_duration_count"] == 0
+    assert (found["timing"]["cut_short_count"], found["timing"]["cut_short_total_s"]) == (1, 3.0)
+    assert found["timing"]["task_duration_count"] == 0
 
 
 def test_a_lost_workers_peak_counts_and_not_only_what_was_sampled() -> None:
-    told = document(
+    found = document(
         worker("ready", 0, 0),
         usage(0, 1, 0.2),
         worker("lost", 0, 4, memory_bytes=200_000_000),
@@ -506,8 +507,8 @@ def test_a_lost_workers_peak_counts_and_not_only_what_was_sampled() -> None:
             memory_peak_bytes=392_000_000,
         ),
     )  # fmt: skip
-    assert told["resources"]["workers"][0]["memory_gb_max"] == 0.392
-    assert told["resources"]["observed_memory_gb_max"] == 0.392
+    assert found["resources"]["workers"][0]["memory_gb_max"] == 0.392
+    assert found["resources"]["observed_memory_gb_max"] == 0.392
 
 
 def test_results_computed_again_are_counted_as_tasks_and_as_times() -> None:
@@ -523,8 +524,8 @@ def test_results_computed_again_are_counted_as_tasks_and_as_times() -> None:
 
 
 def test_the_different_messages_of_one_cause_are_kept_within_bounds() -> None:
-    told = document(*(failure("ValueError", f"bad row {i % 3}", i) for i in range(9)))
-    (group,) = told["failures"]["groups"]
+    found = document(*(failure("ValueError", f"bad row {i % 3}", i) for i in range(9)))
+    (group,) = found["failures"]["groups"]
     assert (group["count"], group["messages"]) == (9, ["bad row 0", "bad row 1", "bad row 2"])
     many = document(*(failure("ValueError", f"{i}" + "x" * 480, i) for i in range(6_000)))
     kept = [text for group in many["failures"]["groups"] for text in group["messages"]]
@@ -556,9 +557,9 @@ def test_failures_are_grouped_by_class_and_by_message_without_its_numbers() -> N
             error_message="bad row 1 at 0x7f1a",
         )
     )
-    told = document(*records)["failures"]
-    assert told["classes"] == {"ValueError": 4, "KeyError": 2}
-    first, second = told["groups"]
+    found = document(*records)["failures"]
+    assert found["classes"] == {"ValueError": 4, "KeyError": 2}
+    first, second = found["groups"]
     assert (first["failure_class"], first["count"], first["retried"]) == ("ValueError", 4, 1)
     assert first["message"] == "bad row 0 at 0x7f0a"
     assert first["pattern"] == "bad row # at #"
@@ -616,7 +617,7 @@ def test_usage_is_that_of_the_address_where_a_name_came_twice() -> None:
     assert [row["memory_gb_max"] for row in rows] == [3.0, 1.0]
 
 
-def test_without_failure_records_the_tasks_tell_the_causes() -> None:
+def test_without_failure_records_the_tasks_show_the_causes() -> None:
     (group,) = document(
         task("failed", "parse-1", 1, worker=address(0), error_type="E", error_message="no 1"),
         task("failed", "parse-2", 2, worker=address(0), error_type="E", error_message="no 2"),
@@ -638,17 +639,17 @@ def test_a_long_traceback_keeps_both_its_ends() -> None:
 
 def test_further_names_are_summed_under_other_and_lose_no_task() -> None:
     names = MAX_NAMES + 50
-    told = document(
+    found = document(
         *(task("submitted", f"k{i}", 0, task_name=f"name{i}x") for i in range(names)),
         *(
             task("succeeded", f"k{i}", 1, task_name=f"name{i}x", duration_s=1.0)
             for i in range(names)
         ),
     )
-    rows = told["timing"]["tasks"]
+    rows = found["timing"]["tasks"]
     assert len(rows) == MAX_NAMES + 1
     assert rows[OTHER]["count"] == rows[OTHER]["succeeded"] == 50
-    assert told["counts"]["tasks_succeeded"] == names
+    assert found["counts"]["tasks_succeeded"] == names
 
 
 def test_causes_beyond_the_bound_are_still_counted() -> None:
@@ -741,15 +742,15 @@ def test_old_records_with_nulls_and_numbered_names_are_counted() -> None:
             **fields,
         }
 
-    told = document(
+    found = document(
         *(old(state, i) for i in range(3) for state in ("submitted", "running")),
         old("succeeded", 0, duration_s=1.5, worker="slow-0123"),
         old("failed", 1, duration_s=0.5, worker="slow-4567", error_type="E", error_message="no"),
     )
-    row = told["timing"]["tasks"]["slow"]
+    row = found["timing"]["tasks"]["slow"]
     assert (row["count"], row["succeeded"], row["failed"], row["attempts"]) == (3, 1, 1, 3)
-    assert told["resources"]["workers"] == []
-    assert told["unfinished"]["running"] == 1
+    assert found["resources"]["workers"] == []
+    assert found["unfinished"]["running"] == 1
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_different_keys_have_different_ids(one, other):
 
 
 @given(key=KEYS | READ_ALIKE)
-def test_id_can_be_encoded_and_tells_the_key(key):
+def test_id_can_be_encoded_and_shows_the_key(key):
     text = task_id(key)
     text.encode()
     if text != key and "inf" not in text:

@@ -245,7 +245,7 @@ def test_trouble_of_the_program_with_its_scheduler_lasts_until_it_has_facts(sour
     assert source.pull(1, 10, 5.0).facts == []
 
 
-def test_once_the_program_is_gone_nobody_is_waited_for(source):
+def test_nothing_is_waited_for_after_the_program_ended(source):
     source.put(facts_message("a", following=2, more=True))
     source.hang_up()
     assert source.pull(1, 10, 60.0).facts == ["a"]
@@ -268,7 +268,7 @@ def pipe(monkeypatch):
     os.close(writes)
 
 
-def test_a_program_that_is_gone_behind_an_open_pipe_is_noticed(pipe):
+def test_a_program_that_ended_behind_an_open_pipe_is_noticed(pipe):
     """After all that it has sent."""
     with subprocess.Popen(["true"]) as process:
         for message in MESSAGES:
