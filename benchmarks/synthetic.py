@@ -24,7 +24,8 @@ from scalable import facts
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, Fact
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.recorder import PULL_SIZE, Recorder, RunIdentity
+from scalable.telemetry.puller import PULL_SIZE
+from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import find_routes, make_resource
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.redact import Redactor

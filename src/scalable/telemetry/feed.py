@@ -14,7 +14,7 @@ from scalable.common.guard import Guard
 from scalable.telemetry import wire
 
 if TYPE_CHECKING:
-    from scalable.telemetry.recorder import Source
+    from scalable.telemetry.puller import Source
 
 #: Seconds between two pulls: usually, after one that failed, and while the end of a flush or of the
 #: run is waited for.

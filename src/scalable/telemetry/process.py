@@ -36,7 +36,8 @@ from scalable_runs import schema
 # Heavy modules are not imported here: the process is started first, and starts meanwhile.
 if TYPE_CHECKING:
     from scalable.telemetry.deaths import OnDeath
-    from scalable.telemetry.recorder import RunIdentity, Source
+    from scalable.telemetry.puller import Source
+    from scalable.telemetry.recorder import RunIdentity
     from scalable.telemetry.submissions import Submissions
     from scalable_runs.schema import RunStatus
 

@@ -1,0 +1,157 @@
+"""Where the recorder's facts come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, Protocol
+
+from scalable.common.guard import Guard
+from scalable.facts import Batch
+from scalable.facts.protocol import GRAPHS_UNSEEN
+from scalable_runs.schema import RunStatus
+
+#: Facts asked for at once.
+PULL_SIZE: Final = 2_000
+#: Longest wait for one answer, in seconds.
+ANSWER_TIMEOUT: Final = 4.0
+#: Seconds without an answer after which the user is warned. The scheduler is asked again until the
+#: run is closed: taking in a very large graph can keep it busy for minutes.
+SILENT_AFTER: Final = 30.0
+
+
+class Source(Protocol):
+    """A source of facts; see :mod:`scalable.instrumentation.fact_sources`."""
+
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on.
+
+        Raises
+        ------
+        ConnectionRefusedError
+            There has been no such scheduler for a while, or it knows nothing of the run.
+        ConnectionError
+            The scheduler did not answer within `timeout` seconds.
+        TimeoutError
+            Nor did the program, which is busy or stopped: that says nothing of the scheduler.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        ...
+
+
+@dataclass(slots=True)
+class Closing:
+    """How a run is to end."""
+
+    status: RunStatus
+    #: Seconds to wait while no fact arrives.
+    timeout: float
+    #: When it is over, and when it is over whatever arrives (:func:`time.monotonic`).
+    deadline: float
+    latest: float
+    error: tuple[str, str, str] | None = None
+
+    def extend(self) -> None:
+        """Facts arrived: wait as long again for the next ones."""
+        self.deadline = min(self.latest, max(self.deadline, monotonic() + self.timeout))
+
+
+class FactPuller:
+    """Pulls facts from a source that may be silent; called by the recorder's thread only.
+
+    Attributes
+    ----------
+    source : Source or None
+        None where the scheduler cannot be watched.
+    after : int
+        Number of the next fact.
+    more : bool
+        More facts are there already.
+    offset : float
+        The scheduler's clock minus this process's, in seconds.
+    dropped, errors, graphs_unseen
+        What the scheduler's plugin counts: facts dropped, its internal errors, and graphs that it
+        never saw.
+    is_gone, gone_because
+        There is no such scheduler any more, and how that was found out.
+    """
+
+    def __init__(
+        self, guard: Guard, warn: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self.source: Source | None = None
+        self.after = 1
+        self.more = False
+        self.offset = 0.0
+        self.dropped = 0
+        self.errors: dict[str, int] = {}
+        self.graphs_unseen = 0
+        self.is_gone = False
+        self.gone_because = ""
+        self._guard = guard
+        self._warn = warn
+        self._clock = clock
+        self._silent_since: float | None = None
+        self._warned = False
+
+    @property
+    def now(self) -> float:
+        """The scheduler's time."""
+        return self._clock() + self.offset
+
+    @property
+    def is_silent(self) -> bool:
+        """The last question was not answered, which may have taken no time."""
+        return self._silent_since is not None and not self.is_gone
+
+    @property
+    def is_drained(self) -> bool:
+        """Nothing more can be had."""
+        return not self.more and not self.is_silent
+
+    def pull(self, closing: Closing | None) -> Batch | None:
+        """The next facts; None where there was no answer."""
+        self.more = False
+        if self.source is None or self.is_gone:
+            return None
+        timeout = ANSWER_TIMEOUT
+        if closing is not None:
+            timeout = max(0.1, min(timeout, closing.deadline - monotonic()))
+        try:
+            batch = self.source.pull(self.after, PULL_SIZE, timeout)
+        except BaseException as error:
+            if not isinstance(error, ConnectionError | TimeoutError):
+                self._guard.count("pull", error)
+            self._note_silence(error, closing)
+            return None
+        self._silent_since = None
+        if batch.facts and closing is not None:
+            closing.extend()
+        self.after, self.more = batch.next, batch.more
+        self.offset = batch.now - self._clock()
+        self.dropped, self.errors = batch.dropped, batch.errors
+        self.graphs_unseen = self.errors.pop(GRAPHS_UNSEEN, 0)
+        return batch
+
+    def _note_silence(self, error: BaseException, closing: Closing | None) -> None:
+        now = monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if closing is not None:
+            # A slow answer says nothing: the scheduler is asked again until the time is up.
+            if isinstance(error, ConnectionRefusedError):
+                self.is_gone, self.gone_because = True, str(error)
+        elif now - self._silent_since > SILENT_AFTER and not (
+            self._warned or isinstance(error, TimeoutError)
+        ):
+            self._warned = True
+            self._warn(f"the scheduler does not answer ({error}); it is asked again and again")
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        if self.source is not None:
+            self.source.close()
