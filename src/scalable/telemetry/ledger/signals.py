@@ -15,7 +15,7 @@ from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.instruments import UsagePoint, UserPoint
 from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.spans import SpanFactory, span_context
+from scalable.telemetry.spans import SpanFactory
 
 
 class Signals(NamedTuple):
@@ -77,7 +77,7 @@ class SignalSink:
     def ids(self, key: str, number: int, parent: SpanContext | None = None) -> SpanContext:
         """Ids of a span that follow from a name and a number, in the trace of `parent`."""
         parent = parent or self.root
-        return span_context(parent[0], attempt_span_id(self.run, key, number), parent[3])
+        return SpanContext(parent[0], attempt_span_id(self.run, key, number), False, parent[3])
 
     def event(
         self,
