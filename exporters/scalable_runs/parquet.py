@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, cast
 
+from scalable_runs.fields import fields_of
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import JOURNALS
+from scalable_runs.schema import DECLARATION_OF, JOURNALS
 from scalable_runs.stores.base import Store
 
 #: What brings pyarrow.
@@ -49,7 +50,7 @@ def write_snapshots(run: str | os.PathLike[str] | Store) -> list[str]:
     reader = RunReader(run)
     written: list[str] = []
     for journal in JOURNALS:
-        schema = _schema(library, reader.records(journal))
+        schema = _schema(library, journal, reader.records(journal))
         if schema is None:
             continue
         name = f"{journal.removesuffix('.jsonl')}.parquet"
@@ -61,17 +62,21 @@ def write_snapshots(run: str | os.PathLike[str] | Store) -> list[str]:
     return written
 
 
-def _schema(library: Any, records: Iterator[Any]) -> Any:
-    """Types of all columns; where a column has several, text holds them all."""
-    kinds: dict[str, str] = {}
+def _schema(library: Any, journal: str, records: Iterator[Any]) -> Any:
+    """Return the types of all columns; where values are of several types, text holds them all."""
+    declared = fields_of(DECLARATION_OF[journal])
+    columns: dict[str, str | None] = {}
     for record in records:
         for name, value in record.items():
-            kind = _kind(value)
-            before = kinds.setdefault(name, kind)
-            if before != kind:
-                numbers = {before, kind} <= {"int64", "float64"}
-                kinds[name] = "float64" if numbers else "string"
-    if not kinds:
+            if name not in columns:
+                columns[name] = _COLUMNS.get(declared[name].type) if name in declared else None
+            if value is None:
+                continue
+            column, found = columns[name], _column(value)
+            if column != found:
+                mixed = "float64" if {column, found} == {"int64", "float64"} else "string"
+                columns[name] = found if column is None else mixed
+    if not columns:
         return None
     types = {
         "bool": library.bool_(),
@@ -79,24 +84,30 @@ def _schema(library: Any, records: Iterator[Any]) -> Any:
         "float64": library.float64(),
         "string": library.string(),
     }
-    return library.schema([(name, types[kind]) for name, kind in kinds.items()])
+    return library.schema([(name, types[of or "string"]) for name, of in columns.items()])
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int64" if -(2**63) <= value < 2**63 else "string"
-    return "float64" if isinstance(value, float) else "string"
+#: Columns of declared fields; what is not declared, or may be anything, has the type of its values.
+_COLUMNS: Final[Mapping[Any, str]] = {
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    str: "string",
+}
+
+
+def _column(value: Any) -> str:
+    column = _COLUMNS.get(type(value), "string")
+    return "string" if column == "int64" and not -(2**63) <= value < 2**63 else column
 
 
 def _row(record: Any, schema: Any) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in record.items():
-        wants = str(schema.field(name).type)
-        if wants == "string" and not isinstance(value, str):
+        column = str(schema.field(name).type)
+        if value is not None and column == "string" and not isinstance(value, str):
             value = json.dumps(value, ensure_ascii=False)
-        elif wants == "double" and isinstance(value, int):
+        elif column == "double" and isinstance(value, int):
             value = float(value)
         row[name] = value
     return row
