@@ -5,8 +5,8 @@ The work is linear in the length of a text: a text is cut before it is searched,
 back over what it has passed, and a text with too many possible secrets is redacted whole.
 """
 
-from scalable_runs.redact.names import says_secret
+from scalable_runs.redact.names import is_secret_name
 from scalable_runs.redact.redactor import MAX_TEXT, Redactor
 from scalable_runs.redact.text import REDACTED
 
-__all__ = ["MAX_TEXT", "REDACTED", "Redactor", "says_secret"]
+__all__ = ["MAX_TEXT", "REDACTED", "Redactor", "is_secret_name"]

@@ -1,4 +1,4 @@
-"""Values that are assigned to a name that says secret: `password = …`, `--token …`, `<pwd>…`."""
+"""Values that are assigned to names of secrets: `password = …`, `--token …`, `<pwd>…`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOKEN_HINTS: Final = ("token", "sig", "jwt", "session", "otp")
 
 
 def assignments(text: str, lowered: str) -> list[Span]:
-    """Find what is assigned to names that say secret, and passwords in options of commands."""
+    """Find what is assigned to names of secrets, and passwords in options of commands."""
     spans: list[Span] = []
     if contains_any(lowered, _HINTS):
         spans = _named(text, lowered, _STRONG, weak=False) + sentences(text, lowered)
@@ -76,11 +76,11 @@ _STRONG: Final = re.compile(
     r"passw(?:or)?d|passphrase|passcode|pass|pwd|pw|psk|secret|credential|key|auth|connectionstring"
 )
 _WEAK: Final = re.compile(r"token|sig(?:nature)?|jwt|session(?:[_-]?id)?|otp")
-#: Names that say secret only as words of their own.
+#: Names of secrets only if they are separate words.
 _SHORT_NAMES: Final = words("pass pwd pw psk auth sig jwt otp session")
 #: What may follow a name directly.
 _ENDINGS: Final = words("s key keys value text string id word phrase") | {""}
-#: What says which key or password it is.
+#: Words before `key` and `pass` that make a name of a secret.
 _KEY_KINDS: Final = tuple(words("""
     instrumentation api access private account auth encryption signing shared service license
     master secret storage fernet session subscription webhook client decryption admin host app
@@ -112,11 +112,11 @@ _OPENING: Final = re.compile(rf"[bfru]{{0,2}}(?P<quote>{QUOTE})", re.IGNORECASE)
 
 
 class _Assignment(NamedTuple):
-    """A name that says secret, and what separates it from its value."""
+    """A name of a secret, and what separates it from its value."""
 
     text: str
     lowered: str
-    #: Where the part of the name that says secret starts, and the name from there on.
+    #: Start of the significant part of the name, and the name from there on.
     start: int
     name: str
     separator: re.Match[str]
@@ -131,7 +131,7 @@ class _Assignment(NamedTuple):
 
 
 def _named(text: str, lowered: str, anchors: re.Pattern[str], *, weak: bool) -> list[Span]:
-    """Return the values that are assigned to a name that says secret."""
+    """Return the values that are assigned to names of secrets."""
     spans: list[Span] = []
     at = count = 0
     while (anchor := anchors.search(lowered, at)) is not None:
@@ -157,12 +157,12 @@ def _named(text: str, lowered: str, anchors: re.Pattern[str], *, weak: bool) -> 
 
 
 def _name_end(text: str, lowered: str, anchor: re.Match[str]) -> int:
-    """Return where the name ends of which an anchor is a part; -1 if it does not say secret."""
+    """Return the end of the name that contains an anchor; -1 if it is not a name of a secret."""
     start, end = anchor.span()
     word = anchor.group()
     if word == "key":
         before = lowered[max(0, start - 16) : start].rstrip("_-. ")
-        # Only behind a word that says which key: `sort_key` is not secret.
+        # Only after certain words: `sort_key` is not secret.
         if not before.endswith(_KEY_KINDS):
             return -1
     elif (
@@ -181,12 +181,12 @@ def _name_end(text: str, lowered: str, anchor: re.Match[str]) -> int:
         if letters[:humps] not in _ENDINGS or (word in _SHORT_NAMES and humps != 0):
             return -1
     name_end = rest.end()
-    # A sentence's full stop, or a dash before what follows, is no part of the name.
+    # A full stop or a dash at its end is not part of the name.
     while name_end > end and lowered[name_end - 1] in ".-":
         name_end -= 1
     if _LOCATION_SUFFIX.search(lowered, end, name_end):
         return -1
-    # In `auth.rootPassword` the last word decides.
+    # The last word of `auth.rootPassword` decides.
     return -1 if word == "auth" and _STRONG.search(lowered, end, name_end) else name_end
 
 
@@ -303,7 +303,7 @@ def _bare(found: _Assignment, op: str) -> Span | None:
     if is_placeholder(value) or _NESTED.match(value) or value.startswith(("/", "~/", "$", "@")):
         return None
     if after and after in "([{":
-        # A call or a subscript, unless what stands before is no name.
+        # A call or a subscript, if it follows a name.
         if not value or IDENTIFIER.fullmatch(value):
             return None
         end = match_end(_REST, text, end)
@@ -345,7 +345,7 @@ def _is_bare_secret(value: str, found: _Assignment, op: str, end: int, *, in_str
 
 
 def _is_alone(found: _Assignment, end: int) -> bool:
-    """Return whether `password: swordfish` is a line of its own, in YAML or at its end."""
+    """Return whether `password: swordfish` is a whole line, or the end of a YAML line."""
     text, lowered, start = found.text, found.lowered, found.start
     begin = lowered.rfind("\n", 0, start) + 1
     stop = lowered.find("\n", end)
@@ -356,7 +356,7 @@ def _is_alone(found: _Assignment, end: int) -> bool:
 
 def _is_token(value: str, found: _Assignment, *, spaced: bool, is_identifier: bool) -> bool:
     if not has_digit(value):
-        # In a URL the value of any `token` is one.
+        # In a URL the value of any `token` is secret.
         in_url = found.start > 0 and found.lowered[found.start - 1] in "?&"
         return in_url and len(value) >= 4
     if value.isdigit() or (value.count(".") == 1 and value.replace(".", "").isdigit()):
@@ -410,7 +410,7 @@ def _in_braces(found: _Assignment) -> Span | None:
 
 _ARGUMENT: Final = re.compile(r"[^\s'\"`]{1,1024}")
 _PAIR_BEGIN: Final = re.compile(rf"\([ \t]*[bu]?{QUOTE}$")
-#: What a name may stand behind if a space takes the place of `=`.
+#: What may precede a name if a space takes the place of `=`.
 _BEFORE_SPACED: Final = re.compile(
     r"(?:(?:^|\n)[ \t]*(?:env|setenv|setx|set)[ \t]+[\w.-]*|login[ \t]+\S{1,64}\s+"
     r"|machine[ \t]+\S{1,64}\s+(?:[\w ]{0,80}\s)?"
@@ -478,7 +478,7 @@ def _is_option(found: _Assignment) -> bool:
 
 
 def _word_begin(lowered: str, start: int, others: str, limit: int = 1024) -> int:
-    """Return where a word of letters, digits and others begins that goes on at `start`."""
+    """Return the start of the word of letters, digits and `others` that continues at `start`."""
     begin = start
     while begin > max(0, start - limit) and (
         lowered[begin - 1].isalnum() or lowered[begin - 1] in others
@@ -488,7 +488,7 @@ def _word_begin(lowered: str, start: int, others: str, limit: int = 1024) -> int
 
 
 def _is_argument(value: str, name: str) -> bool:
-    """Return whether the word behind an option is its value, not one of a sentence or a usage."""
+    """Return whether the word after an option is its value, not part of a sentence or a usage."""
     if len(value) < 3 or value.startswith(("-", "=", "(", "|", "\\")) or is_placeholder(value):
         return False
     bare = value.rstrip("]).,;:'\"")

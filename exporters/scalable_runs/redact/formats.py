@@ -10,7 +10,7 @@ from scalable_runs.redact.text import MAX_CANDIDATES, Span, TooManyCandidatesErr
 
 #: A text without a run of these characters has no key in it.
 _RUN: Final = re.compile(r"[A-Za-z0-9_.~+/=:$%-]{18,}+")
-#: What a run with a key has, and a long name seldom.
+#: Present in a run with a key, and rarely in a long name.
 _MIXED: Final = re.compile(r"[0-9]|[a-z][A-Z][a-z]{0,2}[A-Z]|[A-Z]{3}[a-z]{3}")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{20,}+={0,2}")
 
@@ -76,7 +76,7 @@ _KEYS: Final = {
         (?<![\w-])eyJ[\w-]{8,}+\.(?:eyJ)?[\w-]{0,}+(?:\.[\w-]*+){1,3}
     """,
 }
-#: Keys told by what stands before them or in their middle.
+#: Keys that are recognised by the text before them or in their middle.
 _KEYS_IN_CONTEXT: Final = r"""
     (?<=[\w~.-]{3})[78]Q~[\w~.-]{31,}+ (?<=/bot)\d{8,10}:AA[\w-]{30,}+
     (?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[\w/]{20,}+

@@ -1,4 +1,4 @@
-"""Values that are known to be secret: where they come from, and the forms they take in texts."""
+"""Values that are known to be secret: their sources, and their forms in texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 from urllib.parse import quote, quote_plus, unquote
 
-from scalable_runs.redact.names import says_secret
+from scalable_runs.redact.names import is_secret_name
 from scalable_runs.redact.text import has_digit, words
 
 #: Shorter known values are replaced only as whole words …
@@ -91,7 +91,7 @@ def secrets_of(name: str, value: Any, find: Callable[[str], list[str]]) -> Itera
     value = value.strip()
     if _is_location(value):
         return
-    is_secret = says_secret(name) and not (found and "://" in value)
+    is_secret = is_secret_name(name) and not (found and "://" in value)
     is_key = _KEY_NAME.search(re.sub(r"[.-]", "_", name)) is not None and len(value) >= 16
     if is_secret or (is_key and _is_random(value)):
         yield value

@@ -1,4 +1,4 @@
-"""Names of variables, options and fields that say that their value is secret."""
+"""Names of variables, options and fields whose values are secret."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _LOCATION: Final = re.compile(
 _NUMBER: Final = re.compile(r"passw|passcode|secret|pwd|(?:otp|pin)$", re.IGNORECASE)
 
 
-def says_secret(name: str) -> bool:
-    """Return whether a name says that its value is secret: `db.password`, `MYSQL_PWD`, `apiKey`."""
-    return len(name) <= MAX_CACHED_LENGTH and _says_secret(name)
+def is_secret_name(name: str) -> bool:
+    """Return whether a value of that name is secret: `db.password`, `MYSQL_PWD`, `apiKey`."""
+    return len(name) <= MAX_CACHED_LENGTH and _is_secret_name(name)
 
 
 @lru_cache(maxsize=MAX_CACHED)
-def _says_secret(name: str) -> bool:
+def _is_secret_name(name: str) -> bool:
     plain = _WORD_BREAK.sub("_", name).replace("-", "_").replace(".", "_")
     return bool(
         _SECRET.search(plain) and not _LOCATION.search(plain) and plain not in ("PWD", "OLDPWD")
     )
 
 
-def says_secret_number(name: str) -> bool:
+def is_secret_number_name(name: str) -> bool:
     """Return whether a number of that name is secret: a number of tokens or of passes is not."""
     return _NUMBER.search(name) is not None

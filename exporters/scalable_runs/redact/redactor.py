@@ -22,8 +22,8 @@ from scalable_runs.redact.known import (
 from scalable_runs.redact.names import (
     MAX_CACHED,
     MAX_CACHED_LENGTH,
-    says_secret,
-    says_secret_number,
+    is_secret_name,
+    is_secret_number_name,
 )
 from scalable_runs.redact.text import (
     REDACTED,
@@ -68,16 +68,16 @@ class Redactor:
         Regular expressions to redact as well: their group `secret` if they have one, else all of
         the match. Nothing bounds their time but the length of a text.
     off
-        Names of families that are not looked for, out of :attr:`families`.
+        Names of families that are not searched for, out of :attr:`families`.
     salt
         Makes the digests of :meth:`identity`; random unless given.
 
     Raises
     ------
     ValueError
-        A name in `off` is none of the families.
+        A name in `off` is not a family.
     re.error
-        An extra pattern is no regular expression.
+        An extra pattern is not a regular expression.
 
     Notes
     -----
@@ -130,13 +130,13 @@ class Redactor:
         extra_patterns: Iterable[str | re.Pattern[str]] = (),
         off: Collection[str] = (),
     ) -> Redactor:
-        """Make a redactor that knows the values of variables and options whose names say secret.
+        """Make a redactor that knows the values of variables and options with names of secrets.
 
         Parameters
         ----------
         environ
             Environment variables. Secrets that the patterns find in a value, such as passwords in
-            URLs, and headers for OTLP count whatever the variable is called.
+            URLs, and headers for OTLP are included for any name of the variable.
         named
             More values by name, nested or with dots: Dask's options, a manifest.
         extra_patterns, off
@@ -202,7 +202,7 @@ class Redactor:
         value
             Texts, numbers, mappings, sequences.
         name
-            The name of the value: if it says secret, any value is redacted.
+            The name of the value: if it is that of a secret, any value is redacted.
         """
         return self._value(value, name, 0)
 
@@ -276,11 +276,11 @@ class Redactor:
         return value
 
     def _hides(self, name: str, value: str | bytes | float) -> bool:
-        if assignments not in self._families or not says_secret(name):
+        if assignments not in self._families or not is_secret_name(name):
             return False
         if isinstance(value, str):
             return bool(value) and value != REDACTED
-        return isinstance(value, bytes) or says_secret_number(name)
+        return isinstance(value, bytes) or is_secret_number_name(name)
 
 
 def _find(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
-#: Stands where a secret stood.
+#: Replaces a secret.
 REDACTED: Final = "[redacted]"
 #: Places in a text that are examined closely. A text that has more is redacted whole.
 MAX_CANDIDATES: Final = 5_000
@@ -30,11 +30,11 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: A quotation mark as it stands in a text, in the repr of a text, in JSON within JSON, in HTML or
+#: A quotation mark as written in a text, in the repr of a text, in JSON within JSON, in HTML or
 #: in a URL.
 QUOTE: Final = r"(?:\\{0,15}['\"`]|%22|%27|&quot;|&#3[49];|&apos;|\\{1,8}u002[27])"
 IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
-#: What takes the place of a value in templates, documentation, earlier redactions and source code.
+#: Stands for a value in templates, documentation, earlier redactions and source code.
 _PLACEHOLDER: Final = re.compile(
     r"\[redacted.*|\[.*\]|[*.xX•#_?-]+|<.*|\{.*|\$[({A-Za-z_].*|%[(s{].*|%[A-Za-z_]+%|%[sdr]|none"
     r"|null|nil|true|false|yes|no|on|off|str|string|bytes|int|any|object|bool|optional|required"
@@ -45,7 +45,7 @@ _PLACEHOLDER: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TEMPLATE: Final = re.compile(r"%\(|%s|\{[\w.!:\[\]()'\" ]*\}|\$\{|\$\(|\{\{")
-#: Words of a sentence about a secret, where the secret would stand.
+#: Words of sentences about secrets, at the place of a secret.
 PROSE: Final = words(
     """
     about after again already also and are argument arguments because been before both but
@@ -94,13 +94,13 @@ def lowered(text: str) -> str:
 
 
 def match_end(pattern: re.Pattern[str], text: str, start: int) -> int:
-    """Return where a match ends that begins at `start`; `start` if there is none."""
+    """Return the end of a match at `start`, or `start` if there is none."""
     match = pattern.match(text, start)
     return start if match is None else match.end()
 
 
 def closing_quote(text: str, start: int, mark: str) -> int | None:
-    """Return where a quoted text ends; None if that is on another line or too far away."""
+    """Return the end of a quoted text; None if it is on another line or too far away."""
     limit = min(len(text), start + 1024)
     if not mark.endswith(("'", '"', "`")):
         end = text.find(mark, start, limit)
@@ -123,7 +123,7 @@ def closing_quote(text: str, start: int, mark: str) -> int | None:
 def spans_of_matches(
     pattern: re.Pattern[str], span_of: Callable[[re.Match[str]], Span | None], text: str
 ) -> list[Span]:
-    """Return the secrets in the matches; the search goes on behind each of them."""
+    """Return the secrets in the matches; the search continues after each of them."""
     spans: list[Span] = []
     at = count = 0
     while (match := pattern.search(text, at)) is not None:

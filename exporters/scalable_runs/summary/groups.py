@@ -50,7 +50,7 @@ _WORKER_DETAILS: Final[dict[str, fields.Check]] = {
 
 @dataclass(slots=True)
 class Worker:
-    """The lives of the workers at one address."""
+    """The workers at one address, one after the other; a life is from start to end of one."""
 
     address: str | None
     worker_id: str | None = None
@@ -71,7 +71,7 @@ class Worker:
         self._since = launched._since
 
     def add(self, state: str, record: Mapping[str, Any]) -> None:
-        """Add a record of one of the lives."""
+        """Add a record of workers.jsonl."""
         now = parse_seconds(record["timestamp"])
         if state in _STARTED:
             if self.state not in _STARTED:
@@ -144,7 +144,7 @@ class Workers:
         self._usage: dict[str, _Usage] = {}
 
     def at(self, address: object) -> Worker | None:
-        """Return the worker at an address; None if it is no address or there are too many."""
+        """Return the worker at an address; None without an address, or with too many workers."""
         if not is_address(address):
             return None
         worker = self.by_key.get(address)

@@ -54,8 +54,8 @@ class RunSummary:
 
     The recorder feeds it while it records, so that closing a run of a million tasks needs no scan;
     the reader of a run whose recorder died feeds it from the journals. Both give the same numbers:
-    what the records of one journal say never depends on how far another journal was read, so only
-    the order within a journal matters, and ``seq`` fixes that.
+    they depend only on the order of records within each journal, which ``seq`` fixes, not on how
+    far another journal was read.
 
     Not thread-safe: one thread feeds it, and asks it when it is done.
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import yaml
 
 from scalable.manifest.errors import Problem
-from scalable_runs.redact import REDACTED, says_secret
+from scalable_runs.redact import REDACTED, is_secret_name
 
 #: Keys and indexes from the top of the document.
 Path: TypeAlias = tuple[str | int, ...]
@@ -288,7 +288,7 @@ class _Reader:
         return merged
 
     def _note_secret(self, key: str, node: Any) -> None:
-        if isinstance(node, yaml.ScalarNode) and node.value and says_secret(key):
+        if isinstance(node, yaml.ScalarNode) and node.value and is_secret_name(key):
             alone = _VARIABLE.fullmatch(str(node.value))
             if not (alone and alone["name"] and alone["default"] is None):
                 self._source.secret_spans.add((node.start_mark.index, node.end_mark.index))
