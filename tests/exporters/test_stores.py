@@ -551,6 +551,23 @@ def test_an_attachment_is_old_or_new_and_can_be_added_to(finished: Place) -> Non
     assert read(store)[1].problems == {}
 
 
+def test_a_file_may_be_linked_and_is_detached(finished: Place, tmp_path: Path) -> None:
+    store, log = finished.reopened(), tmp_path / "log"
+    log.write_bytes(b"one")
+    linked = store.link("logs/a.log", log)
+    assert linked == (store.stat("logs/a.log") is not None)
+    if linked:
+        log.write_bytes(b"three")
+        assert finished.content("logs/a.log") == b"three"
+        assert not store.link("logs/a.log", log)
+    with store.attach("logs/a.log") as file:
+        file.write(b"redacted")
+    assert log.read_bytes() in (b"one", b"three")
+    for _ in range(2):
+        store.detach("logs/a.log")
+        assert store.stat("logs/a.log") is None
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "/etc/passwd", "logs/../../x", "logs//x", "a\0b", "logs/"]
 )

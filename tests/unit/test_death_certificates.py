@@ -17,6 +17,7 @@ from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths
 from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.redact import Redactor
+from scalable_runs.stores.file import FileStore
 
 ADDRESS = "tcp://127.0.0.1:4000"
 
@@ -148,7 +149,7 @@ def test_killed_tasks_are_reported_once_all_their_deaths_are_known():
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y.stderr.log", "a" * 32 + "/../x"])
 def test_a_log_named_by_a_peer_is_looked_for_in_the_spool_alone(tmp_path, name):
-    logs = WorkerLogs(tmp_path, Redactor())
+    logs = WorkerLogs(FileStore(tmp_path), Redactor())
     logs.begin(ADDRESS, "../w", {"log": name, "log_path": "/etc/passwd"})
     kept = logs.end(ADDRESS, "elsewhere", {"log_path": "/etc/passwd"})
     assert kept.where == "elsewhere:/etc/passwd"
@@ -156,7 +157,7 @@ def test_a_log_named_by_a_peer_is_looked_for_in_the_spool_alone(tmp_path, name):
 
 
 def test_a_log_of_this_host_that_is_not_there_is_not_named(tmp_path):
-    logs = WorkerLogs(tmp_path, Redactor())
+    logs = WorkerLogs(FileStore(tmp_path), Redactor())
     process = {"log_path": str(tmp_path / "gone.stderr.log"), "hostname": socket.gethostname()}
     assert logs.end(ADDRESS, "here", process).where is None
     (tmp_path / "gone.stderr.log").touch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from scalable_runs.problems import LossCounter
@@ -234,6 +235,20 @@ class Store(Protocol):
             Add to its end. Otherwise it is replaced when the block ends without an exception,
             and left alone when it does not.
         """
+        ...
+
+    def link(self, name: str, path: Path) -> bool:
+        """Give a file of this host a second name in the run: what is written to it is there too.
+
+        Returns
+        -------
+        bool
+            False if the store cannot do that, or the name is taken.
+        """
+        ...
+
+    def detach(self, name: str) -> None:
+        """Remove an attachment, if there is one."""
         ...
 
     # Reading

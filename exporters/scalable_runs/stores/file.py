@@ -396,22 +396,29 @@ class FileStore:
     @contextmanager
     def attach(self, name: str, *, append: bool = False) -> Generator[BinaryIO]:
         """Write beside the file and rename, or append to it."""
-        path = self._inside(name)
-        for folder in reversed(path.relative_to(self.path).parents[:-1]):
-            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+        path = self._new(name)
         if append:
             with os.fdopen(os.open(path, _APPEND, 0o600), "ab") as file:
                 yield file
             return
-        temporary = path.with_name(TEMPORARY.format(path.name))
-        temporary.unlink(missing_ok=True)
+        with _replacing(path) as file:
+            yield file
+
+    def link(self, name: str, path: Path) -> bool:
+        """Make a hard link, if both are on one file system that has them."""
         try:
-            with os.fdopen(os.open(temporary, CREATE, 0o600), "wb") as file:
-                yield file
-            temporary.rename(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            os.link(path, self._new(name), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def detach(self, name: str) -> None:
+        """Remove an attachment, and its folder if that is empty then."""
+        path = self._inside(name)
+        path.unlink(missing_ok=True)
+        if path.parent != self.path:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     # Reading
 
@@ -436,18 +443,14 @@ class FileStore:
 
     def read(self, name: str, start: int = 0) -> Iterator[bytes | Hole]:
         """Yield blocks of a regular file; what else has its name is never waited for."""
-        fd = os.open(self._inside(name), _READ)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError("it is not a regular file")
-            if start:
-                os.lseek(fd, start, os.SEEK_SET)
-            while block := os.read(fd, BLOCK):
-                yield block
-                if hole := _skip_hole(fd, block):
-                    yield Hole(hole)
-        finally:
-            os.close(fd)
+        return _blocks(self._inside(name), start)
+
+    def _new(self, name: str) -> Path:
+        """Return the path of an attachment, whose folders exist then."""
+        path = self._inside(name)
+        for folder in reversed(path.relative_to(self.path).parents[:-1]):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+        return path
 
     def _inside(self, name: str) -> Path:
         """Return a file's path.
@@ -467,6 +470,35 @@ class FileStore:
         if not inside:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Generator[BinaryIO]:
+    """Write a file that takes the place of another, unless the block raises."""
+    temporary = path.with_name(TEMPORARY.format(path.name))
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, CREATE, 0o600), "wb") as file:
+            yield file
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _blocks(path: Path, start: int) -> Iterator[bytes | Hole]:
+    fd = os.open(path, _READ)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is not a regular file")
+        if start:
+            os.lseek(fd, start, os.SEEK_SET)
+        while block := os.read(fd, BLOCK):
+            yield block
+            if hole := _skip_hole(fd, block):
+                yield Hole(hole)
+    finally:
+        os.close(fd)
 
 
 def _gone() -> RunGoneError:

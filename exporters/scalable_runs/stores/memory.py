@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from scalable_runs import journal
@@ -133,6 +134,15 @@ class MemoryStore:
         with self._lock:
             before = bytes(self._files.get(name, b"")) if append else b""
             self._put(name, before + file.getvalue())
+
+    def link(self, name: str, path: Path) -> bool:
+        """No file is in memory."""
+        return False
+
+    def detach(self, name: str) -> None:
+        """Forget an attachment."""
+        with self._lock:
+            self._files.pop(name, None)
 
     def names(self) -> set[str]:
         """Return the names that have no folder."""

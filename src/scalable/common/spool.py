@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
 import tempfile
 from datetime import UTC, datetime
@@ -179,7 +178,13 @@ def read_tail(path: Path, limit: int = TAIL_BYTES) -> str:
         return ""
     finally:
         os.close(descriptor)
-    crash = data.rfind(b"Fatal Python error: ")
+    return tail_of(data, limit, size=size)
+
+
+def tail_of(data: bytes, limit: int = TAIL_BYTES, *, size: int = 0) -> str:
+    """The end of a log, as :func:`read_tail`; `size` is that of the log, if `data` is its end."""
+    size = max(size, len(data))
+    crash = data.rfind(b"Fatal Python error: ", max(0, len(data) - max(limit, _CRASH_WINDOW)))
     if crash >= 0 and len(data) - crash > limit // 2:
         data = data[max(0, crash - limit // 4) :][:limit]
     else:
@@ -187,31 +192,6 @@ def read_tail(path: Path, limit: int = TAIL_BYTES) -> str:
     if size > len(data):
         data = data.partition(b"\n")[2] or data
     return data.decode("utf-8", "replace")
-
-
-def keep(path: Path, target: Path) -> bool:
-    """Put a log where it is to stay: the same file under a second name, or else a copy.
-
-    Returns
-    -------
-    bool
-        False if it could not be done.
-    """
-    try:
-        make_private(target.parent)
-        if target.exists() and target.stat().st_ino == path.stat().st_ino:
-            return True
-        target.unlink(missing_ok=True)
-        try:
-            os.link(path, target, follow_symlinks=False)
-        except OSError:
-            # Another file system, or one without links.
-            with path.open("rb") as source, target.open("xb") as copy:
-                os.fchmod(copy.fileno(), 0o600)
-                shutil.copyfileobj(source, copy)
-    except OSError:
-        return False
-    return True
 
 
 def _digest(address: str) -> str:

@@ -149,7 +149,7 @@ class Recorder:
             provider=identity.provider,
             redact=redact,
             guard=self.guard,
-            logs=WorkerLogs(writer.path, redact),
+            logs=WorkerLogs(writer.store, redact),
             on_death=self._notify_death,
             sends_spans=self._router.sends_spans,
             running_after=options.running_after,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from scalable.common import spool
 from scalable_runs.redact import Redactor
+from scalable_runs.stores.base import Store, joined
 
 #: Seconds that a run has for redacting its workers' logs: those beyond it stay on their host.
 REDACT_TIME: Final = 5.0
@@ -37,18 +37,19 @@ class WorkerLogs:
 
     Parameters
     ----------
-    run_dir : pathlib.Path
-        The run's directory.
+    store : Store
+        Where the run is.
     redact : Redactor
         Passed each log.
     """
 
-    def __init__(self, run_dir: Path, redact: Redactor) -> None:
-        self._run_dir = run_dir
+    def __init__(self, store: Store, redact: Redactor) -> None:
+        self._store = store
         self._redact = redact
         #: Seconds that redacting has taken.
         self._spent = 0.0
-        self._targets: dict[str, tuple[Path, str]] = {}
+        #: Of each worker: its log, and the log's name in the run.
+        self._logs: dict[str, tuple[Path, str]] = {}
 
     def begin(self, address: str, worker: str, process: Mapping[str, Any]) -> None:
         """A worker said where its log is: give it its place in the run, where that costs nothing.
@@ -59,16 +60,13 @@ class WorkerLogs:
         path = spool.find_log(name)
         if path is None:
             return
-        relative = f"{LOGS_DIRECTORY}/{_file_name(worker)}/{path.name}"
-        self._targets[address] = (path, relative)
-        with contextlib.suppress(OSError):
-            target = self._run_dir / relative
-            spool.make_private(target.parent)
-            target.hardlink_to(path)
+        kept = f"{LOGS_DIRECTORY}/{_file_name(worker)}/{path.name}"
+        self._logs[address] = (path, kept)
+        self._store.link(kept, path)
 
     def end(self, address: str, host: str, process: Mapping[str, Any]) -> KeptLog:
         """The worker is gone, or the run ends: keep what its log holds by now."""
-        found = self._targets.pop(address, None)
+        found = self._logs.pop(address, None)
         if found is None:
             log = process.get("log_path")
             if not isinstance(log, str):
@@ -77,52 +75,53 @@ class WorkerLogs:
                 # An empty log is removed; a worker that lived for an instant had no more.
                 return KeptLog(None, "", "gone")
             return KeptLog(f"{host}:{log}", "", None)
-        path, relative = found
-        target = self._run_dir / relative
+        path, kept = found
         state = spool.log_state(path)
-        if state != "gone":
-            spool.keep(path, target)
-        if not self._hide_secrets(target):
-            return KeptLog(f"{host}:{path}", self._redact(spool.read_tail(path)), state)
-        tail = spool.read_tail(target)
-        with contextlib.suppress(OSError):
-            if not target.stat().st_size:
-                target.unlink()
-                target.parent.rmdir()
-        return KeptLog(relative if target.exists() else None, tail, state)
-
-    def _hide_secrets(self, target: Path) -> bool:
-        """Take secrets out of a kept log; False if it is not kept, as that takes too long."""
         try:
-            if self._spent > REDACT_TIME:
-                target.unlink()
-                return False
-            text = target.read_bytes().decode("utf-8", "surrogateescape")
-            began = monotonic()
-            redacted = self._redact.lines(text)
-            self._spent += monotonic() - began
-            if redacted != text:
-                # The log itself, of which this is a second name, goes on as it is.
-                copy = target.with_name(f".{target.name}.new")
-                descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(redacted.encode("utf-8", "surrogateescape"))
-                copy.replace(target)
-        except FileNotFoundError:
-            return True
+            data = self._keep(path, kept)
         except OSError:
-            target.unlink(missing_ok=True)
-            return False
-        return True
+            data = None
+        if data is None:
+            with contextlib.suppress(OSError):
+                self._store.detach(kept)
+            return KeptLog(f"{host}:{path}", self._redact(spool.read_tail(path)), state)
+        return KeptLog(kept if data else None, spool.tail_of(data), state)
+
+    def _keep(self, path: Path, kept: str) -> bytes | None:
+        """Put a log without its secrets into the run; None if that takes too long.
+
+        Raises
+        ------
+        OSError
+            The log cannot be read or written.
+        """
+        if self._spent > REDACT_TIME:
+            return None
+        is_linked = self._store.stat(kept) is not None or self._store.link(kept, path)
+        try:
+            data = joined(self._store.read(kept)) if is_linked else path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        began = monotonic()
+        text = data.decode("utf-8", "surrogateescape")
+        redacted = self._redact.lines(text).encode("utf-8", "surrogateescape")
+        self._spent += monotonic() - began
+        if not redacted:
+            self._store.detach(kept)
+        elif redacted != data or not is_linked:
+            # The log itself, of which this may be a second name, goes on as it is.
+            with self._store.attach(kept) as file:
+                file.write(redacted)
+        return redacted
 
     def state(self, address: str) -> str | None:
         """Whether a worker's process still has its log open; None where that is not known."""
-        found = self._targets.get(address)
+        found = self._logs.get(address)
         return spool.log_state(found[0]) if found is not None else None
 
     def close(self) -> None:
         """The run ends, and its workers live on."""
-        for address in list(self._targets):
+        for address in list(self._logs):
             self.end(address, "", {})
 
 
