@@ -116,8 +116,8 @@ def test_inputs_and_durations_that_differ_are_named(tmp_path):
         run.add({**submitted, **inputs}, running, done)
     (finding,) = errors(diagnose_run(run.finish(10, "failed")))
     said = " / ".join(finding.evidence.sentences)
-    assert "they had inputs of 1.00 GB on average, those that went well 1 MB" in said
-    assert "they ran 500 ms on average, those that went well 20.0 ms" in said
+    assert "they had inputs of 1.00 GB on average, those that succeeded 1 MB" in said
+    assert "they ran 500 ms on average, those that succeeded 20.0 ms" in said
 
 
 def test_what_a_retry_made_good_is_a_lesser_finding(tmp_path):

@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 #: Frames shown of one traceback.
 MAX_SHOWN: Final = 4
 
-#: What cloudpickle writes for the file of code that it sends by value, as that of `__main__`.
+#: File name that cloudpickle gives to code sent by value, such as that of `__main__`.
 _SENT_BY_VALUE: Final = "<dynamic-code>"
 #: Python's own tracebacks, those within an exception group, and those of `faulthandler`.
 _FRAME: Final = re.compile(r'[ |+]*File "([^"\n]*)", line (\d{1,9}),? in ([^\n]+)')
 _CHAINED: Final = re.compile(
     r"^[ |+]*(?:The above exception was the direct cause|During handling of the above exception)"
 )
-#: Programs that start other people's code: a file name of theirs is not that of the code.
+#: Programs that run the code of another file.
 _LAUNCHERS: Final = frozenset({"__main__.py", "ipykernel_launcher.py", "colab_kernel_launcher.py"})
 _INSTALLED: Final = re.compile(
     r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib(?:64)?[/\\]python3[^/\\]*[/\\]"
@@ -29,7 +29,8 @@ _DASK: Final = re.compile(
 _INTERACTIVE: Final = re.compile(r"<(?:dynamic-code|stdin|string|console|ipython-input-[^>]*)>")
 #: Where this package lies, without site-packages in a source tree.
 _HERE: Final = str(Path(__file__).parents[1]) + "/"
-_DEMO: Final = re.compile(r"[/\\]scalable[/\\]demo\.py$")
+#: The demo stands for a user's program; it was one module once.
+_DEMO: Final = re.compile(r"[/\\]scalable[/\\]demo(?:\.py$|[/\\])")
 
 
 class Frame(NamedTuple):
@@ -39,7 +40,7 @@ class Frame(NamedTuple):
     line: int
     function: str
     code: str
-    #: The user's own: not of an installed package, the standard library or this package.
+    #: Of the user's code: not of an installed package, the standard library or this package.
     is_own: bool
 
     def where(self, program: str = "") -> str:
@@ -55,7 +56,7 @@ class Frame(NamedTuple):
 
 
 def program_of(run: object) -> str:
-    """Return the file name of a run's program as run.json has it; empty where it is none."""
+    """Return the file name of a run's program as run.json has it; empty if it is not a script."""
     environment = run.get("environment") if isinstance(run, dict) else None
     program = environment.get("program") if isinstance(environment, dict) else None
     if not isinstance(program, str) or not program.endswith(".py") or program in _LAUNCHERS:
@@ -64,10 +65,10 @@ def program_of(run: object) -> str:
 
 
 def relevant_frames(traceback: str, limit: int = MAX_SHOWN) -> tuple[Frame, ...]:
-    """Return the frames that a person needs: the user's innermost ones, and where it was raised.
+    """Return the frames that matter: the user's innermost ones, and where it was raised.
 
-    Of a chain of exceptions the last one counts that has frames of the user's own. Where there is
-    none at all, the innermost frames of others stand for them, Dask's own last.
+    Of a chain of exceptions, the last one that has frames of the user's code is used. If none has,
+    the two innermost frames are returned, those outside Dask first.
     """
     parts = _parts(traceback)
     part = next((part for part in reversed(parts) if any(frame.is_own for frame in part)), None)

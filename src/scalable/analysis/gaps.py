@@ -14,9 +14,7 @@ from scalable_runs.summary import MAX_NAMES, OTHER
 def missing(reader: RunReader, counts: SummaryCounts) -> Iterator[str]:
     """Yield what the record lacks."""
     yield from problem_sentences(reader)
-    telemetry: Any = reader.document.get("telemetry")
-    if isinstance(telemetry, Mapping):
-        yield from _losses(telemetry)
+    yield from _losses(reader.document.get("telemetry") or {})
     unusable = counts.get("unusable_events")
     if unusable:
         yield f"{plural(unusable, 'record')} could not be understood, and are not in the numbers."

@@ -187,8 +187,7 @@ def _failure_group(row: FailureSummary) -> FailureGroup:
 
 def _last_sign(reader: RunReader, document: SummaryDocument) -> datetime | None:
     """Return when the last known thing happened: a record, or a heartbeat of the recorder."""
-    recorder = reader.document.get("recorder")
-    heartbeat = recorder.get("heartbeat_at") if isinstance(recorder, Mapping) else None
+    heartbeat = (reader.document.get("recorder") or {}).get("heartbeat_at")
     known = [parse_time(document.get("last_at")), parse_time(heartbeat), reader.finished_at]
     # Without any of these the files' own times are all there is; a copy of a run has new ones.
     return max(filter(None, known), default=reader.last_seen_at)
@@ -200,7 +199,7 @@ def _why(
     """Say why the run ended as it did."""
     if status == "lost":
         recorder = run.get("recorder")
-        if not isinstance(recorder, Mapping):
+        if not recorder:
             return "The run was never closed, and nothing records it any more."
         gone = f"Its recorder (process {recorder.get('pid')} on {recorder.get('host')}) is gone"
         return (

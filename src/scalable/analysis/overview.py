@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from scalable.analysis.load import read_journals
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import JOURNALS, SCHEMA_VERSION
+from scalable_runs.schema import JOURNALS, SCHEMA_VERSION, SummaryDocument
 
 #: Bytes of journals read for one listing; a larger unfinished run keeps its numbers to itself.
 MAX_READ: Final = 64 * 1024 * 1024
@@ -57,33 +57,23 @@ def load_overviews(readers: Iterable[RunReader], max_read: int = MAX_READ) -> It
             if size <= left:
                 left -= size
                 document = read_journals(reader).document(reader.document)
-        yield _overview(reader, document or {})
+        yield _overview(reader, cast("SummaryDocument | None", document))
 
 
-def _overview(reader: RunReader, document: Mapping[str, Any]) -> Overview:
-    counts = _section(document, "counts")
-    duration = _section(document, "timing").get("wall_s")
+def _overview(reader: RunReader, document: SummaryDocument | None) -> Overview:
+    duration = document["timing"]["wall_s"] if document else None
     end = reader.finished_at or reader.last_seen_at
     if duration is None and end is not None and reader.started_at is not None:
         duration = max(0.0, (end - reader.started_at).total_seconds())
     return Overview(
         run_id=reader.run_id,
         path=reader.path,
-        project=str(reader.document.get("project_name") or ""),
+        project=reader.document.get("project_name") or "",
         status=reader.status,
         started_at=reader.started_at,
         finished_at=reader.finished_at,
-        duration_s=duration if isinstance(duration, int | float) else None,
-        tasks=_count(counts.get("tasks")),
-        failures=_count(counts.get("tasks_failed")),
+        duration_s=duration,
+        tasks=document["counts"]["tasks"] if document else None,
+        failures=document["counts"]["tasks_failed"] if document else None,
         readable=bool(reader.document),
     )
-
-
-def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = document.get(name)
-    return cast("Mapping[str, Any]", section) if isinstance(section, Mapping) else {}
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) else None

@@ -1,7 +1,7 @@
-"""A diagnosis in a model's words, from any endpoint that speaks OpenAI's chat protocol.
+"""A diagnosis in a model's words, from any endpoint that serves OpenAI's chat protocol.
 
-Nothing happens here unless the caller asks for it. What is sent is the diagnosis and nothing else,
-after the redactor: no task's code, no data, no environment.
+Used only if the caller asks for it. The redacted diagnosis is sent and nothing else: no code of
+tasks, no data, no environment.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _logger = logging.getLogger("scalable")
 
 
 class ProseError(Exception):
-    """There is no prose; the message says why in one line."""
+    """No prose could be had; the message says why in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A model and where it is."""
+    """A model and its address."""
 
     base_url: str
     model: str
@@ -60,7 +60,7 @@ class Endpoint:
         Raises
         ------
         ProseError
-            The address or the model is missing, or the address is none.
+            The address or the model is missing, or the address is not an http(s) address.
         """
         environment = os.environ if environ is None else environ
         base_url = environment.get(BASE_URL_VARIABLE, "").strip().rstrip("/")
@@ -78,14 +78,14 @@ class Endpoint:
 def with_prose(
     diagnosis: Diagnosis, endpoint: Endpoint | None = None, *, timeout: float = TIMEOUT
 ) -> Diagnosis:
-    """Return the diagnosis with a model's words in `prose`, or, with a note why, without.
+    """Return the diagnosis with a model's words in `prose`, or with a note why there are none.
 
     Parameters
     ----------
     diagnosis
         What to put into words.
     endpoint
-        The model; default: the one that the environment names.
+        The model; by default the one that the environment names.
     timeout
         Longest wait for the answer, in seconds.
     """
@@ -98,7 +98,7 @@ def with_prose(
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key is meant for one host: it is taken nowhere else."""
+    """Follows no redirect: the key is meant for one host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
@@ -127,7 +127,7 @@ def _ask(diagnosis: Diagnosis, endpoint: Endpoint, timeout: float) -> str:
         error.close()
         raise ProseError(f"the model's server answered {error.code}") from None
     except (OSError, ValueError) as error:
-        # An answer that is no JSON is a ValueError; the text of neither is worth quoting whole.
+        # An answer that is not JSON raises ValueError.
         reason = getattr(error, "reason", None) or type(error).__name__
         raise ProseError(f"the model cannot be reached ({str(reason)[:100]})") from None
     try:

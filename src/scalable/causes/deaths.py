@@ -132,7 +132,7 @@ DEATHS: Final[tuple[DeathRule, ...]] = (
     DeathRule(
         "oom",
         "medium",
-        "the kernel's out-of-memory killer ended a process on its host just then",
+        "the kernel's out-of-memory killer ended a process on its host at that time",
         lambda case: case.oom_kills_host and case.signal == "SIGKILL",
     ),
     DeathRule(
@@ -162,7 +162,7 @@ DEATHS: Final[tuple[DeathRule, ...]] = (
     DeathRule(
         "connection",
         "high",
-        "the process ended in good order after it had lost its connection to the scheduler",
+        "the process ended by itself after it had lost its connection to the scheduler",
         lambda case: (
             case.exit_code == 0 and ("connection" in case.reason or case.reason in _NO_HEARTBEAT)
         ),
@@ -188,27 +188,26 @@ DEATHS: Final[tuple[DeathRule, ...]] = (
     DeathRule(
         "connection",
         "medium",
-        "the connection was cut while its process lived on",
+        "the connection broke while its process kept running",
         lambda case: case.reason == "connection-lost, process alive",
     ),
     DeathRule(
         "killed",
         "medium",
-        "worker and nanny went away together without a word, and the worker's process is gone",
+        "worker and nanny disappeared together, and the worker's process is gone",
         lambda case: case.reason == "connection-lost, nanny silent, process gone",
     ),
     DeathRule(
         "killed",
         "medium",
-        "its process is gone without a word; it ran without a nanny, so that how it ended is not "
-        "known",
+        "its process is gone; it ran without a nanny, so how it ended is not known",
         lambda case: case.reason == "connection-lost, process gone",
     ),
     DeathRule(
         "killed",
         "low",
-        "worker and nanny went away together without a word: both were killed, or their host or "
-        "its network failed",
+        "worker and nanny disappeared together: both were killed, or their host or its network "
+        "failed",
         lambda case: case.reason == "connection-lost, nanny silent",
     ),
     DeathRule(

@@ -22,7 +22,7 @@ from scalable.common.hints import suggestion
 
 #: Name of a command → its text in the list. Its module and function have the same name.
 COMMANDS: Final[dict[str, str]] = {
-    "report": "Tell what one run did, and how it went.",
+    "report": "Show what one run did, and how it went.",
     "diagnose": "Say what went wrong in one run, and what to do about it.",
     "crash-logs": "List, show or send the logs of workers that died.",
     "runs": "List the recorded runs, newest first.",

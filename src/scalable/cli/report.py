@@ -47,11 +47,11 @@ def report(
     scan: bool,
     exit_status: bool,
 ) -> None:
-    """Tell what one run did, and how it went.
+    """Show what one run did, and how it went.
 
     What ran and how long, the tasks by name, the slowest attempts, failures by cause, workers, and
-    what the record lacks. A run that still goes on is shown as it is now; one whose program was
-    killed with what ran when it died.
+    what the record lacks. A run that is going on is shown as it is now, one whose program was
+    killed with what was running then.
     """
     from scalable.analysis import json_text, load_report, render_json, render_text
 

@@ -283,7 +283,7 @@ def _suggestion(report: Report, group: Group, last: FailureDetails, failed: Sequ
     text = CAUSES[cause].remedy
     if cause in ("killed", "preempted", "connection", "walltime") and failed:
         text += (
-            " Tasks failed with KilledWorker because they had bad luck more often than "
+            " Tasks failed with KilledWorker because their workers died more often than "
             "distributed.scheduler.allowed-failures permits: raise that."
         )
     if cause == "import_error":

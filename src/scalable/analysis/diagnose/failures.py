@@ -65,75 +65,62 @@ def _task_failures(report: Report, seen: Observations, group: Group) -> Iterator
     """Failures for good are one finding; those that a retry made good a lesser one."""
     survived = group.retried - group.final
     if group.final or not survived:
-        yield _failed_tasks(report, seen, group, sorted(group.final))
+        finding = _failed_tasks(report, seen, group, sorted(group.final), "failed")
+        yield replace(finding, consequences=tuple(_followers(report, seen, group, finding.count)))
     if survived:
-        yield _survived_tasks(report, seen, group, sorted(survived))
+        finding = _failed_tasks(
+            report, seen, group, sorted(survived), "failed and succeeded when retried"
+        )
+        suggestion = _suggestion(report, group, survived=True)
+        yield replace(finding, severity="info", suggestion=suggestion)
 
 
 def _failed_tasks(
-    report: Report, seen: Observations, group: Group, tasks: Sequence[str]
+    report: Report, seen: Observations, group: Group, tasks: Sequence[str], outcome: str
 ) -> Finding:
-    # An older record may name no tasks at all.
+    # An older record may name no tasks at all; of many not all are kept.
     count = len(tasks) or group.count
-    if len(tasks) == MAX_TASKS:
+    if len(group.final) == MAX_TASKS and len(tasks) == MAX_TASKS:
         count = max(count, group.count - len(group.retried))
-    blaming = [name for task in tasks for name in seen.blamed.get(task, ())]
+    title = f"{CAUSES[group.cause].title}: {plural(count, 'task')} {outcome}"
+    return Finding(
+        severity="error",
+        category=group.cause,
+        title=f"{title} ({group.failure_class})",
+        count=count,
+        evidence=Evidence(
+            sentences=(*group.evidence, *_patterns(report, seen, group, tasks)),
+            task_ids=tuple(tasks[:MAX_IDS]),
+            task_count=count,
+            task_names=top(group.names),
+            **places(report, group.workers),
+            **moments(group),
+            message=group.message,
+            messages=tuple(group.messages) if len(group.messages) > 1 else (),
+            traceback=group.traceback[-_MAX_TRACEBACK:] or None,
+            frames=relevant_frames(group.traceback),
+            files=(FAILURES, TASKS),
+        ),
+        suggestion=_suggestion(report, group, survived=False),
+        confidence=group.confidence,
+    )
+
+
+def _followers(
+    report: Report, seen: Observations, group: Group, count: int
+) -> Iterator[Consequence]:
+    """Tasks that failed because these did."""
+    blaming = [name for task in sorted(group.final) for name in seen.blamed.get(task, ())]
     in_summary = sum(
         row.dependents_failed
         for row in report.failures
         if failure_pattern(row.failure_class, row.message) in group.patterns
     )
     followers = max(len(blaming), in_summary)
-    consequence = Consequence(
-        f"{plural(followers, 'task')} failed because of {'it' if count == 1 else 'them'}",
-        followers,
-        tuple(blaming[:MAX_IDS]),
-    )
-    return Finding(
-        severity="error",
-        category=group.cause,
-        title=f"{CAUSES[group.cause].title}: {plural(count, 'task')} failed "
-        f"({group.failure_class})",
-        count=count,
-        evidence=_task_evidence(report, seen, group, tasks, count),
-        suggestion=_suggestion(report, group, survived=False),
-        confidence=group.confidence,
-        consequences=(consequence,) if followers else (),
-    )
-
-
-def _survived_tasks(
-    report: Report, seen: Observations, group: Group, tasks: Sequence[str]
-) -> Finding:
-    count = len(tasks)
-    return Finding(
-        severity="info",
-        category=group.cause,
-        title=f"{CAUSES[group.cause].title}: {plural(count, 'task')} failed and went well when "
-        f"retried ({group.failure_class})",
-        count=count,
-        evidence=_task_evidence(report, seen, group, tasks, count),
-        suggestion=_suggestion(report, group, survived=True),
-        confidence=group.confidence,
-    )
-
-
-def _task_evidence(
-    report: Report, seen: Observations, group: Group, tasks: Sequence[str], count: int
-) -> Evidence:
-    return Evidence(
-        sentences=(*group.evidence, *_patterns(report, seen, group, tasks)),
-        task_ids=tuple(tasks[:MAX_IDS]),
-        task_count=count,
-        task_names=top(group.names),
-        **places(report, group.workers),
-        **moments(group),
-        message=group.message,
-        messages=tuple(group.messages) if len(group.messages) > 1 else (),
-        traceback=group.traceback[-_MAX_TRACEBACK:] or None,
-        frames=relevant_frames(group.traceback),
-        files=(FAILURES, TASKS),
-    )
+    if followers:
+        them = "it" if count == 1 else "them"
+        title = f"{plural(followers, 'task')} failed because of {them}"
+        yield Consequence(title, followers, tuple(blaming[:MAX_IDS]))
 
 
 def _suggestion(report: Report, group: Group, *, survived: bool) -> str:
@@ -211,7 +198,7 @@ def _common_place(report: Report, seen: Observations, group: Group) -> Iterator[
         if count >= 0.8 * total and share <= 0.5:
             yield (
                 f"{'all' if count == total else f'{count:,} of'} {total:,} on {what} {place}, "
-                f"which ran {percent(share)} of those that went well"
+                f"which ran {percent(share)} of those that succeeded"
             )
             return
 
@@ -223,7 +210,7 @@ def _difference(
         return
     mine, theirs = sum(failed) / len(failed), sum(succeeded) / len(succeeded)
     if max(mine, theirs) >= SHORT and (mine > 2 * theirs or mine < theirs / 2):
-        yield f"they {verb} {show(mine)} on average, those that went well {show(theirs)}"
+        yield f"they {verb} {show(mine)} on average, those that succeeded {show(theirs)}"
 
 
 def _memory_difference(report: Report, group: Group) -> Iterator[str]:
