@@ -120,7 +120,7 @@ WorkerState: TypeAlias = Literal["launched", "ready", "lost", "removed"]
 RunStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "lost"]
 RUN_STATUSES: Final = frozenset({"running", "completed", "failed", "cancelled", "lost"})
 
-#: A run id is a file name and nothing else: no separator, no leading dot, bounded.
+#: A run id is a plain file name: no separator, no leading dot, limited in length.
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: The time that most run ids begin with.
 RUN_ID_TIME: Final = re.compile(r"run-(\d{8}T\d{6})Z")
@@ -135,45 +135,47 @@ MAX_DEPENDENCIES: Final = 1_000
 
 
 class AnyRecord(TypedDict, total=False):
-    """What every record has."""
+    """Fields of every record."""
 
-    # The reader itself looks at these two, before the others are checked.
+    # The reader checks these two itself, before the others.
     schema_version: Annotated[int, anything, FIXED, ALWAYS, "Version of this schema: 1."]
-    event_type: Annotated[EventType, ALWAYS, "What the record is of."]
+    event_type: Annotated[EventType, ALWAYS, "Type of the record."]
     run_id: Annotated[Text, ALWAYS, "The run's id: the name of its directory."]
     seq: Annotated[int, anything, FIXED, ALWAYS, "1, 2, 3 … in a journal: a gap is a loss."]
-    writer: Annotated[Text, "Whose `seq` it is, in a run with several writers."]
-    timestamp: Annotated[Time, ALWAYS, "When it happened: UTC, by the scheduler's clock."]
+    writer: Annotated[Text, "Writer that `seq` belongs to, in a run with several writers."]
+    timestamp: Annotated[Time, ALWAYS, "Time of the event: UTC, on the scheduler's clock."]
     trace_id: Annotated[HexId, "Trace of the span that the record belongs to."]
     span_id: Annotated[HexId, "Span that the record belongs to."]
 
 
 class Placement(TypedDict, total=False):
-    """What a task asked for."""
+    """What a task requested."""
 
     component: Annotated[Text, "Component of the manifest that the task belongs to."]
-    requested_workers: Annotated[Count, "Workers asked for."]
+    requested_workers: Annotated[Count, "Requested workers."]
 
 
 class TaskRecord(AnyRecord, Placement, total=False):
-    """A step in the life of a task."""
+    """A change of the state of a task."""
 
     task_id: Annotated[Text, ALWAYS, "Dask's key of the task."]
     task_name: Annotated[
-        Text, ALWAYS, "What tasks of one kind share: the key's beginning, or the name given."
+        Text,
+        ALWAYS,
+        "Name that tasks of one kind share: beginning of the key, or the given name.",
     ]
-    state: Annotated[TaskState, ALWAYS, "State that the task has from now on."]
-    attempt: Annotated[Count, ALWAYS, "Number of the attempt, from 1; 0 where none was made."]
-    function_name: Annotated[Text, "The function, where it is not what the task's name says."]
-    tag: Annotated[Text, "What `tag=` named: a component, or one of its tags."]
+    state: Annotated[TaskState, ALWAYS, "New state of the task."]
+    attempt: Annotated[Count, ALWAYS, "Number of the attempt, from 1; 0 if there was none."]
+    function_name: Annotated[Text, "The function, if it differs from the task's name."]
+    tag: Annotated[Text, "Value of `tag=`: a component, or one of its tags."]
     worker: Annotated[Text, "Address of the worker."]
     worker_id: Annotated[Label, "Name of the worker."]
-    duration_s: Annotated[Seconds, "Execution alone, by the worker's clock."]
-    queue_s: Annotated[SignedSeconds, "From when the task could run until it did."]
-    transfer_s: Annotated[Seconds, "Fetching the task's inputs from other workers."]
+    duration_s: Annotated[Seconds, "Execution alone, on the worker's clock."]
+    queue_s: Annotated[SignedSeconds, "Time between being ready to run and running."]
+    transfer_s: Annotated[Seconds, "Time to fetch the task's inputs from other workers."]
     phases_start: Annotated[
         Time,
-        "Begin of the first phase, where phases took a noticeable share; see spans.jsonl.",
+        "Start of the first phase, if phases took a noticeable share; see spans.jsonl.",
     ]
     cpu_s: Annotated[Seconds, "CPU time of the task's own thread."]
     nbytes: Annotated[Bytes, "Size of the result, as Dask estimates it."]
@@ -181,17 +183,17 @@ class TaskRecord(AnyRecord, Placement, total=False):
     dependencies: Annotated[
         Texts, "On `submitted`: keys of the tasks it depends on, at most 1,000."
     ]
-    dependency_count: Annotated[Count, "On `submitted`: how many tasks it depends on."]
+    dependency_count: Annotated[Count, "On `submitted`: number of tasks it depends on."]
     error_type: Annotated[Text, "Class of the exception, `KilledWorker` or `WorkerLost`."]
     error_message: Annotated[
         Prose, "Message of the exception; beyond 10,000 characters, the middle is cut."
     ]
     blame: Annotated[Text, "The `task_id` at fault, on a task that failed without running."]
     recomputed: Annotated[Flag, "The attempt was made because a result was lost with its worker."]
-    rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`, which is no failure."]
+    rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`, which is not a failure."]
     reopens: Annotated[TaskState, "Final state that no longer holds: the task runs again."]
     known_before: Annotated[Flag, "On `submitted`: the scheduler had the task before this run."]
-    parent_span_id: Annotated[HexId, "Parent of the attempt's span, on the line of its end."]
+    parent_span_id: Annotated[HexId, "Parent of the attempt's span, on its last line."]
 
 
 class Ending(TypedDict, total=False):
@@ -200,14 +202,15 @@ class Ending(TypedDict, total=False):
     host: Annotated[Text, "Host that the worker is on."]
     pid: Annotated[Count, "Process of the worker."]
     memory_limit_bytes: Annotated[Bytes, "Memory that the worker may use."]
-    reason: Annotated[Text, "Why the worker went away."]
+    reason: Annotated[Text, "Why the worker ended."]
     exit_code: Annotated[
-        Integer, "Exit code of the worker's process; of a signal, minus its number."
+        Integer, "Exit code of the worker's process; minus the number of a signal."
     ]
     signal: Annotated[Text, "Signal that ended the worker's process."]
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
     tasks_running: Annotated[
-        Count, "Tasks that ran on the worker when it was lost, or on all with the scheduler."
+        Count,
+        "Tasks that ran on the lost worker, or on all workers of the lost scheduler.",
     ]
     tasks_recomputed: Annotated[Count, "Finished tasks whose result was lost with the worker."]
     memory_bytes: Annotated[Bytes, "Memory of the worker's process at its last sample."]
@@ -228,13 +231,13 @@ class WorkerDetails(Ending, total=False):
 
 
 class WorkerRecord(AnyRecord, total=False):
-    """A worker came or went."""
+    """A worker started or ended."""
 
     component: Annotated[Text, "Component of the manifest that the worker belongs to."]
     worker_id: Annotated[Label, "Name of the worker."]
     worker: Annotated[Text, "Address of the worker."]
     state: Annotated[
-        WorkerState, "`removed` was asked for (close, retire, scale down), `lost` was not."
+        WorkerState, "`removed` was requested (close, retire, scale down), `lost` was not."
     ]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     details: Annotated[WorkerDetails, "More about the worker."]
@@ -252,9 +255,9 @@ class ResourceRecord(AnyRecord, Placement, total=False):
     observed_memory_limit_gb: Annotated[
         Gigabytes, "Of a worker: memory that it may use, in 10⁹ bytes."
     ]
-    requested_cpus: Annotated[Amount, "Cores asked for."]
-    requested_memory: Annotated[Anything, "Memory asked for, as the manifest has it."]
-    requested_walltime: Annotated[Anything, "Time asked for of the batch system."]
+    requested_cpus: Annotated[Amount, "Requested cores."]
+    requested_memory: Annotated[Anything, "Requested memory, as in the manifest."]
+    requested_walltime: Annotated[Anything, "Time requested from the batch system."]
 
 
 class Death(TypedDict, total=False):
@@ -265,7 +268,7 @@ class Death(TypedDict, total=False):
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
     signal: Annotated[Text, "Signal that ended the worker's process."]
     exit_code: Annotated[
-        Integer, "Exit code of the worker's process; of a signal, minus its number."
+        Integer, "Exit code of the worker's process; minus the number of a signal."
     ]
     tasks_running: Annotated[Count, "Tasks that ran on the worker."]
 
@@ -292,8 +295,8 @@ class FailureDetails(Ending, total=False):
     stderr_tail: Annotated[Prose, "Last lines that the worker's process wrote to stderr."]
     stderr_path: Annotated[Text, "File with all that it wrote, `host:path` on another host."]
     tasks: Annotated[Texts, "Keys of the tasks that ran at that time, at most 100."]
-    tasks_waiting: Annotated[Count, "Tasks that had not begun when the scheduler was lost."]
-    memory_peak_bytes: Annotated[Bytes, "Most memory that the worker's process was seen to use."]
+    tasks_waiting: Annotated[Count, "Tasks that had not started when the scheduler was lost."]
+    memory_peak_bytes: Annotated[Bytes, "Maximum observed memory of the worker's process."]
     memory_samples: Annotated[
         list[list[float]],
         anything,
@@ -310,12 +313,12 @@ class FailureDetails(Ending, total=False):
     batch_system: Annotated[Text, "Batch system that the worker's job belongs to."]
     batch_job: Annotated[Label, "Id of the worker's job in the batch system."]
     time_limit_s: Annotated[Number, "Time limit of the job, in seconds."]
-    time_left_s: Annotated[Number, "Seconds to the end of the job's time."]
+    time_left_s: Annotated[Number, "Seconds until the end of the job's time."]
     deaths: Annotated[
         list[Death], "Of a task that failed with `KilledWorker`: deaths of workers that ran it."
     ]
-    deaths_present: Annotated[Count, "How many deaths `deaths` has."]
-    deaths_alone: Annotated[Count, "How many of them while the task ran alone."]
+    deaths_present: Annotated[Count, "Number of `deaths`."]
+    deaths_alone: Annotated[Count, "Number of them that happened while the task ran alone."]
 
 
 class FailureRecord(AnyRecord, total=False):
@@ -324,7 +327,7 @@ class FailureRecord(AnyRecord, total=False):
     failure_class: Annotated[
         Text, ALWAYS, "Class of the exception, `KilledWorker`, `WorkerLost` or `SchedulerLost`."
     ]
-    message: Annotated[Prose, ALWAYS, "What the exception says."]
+    message: Annotated[Prose, ALWAYS, "Message of the exception."]
     task_id: Annotated[Text, "Dask's key of the task."]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     component: Annotated[Text, "Component of the manifest that the task belongs to."]
@@ -332,21 +335,21 @@ class FailureRecord(AnyRecord, total=False):
 
 
 class UserRecord(AnyRecord, total=False):
-    """What the program or a task recorded itself."""
+    """Recorded by the program or a task itself."""
 
     task_id: Annotated[Text, "Dask's key of the task."]
-    task_name: Annotated[Text, "What tasks of one kind share."]
+    task_name: Annotated[Text, "Name that tasks of one kind share."]
     component: Annotated[Text, "Component of the manifest that the task belongs to."]
-    tag: Annotated[Text, "What `tag=` named: a component, or one of its tags."]
-    metadata: Annotated[Table, "What the program added."]
+    tag: Annotated[Text, "Value of `tag=`: a component, or one of its tags."]
+    metadata: Annotated[Table, "Added by the program."]
 
 
 class CacheRecord(UserRecord, total=False):
     """A look-up of a result in the cache."""
 
-    function_name: Annotated[Text, "Function whose result was looked for."]
+    function_name: Annotated[Text, "Function whose result was looked up."]
     key_digest: Annotated[Text, "Digest of function and arguments."]
-    hit: Annotated[Flag, "The result was there."]
+    hit: Annotated[Flag, "The result was found."]
     duration_s: Annotated[Seconds, "Time to load the result, or to compute it."]
     size_bytes: Annotated[Bytes, "Size of the result."]
 
@@ -356,7 +359,7 @@ class ArtifactRecord(UserRecord, total=False):
 
     artifact_name: Annotated[Text, "Name of the artifact."]
     location: Annotated[Text, "Where the artifact is."]
-    kind: Annotated[Text, "What kind of artifact it is."]
+    kind: Annotated[Text, "Kind of artifact."]
     size_bytes: Annotated[Bytes, "Size of the artifact."]
     digest: Annotated[Text, "SHA-256 of the whole file, as `sha256:` and hexadecimal digits."]
     stage: Annotated[Text, "Whether the artifact was written (`put`) or read (`get`)."]
@@ -366,7 +369,7 @@ class CostRecord(UserRecord, total=False):
     """A cost, recorded or estimated."""
 
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
-    region: Annotated[Text, "Region that the prices are of."]
+    region: Annotated[Text, "Region of the prices."]
     currency: Annotated[Text, "Currency of the prices."]
     total_hourly: Annotated[Number, "Cost per hour."]
     total_monthly: Annotated[Number, "Cost per month."]
@@ -381,11 +384,11 @@ class Scope(TypedDict, total=False):
 
 
 class SignalRecord(AnyRecord, total=False):
-    """A signal of OpenTelemetry that is no record of another journal."""
+    """A signal of OpenTelemetry that is not a record of another journal."""
 
     attributes: Annotated[Table, "Its attributes."]
-    scope: Annotated[Scope, "What recorded it."]
-    resource: Annotated[Table, "Its resource's attributes, where it is not the run's own."]
+    scope: Annotated[Scope, "Scope that recorded it."]
+    resource: Annotated[Table, "Attributes of its resource, if this is not that of the run."]
 
 
 class SpanStatus(TypedDict, total=False):
@@ -417,9 +420,9 @@ class SpanRecord(SignalRecord, total=False):
     parent_span_id: Annotated[HexId, "The span's parent."]
     name: Annotated[Text, "Name of the span."]
     kind: Annotated[Word, "`internal`, `server`, `client`, `producer` or `consumer`."]
-    start_time: Annotated[Time, "When it began."]
-    end_time: Annotated[Time, "When it ended."]
-    duration_s: Annotated[Seconds, "From its begin to its end."]
+    start_time: Annotated[Time, "Its start."]
+    end_time: Annotated[Time, "Its end."]
+    duration_s: Annotated[Seconds, "Time from its start to its end."]
     status: Annotated[SpanStatus, "Its status."]
     events: Annotated[list[SpanEvent], "Its events."]
     links: Annotated[list[SpanLink], "Its links."]
@@ -431,11 +434,11 @@ class SpanRecord(SignalRecord, total=False):
 class LogRecord(SignalRecord, total=False):
     """A log record or an event."""
 
-    observed_timestamp: Annotated[Time, "When it was seen, if not when it happened."]
+    observed_timestamp: Annotated[Time, "Time of observation, if it differs from `timestamp`."]
     event_name: Annotated[Text, "Name of the event."]
-    severity_number: Annotated[Integer, "OpenTelemetry's number of the severity."]
-    severity_text: Annotated[Text, "The severity as its source calls it."]
-    body: Annotated[Anything, "What it says."]
+    severity_number: Annotated[Integer, "Severity number of OpenTelemetry."]
+    severity_text: Annotated[Text, "The name of the severity at its source."]
+    body: Annotated[Anything, "The body."]
 
 
 class MetricBuckets(TypedDict, total=False):
@@ -453,11 +456,11 @@ class MetricRecord(SignalRecord, total=False):
     unit: Annotated[Text, "Its unit, in UCUM."]
     temporality: Annotated[Word, "`cumulative` or `delta`."]
     monotonic: Annotated[Flag, "Of a sum: it only grows."]
-    start_time: Annotated[Time, "When counting began."]
+    start_time: Annotated[Time, "Start of the count."]
     value: Annotated[Number, "Value of a sum or gauge."]
     count: Annotated[Count, "Of a histogram: number of values."]
     sum: Annotated[Number, "Of a histogram: sum of the values."]
-    min: Annotated[Number, "Of a histogram: least value."]
+    min: Annotated[Number, "Of a histogram: smallest value."]
     max: Annotated[Number, "Of a histogram: largest value."]
     bounds: Annotated[Numbers, "Of a histogram: upper bounds of its buckets."]
     bucket_counts: Annotated[Counts, "Values in each bucket; one more bucket than bounds."]
@@ -468,11 +471,11 @@ class MetricRecord(SignalRecord, total=False):
 
 
 class UploadRecord(AnyRecord, total=False):
-    """What became of the log of a dead worker that was to be sent."""
+    """Outcome of sending the log of a lost worker."""
 
     outcome: Annotated[
         Word,
-        "`uploaded`, `refused` (not worth another try), `failed` (all tries did), `skipped` "
+        "`uploaded`, `refused` (by the server), `failed` (all tries failed), `skipped` "
         "(empty, or sent already), `dropped` (too many were waiting) or `pending` (the run was "
         "closed first).",
     ]
@@ -480,13 +483,13 @@ class UploadRecord(AnyRecord, total=False):
     log: Annotated[Text, "The log's path within the run directory."]
     cause: Annotated[Word, "Class of the cause of the worker's death."]
     host: Annotated[Text, "Host that it was to be sent to."]
-    tries: Annotated[Count, "How often it was tried."]
+    tries: Annotated[Count, "Number of tries."]
     sha256: Annotated[Text, "SHA-256 of what was sent."]
     size: Annotated[Bytes, "Size of what was sent."]
     error: Annotated[Text, "Why it was not sent."]
 
 
-#: What the records of each journal are declared by.
+#: Declaration of the records of each journal.
 DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
     TASKS: TaskRecord,
     WORKERS: WorkerRecord,
@@ -501,7 +504,7 @@ DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
     UPLOADS: UploadRecord,
 }
 
-#: A record of any event type, read or being made.
+#: A record of any event type.
 Record: TypeAlias = dict[str, Any]
 
 
@@ -509,19 +512,19 @@ Record: TypeAlias = dict[str, Any]
 
 
 class Recorder(TypedDict):
-    """Who writes a run, so that a reader can tell a live run from one whose recorder died."""
+    """The process that a run belongs to: readers check whether it is alive."""
 
-    host: Annotated[Text, "Host of the process whose run it is."]
+    host: Annotated[Text, "Host of the process that the run belongs to."]
     pid: Annotated[Count, "Its process id."]
     boot_id: Annotated[Text, FIXED, "The host's boot."]
-    heartbeat_at: Annotated[Time, "When the recorder last gave a sign of life."]
+    heartbeat_at: Annotated[Time, "Last sign of life of the recorder."]
 
 
 class Restart(TypedDict):
-    """The process that wrote the run died, and another one went on in new files."""
+    """The process that wrote the run died, and another one continued in new files."""
 
-    at: Annotated[Time, "When its end was noticed."]
-    gap_s: Annotated[Seconds, "From then until the other one went on."]
+    at: Annotated[Time, "When its death was noticed."]
+    gap_s: Annotated[Seconds, "Time until the other one continued."]
 
 
 class Telemetry(TypedDict):
@@ -530,31 +533,29 @@ class Telemetry(TypedDict):
     dropped: Annotated[dict[str, Count], "What could not be recorded."]
     errors: Annotated[
         dict[str, Count],
-        "Internal errors; `unread:…` counts what came from another version of this package.",
+        "Internal errors; `unread:…` counts facts of other versions that could not be read.",
     ]
     uncertain: NotRequired[
         Annotated[
             dict[str, Count],
-            "Lines, by file, written between the last good sync and one that failed.",
+            "Lines by file between the last good sync and one that failed.",
         ]
     ]
     unwatched_workers: NotRequired[
         Annotated[
             dict[str, Text],
-            "Workers on which the package could not be used: why, by `worker_id`; at most 1,000.",
+            "Reason by `worker_id` of workers that cannot use the package; at most 1,000.",
         ]
     ]
     graphs_unseen: NotRequired[
         Annotated[
             Count,
-            "Graphs that the program sent and the scheduler did not take in: their tasks "
+            "Graphs that the program sent and the scheduler did not accept: their tasks "
             "are not in the record.",
         ]
     ]
     restarts: NotRequired[
-        Annotated[
-            list[Restart], anything, "Each time that the process which writes the run was replaced."
-        ]
+        Annotated[list[Restart], anything, "Restarts of the process that writes the run."]
     ]
     usage_left_out: NotRequired[
         Annotated[Count, "Short attempts whose usage has no record in resources.jsonl."]
@@ -565,19 +566,19 @@ class Telemetry(TypedDict):
             "Spans, metric collections and log records, by signal, that a collector did not get.",
         ]
     ]
-    sent: NotRequired[Annotated[dict[str, Count], "And what it did get."]]
+    sent: NotRequired[Annotated[dict[str, Count], "Those that a collector got."]]
 
 
 class JournalMark(TypedDict):
     """The synced part of one file."""
 
-    bytes: Annotated[Count, Unit("By"), "Its length."]
+    bytes: Annotated[Count, Unit("By"), "Size of the synced part."]
     seq: Annotated[Count, "Its last `seq`."]
     crc32: Annotated[Count, "The CRC-32 of its bytes."]
 
 
 class Environment(TypedDict, total=False):
-    """What ran; programs may add to it."""
+    """Versions and host; programs may add to it."""
 
     python: Annotated[Anything, "Version of Python."]
     implementation: Annotated[Anything, "Implementation of Python."]
@@ -586,11 +587,11 @@ class Environment(TypedDict, total=False):
     cpu_count: Annotated[Anything, "Processors of the host."]
     program: Annotated[Anything, "File name of the program."]
     packages: Annotated[dict[str, Text], "Versions of the packages that record."]
-    resource: Annotated[Anything, "Attributes of the resource, of a run made by an SDK."]
+    resource: Annotated[Anything, "Attributes of the resource, in a run written by an SDK."]
 
 
 class RunDocument(TypedDict):
-    """run.json: what the run is, its state, and how much of each file is safely on disk."""
+    """run.json: description and state of the run, and how much of each file is safely on disk."""
 
     schema_version: Annotated[Count, "Version of this schema: 1."]
     run_id: Annotated[Text, "The run's id: the name of its directory."]
@@ -598,22 +599,20 @@ class RunDocument(TypedDict):
     target_name: Annotated[Text, "Target of the manifest."]
     provider_name: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     manifest_lock: Annotated[Text, FIXED, "`sha256:` and the digest of the canonical manifest."]
-    source_manifest_path: Annotated[Text | None, "File that the manifest came from."]
-    started_at: Annotated[Time, "When the run began."]
+    source_manifest_path: Annotated[Text | None, "File of the manifest."]
+    started_at: Annotated[Time, "Start of the run."]
     finished_at: Annotated[Time | None, "When the run was closed."]
     status: Annotated[
         RunStatus,
-        "`lost` where the program's block ended well and the end of some task is unknown; a run "
-        "that says `running` and whose recorder is gone is read as `lost`, too.",
+        "`lost` if the program's block ended well and the end of some task is unknown; a run "
+        "with status `running` whose recorder has ended is read as `lost`, too.",
     ]
     trace_id: Annotated[HexId, "Trace of the run's root span."]
-    environment: Annotated[Environment, "What ran."]
+    environment: Annotated[Environment, "Versions and host."]
     code_identities: Annotated[Table, "Versions of the user's code."]
-    recorder: NotRequired[Annotated[Recorder, "Who writes the run."]]
+    recorder: NotRequired[Annotated[Recorder, "Process that the run belongs to."]]
     telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
-    journal: NotRequired[
-        Annotated[dict[str, JournalMark], anything, "What of each file is synced."]
-    ]
+    journal: NotRequired[Annotated[dict[str, JournalMark], anything, "Synced part of each file."]]
 
 
 # -- owner.json -----------------------------------------------------------------------------------
@@ -623,29 +622,29 @@ class WriterProcess(TypedDict):
     """A process that writes a run for another one."""
 
     pid: Annotated[Count, "Its process id."]
-    process_started: Annotated[Text, FIXED, "When it started, by the host's own count."]
+    process_started: Annotated[Text, FIXED, "Its start time, as counted by the host."]
 
 
 class Owner(WriterProcess):
-    """owner.json: whose run it is."""
+    """owner.json: the process that the run belongs to."""
 
-    host: Annotated[Text, "Host of the process whose run it is."]
+    host: Annotated[Text, "Host of the process that the run belongs to."]
     boot_id: Annotated[Text, FIXED, "The host's boot."]
-    pid_namespace: Annotated[Text, FIXED, "Namespace in which the process id counts."]
-    created_at: Annotated[Time, "When the run was made."]
-    writer: NotRequired[Annotated[WriterProcess, "A process of its own that writes the run."]]
+    pid_namespace: Annotated[Text, FIXED, "Namespace of the process id."]
+    created_at: Annotated[Time, "When the run was created."]
+    writer: NotRequired[Annotated[WriterProcess, "Separate process that writes the run."]]
 
 
 # -- summary.json ---------------------------------------------------------------------------------
 
-#: A number of things; a sum of a damaged journal may be wrong, yet is a whole number.
+#: A count; for a damaged journal it may be wrong, but is an integer.
 Total: TypeAlias = Annotated[int, integer]
-#: How often each of some names was seen.
+#: Counts by name.
 Members: TypeAlias = dict[str, Total]
 
 
 class SummaryCounts(TypedDict):
-    """How many there were."""
+    """Counts."""
 
     task_events: Annotated[Total, "Records of tasks.jsonl."]
     resource_events: Annotated[Total, "Records of resources.jsonl."]
@@ -654,21 +653,21 @@ class SummaryCounts(TypedDict):
     cache_events: Annotated[Total, "Records of cache.jsonl."]
     artifact_events: Annotated[Total, "Records of artifacts.jsonl."]
     cost_events: Annotated[Total, "Records of cost.jsonl."]
-    unusable_events: Annotated[Total, "Records that could not be understood."]
+    unusable_events: Annotated[Total, "Records that could not be used."]
     tasks: Annotated[Total, "Tasks."]
-    tasks_submitted: Annotated[Total, "Tasks that the scheduler took in."]
+    tasks_submitted: Annotated[Total, "Tasks submitted to the scheduler."]
     tasks_succeeded: Annotated[Total, "Tasks whose final state is `succeeded`."]
     tasks_failed: Annotated[Total, "Tasks whose final state is `failed`."]
     tasks_cancelled: Annotated[Total, "Tasks whose final state is `cancelled`."]
-    tasks_retried: Annotated[Total, "Attempts that raised, and whose task ran again."]
+    tasks_retried: Annotated[Total, "Attempts that raised and whose task ran again."]
     tasks_rescheduled: NotRequired[Annotated[Total, "Attempts that raised `Reschedule`."]]
     tasks_lost: Annotated[Total, "Attempts lost with their worker."]
     tasks_recomputed: Annotated[Total, "Attempts made again for a lost result."]
     tasks_recomputed_distinct: NotRequired[
-        Annotated[Total | None, "Tasks computed again; null where there were too many to tell."]
+        Annotated[Total | None, "Tasks computed again; null if there were too many to count."]
     ]
     tasks_running: Annotated[Total, "Tasks whose last line is `running`."]
-    tasks_waiting: Annotated[Total, "Tasks that were submitted and have not begun."]
+    tasks_waiting: Annotated[Total, "Tasks that wait."]
     tasks_unknown: NotRequired[
         Annotated[Total, "Tasks without a final state in a run that has ended."]
     ]
@@ -680,7 +679,7 @@ class SummaryCounts(TypedDict):
 class Spread(TypedDict):
     """Some durations, in seconds; percentiles are within `relative_error`."""
 
-    count: Annotated[Count, "How many."]
+    count: Annotated[Count, "Number."]
     total: Annotated[Seconds, "Their sum."]
     mean: Annotated[Seconds | None, "Their mean."]
     p50: Annotated[Seconds | None, "Their median."]
@@ -692,50 +691,48 @@ class NameSummary(TypedDict):
     """All tasks of one name."""
 
     count: Annotated[Total, "Tasks."]
-    submitted: Annotated[Total, "Tasks that the scheduler took in."]
+    submitted: Annotated[Total, "Tasks submitted to the scheduler."]
     succeeded: Annotated[Total, "Tasks whose final state is `succeeded`."]
     failed: Annotated[Total, "Tasks whose final state is `failed`."]
     cancelled: Annotated[Total, "Tasks whose final state is `cancelled`."]
-    retried: Annotated[Total, "Attempts that raised, and whose task ran again."]
+    retried: Annotated[Total, "Attempts that raised and whose task ran again."]
     rescheduled: NotRequired[Annotated[Total, "Attempts that raised `Reschedule`."]]
     lost: Annotated[Total, "Attempts lost with their worker."]
     recomputed: Annotated[Total, "Attempts made again for a lost result."]
     attempts: Annotated[Total, "Attempts that ended."]
-    cut_short: NotRequired[Annotated[Total, "Attempts that ran and did not end by themselves."]]
-    cut_short_s: NotRequired[Annotated[Seconds, "How long these ran."]]
-    duration: Annotated[Spread, "Execution of the attempts."]
-    queue: Annotated[Spread, "Their queueing."]
+    cut_short: NotRequired[Annotated[Total, "Attempts that ran and did not finish."]]
+    cut_short_s: NotRequired[Annotated[Seconds, "Total time that these ran."]]
+    duration: Annotated[Spread, "Execution times of the attempts."]
+    queue: Annotated[Spread, "Time in the queue."]
     cpu_s: Annotated[Seconds, "CPU time of their threads."]
-    transfer_s: Annotated[Seconds, "Fetching what they needed."]
+    transfer_s: Annotated[Seconds, "Time to fetch their inputs."]
 
 
 class SlowAttempt(TypedDict):
     """One of the slowest attempts."""
 
     task_id: Annotated[Text, "Dask's key of the task."]
-    task_name: NotRequired[Annotated[Text | None, "What tasks of one kind share."]]
+    task_name: NotRequired[Annotated[Text | None, "Name that tasks of one kind share."]]
     state: Annotated[Word, "How it ended."]
     attempt: NotRequired[Annotated[Count | None, "Number of the attempt."]]
     worker: NotRequired[Annotated[Text | None, "Address of the worker."]]
     duration_s: Annotated[Seconds, "Execution alone."]
     queue_s: NotRequired[
-        Annotated[SignedSeconds | None, "From when the task could run until it did."]
+        Annotated[SignedSeconds | None, "Time between being ready to run and running."]
     ]
-    timestamp: NotRequired[Annotated[Text | None, FIXED, "When it ended."]]
+    timestamp: NotRequired[Annotated[Text | None, FIXED, "Its end."]]
 
 
 class Timing(TypedDict):
-    """How long things took."""
+    """Durations."""
 
-    wall_s: Annotated[Seconds | None, "The run from its begin to its end."]
+    wall_s: Annotated[Seconds | None, "Time from the start to the end of the run."]
     task_duration_count: NotRequired[Annotated[Total, "Attempts with a duration."]]
     task_duration_total_s: NotRequired[Annotated[Seconds, "Sum of the durations."]]
     task_duration_avg_s: NotRequired[Annotated[Seconds | None, "Their mean."]]
-    cut_short_count: NotRequired[
-        Annotated[Total, "Attempts that ran and did not end by themselves."]
-    ]
-    cut_short_total_s: NotRequired[Annotated[Seconds, "How long these ran."]]
-    relative_error: NotRequired[Annotated[Amount, "Error of the percentiles at most."]]
+    cut_short_count: NotRequired[Annotated[Total, "Attempts that ran and did not finish."]]
+    cut_short_total_s: NotRequired[Annotated[Seconds, "Total time that these ran."]]
+    relative_error: NotRequired[Annotated[Amount, "Maximum error of the percentiles."]]
     tasks: Annotated[dict[str, NameSummary], "By task name."]
     slowest: Annotated[list[SlowAttempt], "The slowest attempts, the slowest first."]
 
@@ -755,28 +752,28 @@ class WorkerSummary(TypedDict):
     worker_id: Annotated[Text | None, "Name of the worker."]
     host: Annotated[Text | None, "Host that the worker is on."]
     state: Annotated[Word | None, "Its last state."]
-    reason: Annotated[Text | None, "Why it went away."]
+    reason: Annotated[Text | None, "Why it ended."]
     exit_code: Annotated[Integer | None, "Exit code of its process."]
     signal: Annotated[Text | None, "Signal that ended the worker's process."]
-    lives: NotRequired[Annotated[Count, "How often it came."]]
+    lives: NotRequired[Annotated[Count, "How often it started."]]
     lost: Annotated[Count, "How often it was lost."]
     nthreads: Annotated[Count | None, "Threads that run tasks."]
-    lifetime_s: Annotated[Seconds, "How long it was there."]
-    busy_s: Annotated[Seconds, "Execution of all attempts there."]
+    lifetime_s: Annotated[Seconds, "How long it ran."]
+    busy_s: Annotated[Seconds, "Execution time of all attempts on it."]
     busy_ratio: Annotated[Amount | None, "Execution per second of its threads."]
-    attempts: Annotated[Count, "Attempts that ended there."]
-    memory_gb_max: Annotated[Gigabytes | None, "Most memory that was seen in use."]
+    attempts: Annotated[Count, "Attempts that ended on it."]
+    memory_gb_max: Annotated[Gigabytes | None, "Maximum observed memory."]
     memory_limit_gb: Annotated[Gigabytes | None, "Memory that it may use."]
-    cpu_max: NotRequired[Annotated[Cores | None, "Most cores that were seen in use."]]
+    cpu_max: NotRequired[Annotated[Cores | None, "Maximum observed cores."]]
 
 
 class Resources(TypedDict):
-    """What was asked for and used."""
+    """Requested and used resources."""
 
-    requested_cpu_min: NotRequired[Annotated[Number | None, "Least cores asked for."]]
-    requested_cpu_max: NotRequired[Annotated[Number | None, "Most cores asked for."]]
-    requested_cpu_avg: NotRequired[Annotated[Number | None, "Mean of the cores asked for."]]
-    observed_memory_gb_max: Annotated[Gigabytes | None, "Most memory that was seen in use."]
+    requested_cpu_min: NotRequired[Annotated[Number | None, "Minimum of the requested cores."]]
+    requested_cpu_max: NotRequired[Annotated[Number | None, "Maximum of the requested cores."]]
+    requested_cpu_avg: NotRequired[Annotated[Number | None, "Mean of the requested cores."]]
+    observed_memory_gb_max: Annotated[Gigabytes | None, "Maximum observed memory."]
     worker_seconds: NotRequired[Annotated[Seconds, "Sum of the workers' lifetimes."]]
     thread_seconds: Annotated[Seconds, "Sum of the lifetimes of their threads."]
     busy_seconds: Annotated[Seconds, "Execution of all attempts."]
@@ -788,24 +785,24 @@ class FailureGroup(TypedDict):
     """Failures of one cause."""
 
     failure_class: Annotated[Text, "Class of the exception."]
-    message: Annotated[Text, "What the first of them says."]
-    pattern: NotRequired[Annotated[Text, "What their messages share; numbers and ids are `#`."]]
-    messages: NotRequired[Annotated[list[Any], anything, "Some messages, where they differ."]]
-    count: Annotated[Count, "How many."]
-    retried: Annotated[Count, "After how many the task ran again."]
+    message: Annotated[Text, "Message of the first."]
+    pattern: NotRequired[Annotated[Text, "Common part of their messages; numbers and ids are `#`."]]
+    messages: NotRequired[Annotated[list[Any], anything, "Some messages, if they differ."]]
+    count: Annotated[Count, "Number."]
+    retried: Annotated[Count, "Failures after which the task ran again."]
     dependents_failed: Annotated[Count, "Tasks that failed without running, because of these."]
-    phase: Annotated[Word | None, "Where they happened."]
+    phase: Annotated[Word | None, "Phase in which they happened."]
     cause: NotRequired[Annotated[Any, anything, "Class of the cause."]]
     task_names: Annotated[Members, "Failures by task name."]
     workers: Annotated[Members, "Failures by address of the worker."]
-    first_at: Annotated[Text | None, FIXED, "When the first happened."]
-    last_at: Annotated[Text | None, FIXED, "When the last happened."]
-    sample_task_id: NotRequired[Annotated[Text | None, "A task that failed so."]]
+    first_at: Annotated[Text | None, FIXED, "Time of the first."]
+    last_at: Annotated[Text | None, FIXED, "Time of the last."]
+    sample_task_id: NotRequired[Annotated[Text | None, "One of the failed tasks."]]
     traceback: Annotated[Text | None, "The traceback of the first."]
 
 
 class Failures(TypedDict):
-    """What failed."""
+    """Failures."""
 
     classes: Annotated[Members, "Failures by class of the exception."]
     groups: Annotated[list[FailureGroup], "By cause."]
@@ -815,30 +812,30 @@ class UnfinishedTask(TypedDict):
     """A task that ran when the record ends."""
 
     task_id: Annotated[Text, "Dask's key of the task."]
-    task_name: Annotated[Text, "What tasks of one kind share."]
+    task_name: Annotated[Text, "Name that tasks of one kind share."]
     attempt: Annotated[Count, "Number of the attempt."]
     worker: Annotated[Text | None, "Address of the worker."]
-    since: Annotated[Word, "When the attempt began."]
+    since: Annotated[Word, "Start of the attempt."]
 
 
 class Unfinished(TypedDict):
-    """What had not ended."""
+    """Tasks without an end."""
 
     running: NotRequired[Annotated[Count, "Tasks that ran."]]
-    waiting: NotRequired[Annotated[Count, "Tasks that had not begun."]]
+    waiting: NotRequired[Annotated[Count, "Tasks that waited."]]
     tasks: Annotated[list[UnfinishedTask], "Tasks that ran; some of many."]
 
 
 class SummaryDocument(TypedDict):
-    """summary.json: read as a whole or not at all, since it follows from the journals."""
+    """summary.json: read as a whole or not at all, since it can be made from the journals."""
 
     schema_version: Annotated[Count, "Version of this schema: 1."]
     run: NotRequired[Annotated[dict[str, Any], anything, "run.json."]]
-    last_at: Annotated[Text | None, FIXED, "When the last known thing happened."]
-    counts: Annotated[SummaryCounts, "How many there were."]
-    timing: Annotated[Timing, "How long things took."]
+    last_at: Annotated[Text | None, FIXED, "Timestamp of the last record."]
+    counts: Annotated[SummaryCounts, "Counts."]
+    timing: Annotated[Timing, "Durations."]
     cache: Annotated[CacheSummary, "The cache."]
-    resources: Annotated[Resources, "What was asked for and used."]
+    resources: Annotated[Resources, "Requested and used resources."]
     cost: Annotated[Table, "Sums of cost.jsonl."]
-    failures: Annotated[Failures, "What failed."]
-    unfinished: Annotated[Unfinished, "What had not ended."]
+    failures: Annotated[Failures, "Failures."]
+    unfinished: Annotated[Unfinished, "Tasks without an end."]
