@@ -34,9 +34,9 @@ from opentelemetry.sdk.trace.export import (
 from store_world import create, read
 
 from scalable_runs import schema
-from scalable_runs.otel import exporter as exporter_module
 from scalable_runs.otel.encode import RecordMap
 from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
+from scalable_runs.otel.shared_run import shared_run
 from scalable_runs.reader import RunReader, find_runs
 from scalable_runs.schema import LOGS, METRICS, SPANS, TASKS
 
@@ -48,8 +48,8 @@ MAP = RecordMap(route="r", fields={"task": {"key": "task_id"}})
 def no_shared_run_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("SCALABLE_RUNS_DIR", str(tmp_path / "shared"))
     yield
-    assert exporter_module._shared_run.writer is None
-    assert not exporter_module._shared_run._outputs
+    assert shared_run.writer is None
+    assert not shared_run._users
 
 
 def bare_span(**attributes: Any) -> ReadableSpan:
@@ -242,7 +242,7 @@ def test_a_signal_of_another_resource_carries_it(tmp_path: Path) -> None:
 def test_a_shared_run_that_cannot_be_made_is_a_failure_and_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter_module._shared_run, "_warned", False)
+    monkeypatch.setattr(shared_run, "_warned", False)
     (tmp_path / "shared").write_text("in the way")
     spans = RunsSpanExporter()
     with caplog.at_level(logging.WARNING):
