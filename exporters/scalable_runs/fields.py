@@ -342,8 +342,7 @@ def fits(value: Any, kind: Kind) -> bool:
         return value.__class__ is dict and all(
             fits(value[name], below)
             if value.get(name) is not None
-            # A field that may be null may be missing, too.
-            else isinstance(below, Maybe) or name not in kind.always
+            else name not in kind.always or (isinstance(below, Maybe) and name in value)
             for name, below in kind.kinds.items()
         )
     if isinstance(kind, list):

@@ -197,7 +197,7 @@ def spans(draw: st.DrawFn) -> Record:
         "kind": draw(st.sampled_from(["internal", "server", "client", "producer", "consumer"])),
         "start_time": iso_time(begin * 1000),
         "end_time": iso_time(end * 1000),
-        "duration_s": (end - begin) * 1000 / 1e9,
+        "duration_s": (end - begin) * 1000 / 10**9,
         "status": status,
         **draw(st.fixed_dictionaries({}, optional=optional)),
     }
