@@ -160,9 +160,7 @@ class TaskRecord(AnyRecord, Placement, total=False):
 
     task_id: Annotated[Text, ALWAYS, "Dask's key of the task."]
     task_name: Annotated[
-        Text,
-        ALWAYS,
-        "Name that tasks of one kind share: beginning of the key, or the given name.",
+        Text, ALWAYS, "Name that tasks of one kind share: beginning of the key, or the given name."
     ]
     state: Annotated[TaskState, ALWAYS, "New state of the task."]
     attempt: Annotated[Count, ALWAYS, "Number of the attempt, from 1; 0 if there was none."]
@@ -171,23 +169,16 @@ class TaskRecord(AnyRecord, Placement, total=False):
     worker: Annotated[Text, "Address of the worker."]
     worker_id: Annotated[Label, "Name of the worker."]
     duration_s: Annotated[Seconds, "Execution alone, on the worker's clock."]
-    queue_s: Annotated[SignedSeconds, "Time between being ready to run and running."]
+    queue_s: Annotated[SignedSeconds, "From ready to running."]
     transfer_s: Annotated[Seconds, "Time to fetch the task's inputs from other workers."]
-    phases_start: Annotated[
-        Time,
-        "Start of the first phase, if phases took a noticeable share; see spans.jsonl.",
-    ]
+    phases_start: Annotated[Time, "Start of the first noticeable phase; see spans.jsonl."]
     cpu_s: Annotated[Seconds, "CPU time of the task's own thread."]
     nbytes: Annotated[Bytes, "Size of the result, as Dask estimates it."]
     result_type: Annotated[Text, "Type of the result."]
-    dependencies: Annotated[
-        Texts, "On `submitted`: keys of the tasks it depends on, at most 1,000."
-    ]
+    dependencies: Annotated[Texts, "On `submitted`: keys of its dependencies, at most 1,000."]
     dependency_count: Annotated[Count, "On `submitted`: number of tasks it depends on."]
     error_type: Annotated[Text, "Class of the exception, `KilledWorker` or `WorkerLost`."]
-    error_message: Annotated[
-        Prose, "Message of the exception; beyond 10,000 characters, the middle is cut."
-    ]
+    error_message: Annotated[Prose, "Message of the exception; 10,000 characters at most."]
     blame: Annotated[Text, "The `task_id` at fault, on a task that failed without running."]
     recomputed: Annotated[Flag, "The attempt was made because a result was lost with its worker."]
     rescheduled: Annotated[Flag, "The attempt raised Dask's `Reschedule`, which is not a failure."]
@@ -203,21 +194,14 @@ class Ending(TypedDict, total=False):
     pid: Annotated[Count, "Process of the worker."]
     memory_limit_bytes: Annotated[Bytes, "Memory that the worker may use."]
     reason: Annotated[Text, "Why the worker ended."]
-    exit_code: Annotated[
-        Integer, "Exit code of the worker's process; minus the number of a signal."
-    ]
+    exit_code: Annotated[Integer, "Exit code of the process, or minus the signal's number."]
     signal: Annotated[Text, "Signal that ended the worker's process."]
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
-    tasks_running: Annotated[
-        Count,
-        "Tasks that ran on the lost worker, or on all workers of the lost scheduler.",
-    ]
+    tasks_running: Annotated[Count, "Tasks that ran on the lost worker, or the lost scheduler's."]
     tasks_recomputed: Annotated[Count, "Finished tasks whose result was lost with the worker."]
     memory_bytes: Annotated[Bytes, "Memory of the worker's process at its last sample."]
     heartbeat_age_s: Annotated[SignedSeconds, "From the worker's last heartbeat to its end."]
-    worker_ttl_s: Annotated[
-        Seconds, "Time without a heartbeat after which Dask ended the worker, if it did."
-    ]
+    worker_ttl_s: Annotated[Seconds, "Timeout of heartbeats, if Dask ended the worker for it."]
 
 
 class WorkerDetails(Ending, total=False):
@@ -225,9 +209,7 @@ class WorkerDetails(Ending, total=False):
 
     nthreads: Annotated[Count, "Threads that run tasks."]
     nanny: Annotated[Text, "Address of the worker's nanny, if it has one."]
-    spilled_bytes: Annotated[
-        Bytes, "Most bytes of results that the worker had on disk for lack of memory."
-    ]
+    spilled_bytes: Annotated[Bytes, "Maximum of results on disk for lack of memory."]
 
 
 class WorkerRecord(AnyRecord, total=False):
@@ -236,9 +218,7 @@ class WorkerRecord(AnyRecord, total=False):
     component: Annotated[Text, "Component of the manifest that the worker belongs to."]
     worker_id: Annotated[Label, "Name of the worker."]
     worker: Annotated[Text, "Address of the worker."]
-    state: Annotated[
-        WorkerState, "`removed` was requested (close, retire, scale down), `lost` was not."
-    ]
+    state: Annotated[WorkerState, "`removed` was requested, `lost` was not."]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     details: Annotated[WorkerDetails, "More about the worker."]
 
@@ -252,9 +232,7 @@ class ResourceRecord(AnyRecord, Placement, total=False):
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]
     observed_cpu: Annotated[Cores, "Cores in use."]
     observed_memory_gb: Annotated[Gigabytes, "Memory in use, in 10⁹ bytes."]
-    observed_memory_limit_gb: Annotated[
-        Gigabytes, "Of a worker: memory that it may use, in 10⁹ bytes."
-    ]
+    observed_memory_limit_gb: Annotated[Gigabytes, "Memory that the worker may use."]
     requested_cpus: Annotated[Amount, "Requested cores."]
     requested_memory: Annotated[Anything, "Requested memory, as in the manifest."]
     requested_walltime: Annotated[Anything, "Time requested from the batch system."]
@@ -267,9 +245,7 @@ class Death(TypedDict, total=False):
     worker_id: Annotated[Label, "Name of the worker."]
     cause: Annotated[Word, "Class of the cause, as `scalable diagnose` names it."]
     signal: Annotated[Text, "Signal that ended the worker's process."]
-    exit_code: Annotated[
-        Integer, "Exit code of the worker's process; minus the number of a signal."
-    ]
+    exit_code: Annotated[Integer, "Exit code of the process, or minus the signal's number."]
     tasks_running: Annotated[Count, "Tasks that ran on the worker."]
 
 
@@ -298,25 +274,16 @@ class FailureDetails(Ending, total=False):
     tasks_waiting: Annotated[Count, "Tasks that had not started when the scheduler was lost."]
     memory_peak_bytes: Annotated[Bytes, "Maximum observed memory of the worker's process."]
     memory_samples: Annotated[
-        list[list[float]],
-        anything,
-        FIXED,
-        "Last dozen samples: seconds since the epoch, bytes.",
+        list[list[float]], anything, FIXED, "Last samples: seconds since the epoch, bytes."
     ]
     memory_kill: Annotated[Flag, "The nanny ended the worker for its memory."]
-    oom_kills_group: Annotated[
-        Count, "Processes that the kernel killed for memory in the worker's control group."
-    ]
-    oom_kills_host: Annotated[
-        Count, "Processes that the kernel killed for memory on the worker's host."
-    ]
+    oom_kills_group: Annotated[Count, "Processes in the worker's cgroup killed for memory."]
+    oom_kills_host: Annotated[Count, "Processes on the host killed for memory."]
     batch_system: Annotated[Text, "Batch system that the worker's job belongs to."]
     batch_job: Annotated[Label, "Id of the worker's job in the batch system."]
     time_limit_s: Annotated[Number, "Time limit of the job, in seconds."]
     time_left_s: Annotated[Number, "Seconds until the end of the job's time."]
-    deaths: Annotated[
-        list[Death], "Of a task that failed with `KilledWorker`: deaths of workers that ran it."
-    ]
+    deaths: Annotated[list[Death], "Workers that died running it, on `KilledWorker`."]
     deaths_present: Annotated[Count, "Number of `deaths`."]
     deaths_alone: Annotated[Count, "Number of them that happened while the task ran alone."]
 
@@ -426,9 +393,7 @@ class SpanRecord(SignalRecord, total=False):
     status: Annotated[SpanStatus, "Its status."]
     events: Annotated[list[SpanEvent], "Its events."]
     links: Annotated[list[SpanLink], "Its links."]
-    dropped: Annotated[
-        dict[str, Count], "How many `attributes`, `events` and `links` the SDK dropped."
-    ]
+    dropped: Annotated[dict[str, Count], "`attributes`, `events` and `links` that the SDK dropped."]
 
 
 class LogRecord(SignalRecord, total=False):
@@ -535,18 +500,8 @@ class Telemetry(TypedDict):
         dict[str, Count],
         "Internal errors; `unread:…` counts facts of other versions that could not be read.",
     ]
-    uncertain: NotRequired[
-        Annotated[
-            dict[str, Count],
-            "Lines by file between the last good sync and one that failed.",
-        ]
-    ]
-    unwatched_workers: NotRequired[
-        Annotated[
-            dict[str, Text],
-            "Reason by `worker_id` of workers that cannot use the package; at most 1,000.",
-        ]
-    ]
+    uncertain: NotRequired[Annotated[dict[str, Count], "Lines of a failed sync, by file."]]
+    unwatched_workers: NotRequired[Annotated[dict[str, Text], "Reasons by `worker_id`."]]
     graphs_unseen: NotRequired[
         Annotated[
             Count,
@@ -554,18 +509,9 @@ class Telemetry(TypedDict):
             "are not in the record.",
         ]
     ]
-    restarts: NotRequired[
-        Annotated[list[Restart], anything, "Restarts of the process that writes the run."]
-    ]
-    usage_left_out: NotRequired[
-        Annotated[Count, "Short attempts whose usage has no record in resources.jsonl."]
-    ]
-    not_sent: NotRequired[
-        Annotated[
-            dict[str, Count],
-            "Spans, metric collections and log records, by signal, that a collector did not get.",
-        ]
-    ]
+    restarts: NotRequired[Annotated[list[Restart], anything, "Restarts of the writer."]]
+    usage_left_out: NotRequired[Annotated[Count, "Short attempts not in resources.jsonl."]]
+    not_sent: NotRequired[Annotated[dict[str, Count], "What the collector did not get, by signal."]]
     sent: NotRequired[Annotated[dict[str, Count], "Those that a collector got."]]
 
 
@@ -664,13 +610,11 @@ class SummaryCounts(TypedDict):
     tasks_lost: Annotated[Total, "Attempts lost with their worker."]
     tasks_recomputed: Annotated[Total, "Attempts made again for a lost result."]
     tasks_recomputed_distinct: NotRequired[
-        Annotated[Total | None, "Tasks computed again; null if there were too many to count."]
+        Annotated[Total | None, "Tasks computed again; null if too many."]
     ]
     tasks_running: Annotated[Total, "Tasks whose last line is `running`."]
     tasks_waiting: Annotated[Total, "Tasks that wait."]
-    tasks_unknown: NotRequired[
-        Annotated[Total, "Tasks without a final state in a run that has ended."]
-    ]
+    tasks_unknown: NotRequired[Annotated[Total, "Tasks without a final state."]]
     attempts: Annotated[Total, "Attempts that ended."]
     workers: Annotated[Total, "Workers."]
     workers_lost: Annotated[Total, "Times that a worker was lost."]
@@ -717,9 +661,7 @@ class SlowAttempt(TypedDict):
     attempt: NotRequired[Annotated[Count | None, "Number of the attempt."]]
     worker: NotRequired[Annotated[Text | None, "Address of the worker."]]
     duration_s: Annotated[Seconds, "Execution alone."]
-    queue_s: NotRequired[
-        Annotated[SignedSeconds | None, "Time between being ready to run and running."]
-    ]
+    queue_s: NotRequired[Annotated[SignedSeconds | None, "From ready to running."]]
     timestamp: NotRequired[Annotated[Text | None, FIXED, "Its end."]]
 
 

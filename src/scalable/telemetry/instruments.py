@@ -57,7 +57,7 @@ _NAME: Final = semconv.TASK_NAME
 _BY_WORKER: Final = (semconv.WORKER_NAME,)
 
 TASK_DURATION: Final = Instrument(
-    semconv.METRIC_TASK_DURATION,
+    semconv.TASK_DURATION,
     "histogram",
     "s",
     "Execution of one attempt, never queueing.",
@@ -65,7 +65,7 @@ TASK_DURATION: Final = Instrument(
     TASK_BOUNDS,
 )
 TASK_QUEUED: Final = Instrument(
-    semconv.METRIC_TASK_QUEUED,
+    semconv.TASK_QUEUED,
     "histogram",
     "s",
     "From the moment a task could run to the start of its attempt.",
@@ -73,7 +73,7 @@ TASK_QUEUED: Final = Instrument(
     TASK_BOUNDS,
 )
 TASK_TRANSFER: Final = Instrument(
-    semconv.METRIC_TASK_TRANSFER,
+    semconv.TASK_TRANSFER,
     "histogram",
     "s",
     "Fetching the results of other workers for one attempt; attempts that fetched none are not in.",
@@ -81,7 +81,7 @@ TASK_TRANSFER: Final = Instrument(
     TASK_BOUNDS,
 )
 TASK_ATTEMPTS: Final = Instrument(
-    semconv.METRIC_TASK_ATTEMPTS,
+    "dask.task.attempts",
     "counter",
     "{attempt}",
     "Attempts that ended, by result: success, failure (raised), error (lost), cancellation, "
@@ -89,34 +89,34 @@ TASK_ATTEMPTS: Final = Instrument(
     (_NAME, semconv.TASK_RESULT),
 )
 TASK_RETRIES: Final = Instrument(
-    semconv.METRIC_TASK_RETRIES,
+    "dask.task.retries",
     "counter",
     "{attempt}",
     "Attempts after which the task runs again.",
     (_NAME,),
 )
 TASK_RECOMPUTATIONS: Final = Instrument(
-    semconv.METRIC_TASK_RECOMPUTATIONS,
+    "dask.task.recomputations",
     "counter",
     "{attempt}",
     "Attempts made again because a result was lost with its worker.",
     (_NAME,),
 )
 TASK_WASTED: Final = Instrument(
-    semconv.METRIC_TASK_WASTED,
+    "dask.task.wasted.time",
     "counter",
     "s",
     "Execution time thrown away, by reason: retry, worker-lost, recomputed, cancelled.",
     (_NAME, semconv.WASTE_REASON),
 )
 TASK_CPU: Final = Instrument(
-    semconv.METRIC_TASK_CPU, "counter", "s", "CPU time of the tasks' own threads.", (_NAME,)
+    semconv.TASK_CPU, "counter", "s", "CPU time of the tasks' own threads.", (_NAME,)
 )
 TASK_OUTPUT: Final = Instrument(
-    semconv.METRIC_TASK_OUTPUT, "counter", "By", "Size of the results returned.", (_NAME,)
+    "dask.task.output.size", "counter", "By", "Size of the results returned.", (_NAME,)
 )
 TASK_COUNT: Final = Instrument(
-    semconv.METRIC_TASK_COUNT,
+    "dask.task.count",
     "updowncounter",
     "{task}",
     "Tasks of the run by the state they are in now: waiting, running, succeeded, failed, "
@@ -124,102 +124,94 @@ TASK_COUNT: Final = Instrument(
     (semconv.TASK_STATE,),
 )
 WORKER_COUNT: Final = Instrument(
-    semconv.METRIC_WORKER_COUNT,
+    "dask.worker.count",
     "updowncounter",
     "{worker}",
     "Workers by the state they are in now: running, paused, closing.",
     (semconv.WORKER_STATE,),
 )
 WORKER_LOST: Final = Instrument(
-    semconv.METRIC_WORKER_LOST,
+    "dask.worker.lost",
     "counter",
     "{worker}",
     "Workers that went away without having been asked to.",
     (semconv.WORKER_REASON,),
 )
 WORKER_THREADS: Final = Instrument(
-    semconv.METRIC_WORKER_THREADS, "updowncounter", "{thread}", "Threads that can run tasks."
+    "dask.worker.threads", "updowncounter", "{thread}", "Threads that can run tasks."
 )
 WORKER_CPU: Final = Instrument(
-    semconv.METRIC_WORKER_CPU,
-    "gauge",
-    "{cpu}",
-    "Cores that a worker's process uses.",
-    _BY_WORKER,
+    semconv.METRIC_WORKER_CPU, "gauge", "{cpu}", "Cores that a worker's process uses.", _BY_WORKER
 )
 WORKER_MEMORY: Final = Instrument(
     semconv.METRIC_WORKER_MEMORY, "gauge", "By", "Memory of a worker's process.", _BY_WORKER
 )
 WORKER_MEMORY_MANAGED: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY_MANAGED,
+    "dask.worker.memory.managed",
     "gauge",
     "By",
     "Results that a worker keeps in memory.",
     _BY_WORKER,
 )
 WORKER_MEMORY_UNMANAGED: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY_UNMANAGED,
+    "dask.worker.memory.unmanaged",
     "gauge",
     "By",
     "Memory of a worker's process that is not of results: modules, running tasks, leaks.",
     _BY_WORKER,
 )
 WORKER_MEMORY_SPILLED: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY_SPILLED,
-    "gauge",
-    "By",
-    "Results that a worker keeps on disk.",
-    _BY_WORKER,
+    "dask.worker.memory.spilled", "gauge", "By", "Results that a worker keeps on disk.", _BY_WORKER
 )
 WORKER_MEMORY_LIMIT: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY_LIMIT, "gauge", "By", "Memory that a worker may use.", _BY_WORKER
+    semconv.WORKER_MEMORY_LIMIT, "gauge", "By", "Memory that a worker may use.", _BY_WORKER
 )
 WORKER_LAG: Final = Instrument(
-    semconv.METRIC_WORKER_LAG,
+    "dask.worker.event_loop.lag",
     "gauge",
     "s",
     "How late a worker's event loop ran what was due.",
     _BY_WORKER,
 )
 SCHEDULER_LAG: Final = Instrument(
-    semconv.METRIC_SCHEDULER_LAG,
+    "dask.scheduler.event_loop.lag",
     "gauge",
     "s",
     "How late the scheduler's event loop ran what was due.",
 )
 TRANSFERRED: Final = Instrument(
-    semconv.METRIC_TRANSFERRED,
+    "dask.cluster.transfer.io",
     "counter",
     "By",
     "Results moved between workers, of all tasks of the scheduler.",
 )
 SPILLED: Final = Instrument(
-    semconv.METRIC_SPILLED,
+    "dask.cluster.spill.io",
     "counter",
     "By",
     "Results written to disk and read back for want of memory, of all tasks of the scheduler.",
     (semconv.DISK_DIRECTION,),
 )
 FACTS: Final = Instrument(
-    semconv.METRIC_FACTS, "counter", "{fact}", "Facts that reached the recorder."
+    "scalable.recorder.facts", "counter", "{fact}", "Facts that reached the recorder."
 )
 FACTS_DROPPED: Final = Instrument(
-    semconv.METRIC_FACTS_DROPPED,
+    "scalable.recorder.facts.dropped",
     "counter",
     "{fact}",
     "Facts dropped because nobody fetched them in time.",
 )
 ERRORS: Final = Instrument(
-    semconv.METRIC_ERRORS, "counter", "{error}", "Internal errors of the telemetry itself."
+    "scalable.recorder.errors", "counter", "{error}", "Internal errors of the telemetry itself."
 )
 LAG: Final = Instrument(
-    semconv.METRIC_LAG,
+    "scalable.recorder.lag",
     "gauge",
     "s",
     "Age of the newest fact when the recorder last took in a batch; 0 while nothing happens.",
 )
 EXPORTED: Final = Instrument(
-    semconv.METRIC_EXPORTED,
+    "scalable.export.items",
     "counter",
     "{item}",
     "Spans, metric points and log records by what became of them over OTLP: sent, failed, "
@@ -227,60 +219,28 @@ EXPORTED: Final = Instrument(
     (semconv.SIGNAL, semconv.OUTCOME),
 )
 EXPORT_FAILURES: Final = Instrument(
-    semconv.METRIC_EXPORT_FAILURES,
+    "scalable.export.failures",
     "counter",
     "{export}",
     "Exports over OTLP that failed.",
     (semconv.SIGNAL,),
 )
 EXPORT_QUEUE: Final = Instrument(
-    semconv.METRIC_EXPORT_QUEUE,
+    "scalable.export.queue.size",
     "updowncounter",
     "{item}",
     "Items that wait to be sent over OTLP now.",
     (semconv.SIGNAL,),
 )
 SUMMARIZED: Final = Instrument(
-    semconv.METRIC_SUMMARIZED,
+    "scalable.export.spans.summarized",
     "counter",
     "{span}",
     "Spans of attempts that rollup spans stand for over OTLP; the run directory has them all.",
 )
 
 #: The table, in the order of the documentation.
-INSTRUMENTS: Final = (
-    TASK_DURATION,
-    TASK_QUEUED,
-    TASK_TRANSFER,
-    TASK_ATTEMPTS,
-    TASK_RETRIES,
-    TASK_RECOMPUTATIONS,
-    TASK_WASTED,
-    TASK_CPU,
-    TASK_OUTPUT,
-    TASK_COUNT,
-    WORKER_COUNT,
-    WORKER_LOST,
-    WORKER_THREADS,
-    WORKER_CPU,
-    WORKER_MEMORY,
-    WORKER_MEMORY_MANAGED,
-    WORKER_MEMORY_UNMANAGED,
-    WORKER_MEMORY_SPILLED,
-    WORKER_MEMORY_LIMIT,
-    WORKER_LAG,
-    SCHEDULER_LAG,
-    TRANSFERRED,
-    SPILLED,
-    FACTS,
-    FACTS_DROPPED,
-    ERRORS,
-    LAG,
-    EXPORTED,
-    EXPORT_FAILURES,
-    EXPORT_QUEUE,
-    SUMMARIZED,
-)
+INSTRUMENTS: Final = tuple(each for each in globals().values() if isinstance(each, Instrument))
 
 
 class UserPoint(NamedTuple):

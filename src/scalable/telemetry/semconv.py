@@ -1,4 +1,6 @@
-"""All names: of attributes, events, metrics and spans, and which record field each becomes.
+"""Names of attributes, events and spans, and the record field that each attribute becomes.
+
+Metrics are in :mod:`scalable.telemetry.instruments`.
 
 ``dask.*`` is what Dask did, ``scalable.*`` what the run is; the rest are OpenTelemetry's semantic
 conventions. There is none for workflows or tasks yet, hence the namespaces of our own.
@@ -217,39 +219,10 @@ SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
 #: Bytes on disk, of an event.
 SPILLED_SIZE: Final = "dask.worker.spilled.size"
 
-# -- metrics (their kinds, units and meanings: instruments.py) -----------------------------------
+# -- metrics (see instruments.py; these two become fields of records) -----------------------------
 
-METRIC_TASK_DURATION: Final = TASK_DURATION
-METRIC_TASK_QUEUED: Final = TASK_QUEUED
-METRIC_TASK_TRANSFER: Final = TASK_TRANSFER
-METRIC_TASK_ATTEMPTS: Final = "dask.task.attempts"
-METRIC_TASK_RETRIES: Final = "dask.task.retries"
-METRIC_TASK_RECOMPUTATIONS: Final = "dask.task.recomputations"
-METRIC_TASK_WASTED: Final = "dask.task.wasted.time"
-METRIC_TASK_CPU: Final = TASK_CPU
-METRIC_TASK_OUTPUT: Final = "dask.task.output.size"
-METRIC_TASK_COUNT: Final = "dask.task.count"
-METRIC_WORKER_COUNT: Final = "dask.worker.count"
-METRIC_WORKER_LOST: Final = "dask.worker.lost"
-METRIC_WORKER_THREADS: Final = "dask.worker.threads"
 METRIC_WORKER_CPU: Final = "dask.worker.cpu.usage"
 METRIC_WORKER_MEMORY: Final = "dask.worker.memory.usage"
-METRIC_WORKER_MEMORY_MANAGED: Final = "dask.worker.memory.managed"
-METRIC_WORKER_MEMORY_UNMANAGED: Final = "dask.worker.memory.unmanaged"
-METRIC_WORKER_MEMORY_SPILLED: Final = "dask.worker.memory.spilled"
-METRIC_WORKER_MEMORY_LIMIT: Final = WORKER_MEMORY_LIMIT
-METRIC_WORKER_LAG: Final = "dask.worker.event_loop.lag"
-METRIC_SCHEDULER_LAG: Final = "dask.scheduler.event_loop.lag"
-METRIC_TRANSFERRED: Final = "dask.cluster.transfer.io"
-METRIC_SPILLED: Final = "dask.cluster.spill.io"
-METRIC_FACTS: Final = "scalable.recorder.facts"
-METRIC_FACTS_DROPPED: Final = "scalable.recorder.facts.dropped"
-METRIC_ERRORS: Final = "scalable.recorder.errors"
-METRIC_LAG: Final = "scalable.recorder.lag"
-METRIC_SUMMARIZED: Final = "scalable.export.spans.summarized"
-METRIC_EXPORTED: Final = "scalable.export.items"
-METRIC_EXPORT_FAILURES: Final = "scalable.export.failures"
-METRIC_EXPORT_QUEUE: Final = "scalable.export.queue.size"
 
 #: Why time was thrown away: retry, worker-lost, recomputed, cancelled.
 WASTE_REASON: Final = "dask.waste.reason"
@@ -328,6 +301,6 @@ RECORD_MAP: Final = RecordMap(
     metrics={
         METRIC_WORKER_CPU: ("observed_cpu", 1.0),
         METRIC_WORKER_MEMORY: ("observed_memory_gb", 1 / GIGABYTE),
-        METRIC_WORKER_MEMORY_LIMIT: ("observed_memory_limit_gb", 1 / GIGABYTE),
+        WORKER_MEMORY_LIMIT: ("observed_memory_limit_gb", 1 / GIGABYTE),
     },
 )
