@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import run_builder as build
+from scalable.analysis import Attempt, load_attempts
 from scalable.analysis import attempts as module
-from scalable.analysis.attempts import Attempt, attempts
 from scalable_runs.reader import RunReader
 
 W0, W1 = build.address(0), build.address(1)
@@ -23,7 +23,7 @@ def after(seconds: float):
 def attempts_of(tmp_path: Path, *records) -> list[Attempt]:
     run = build.RunBuilder(tmp_path / "runs", "run-20260102T030405Z-x-0000aaaa")
     run.add(*records)
-    return list(attempts(RunReader(run.finish(60))))
+    return list(load_attempts(RunReader(run.finish(60))))
 
 
 def test_an_attempt_has_its_times_its_worker_and_how_it_ended(tmp_path):
@@ -98,7 +98,7 @@ def test_attempts_that_run_come_last_and_have_no_end(tmp_path):
         build.task("running", "b-1", 2, worker=W1),
         build.task("succeeded", "b-1", 3, worker=W1, duration_s=1.0),
     )
-    found = list(attempts(RunReader(run.crash(4))))
+    found = list(load_attempts(RunReader(run.crash(4))))
     assert [(row.task_id, row.state, row.end) for row in found] == [
         ("b-1", "succeeded", after(3)),
         ("a-1", "running", None),
@@ -124,7 +124,7 @@ def test_memory_is_bounded_by_the_attempts_under_way(
     run.add(*(build.task("running", f"gone-{i}", 5) for i in range(5_000)))
     reader = RunReader(run.finish(60))
     tracemalloc.start()
-    count = sum(attempt.end is not None for attempt in attempts(reader))
+    count = sum(attempt.end is not None for attempt in load_attempts(reader))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 20_000

@@ -4,6 +4,7 @@ Reads through :mod:`scalable_runs` alone, so a run can be looked at where there 
 OpenTelemetry.
 """
 
+from scalable.analysis.attempts import Attempt, load_attempts
 from scalable.analysis.json_renderer import json_text, path_text, render_json
 from scalable.analysis.load import load_report
 from scalable.analysis.overview import Overview, load_overviews
@@ -11,9 +12,11 @@ from scalable.analysis.report import Report
 from scalable.analysis.text_renderer import render_overviews, render_text
 
 __all__ = [
+    "Attempt",
     "Overview",
     "Report",
     "json_text",
+    "load_attempts",
     "load_overviews",
     "load_report",
     "path_text",

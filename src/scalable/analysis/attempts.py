@@ -46,7 +46,7 @@ class Attempt(NamedTuple):
         return max(0.0, (self.end - self.start).total_seconds())
 
 
-def attempts(reader: RunReader) -> Iterator[Attempt]:
+def load_attempts(reader: RunReader) -> Iterator[Attempt]:
     """Yield the attempts of a run in the order of their ends, then those that have not ended.
 
     Memory is bounded by the attempts under way at one time and by :data:`MAX_CAUSES`, not by the
@@ -63,7 +63,7 @@ def attempts(reader: RunReader) -> Iterator[Attempt]:
 
     Examples
     --------
-    >>> for attempt in attempts(RunReader(".scalable/runs/run-2026…")):  # doctest: +SKIP
+    >>> for attempt in load_attempts(RunReader(".scalable/runs/run-2026…")):  # doctest: +SKIP
     ...     print(attempt.task_id, attempt.start, attempt.state)
     """
     causes = _causes(reader)
