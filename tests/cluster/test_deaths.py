@@ -409,7 +409,7 @@ def test_the_nanny_is_killed(bare, notes_dir):
     details = run_and_kill(bare, notes_dir, lambda process, _: process.kill())
     assert details["cause"] == "killed"
     assert "exit_code" not in details
-    assert any("nanny said nothing" in said for said in details["not_known"])
+    assert any("nanny sent no report" in said for said in details["not_known"])
 
 
 def test_the_batch_systems_time_limit(bare, notes_dir):

@@ -432,7 +432,7 @@ def test_why_there_is_no_log_is_reported(tmp_path):
     """A worker that wrote nothing, one whose output nobody kept, and one on another host."""
     run = build.RunBuilder(tmp_path / "runs", "run-20260102T030405Z-x-0000aaaa")
     more: dict[str, dict[str, Any]] = {
-        "silent": {"not_known": ["exit code and signal: its nanny said nothing"]},
+        "silent": {"not_known": ["exit code and signal: its nanny sent no report"]},
         "unseen": {"not_known": ["its last output"]},
         "far": {"stderr_path": "host7:/tmp/x.log"},
     }

@@ -1,4 +1,4 @@
-"""Why workers died: what scheduler, nanny and worker say, joined into one certificate each."""
+"""Why workers died: reports of scheduler, nanny and worker, joined into one record each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from scalable.telemetry import semconv
 from scalable.telemetry.worker_logs import KeptLog, WorkerLogs
 from scalable_runs.redact import Redactor
 
-#: How long a lost worker waits for its nanny's word, in seconds: for that long its lines are held
-#: back, so that they can tell how its process ended.
+#: Seconds that the lines of a lost worker wait for the report of its nanny, which says how the
+#: process ended.
 NANNY_WAIT: Final = 3.0
-#: And one without a nanny for its log to be complete.
+#: Seconds that those of a worker without a nanny wait for a complete log.
 LOG_WAIT: Final = 0.5
-#: Two clocks: a lifetime that was over by then, give or take, in seconds.
+#: Tolerance in seconds between the clocks that measure a worker's lifetime.
 LIFETIME_SLACK: Final = 0.5
-#: Samples of a worker's memory that its certificate tells.
+#: Samples of a worker's memory in its certificate.
 SAMPLES: Final = 12
-#: Tasks whose presence at deaths is remembered.
+#: Tasks whose presence at deaths is kept.
 _MAX_TASKS: Final = 10_000
 #: Tasks named in a certificate.
 _MAX_NAMED: Final = 100
-#: Reports of nannies about workers that the scheduler still has.
+#: Reports of nannies on workers that the scheduler has not removed yet.
 _MAX_EARLY: Final = 1_000
 
 
@@ -38,7 +38,7 @@ class Presence(NamedTuple):
     cause: str
     signal: str | None
     exit_code: int | None
-    #: Tasks that ran there then.
+    #: Tasks that ran on the worker.
     tasks: int
 
 
@@ -50,13 +50,13 @@ class _Known:
         default_factory=lambda: deque[tuple[float, int]](maxlen=SAMPLES)
     )
     peak: int = 0
-    #: What its process said of itself: its log, its batch job's limits.
+    #: Reported by its process: its log, the limits of its batch job.
     process: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(slots=True)
 class Death:
-    """A worker that was lost, waiting for further word; later its certificate."""
+    """A lost worker, waiting for further reports."""
 
     gone: facts.WorkerGone
     ready: facts.WorkerReady
@@ -68,7 +68,7 @@ class Death:
 
 
 class Certificate(NamedTuple):
-    """What is known of one death: attributes of its worker's line and of its failure's record."""
+    """What is known of a death: attributes of the worker's line and of the failure record."""
 
     death: Death
     verdict: Verdict
@@ -79,19 +79,19 @@ class Certificate(NamedTuple):
     failure: dict[str, Any]
 
 
-#: Told of a lost worker: its name, where its log is kept, the cause of its death.
+#: Called for a lost worker, with its name, the path of its log, and the cause of its death.
 OnDeath: TypeAlias = Callable[[str, str | None, str], None]
 
 
 class Deaths:
-    """Keeps the books of the workers that were lost; used by the ledger, on the recorder's thread.
+    """Collects reports on lost workers; called by the ledger on the recorder's thread.
 
     Parameters
     ----------
     redact : Redactor
-        Passed the last output of workers, and the keys that a certificate names.
+        Redacts the last output of workers, and the keys in a certificate.
     logs : WorkerLogs or None
-        Where logs are kept.
+        Keeps the logs.
     """
 
     def __init__(self, redact: Redactor, logs: WorkerLogs | None) -> None:
@@ -99,7 +99,7 @@ class Deaths:
         self._logs = logs
         self._known: dict[str, _Known] = {}
         self._pending: dict[str, Death] = {}
-        #: Nannies' reports that came before the scheduler's word.
+        #: Reports of nannies that came before that of the scheduler.
         self._early: dict[str, facts.WorkerExit] = {}
         self._early_memory: dict[str, int] = {}
         #: The last worker of each nanny.
@@ -111,13 +111,13 @@ class Deaths:
 
     @property
     def pending(self) -> bool:
-        """A lost worker waits for further word."""
+        """Whether a lost worker waits for further reports."""
         return bool(self._pending)
 
-    # -- what is said ---------------------------------------------------------------------------
+    # -- reports ------------------------------------------------------------------------------
 
     def ready(self, fact: facts.WorkerReady) -> None:
-        """A worker came; what is known of an earlier one at its address is not its own."""
+        """A worker started; reports on an earlier one at its address do not apply."""
         self._early.pop(fact.address, None)
         self._early_memory.pop(fact.address, None)
         self._known[fact.address] = _Known()
@@ -125,14 +125,14 @@ class Deaths:
             self._of_nanny[fact.nanny] = fact.address
 
     def sample(self, address: str, time: float, memory: int) -> None:
-        """A worker's memory was seen."""
+        """A sample of a worker's memory."""
         known = self._known.get(address)
         if known is not None and memory > 0:
             known.samples.append((time, memory))
             known.peak = max(known.peak, memory)
 
     def event(self, fact: facts.WorkerEvent, worker: str) -> None:
-        """A worker's own word of its process, or Dask's event of a nanny that ended it."""
+        """A worker's report on its process, or Dask's event of a nanny that ended it."""
         address = fact.address
         if fact.event == "process":
             known = self._known.get(address)
@@ -151,8 +151,8 @@ class Deaths:
                 self._early_memory[address] = memory
 
     def exited(self, fact: facts.WorkerExit) -> None:
-        """A nanny saw a process end."""
-        # A worker that ended as soon as it had come: its nanny does not know its address yet.
+        """A nanny reported the end of a process."""
+        # If a worker ends at its start, its nanny does not know its address yet.
         address = fact.address or self._of_nanny.get(fact.nanny, "")
         death = self._pending.get(address)
         if death is not None:
@@ -162,9 +162,9 @@ class Deaths:
             self._early[address] = fact
 
     def why_removed(self, fact: facts.WorkerGone) -> str:
-        """Dask's reason for a worker that went as it was asked to, or that its lifetime was over.
+        """Return Dask's reason for the end of a worker, or that its lifetime was over.
 
-        At the end of its lifetime a worker retires itself: Dask says that it was retired.
+        At the end of its lifetime a worker retires itself, and Dask reports it as retired.
         """
         known = self._known.get(fact.address)
         end = known.process.get("lifetime_end") if known is not None else None
@@ -174,7 +174,7 @@ class Deaths:
         return fact.reason
 
     def removed(self, address: str, host: str) -> None:
-        """A worker went as it was asked to: all that is kept of it is its log."""
+        """A worker ended on request: only its log is kept."""
         known = self._known.pop(address, None)
         self._early.pop(address, None)
         self._early_memory.pop(address, None)
@@ -201,50 +201,50 @@ class Deaths:
             known.peak = max(known.peak, memory)
         self._pending[address] = death
 
-    def victim(self, key: str, lived_on: str, told: Callable[[Sequence[Presence]], None]) -> None:
-        """A task failed with its worker: by KilledWorker, or an actor with the one it lived on.
+    def victim(self, key: str, lived_on: str, notify: Callable[[Sequence[Presence]], None]) -> None:
+        """A task failed with KilledWorker, or an actor with its worker.
 
-        It is told the deaths that it was present at once they are all known; none where the worker
-        went as it was asked to.
+        `notify` is called with the deaths that the task was present at, when all of them are
+        known; with none if the worker ended on request.
         """
-        self._victims.append((key, lived_on, told))
+        self._victims.append((key, lived_on, notify))
 
     def forget(self, key: str) -> None:
-        """Nobody needs the task any more."""
+        """Forget a task that is not needed any more."""
         self._present.pop(key, None)
 
-    # -- what follows ---------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------
 
     def settle(self, now: float, *, all_of_them: bool = False) -> list[Certificate]:
-        """Certificates of the deaths of which enough is known, or that waited long enough."""
+        """Return certificates of deaths with enough reports, or that waited long enough."""
         certificates: list[Certificate] = []
         for address, death in list(self._pending.items()):
-            if all_of_them or death.deadline <= now or self._is_told(death):
+            if all_of_them or death.deadline <= now or self._is_reported(death):
                 del self._pending[address]
                 self._part(death.ready.nanny, address)
                 certificates.append(self._certificate(death))
         return certificates
 
     def _part(self, nanny: str | None, address: str) -> None:
-        """A worker is gone for good; its nanny's next one has another address."""
+        """Forget the worker of a nanny; the nanny's next worker has another address."""
         if nanny and self._of_nanny.get(nanny) == address:
             del self._of_nanny[nanny]
 
     def notify_victims(self) -> None:
-        """Tell the tasks that failed with KilledWorker; after the certificates are written."""
+        """Notify the tasks that failed with KilledWorker, after the certificates are written."""
         if self._pending:
             return
         victims, self._victims = self._victims, []
-        for key, lived_on, told in victims:
+        for key, lived_on, notify in victims:
             death = self._died.get(lived_on)
-            told((death,) if death is not None else self._present.get(key, ()))
+            notify((death,) if death is not None else self._present.get(key, ()))
 
     def close(self) -> None:
-        """The run ends: keep the logs of those that live on."""
+        """The run ends: keep the logs of workers that still run."""
         if self._logs is not None:
             self._logs.close()
 
-    def _is_told(self, death: Death) -> bool:
+    def _is_reported(self, death: Death) -> bool:
         if death.ready.nanny:
             return death.exit is not None
         return self._logs is not None and self._logs.state(death.gone.address) == "complete"
@@ -342,7 +342,7 @@ class Deaths:
 
 
 def presences(deaths: Sequence[Presence]) -> dict[str, Any]:
-    """Attributes of a task that failed with KilledWorker: each death that it was present at."""
+    """Return attributes of a task that failed with KilledWorker: deaths that it was present at."""
     if not deaths:
         return {}
     return {
@@ -366,7 +366,7 @@ def presences(deaths: Sequence[Presence]) -> dict[str, Any]:
 
 
 def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
-    """What it means that nobody said how the process ended."""
+    """Return a suffix of the reason if no report says how the process ended."""
     if log.state == "written":
         return ", process alive"
     if ready.nanny:
@@ -377,9 +377,9 @@ def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
 def _not_known(death: Death, log: KeptLog, verdict: Verdict) -> list[str]:
     missing: list[str] = []
     if death.exit is None:
-        why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
+        why = "its nanny sent no report" if death.ready.nanny else "it ran without a nanny"
         missing.append(f"exit code and signal: {why}")
-    # The log of a process that wrote nothing is removed; that much is known.
+    # The log of a process without output is removed: that it wrote nothing is known.
     if log.where is None and log.state not in ("written", "complete"):
         missing.append("its last output")
     if not death.known.samples:

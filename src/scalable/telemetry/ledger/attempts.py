@@ -19,9 +19,9 @@ from scalable_runs.plain import iso_time
 
 #: Usage is recorded for each attempt of at least this duration (seconds) …
 USAGE_MIN_DURATION: Final = 0.05
-#: … and for so many shorter ones of each task name.
+#: … and for this number of shorter ones of each task name.
 USAGE_SHORT_ATTEMPTS: Final = 100
-#: A phase is a span of its own if it took so many seconds …
+#: A phase has a span of its own if it took this many seconds …
 PHASE_MIN_DURATION: Final = 0.005
 #: … and this share of the attempt with all its phases.
 PHASE_MIN_SHARE: Final = 0.05
@@ -44,7 +44,7 @@ class Attempts:
         self._workers = workers
         #: Exceptions are events of the spans.
         self._exceptions = exceptions
-        #: Seconds after which an attempt is sent though it still runs; 0 for never.
+        #: Seconds after which an attempt is sent while it still runs; 0 for never.
         self._running_after = running_after
         #: Attempts reported as running, in the order of their start.
         self._reported: deque[tuple[float, Task, int]] = deque()
@@ -53,7 +53,7 @@ class Attempts:
         self.usage_left_out = 0
 
     def begin(self, task: Task, run_id: int, worker: str, start: float) -> None:
-        """An attempt really started on a worker."""
+        """An attempt started on a worker."""
         self.settle_left(task)
         task.attempt += 1
         task.run_id = run_id
@@ -66,7 +66,7 @@ class Attempts:
         self._sink.task_event(task.key, start, attributes, task.ids)
 
     def reported(self, task: Task) -> None:
-        """A worker reported that it runs the task's attempt, which takes a while."""
+        """A worker reported that it runs the task's attempt."""
         if self._running_after:
             self._reported.append((task.start, task, task.run_id))
 
@@ -97,13 +97,13 @@ class Attempts:
             sink.output.running.append(marker)
 
     def settle_left(self, task: Task) -> None:
-        """The run went on after the task's worker had left."""
+        """The run continued after the task's worker had left."""
         left, task.left = task.left, None
         if left is not None and task.final is None and task.running:
             self.lose(task, left.time)
 
     def lose(self, task: Task, time: float) -> None:
-        """The attempt's worker went away."""
+        """The attempt's worker was lost."""
         attributes = task.attributes("lost")
         attributes[semconv.TASK_RESULT] = "error"
         attributes[semconv.ERROR_TYPE] = "WorkerLost"
@@ -157,7 +157,7 @@ class Attempts:
         traceback: str = "",
         waste: str | None = None,
     ) -> None:
-        """Make the span of a task's attempt; `waste` says why the execution was for nothing."""
+        """Make the span of an attempt; `waste` is the reason if the execution had no result."""
         start, ids, sink = task.start, task.ids or self._sink.root, self._sink
         if waste is not None:
             attributes.setdefault(semconv.WORKER_ADDRESS, task.worker)
@@ -216,7 +216,7 @@ class Attempts:
     def _phases(
         self, ids: SpanContext, all_phases: Sequence[facts.Phase], start: float, stop: float
     ) -> list[ReadableSpan]:
-        """Spans of what took a noticeable share of an attempt besides its own code."""
+        """Spans of phases that took a noticeable share of an attempt."""
         by_action: dict[str, list[tuple[float, float]]] = {}
         for action, begin, end in all_phases:
             by_action.setdefault(action, []).append((begin, end))

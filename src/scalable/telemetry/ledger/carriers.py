@@ -1,4 +1,4 @@
-"""What tasks bring along from the client: the span to hang under, and what they ask for."""
+"""What tasks carry from the client: their parent span, and what they request."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MAX_CARRIERS: Final = 4096
 class Carried(NamedTuple):
     """The content of a carrier."""
 
-    #: The span under which attempts hang; None: the run's root.
+    #: Parent span of attempts; None: the run's root.
     parent: SpanContext | None = None
-    #: What its tasks ask for, as attributes.
+    #: What its tasks request, as attributes.
     placement: dict[str, Any] | None = None
 
 
@@ -39,7 +39,7 @@ class CarrierReader:
         self._known: dict[str | None, Carried] = {None: Carried()}
 
     def is_new(self, carrier: str | None) -> bool:
-        """Whether the carrier was not read before, or so long ago that it was forgotten."""
+        """Whether the carrier was not read before, or is forgotten."""
         return carrier not in self._known
 
     def read(self, carrier: str | None) -> Carried:
@@ -57,7 +57,7 @@ class CarrierReader:
         return found
 
     def placement(self, component: Any, tag: Any, workers: Any) -> dict[str, Any]:
-        """What a task asks for, as attributes."""
+        """What a task requests, as attributes."""
         wants = self._components.get(component, {}) if isinstance(component, str) else {}
         asked = {
             semconv.COMPONENT: component,

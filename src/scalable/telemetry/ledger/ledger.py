@@ -1,4 +1,4 @@
-"""The ledger: gives each fact to the part that knows what it means."""
+"""The ledger: passes each fact to the part that handles it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MAX_TASKS_NAMED: Final = 100
 
 
 class UnknownEnds(NamedTuple):
-    """Tasks of a run that has ended whose own end is not known."""
+    """Tasks without a known end, of a run that has ended."""
 
     #: Keys of those that were running.
     running: tuple[str, ...] = ()
-    #: Number of those that had not begun, or waited to run again.
+    #: Number of those that had not started, or waited to run again.
     waiting: int = 0
 
     def __bool__(self) -> bool:
@@ -56,17 +56,17 @@ class Ledger:
         Applied to every text of a fact before anything else sees it. A key that holds a secret is
         replaced by what :meth:`~scalable_runs.redact.Redactor.identity` makes of it.
     guard : Guard
-        Counts facts that could not be made sense of.
+        Counts facts that could not be used.
     sends_spans : bool
         Spans are sent to a backend: note what only that needs (links, parents, tasks per trace).
     running_after : float
-        An attempt that runs for so many seconds is sent before it ends; 0 for none.
+        An attempt that runs for this many seconds is sent before it ends; 0 for none.
     exceptions : {"spans", "logs", "both"}
         Where a backend finds exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
     logs : WorkerLogs, optional
         Brings the workers' logs into the run.
     components : mapping, optional
-        What each component asks for: ``cpus``, ``memory``, ``walltime``.
+        What each component requests: ``cpus``, ``memory``, ``walltime``.
     on_death : callable, optional
         Called with the certificate of each lost worker.
 
@@ -79,7 +79,7 @@ class Ledger:
     scheduler : facts.SchedulerSample or None
         The last sample of the scheduler.
     scheduler_closed : bool
-        The scheduler closed cleanly: no open task of its will end otherwise.
+        The scheduler closed cleanly: its open tasks will not end any more.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Ledger:
         }
 
     def on(self, kind: int, handler: Callable[[Any], None]) -> None:
-        """Give the facts of a kind that is not the ledger's to another handler."""
+        """Pass facts of a kind that the ledger does not handle to another handler."""
         self._handlers[kind] = lambda fact, _: handler(fact)
 
     def take(self, batch: Iterable[facts.Fact], now: float) -> None:
-        """Enter facts, in order, and decide what they leave open.
+        """Enter facts, in order, and settle what waits.
 
         A caller that has more facts of the same time :meth:`enters <enter>` all of them first.
 
@@ -166,7 +166,7 @@ class Ledger:
         self.tick(now)
 
     def enter(self, batch: Iterable[facts.Fact], now: float) -> None:
-        """Enter facts, in order; what waits for further reports goes on waiting."""
+        """Enter facts, in order; what waits for further reports continues to wait."""
         handlers, forget, unmatched = self._handlers, self.tasks.forget, self._restored.unmatched
         for fact in batch:
             try:
@@ -182,7 +182,7 @@ class Ledger:
                 self._guard.failed("ledger", error)
 
     def tick(self, now: float) -> None:
-        """Decide what has waited long enough for further reports."""
+        """Settle what has waited long enough for further reports."""
         self.tasks.tick(now)
         self.workers.tick(now)
 
@@ -193,11 +193,11 @@ class Ledger:
 
     @property
     def is_settled(self) -> bool:
-        """All that the facts until now say has become a signal."""
+        """Whether all facts until now have become signals."""
         return self.workers.is_settled and not self.tasks.pending_cancellations
 
     def close(self, now: float, *, complete: bool = True) -> UnknownEnds:
-        """The run ends: cancel the tasks that no client will wait for any more.
+        """The run ends: cancel the tasks that no client waits for any more.
 
         Parameters
         ----------
@@ -220,11 +220,11 @@ class Ledger:
         return UnknownEnds(running, len(unknown) - len(running))
 
     def keep_logs(self) -> None:
-        """Keep the logs of the workers that live on."""
+        """Keep the logs of workers that still run."""
         self._deaths.close()
 
     def restore(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Take over the state that a recorder which died has left in lines; makes no signal."""
+        """Take over the state from the lines of a recorder that died; makes no signal."""
         for file, record in records:
             try:
                 (self._restored if file == TASKS else self.workers).restore(record)
@@ -232,7 +232,7 @@ class Ledger:
                 self._guard.failed("restore", error)
 
     def scheduler_lost(self, error: str, unknown: UnknownEnds, now: float) -> None:
-        """The scheduler went away and had not said that it would close."""
+        """The scheduler was lost, without having announced its close."""
         message = self._redact(
             f"the scheduler went away ({error}): {len(unknown.running):,} tasks were running and "
             f"{unknown.waiting:,} had not begun, as far as it had reported; their end is unknown"
@@ -250,7 +250,7 @@ class Ledger:
     def run_failure(
         self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
     ) -> None:
-        """The block that was recorded was left by an exception; or a session failed, by phase."""
+        """An exception left the recorded block, or a session failed in a phase."""
         attributes = {
             semconv.EXCEPTION_TYPE: self._redact.short(error_type),
             semconv.EXCEPTION_MESSAGE: self._redact(message),

@@ -1,4 +1,4 @@
-"""The tasks that a recorder which died has left, taken over from their lines."""
+"""The tasks of a recorder that died, restored from their lines."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OF_ATTEMPTS: Final = frozenset({facts.STARTED, facts.SUCCEEDED, facts.FAILED, f
 
 
 class RestoredTasks:
-    """Takes over tasks and finds their attempts again; called by the recorder's thread only."""
+    """Restores tasks and their attempts; called by the recorder's thread only."""
 
     def __init__(self, sink: SignalSink, book: TaskBook, carriers: CarrierReader) -> None:
         self._sink = sink
         self._book = book
         self._carriers = carriers
-        #: Span id of each attempt that runs: its line has no number of Dask's.
+        #: Span id of each running attempt: its line does not have Dask's number.
         self.unmatched: dict[str, int] = {}
 
     def restore(self, record: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ class RestoredTasks:
                 self._book.errors[key] = (record["error_type"], record.get("error_message", ""))
 
     def match(self, fact: Any) -> None:
-        """Find Dask's number of a restored attempt: the span's id follows from it."""
+        """Find Dask's number of a restored attempt, which determines the span's id."""
         kind = fact[0]
         if kind in _OF_ATTEMPTS:
             pairs = ((fact[2], fact[3]),)

@@ -26,13 +26,13 @@ class Signals(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the facts since the last call have become."""
+    """The signals made of facts since the last call."""
 
     #: To be written one after the other.
     batches: list[Signals]
     #: Usage of workers.
     points: list[UsagePoint]
-    #: Markers of attempts that have run for a while.
+    #: Markers of long-running attempts.
     running: list[ReadableSpan]
     #: Spans under which tasks were submitted for the first time.
     parents: list[SpanContext]
@@ -54,13 +54,13 @@ class SignalSink:
         self.root = root
         self.provider = provider
         self.span = SpanFactory(resource).span
-        #: What was made since the last :meth:`drain`; the ledger's parts add to it.
+        #: Signals since the last :meth:`drain`; the ledger's parts add to it.
         self.output = Output([], [], [], [], defaultdict(int))
         #: Numbers that user code recorded.
         self.user_points: list[UserPoint] = []
-        #: Seconds of execution thrown away, by task name and reason.
+        #: Seconds of execution without a result, by task name and reason.
         self.wasted: defaultdict[tuple[str, str], float] = defaultdict(float)
-        #: Something happened that must be on disk at once.
+        #: Something must be on disk at once.
         self.urgent = False
         self._new_event = EventFactory(resource).event
         self._logs: list[ReadableLogRecord] = []
@@ -69,13 +69,13 @@ class SignalSink:
         self._ended_keys: set[str] = set()
 
     def drain(self) -> Output:
-        """What was made since the last call."""
+        """Return the signals made since the last call."""
         self._break()
         output, self.output = self.output, Output([], [], [], [], defaultdict(int))
         return output
 
     def ids(self, key: str, number: int, parent: SpanContext | None = None) -> SpanContext:
-        """Ids of a span that follow from a name and a number, in the trace of `parent`."""
+        """Span ids derived from a name and a number, in the trace of `parent`."""
         parent = parent or self.root
         return SpanContext(parent[0], attempt_span_id(self.run, key, number), False, parent[3])
 
@@ -88,7 +88,7 @@ class SignalSink:
         *,
         error: bool = False,
     ) -> None:
-        """Something happened at an instant."""
+        """Add an event."""
         self._logs.append(self._new_event(name, time, attributes, ids or self.root, error=error))
 
     def task_event(
@@ -100,13 +100,13 @@ class SignalSink:
         *,
         error: bool = False,
     ) -> None:
-        """Something happened to a task; without `ids` the event belongs to no span."""
+        """Add an event of a task; without `ids` it belongs to no span."""
         if key in self._ended_keys:
             self._break()
         self._logs.append(self._new_event(semconv.EVENT_TASK, time, attributes, ids, error=error))
 
     def failure(self, time: float, attributes: dict[str, Any], ids: SpanContext | None) -> None:
-        """A record for failures.jsonl."""
+        """Add a record for failures.jsonl."""
         attributes[semconv.RECORD] = "failure"
         attributes[semconv.PROVIDER] = self.provider
         self.event(semconv.EVENT_FAILURE, time, attributes, ids, error=True)

@@ -17,17 +17,17 @@ class Task:
     succeeds small.
     """
 
-    #: Whose results it takes, where links are wanted.
+    #: The tasks whose results it takes, if links are wanted.
     dependencies: tuple[str, ...] = ()
     #: `function`, `placement`, `reopens` or `recomputed` is set: its lines have more fields.
     special = False
-    #: Name of its function, where that is not the task's.
+    #: Name of its function, if it differs from that of the task.
     function: str | None = None
-    #: What it asked for, as attributes.
+    #: What it requested, as attributes.
     placement: dict[str, Any] | None = None
-    #: Number of its attempts that began.
+    #: Number of its attempts that started.
     attempt = 0
-    #: Dask's number of the last attempt that began.
+    #: Dask's number of the last attempt that started.
     run_id = -1
     #: Span of that attempt.
     ids: SpanContext | None = None
@@ -36,23 +36,23 @@ class Task:
     worker = ""
     #: Its final state, unless it will run again.
     final: str | None = None
-    #: The final state that it no longer has; written on its next line.
+    #: The final state that no longer holds; written on its next line.
     reopens: str | None = None
-    #: It had succeeded, and its result was lost.
+    #: It succeeded, and its result was lost.
     recomputed = False
-    #: It left its worker for a reason that the next fact tells.
+    #: It left its worker for a reason that is in the next fact.
     cancelled_by: facts.Unassigned | None = None
-    #: Its attempt ended with its worker, which had been asked to go.
+    #: Its attempt ended with its worker, which closed on request.
     left: facts.Unassigned | None = None
-    #: Its last attempt that was taken back before it was known whether it had begun.
+    #: Its last attempt that was taken back before it was known whether it had started.
     taken_back: facts.Unassigned | None = None
 
     def __init__(self, key: str, shown: str, name: str, parent: SpanContext | None) -> None:
         self.key = key
-        #: The key in the record: another one where the key holds a secret.
+        #: The key in the record; it differs if the key contains a secret.
         self.shown = shown
         self.name = name
-        #: The span under which attempts hang; None: the run's root.
+        #: Parent span of its attempts; None: the run's root.
         self.parent = parent
 
     def reopen(self) -> None:

@@ -21,10 +21,10 @@ from scalable_runs.redact import Redactor
 from scalable_runs.schema import MAX_ERROR_MESSAGE
 from scalable_runs.summary import name_of_key
 
-#: Seconds that the end of a cancelled task waits for its worker's report whether it had begun.
+#: Seconds that the end of a cancelled task waits for its worker's report on its start.
 CANCEL_WAIT: Final = 0.3
-#: Seconds that an attempt stays open whose worker was asked to go: if the run ends meanwhile,
-#: because its program does, the attempt was cancelled by that, and is not lost.
+#: Seconds that an attempt stays open after its worker was asked to close: if the run ends in this
+#: time, because its program does, the attempt was cancelled and not lost.
 LEAVE_WAIT: Final = 5.0
 #: Links of one span.
 MAX_LINKS: Final = 32
@@ -67,15 +67,15 @@ class TaskBook:
             running_after=running_after if sends_spans else 0.0,
         )
         self._names: dict[str, str] = {}
-        #: Cancelled tasks of which it is not known whether they had begun.
+        #: Cancelled tasks of which it is not known whether they had started.
         self.pending_cancellations: dict[str, _PendingCancellation] = {}
-        #: Attempts whose worker was asked to go, and until when they stay open.
+        #: Attempts whose worker was asked to close, and until when they stay open.
         self._leaving: deque[tuple[float, Task, facts.Unassigned]] = deque()
         #: Error of each failed task, for the tasks that fail because of it.
         self.errors: dict[str, tuple[str, str]] = {}
 
     def get(self, key: str) -> Task:
-        """A task; one whose submission was dropped is made, and recorded all the same."""
+        """Return a task; it is made if the fact of its submission was dropped."""
         task = self.tasks.get(key)
         if task is None:
             task = Task(key, self._redact.identity(key), self.name_of(key), None)
@@ -83,7 +83,7 @@ class TaskBook:
         return task
 
     def shown(self, key: str) -> str:
-        """What stands for a key in the record."""
+        """Return the key as it is recorded."""
         task = self.tasks.get(key)
         return self._redact.identity(key) if task is None else task.shown
 
@@ -97,7 +97,7 @@ class TaskBook:
         return [task for task in self.tasks.values() if task.final is None]
 
     def tick(self, now: float) -> None:
-        """Decide what has waited long enough for further reports."""
+        """Settle what has waited long enough for further reports."""
         for key, pending in list(self.pending_cancellations.items()):
             if pending.deadline <= now:
                 self._settle_cancellation(key)
@@ -117,7 +117,7 @@ class TaskBook:
         open_tasks = [
             task
             for task in self.open_tasks()
-            # One whose lost result nobody began to make again stays succeeded.
+            # A task whose lost result was not computed again stays succeeded.
             if not (task.recomputed and task.reopens is not None)
         ]
         if complete:
@@ -130,7 +130,7 @@ class TaskBook:
     # -- from submission to the start of an attempt ---------------------------------------------
 
     def submitted(self, fact: facts.Submitted, now: float) -> None:
-        """The scheduler took a task in."""
+        """The scheduler received a task."""
         _, time, key, given, function, dependencies, dependency_count, carrier, known_before = fact
         if key in self.pending_cancellations:
             self._settle_cancellation(key)
@@ -164,7 +164,7 @@ class TaskBook:
         self._sink.task_event(key, time, attributes)
 
     def started(self, fact: facts.Started, now: float) -> None:
-        """A worker began to execute a task."""
+        """A worker started to execute a task."""
         key, run_id = fact.key, fact.run_id
         task = self.tasks.get(key)
         pending = self.pending_cancellations.get(key)
@@ -180,7 +180,7 @@ class TaskBook:
                 self.attempts.reported(task)
 
     def begun_on(self, fact: facts.WorkerGone) -> tuple[str, ...]:
-        """Find out which attempts had begun on a worker that is gone; returns their tasks.
+        """Find out which attempts had started on a worker that ended; return their tasks.
 
         The worker's slot file says it exactly. Without one: attempts that run for a while were
         reported; of those assigned and not reported, the first in order fill the free threads.
@@ -209,7 +209,7 @@ class TaskBook:
         return tuple(sorted(running))
 
     def _settle_cancelled(self, starts: Mapping[int, float], address: str) -> None:
-        """Settle the cancelled tasks that had begun on a worker which died before it said so."""
+        """Settle cancelled tasks that had started on a worker that died before it reported this."""
         for pending in list(self.pending_cancellations.values()):
             start = starts.get(pending.run_id)
             if start is not None:
@@ -225,7 +225,7 @@ class TaskBook:
         task = self.tasks.get(key) or self.get(key)
         if run_id != task.run_id:
             if start == stop == time and task.reopens == "succeeded":
-                # Nothing was computed: a worker had a copy that the scheduler did not know of.
+                # Nothing was computed: a worker had a copy that the scheduler did not know.
                 task.final, task.reopens, task.recomputed = "succeeded", None, False
                 return
             self.attempts.begin(task, run_id, worker, start)
@@ -240,7 +240,7 @@ class TaskBook:
         task.final = "succeeded"
         if task.recomputed:
             self._sink.wasted[task.name, "recomputed"] += max(0.0, stop - start)
-        # It began when its `running` line says so: two clocks have seen that.
+        # Its start is that of its `running` line, whose time comes from two clocks.
         self.attempts.end(task, stop, attributes, phases)
 
     def failed(self, fact: facts.Failed, now: float) -> None:
@@ -259,7 +259,7 @@ class TaskBook:
             self.attempts.begin(task, fact.run_id, fact.worker, start)
         self.attempts.settle_left(task)
         if task.final is not None:
-            # An actor that was made, and lost with its worker.
+            # An actor that was lost with its worker.
             task.reopen()
             task.recomputed = False
         began = task.running
@@ -328,7 +328,7 @@ class TaskBook:
         if raised or not fact.worker:
             write(())
         else:
-            # It failed with its worker; why that died is known once the nannies have reported.
+            # It failed with its worker; the cause is known when the nannies have reported.
             is_actor = fact.error_type != "KilledWorker"
             self._deaths.victim(fact.key, fact.worker if is_actor else "", write)
             self._workers.settle_deaths(now)
@@ -362,7 +362,7 @@ class TaskBook:
                 self.attempts.lose(task, fact.time)
 
     def waiting(self, fact: facts.Waiting, now: float) -> None:
-        """A task that was known already will run (again)."""
+        """A known task will run (again)."""
         task = self.tasks.get(fact.key)
         if task is None:
             return
@@ -401,7 +401,7 @@ class TaskBook:
         if left is None or left.run_id is None or task.run_id == left.run_id:
             self._cancel(task, time if left is None else left.time)
         else:
-            # It was on a worker, which alone knows whether it had begun there.
+            # It was on a worker; only the worker knows whether it had started.
             self.pending_cancellations[key] = _PendingCancellation(
                 task, left.run_id, left.time, now + CANCEL_WAIT
             )

@@ -1,4 +1,4 @@
-"""What user code asks to be recorded: artifacts, costs, cache look-ups, metrics."""
+"""Artifacts, costs, cache look-ups and metrics that user code records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalable_runs.redact import Redactor
 def record_user_event(
     fact: facts.UserEvent, sink: SignalSink, tasks: TaskBook, redact: Redactor
 ) -> None:
-    """Make a signal of what user code recorded, as part of the attempt whose code it was."""
+    """Make a signal of what user code recorded, in its attempt."""
     fields = redact.attributes(
         {name: value for name, value in fact.fields.items() if value is not None}
     )

@@ -17,8 +17,8 @@ from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.spans import event, seconds_of
 from scalable_runs.redact import Redactor
 
-#: Seconds that a new worker's lines wait for its own report of when it was launched, so that a slow
-#: start on a busy machine is not taken for a worker without the package.
+#: Seconds that a new worker's lines wait for its own report on its launch. A slow start on a busy
+#: machine must not be taken for a worker without the package.
 HELLO_WAIT: Final = 5.0
 #: Workers without the package that are named.
 MAX_UNWATCHED: Final = 1_000
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, ready: facts.WorkerReady, deadline: float, component: str | None) -> None:
         self.ready = ready
-        #: When its lines are written without its own report.
+        #: Time when its lines are written without its own report.
         self.deadline = deadline
         #: The only component that it serves.
         self.component = component
@@ -74,11 +74,11 @@ class WorkerBook:
         self._dying: dict[str, Worker] = {}
         #: Addresses whose lines are not written yet.
         self._unannounced: set[str] = set()
-        #: Addresses of workers that were asked to go.
+        #: Addresses of workers that were asked to close.
         self.asked_to_go: set[str] = set()
-        #: Name of the worker that left last, while there is none; else None.
+        #: Name of the worker that left last, while there is no other; else None.
         self.last_worker: str | None = None
-        #: Names of workers on which the package could not be used, and why.
+        #: Names of workers that cannot use the package, with the reason.
         self.unwatched: dict[str, str] = {}
         #: Launch times of workers of which a resumed run has no `ready` line yet.
         self._launched: dict[str, float] = {}
@@ -89,12 +89,12 @@ class WorkerBook:
         return not (self._unannounced or self._deaths.pending)
 
     def name_of(self, address: str) -> str:
-        """Name of a worker that lives or was lost just now; else its address."""
+        """Name of a worker that runs or was lost just now; else its address."""
         worker = self.alive.get(address) or self._dying.get(address)
         return address if worker is None else worker.name
 
     def tick(self, now: float) -> None:
-        """Decide what has waited long enough for further reports."""
+        """Settle what has waited long enough for further reports."""
         self.settle_deaths(now)
         for address in list(self._unannounced):
             worker = self.alive[address]
@@ -218,7 +218,7 @@ class WorkerBook:
     # -- deaths ---------------------------------------------------------------------------------
 
     def settle_deaths(self, now: float, *, all_of_them: bool = False) -> None:
-        """Write the deaths of which enough is known, and what waited for them."""
+        """Write the deaths with enough reports, and what waited for them."""
         for certificate in self._deaths.settle(now, all_of_them=all_of_them):
             self._certify(certificate)
         self._deaths.notify_victims()
@@ -260,7 +260,7 @@ class WorkerBook:
         return Worker(ready, deadline, served[0] if len(served) == 1 else None)
 
     def _announce(self, worker: Worker, launched: float | None = None) -> None:
-        """Write that a worker was launched and is ready, unless that was done."""
+        """Write that a worker was launched and is ready, if not written yet."""
         self._unannounced.discard(worker.ready.address)
         if worker.is_announced:
             return
@@ -323,7 +323,7 @@ class WorkerBook:
         *,
         error: str | None = None,
     ) -> SpanContext:
-        """Make the span of the part of a worker's life that falls into the run."""
+        """Make the span of a worker's time within the run."""
         ready = worker.ready
         ids = self._sink.ids(f"worker {ready.address}", round(ready.time * 1e6))
         self._sink.add_span(
