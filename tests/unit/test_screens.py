@@ -442,7 +442,7 @@ def test_tasks_that_wait_for_workers_that_are_lost_are_reported(tmp_path: Path) 
     death(run, 0, 2, [], reason="connection-lost", exit_code=0, stderr_tail=tail)
     findings = {finding.category: finding for finding in diagnose_run(run.crash(4)).findings}
     assert findings["no_workers"].title == "1 task waits and no worker is left to run it"
-    assert "1 task waits, and no worker is left to run it." in report_text(run.path)
+    assert "1 task waits and no worker is left to run it." in report_text(run.path)
     assert "No module named 'helpers'" in " ".join(findings["import_error"].evidence.sentences)
 
 

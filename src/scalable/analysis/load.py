@@ -36,8 +36,6 @@ from scalable_runs.summary import RunSummary
 Progress: TypeAlias = Callable[[int, int], None]
 #: Sees the records of a journal on their way into the summary.
 Tap: TypeAlias = Callable[[str, Iterator[Record]], Iterator[Record]]
-#: Reads the journals of a run into a summary.
-Scanner: TypeAlias = Callable[[RunReader, Progress | None], RunSummary]
 
 _FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contains__, reverse=True))
 _UNFINISHED: Final = frozenset({"running", "lost"})
@@ -48,7 +46,7 @@ def load_report(
     progress: Progress | None = None,
     *,
     scan: bool = False,
-    scanner: Scanner | None = None,
+    tap: Tap | None = None,
 ) -> Report:
     """Make the report of a run.
 
@@ -63,15 +61,15 @@ def load_report(
         Called now and then while journals are read.
     scan
         Read the journals in any case.
-    scanner
-        Reads the journals into a summary, where more is to be seen of them on the way.
+    tap
+        As for :func:`read_journals`; not used if the journals are not read.
     """
     if not scan and reader.status not in _UNFINISHED and not _changed_journals(reader):
         document = reader.summary()
         # Older tools wrote less into theirs; the reader has checked one of this version.
         if document is not None and document.get("schema_version") == SCHEMA_VERSION:
             return _report(reader, cast("SummaryDocument", document), "summary.json")
-    summary = (scanner or read_journals)(reader, progress)
+    summary = read_journals(reader, progress, tap=tap)
     # A run that says `running` and whose recorder is gone has ended.
     document = summary.document({**reader.document, "status": reader.status})
     loaded = _report(reader, document, "scan")

@@ -27,7 +27,16 @@ from scalable.analysis.sections import (
     Value,
 )
 from scalable.analysis.units import percent, plural, seconds
-from scalable.analysis.words import SHORT, has_no_workers, ran_s, tasks_words, where_words
+from scalable.analysis.words import (
+    SHORT,
+    has_no_workers,
+    no_workers_words,
+    ran_s,
+    tasks_words,
+    unknown_words,
+    waiting_words,
+    where_words,
+)
 from scalable_runs.schema import NameSummary, Spread, WorkerSummary
 
 _T = TypeVar("_T")
@@ -86,14 +95,12 @@ def _lead(report: Report) -> Iterator[Sentence]:
     """Yield what a reader must know before any number."""
     if report.why:
         yield Sentence(report.why, "lead")
-    waiting = report.counts["tasks_waiting"]
     if has_no_workers(report):
-        text = f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'}"
-        them = "it" if waiting == 1 else "them"
-        yield Sentence(f"{text}, and no worker is left to run {them}.", "lead")
+        yield Sentence(f"{no_workers_words(report)}.", "lead")
     if report.unknown:
-        text = f"What became of {plural(report.unknown, 'task')} is not known: the record stops"
-        yield Sentence(f"{text} before {'its' if report.unknown == 1 else 'their'} end.", "lead")
+        whose = "its" if report.unknown == 1 else "their"
+        text = f"{unknown_words(report)}: the record stops before {whose} end."
+        yield Sentence(text, "lead")
     if report.is_live:
         now = _clock(report, report.as_of)
         yield Sentence(f"Still running: these are the numbers at {now} UTC.", "lead")
@@ -215,7 +222,7 @@ def _unfinished(report: Report) -> Section | None:
         )
     blocks += _more(running - len(report.unfinished), "more that began later")
     if waiting and running:
-        text = f"{plural(waiting, 'task')} had not begun, or waited to run again"
+        text = waiting_words(report)
         if report.is_live:
             text = f"{plural(waiting, 'task')} waiting to run"
         blocks.append(Sentence(text, "aside", "quiet"))

@@ -49,6 +49,24 @@ def has_no_workers(report: Report) -> bool:
     return bool(counts["tasks_waiting"]) and not counts["tasks_running"] and not alive
 
 
+def no_workers_words(report: Report) -> str:
+    """Say that tasks wait in vain."""
+    waiting = report.counts["tasks_waiting"]
+    wait, them = ("waits", "it") if waiting == 1 else ("wait", "them")
+    return f"{plural(waiting, 'task')} {wait} and no worker is left to run {them}"
+
+
+def unknown_words(report: Report) -> str:
+    """Say of how many tasks the end is unknown."""
+    return f"What became of {plural(report.unknown, 'task')} is not known"
+
+
+def waiting_words(report: Report) -> str:
+    """Say how many tasks had not begun when the record ends."""
+    count = report.counts["tasks_waiting"]
+    return f"{plural(count, 'task')} had not begun, or waited to run again"
+
+
 def where_words(report: Report) -> str:
     """Say where a run took place."""
     provider, target = report.provider, report.target

@@ -18,7 +18,7 @@ from scalable.analysis.diagnose.wording import (
 from scalable.analysis.findings import Evidence, Finding
 from scalable.analysis.report import Report
 from scalable.analysis.units import plural
-from scalable.analysis.words import has_no_workers
+from scalable.analysis.words import has_no_workers, no_workers_words, unknown_words
 from scalable.causes import CAUSES
 from scalable_runs.plain import parse_time
 from scalable_runs.schema import FAILURES, RUN, TASKS, WORKERS
@@ -90,7 +90,7 @@ def _unknown_end(report: Report) -> Finding:
     return Finding(
         severity="error",
         category="unknown_end",
-        title=f"What became of {plural(report.unknown, 'task')} is not known",
+        title=unknown_words(report),
         count=report.unknown,
         evidence=Evidence(
             sentences=(
@@ -113,8 +113,7 @@ def _no_workers(report: Report) -> Finding:
     return Finding(
         severity="critical" if report.is_live else "error",
         category="no_workers",
-        title=f"{plural(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} and no worker is "
-        f"left to run {'it' if waiting == 1 else 'them'}",
+        title=no_workers_words(report),
         count=waiting,
         evidence=Evidence(
             sentences=(came if report.workers else "no worker ever came",),

@@ -20,14 +20,13 @@ from scalable.analysis.diagnose.wording import (
     places,
     running_sentence,
     top,
-    waiting_sentence,
 )
 from scalable.analysis.findings import Consequence, Evidence, Finding
 from scalable.analysis.frames import own_frame, relevant_frames
 from scalable.analysis.layout import fit
 from scalable.analysis.report import ENDED_THE_RUN, FailureGroup, Report, exit_words
 from scalable.analysis.units import gigabytes, percent, plural, seconds
-from scalable.analysis.words import SHORT
+from scalable.analysis.words import SHORT, waiting_words
 from scalable.causes import CAUSES, Case, classify
 from scalable_runs.plain import parse_time
 from scalable_runs.schema import FAILURES, TASKS
@@ -263,7 +262,7 @@ def _scheduler(report: Report, group: Group) -> Finding:
     unfinished = report.unfinished[:MAX_IDS]
     sentences = [running_sentence(report, task) for task in unfinished]
     if waiting:
-        sentences.append(waiting_sentence(waiting))
+        sentences.append(waiting_words(report))
     return Finding(
         severity="critical",
         category="scheduler_lost",

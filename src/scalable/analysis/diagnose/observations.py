@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 from scalable.analysis.attempts import Attempt, AttemptTracker
 from scalable.analysis.frames import own_frame
 from scalable.analysis.gaps import problem_sentences
-from scalable.analysis.load import Progress, load_report, read_journals
+from scalable.analysis.load import Progress, load_report
 from scalable.analysis.report import Report
 from scalable.causes import CAUSES, Case, Confidence, Verdict, case_of, classify
 from scalable_runs.plain import cut, parse_time
@@ -313,9 +313,7 @@ def gather(reader: RunReader, progress: Progress | None) -> tuple[Report, Observ
         for _ in tap(file, reader.records(file)):
             pass
 
-    report = load_report(
-        reader, progress, scanner=lambda reader, progress: read_journals(reader, progress, tap=tap)
-    )
+    report = load_report(reader, progress, tap=tap)
     if report.source == "summary.json":
         read(FAILURES)
         read(WORKERS)

@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 
 from scalable.analysis.diagnose.observations import Group, Observations
 from scalable.analysis.report import Report
-from scalable.analysis.units import gigabytes, memory, plural, seconds
+from scalable.analysis.units import gigabytes, memory, seconds
 from scalable.analysis.words import ran_s
 from scalable.causes import CAUSES
 from scalable_runs.plain import parse_time
@@ -78,11 +78,6 @@ def running_sentence(report: Report, task: UnfinishedTask) -> str:
     since = "" if elapsed is None else f" for {seconds(elapsed)}"
     where = f" on worker {report.worker_label(task['worker'])}" if task["worker"] else ""
     return f"{task['task_id']} was running{where}{since}"
-
-
-def waiting_sentence(count: int) -> str:
-    """Say how many tasks had not begun."""
-    return f"{plural(count, 'task')} had not begun, or waited to run again"
 
 
 def interrupted_sentences(report: Report, seen: Observations) -> Iterator[str]:
