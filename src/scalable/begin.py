@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 import dask.config
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from scalable.common.options import RecorderOptions, Settings
 from scalable.crash_upload.logs import CrashLog
@@ -24,7 +26,7 @@ from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
-from scalable.telemetry.recorder import Recorder, RunIdentity
+from scalable.telemetry.recorder import Recorder, RunIdentity, Source
 from scalable.telemetry.routes import Routes, find_routes, make_resource
 from scalable.telemetry.spans import SecureIdGenerator
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
@@ -32,6 +34,7 @@ from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
+from scalable_runs.stores.base import Store
 from scalable_runs.stores.file import FileStore
 from scalable_runs.writer import RunWriter
 
@@ -40,6 +43,19 @@ if TYPE_CHECKING:
 
 #: Asks for a copy of the run elsewhere.
 _REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
+
+
+@dataclass(frozen=True, slots=True)
+class Substitutes:
+    """What a test puts in the place of the system's clock, of chance, of the cluster and disk."""
+
+    #: Returns the time in seconds since the epoch.
+    clock: Callable[[], float] = time
+    ids: IdGenerator = field(default_factory=SecureIdGenerator)
+    #: Where facts come from; by default the client's cluster.
+    source: Source = field(default_factory=NoSource)
+    #: Where the run is written; by default its directory.
+    store: Store | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,7 @@ class _Parts:
     redact: Redactor
     routes: Routes
     warn: Callable[[str], None]
+    clock: Callable[[], float]
 
 
 def begin(
@@ -86,6 +103,7 @@ def begin(
     process: Process | None,
     warn: Callable[[str], None],
     undo: ExitStack,
+    substitutes: Substitutes | None = None,
 ) -> Recording:
     """Begin to record.
 
@@ -105,12 +123,15 @@ def begin(
         Tells the user.
     undo : ExitStack
         Takes back what was done if the caller fails, or this.
+    substitutes : Substitutes, optional
+        Those of a test.
 
     Raises
     ------
     OSError
         The run's directory cannot be made.
     """
+    using = substitutes or Substitutes()
     _warn_of_missing(settings, warn)
     values = {} if documents is None else documents.values
     redact = Redactor.from_environment(
@@ -123,7 +144,7 @@ def begin(
         meter_provider=settings.meter_provider,
         logger_provider=settings.logger_provider,
     )
-    submissions = Submissions(run_id, routes.sampled)
+    submissions = Submissions(run_id, routes.sampled, ids=using.ids, clock=using.clock)
     connection = None
     if client is not None:
         connection = ClusterConnection(
@@ -141,25 +162,28 @@ def begin(
         documents = RunDocuments(
             found.target, provider, found.manifest, found.lock, None, found.plan, {}, {}
         )
-    ids = SecureIdGenerator()
     identity = RunIdentity(
         run_id,
         redact.short(settings.project),
         documents.provider,
-        ids.generate_trace_id(),
-        ids.generate_span_id(),
+        using.ids.generate_trace_id(),
+        using.ids.generate_span_id(),
         started,
         documents.components,
     )
+    files = _files(identity, settings, documents, redact)
+    if using.store is not None:
+        files["runs_dir"] = using.store
     parts = _Parts(
         identity,
-        _files(identity, settings, documents, redact),
+        files,
         settings,
         make_resource(run_id, identity.project, redact, routes.resource),
         submissions,
         redact,
         routes,
         warn,
+        using.clock,
     )
     recorder = _recorder(parts, process, undo)
     if connection is not None:
@@ -167,7 +191,7 @@ def begin(
         connection.connect()
     uploads = _uploads(recorder.run_dir, parts)
     recorder.start(
-        connection.source if connection is not None else NoSource(),
+        connection.source if connection is not None else using.source,
         None if uploads is None else _submit_to(uploads),
     )
     undo.callback(recorder.close, "failed", settings.close_timeout)
@@ -238,6 +262,7 @@ def _recorder(
         warn=parts.warn,
         routes=parts.routes,
         options=parts.settings,
+        clock=parts.clock,
     )
 
 

@@ -369,8 +369,8 @@ def test_a_recorder_that_gets_no_processor_loses_nothing_with_the_program(tmp_pa
         client.gather(client.map(tasks.add, [str(notes)] * 500, range(10, 510)))
         (plugin,) = [p for name, p in cluster.scheduler.plugins.items() if run.run_id in name]
         tasks.wait_until(lambda: not plugin.buffer.waiting)
-        last = it._feed.next_pull
-        tasks.wait_until(lambda: it._feed.next_pull > last)  # what was fetched has been written
+        last = it._facts.next_pull
+        tasks.wait_until(lambda: it._facts.next_pull > last)  # what was fetched has been written
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with program(tmp_path, body) as it:

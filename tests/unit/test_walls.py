@@ -102,7 +102,13 @@ ROOMS = (
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
     Room(
         "composition",
-        ("scalable.api", "scalable.autoinstrument", "scalable.begin", "scalable.documents"),
+        (
+            "scalable.api",
+            "scalable.autoinstrument",
+            "scalable.begin",
+            "scalable.documents",
+            "scalable.testing",
+        ),
         doors=("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
     ),
     Room(

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from scalable import facts
 from scalable.telemetry import child, wire
-from scalable.telemetry.feed import Unconfirmed
+from scalable.telemetry.outgoing import Unconfirmed
 from scalable.telemetry.submissions import Sent
 
 MESSAGES = [

@@ -30,7 +30,7 @@ from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.processes import EXIT_TIMEOUT, Detached
 from scalable.telemetry import wire
-from scalable.telemetry.feed import ANSWER_TIMEOUT, FactFeed, Unconfirmed
+from scalable.telemetry.outgoing import ANSWER_TIMEOUT, OutgoingFacts, Unconfirmed
 from scalable_runs import schema
 
 # Heavy modules are not imported here: the process is started first, and starts meanwhile.
@@ -160,7 +160,7 @@ class RecorderProcess:
         self._progress = (0, 0, 0)
         self._unconfirmed = Unconfirmed()
         #: None before the start, and without a source.
-        self._feed: FactFeed | None = None
+        self._facts: OutgoingFacts | None = None
         self._last_facts = 0.0
         #: When processes were started anew, when the last one died whose successor has not begun
         #: yet, and the entries of run.json for those that died.
@@ -328,11 +328,11 @@ class RecorderProcess:
 
     def _until_pull(self) -> float | None:
         """Milliseconds until the next pull; None while the pipe has enough or nobody records."""
-        if self._feed is None or (self._feed.is_gone and self._close is not None):
+        if self._facts is None or (self._facts.is_gone and self._close is not None):
             return None
         if self._unconfirmed.size_in_flight >= self._room:
             return None
-        return max(0.0, self._feed.next_pull - monotonic()) * 1e3
+        return max(0.0, self._facts.next_pull - monotonic()) * 1e3
 
     def _receive(self, kind: str, *content: Any) -> None:
         if kind == "taken":
@@ -374,23 +374,23 @@ class RecorderProcess:
         while self._waiting:
             message = self._waiting.popleft()
             if message[0] == "start" and self._source is not None:
-                self._feed = FactFeed(self._source, self.guard)
+                self._facts = OutgoingFacts(self._source, self.guard)
             if message[0] in ("flush", "close"):
                 # It covers what the scheduler knows by now, if that answers.
-                self._send_news(pull=self._feed is not None and not self._feed.in_trouble)
+                self._send_news(pull=self._facts is not None and not self._facts.in_trouble)
             wire.write(self._stdin, message)
 
     def _send_news(self, *, pull: bool) -> None:
         """Send what the program has noted and submitted, and the facts that a pull brings."""
-        feed, frame = self._feed, None
-        if feed is not None and pull:
-            before = feed.after
+        outgoing, frame = self._facts, None
+        if outgoing is not None and pull:
+            before = outgoing.after
             timeout = ANSWER_TIMEOUT if self._close is None else max(0.1, self._close[3])
-            frame = feed.pull(timeout, eager=self._is_awaited())
-            if feed.after > before:
+            frame = outgoing.pull(timeout, eager=self._is_awaited())
+            if outgoing.after > before:
                 self._last_facts = monotonic()
             if frame is not None:
-                self._unconfirmed.add_facts(feed.after, frame)
+                self._unconfirmed.add_facts(outgoing.after, frame)
         # The program's own messages precede what the scheduler reports of their effects.
         while self._notes:
             size, note = self._notes.popleft()
@@ -425,7 +425,7 @@ class RecorderProcess:
         """Start a successor that goes on with the run; False if there can be none."""
         now = monotonic()
         self._restarts = [at for at in self._restarts if now - at < RESTARTS_WITHIN]
-        if self._feed is None or len(self._restarts) >= len(RESTART_DELAYS):
+        if self._facts is None or len(self._restarts) >= len(RESTART_DELAYS):
             return False
         self._died = self._died or time()
         died = self._process.pid
@@ -440,17 +440,17 @@ class RecorderProcess:
         self._warn(f"the recorder's process {died} ended: another one, {process.pid}, goes on")
         self._restarts.append(now)
         with contextlib.suppress(OSError):  # it is gone already, which is noticed next
-            self._catch_up(self._feed)
+            self._catch_up(self._facts)
         return True
 
-    def _catch_up(self, feed: FactFeed) -> None:
+    def _catch_up(self, outgoing: OutgoingFacts) -> None:
         """Give a successor all that is not in the run's files."""
         about = {
             "runs_dir": self._runs_dir,
             "run_id": self._identity.run_id,
             "position": self._unconfirmed.position,
-            "news": feed.after,
-            "remote_errors": dict(feed.errors),
+            "news": outgoing.after,
+            "remote_errors": dict(outgoing.errors),
             "died": self._died,
             "restarts": self._gaps,
             "program": os.getpid(),
@@ -460,7 +460,7 @@ class RecorderProcess:
         frames = [wire.frame(message) for message in (resume, self._start, *self._failures)]
         for frame in (*frames, *self._unconfirmed.for_successor()):
             wire.write_bytes(self._stdin, frame)
-        feed.repeat_state()
+        outgoing.repeat_state()
         if self._flush_done < self._flush_asked:
             self._flush_until = monotonic() + FLUSH_AGAIN
             self._waiting.append(("flush", self._flush_asked, FLUSH_AGAIN))

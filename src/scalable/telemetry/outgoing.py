@@ -25,7 +25,7 @@ EAGER_INTERVAL: Final = 0.02
 ANSWER_TIMEOUT: Final = 4.0
 
 
-class FactFeed:
+class OutgoingFacts:
     """Pulls facts and makes frames of them."""
 
     def __init__(self, source: Source, guard: Guard) -> None:
