@@ -26,7 +26,8 @@ from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
-from scalable.telemetry.recorder import Recorder, RunIdentity, Source
+from scalable.telemetry.puller import Source
+from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes, make_resource
 from scalable.telemetry.spans import SecureIdGenerator
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
