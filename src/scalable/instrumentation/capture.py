@@ -1,7 +1,7 @@
-"""A worker process's raw output into a log that survives it, without taking it from the terminal.
+"""Copies the raw output of a worker's process into a log that survives it.
 
-Where stdout and stderr go to the same place they share one pipe, and so one log: what a user saw
-before is still seen, in the same order. Where there was a terminal there is one, of the same size.
+The output is still shown where it was shown before. If stdout and stderr go to the same place they
+share one pipe and one log, which keeps their order. A terminal is replaced by one of the same size.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ _STDERR: Final = 2
 class Capture:
     """The capture of one worker process.
 
-    Made and ended by the worker's loop; :meth:`_guard_helper` runs in a daemon thread of its own.
+    Created and ended on the worker's loop; :meth:`_guard_helper` runs in a daemon thread.
     """
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        #: Why Python's stack will not be in the log of a crash; empty where it will.
+        #: Why Python's stack will not be in the log of a crash; empty if it will.
         self.no_stack = ""
         self._lock = unlocked_in_forks(threading.Lock())
         self._stopped = False
-        #: What a descriptor was before, what we have put there, and the end that keeps it readable.
+        #: The original descriptors, their replacements, and the ends that keep these readable.
         self._saved: dict[int, int] = {}
         self._placed: dict[int, tuple[int, int, int]] = {}
         self._ends: list[int] = []
         self._crashes = CrashStacks()
-        #: Readable once the helper is gone: it is not our child.
+        #: Readable when the helper has ended, which is not a child of this process.
         self._lifeline = self._divert()
         self.no_stack = self._crashes.enable()
         threading.Thread(target=self._guard_helper, name="scalable-capture", daemon=True).start()
 
     @classmethod
     def start(cls, worker: Worker) -> Capture | None:
-        """Capture the output of the process of `worker`, and tell the recorders where it is.
+        """Capture the output of the process of `worker`, and report its path to the recorders.
 
         Returns
         -------
         Capture or None
-            None where the process is not the worker's own, or its output cannot be captured.
+            None if the process is not the worker's own, or its output cannot be captured.
         """
         capture = None
         if _is_own_process(worker):
@@ -83,7 +83,7 @@ class Capture:
         return capture
 
     def stop(self) -> None:
-        """Give the process its own descriptors back."""
+        """Restore the descriptors of the process."""
         with self._lock:
             if self._stopped:
                 return
@@ -106,7 +106,7 @@ class Capture:
                 for descriptor in descriptors:
                     opened.callback(os.close, descriptor)
 
-            # The helper inherits the logs open and locked: they are there, and written, at once.
+            # The helper inherits the logs open and locked, so they exist at once.
             files = {descriptor: create_log(path) for descriptor, path in logs.items()}
             to_close(*files.values())
             ends = {descriptor: _open_pair(descriptor) for descriptor in logs}
@@ -117,7 +117,7 @@ class Capture:
                 f"{ends[descriptor][0]}:{descriptor}:{files[descriptor]}:{path}"
                 for descriptor, path in logs.items()
             ]
-            # It inherits the descriptors as they are now: what it passes on goes where it went.
+            # It inherits the present descriptors, and passes output on to them.
             start_detached(
                 [sys.executable, "-I", "-S", tee.__file__, str(LOG_LIMIT), str(spool()), *streams],
                 pass_fds=[*(end for end, _ in ends.values()), *files.values(), held],
@@ -128,19 +128,19 @@ class Capture:
                 self._saved[descriptor] = os.dup(descriptor)
                 self._placed[descriptor] = _place(write)
                 os.dup2(write, descriptor)
-            # While somebody could read, writing raises nothing should the helper be killed.
+            # With a reader, writing does not raise if the helper is killed.
             self._ends = [os.dup(end) for end, _ in ends.values()]
             return os.dup(lifeline)
 
     def _restore(self) -> None:
         _flush()
         for descriptor, saved in self._saved.items():
-            # What user code has put there since is its own.
+            # User code may have replaced the descriptor since.
             if _place(descriptor) == self._placed[descriptor]:
                 os.dup2(saved, descriptor)
 
     def _guard_helper(self) -> None:
-        """Wait for the helper's end; if it was killed, let output go where it went before."""
+        """Wait for the helper's end; if it was killed, restore the original output."""
         os.read(self._lifeline, 1)
         os.close(self._lifeline)
         with self._lock:
@@ -148,8 +148,7 @@ class Capture:
                 return
             self._stopped = True
             self._restore()
-            # What was on its way when it died has been seen by nobody yet; and a child that
-            # still writes there must be able to go on.
+            # Pass on what the helper had not read; a child that still writes there must not block.
             for end, descriptor in zip(self._ends, (_STDERR, _STDOUT), strict=False):
                 threading.Thread(
                     target=_drain, args=(end, self._saved[descriptor]), daemon=True
@@ -157,14 +156,14 @@ class Capture:
 
 
 def _open_pair(descriptor: int) -> tuple[int, int]:
-    """What replaces a descriptor: the ends to read and to write. A terminal for a terminal."""
+    """Return the ends to read and to write that replace a descriptor: a terminal for a terminal."""
     if not os.isatty(descriptor):
         return os.pipe()
     import termios
 
     master, slave = os.openpty()
     settings = termios.tcgetattr(descriptor)
-    # The terminal itself does what is to be done to the output.
+    # The real terminal processes the output.
     settings[1] &= ~termios.OPOST
     termios.tcsetattr(slave, termios.TCSANOW, settings)
     tee.copy_size(descriptor, master)
@@ -184,7 +183,7 @@ def _flush() -> None:
 
 
 def _place(descriptor: int) -> tuple[int, int, int]:
-    """Where a descriptor leads; (0, 0, 0) where it is closed."""
+    """Identity of the file of a descriptor; (0, 0, 0) if it is closed."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -193,10 +192,10 @@ def _place(descriptor: int) -> tuple[int, int, int]:
 
 
 def _is_own_process(worker: Worker) -> bool:
-    """Whether the process exists for this worker alone: nobody else's output is touched."""
+    """Whether the process exists for this worker alone."""
     if os.name != "posix" or not dask_compat.is_only_worker_here(worker):
         return False
-    # The helper must not come back as its child.
+    # The helper must not become its child again.
     return is_worker_process(worker) and not adopts_orphans()
 
 
@@ -204,10 +203,10 @@ def _is_own_process(worker: Worker) -> bool:
 
 
 class CrashStacks:
-    """Has Python write its stack at a crash, unless another library handles crashes.
+    """Makes Python write its stack at a crash, unless another library handles crashes.
 
     Virtual machines (Java, Julia, WebAssembly), garbage collectors and sanitizers handle these
-    signals as a part of their ordinary work. Used by the worker's loop.
+    signals in normal operation. Used on the worker's loop.
     """
 
     def __init__(self) -> None:
@@ -215,7 +214,7 @@ class CrashStacks:
         self._file: ReferenceType[_Stderr] | None = None
 
     def enable(self) -> str:
-        """Begin; returns why that cannot be, or an empty text."""
+        """Enable the handlers; return why this is not possible, or an empty text."""
         if faulthandler.is_enabled():
             return ""
         found = crash_handlers()
@@ -224,14 +223,14 @@ class CrashStacks:
         if any(found):
             return "another library handles crashes in its process"
         file = _Stderr()
-        # The module keeps the file until somebody else enables it for another one.
+        # The module keeps the file until it is enabled for another one.
         self._file = ref(file)
         faulthandler.enable(file=file)
         self._handlers = crash_handlers()
         return ""
 
     def disable(self) -> None:
-        """End, unless user code or another library counts on the handlers by now."""
+        """Disable the handlers, unless user code or another library uses them now."""
         ours = self._file is not None and self._file() is not None
         if ours and self._handlers is not None and crash_handlers() == self._handlers:
             faulthandler.disable()
@@ -239,7 +238,7 @@ class CrashStacks:
 
 
 class _Stderr:
-    """Standard error, as :mod:`faulthandler` wants to have it."""
+    """Standard error, for :mod:`faulthandler`."""
 
     def fileno(self) -> int:
         return _STDERR
@@ -249,9 +248,9 @@ class _Stderr:
 
 
 def crash_handlers() -> tuple[int, ...] | None:
-    """Address of the handler of each signal of a crash, 0 for none; None where that is unknown.
+    """Address of the handler of each crash signal, 0 for none; None if unknown.
 
-    As the system has them: Python knows nothing of handlers that a library has installed.
+    From the system, because Python does not know handlers that a library installed.
     """
     found: list[int] = []
     try:
@@ -269,7 +268,7 @@ def crash_handlers() -> tuple[int, ...] | None:
     return tuple(found)
 
 
-#: Those that :mod:`faulthandler` handles.
+#: The signals that :mod:`faulthandler` handles.
 _CRASHES: Final = (
     signal.SIGSEGV,
     signal.SIGFPE,
@@ -279,11 +278,11 @@ _CRASHES: Final = (
 )
 
 
-# -- limits that others set the worker -------------------------------------------------------------
+# -- limits of the worker --------------------------------------------------------------------------
 
 
 def limits(worker: Worker) -> dict[str, Any]:
-    """Which batch job the worker runs in, when its time is over, and its own lifetime."""
+    """The worker's batch job, the end of its time, and the worker's own lifetime."""
     environment = os.environ
     found: dict[str, Any] = {}
     if job := environment.get("SLURM_JOB_ID"):

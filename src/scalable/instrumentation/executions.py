@@ -1,4 +1,4 @@
-"""Executions of tasks on a worker, and the moment at which each begins and ends in its thread."""
+"""Executions of tasks on a worker, and when each starts and ends in its thread."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _del_item: Final = dict[int, Any].__delitem__
 class Execution:
     """One execution of a task.
 
-    Made on the worker's loop; begun, metered and ended by the thread that runs the task.
+    Created on the worker's loop; started, metered and ended by the thread that runs the task.
     """
 
-    # Class attributes until they change: most executions change few of them.
-    #: The annotation that the task came with.
+    # Class attributes as defaults: most executions change few of them.
+    #: The annotation of the task.
     carrier: str | None = None
-    #: Takes what its code records.
+    #: Receives what its code records.
     outbox: Outbox | None = None
-    #: When it began; 0 while it waits for its thread.
+    #: Its start; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs; set by its thread.
     began = False
     announced = False
-    #: No thread of this process runs it: a coroutine, or a task for a pool of processes.
+    #: No thread of this process runs it: a coroutine, or a task for a process pool.
     elsewhere = False
-    #: The task was cancelled: no message of Dask will show that it had begun.
+    #: The task was cancelled: no message of Dask will show that it had started.
     dropped = False
-    #: Place in the slot file.
+    #: Slot in the slot file.
     slot = 0
-    #: CPU time of its thread as it began, in seconds; and what the task took of it: None until it
-    #: has ended, and where no thread of this process runs it.
+    #: CPU time of its thread at its start, and CPU time of the task, in seconds: None until it has
+    #: ended, and if no thread of this process runs it.
     cpu_began = 0.0
     cpu: float | None = None
-    #: What it raised, where that is longer than Dask keeps.
+    #: The exception, if it is longer than Dask keeps.
     raised: ExceptionDetails | None = None
 
     def __init__(self, task: TaskState) -> None:
@@ -52,7 +52,7 @@ class Execution:
         self.run_id: int = task.run_id
 
     def describe(self, error: BaseException) -> None:
-        """Keep the details of `error`, which Dask is about to cut."""
+        """Keep the details of `error`, which Dask is about to shorten."""
         self.raised = details_of(error)
 
     @property
@@ -62,24 +62,23 @@ class Execution:
 
 
 class ActiveThreads(dict[int, Any]):
-    """Takes the place of a worker's table of what each thread runs, and reports each entry.
+    """Replaces a worker's table of what each thread runs, and reports each entry.
 
-    Dask's first act in the thread of a task is to enter its key here, its last to remove it: the
-    only moments at which the thread itself shows that an attempt runs, and not only waits for a
-    thread. The thread works in a copy of the context made for this execution: what is set there
-    ends with it.
+    Dask enters the key of a task here as the first step in the task's thread, and removes it as the
+    last: only this shows that an attempt runs and does not wait for a thread. The thread uses a
+    copy of the context made for this execution, so what is set there ends with it.
 
-    Entries are made by the threads of tasks, under the worker's `active_threads_lock`.
+    The threads of tasks change entries, under the worker's `active_threads_lock`.
     """
 
     def __init__(self, replaced: dict[int, Any], guard: Guard) -> None:
         super().__init__(replaced)
         self._guard = guard
-        #: The worker's first table: what ran when this one came leaves that one.
+        #: The worker's original table: tasks that ran before are removed from it.
         self._replaced = replaced
         self._before = dict(replaced)
-        #: Called in the thread of each task; None once nobody watches. The table itself stays:
-        #: threads hold on to it.
+        #: Called in the thread of each task; None after the watch has ended. The table stays, since
+        #: threads hold references to it.
         self.began: Callable[[Any], None] | None = None
         self.ended: Callable[[], None] | None = None
 
@@ -102,7 +101,7 @@ class ActiveThreads(dict[int, Any]):
                 self._guard.failed("ended", error)
 
     def tidy(self) -> bool:
-        """Drop what has left the first table; returns whether something is still there."""
+        """Drop what has left the original table; return whether something is still there."""
         for thread, key in list(self._before.items()):
             if thread not in self._replaced:
                 del self._before[thread]

@@ -1,10 +1,9 @@
-"""The board: what a worker executes right now, readable by others after it was killed.
+"""The slot file: the attempts that a worker executes, readable after the worker was killed.
 
-A worker that dies by SIGKILL sends nothing, and Dask's scheduler knows only what was *assigned* to
-it, not what had begun. So each worker keeps the attempts that are executing in a small file mapped
-into its memory; the pages of a file outlive the process. Writing a slot costs half a microsecond
-and no system call. The scheduler, if it runs on the same host, reads the file once the worker is
-gone.
+A worker that is killed by SIGKILL sends nothing, and Dask's scheduler knows only which tasks were
+*assigned* to it, not which had started. So each worker keeps its running attempts in a small
+memory-mapped file, whose pages survive the process. Writing a slot takes half a microsecond and no
+system call. If the scheduler runs on the same host, it reads the file when the worker has ended.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from typing import Final
 
 from scalable.common.spool import check_private, log_state, private_directory
 
-#: The board of a dead worker that nobody has written to for this time is removed at sight, in
-#: seconds.
+#: The file of a dead worker is removed if it was not written for this time, in seconds.
 UNREAD_EXPIRY: Final = 3600.0
 
 _MAGIC: Final = b"SCLBRD01"
@@ -35,11 +33,11 @@ _SIZE: Final = len(_MAGIC) + 8 + _SLOT.size * _SLOTS
 
 
 class SlotFile:
-    """Written by the loop and the task threads of one worker; read by anybody, at any time.
+    """Written by the loop and the task threads of one worker; read by any process, at any time.
 
-    An attempt that ended stays on the board until its slot is needed again, the longest ended
-    first: word of a result may still be in the worker's send buffer when it is killed. Readers look
-    only for attempts that the scheduler takes for unfinished.
+    An attempt that ended stays in the file until its slot is needed, the oldest first: the report
+    of its result may still be in the worker's send buffer when the worker is killed. Readers use
+    only attempts that the scheduler considers unfinished.
     """
 
     def __init__(self, worker_id: str) -> None:
@@ -54,7 +52,7 @@ class SlotFile:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, _SIZE)
-            # It has a descriptor of its own, with which the lock ends: with the worker's life.
+            # The lock belongs to this descriptor, and ends with the worker's process.
             self._map = mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
@@ -62,7 +60,7 @@ class SlotFile:
         self._free = deque(range(len(_MAGIC) + 8, _SIZE, _SLOT.size))
 
     def begin(self, run_id: int, start: float) -> int:
-        """Note that an attempt executes; returns its slot, or 0 where the board is full."""
+        """Note that an attempt executes; return its slot, or 0 if the file is full."""
         try:
             slot = self._free.popleft()
         except IndexError:
@@ -71,14 +69,14 @@ class SlotFile:
         return slot
 
     def end(self, slot: int) -> None:
-        """Let the slot that :meth:`begin` returned be used again, once all others were."""
+        """Free the slot that :meth:`begin` returned; it is reused after all other free slots."""
         if slot:
             self._free.append(slot)
 
     def close(self) -> None:
-        """Take the board away: the worker ends in good order.
+        """Delete the file when the worker shuts down cleanly.
 
-        So go the boards that nobody had read when it began, and nobody has read since.
+        Files that were abandoned when this worker started, and still are, are deleted too.
         """
         self._free.clear()
         self._map.close()
@@ -89,13 +87,13 @@ class SlotFile:
 
 
 def read_slots(worker_id: str) -> tuple[tuple[int, float], ...] | None:
-    """Read and remove the board of a worker that is gone.
+    """Read and delete the slot file of a worker that has ended.
 
     Returns
     -------
     tuple of (int, float) or None
-        Run id and start of each attempt that was executing or had ended a short time ago; None
-        where there is no board of ours on this host.
+        Run id and start of each attempt that was executing or had just ended; None if there is no
+        such file on this host.
     """
     path = _path(worker_id)
     try:
@@ -120,9 +118,9 @@ def read_slots(worker_id: str) -> tuple[tuple[int, float], ...] | None:
 
 
 def _abandoned(directory: Path) -> list[tuple[Path, int]]:
-    """Boards whose workers are gone, with their inodes; those that are old are removed at once.
+    """Files of workers that have ended, with their inodes; delete those that are old.
 
-    A scheduler may be about to read the board of a worker that has just died.
+    Newer files are kept: a scheduler may be about to read them.
     """
     found: list[tuple[Path, int]] = []
     horizon = time() - UNREAD_EXPIRY
@@ -139,6 +137,6 @@ def _abandoned(directory: Path) -> list[tuple[Path, int]]:
 
 
 def _path(worker_id: str) -> Path:
-    # The id comes from a peer: only its digest becomes part of a path.
+    # The id comes from a peer, so only its digest is used in a path.
     digest = hashlib.blake2b(worker_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return private_directory() / f"{digest}.board"

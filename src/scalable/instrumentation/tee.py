@@ -1,14 +1,14 @@
-"""A program: copies what a worker process writes into a bounded log, and passes it on.
+"""A program that copies the output of a worker's process to a bounded log, and passes it on.
 
-It is a process of its own so that it outlives the worker, whose last words are still in the pipe
-when it is killed, and so that neither the worker's nor the nanny's interpreter lock can hold the
-worker's output up. It imports nothing but the standard library and is run by its path.
+It is a process of its own: it survives the worker, whose last output is still in the pipe when it
+is killed, and no interpreter lock of worker or nanny can block the output. It imports the standard
+library only, and is run by its path.
 
     python -I -S tee.py LIMIT SPOOL PIPE:FORWARD:LOG:PATH [PIPE:FORWARD:LOG:PATH]
 
-PIPE is the descriptor to read, a pipe or the master of a terminal; FORWARD the one to pass
-everything on to, LOG the one to write, and PATH its file. The lock on LOG, taken by whoever opened
-it, ends with this program; so does the pipe by which the worker knows that it still runs.
+PIPE is the descriptor to read, a pipe or the master of a terminal; FORWARD receives the output, LOG
+is the log's descriptor and PATH its file. The lock on LOG, taken by the process that opened it,
+ends with this program; so does the pipe that shows the worker that this program runs.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import time
 
 #: Name of its process.
 NAME = "scalable-tee"
-#: Logs of workers that nobody fetched are removed after this time, in seconds.
+#: Logs that were not fetched are removed after this time, in seconds.
 EXPIRY = 7 * 24 * 3600.0
-#: A directory without a log is removed after this time, in seconds: another worker may have made
-#: it for a log that is about to come.
+#: An empty directory is removed after this time, in seconds: another worker may have created it for
+#: a new log.
 EMPTY_EXPIRY = 60.0
 _CHUNK = 1 << 16
 
 
 class Log:
-    """A file of at most `limit` bytes: the first half of them stays, of the rest the end.
+    """A file of at most `limit` bytes: it keeps the first half, and the end of the rest.
 
-    Used by the program's one thread.
+    Used by the program's only thread.
     """
 
     def __init__(self, descriptor: int, path: str, limit: int) -> None:
@@ -46,7 +46,7 @@ class Log:
         self._left_out = 0
 
     def write(self, data: bytes) -> None:
-        """Add `data`; where the disk takes no more, what can be kept is kept."""
+        """Add `data`, as far as the disk has space."""
         with contextlib.suppress(OSError):
             while data:
                 written = os.pwrite(self._fd, data[:_CHUNK], self._size)
@@ -56,11 +56,11 @@ class Log:
                     self._cut()
 
     def _cut(self) -> None:
-        """Take out the middle, and say so where it was."""
+        """Remove the middle, and mark the place."""
         begin = self._head + self._marker
         keep = min(self._limit // 4, self._size - begin)
         tail = os.pread(self._fd, keep, self._size - keep)
-        # From the beginning of a line on, if there is one.
+        # From the start of a line on, if there is one.
         tail = tail.partition(b"\n")[2] or tail
         self._left_out += self._size - begin - len(tail)
         marker = b"\n[... %d bytes left out ...]\n" % self._left_out
@@ -70,7 +70,7 @@ class Log:
         self._size = self._head + len(marker) + len(tail)
 
     def close(self) -> None:
-        """Finish; an empty log is no log."""
+        """Finish; an empty log is removed."""
         with contextlib.suppress(OSError):
             if not self._size:
                 os.unlink(self._path)  # noqa: PTH108 (pathlib would double the start-up time)
@@ -78,7 +78,7 @@ class Log:
 
 
 def copy(streams: dict[int, tuple[int, Log]]) -> None:
-    """Copy each pipe until its last writer is gone."""
+    """Copy each pipe until its last writer has closed it."""
     terminals = {pipe: forward for pipe, (forward, _) in streams.items() if os.isatty(pipe)}
     if terminals:
 
@@ -95,11 +95,11 @@ def copy(streams: dict[int, tuple[int, Log]]) -> None:
         for pipe, _ in poll.poll():
             forward, log = streams[pipe]
             if pipe in terminals:
-                # A process in the background is not told of a new size.
+                # A background process is not notified of a new size.
                 copy_size(forward, pipe)
             try:
                 data = os.read(pipe, _CHUNK)
-            except OSError:  # how a terminal ends
+            except OSError:  # end of a terminal
                 data = b""
             if not data:
                 poll.unregister(pipe)
@@ -124,14 +124,14 @@ def _pass_on(descriptor: int, data: bytes) -> None:
         try:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
-            # Somebody made the terminal non-blocking: wait until it takes more.
+            # The terminal is non-blocking: wait until it accepts more.
             select.select([], [descriptor], [], 1.0)
         except OSError:
-            return  # the terminal is gone; what is written is still in the log
+            return  # the terminal is closed; the log has the output
 
 
 def remove_expired(spool: str) -> None:
-    """Remove logs that nobody fetched."""
+    """Remove logs that were not fetched."""
     now = time.time()
     with contextlib.suppress(OSError):
         for directory in os.scandir(spool):
@@ -146,8 +146,8 @@ def remove_expired(spool: str) -> None:
 
 
 def main() -> None:
-    """Be the program."""
-    # It ends by itself once nobody writes any more: what ends a worker must not end it first.
+    """Run the program."""
+    # It ends after its last writer; a signal that ends a worker must not end it first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     limit, spool, *given = sys.argv[1:]
@@ -155,7 +155,7 @@ def main() -> None:
     for stream in given:
         pipe, forward, log, path = stream.split(":", 3)
         streams[int(pipe)] = (int(forward), Log(int(log), path, int(limit)))
-    # For `ps`, and for whoever adopts it: a name is all that is left of a process that has ended.
+    # For `ps`: only the name remains of a process that has ended and was not waited for.
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
         comm.write(NAME)
     remove_expired(spool)

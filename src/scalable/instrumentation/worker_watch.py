@@ -1,4 +1,4 @@
-"""Worker → facts: when an attempt really began, why it raised, the CPU time it took."""
+"""Worker → facts: the start of an attempt, why it raised, its CPU time."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from scalable.instrumentation.slot_file import SlotFile
 if TYPE_CHECKING:
     from distributed import Worker
 
-#: An attempt that still runs after this time is announced to the scheduler, in seconds.
+#: An attempt that still runs after this time is reported to the scheduler, in seconds.
 ANNOUNCE_AFTER: Final = 0.05
-#: Seconds between looks at tasks that ran when the watch began.
+#: Seconds between checks of tasks that ran when the watch started.
 TIDY_INTERVAL: Final = 0.5
 
-#: What becomes of a task when its code has ended.
+#: States of a task after its code has ended.
 _ENDS: Final = frozenset({"memory", "error", "rescheduled"})
-#: States in which Dask will take the result of a task and report it to the scheduler.
+#: States in which Dask accepts the result of a task and reports it to the scheduler.
 _WANTED: Final = frozenset({"executing", "long-running"})
 
 
 class Watch:
-    """What the plugin keeps of one worker; lives on the worker's loop.
+    """The plugin's state of one worker; used on the worker's loop.
 
-    :meth:`_began` and :meth:`_ended` are called by the threads that run tasks, each of which
-    touches its own execution only, and nothing of it that the loop changes meanwhile.
+    :meth:`_began` and :meth:`_ended` are called by the threads that run tasks. Each changes its own
+    execution only, and nothing that the loop changes at the same time.
     """
 
     def __init__(self, worker: Worker, guard: Guard) -> None:
         self._worker = worker
         self._guard = guard
         self._loop = asyncio.get_running_loop()
-        #: What executes here, by key: Dask runs a task once at a time.
+        #: Executions by key: Dask runs a task once at a time.
         self._executions: dict[Any, Execution] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._observer: asyncio.TimerHandle | None = None
@@ -75,14 +75,14 @@ class Watch:
         )
         own_process = is_worker_process(worker)
         self._logs = LogCollector(self._outbox, self._ahead, guard, everything=own_process)
-        # Everything above leaves the worker untouched if it fails.
+        # If anything above fails, the worker is unchanged.
         self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
         self._watch_threads()
         propagation.install()
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._logs.start()
-            # An application's own providers, or their absence, are its own business.
+            # The providers of an application's process are those of the application.
             if own_process and not otel_disabled():
                 self._relay = RelayProviders(self._outbox, self._ahead, guard)
                 self._relay.start()
@@ -97,14 +97,14 @@ class Watch:
         launched = dask_compat.launched(worker) + ahead
         now = time() + ahead
         self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
-        # Attempts that were running before the plugin came.
+        # Attempts that ran before the plugin was installed.
         for task, start in dask_compat.running_tasks(worker):
             execution = Execution(task)
             execution.start = start + ahead
             self._announce_one(execution)
 
     def stop(self) -> None:
-        """Undo everything; what runs at this moment is announced, as the slot file goes."""
+        """Undo everything; report running attempts, because the slot file is deleted."""
         for execution in list(self._executions.values()):
             self._announce_if_begun(execution)
         self._executions.clear()
@@ -124,7 +124,7 @@ class Watch:
             self._relay.stop()
             self._relay = None
         self._outbox.close()
-        # Dask would close the stream if a late message found no handler.
+        # Dask closes the stream if a late message has no handler.
         dask_compat.stream_handlers(worker)[CONFIG_OP] = _ignore
         dask_compat.rpc_handlers(worker).pop(FLUSH_OP, None)
         if self._slots is not None:
@@ -150,7 +150,7 @@ class Watch:
         try:
             return SlotFile(str(self._worker.id))
         except (OSError, AttributeError) as error:
-            # Without it, what had begun on a killed worker is inferred from what was assigned.
+            # Without it, attempts on a killed worker are inferred from the assigned tasks.
             self._guard.errors[f"board:{type(error).__name__}"] += 1
             return None
 
@@ -163,7 +163,7 @@ class Watch:
             self._guard.failed("begin", error)
 
     def _begin(self, key: Any) -> None:
-        """Dask is about to execute a task; on the loop."""
+        """Dask is about to execute a task; called on the loop."""
         task = self._tasks[key]
         execution = self._executions[key] = Execution(task)
         execution.outbox = self._outbox
@@ -177,9 +177,9 @@ class Watch:
             executor = annotations.get("executor")
             if executor is not None:
                 threads = dask_compat.has_threads(self._worker, executor)
-        # Dask asks for `is_coro` next, and the answer is kept.
+        # Dask asks for `is_coro` next and keeps the answer.
         if not threads or task.run_spec.is_coro:  # pyright: ignore[reportOptionalMemberAccess]
-            # No thread of a task will report its begin. This runs in an asyncio task of its own:
+            # No thread of a task will report its start. This runs in an asyncio task of its own:
             # what is set here ends with the execution.
             execution.began = execution.elsewhere = True
             execution.start = time() + self._worker.scheduler_delay
@@ -203,7 +203,7 @@ class Watch:
                 execution.slot = self._slots.begin(execution.run_id, start)
             propagation.enter(execution)
             execution.cpu_began = thread_time()
-            # From here on the loop may announce it.
+            # From here on the loop may report it.
             execution.began = True
             if execution.dropped:
                 self._loop.call_soon_threadsafe(self._announce_if_begun, execution)
@@ -218,14 +218,14 @@ class Watch:
     def moved(self, key: Any, start: str, finish: str) -> None:
         """A task left a state in which its code ran, or may still run.
 
-        Where Dask drops what the task returned, because it was cancelled or is wanted from another
-        worker by now, the scheduler learns of this execution from us alone.
+        If Dask drops the result, because the task was cancelled or is needed from another worker,
+        only this report tells the scheduler of the execution.
         """
         if finish in _ENDS:
             execution = self._executions.pop(key, None)
             if execution is None:
                 return
-            # Before Dask's own message: what a run's last task recorded must not come too late.
+            # Before Dask's own message, so that records of a run's last task are not too late.
             if self._outbox.waiting or (self._relay is not None and self._relay.measured):
                 if self._relay is not None:
                     self._relay.collect()
@@ -253,7 +253,7 @@ class Watch:
             self._observer = self._loop.call_later(COLLECT_INTERVAL, self._on_observe)
 
     def flush(self, **_: Any) -> Reports:
-        """RPC of the scheduler: a run ends, what is here now must be in it."""
+        """RPC of the scheduler: a run ends; send what must be part of it."""
         try:
             if self._relay is not None:
                 self._relay.collect(force=True)
@@ -263,11 +263,11 @@ class Watch:
             return []
 
     def _configure(self, log_level: int = logging.INFO, **_: Any) -> None:
-        """Stream message of the scheduler: what its runs want."""
+        """Stream message of the scheduler: what its runs record."""
         self._logs.level = log_level
 
     def _ahead(self) -> float:
-        """How far the scheduler's clock is ahead, in seconds."""
+        """Offset of the scheduler's clock, in seconds."""
         return self._worker.scheduler_delay
 
     # -- to the scheduler ---------------------------------------------------------------------
@@ -280,7 +280,7 @@ class Watch:
             self._guard.failed("announce", error)
 
     def _announce(self) -> None:
-        """Report what began at least half of :data:`ANNOUNCE_AFTER` ago and still runs."""
+        """Report attempts that run for at least half of :data:`ANNOUNCE_AFTER`."""
         horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
         waiting = False
         for execution in list(self._executions.values()):
