@@ -9,7 +9,7 @@ import pytest
 from store_world import RUN_ID, create, read, task
 
 from scalable_runs import fields, schema
-from scalable_runs.fields import MAX_TEXT, clean, fits, row_of
+from scalable_runs.fields import MAX_TEXT, clean, fits, nested_fields, row_of
 from scalable_runs.plain import hex_id
 from scalable_runs.summary import RunSummary
 
@@ -82,6 +82,33 @@ def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
 
 def test_every_journal_of_the_contract_has_its_fields() -> None:
     assert {*schema.JOURNALS, *schema.SIGNALS} <= schema.DECLARATION_OF.keys()
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        *schema.DECLARATION_OF.values(),
+        schema.RunDocument,
+        schema.Owner,
+        schema.SummaryDocument,
+    ],
+)
+def test_every_field_has_a_kind_and_a_sentence_that_says_what_it_means(declaration: type) -> None:
+    for name, field in nested_fields(declaration).items():
+        assert field.meaning.rstrip().endswith((".", "…")), name
+        assert field.kind is not None, name
+        assert field.unit or not name.endswith(("_s", "_bytes", "_gb")), name
+
+
+def test_what_follows_from_a_declaration() -> None:
+    fields = nested_fields(schema.FailureRecord)
+    assert fields["message"].always
+    assert not fields["details"].always
+    assert fields["details.memory_bytes"].unit == "By"
+    assert fields["details.deaths[].exit_code"].type is int
+    redacted = {name for name in fields if fields[name].redacted}
+    assert {"message", "task_id", "details", "details.traceback", "details.tasks"} <= redacted
+    assert redacted.isdisjoint({"timestamp", "span_id", "event_type", "details.pid", "seq"})
 
 
 def test_the_summary_of_an_empty_run_fits_and_a_damaged_one_does_not() -> None:
