@@ -30,7 +30,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from scalable_runs.otel.encode import RecordMap, encode_logs, encode_metrics, encode_spans
+from scalable_runs.otel.encode import encode_logs, encode_metrics, encode_spans
+from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.plain import iso_time, parse_time
 
 TRACE, SPAN = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7

@@ -34,8 +34,8 @@ from opentelemetry.sdk.trace.export import (
 from store_world import create, read
 
 from scalable_runs import schema
-from scalable_runs.otel.encode import RecordMap
 from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
+from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.otel.shared_run import shared_run
 from scalable_runs.reader import RunReader, find_runs
 from scalable_runs.schema import LOGS, METRICS, SPANS, TASKS

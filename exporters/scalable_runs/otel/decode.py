@@ -34,7 +34,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from scalable_runs.fields import texts
-from scalable_runs.otel.encode import RecordMap
+from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.schema import Record
 

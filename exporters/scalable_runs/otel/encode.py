@@ -1,16 +1,16 @@
 """Pure: spans, log records and metric points of OpenTelemetry into records of the run directory.
 
-Nothing here does I/O or keeps state between calls. What an application wants in the journals of
-its own (tasks.jsonl and so on) it says with a :class:`RecordMap`; everything else goes, complete,
-into spans.jsonl, logs.jsonl and metrics.jsonl.
+Nothing here does I/O or keeps state between calls. An application that wants signals in the
+journals (tasks.jsonl and so on) gives a :class:`RecordMap`; everything else goes, complete, into
+spans.jsonl, logs.jsonl and metrics.jsonl. `resource` is the run's own: a line there that is made of
+a signal of another resource carries that one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import (
@@ -28,106 +28,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from scalable_runs.otel.record_map import Plan, RecordMap
 from scalable_runs.plain import iso_time
-from scalable_runs.schema import FILE_OF, LOGS, METRICS, SPANS, Record
+from scalable_runs.schema import LOGS, METRICS, SPANS, Record
 
 _SECOND: Final = 1_000_000_000
-_DETAILS: Final = "details."
-#: Combinations of event types that a record map keeps at hand.
-_MAX_ROUTES: Final = 64
-
-
-class _Plan(NamedTuple):
-    """How one event type is made, ready for the loop that makes it."""
-
-    file: str
-    event_type: str
-    constants: Record
-    constant_details: Record
-    fields: Mapping[str, str]
-    details: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordMap:
-    """Which attribute of a signal becomes which field of a record.
-
-    The names are the application's; this package knows none of them.
-
-    Attributes
-    ----------
-    route
-        Attribute whose value, a string or a sequence of strings, is the event type (or types) of
-        the record that a signal becomes. A signal without it, or with an unknown event type, is
-        unrouted.
-    fields
-        For each event type, the record's field for an attribute's name. A field `details.x`
-        becomes `x` of the record's `details` object. Attributes not named here, and those whose
-        value is None, are left out.
-    constants
-        For each event type, values of fields that no attribute gave.
-    metrics
-        For a metric's name, the field that holds a point's value and the factor it is multiplied
-        by. Points with equal routed attributes and equal time become one record.
-    attributes
-        The inverse of `fields`: for each event type, the attribute of a record's field.
-    """
-
-    route: str
-    fields: Mapping[str, Mapping[str, str]]
-    constants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    metrics: Mapping[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
-    attributes: Mapping[str, Mapping[str, str]] = field(init=False, repr=False)
-    _plans: dict[Any, tuple[_Plan, ...]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        unknown = sorted({*self.fields, *self.constants} - set(FILE_OF))
-        if unknown:
-            raise ValueError(f"unknown event types {unknown}: known are {sorted(FILE_OF)}")
-        plans = {
-            event_type: (self._plan(event_type, fields),)
-            for event_type, fields in self.fields.items()
-        }
-        object.__setattr__(self, "_plans", plans)
-        attributes = {
-            event_type: {to: name for name, to in fields.items()}
-            for event_type, fields in self.fields.items()
-        }
-        object.__setattr__(self, "attributes", attributes)
-
-    def _plan(self, event_type: str, fields: Mapping[str, str]) -> _Plan:
-        return _Plan(
-            FILE_OF[event_type],
-            event_type,
-            *_split(self.constants.get(event_type, {})),
-            {name: to for name, to in fields.items() if not to.startswith(_DETAILS)},
-            {
-                name: to.removeprefix(_DETAILS)
-                for name, to in fields.items()
-                if to.startswith(_DETAILS)
-            },
-        )
-
-    def plans(self, attributes: Mapping[str, Any]) -> tuple[_Plan, ...]:
-        """Return how to make the records of a signal with these attributes; empty if unrouted."""
-        routed: Any = attributes.get(self.route)
-        if routed is None:
-            return ()
-        if routed.__class__ is list:
-            routed = tuple(routed)
-        elif routed.__class__ is not str and routed.__class__ is not tuple:
-            return ()
-        plans = self._plans.get(routed)
-        return plans if plans is not None else self._add_plans(routed)
-
-    def _add_plans(self, routed: str | tuple[Any, ...]) -> tuple[_Plan, ...]:
-        names = (routed,) if isinstance(routed, str) else routed
-        plans = tuple(
-            plan for name in names if isinstance(name, str) for plan in self._plans.get(name, ())
-        )
-        if plans and len(self._plans) < _MAX_ROUTES:
-            self._plans[routed] = plans
-        return plans
 
 
 def encode_spans(
@@ -136,22 +41,7 @@ def encode_spans(
     *,
     resource: Resource | None = None,
 ) -> dict[str, list[Record]]:
-    """Make records of ended spans; a record's `timestamp` is the span's end.
-
-    Parameters
-    ----------
-    spans
-        Ended spans.
-    record_map
-        What goes where; without it every span goes into spans.jsonl.
-    resource
-        The run's own resource: a span in spans.jsonl of another one carries that other one.
-
-    Returns
-    -------
-    dict
-        Records by file, in the order of the spans.
-    """
+    """Make records of ended spans, by file; a record's `timestamp` is the span's end."""
     files: dict[str, list[Record]] = {}
     for span in spans:
         attributes: Mapping[str, Any] = span.attributes or {}
@@ -177,22 +67,7 @@ def encode_logs(
     *,
     resource: Resource | None = None,
 ) -> dict[str, list[Record]]:
-    """Make records of log records and events; `timestamp` is the log record's own.
-
-    Parameters
-    ----------
-    batch
-        Log records.
-    record_map
-        What goes where; without it every log record goes into logs.jsonl.
-    resource
-        The run's own resource: a line in logs.jsonl of another one carries that other one.
-
-    Returns
-    -------
-    dict
-        Records by file, in the order of the batch.
-    """
+    """Make records of log records and events, by file; `timestamp` is the log record's own."""
     files: dict[str, list[Record]] = {}
     for readable in batch:
         log = readable.log_record
@@ -213,22 +88,9 @@ def encode_metrics(
     *,
     resource: Resource | None = None,
 ) -> dict[str, list[Record]]:
-    """Make records of metric points; `timestamp` is the time of the point.
+    """Make records of the points of one collection, by file; `timestamp` is the point's.
 
-    Parameters
-    ----------
-    data
-        One collection.
-    record_map
-        What goes where; without it every point goes into metrics.jsonl. Only points with one
-        number (of sums and gauges) are routed.
-    resource
-        The run's own resource: a line in metrics.jsonl of another one carries that other one.
-
-    Returns
-    -------
-    dict
-        Records by file, in the order of the collection.
+    Only points with one number (of sums and gauges) are routed.
     """
     files: dict[str, list[Record]] = {}
     together: dict[Any, Record] = {}
@@ -272,16 +134,8 @@ def _span_id(span_id: int) -> str:
     return f"{span_id:016x}"
 
 
-def _split(values: Mapping[str, Any]) -> tuple[Record, Record]:
-    plain = {to: value for to, value in values.items() if not to.startswith(_DETAILS)}
-    details = {
-        to.removeprefix(_DETAILS): value for to, value in values.items() if to.startswith(_DETAILS)
-    }
-    return plain, details
-
-
 def _record(
-    plan: _Plan, attributes: Mapping[str, Any], at: int, trace_id: int, span_id: int
+    plan: Plan, attributes: Mapping[str, Any], at: int, trace_id: int, span_id: int
 ) -> Record:
     _, event_type, constants, constant_details, fields, detail_fields = plan
     record: Record = {"event_type": event_type, "timestamp": iso_time(at)}

@@ -17,7 +17,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from scalable_runs.otel.encode import RecordMap, encode_logs, encode_metrics, encode_spans
+from scalable_runs.otel.encode import encode_logs, encode_metrics, encode_spans
+from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.otel.shared_run import shared_run
 from scalable_runs.schema import Record
 from scalable_runs.writer import RunWriter

@@ -13,7 +13,7 @@ from typing import Final
 from opentelemetry.trace import SpanKind
 
 from scalable_runs.fields import nested_fields
-from scalable_runs.otel.encode import RecordMap
+from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.schema import DECLARATION_OF, FILE_OF
 
 SCOPE_NAME: Final = "scalable"
