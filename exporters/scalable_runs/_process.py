@@ -1,8 +1,7 @@
-"""Whose a run is and which process writes it, told so that another can see whether they live.
+"""The processes of a run, described so that a reader can see whether they are alive.
 
-A process id alone is reused, means nothing after a reboot, on another host or in another
-container. What is compared here is therefore the id together with the host, the boot, the
-namespace it was given in and the moment the process started.
+A process id is reused, and means nothing after a reboot, on another host or in another container.
+It is therefore compared together with the host, the boot, its namespace and the process's start.
 """
 
 from __future__ import annotations
@@ -19,21 +18,19 @@ from scalable_runs.schema import Owner
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
 _START_TIME_FIELD: Final = 19
-
-
-#: Seconds that a writer whose program is gone is waited for at most.
+#: Seconds to wait at most for a writer whose program is gone.
 EXIT_TIMEOUT: Final = 3.0
 
 
 def this_process(created_at: str, program: int | None = None) -> Owner:
-    """Describe the calling process, or the one for which it writes.
+    """Describe the calling process, or the program for which it writes.
 
     Parameters
     ----------
     created_at
-        Time to note with it, ISO 8601.
+        The time, ISO 8601.
     program
-        Id of the process whose run it is, where that is another one.
+        Process id of the program, if that is another process.
     """
     here = os.getpid()
     pid = program or here
@@ -51,7 +48,7 @@ def this_process(created_at: str, program: int | None = None) -> Owner:
 
 
 def boot_id() -> str:
-    """Return the id of this boot of the host, empty where the system does not tell."""
+    """Return the id of this boot of the host; empty where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -61,20 +58,20 @@ def boot_id() -> str:
 def is_alive(
     recorder: dict[str, Any], owner: dict[str, Any], *, wait: float = EXIT_TIMEOUT
 ) -> bool | None:
-    """Tell whether a run's process lives, and the one that writes it, if that is another.
+    """Return whether the program and the writer of a run are alive; None if that is not visible.
 
-    None if it cannot be seen from here. A writer whose program is gone writes what it has and
-    ends: that is waited for, so that whoever reads the run next finds all of it.
+    A writer whose program is gone writes what it has and ends. Its end is waited for, so that the
+    run is complete when it is read.
 
     Parameters
     ----------
     recorder
-        The `recorder` of run.json.
+        `recorder` of run.json.
     owner
-        What owner.json says, `{}` if it cannot be read: without it a reused process id is
-        taken for the recorder.
+        owner.json; `{}` if it cannot be read: a process that reuses the id is then taken for the
+        program.
     wait
-        Seconds to wait for such a writer at most; with 0 it counts as alive.
+        Seconds to wait for such a writer; with 0 it counts as alive.
     """
     pid = recorder.get("pid")
     if not _is_pid(pid):
@@ -83,8 +80,8 @@ def is_alive(
     if recorder.get("host") != socket.gethostname() or not boot:
         return None
     if recorder.get("boot_id") != boot:
-        # A copy of this host's name after a reboot: no process survived that. But containers
-        # may share a name on different hosts, so this is certain only with the heartbeat.
+        # No process survives a reboot. But containers on different hosts may share a name, so only
+        # the heartbeat decides.
         return None
     if owner.get("pid_namespace", "") != _pid_namespace() and owner:
         return None
@@ -99,7 +96,7 @@ def is_alive(
 
 
 def _writer_lives(pid: int, noted: Any, wanted: bool, wait: float) -> bool:
-    """Without its writer a run is over; without its program as soon as the writer has ended."""
+    """Return whether a writer is alive; if it is not `wanted`, wait for its end first."""
     deadline = monotonic() + wait
     while _lives(pid, noted):
         if wanted:
@@ -111,11 +108,11 @@ def _writer_lives(pid: int, noted: Any, wanted: bool, wait: float) -> bool:
 
 
 def _wait_for_end(pid: int, timeout: float) -> None:
-    """Wait until a process that is no child of ours has ended, or may have."""
+    """Wait until a process that is not a child of this one has ended, or may have."""
     try:
         descriptor = os.pidfd_open(pid)
     except (AttributeError, OSError):
-        # No Linux, or it has ended meanwhile: there is nothing to wait on.
+        # Not Linux, or the process has ended meanwhile.
         sleep(0.01)
         return
     try:
@@ -131,13 +128,13 @@ def _is_pid(value: Any) -> TypeGuard[int]:
 
 
 def _lives(pid: int, noted: Any) -> bool:
-    """The process is there, the one that started then, and no zombie."""
+    """Return whether the process that started then exists, and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # it exists and belongs to somebody else
+        pass  # it exists and belongs to another user
     started = _start_time(pid)
     return not (noted and started and noted != started) and not _is_zombie(pid)
 
@@ -154,7 +151,7 @@ def _stat_fields(pid: int) -> list[str]:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return []
-    # The command name stands in parentheses and may hold spaces and parentheses itself.
+    # The command name is in parentheses and may contain spaces and parentheses.
     return text.rpartition(")")[2].split()
 
 
@@ -164,6 +161,6 @@ def _start_time(pid: int) -> str:
 
 
 def _is_zombie(pid: int) -> bool:
-    """A killed process that its parent has not waited for yet writes no more."""
+    """Return whether a process has ended and its parent has not waited for it yet."""
     fields = _stat_fields(pid)
     return bool(fields) and fields[0] in ("Z", "X")
