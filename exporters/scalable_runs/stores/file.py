@@ -554,9 +554,13 @@ class FileRoot:
             return []
 
     def find(self, run_id: str) -> FileStore | None:
-        """Return the directory of that name."""
+        """Return the directory of that name; a link is none."""
         path = self.path / run_id
-        return FileStore(path) if path.is_dir() and not path.is_symlink() else None
+        try:
+            is_directory = stat.S_ISDIR(path.lstat().st_mode)
+        except OSError:
+            return None
+        return FileStore(path) if is_directory else None
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
