@@ -292,7 +292,7 @@ def test_a_directory_that_cannot_be_made_is_an_error_and_leaves_nothing(
     assert len(set(Path("/proc/self/fd").iterdir()) - descriptors) <= 1
 
 
-def test_a_new_run_is_on_the_disk_with_its_directory_before_it_is_handed_out(
+def test_a_new_run_is_durable_before_create_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -507,7 +507,7 @@ def test_a_removed_directory_that_cannot_be_made_again_loses_exactly_everything(
     assert sorted(problem.kind for problem in problems) == ["open:EEXIST", "removed"]
 
 
-def test_a_directory_whose_place_is_taken_for_a_while_comes_back(tmp_path: Path) -> None:
+def test_a_removed_directory_is_made_again_once_its_place_is_free(tmp_path: Path) -> None:
     writer = create(tmp_path / "runs", sync_interval=10)
     writer.append(TASKS, [task(1)])
     writer.flush()
@@ -522,7 +522,7 @@ def test_a_directory_whose_place_is_taken_for_a_while_comes_back(tmp_path: Path)
     assert [record["seq"] for record in read(writer.path)[0]] == [2, 3]
 
 
-def test_a_directory_that_comes_back_from_a_backup_is_gone_on_with_in_new_files(
+def test_a_directory_restored_from_a_backup_continues_in_new_segments(
     tmp_path: Path,
 ) -> None:
     writer = create(tmp_path / "runs", sync_interval=10)

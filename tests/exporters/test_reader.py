@@ -184,7 +184,7 @@ def test_nul_bytes_at_the_end_and_in_the_middle_are_counted_as_loss(run: Path) -
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_whatever_is_done_to_its_files_the_reader_reads_on(finished: Path, data: Any) -> None:
+def test_the_reader_survives_random_damage(finished: Path, data: Any) -> None:
     journal = (finished / TASKS).read_bytes()
     document = (finished / schema.RUN).read_bytes()
     run = finished.parent / "damaged"
@@ -285,7 +285,7 @@ def test_repeated_lines_are_read_once(tmp_path: Path) -> None:
     assert (problems.repeated, problems.missing) == (2, 0)
 
 
-def test_one_damaged_number_does_not_condemn_the_lines_behind_it(tmp_path: Path) -> None:
+def test_one_damaged_number_does_not_affect_later_lines(tmp_path: Path) -> None:
     seqs, problems = sequence(tmp_path / "a", 1, 2, 900, 4, 5)
     assert seqs == [1, 2, 900, 4, 5]
     assert (problems.missing, problems.disordered, problems.gaps) == (0, 1, [])
@@ -301,7 +301,7 @@ def test_an_invalid_number_is_reported(tmp_path: Path, seq: Any) -> None:
     assert problems.disordered == 1
 
 
-def test_files_that_were_gone_on_with_are_read_in_order(tmp_path: Path) -> None:
+def test_segments_are_read_in_order(tmp_path: Path) -> None:
     run = tmp_path / RUN_ID
     run.mkdir()
     (run / schema.RUN).write_bytes(orjson.dumps(run_document(status="completed")))
@@ -560,7 +560,7 @@ def test_a_writer_that_cannot_be_read_is_none(run: Path, noted: Any) -> None:
     assert RunReader(run).status == "lost"
 
 
-def test_the_last_words_of_a_writer_whose_program_is_gone_are_waited_for(
+def test_the_end_of_a_writer_whose_program_is_gone_is_waited_for(
     run: Path, writer: subprocess.Popen[bytes]
 ) -> None:
     gone = process(pid=2**22 + 1)

@@ -85,7 +85,7 @@ def test_nothing_reaches_the_file_before_a_flush_and_everything_after(tmp_path: 
     writer.close()
 
 
-def test_much_that_is_buffered_is_flushed_without_being_asked(tmp_path: Path) -> None:
+def test_a_full_buffer_is_flushed_by_append(tmp_path: Path) -> None:
     writer = create(tmp_path, sync_interval=10)
     writer.append(TASKS, [task(n, 1000) for n in range(1, 1001)])
     assert (writer.path / TASKS).stat().st_size > 1_000_000
@@ -115,9 +115,7 @@ def test_no_write_is_larger_than_64_kib_or_ends_within_a_line(
     writer.close()
 
 
-def test_a_short_write_is_finished_at_the_very_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = create(tmp_path, sync_interval=10)
     real = os.write
     monkeypatch.setattr(file_store.os, "write", lambda fd, data: real(fd, data[:7]))
@@ -157,7 +155,7 @@ def test_an_urgent_sync_does_not_wait_for_the_timer(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_the_timer_syncs_and_beats_without_being_asked(tmp_path: Path) -> None:
+def test_the_timer_syncs_and_updates_the_heartbeat(tmp_path: Path) -> None:
     writer = create(tmp_path, sync_interval=0.02)
     run = writer.path / schema.RUN
     first = orjson.loads(run.read_bytes())["recorder"]["heartbeat_at"]
@@ -258,7 +256,7 @@ def test_many_threads_append_flush_and_sync_without_losing_order(tmp_path: Path)
     assert reader.problems == {}
 
 
-def test_what_orjson_refuses_is_written_all_the_same(tmp_path: Path) -> None:
+def test_values_that_orjson_refuses_are_written(tmp_path: Path) -> None:
     class Strange:
         def __repr__(self) -> str:
             raise RuntimeError("hostile")
@@ -440,7 +438,7 @@ def test_problems_are_reported_once_a_kind_and_a_raising_callback_is_no_problem(
     assert writer.errors == {"hook:ValueError": 3, "other": 3}
 
 
-def test_run_json_may_hold_what_json_has_no_word_for(tmp_path: Path) -> None:
+def test_run_json_accepts_values_that_json_cannot_express(tmp_path: Path) -> None:
     document: Any = run_document(environment={"path": {1: b"\xff"}, "name": "\ud800"})
     writer = RunWriter.create(tmp_path, document, manifest="\ud800")
     writer.close()

@@ -107,9 +107,9 @@ def joined(blocks: Iterable[bytes | Hole], limit: int = 64 * 1024 * 1024) -> byt
 class Store(Protocol):
     """The place of one run.
 
-    *Writing.* One process writes a run. Between :meth:`create` or :meth:`reopen` and
-    :meth:`close`, its writer calls :meth:`append` on one thread at a time, and everything else on
-    one other thread: :meth:`sync` may take long, and must not make :meth:`append` wait.
+    *Writing.* One process writes a run. Its writer calls :meth:`create` (or :meth:`reopen`) and
+    :meth:`append` on one thread at a time, and the other verbs, until :meth:`close`, on one other
+    thread: :meth:`sync` may take long, and must not make :meth:`append` wait.
 
     *Durability.* What :meth:`append` took survives the death of the process; what :meth:`sync`
     has marked survives that of the machine. A document is old or new at any moment, never mixed.

@@ -1,11 +1,11 @@
-"""Runs as directories of a file system: one that is local, or shared and seen by one writer.
+"""Runs as directories of a file system, which may be shared: a run has one writer.
 
-- A line reaches the kernel whole: each `write` on a descriptor opened with `O_APPEND` has whole
-  lines. A short write is finished later, at the very place.
-- After a failed `fsync` the kernel may have dropped the pages and call them clean: nothing written
-  since the last good one is certain. Writing goes on in a new segment.
+- Each `write` has whole lines, on a descriptor opened with `O_APPEND`. The next one completes a short
+  write.
+- After a failed `fsync` the kernel may have dropped the pages and consider them clean: nothing
+  written since the last good one is certain. Writing goes on in a new segment.
 - A document is replaced: temporary file, fsync, rename, fsync of the directory.
-- Nothing is followed: a link, a pipe or a device in place of a file is an error.
+- No link is followed; a pipe or a device in place of a file is an error.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Journal:
 class FileStore:
     """One run's directory. Implements :class:`~scalable_runs.stores.base.Store`.
 
-    The writer's threads call it: `append` is never kept waiting by an `fsync`.
+    The writer's threads call it; `append` does not wait for an `fsync`.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class FileStore:
                 if b"\n" not in lines[:at]:
                     segment.torn = at
                     raise
-            # Of lines that were cut short, the whole ones have arrived all the same.
+            # Whole lines before the cut have arrived.
             whole = lines.rfind(b"\n", 0, at) + 1
             segment.torn = at - whole
             segment.count(lines[:whole])
@@ -231,7 +231,7 @@ class FileStore:
                 self._open(file, directory)
 
     def _open(self, file: _Journal, directory: Directory) -> None:
-        """Open the journal's next file that nobody has: never append to what another left."""
+        """Open the journal's next segment as a new file: nothing is appended to an existing one."""
         while True:
             name = journal.segment_name(file.name, file.number)
             try:
@@ -252,7 +252,7 @@ class FileStore:
         file.start_segment()
 
     def _leave_segment(self, file: _Journal, directory: Directory) -> None:
-        """Go on elsewhere: nothing written since the last good sync is certain."""
+        """Go on in a new segment: nothing written since the last good sync is certain."""
         self._losses.doubt(file.name, file.segment.lines - file.synced_lines)
         if file.number >= _MAX_SEGMENTS:
             file.trusted = False
@@ -283,7 +283,7 @@ class FileStore:
                 for file in self._journals.values()
                 if file.fd >= 0 and file.trusted and file.is_dirty
             ]
-        complete = True
+            complete = all(file.trusted for file in self._journals.values())
         for file, fd, lines, mark in dirty:
             complete &= self._sync_file(file, fd, lines, mark)
         with self._lock:
