@@ -1,7 +1,7 @@
-"""The writer killed, failed and starved at every step; the reader must make sense of the rest.
+"""The writer over a file store, killed or met by errors at every system call.
 
-The oracle sits outside: what the writing process said over a pipe before it died, and what the
-system calls were made to answer.
+The results are compared with facts from outside: what the writing process reported over a pipe
+before it died, and which system calls were made to fail.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A process that writes one run and says on stdout what it did; the tests kill or starve it.
+"""A process that writes one run and reports on stdout what it did; the tests kill it.
 
-Each line it says was true when it was said: `accepted n` (given to append), `flushed n` (flush
+Each line is true when it is printed: `accepted n` (given to append), `flushed n` (flush
 returned), `synced n` (sync returned True), `created`, `closed`. `n` counts records of tasks.jsonl;
 failures.jsonl gets one for every third.
 """

@@ -1,7 +1,7 @@
 """Runs as directories of a file system, which may be shared: a run has one writer.
 
-- Each `write` has whole lines, on a descriptor opened with `O_APPEND`. The next one completes a short
-  write.
+- Each `write` has whole lines, on a descriptor opened with `O_APPEND`; a short one is completed by
+  the next.
 - After a failed `fsync` the kernel may have dropped the pages and consider them clean: nothing
   written since the last good one is certain. Writing goes on in a new segment.
 - A document is replaced: temporary file, fsync, rename, fsync of the directory.
