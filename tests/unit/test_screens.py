@@ -292,7 +292,7 @@ def test_a_peak_is_that_of_the_certificate_with_its_limit(tmp_path: Path) -> Non
     [
         ("MemoryError", "", "nothing shows how much"),
         ("_ArrayMemoryError", "Unable to allocate 8.00 TiB for an array", "asked for 8.00 TiB"),
-        ("RuntimeError", "OOM: scenario 7 exceeded memory limit", "Its own words"),
+        ("RuntimeError", "OOM: scenario 7 exceeded memory limit", "The message mentions memory"),
         ("RuntimeError", "CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0)", "the GPU"),
     ],
 )

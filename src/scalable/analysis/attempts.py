@@ -25,7 +25,7 @@ class Attempt(NamedTuple):
     attempt: int
     #: Address; None where the record does not have it.
     worker: str | None
-    #: None where the record lacks the line, and the duration, that would tell.
+    #: None if the record has neither the line of the start nor a duration.
     start: datetime | None
     #: None for an attempt that runs, or ran when the record ends.
     end: datetime | None

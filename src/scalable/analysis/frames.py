@@ -29,7 +29,7 @@ _DASK: Final = re.compile(
 _INTERACTIVE: Final = re.compile(r"<(?:dynamic-code|stdin|string|console|ipython-input-[^>]*)>")
 #: Where this package lies, without site-packages in a source tree.
 _HERE: Final = str(Path(__file__).parents[1]) + "/"
-#: The demo stands for a user's program; it was one module once.
+#: The demo counts as a user's program; older versions had it in one module.
 _DEMO: Final = re.compile(r"[/\\]scalable[/\\]demo(?:\.py$|[/\\])")
 
 

@@ -29,7 +29,7 @@ def problem_sentences(reader: RunReader) -> Iterator[str]:
 def notes(reader: RunReader, counts: SummaryCounts, tasks: Mapping[str, object]) -> Iterator[str]:
     """Yield what a reader has to know to take the numbers as they are meant."""
     if OTHER in tasks:
-        yield f"Only {MAX_NAMES:,} task names are told apart; the rest is summed as {OTHER}."
+        yield f"Only {MAX_NAMES:,} task names are counted apart; the rest is summed as {OTHER}."
     if counts["tasks"] and "recorder" not in reader.document:
         yield (
             "Written by an older tool: without sequence numbers a loss cannot be seen, and its "
@@ -51,7 +51,7 @@ def _losses(telemetry: Mapping[str, Any]) -> Iterator[str]:
     unseen = telemetry.get("graphs_unseen")
     if unseen:
         yield (
-            f"The scheduler told of no task of {unseen:,} of the graphs that were sent: it may "
+            f"The scheduler reported no task of {unseen:,} of the graphs that were sent: it may "
             "have failed to read them, or to take them in before the run ended."
         )
     workers = telemetry.get("unwatched_workers")

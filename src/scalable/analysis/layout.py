@@ -62,7 +62,7 @@ class Page:
             yield from self.quoted(terminal_line(frame.code), indent + "    ")
 
     def quoted(self, text: str, indent: str) -> Iterator[str]:
-        """Yield the lines of a text that is somebody else's, its blanks kept."""
+        """Yield the lines of a recorded text, its blanks kept."""
         if self.elide:
             yield indent + fit(text, self.width - cells(indent))
         elif self.strict:
@@ -86,10 +86,10 @@ class Page:
         header, rows, right
             What the columns hold, and which of them are set to the right.
         stretch
-            The column that gives way where a row is too wide: its text is shortened, or stands on
+            The column that gives way if a row is too wide: its text is shortened, or is put on
             lines of its own.
         drop
-            Columns left out where there is no room for them, in this order.
+            Columns to leave out if there is no room, in this order.
         """
         kept = list(range(len(header)))
         widths = [max(cells(row[at]) for row in [header, *rows]) for at in kept]
@@ -102,7 +102,7 @@ class Page:
                 kept.remove(column)
         room = max(12, self.width - taken())
         fitted: list[list[str]] = [list(header)]
-        # In the last column a text that is too wide stands below its row, else above it.
+        # A text that is too wide goes below its row in the last column, else above it.
         apart: list[list[str]] = [[]]
         below = stretch == kept[-1]
         for row in rows:
@@ -150,7 +150,7 @@ def fit(text: str, width: int, *, keep: Literal["start", "ends"] = "start") -> s
         return text
     if keep == "start":
         return f"{_take(text, width - 1)}…"
-    # The end of a key tells tasks of one name apart.
+    # Keys of one name differ at their ends.
     tail = _take(text[::-1], (width - 1) // 3)[::-1]
     return f"{_take(text, width - 1 - cells(tail))}…{tail}"
 

@@ -226,7 +226,8 @@ def _unknown(counts: SummaryCounts) -> int:
 def _merged(groups: list[FailureGroup]) -> tuple[FailureGroup, ...]:
     """Merge what one line raised with different messages, and what came back from a task.
 
-    The exception of a task comes to the program that waits for it: it is no failure of its own.
+    The exception of a task is raised again in the program that waits for it: that is not another
+    failure.
     """
     kept: dict[tuple[Any, ...], FailureGroup] = {}
     for group in groups:

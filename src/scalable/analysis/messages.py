@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from scalable.analysis.layout import fit
 from scalable.analysis.sections import Message
 
-#: Stands for what differs.
+#: Replaces what differs.
 GAP: Final = "…"
 #: Messages that a pattern is made of at most; the rest is like them.
 _MAX_READ: Final = 200
@@ -23,7 +23,7 @@ class Pattern(NamedTuple):
     """Some messages in one."""
 
     text: str
-    #: What stands in the first gap of each, in the order of the messages.
+    #: What each message has in the first gap, in the order of the messages.
     values: tuple[str, ...]
 
 

@@ -71,7 +71,7 @@ class Endpoint:
             )
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ProseError(f"{BASE_URL_VARIABLE} is no http or https address")
+            raise ProseError(f"{BASE_URL_VARIABLE} is not an http or https address")
         return cls(base_url, model, environment.get(KEY_VARIABLE, "").strip() or None)
 
 

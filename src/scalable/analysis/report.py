@@ -38,7 +38,7 @@ class FailureGroup:
     first_at: datetime | None
     last_at: datetime | None
     traceback: str | None
-    #: The program ended with it: where, as its own traceback tells.
+    #: Where the program ended with it, by its own traceback; None if it did not.
     ended_run: str | None = None
 
     @property
@@ -60,7 +60,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a report tells of one run.
+    """Everything that a report contains.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Report:
         Whether the numbers come from `summary.json`, written as the run closed, or from reading
         every journal (`scan`).
     unknown
-        Tasks whose end nobody knows: they had none when the record of the run ended.
+        Tasks without a final state in the record of a run that has ended.
     program
         File name of the program, where its code was sent to the workers by value.
     artifacts, metrics
@@ -152,7 +152,7 @@ def worker_label(address: str | None, name: str | None) -> str:
     """Return what a worker is called everywhere: its name, and its host and port.
 
     Workers of a :class:`distributed.LocalCluster` keep their names when they are restarted, and a
-    name alone does not tell one life from the next.
+    name alone does not identify one process.
 
     Examples
     --------

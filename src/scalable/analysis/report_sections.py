@@ -513,5 +513,5 @@ def _clock(report: Report, moment: datetime | None) -> str:
 
 
 def _label(name: str | None, task_id: str) -> str:
-    """Return a task's key, which begins with its name unless somebody chose another key."""
+    """Return a task's key, with its name in front if the key does not contain it."""
     return task_id if not name or name in task_id else f"{name} {task_id}"

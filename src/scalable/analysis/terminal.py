@@ -1,4 +1,4 @@
-"""Makes text of a run safe to print: anybody may have written it."""
+"""Makes recorded text safe to print: a run is untrusted input."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _STYLES: Final[dict[Tone, tuple[str, ...]]] = {
     "critical": ("red", "bold"),
     "quiet": ("dim",),
 }
-#: What stands before a sentence, and the indent of its further lines within an item.
+#: Prefix of a sentence, and the indent of its further lines; None: two more than the first.
 _PREFIXES: Final[dict[Role, tuple[str, str | None]]] = {
     "detail": ("", " " * 5),
     "advice": ("What to do: ", " " * 5),
@@ -239,7 +239,7 @@ def render_overviews(
 ) -> str:
     """Return a table of runs, of at most `width` columns where that is `strict`.
 
-    Where the ids do not fit they are cut to beginnings that still tell the runs apart.
+    Ids that do not fit are cut to beginnings that are still unique.
     """
     ids = [terminal_line(overview.run_id) for overview in overviews]
     header = ["Run", "Project", "Status", "Started (UTC)", "Took", "Tasks", "Failed"]

@@ -55,7 +55,7 @@ CAUSES: Final[Mapping[str, Cause]] = {
 
 
 def _column(field: str) -> Iterator[tuple[Sign, Any]]:
-    """Yield what the rows have in a field that tells confidences apart."""
+    """Yield the values of a field that has one per confidence."""
     for name, row in _ROWS.items():
         for confidence, value in row.get(field, {}).items():
             yield (name, confidence), value

@@ -100,7 +100,7 @@ def _chain(case: Case) -> list[_Exception]:
 def _raised(part: str, bare_name: str | None = None) -> _Exception | None:
     """Return the exception that one part of a traceback ends in.
 
-    A line of its message may look like the one that names the class; `bare_name` tells them apart.
+    A line of its message may look like the one that names the class; `bare_name` decides.
     """
     lines = part.splitlines()
     for position in range(len(lines) - 1, -1, -1):

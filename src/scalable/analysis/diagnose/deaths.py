@@ -322,7 +322,7 @@ def _unexplained(report: Report, victims: Sequence[Killed]) -> Finding:
             message=victims[0].message or None,
             files=(FAILURES, WORKERS),
         ),
-        suggestion="Look at the logs of the workers named; with nannies the record tells how they "
+        suggestion="Look at the logs of the workers named; with nannies the record has how they "
         "ended. distributed.scheduler.allowed-failures says how many deaths a task may survive.",
         confidence="low",
     )

@@ -32,7 +32,7 @@ from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
 #: Journals of tasks up to this size are read for what differs between failures and successes; of
 #: larger finished runs only summary.json and failures.jsonl are used.
 MAX_TASKS_READ: Final = 16 * 2**20
-#: Groups of failures told apart; the rest is one finding.
+#: Groups of failures kept apart; the rest is one finding.
 MAX_GROUPS: Final = 200
 #: Tasks remembered of one kind.
 MAX_TASKS: Final = 2_000

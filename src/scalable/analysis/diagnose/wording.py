@@ -140,7 +140,7 @@ def failed_allocation(report: Report, group: Group) -> str:
         limit = None  # nothing holds threads of the program's own process to a limit
     used = f" The worker used {memory(peak, limit)} of memory at most." if peak else ""
     if group.confidence == "low":
-        text = "Its own words speak of memory; Dask saw nothing of it."
+        text = "The message mentions memory; Dask saw no sign of a shortage."
         return f"{text}{used} {CAUSES['oom'].remedy}"
     asked = _ASKED.search(group.message[:2_000])
     text = "It asked for more than the machine had; nothing shows how much."
