@@ -1,4 +1,4 @@
-"""Kinds of values, and what follows from the declarations of fields in :mod:`scalable_runs.schema`.
+"""Kinds of values, and what is derived from declarations in :mod:`scalable_runs.schema`.
 
 A field is declared as ``name: Annotated[Kind, "What it means."]`` in a ``TypedDict``. A kind is a
 type with the check that its values pass, and a unit where there is one.
@@ -49,7 +49,7 @@ class Note(NamedTuple):
     name: str
 
 
-#: The field is in every record, also where nothing applies.
+#: The field is in every record.
 ALWAYS: Final = Note("always")
 #: The text is an id or one of a fixed set: it cannot hold a secret and is not redacted.
 FIXED: Final = Note("fixed")
@@ -176,7 +176,7 @@ class Row(NamedTuple):
     """A table with declared fields."""
 
     kinds: Mapping[str, Any]
-    #: Fields that must be there for the table to fit.
+    #: Required fields of the table.
     always: frozenset[str]
 
 
@@ -192,15 +192,15 @@ class Field(NamedTuple):
     type
         Its type without annotations: ``float``, a ``TypedDict``, …
     kind
-        What its values are checked by.
+        The check of its values.
     unit
         UCUM, or empty.
     meaning
         One sentence.
     always
-        It is in every record.
+        Whether it is in every record.
     redacted
-        Its values pass the redactor: they may hold any text.
+        Whether its values pass the redactor, because they may be any text.
     """
 
     name: str
@@ -221,7 +221,7 @@ def fields_of(declaration: type) -> Mapping[str, Field]:
 
 @cache
 def row_of(declaration: type) -> Row:
-    """Return what a table is checked by."""
+    """Return the checks of a table."""
     fields = fields_of(declaration).values()
     return Row(
         {field.name: field.kind for field in fields if field.kind is not anything},
@@ -307,7 +307,7 @@ def clean(record: dict[str, Any], row: Row) -> int:
 
 
 def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
-    """Return what is left of a value, None for nothing, and how much was wrong."""
+    """Return the valid part of a value, or None, and the number of wrong values."""
     if isinstance(kind, Maybe):
         kind = cast("Kind", kind.kind)
     if isinstance(kind, Row):
@@ -333,7 +333,7 @@ def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
 
 
 def fits(value: Any, kind: Kind) -> bool:
-    """Whether a value is of a kind; a table must have the fields that are always there."""
+    """Whether a value is of a kind; a table must have its required fields."""
     if isinstance(kind, Maybe):
         return value is None or fits(value, kind.kind)
     if isinstance(kind, Each):
@@ -353,13 +353,13 @@ def fits(value: Any, kind: Kind) -> bool:
 class Shapes:
     """Cleans the records of one journal; used by one thread.
 
-    Nearly all records of a journal have one of a few shapes: fields and their types. Of a record
-    whose shape was found right before, only numbers, lists and the time are checked.
+    Nearly all records of a journal have one of a few shapes (fields and their types). If a record
+    has a valid shape, only numbers, lists and the time are checked.
 
     Parameters
     ----------
     row
-        What the journal's records are checked by.
+        Declaration of the journal's records.
     """
 
     __slots__ = ("_known", "_row")

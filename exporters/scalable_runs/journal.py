@@ -1,7 +1,7 @@
 """The form of a journal: lines, sequence numbers, pieces, file names and marks. No I/O.
 
 A journal (`tasks.jsonl`) consists of one file or more, its segments (`tasks.jsonl`,
-`tasks.1.jsonl`, …). What was synced of each is described by a mark in run.json.
+`tasks.1.jsonl`, …). A mark in run.json describes the synced part of each.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from scalable_runs.schema import JOURNALS, SCHEMA_VERSION, SIGNALS, JournalMark
 
-#: Bytes written at once. Larger writes were seen torn after a kill.
+#: Bytes written at once. Larger writes may be torn by a kill.
 PIECE: Final = 64 * 1024
 #: The journals of a run.
 NAMES: Final = frozenset((*JOURNALS, *SIGNALS))
@@ -30,7 +30,7 @@ def head_of(run_id: str, writer: str | None = None) -> bytes:
     run_id
         The run's id.
     writer
-        Names the writer, to which `seq` belongs, in a run that has several.
+        Name of the writer that `seq` belongs to, in a run with several writers.
     """
     by = f'"writer":"{writer}",' if writer else ""
     return f'{{"schema_version":{SCHEMA_VERSION},"run_id":"{run_id}",{by}"seq":'.encode()
@@ -77,12 +77,12 @@ def segments_of(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def empty_marks(journals: Mapping[str, int]) -> dict[str, JournalMark]:
-    """Return the marks of journals that are empty: by journal, the last `seq` given out."""
+    """Return the marks of empty journals: by journal, the last assigned `seq`."""
     return {name: {"bytes": 0, "seq": seq, "crc32": 0} for name, seq in journals.items()}
 
 
 class Segment:
-    """What was written to one file of a journal; used by one store, under its lock."""
+    """Size, numbers and checksum of one file of a journal; used by a store, under its lock."""
 
     __slots__ = ("bytes", "crc32", "lines", "name", "seq", "torn")
 

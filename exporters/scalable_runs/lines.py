@@ -1,4 +1,4 @@
-"""The lines of a run on their way from records to its store."""
+"""The lines of a run, between records and store."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from scalable_runs.stores.base import Found, OpenError, RunGoneError, Store
 
 #: Buffered bytes at which `append` itself flushes.
 _FLUSH_AT: Final = 1024 * 1024
-#: Buffered bytes from which on new lines are lost: the store is full or hangs.
+#: Buffered bytes beyond which new lines are lost: the store is full or hangs.
 _MAX_BUFFERED: Final = 16 * 1024 * 1024
 _OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 
 class _Journal:
-    """Lines of one journal that the store has not taken yet.
+    """Lines of one journal that are not in the store yet.
 
     `seq` and `lines` are guarded by the buffer's lock, the rest by its flush lock.
     """
@@ -30,17 +30,17 @@ class _Journal:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: Last sequence number given out.
+        #: Last assigned sequence number.
         self.seq = 0
         self.lines: list[bytes] = []
-        #: Lines that a flush could not hand over.
+        #: Lines that a flush could not write.
         self.backlog = b""
-        #: Number of the last line that the store took.
+        #: Number of the last line in the store.
         self.taken_seq = 0
 
 
 class LineBuffer:
-    """Encodes records, numbers them, and keeps the lines until the store takes them.
+    """Encodes and numbers records, and keeps the lines until they are in the store.
 
     Any thread may call it. `append` does not wait for the store, unless much is buffered and no
     other thread is flushing.
@@ -48,13 +48,13 @@ class LineBuffer:
     Parameters
     ----------
     store
-        Takes the lines.
+        Store of the lines.
     head
         Beginning of each line; see :func:`scalable_runs.journal.head_of`.
     problems
         Counts the lines that are lost.
     create
-        Makes the run again, if it was removed.
+        Creates the run again, if it was removed.
 
     Attributes
     ----------
@@ -75,13 +75,13 @@ class LineBuffer:
         self._create = create
         self._journals = {file: _Journal(file) for file in schema.JOURNALS}
         self._buffered = 0
-        #: Guards what `append` touches. Never held across I/O; taken after `_flushing` only.
+        #: Guards what `append` changes. Never held during I/O; taken after `_flushing` only.
         self._lock = threading.Lock()
-        #: Held while lines are handed over, so that they arrive in order.
+        #: Held while lines are written, so that they are in order.
         self._flushing = threading.Lock()
 
     def append(self, file: str, records: Iterable[Record]) -> int:
-        """Take records; returns how many. See :meth:`scalable_runs.writer.RunWriter.append`."""
+        """Append records; return how many: see :meth:`scalable_runs.writer.RunWriter.append`."""
         dumps, default, head, size, taken = orjson.dumps, plain.plain, self._head, 0, 0
         with self._lock:
             buffer = self._journals.get(file) or self._add(file)
@@ -129,7 +129,7 @@ class LineBuffer:
             self._problems.note("overflow", buffer.name, message)
 
     def _rescue(self, file: str, record: Record) -> bytes | None:
-        """Encode what orjson refuses: lone surrogates, huge integers, values within themselves."""
+        """Encode what orjson rejects: lone surrogates, huge integers, recursive values."""
         try:
             return plain.dumps(record, _OPTIONS)
         except Exception as error:
@@ -139,18 +139,18 @@ class LineBuffer:
             return None
 
     def continue_after(self, file: str, found: Found) -> None:
-        """Number the lines of a journal after those that another writer left."""
+        """Continue the numbers of a journal after those of another writer."""
         buffer = self._journals.get(file) or self._add(file)
         buffer.seq = buffer.taken_seq = max(found.last, found.given_out)
         self._problems.lose(file, buffer.seq - found.last)
 
     def last_numbers(self) -> dict[str, int]:
-        """Return the last `seq` given out for each journal."""
+        """Return the last assigned `seq` of each journal."""
         with self._lock:
             return {file: buffer.seq for file, buffer in self._journals.items() if buffer.seq}
 
     def journals(self) -> dict[str, int]:
-        """Return the journals that a new run has, and the last `seq` taken of each."""
+        """Return the journals of a new run, and the last `seq` of each."""
         return {
             file: buffer.taken_seq
             for file, buffer in self._journals.items()
@@ -158,7 +158,7 @@ class LineBuffer:
         }
 
     def flush(self, *, gone: bool = False) -> None:
-        """Hand over every line; those that the store does not take are kept.
+        """Write every line; those that fail are kept.
 
         Parameters
         ----------
@@ -217,11 +217,11 @@ class LineBuffer:
                 self._buffered -= done
 
     def has_backlog(self) -> bool:
-        """Whether the store did not take something."""
+        """Whether the store has rejected something."""
         return any(buffer.backlog for buffer in self._journals.values())
 
     def lose_rest(self) -> None:
-        """Count what the store has not taken as lost."""
+        """Count what is not in the store as lost."""
         with self._flushing, self._lock:
             for buffer in self._journals.values():
                 lost = buffer.backlog.count(b"\n") + len(buffer.lines)

@@ -32,12 +32,12 @@ def iso_time(nanoseconds: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _whole_second(seconds: int) -> str:
-    """Most records share their second with the record before."""
+    """Cached, because most records share their second with the previous record."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}."
 
 
 def parse_time(value: object) -> datetime | None:
-    """Return an ISO 8601 time as an aware datetime (UTC unless it says otherwise), else None."""
+    """Return an ISO 8601 time as an aware datetime (UTC by default), else None."""
     if not isinstance(value, str):
         return None
     try:
@@ -69,7 +69,7 @@ def dumps(value: Any, options: int = 0) -> bytes:
     Parameters
     ----------
     value
-        What JSON cannot express is replaced: see :func:`plain`.
+        Values that JSON cannot express are replaced: see :func:`plain`.
     options : int
         orjson's.
 
@@ -137,7 +137,7 @@ def _without_surrogates(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """Cut a text in its middle: beginning and end say most."""
+    """Cut a text in its middle: beginning and end are the most useful parts."""
     if len(text) <= limit:
         return text
     half = limit // 2

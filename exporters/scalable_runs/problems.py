@@ -1,4 +1,4 @@
-"""What keeps a record from being complete: counted while it is written, found when it is read."""
+"""What a record lacks: counted while it is written, found when it is read."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any, Final, TypeAlias, cast
 #: Gaps listed one by one; all of them are counted.
 MAX_GAPS: Final = 10
 
-#: First and last number of lines that are missing, and the writer where there are several.
+#: First and last number of missing lines, and the writer if there are several.
 Gap: TypeAlias = tuple[int, int] | tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A kind of problem, met for the first time.
+    """A kind of problem that occurred for the first time.
 
     Attributes
     ----------
     kind
-        What failed and how, as counted in :attr:`LossCounter.errors`: `write:ENOSPC`,
+        The operation and its error, as counted in :attr:`LossCounter.errors`: `write:ENOSPC`,
         `fsync:EIO`, `removed`, …
     file
-        The file concerned; empty if it is none in particular.
+        The file; empty if no particular file is concerned.
     message
         One sentence for a person.
     """
@@ -38,7 +38,7 @@ class Problem:
 
 
 class LossCounter:
-    """Counts what the record of a run lacks. Any thread calls it; it never waits for I/O.
+    """Counts what the record of a run lacks. Called by any thread; never waits for I/O.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class LossCounter:
     uncertain
         Lines written before a sync that failed, by journal: they may be durable or not.
     errors
-        How often what failed, such as `{"write:ENOSPC": 3, "fsync:EIO": 1}`.
+        Number of errors by kind, such as `{"write:ENOSPC": 3, "fsync:EIO": 1}`.
     """
 
     def __init__(self, on_problem: Callable[[Problem], None] | None = None) -> None:
@@ -70,9 +70,9 @@ class LossCounter:
         Parameters
         ----------
         telemetry
-            As in the run.json that it left.
+            As in its run.json.
         journals
-            The names in `dropped` that are counted here; others are the caller's.
+            The names in `dropped` that are counted here; the others belong to the caller.
         """
         dropped: Mapping[str, int] = telemetry.get("dropped") or {}
         self.losses.update({name: n for name, n in dropped.items() if name in journals})
@@ -80,12 +80,12 @@ class LossCounter:
         self.uncertain.update(telemetry.get("uncertain") or {})
 
     def lose(self, journal: str, lines: int) -> None:
-        """Count lines that are lost."""
+        """Count lost lines."""
         with self._lock:
             _add(self.losses, journal, lines)
 
     def doubt(self, journal: str, lines: int) -> None:
-        """Count lines of which it is not known whether they are durable."""
+        """Count lines that may be durable or not."""
         with self._lock:
             _add(self.uncertain, journal, lines)
 
@@ -141,16 +141,16 @@ def _sum(given: Any, own: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(slots=True)
 class FileProblems:
-    """What is wrong with one file, by kind; empty if nothing is.
+    """Problems of a file, by kind; empty without problems.
 
     Attributes
     ----------
     torn
-        Last lines that were cut off in the middle.
+        Last lines that were cut off.
     broken
-        Other lines that are not JSON, are no object or are longer than 16 MiB.
+        Other lines that are not JSON objects, or longer than 16 MiB.
     foreign
-        Objects that are no record of this run.
+        Objects that are not records of this run.
     wrong
         Fields of a wrong type, which were left out of their records.
     newer
@@ -160,18 +160,17 @@ class FileProblems:
     missing
         Lines whose sequence numbers are absent: they were lost.
     gaps
-        The first and the last of such numbers, for the first gaps; and whose they are, where the
-        run has several writers.
+        The first and the last number of the first gaps, and the writer if the run has several.
     repeated
         Lines that came a second time and were skipped.
     disordered
         Records with a sequence number that fits neither neighbour.
     missing_bytes
-        Bytes that were synced and are no longer there.
+        Bytes that were synced and are missing.
     crc_mismatches
-        Files of this journal whose synced part is not what was written.
+        Files of this journal whose synced part has changed.
     unreadable
-        Why the file cannot be read at all.
+        Why the file cannot be read.
     """
 
     name: str
@@ -193,7 +192,7 @@ class FileProblems:
         return next(self._sentences(), None) is not None
 
     def sentences(self) -> list[str]:
-        """Say each problem in one sentence for a person, the worst first."""
+        """Describe each problem in one sentence for a person, the worst first."""
         return [f"{self.name}: {sentence}" for sentence in self._sentences()]
 
     def _sentences(self) -> Iterator[str]:

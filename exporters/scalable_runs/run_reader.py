@@ -1,8 +1,8 @@
-"""Reads a run, whatever state it is in.
+"""Reads a run in any state.
 
-A reader takes no lock and changes nothing. It copes with files that are torn, damaged, missing or
-written by another program: what can be read is read, the rest is counted and described. Memory is
-bounded, however large a file or a line is. Nothing but JSON is ever decoded.
+A reader takes no lock and changes nothing. Files may be torn, damaged, missing or written by
+another program: what can be read is read, the rest is counted and described. Memory is bounded for
+files and lines of any size. Only JSON is decoded.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from scalable_runs.schema import JournalMark, Record, RunStatus
 from scalable_runs.stores.base import Store, joined
 from scalable_runs.stores.file import FileStore
 
-#: A recorder that cannot be seen from here is taken for dead after that much silence.
+#: A recorder that cannot be observed from here is considered dead after this much silence.
 _MAX_SILENCE_S: Final = 30.0
 
 
 class RunReader:
-    """One run, read by the thread that made this; not to be shared.
+    """A run; used by one thread only.
 
     Parameters
     ----------
     run
-        The run's directory, or its store. It need not be a good one: look at :attr:`problems`.
+        The run's directory, or its store; it may be damaged, see :attr:`problems`.
     wait
         Seconds to wait at most for a recorder that is about to end.
 
     Attributes
     ----------
     store
-        Where the run is.
+        The store of the run.
     path
         The run's directory, if it has one.
     run_id
-        As run.json says, else the name of the place.
+        As in run.json, otherwise the name of the place.
     document
         run.json; empty if it cannot be read.
     owner
         owner.json; empty if it cannot be read.
     status
-        As run.json says, but `lost` for a run that says `running` and whose recorder is gone.
+        As in run.json, but `lost` for a `running` run whose recorder has ended.
     started_at, finished_at
-        None where the run does not tell.
+        None if unknown.
     last_seen_at
-        When the recorder last gave a sign of life: where to count the end of a lost run from.
+        Last sign of life of the recorder: the end of a lost run.
     problems
-        What is wrong, by file: run.json and summary.json from the start or when they are read, a
-        journal once it has been read to its end. Files without problems are not in it.
+        Problems by file: of run.json and summary.json when they are read, of a journal when it was
+        read to its end. Files without problems are not in it.
     """
 
     def __init__(self, run: str | os.PathLike[str] | Store, *, wait: float = EXIT_TIMEOUT) -> None:
@@ -86,16 +86,16 @@ class RunReader:
         return self.status == "running"
 
     def files(self) -> list[str]:
-        """Return the journals of this run that exist, in the order of the contract."""
+        """Return the existing journals of this run, in the order of the contract."""
         segments = self.store.segments()
         return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in segments]
 
     def size(self, file: str) -> int:
-        """Return how many bytes a journal has now, for telling how far a scan has come."""
+        """Return the present size of a journal, to show the progress of a scan."""
         return sum(self.file_size(name) for name in self.store.segments().get(file, ()))
 
     def file_size(self, name: str) -> int:
-        """Return how many bytes one file of this run has now; 0 if it is not there."""
+        """Return the present size of a file of this run; 0 if it does not exist."""
         entry = self.store.stat(name)
         return entry.size if entry is not None else 0
 
@@ -122,15 +122,15 @@ class RunReader:
         Parameters
         ----------
         file
-            The journal, such as `tasks.jsonl`. What was written on after a failed sync
-            (`tasks.1.jsonl`) is read with it. A missing journal has no records.
+            The journal, such as `tasks.jsonl`, with its further files (`tasks.1.jsonl`). A missing
+            journal has no records.
         progress
             Called with the bytes read since the last call, a few times a megabyte.
 
         Yields
         ------
         dict
-            One record. Fields may be missing; those of older tools and of a wrong type are null.
+            A record. Fields may be missing; those of a wrong type are null.
         """
         self.problems.pop(file, None)
         scan = JournalScan(
@@ -149,14 +149,14 @@ class RunReader:
                 self.problems[file] = scan.problems
 
     def marks(self) -> dict[str, JournalMark]:
-        """Return what run.json says of each file at the last sync."""
+        """Return the marks of each file in run.json."""
         found: Any = self.document.get("journal")
         marks: dict[str, Any] = found if isinstance(found, dict) else {}
         row = fields.row_of(schema.JournalMark)
         return {
             name: mark
             for name, mark in marks.items()
-            # A key may be anything: only the name of a journal's file is one.
+            # A key may be any text: only names of journal files are valid.
             if journal.segment_of(name)[0] in journal.NAMES and fields.fits(mark, row)
         }
 

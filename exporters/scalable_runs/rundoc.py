@@ -1,4 +1,4 @@
-"""Composes what describes a run: its id, run.json, and a manifest for a run that has none."""
+"""Composes the documents of a run: its id, run.json, and a manifest if it has none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AsFound(NamedTuple):
     Attributes
     ----------
     target
-        Name of the target in them.
+        Name of the target.
     manifest
         manifest.yaml.
     plan
@@ -39,14 +39,14 @@ class AsFound(NamedTuple):
 
 
 def new_run_id(project: str, started: float) -> str:
-    """Return an id that no other run has: the start, the project and eight random digits.
+    """Return a unique id: the start, the project and eight random digits.
 
     Parameters
     ----------
     project
         The project's name.
     started
-        When the run begins, in seconds since the epoch.
+        Start of the run, in seconds since the epoch.
     """
     label = re.sub(r"[^A-Za-z0-9]+", "-", project).strip("-")[:_MAX_LABEL].rstrip("-") or "run"
     return (
@@ -66,7 +66,7 @@ def run_document(
     environment: Environment,
     manifest_path: str | None = None,
 ) -> RunDocument:
-    """Return run.json of a run that begins; the writer adds `recorder`, `journal` and counts."""
+    """Return run.json of a new run; the writer adds `recorder`, `journal` and counts."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -92,7 +92,7 @@ def as_found(project: str, provider: str, workers: Sequence[Mapping[str, Any]] =
     project, provider
         Name of the project; kind of cluster.
     workers
-        The workers when the run began.
+        The workers at the start of the run.
     """
     import yaml
 

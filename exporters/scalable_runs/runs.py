@@ -1,4 +1,4 @@
-"""Finds runs where many of them are."""
+"""Finds runs in a directory of runs, or another place."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["AmbiguousRunError", "RunNotFoundError", "find_runs", "is_run", "reso
 
 
 class RunNotFoundError(LookupError):
-    """There is no such run; the message says what there is and what to do."""
+    """There is no such run; the message lists existing runs and what to do."""
 
 
 class AmbiguousRunError(LookupError):
-    """More than one run's id begins like that; the message names them.
+    """The ids of several runs begin with that text; the message names them.
 
     Attributes
     ----------
@@ -41,20 +41,20 @@ def find_runs(runs_dir: str | os.PathLike[str] | StoreRoot) -> list[RunReader]:
     Parameters
     ----------
     runs_dir
-        Where runs live: a directory, or another place. If it does not exist there are none.
+        The place of runs: a directory, or another one. If it does not exist there are none.
 
     Returns
     -------
     list of RunReader
-        Also broken ones, with :attr:`RunReader.problems`. Directories that hold nothing of a run
-        are left out, and so are those that lead out of `runs_dir` by a symbolic link. If
-        `runs_dir` is itself a run, it alone.
+        Also damaged ones, with :attr:`RunReader.problems`. Directories without files of a run, and
+        symbolic links that lead out of `runs_dir`, are left out. If `runs_dir` is itself a run,
+        only that run.
     """
     if isinstance(runs_dir, (str, os.PathLike)) and is_run(runs_dir):
         return [RunReader(runs_dir)]
     root = _root(runs_dir)
     stores = [store for run_id in root.ids() if (store := root.find(run_id)) is not None]
-    # All of them together wait no longer than one.
+    # All of them together wait no longer than a single one.
     deadline = monotonic() + EXIT_TIMEOUT
     runs = [RunReader(store, wait=max(0.0, deadline - monotonic())) for store in stores]
     return sorted(runs, key=_start_key, reverse=True)
@@ -68,16 +68,16 @@ def resolve_run(
     Parameters
     ----------
     runs_dir
-        Where runs live: a directory, or another place.
+        The place of runs: a directory, or another one.
     run_id
-        The run's id or the beginning of one; None is the run that started last.
+        The run's id or the beginning of it; None: the run that started last.
 
     Raises
     ------
     RunNotFoundError
-        There is none like that.
+        There is no such run.
     AmbiguousRunError
-        More than one run's id begins like that.
+        The ids of several runs begin with that text.
     """
     root = _root(runs_dir)
     where = root.location

@@ -19,7 +19,7 @@ from scalable_runs.schema import (
 )
 from scalable_runs.stores.base import Hole, Store
 
-#: A longer line is no record: it is skipped without being kept in memory.
+#: A longer line is not a record: it is skipped without being kept in memory.
 MAX_LINE: Final = 16 * 1024 * 1024
 
 _NO_MARK: Final[JournalMark] = {"bytes": 0, "seq": 0, "crc32": 0}
@@ -31,20 +31,20 @@ class JournalScan:
     Parameters
     ----------
     store
-        Where the run is.
+        The run's store.
     journal
-        Its name.
+        Name of the journal.
     run_id
-        Whose the records must be; None lets the first record decide.
+        Id of the run that the records must have; None: that of the first record.
     is_live
-        Whether the run is being written: half a line at its end is no damage then.
+        Whether the run is being written: then half a line at its end is not damage.
     progress
         Called with the bytes read since the last call.
 
     Attributes
     ----------
     problems
-        What was found to be wrong so far.
+        Problems found so far.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class JournalScan:
         self._is_live = is_live
         self._progress = progress
         self._shapes = fields.Shapes(fields.row_of(DECLARATION_OF.get(journal, AnyRecord)))
-        #: Each writer's numbers, and those of the writer of the last record.
+        #: The numbers of each writer, and of the writer of the last record.
         self._order = _Order(None, self.problems)
         self._orders: dict[str | None, _Order] = {None: self._order}
 
     def records(
         self, segments: Sequence[str], marks: Mapping[str, JournalMark]
     ) -> Iterator[Record]:
-        """Yield the records of the journal's files, and find what is missing.
+        """Yield the records of the journal's files, and find missing lines.
 
         Parameters
         ----------
         segments
-            The files that are there, in order.
+            The existing files, in order.
         marks
-            What was synced, by file.
+            The synced part, by file.
         """
         for name in segments:
             mark = marks.get(name, _NO_MARK)
@@ -99,7 +99,7 @@ class JournalScan:
                 for line in lines:
                     try:
                         record = loads(line)
-                        # Nearly every line passes here; all others are looked at closely.
+                        # Nearly every line passes here; all others are examined.
                         if (
                             record["seq"] == order.last + 1
                             and record["run_id"] == self.run_id
@@ -156,7 +156,7 @@ class JournalScan:
         return True
 
     def _repaired(self, line: bytes, is_end: bool) -> Any:
-        """Count a line that is not JSON; return what it holds between NULs, if that is a record."""
+        """Count a line that is not JSON; return its content between NULs, if that is a record."""
         problems = self.problems
         stripped = line.strip(b"\0")
         problems.nul_bytes += len(line) - len(stripped)
@@ -177,9 +177,9 @@ class JournalScan:
         return None
 
     def _lines(self, name: str, mark: JournalMark) -> Iterator[tuple[list[bytes], bool]]:
-        """Yield a file's lines block by block, and whether they are an end without newline."""
+        """Yield a file's lines block by block, and whether they end without a newline."""
         problems = self.problems
-        # The beginning of a line whose end has not been read yet, as the blocks that it came in.
+        # The beginning of a line whose end was not read yet, as a list of blocks.
         begun: list[bytes] = []
         held = 0
         too_long = False
@@ -225,7 +225,7 @@ class JournalScan:
             is_hole = isinstance(block, Hole)
             length = block.length if is_hole else len(block)
             if position < synced:
-                # A hole within what was synced cannot be what was written.
+                # A hole within the synced part is damage.
                 crc = -1 if is_hole or crc < 0 else zlib.crc32(block[: synced - position], crc)
             position += length
             if self._progress is not None:
@@ -247,19 +247,19 @@ class _Order:
         self._problems = problems
         #: The last number seen.
         self.last = 0
-        #: The number before a jump forward, while that jump was the line before.
+        #: The number before a jump forward, if the previous line made that jump.
         self.before: int | None = None
         #: The last number that is known to have been synced.
         self.synced = 0
 
     def follows(self, seq: Any) -> bool:
-        """Note the number of a record; False if the record came before already."""
+        """Note the number of a record; return False if the record is a repetition."""
         if seq == self.last + 1:
             self.last += 1
             self.before = None
             return True
         if seq is None:
-            return True  # older tools wrote none
+            return True  # older tools wrote no numbers
         problems = self._problems
         if type(seq) is not int or seq < 1:
             problems.disordered += 1
@@ -271,7 +271,7 @@ class _Order:
             return True
         before, self.before = self.before, None
         if before is not None and before + 1 < seq:
-            # The line before had a damaged number, this one continues the one before that.
+            # The previous line had a damaged number; this one continues the line before it.
             problems.missing -= self.last - 1 - before
             if problems.gaps and problems.gaps[-1] == self._gap(before + 1, self.last - 1):
                 problems.gaps.pop()
@@ -284,7 +284,7 @@ class _Order:
         return False
 
     def end(self) -> None:
-        """Count what had been synced and is not there."""
+        """Count lines that were synced and are missing."""
         if self.synced > self.last:
             self._skip(self.last + 1, self.synced)
 

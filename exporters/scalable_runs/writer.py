@@ -1,11 +1,11 @@
-"""Writes a run, so that what was written survives a crash of anything around it.
+"""Writes a run so that it survives a crash of the process or the machine.
 
-- Two losses are apart. A killed process loses what was not flushed; a power cut loses what was not
-  synced. A thread of the writer syncs on a timer, and at once when asked to.
-- Once the run is made nothing here raises into the application: what could not be written is
-  counted by journal, the sequence number of a lost line stays used, and run.json has the counts.
+- A killed process loses what was not flushed; a power cut loses what was not synced. A thread of
+  the writer syncs on a timer, and at once on request.
+- After the run was created nothing here raises into the application: lines that could not be
+  written are counted by journal, their sequence numbers stay used, and run.json has the counts.
 
-Where the bytes go is a store's business; see :mod:`scalable_runs.stores.base`.
+The store decides where the bytes go; see :mod:`scalable_runs.stores.base`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from scalable_runs.sync_loop import SyncLoop
 
 __all__ = ["Found", "Problem", "RunWriter", "identity"]
 
-#: A reader takes a remote recorder for dead after 30 s without a sign of life.
+#: Readers consider a remote recorder dead after 30 s without a heartbeat.
 _MAX_HEARTBEAT_GAP: Final = 10.0
-#: Times that each of the last documents is tried to be written.
+#: Tries to write each of the last documents.
 _LAST_TRIES: Final = 3
 
 _PRETTY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_INDENT_2
@@ -46,7 +46,7 @@ Summary = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what distinguishes a record from others of its journal.
 
-    A record that is made of the same facts once more has the same.
+    A record that is made of the same facts again has the same value.
     """
     return tuple(value for name in _IDENTITY if (value := record.get(name)).__class__ in _SIMPLE)
 
@@ -59,16 +59,16 @@ _SIMPLE: Final = frozenset({str, int})
 
 
 class RunWriter:
-    """The one writer of one run.
+    """The only writer of a run.
 
     Any thread may call it; `append`, `request_sync` and `update_run` never wait for the store,
-    unless much is buffered. One daemon thread of its own syncs and writes run.json. In a forked
-    child every method does nothing: the run belongs to the process that made it.
+    unless much is buffered. A daemon thread syncs and writes run.json. In a forked child every
+    method does nothing: the run belongs to the process that created it.
 
     Attributes
     ----------
     store
-        Where the run is written.
+        The store of the run.
     path
         The run's directory, if it has one.
     run_id
@@ -91,12 +91,12 @@ class RunWriter:
         program: int | None = None,
         writer: str | None = None,
     ) -> RunWriter:
-        """Make a run, with every document but summary.json, and start writing.
+        """Create a run, with every document but summary.json, and start writing.
 
         Parameters
         ----------
         runs_dir
-            The directory of runs, made if missing; or the store of this run.
+            The directory of runs, created if missing; or the store of this run.
         run
             run.json; its `run_id` names the directory.
         manifest, plan, lock
@@ -104,12 +104,12 @@ class RunWriter:
         sync_interval
             Seconds between two syncs.
         on_problem
-            Called once for each kind of problem, on the thread that met it, which holds no lock.
+            Called once for each kind of problem, on the thread that found it, without a lock.
         program
-            Id of the process whose run it is, where this one only writes it: readers take a run
-            for lost when either of them is gone. Default: this process.
+            Id of the process that the run belongs to, if this process only writes it: the run is
+            lost when either of them has ended. Default: this process.
         writer
-            Names this writer in its records, where the run has several.
+            Name of this writer in its records, if the run has several.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class RunWriter:
         FileExistsError
             The run exists.
         OSError
-            It cannot be made; nothing is left behind.
+            The run cannot be created; nothing is left behind.
         """
         run_id = str(run.get("run_id"))
         _check_name(run_id, "run id")
@@ -151,14 +151,14 @@ class RunWriter:
         on_problem: Callable[[Problem], None] | None = None,
         program: int | None = None,
     ) -> RunWriter:
-        """Go on with a run whose writer has died; its lines go into new files (`tasks.1.jsonl`).
+        """Continue a run whose writer has died, in new files (`tasks.1.jsonl`).
 
         Parameters
         ----------
         run
-            run.json as the writer has left it; its counts of losses and errors are kept.
+            run.json of the dead writer; its counts of losses and errors are kept.
         found
-            What is there of each journal.
+            The contents of each journal.
         runs_dir, sync_interval, on_problem, program
             As for :meth:`create`.
 
@@ -200,7 +200,7 @@ class RunWriter:
         self.store = store
         self.run_id = str(run["run_id"])
         self.path = Path(store.location)
-        #: Lines, by journal and :func:`identity`, that will come again and are there already.
+        #: Existing lines that will be appended again, by journal and :func:`identity`.
         self.written: dict[str, Counter[Any]] = {}
         self._pid = os.getpid()
         self._run = run
@@ -213,7 +213,7 @@ class RunWriter:
         head = journal.head_of(self.run_id, writer)
         self._lines = LineBuffer(store, head, problems, self._create)
         self._marks: Mapping[str, JournalMark] = {}
-        #: Guards what the application changes of the run.
+        #: Guards the changes by the application.
         self._lock = threading.Lock()
         self._summary: Summary | None = None
         self._is_closing = False
@@ -225,10 +225,10 @@ class RunWriter:
         state = "closed" if self._lines.is_closed else "open"
         return f"<{type(self).__name__} {self.run_id} {state}, {sum(self.losses.values())} lost>"
 
-    # What the application calls
+    # Called by the application
 
     def append(self, file: str, records: Iterable[Record]) -> int:
-        """Take records into a journal, in this order; `schema_version`, `run_id`, `seq` are added.
+        """Append records to a journal, in this order; `schema_version`, `run_id`, `seq` are added.
 
         Parameters
         ----------
@@ -240,7 +240,7 @@ class RunWriter:
         Returns
         -------
         int
-            How many were taken; the others are counted in :attr:`losses`.
+            The number of accepted records; the others are counted in :attr:`losses`.
 
         Raises
         ------
@@ -265,9 +265,9 @@ class RunWriter:
         return self._lines.last_numbers()
 
     def flush(self) -> None:
-        """Hand every buffered line to the store: it then survives the death of this process.
+        """Pass every buffered line to the store: it then survives the death of this process.
 
-        What cannot be written is kept and tried again at the next flush, up to 16 MiB.
+        Lines that cannot be written are kept for the next flush, up to 16 MiB.
         """
         if os.getpid() != self._pid:
             return
@@ -275,7 +275,7 @@ class RunWriter:
         self._problems.report()
 
     def request_sync(self) -> None:
-        """Ask for a sync now (a failure, a lost worker) and do not wait for it."""
+        """Request a sync now (for a failure, a lost worker), without waiting for it."""
         if os.getpid() == self._pid:
             self._loop.request()
 
@@ -285,12 +285,12 @@ class RunWriter:
         Parameters
         ----------
         timeout
-            Seconds to wait; None waits as long as the store takes.
+            Seconds to wait; None: no limit.
 
         Returns
         -------
         bool
-            False if that failed or took longer.
+            False if it failed or took longer.
         """
         if os.getpid() != self._pid or self._lines.is_closed:
             return False
@@ -302,7 +302,7 @@ class RunWriter:
         Parameters
         ----------
         urgent
-            Ask for that sync now.
+            Request that sync now.
         **changes
             Fields and their new values. `telemetry` has the caller's own counts; the writer's are
             added to them.
@@ -320,11 +320,11 @@ class RunWriter:
         Parameters
         ----------
         kind
-            Name of the counter, in the manner of `encode:TypeError`.
+            Name of the counter, such as `encode:TypeError`.
         message
             One sentence for a person.
         file
-            The file that lacks something because of it.
+            The file that is incomplete because of it.
         """
         if os.getpid() != self._pid:
             return
@@ -345,7 +345,7 @@ class RunWriter:
             `run` is always the final run.json. Without it no summary.json is written: the reader
             computes one.
         timeout
-            Seconds to wait for a store that hangs; the daemon thread goes on trying after that.
+            Seconds to wait for a store that hangs; the daemon thread continues to try.
         **changes
             Last changes of run.json, such as `status` and `finished_at`.
         """
@@ -372,10 +372,10 @@ class RunWriter:
         }
         self.store.create(documents, journals, self._problems)
 
-    # On the sync loop's thread
+    # Called on the sync loop's thread
 
     def _guarded(self, step: Callable[[], object]) -> bool:
-        """Keep the thread alive, which counts and reports problems, whatever a step raises."""
+        """Count and report what a step raises, so that the thread goes on."""
         try:
             return bool(step())
         except Exception as error:
@@ -410,7 +410,7 @@ class RunWriter:
         return self._replace(schema.RUN, self._run_document())
 
     def _replace(self, name: str, document: Mapping[str, Any]) -> bool:
-        """Replace a document; at the end of the run not only once."""
+        """Replace a document; at the end of the run with several tries."""
         data = plain.dumps(document, _PRETTY)
         for _ in range(_LAST_TRIES if self._is_closing else 1):
             if not self._lines.exists:
@@ -436,7 +436,7 @@ class RunWriter:
         return run
 
     def _finish(self) -> None:
-        """Do the last sync, on the thread if it lives: a store that hangs then hangs only that."""
+        """Do the last sync, on the thread if it runs, which a store that hangs may block."""
         self._lines.is_closed = True
         for step in (
             self._sync_journals,
