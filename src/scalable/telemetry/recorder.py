@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +14,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
 from scalable import facts
-from scalable.common.guard import Guard
 from scalable.common.options import RecorderOptions
-from scalable.facts import UserEvent
-from scalable.telemetry import semconv, wire
+from scalable.facts import Batch, UserEvent
+from scalable.telemetry import semconv
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metric_router import Figures
-from scalable.telemetry.puller import Closing, FactPuller, Source
+from scalable.telemetry.puller import Closing, Source
+from scalable.telemetry.recorder_loop import RecorderLoop
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
 from scalable.telemetry.router import SignalRouter
@@ -39,11 +38,6 @@ from scalable_runs.schema import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
-#: Seconds between two pulls where nothing is going on, and where the scheduler did not answer.
-PULL_INTERVAL: Final = 0.2
-RETRY_INTERVAL: Final = 0.5
-#: Seconds between two pulls while a caller waits for the certificates of lost workers.
-DYING_INTERVAL: Final = 0.02
 #: Facts that become lines in one piece: half a millisecond's work, which an internal error costs.
 CHUNK: Final = 48
 #: Seconds of sleep between two chunks, where the recorder is a thread beside others.
@@ -71,12 +65,11 @@ class RunIdentity:
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
 
-class Recorder:
+class Recorder(RecorderLoop):
     """Records one run, on a daemon thread of its own.
 
     It lives in a process of its own (:mod:`scalable.telemetry.child`) or in the program's.
-    :meth:`flush`, :meth:`close` and the like are called by other threads and wait on a condition;
-    everything else happens on the recorder's thread.
+    The public methods are called by other threads; everything else happens on the recorder's.
 
     Parameters
     ----------
@@ -116,17 +109,14 @@ class Recorder:
         yield_seconds: float = YIELD_SECONDS,
         clock: Callable[[], float] = time,
     ) -> None:
-        self.guard = Guard()
+        super().__init__(f"scalable-recorder-{identity.run_id[-8:]}", warn, clock)
         self.run_dir = writer.path
         self.summary = RunSummary()
-        self.finished = threading.Event()
         self._identity = identity
         self._writer = writer
         self._resource = resource
         self._submissions = submissions
-        self._warn = warn
         self._yield_seconds = yield_seconds
-        self._clock = clock
         self._on_death: OnDeath | None = None
         flags = routes.sampled(identity.trace_id, None)
         self._root = span_context(identity.trace_id, identity.root_span_id, flags)
@@ -165,7 +155,6 @@ class Recorder:
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
-        self._puller = FactPuller(self.guard, warn, clock)
         self._health = RunHealth(
             self.guard, self._puller, self._ledger, self._router, self._relay, warn
         )
@@ -182,18 +171,6 @@ class Recorder:
         self._noted: deque[UserEvent] = deque()
         self._noted_bytes = 0
         self._failures: deque[tuple[str, str, str, str]] = deque()
-        self._condition = threading.Condition()
-        self._flush_asked = self._flush_done = 0
-        self._flush_since = 0.0
-        #: The last step found all that there was when it began.
-        self._pulled_all = False
-        self._closing: Closing | None = None
-        self._abandoned = False
-        #: The step in hand began after the run was abandoned, and finds all that there is.
-        self._is_last = False
-        self._thread = threading.Thread(
-            target=self._run, name=f"scalable-recorder-{identity.run_id[-8:]}", daemon=True
-        )
 
     def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
         """Begin to record.
@@ -221,62 +198,6 @@ class Recorder:
         self._position = Position(resumed.after, self._writer.last_numbers(), 0)
 
     # -- for the application's threads ----------------------------------------------------------
-
-    def flush(self, timeout: float) -> bool:
-        """Wait until everything the scheduler knows by now is in the kernel's hands."""
-        with self._condition:
-            self._flush_asked += 1
-            self._flush_since = monotonic()
-            wanted = self._flush_asked
-            self._condition.notify_all()
-            return self._condition.wait_for(
-                lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
-            )
-
-    def close(
-        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
-    ) -> bool:
-        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
-
-        The wait is extended while facts arrive, up to :data:`wire.CLOSE_EXTENSION` times `timeout`.
-
-        Returns
-        -------
-        bool
-            False if the recorder is still busy: it goes on in the background.
-        """
-        self.end(status, timeout, error)
-        closing = self._closing
-        assert closing is not None
-        while not self.finished.wait(max(0.0, closing.deadline + 1.0 - monotonic())):
-            if monotonic() >= closing.deadline + 1.0:
-                return False
-        return True
-
-    def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
-        """Ask for the end of the run, and do not wait for it."""
-        with self._condition:
-            if self._closing is None:
-                now = monotonic()
-                latest = now + wire.CLOSE_EXTENSION * timeout
-                self._closing = Closing(status, timeout, now + timeout, latest, error)
-                self._condition.notify_all()
-
-    def wake(self) -> None:
-        """Pull now: the source has more."""
-        with self._condition:
-            self._condition.notify_all()
-
-    def abandon(self) -> None:
-        """Ask for what there is to be written: the program that would close the run is gone."""
-        with self._condition:
-            self._abandoned = True
-            self._condition.notify_all()
-
-    @property
-    def status(self) -> str:
-        """How the run ended, as its record says it once that is finished."""
-        return "running" if self._closing is None else self._closing.status
 
     def progress(self) -> tuple[int, int, int]:
         """Tasks ended, known and failed so far."""
@@ -311,68 +232,17 @@ class Recorder:
 
     # -- the thread -------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            with self.guard.watch("router"):
-                self._router.open()
-                if not self._health.restarts:
-                    self._router.announce(self._identity.started)
-            while True:
-                self._guarded_step()
-                with self._condition:
-                    if self._is_over():
-                        break
-                    if not self._puller.more:
-                        self._wait()
-            if self._closing is None:
-                self._leave()
-            else:
-                self._finish(self._closing)
-        except BaseException as error:
-            # A recorder that stops must not look like one that has nothing to say.
-            self.guard.count("recorder", error)
-            self._warn(f"recording stopped by an internal error: {error!r}")
-            self._give_up()
-        finally:
-            with self._condition:
-                self.finished.set()
-                self._condition.notify_all()
+    def _open(self) -> None:
+        self._router.open()
+        if not self._health.restarts:
+            self._router.announce(self._identity.started)
 
-    def _is_over(self) -> bool:
-        if self._closing is None:
-            return self._is_last and not self._puller.more
-        return self._puller.is_drained or monotonic() >= self._closing.deadline
+    def _deaths_pending(self) -> bool:
+        return self._ledger.deaths_pending
 
-    def _wait(self) -> None:
-        """Wait for the next step; first, wake the callers of :meth:`flush`."""
-        dying = self._ledger.deaths_pending and monotonic() - self._flush_since < NANNY_WAIT
-        if self._flush_done < self._flush_asked and self._pulled_all and not dying:
-            self._flush_done = self._flush_asked
-            self._condition.notify_all()
-        is_asked = self._flush_done < self._flush_asked or self._abandoned
-        is_silent = self._puller.is_silent
-        if self._closing is None and not is_asked:
-            self._condition.wait(RETRY_INTERVAL if is_silent else PULL_INTERVAL)
-        elif is_silent or (dying and self._closing is None):
-            self._condition.wait(DYING_INTERVAL)
-
-    def _guarded_step(self) -> None:
-        """One step; what an internal error costs is the batch in hand, not the rest of the run."""
-        try:
-            self._step()
-        except BaseException as error:
-            self.guard.failed("recorder", error)
-            self._pulled_all = True
-
-    def _step(self) -> None:
-        """Pull once, write what follows from it."""
-        with self._condition:
-            asked = self._flush_asked
-            self._is_last = self._abandoned
-        batch = self._puller.pull(self._closing)
+    def _take(self, batch: Batch | None) -> None:
         # Counted before they are taken: those that come meanwhile are for the next step.
         self._messages_taken = self._messages
-        self._pulled_all = not self._puller.more and asked == self._flush_asked
         now = self._puller.now
         self._take_noted(now)
         if batch is not None:
@@ -547,7 +417,6 @@ class Recorder:
             self._guarded_step()
 
     def _leave(self) -> None:
-        """The program is gone and will not close the run: it stays open, with all that came."""
         self._take_noted(self._puller.now)
         self._emit()
         self._ledger.keep_logs()

@@ -1,0 +1,199 @@
+"""The thread of a recorder, and what other threads ask of it."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from scalable.common.guard import Guard
+from scalable.facts import Batch
+from scalable.telemetry import wire
+from scalable.telemetry.deaths import NANNY_WAIT
+from scalable.telemetry.puller import Closing, FactPuller
+from scalable_runs.schema import RunStatus
+
+#: Seconds between two pulls where nothing is going on, and where the scheduler did not answer.
+PULL_INTERVAL: Final = 0.2
+RETRY_INTERVAL: Final = 0.5
+#: Seconds between two pulls while a caller waits for the certificates of lost workers.
+DYING_INTERVAL: Final = 0.02
+
+
+class RecorderLoop(ABC):
+    """Takes steps on a daemon thread until it is closed or abandoned.
+
+    The public methods are called by other threads and wait on a condition; the others are called on
+    the loop's own thread.
+
+    Parameters
+    ----------
+    name : str
+        Name of the thread.
+    warn : callable
+        Called with what the user should know.
+    clock : callable
+        Returns the time in seconds since the epoch.
+
+    Attributes
+    ----------
+    guard : Guard
+        Counts internal errors.
+    finished : threading.Event
+        Set when the thread has done its last work.
+    """
+
+    def __init__(self, name: str, warn: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self.guard = Guard()
+        self.finished = threading.Event()
+        self._warn = warn
+        self._clock = clock
+        self._puller = FactPuller(self.guard, warn, clock)
+        self._condition = threading.Condition()
+        self._flush_asked = self._flush_done = 0
+        self._flush_since = 0.0
+        #: The last step found all that there was when it began.
+        self._pulled_all = False
+        self._closing: Closing | None = None
+        self._abandoned = False
+        #: The step in hand began after the run was abandoned, and finds all that there is.
+        self._is_last = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything the scheduler knows by now is in the kernel's hands."""
+        with self._condition:
+            self._flush_asked += 1
+            self._flush_since = monotonic()
+            wanted = self._flush_asked
+            self._condition.notify_all()
+            return self._condition.wait_for(
+                lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
+            )
+
+    def close(
+        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
+    ) -> bool:
+        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
+
+        The wait is extended while facts arrive, up to :data:`wire.CLOSE_EXTENSION` times `timeout`.
+
+        Returns
+        -------
+        bool
+            False if the recorder is still busy: it goes on in the background.
+        """
+        self.end(status, timeout, error)
+        closing = self._closing
+        assert closing is not None
+        while not self.finished.wait(max(0.0, closing.deadline + 1.0 - monotonic())):
+            if monotonic() >= closing.deadline + 1.0:
+                return False
+        return True
+
+    def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
+        """Ask for the end of the run, and do not wait for it."""
+        with self._condition:
+            if self._closing is None:
+                now = monotonic()
+                latest = now + wire.CLOSE_EXTENSION * timeout
+                self._closing = Closing(status, timeout, now + timeout, latest, error)
+                self._condition.notify_all()
+
+    def wake(self) -> None:
+        """Pull now: the source has more."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def abandon(self) -> None:
+        """Ask for what there is to be written: the program that would close the run is gone."""
+        with self._condition:
+            self._abandoned = True
+            self._condition.notify_all()
+
+    @property
+    def status(self) -> str:
+        """How the run ended, as its record says it once that is finished."""
+        return "running" if self._closing is None else self._closing.status
+
+    def _run(self) -> None:
+        try:
+            with self.guard.watch("router"):
+                self._open()
+            while True:
+                self._guarded_step()
+                with self._condition:
+                    if self._is_over():
+                        break
+                    if not self._puller.more:
+                        self._wait()
+            if self._closing is None:
+                self._leave()
+            else:
+                self._finish(self._closing)
+        except BaseException as error:
+            # A recorder that stops must not look like one that has nothing to say.
+            self.guard.count("recorder", error)
+            self._warn(f"recording stopped by an internal error: {error!r}")
+            self._give_up()
+        finally:
+            with self._condition:
+                self.finished.set()
+                self._condition.notify_all()
+
+    def _is_over(self) -> bool:
+        if self._closing is None:
+            return self._is_last and not self._puller.more
+        return self._puller.is_drained or monotonic() >= self._closing.deadline
+
+    def _wait(self) -> None:
+        """Wait for the next step; first, wake the callers of :meth:`flush`."""
+        dying = self._deaths_pending() and monotonic() - self._flush_since < NANNY_WAIT
+        if self._flush_done < self._flush_asked and self._pulled_all and not dying:
+            self._flush_done = self._flush_asked
+            self._condition.notify_all()
+        is_asked = self._flush_done < self._flush_asked or self._abandoned
+        is_silent = self._puller.is_silent
+        if self._closing is None and not is_asked:
+            self._condition.wait(RETRY_INTERVAL if is_silent else PULL_INTERVAL)
+        elif is_silent or (dying and self._closing is None):
+            self._condition.wait(DYING_INTERVAL)
+
+    def _guarded_step(self) -> None:
+        """Pull once, and write what follows from it; an internal error costs that batch alone."""
+        try:
+            with self._condition:
+                asked = self._flush_asked
+                self._is_last = self._abandoned
+            batch = self._puller.pull(self._closing)
+            self._pulled_all = not self._puller.more and asked == self._flush_asked
+            self._take(batch)
+        except BaseException as error:
+            self.guard.failed("recorder", error)
+            self._pulled_all = True
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Prepare what takes a while."""
+
+    @abstractmethod
+    def _take(self, batch: Batch | None) -> None:
+        """Write what a pull brought; None where there was no answer."""
+
+    @abstractmethod
+    def _deaths_pending(self) -> bool:
+        """Lost workers wait for reports that :meth:`flush` waits for as well."""
+
+    @abstractmethod
+    def _finish(self, closing: Closing) -> None:
+        """End the run."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Leave the run open, with all that came: the program that would close it is gone."""
+
+    @abstractmethod
+    def _give_up(self) -> None:
+        """End the run after an error that is not one step's."""
