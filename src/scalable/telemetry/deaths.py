@@ -13,21 +13,18 @@ from scalable.telemetry import semconv
 from scalable.telemetry.worker_logs import KeptLog, WorkerLogs
 from scalable_runs.redact import Redactor
 
-#: Seconds that the lines of a lost worker wait for the report of its nanny, which says how the
-#: process ended.
+#: Seconds that a lost worker's lines wait for its nanny's report of how its process ended.
 NANNY_WAIT: Final = 3.0
-#: Seconds that those of a worker without a nanny wait for a complete log.
+#: Seconds that the lines of a lost worker without a nanny wait for its log to be complete.
 LOG_WAIT: Final = 0.5
 #: Tolerance in seconds between the clocks that measure a worker's lifetime.
 LIFETIME_SLACK: Final = 0.5
 #: Samples of a worker's memory in its certificate.
 SAMPLES: Final = 12
-#: Tasks whose presence at deaths is kept.
+#: Tasks whose presence at deaths is kept, and deaths that are kept.
 _MAX_TASKS: Final = 10_000
 #: Tasks named in a certificate.
 _MAX_NAMED: Final = 100
-#: Reports of nannies on workers that the scheduler has not removed yet.
-_MAX_EARLY: Final = 1_000
 
 
 class Presence(NamedTuple):
@@ -44,31 +41,39 @@ class Presence(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one worker while it lives."""
+    """What is known of one worker, besides what the scheduler reports."""
 
+    nanny: str | None = None
+    #: Times and sizes of its memory.
     samples: deque[tuple[float, int]] = field(
         default_factory=lambda: deque[tuple[float, int]](maxlen=SAMPLES)
     )
     peak: int = 0
-    #: Reported by its process: its log, the limits of its batch job.
+    #: What its process reported of itself: its log, its batch job's limits.
     process: dict[str, Any] = field(default_factory=dict[str, Any])
+    #: The nanny's report of the process's end, which may precede the scheduler's.
+    exit: facts.WorkerExit | None = None
+    #: Dask reported that the nanny ended it because of its memory.
+    memory_kill: bool = False
+
+    def see_memory(self, memory: int) -> None:
+        self.peak = max(self.peak, memory)
 
 
-@dataclass(slots=True)
-class Death:
-    """A lost worker, waiting for further reports."""
+class Death(NamedTuple):
+    """A worker that was lost."""
 
     gone: facts.WorkerGone
     ready: facts.WorkerReady
+    #: Tasks that ran there.
     tasks: tuple[str, ...]
     known: _Known
+    #: When it is certified, whatever is known then.
     deadline: float
-    exit: facts.WorkerExit | None = None
-    memory_kill: bool = False
 
 
 class Certificate(NamedTuple):
-    """What is known of a death: attributes of the worker's line and of the failure record."""
+    """What is known of one death: attributes of its worker's line and of its failure's record."""
 
     death: Death
     verdict: Verdict
@@ -84,14 +89,14 @@ OnDeath: TypeAlias = Callable[[str, str | None, str], None]
 
 
 class Deaths:
-    """Collects reports on lost workers; called by the ledger on the recorder's thread.
+    """Collects reports on lost workers; called by the recorder's thread only.
 
     Parameters
     ----------
     redact : Redactor
-        Redacts the last output of workers, and the keys in a certificate.
+        Applied to the last output of workers, and to the keys that a certificate names.
     logs : WorkerLogs or None
-        Keeps the logs.
+        Where logs are kept.
     """
 
     def __init__(self, redact: Redactor, logs: WorkerLogs | None) -> None:
@@ -99,11 +104,7 @@ class Deaths:
         self._logs = logs
         self._known: dict[str, _Known] = {}
         self._pending: dict[str, Death] = {}
-        #: Reports of nannies that came before that of the scheduler.
-        self._early: dict[str, facts.WorkerExit] = {}
-        self._early_memory: dict[str, int] = {}
-        #: The last worker of each nanny.
-        self._of_nanny: dict[str, str] = {}
+        #: The deaths at which a task was present.
         self._present: dict[str, list[Presence]] = {}
         #: The last deaths, by the worker's address.
         self._died: dict[str, Presence] = {}
@@ -111,60 +112,53 @@ class Deaths:
 
     @property
     def pending(self) -> bool:
-        """Whether a lost worker waits for further reports."""
+        """A lost worker waits for further reports."""
         return bool(self._pending)
 
-    # -- reports ------------------------------------------------------------------------------
+    # -- reports --------------------------------------------------------------------------------
 
     def ready(self, fact: facts.WorkerReady) -> None:
-        """A worker started; reports on an earlier one at its address do not apply."""
-        self._early.pop(fact.address, None)
-        self._early_memory.pop(fact.address, None)
-        self._known[fact.address] = _Known()
-        if fact.nanny:
-            self._of_nanny[fact.nanny] = fact.address
+        """A worker registered; what is known of an earlier one at its address is not its own."""
+        self._known[fact.address] = _Known(fact.nanny)
 
     def sample(self, address: str, time: float, memory: int) -> None:
-        """A sample of a worker's memory."""
+        """A worker's memory was measured."""
         known = self._known.get(address)
         if known is not None and memory > 0:
             known.samples.append((time, memory))
-            known.peak = max(known.peak, memory)
+            known.see_memory(memory)
 
     def event(self, fact: facts.WorkerEvent, worker: str) -> None:
-        """A worker's report on its process, or Dask's event of a nanny that ended it."""
-        address = fact.address
-        if fact.event == "process":
-            known = self._known.get(address)
-            if known is not None:
-                known.process = dict(fact.fields)
-                if self._logs is not None:
-                    self._logs.begin(address, worker, known.process)
-        elif fact.event == "worker-restart-memory":
-            rss = fact.fields.get("rss")
-            memory = rss if isinstance(rss, int) else 0
-            death = self._pending.get(address)
-            if death is not None:
-                death.memory_kill = True
-                death.known.peak = max(death.known.peak, memory)
-            elif address in self._known:
-                self._early_memory[address] = memory
+        """A worker reported something about its process, or Dask that a nanny ended it."""
+        address, fields = fact.address, fact.fields
+        death, known = self._pending.get(address), self._known.get(address)
+        if fact.event == "process" and known is not None:
+            known.process = dict(fields)
+            if self._logs is not None:
+                self._logs.begin(address, worker, known.process)
+        elif fact.event == "worker-restart-memory" and (death is not None or known is not None):
+            about: Any = death.known if death is not None else known
+            about.memory_kill = True
+            rss = fields.get("rss")
+            about.see_memory(rss if isinstance(rss, int) else 0)
 
     def exited(self, fact: facts.WorkerExit) -> None:
-        """A nanny reported the end of a process."""
-        # If a worker ends at its start, its nanny does not know its address yet.
-        address = fact.address or self._of_nanny.get(fact.nanny, "")
-        death = self._pending.get(address)
-        if death is not None:
-            if fact.address or death.exit is None:
-                death.exit = fact
-        elif address in self._known and len(self._early) < _MAX_EARLY:
-            self._early[address] = fact
+        """A nanny saw a process end."""
+        if fact.address:
+            death = self._pending.get(fact.address)
+            known = self._known.get(fact.address) if death is None else death.known
+        else:
+            # The worker ended as soon as it had come: its nanny does not know its address yet.
+            lost = [death.known for death in self._pending.values() if death.known.exit is None]
+            workers = [*self._known.values(), *lost]
+            known = next((it for it in workers if fact.nanny and it.nanny == fact.nanny), None)
+        if known is not None:
+            known.exit = fact
 
     def why_removed(self, fact: facts.WorkerGone) -> str:
-        """Return Dask's reason for the end of a worker, or that its lifetime was over.
+        """Dask's reason for a worker that was asked to go, or that its lifetime was over.
 
-        At the end of its lifetime a worker retires itself, and Dask reports it as retired.
+        At the end of its lifetime a worker retires itself: Dask says that it was retired.
         """
         known = self._known.get(fact.address)
         end = known.process.get("lifetime_end") if known is not None else None
@@ -174,12 +168,8 @@ class Deaths:
         return fact.reason
 
     def removed(self, address: str, host: str) -> None:
-        """A worker ended on request: only its log is kept."""
+        """A worker closed as it was asked to: only its log is kept."""
         known = self._known.pop(address, None)
-        self._early.pop(address, None)
-        self._early_memory.pop(address, None)
-        if nanny := next((n for n, own in self._of_nanny.items() if own == address), None):
-            del self._of_nanny[nanny]
         if known is not None and self._logs is not None:
             self._logs.end(address, host, known.process)
 
@@ -191,158 +181,82 @@ class Deaths:
         now: float,
     ) -> None:
         """A worker was lost."""
-        address = fact.address
-        known = self._known.pop(address, None) or _Known()
+        known = self._known.pop(fact.address, None) or _Known(ready.nanny)
         wait = NANNY_WAIT if ready.nanny else LOG_WAIT
-        death = Death(fact, ready, tasks, known, now + wait, self._early.pop(address, None))
-        memory = self._early_memory.pop(address, None)
-        if memory is not None:
-            death.memory_kill = True
-            known.peak = max(known.peak, memory)
-        self._pending[address] = death
+        self._pending[fact.address] = Death(fact, ready, tasks, known, now + wait)
 
-    def victim(self, key: str, lived_on: str, notify: Callable[[Sequence[Presence]], None]) -> None:
-        """A task failed with KilledWorker, or an actor with its worker.
+    def victim(self, key: str, lived_on: str, write: Callable[[Sequence[Presence]], None]) -> None:
+        """A task failed with its worker: by KilledWorker, or an actor with the one it lived on.
 
-        `notify` is called with the deaths that the task was present at, when all of them are
-        known; with none if the worker ended on request.
+        `write` is called with the deaths that it was present at once they are all known; with none
+        where the worker went as it was asked to.
         """
-        self._victims.append((key, lived_on, notify))
+        self._victims.append((key, lived_on, write))
 
     def forget(self, key: str) -> None:
-        """Forget a task that is not needed any more."""
+        """The scheduler forgot a task."""
         self._present.pop(key, None)
 
-    # -- results ------------------------------------------------------------------------------
+    # -- what follows ---------------------------------------------------------------------------
 
     def settle(self, now: float, *, all_of_them: bool = False) -> list[Certificate]:
-        """Return certificates of deaths with enough reports, or that waited long enough."""
+        """Certificates of the deaths of which enough is known, or that waited long enough."""
         certificates: list[Certificate] = []
         for address, death in list(self._pending.items()):
-            if all_of_them or death.deadline <= now or self._is_reported(death):
+            if all_of_them or death.deadline <= now or self._is_known(death):
                 del self._pending[address]
-                self._part(death.ready.nanny, address)
-                certificates.append(self._certificate(death))
+                certificates.append(self._certify(death))
         return certificates
 
-    def _part(self, nanny: str | None, address: str) -> None:
-        """Forget the worker of a nanny; the nanny's next worker has another address."""
-        if nanny and self._of_nanny.get(nanny) == address:
-            del self._of_nanny[nanny]
-
     def notify_victims(self) -> None:
-        """Notify the tasks that failed with KilledWorker, after the certificates are written."""
+        """Write the failures of tasks that failed with their worker; after the certificates."""
         if self._pending:
             return
         victims, self._victims = self._victims, []
-        for key, lived_on, notify in victims:
+        for key, lived_on, write in victims:
             death = self._died.get(lived_on)
-            notify((death,) if death is not None else self._present.get(key, ()))
+            write((death,) if death is not None else self._present.get(key, ()))
 
     def close(self) -> None:
-        """The run ends: keep the logs of workers that still run."""
+        """The run ends: keep the logs of those that live on."""
         if self._logs is not None:
             self._logs.close()
 
-    def _is_reported(self, death: Death) -> bool:
+    def _is_known(self, death: Death) -> bool:
         if death.ready.nanny:
-            return death.exit is not None
+            return death.known.exit is not None
         return self._logs is not None and self._logs.state(death.gone.address) == "complete"
 
-    def _certificate(self, death: Death) -> Certificate:
-        gone, ready, known, end = death.gone, death.ready, death.known, death.exit
+    def _certify(self, death: Death) -> Certificate:
+        gone, ready, end = death.gone, death.ready, death.known.exit
         log = KeptLog(None, "", None)
         if self._logs is not None:
-            log = self._logs.end(gone.address, ready.host, known.process)
+            log = self._logs.end(gone.address, ready.host, death.known.process)
         tail = self._redact(log.tail or (end.tail if end is not None else ""))
-        memory_kill = death.memory_kill or (end is not None and end.memory_kill)
-        reason = gone.reason
-        if end is None and reason == "connection-lost":
-            reason += _silence(ready, log)
-        time_end = known.process.get("time_end")
-        time_left = time_end - gone.time if isinstance(time_end, int | float) else None
-        verdict = classify(
-            Case(
-                "WorkerLost",
-                exit_code=end.status if end is not None else None,
-                signal=end.signal if end is not None else None,
-                reason=reason,
-                memory_kill=memory_kill,
-                oom_kills_group=end.oom_kills_group if end is not None else 0,
-                oom_kills_host=end.oom_kills_host if end is not None else 0,
-                time_left=time_left,
-                stderr_tail=tail,
-                worker_ttl=gone.ttl,
-                is_worker=True,
-            )
-        )
+        case = _case(death, log, tail)
+        verdict = classify(case)
         presence = Presence(
-            gone.address,
-            ready.name,
-            verdict.cause,
-            end.signal if end is not None else None,
-            end.status if end is not None else None,
-            len(death.tasks),
+            gone.address, ready.name, verdict.cause, case.signal, case.exit_code, len(death.tasks)
         )
         for key in death.tasks:
-            self._remember(key, presence)
-        if len(self._died) >= _MAX_TASKS:
-            del self._died[next(iter(self._died))]
-        self._died[gone.address] = presence
-        worker: dict[str, Any] = {
-            semconv.WORKER_REASON: reason,
-            semconv.WORKER_TASKS_RUNNING: len(death.tasks),
-            semconv.WORKER_TASKS_RECOMPUTED: gone.tasks_recomputed,
-            semconv.WORKER_MEMORY: gone.memory or None,
-            semconv.WORKER_HEARTBEAT_AGE: _rounded(gone.heartbeat_age),
-            semconv.WORKER_TTL: _rounded(gone.ttl),
-            semconv.CAUSE: verdict.cause,
-        }
-        if end is not None:
-            worker[semconv.EXIT_CODE] = end.status
-            worker[semconv.PROCESS_SIGNAL] = end.signal
-        samples = [[round(time, 3), memory] for time, memory in known.samples]
-        failure = {
-            **worker,
-            semconv.CAUSE_CONFIDENCE: verdict.confidence,
-            semconv.CAUSE_EVIDENCE: verdict.evidence,
-            semconv.HOST_NAME: ready.host,
-            semconv.PROCESS_PID: ready.pid,
-            semconv.WORKER_ADDRESS: gone.address,
-            semconv.WORKER_NAME: ready.name,
-            semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
-            semconv.WORKER_MEMORY_PEAK: known.peak or None,
-            semconv.WORKER_MEMORY_SAMPLES: samples or None,
-            semconv.WORKER_TASKS: tuple(map(self._redact.identity, death.tasks[:_MAX_NAMED])),
-            semconv.STDERR_TAIL: tail or None,
-            semconv.STDERR_PATH: log.where,
-            semconv.MEMORY_KILL: memory_kill or None,
-            semconv.BATCH_SYSTEM: _plain(known.process.get("batch_system")),
-            semconv.BATCH_JOB: _plain(known.process.get("batch_job")),
-            semconv.TIME_LEFT: _rounded(time_left),
-            semconv.TIME_LIMIT: _plain(known.process.get("time_limit_s")),
-            semconv.NOT_KNOWN: _not_known(death, log, verdict) or None,
-        }
-        if end is not None:
-            failure[semconv.OOM_KILLS_GROUP] = end.oom_kills_group or None
-            failure[semconv.OOM_KILLS_HOST] = end.oom_kills_host or None
+            _keep(self._present, key, [*self._present.get(key, ()), presence])
+        _keep(self._died, gone.address, presence)
+        worker = _worker_attributes(death, case, verdict)
+        keys = map(self._redact.identity, death.tasks[:_MAX_NAMED])
+        failure = worker | _failure_attributes(death, case, verdict, log)
+        failure[semconv.WORKER_TASKS] = tuple(keys)
         return Certificate(
             death,
             verdict,
-            _message(death, verdict, reason),
+            _message(death, verdict, case.reason),
             log.where,
             _without_none(worker),
             _without_none(failure),
         )
 
-    def _remember(self, key: str, presence: Presence) -> None:
-        if key not in self._present and len(self._present) >= _MAX_TASKS:
-            del self._present[next(iter(self._present))]
-        self._present.setdefault(key, []).append(presence)
-
 
 def presences(deaths: Sequence[Presence]) -> dict[str, Any]:
-    """Return attributes of a task that failed with KilledWorker: deaths that it was present at."""
+    """Attributes of a task that failed with KilledWorker: each death that it was present at."""
     if not deaths:
         return {}
     return {
@@ -365,8 +279,33 @@ def presences(deaths: Sequence[Presence]) -> dict[str, Any]:
     }
 
 
+def _case(death: Death, log: KeptLog, tail: str) -> Case:
+    gone, known, end = death.gone, death.known, death.known.exit
+    time_end = known.process.get("time_end")
+    case = Case(
+        "WorkerLost",
+        reason=gone.reason,
+        memory_kill=known.memory_kill,
+        time_left=time_end - gone.time if isinstance(time_end, int | float) else None,
+        stderr_tail=tail,
+        worker_ttl=gone.ttl,
+        is_worker=True,
+    )
+    if end is not None:
+        return case._replace(
+            exit_code=end.status,
+            signal=end.signal,
+            memory_kill=known.memory_kill or end.memory_kill,
+            oom_kills_group=end.oom_kills_group,
+            oom_kills_host=end.oom_kills_host,
+        )
+    if gone.reason == "connection-lost":
+        return case._replace(reason=gone.reason + _silence(death.ready, log))
+    return case
+
+
 def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
-    """Return a suffix of the reason if no report says how the process ended."""
+    """What it means that the end of the process was not reported."""
     if log.state == "written":
         return ", process alive"
     if ready.nanny:
@@ -374,12 +313,54 @@ def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
     return ", process gone" if log.state is not None else ", no nanny"
 
 
+def _worker_attributes(death: Death, case: Case, verdict: Verdict) -> dict[str, Any]:
+    gone = death.gone
+    return {
+        semconv.WORKER_REASON: case.reason,
+        semconv.WORKER_TASKS_RUNNING: len(death.tasks),
+        semconv.WORKER_TASKS_RECOMPUTED: gone.tasks_recomputed,
+        semconv.WORKER_MEMORY: gone.memory or None,
+        semconv.WORKER_HEARTBEAT_AGE: _rounded(gone.heartbeat_age),
+        semconv.WORKER_TTL: _rounded(gone.ttl),
+        semconv.CAUSE: verdict.cause,
+        semconv.EXIT_CODE: case.exit_code,
+        semconv.PROCESS_SIGNAL: case.signal,
+    }
+
+
+def _failure_attributes(death: Death, case: Case, verdict: Verdict, log: KeptLog) -> dict[str, Any]:
+    ready, known = death.ready, death.known
+    process = known.process
+    samples = [[round(time, 3), memory] for time, memory in known.samples]
+    return {
+        semconv.CAUSE_CONFIDENCE: verdict.confidence,
+        semconv.CAUSE_EVIDENCE: verdict.evidence,
+        semconv.HOST_NAME: ready.host,
+        semconv.PROCESS_PID: ready.pid,
+        semconv.WORKER_ADDRESS: death.gone.address,
+        semconv.WORKER_NAME: ready.name,
+        semconv.WORKER_MEMORY_LIMIT: ready.memory_limit or None,
+        semconv.WORKER_MEMORY_PEAK: known.peak or None,
+        semconv.WORKER_MEMORY_SAMPLES: samples or None,
+        semconv.STDERR_TAIL: case.stderr_tail or None,
+        semconv.STDERR_PATH: log.where,
+        semconv.MEMORY_KILL: case.memory_kill or None,
+        semconv.BATCH_SYSTEM: _plain(process.get("batch_system")),
+        semconv.BATCH_JOB: _plain(process.get("batch_job")),
+        semconv.TIME_LEFT: _rounded(case.time_left),
+        semconv.TIME_LIMIT: _plain(process.get("time_limit_s")),
+        semconv.NOT_KNOWN: _not_known(death, log, verdict) or None,
+        semconv.OOM_KILLS_GROUP: case.oom_kills_group or None,
+        semconv.OOM_KILLS_HOST: case.oom_kills_host or None,
+    }
+
+
 def _not_known(death: Death, log: KeptLog, verdict: Verdict) -> list[str]:
     missing: list[str] = []
-    if death.exit is None:
-        why = "its nanny sent no report" if death.ready.nanny else "it ran without a nanny"
+    if death.known.exit is None:
+        why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
         missing.append(f"exit code and signal: {why}")
-    # The log of a process without output is removed: that it wrote nothing is known.
+    # The log of a process that wrote nothing is removed; that much is known.
     if log.where is None and log.state not in ("written", "complete"):
         missing.append("its last output")
     if not death.known.samples:
@@ -393,13 +374,20 @@ def _not_known(death: Death, log: KeptLog, verdict: Verdict) -> list[str]:
 def _message(death: Death, verdict: Verdict, reason: str) -> str:
     count = len(death.tasks)
     how = verdict.evidence[0]
-    end = death.exit
+    end = death.known.exit
     if end is not None:
         how += f": {end.signal}" if end.signal else f": exit status {end.status}"
     return (
         f"worker {death.ready.name} at {death.gone.address} was lost while it ran {count} "
         f"task{'' if count == 1 else 's'} ({reason}); {how}"
     )
+
+
+def _keep(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value, in the place of the oldest where there are too many."""
+    if key not in values and len(values) >= _MAX_TASKS:
+        del values[next(iter(values))]
+    values[key] = value
 
 
 def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class TaskBook:
             exceptions=exceptions,
             running_after=running_after if sends_spans else 0.0,
         )
-        self._names: dict[str, str] = {}
         #: Cancelled tasks of which it is not known whether they had started.
         self.pending_cancellations: dict[str, _PendingCancellation] = {}
         #: Attempts whose worker was asked to close, and until when they stay open.
@@ -137,9 +136,7 @@ class TaskBook:
         old = self.tasks.get(key)
         if old is not None and old.final is None:
             return
-        name = self._names.get(given)
-        if name is None:
-            name = self._names[given] = self._redact.short(given)
+        name = self._redact.short(given)
         is_new = self._sends_spans and self._carriers.is_new(carrier)
         parent, placement = self._carriers.read(carrier)
         task = self.tasks[key] = Task(key, self._redact.identity(key), name, parent)
@@ -390,21 +387,18 @@ class TaskBook:
         task = self.tasks.pop(key, None)
         if task is None:
             return
-        final = task.final
-        if final is not None:
-            if final == "failed":
-                self.errors.pop(key, None)
-            else:
-                self._deaths.forget(key)
+        if task.final is not None:
+            self.errors.pop(key, None)
+            self._deaths.forget(key)
             return
         left = task.cancelled_by
         if left is None or left.run_id is None or task.run_id == left.run_id:
             self._cancel(task, time if left is None else left.time)
-        else:
-            # It was on a worker; only the worker knows whether it had started.
-            self.pending_cancellations[key] = _PendingCancellation(
-                task, left.run_id, left.time, now + CANCEL_WAIT
-            )
+            return
+        # It was on a worker; only the worker knows whether it had started.
+        deadline = now + CANCEL_WAIT
+        pending = _PendingCancellation(task, left.run_id, left.time, deadline)
+        self.pending_cancellations[key] = pending
 
     def restarted(self, fact: facts.Restarted, now: float) -> None:
         """The scheduler forgot every task."""
