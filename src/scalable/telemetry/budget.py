@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link, SpanContext, StatusCode
+from opentelemetry.trace import SpanContext, StatusCode
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.instruments import TASK_BOUNDS
 from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
 
-#: Attempts of each task name that are sent as they come, whatever the sample says.
+#: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
 #: Links on one span.
 MAX_LINKS: Final = 32
 #: Task names that get a rollup span of their own.
 MAX_NAMES: Final = 200
-#: Traces kept in mind; a trace that was quiet for longest is settled and forgotten first.
+#: Traces that are followed; the one that was quiet for longest is settled and forgotten first.
 MAX_TRACES: Final = 1_000
 #: Bucket bounds of a rollup's histogram, in seconds: a few of the metrics'.
 ROLLUP_BOUNDS: Final = TASK_BOUNDS[::3]
@@ -35,18 +38,19 @@ class Group(NamedTuple):
     phases: tuple[ReadableSpan, ...]
 
 
+@dataclass(slots=True)
 class _Rollup:
     """What the left out attempts of one task name did."""
 
-    __slots__ = ("buckets", "count", "failed", "first", "high", "last", "low", "parent", "total")
-
-    def __init__(self, parent: SpanContext | None) -> None:
-        self.parent = parent
-        self.count = self.failed = 0
-        self.total = 0.0
-        self.low, self.high = float("inf"), 0.0
-        self.first, self.last = float("inf"), 0.0
-        self.buckets = [0] * (len(ROLLUP_BOUNDS) + 1)
+    parent: SpanContext | None
+    count: int = 0
+    failed: int = 0
+    total: float = 0.0
+    low: float = inf
+    high: float = 0.0
+    first: float = inf
+    last: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(ROLLUP_BOUNDS) + 1))
 
     def add(self, span: ReadableSpan) -> None:
         started = (span.start_time or 0) / NANOSECONDS
@@ -62,54 +66,41 @@ class _Rollup:
         self.buckets[bisect_left(ROLLUP_BOUNDS, duration)] += 1
 
 
+@dataclass(slots=True)
 class _Trace:
     """What is known of one trace."""
 
-    __slots__ = (
-        "credit",
-        "ended",
-        "expected",
-        "first",
-        "names",
-        "parents",
-        "reservoir",
-        "rollups",
-        "seen",
-        "sent",
-        "sent_ids",
-        "settled",
-        "slowest",
-        "summarized",
-    )
+    #: Attempts to expect: tasks submitted so far.
+    expected: int = 0
+    ended: int = 0
+    sent: int = 0
+    sent_ids: set[int] = field(default_factory=set[int])
+    #: Attempts that run and have children: they must be sent, and have their place already.
+    parents: set[int] = field(default_factory=set[int])
+    #: The span that rollups hang under where their own parent was left out.
+    first: SpanContext | None = None
+    #: Attempts of each task name.
+    names: dict[str, int] = field(default_factory=dict[str, int])
+    credit: float = 0.0
+    #: Attempts held back: the slowest, and a sample of the others.
+    slowest: list[tuple[float, int, Group]] = field(default_factory=list[Any])
+    sample: list[tuple[int, int, Group]] = field(default_factory=list[Any])
+    held: int = 0
+    rollups: dict[str, _Rollup] = field(default_factory=dict[str, _Rollup])
+    settled: int = 0
 
-    def __init__(self) -> None:
-        #: Attempts that are to be expected: tasks submitted so far.
-        self.expected = 0
-        self.ended = 0
-        self.sent = 0
-        self.sent_ids: set[int] = set()
-        #: Attempts that run and have children: they must be sent, and have their place already.
-        self.parents: set[int] = set()
-        #: The span that rollups hang under where their own parent was left out.
-        self.first: SpanContext | None = None
-        self.names: dict[str, int] = {}
-        self.credit = 0.0
-        self.slowest: list[tuple[float, int, Group]] = []
-        self.reservoir: list[tuple[int, int, Group]] = []
-        self.seen = 0
-        self.rollups: dict[str, _Rollup] = {}
-        self.settled = 0
-        self.summarized = 0
+    def has(self, span_id: int) -> bool:
+        """Whether a span was sent, or will be."""
+        return span_id in self.sent_ids or span_id in self.parents
 
 
 class SpanBudget:
-    """Chooses from the spans of tasks; used by the recorder's thread only.
+    """Chooses from the spans of tasks; called by the recorder's thread only.
 
-    Of each trace at most `limit` attempts are sent. As long as all that is known to come fits,
-    each is sent when it ends. Beyond that a part goes out as it comes, spread over what is still
-    expected and over task names; failures always go first; the slowest and a uniform sample are
-    held back until the end, when the room that is left is theirs. What is left out adds to one
-    rollup span for each task name.
+    Of each trace at most `limit` attempts are sent. As long as the expected attempts fit, each is
+    sent when it ends. Beyond that some are sent as they end, spread over what is still expected and
+    over task names, failures first; the slowest and a uniform sample are held back until the end,
+    and sent as far as there is room. What is left out adds to one rollup span per task name.
 
     Parameters
     ----------
@@ -126,7 +117,7 @@ class SpanBudget:
         self._limit = limit
         #: A fifth is kept for failures and for the slowest, whatever comes.
         self._live = limit - limit // 5
-        self._held = max(1, limit // 4)
+        self._hold_limit = max(1, limit // 4)
         self._factory = factory
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
         #: Attempts sent, and attempts that rollups stand for.
@@ -153,7 +144,7 @@ class SpanBudget:
         """
         trace = self._trace(ids.trace_id)
         span_id = ids.span_id
-        if span_id in trace.sent_ids or span_id in trace.parents:
+        if trace.has(span_id):
             return True
         if trace.sent + len(trace.parents) >= self._live:
             return False
@@ -169,7 +160,7 @@ class SpanBudget:
     def is_sent(self, ids: SpanContext) -> bool:
         """Whether a span was sent, or will be."""
         trace = self._traces.get(ids.trace_id)
-        return trace is not None and (ids.span_id in trace.sent_ids or ids.span_id in trace.parents)
+        return trace is not None and trace.has(ids.span_id)
 
     def take(self, groups: Iterable[Group]) -> list[ReadableSpan]:
         """Attempts that ended; returns what is to be sent now."""
@@ -182,7 +173,7 @@ class SpanBudget:
             if span_id in trace.parents:
                 trace.parents.discard(span_id)
                 self._send(trace, group, out)
-            elif not self._has_parent(trace, group.attempt):
+            elif not _has_parent(trace, group.attempt):
                 self._leave_out(trace, group.attempt)
             elif self._goes_now(trace, group.attempt):
                 self._send(trace, group, out)
@@ -218,12 +209,6 @@ class SpanBudget:
     def _room(self, trace: _Trace) -> int:
         return self._limit - trace.sent - len(trace.parents)
 
-    def _has_parent(self, trace: _Trace, span: ReadableSpan) -> bool:
-        parent: Any = span.parent
-        if parent is None:
-            return True
-        return parent[1] in trace.sent_ids or parent[1] in trace.parents
-
     def _goes_now(self, trace: _Trace, span: ReadableSpan) -> bool:
         room = self._room(trace)
         if room <= 0:
@@ -257,29 +242,31 @@ class SpanBudget:
         out.extend(group.phases)
 
     def _with_known_links(self, span: ReadableSpan) -> ReadableSpan:
-        """Without the links that would lead nowhere; their number is said."""
+        """Leave out the links to spans that are not sent, and say how many."""
         links = [link for link in span.links if self.is_sent(link.context)]
         left_out = len(span.links) - len(links)
         if not left_out:
             return span
-        attributes = {**(span.attributes or {}), semconv.TASK_LINKS_LEFT_OUT: left_out}
-        return _relinked(span, attributes, links)
+        changed: Any = copy.copy(span)
+        changed._links = links
+        changed._attributes = {**(span.attributes or {}), semconv.TASK_LINKS_LEFT_OUT: left_out}
+        return changed
 
     def _hold(self, trace: _Trace, group: Group) -> None:
         """Keep the slowest; of the others a uniform sample; the rest is summed up."""
-        trace.seen += 1
-        entry = (_duration(group.attempt), trace.seen, group)
-        if len(trace.slowest) < self._held:
+        trace.held += 1
+        entry = (_duration(group.attempt), trace.held, group)
+        if len(trace.slowest) < self._hold_limit:
             heapq.heappush(trace.slowest, entry)
             return
         group = heapq.heappushpop(trace.slowest, entry)[2]
         # The ids are hashes: to keep the smallest of them is to sample uniformly.
         context: Any = group.attempt.context
-        rank = (-context[1], trace.seen, group)
-        if len(trace.reservoir) < self._held:
-            heapq.heappush(trace.reservoir, rank)
+        rank = (-context[1], trace.held, group)
+        if len(trace.sample) < self._hold_limit:
+            heapq.heappush(trace.sample, rank)
         else:
-            self._leave_out(trace, heapq.heappushpop(trace.reservoir, rank)[2].attempt)
+            self._leave_out(trace, heapq.heappushpop(trace.sample, rank)[2].attempt)
 
     def _leave_out(self, trace: _Trace, span: ReadableSpan) -> None:
         name = span.name
@@ -287,17 +274,16 @@ class SpanBudget:
             name = semconv.OTHER_NAMES
         rollup = trace.rollups.get(name)
         if rollup is None:
-            parent = span.parent if self._has_parent(trace, span) else trace.first
+            parent = span.parent if _has_parent(trace, span) else trace.first
             rollup = trace.rollups[name] = _Rollup(parent)
         rollup.add(span)
-        trace.summarized += 1
         self.summarized += 1
 
     def _settle(self, trace_id: int, trace: _Trace, out: list[ReadableSpan]) -> None:
         held = [group for _, _, group in sorted(trace.slowest, reverse=True)]
-        held += [group for _, _, group in sorted(trace.reservoir, reverse=True)]
+        held += [group for _, _, group in sorted(trace.sample, reverse=True)]
         trace.slowest.clear()
-        trace.reservoir.clear()
+        trace.sample.clear()
         room = max(0, self._room(trace))
         chosen = sorted(held[:room], key=lambda group: group.attempt.end_time or 0)
         for group in chosen:
@@ -333,6 +319,10 @@ class SpanBudget:
         )
 
 
+def _has_parent(trace: _Trace, span: ReadableSpan) -> bool:
+    return span.parent is None or trace.has(span.parent.span_id)
+
+
 def _failed(span: ReadableSpan) -> bool:
     return span.status.status_code is StatusCode.ERROR
 
@@ -342,22 +332,3 @@ def _duration(span: ReadableSpan) -> float:
     if duration is None:
         return ((span.end_time or 0) - (span.start_time or 0)) / NANOSECONDS
     return duration
-
-
-def _relinked(
-    span: ReadableSpan, attributes: dict[str, Any], links: Sequence[Link]
-) -> ReadableSpan:
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=attributes,
-        events=span.events,
-        links=links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )

@@ -358,7 +358,7 @@ def _failure_attributes(death: Death, case: Case, verdict: Verdict, log: KeptLog
 def _not_known(death: Death, log: KeptLog, verdict: Verdict) -> list[str]:
     missing: list[str] = []
     if death.known.exit is None:
-        why = "its nanny said nothing" if death.ready.nanny else "it ran without a nanny"
+        why = "its nanny sent no report" if death.ready.nanny else "it ran without a nanny"
         missing.append(f"exit code and signal: {why}")
     # The log of a process that wrote nothing is removed; that much is known.
     if log.where is None and log.state not in ("written", "complete"):
