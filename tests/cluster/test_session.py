@@ -244,7 +244,7 @@ def test_a_missing_package_is_an_error_with_the_extra(
 SLURM = """\
 version: 1
 project: {name: x}
-targets: {hpc: {provider: slurm, interface: lo, local_directory: spill}}
+targets: {hpc: {provider: slurm, interface: lo, local_directory: spill, job_cpu: 2}}
 components: {analysis: {cpus: 1, memory: 1G}}
 """
 

@@ -94,7 +94,7 @@ def test_a_walltime_is_read_as_it_was_written(written: str, seconds: int):
     assert target.walltime == seconds
 
 
-def test_a_number_is_a_text_where_a_text_is_asked_for():
+def test_a_number_is_accepted_as_text():
     target: Any = parse_manifest(MINIMAL.replace("GCIMS", "0123"), target="hpc", environ={}).target
     assert target.account == "0123"
 
@@ -144,7 +144,7 @@ def test_no_text_breaks_the_check(text: str):
 
 
 @given(st.text(alphabet="version: 1\nprojectam{}[],$\"'&*!|>-?#0:", max_size=120))
-def test_no_mutilation_breaks_the_check(noise: str):
+def test_no_damage_of_the_text_breaks_the_check(noise: str):
     cut = len(noise) * 7 % len(OVERLAID)
     check_manifest(OVERLAID[:cut] + noise + OVERLAID[cut:], "m", {})
 
@@ -273,7 +273,7 @@ def test_the_overlays_of_the_chosen_target_are_applied_in_order():
     assert (plain.cpus, plain.tags, plain.env) == (1, ["a"], {"LEVEL": "low", "GONE": "x"})
 
 
-def test_what_merging_does():
+def test_merging_replaces_adds_and_removes():
     base = {"a": 1, "b": {"c": [1], "d": 2}, "l": [1]}
     assert merge(base, {"a": 2, "b": {"d": None, "e": 3}, "l": [2]}) == {
         "a": 2,
@@ -301,7 +301,7 @@ _deltas = st.recursive(
 
 
 @given(_bases, _deltas)
-def test_merging_is_idempotent_and_touches_neither_argument(
+def test_merging_is_idempotent_and_changes_neither_argument(
     base: dict[str, Any], delta: dict[str, Any]
 ):
     before = copy.deepcopy((base, delta))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 def suggestion(word: str, known: Iterable[str], what: str = "allowed") -> str:
     """Return ``did you mean 'x'?`` where a known word is close, else all known words."""
+    from difflib import get_close_matches
+
     names = list(known)
     near = get_close_matches(word, names, n=1)
     if near:

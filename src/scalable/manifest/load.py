@@ -169,7 +169,7 @@ def choose_target(
     if wanted is not None and wanted != AUTO:
         if wanted in targets:
             return wanted
-        hint = suggestion(wanted, targets)
+        hint = suggestion(wanted, targets, "targets")
         raise SessionError(f"{origin} {wanted!r}: there is no such target; {hint}")
     if wanted is None and len(targets) == 1:
         return next(iter(targets))

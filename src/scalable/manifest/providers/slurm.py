@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import shutil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -51,6 +51,13 @@ class SlurmTarget(RemoteTarget):
     shebang: Text | None = None
 
 
+#: Options that dask-jobqueue has by the same name.
+_PASSED_ON: Final = (
+    *("queue", "account", "interface", "job_extra_directives", "job_directives_skip"),
+    *("local_directory", "log_directory", "python", "shebang"),
+)
+
+
 class SlurmProvider(Provider):
     """A :class:`dask_jobqueue.SLURMCluster`, one worker per job."""
 
@@ -69,25 +76,15 @@ class SlurmProvider(Provider):
                 f"{command} is not on the PATH of this machine: provider 'slurm' submits jobs, "
                 "which a login node of the cluster can do"
             )
-        cluster_type = _watched(module.SLURMCluster)
-        options: SlurmTarget = self.options
-        arguments: dict[str, Any] = {
-            "queue": options.queue,
-            "account": options.account,
-            "interface": options.interface,
-            "job_cpu": options.job_cpu,
-            "job_extra_directives": options.job_extra_directives,
-            "job_directives_skip": options.job_directives_skip,
-            "local_directory": options.local_directory,
-            "log_directory": options.log_directory,
-            "python": options.python,
-            "shebang": options.shebang,
-            "asynchronous": asynchronous,
-            "processes": 1,
-            "scheduler_options": {"dashboard_address": ":0"},
-        }
-        arguments = {key: value for key, value in arguments.items() if value is not None}
-        return cluster_type(n_workers=0, **arguments, **self._job(groups[0]))
+        given = {name: getattr(self.options, name) for name in _PASSED_ON}
+        return _watched(module.SLURMCluster)(
+            n_workers=0,
+            processes=1,
+            asynchronous=asynchronous,
+            scheduler_options={"dashboard_address": ":0"},
+            **{name: value for name, value in given.items() if value is not None},
+            **self._job(groups[0]),
+        )
 
     def trouble(self, cluster: Any) -> str | None:
         """Return why Slurm refused a job."""
@@ -102,15 +99,12 @@ class SlurmProvider(Provider):
 
     def _job(self, group: WorkerGroup) -> dict[str, Any]:
         options: SlurmTarget = self.options
-        cores = options.cores or math.ceil(group.cpus)
-        memory = options.memory or group.memory or "2GB"
+        resources = ["--resources", f"'{group.resources_text}'"] if group.resources else []
         job: dict[str, Any] = {
             "cores": group.threads,
-            "memory": str(memory_bytes(memory)) + "B",
-            "job_cpu": options.job_cpu or cores,
-            "worker_extra_args": ["--resources", f"'{group.resources_text}'"]
-            if group.resources
-            else [],
+            "memory": f"{memory_bytes(options.memory or group.memory or '2GB')}B",
+            "job_cpu": options.job_cpu or options.cores or math.ceil(group.cpus),
+            "worker_extra_args": resources,
             "job_script_prologue": [
                 *_time_limit(group.walltime),
                 *(f"export {key}={shlex.quote(value)}" for key, value in self._env(group).items()),
@@ -150,7 +144,7 @@ def _watched(cluster_type: Any) -> Any:
 
 
 def _time_limit(walltime: int | None) -> list[str]:
-    """Return lines of shell that set the time limit of the job where Slurm does not (before 23.02).
+    """Return lines of shell that set the job's time limit where Slurm does not (before 23.02).
 
     Slurm ends the job without notice; the time limit shows that it was the cause.
     """
