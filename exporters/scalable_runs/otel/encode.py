@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import (
+    Buckets,
     ExponentialHistogram,
     ExponentialHistogramDataPoint,
     Gauge,
@@ -27,7 +28,9 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link
 
+from scalable_runs import schema
 from scalable_runs.otel.record_map import Plan, RecordMap
 from scalable_runs.plain import iso_time
 from scalable_runs.schema import LOGS, METRICS, SPANS, Record
@@ -53,7 +56,7 @@ def encode_spans(
         for plan in plans:
             record = _record(plan, attributes, ended, trace_id, span_id)
             if plan.event_type == "task" and span.parent is not None:
-                # All that a span of the line would lack: who reads it can make the trace anew.
+                # With its parent, the span can be made again from the record.
                 record["parent_span_id"] = _span_id(span.parent[1])
             files.setdefault(plan.file, []).append(record)
         if not plans:
@@ -166,9 +169,9 @@ def _span_record(
     span: ReadableSpan, attributes: Mapping[str, Any], resource: Resource | None
 ) -> Record:
     started, ended = span.start_time or 0, span.end_time or span.start_time or 0
-    record: Record = {"event_type": "span", "timestamp": iso_time(ended)}
+    record: schema.SpanRecord = {"event_type": "span", "timestamp": iso_time(ended)}
     if span.context is not None:
-        record |= _ids(span.context.trace_id, span.context.span_id)
+        _add_ids(record, span.context.trace_id, span.context.span_id)
     if span.parent is not None:
         record["parent_span_id"] = f"{span.parent.span_id:016x}"
     record |= {
@@ -177,10 +180,11 @@ def _span_record(
         "start_time": iso_time(started),
         "end_time": iso_time(ended),
         "duration_s": (ended - started) / _SECOND,
-        "status": {"code": span.status.status_code.name.lower()},
     }
+    status: schema.SpanStatus = {"code": span.status.status_code.name.lower()}
     if span.status.description:
-        record["status"]["description"] = span.status.description
+        status["description"] = span.status.description
+    record["status"] = status
     if attributes:
         record["attributes"] = dict(attributes)
     if span.events:
@@ -193,11 +197,7 @@ def _span_record(
             for event in span.events
         ]
     if span.links:
-        record["links"] = [
-            _ids(link.context.trace_id, link.context.span_id)
-            | {"attributes": dict(link.attributes or {})}
-            for link in span.links
-        ]
+        record["links"] = [_link(link) for link in span.links]
     dropped = {
         what: count
         for what, count in (
@@ -210,15 +210,15 @@ def _span_record(
     if dropped:
         record["dropped"] = dropped
     _add_origin(record, span.instrumentation_scope, _foreign(span.resource, resource))
-    return record
+    return cast("Record", record)
 
 
 def _log_record(
     readable: ReadableLogRecord, attributes: Mapping[str, Any], at: int, resource: Resource | None
 ) -> Record:
     log = readable.log_record
-    record: Record = {"event_type": "log", "timestamp": iso_time(at)}
-    record |= _ids(log.trace_id or 0, log.span_id or 0)
+    record: schema.LogRecord = {"event_type": "log", "timestamp": iso_time(at)}
+    _add_ids(record, log.trace_id or 0, log.span_id or 0)
     if log.observed_timestamp and log.observed_timestamp != at:
         record["observed_timestamp"] = iso_time(log.observed_timestamp)
     if log.event_name:
@@ -232,7 +232,7 @@ def _log_record(
     if attributes:
         record["attributes"] = dict(attributes)
     _add_origin(record, readable.instrumentation_scope, _foreign(readable.resource, resource))
-    return record
+    return cast("Record", record)
 
 
 _KINDS: Final[Mapping[type, str]] = {
@@ -249,7 +249,7 @@ def _point_record(
     attributes: Mapping[str, Any],
     scope: InstrumentationScope,
 ) -> Record:
-    record: Record = {
+    record: schema.MetricRecord = {
         "event_type": "metric",
         "timestamp": iso_time(point.time_unix_nano),
         "name": metric.name,
@@ -278,28 +278,36 @@ def _point_record(
         else:
             record["scale"] = point.scale
             record["zero_count"] = point.zero_count
-            for sign, buckets in (("positive", point.positive), ("negative", point.negative)):
-                record[sign] = {
-                    "offset": buckets.offset,
-                    "bucket_counts": list(buckets.bucket_counts),
-                }
+            record["positive"] = _buckets(point.positive)
+            record["negative"] = _buckets(point.negative)
     if attributes:
         record["attributes"] = dict(attributes)
     _add_origin(record, scope, None)
-    return record
+    return cast("Record", record)
 
 
-def _ids(trace_id: int, span_id: int) -> Record:
-    ids: Record = {}
+def _buckets(buckets: Buckets) -> schema.MetricBuckets:
+    return {"offset": buckets.offset, "bucket_counts": list(buckets.bucket_counts)}
+
+
+def _link(link: Link) -> schema.SpanLink:
+    found: schema.SpanLink = {}
+    _add_ids(found, link.context.trace_id, link.context.span_id)
+    found["attributes"] = dict(link.attributes or {})
+    return found
+
+
+def _add_ids(record: schema.SignalRecord | schema.SpanLink, trace_id: int, span_id: int) -> None:
     if trace_id:
-        ids["trace_id"] = _trace_id(trace_id)
+        record["trace_id"] = _trace_id(trace_id)
     if span_id:
-        ids["span_id"] = f"{span_id:016x}"
-    return ids
+        record["span_id"] = f"{span_id:016x}"
 
 
 def _add_origin(
-    record: Record, scope: InstrumentationScope | None, resource: Record | None
+    record: schema.SignalRecord,
+    scope: InstrumentationScope | None,
+    resource: dict[str, Any] | None,
 ) -> None:
     if scope is not None:
         record["scope"] = (
@@ -311,7 +319,7 @@ def _add_origin(
         record["resource"] = resource
 
 
-def _foreign(resource: Resource | None, own: Resource | None) -> Record | None:
+def _foreign(resource: Resource | None, own: Resource | None) -> dict[str, Any] | None:
     if resource is None or resource is own or resource == own:
         return None
     return dict(resource.attributes)

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 class RecordMap:
     """Which attribute of a signal becomes which field of a record.
 
-    The names are the application's; this package knows none of them.
+    The attributes' names are the application's.
 
     Attributes
     ----------
