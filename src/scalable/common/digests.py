@@ -18,7 +18,7 @@ def measure(place: str, *, digest: bool = True) -> tuple[int, str | None]:
     Raises
     ------
     OSError, ImportError, ValueError
-        It cannot be read.
+        The content cannot be read.
     """
     if "://" in place:
         return _measure_url(place, digest)
@@ -38,7 +38,7 @@ def _measure_file(path: Path) -> tuple[int, str]:
 
 
 def _measure_tree(root: Path, digest: bool) -> tuple[int, str | None]:
-    """Digest the sorted paths with the digests of their files: moving a file changes it too."""
+    """Digest the sorted paths and the digests of their files: a moved file is a change."""
     total = 0
     state = hashlib.sha256()
     for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):

@@ -7,23 +7,23 @@ import threading
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-#: Seconds that a fork waits for :data:`no_fork` at most: whoever holds it may wait for the thread
-#: that forks.
+#: Seconds that a fork waits for :data:`no_fork` at most: its holder may wait for the thread that
+#: forks.
 FORK_WAIT: Final = 5.0
 
 
 class Inherited(Protocol):
-    """What a process forked from this one must let go."""
+    """Something that a process forked from this one must release."""
 
     def after_fork(self) -> None:
-        """Let go; called in the forked process, by its only thread."""
+        """Release it; called in the forked process, by its only thread."""
         ...
 
 
 T = TypeVar("T")
 
-#: Held while something is done that a forked process would find half done for ever: a fork in
-#: another thread waits until it is released.
+#: Held during steps that a forked process must not see half done: a fork in another thread waits
+#: until it is released.
 no_fork: Final = threading.RLock()
 _locks: Final[WeakSet[Any]] = WeakSet()
 _inherited: Final[WeakSet[Inherited]] = WeakSet()
@@ -31,13 +31,13 @@ _holds = threading.local()
 
 
 def unlocked_in_forks(lock: T) -> T:
-    """Return `lock`, a lock or condition that will be free in each forked process."""
+    """Return `lock`, a lock or condition, which will be free in each forked process."""
     _locks.add(lock)
     return lock
 
 
 def let_go_in_forks(owner: Inherited) -> None:
-    """Have `owner` called in each forked process for as long as somebody holds on to it."""
+    """Call `owner` in each forked process, as long as it is referenced."""
     _inherited.add(owner)
 
 
@@ -62,7 +62,7 @@ def _after_in_child() -> None:
 
 
 def _renew(lock: Any) -> None:
-    # As the standard library does with its own.
+    # As the standard library does with its own locks.
     lock._at_fork_reinit()
 
 

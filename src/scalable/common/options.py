@@ -24,7 +24,7 @@ _MAX_PROJECT: Final = 60
 
 
 class OptionError(ValueError):
-    """An option has a value that it cannot have; the message names it and what is allowed."""
+    """An option has a value that is not allowed; the message names the allowed values."""
 
 
 class InstrumentOptions(TypedDict, total=False):
@@ -51,24 +51,24 @@ class InstrumentOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option, as it is declared by a field of :class:`Settings`.
+    """An option, declared by a field of :class:`Settings`.
 
     Attributes
     ----------
     name : str
         Keyword argument of ``instrument()``.
     default : object
-        Value if it is set nowhere.
+        Value if it is not set.
     variable : str
-        Environment variable that sets it; empty if only an argument can.
+        Environment variable that sets it; empty if there is only an argument.
     allowed : str
-        The values it can have, in words, for messages and documentation.
+        Description of the allowed values, for messages and documentation.
     meaning : str
         What it does.
     parse : callable
-        Converts what was given; raises ValueError or TypeError.
+        Converts a value; raises ValueError or TypeError.
     default_text : str
-        Default as the documentation shows it.
+        Default as shown in the documentation.
     """
 
     name: str
@@ -182,7 +182,7 @@ def _option(
 
 
 def _provider(kind: str, signals: str) -> Any:
-    """Declare a provider, which only an argument can give."""
+    """Declare a provider, which is an argument only."""
 
     def parse(value: Any) -> Any:
         if not callable(getattr(value, f"get_{kind}", None)):
@@ -324,7 +324,7 @@ class Settings(RecorderOptions):
 
     @property
     def has_providers(self) -> bool:
-        """Some provider was given."""
+        """Whether a provider was given."""
         given = (self.tracer_provider, self.meter_provider, self.logger_provider)
         return any(provider is not None for provider in given)
 
@@ -351,7 +351,7 @@ def resolve(
     environ : mapping, optional
         Environment; default ``os.environ``.
     manifest : mapping, optional
-        What the manifest's `telemetry` section says, by name of option; None counts as not given.
+        The manifest's `telemetry` section, by name of option; None counts as not given.
 
     Raises
     ------
@@ -409,5 +409,5 @@ def _parsed(option: Option, value: Any, origin: str) -> Any:
 
 
 def _disabled_by_otel(environ: Mapping[str, str]) -> bool:
-    # The specification knows one spelling: "true", in any case. Everything else means false.
+    # By the specification "true", in any case, is true and everything else is false.
     return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

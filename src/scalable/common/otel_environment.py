@@ -1,8 +1,8 @@
-"""``OTEL_*`` variables that OpenTelemetry cannot use, and how to do without them.
+"""``OTEL_*`` variables that OpenTelemetry cannot use, and how to run without them.
 
-OpenTelemetry's packages raise, at import or at first use, where a variable names something that is
-not installed or holds a value that is not allowed. A wrong variable must not end the program or a
-task, so it is hidden from them, and the user is told once.
+OpenTelemetry's packages raise, at import or at first use, if a variable names something that is not
+installed or has a value that is not allowed. A wrong variable must not end the program or a task,
+so it is hidden from them, with one warning for the user.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _BUILT_IN: Final = {
 }
 _EXEMPLAR_FILTER: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
 _EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
-#: The value by which a limit is switched off.
+#: The value that switches a limit off.
 _NO_LIMIT: Final = ""
 
 
 def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None = None) -> bool:
-    """Take out of `environ` what OpenTelemetry cannot use; True if nothing had to be changed.
+    """Remove from `environ` what OpenTelemetry cannot use; return True if nothing was changed.
 
     Parameters
     ----------
     environ : mutable mapping
-        Environment. Of a variable that lists names, the names that are installed stay.
+        Environment. Variables with lists of names keep the installed names.
     warn : callable, optional
-        Told in one sentence which variables are not used and why.
+        Called with a sentence about the variables that are not used.
     """
     problems: list[str] = []
     for name in [name for name in environ if name.startswith("OTEL_")]:
@@ -63,10 +63,10 @@ def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None
 
 @contextmanager
 def usable_environment(warn: Callable[[str], None] | None = None) -> Generator[None]:
-    """Hide from this process, for the length of the block, what OpenTelemetry cannot use.
+    """Hide from this process, within the block, what OpenTelemetry cannot use.
 
-    For blocks that import or set up parts of OpenTelemetry; short ones, as other threads see the
-    same environment. Nothing is touched where all variables can be used.
+    For short blocks that import or set up parts of OpenTelemetry: other threads see the same
+    environment. If all variables can be used, nothing is changed.
     """
     wanted = dict(os.environ)
     if usable(wanted, warn):

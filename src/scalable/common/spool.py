@@ -1,8 +1,8 @@
-"""Where the output of worker processes is kept on their own host, and how it is read there.
+"""The directory for the output of worker processes on their host, and how it is read.
 
-Each user has one private directory a host, outside of what Dask deletes. A log is written by a
-process of its own (:mod:`scalable.instrumentation.tee`), which holds a lock on it while it does: a
-log without a lock is complete.
+Each user has a private directory per host, outside the directories that Dask deletes. A log is
+written by a separate process (:mod:`scalable.instrumentation.tee`), which locks it while it writes:
+a log without a lock is complete.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-#: Bytes of one worker's output that are kept: its beginning and its end.
+#: Bytes kept of a worker's output: its beginning and its end.
 LOG_LIMIT: Final = 10 * 2**20
-#: Bytes of the end that travel to the recorder.
+#: Bytes of the end that are sent to the recorder.
 TAIL_BYTES: Final = 16 * 2**10
-#: Where a crash's stack is looked for, from the end.
+#: Bytes from the end that are searched for the stack of a crash.
 _CRASH_WINDOW: Final = 256 * 2**10
-#: How often a log's directory is made at most.
+#: Tries to create a log's directory.
 _ATTEMPTS: Final = 10
-#: A log's name below the spool: which worker, and when the capture began.
+#: A log's name below the spool: the worker, and the start of the capture.
 _NAME: Final = re.compile(r"[0-9a-f]{32}/\d{8}T\d{6}\.\d{6}Z\.(?:stderr|stdout)\.log")
 
 
@@ -36,26 +36,26 @@ def private_directory() -> Path:
 
 
 def check_private(directory: Path) -> None:
-    """Raise PermissionError unless a directory is this user's alone."""
+    """Raise PermissionError unless a directory belongs to this user only."""
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{directory} is not a private directory of this user")
 
 
 def check_unwritable(directory: Path) -> None:
-    """Raise PermissionError unless a directory is one that this user alone can write to."""
+    """Raise PermissionError unless only this user can write to a directory."""
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError(f"{directory} is not a directory that this user alone can write to")
 
 
 def open_private(path: Path) -> int:
-    """Open a file that this user alone can write to; never waits, follows no link.
+    """Open a file that only this user can write to; never block, follow no link.
 
     Raises
     ------
     OSError
-        It is not such a file, or no regular one.
+        It is not such a file, or not a regular one.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(descriptor)
@@ -66,7 +66,7 @@ def open_private(path: Path) -> int:
 
 
 def spool() -> Path:
-    """Directory of the logs; made if it is not there."""
+    """Directory of the logs; created if missing."""
     base = private_directory()
     for directory in (base, base / "logs"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def spool() -> Path:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, for this user alone."""
+    """Create a directory, and missing parents, for this user only."""
     if not directory.is_dir():
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -89,12 +89,12 @@ def new_log(address: str, started: float) -> Path:
 
 
 def create_log(path: Path) -> int:
-    """Make an empty log; returns a descriptor that holds the lock of whoever writes it.
+    """Create an empty log; return a descriptor that holds the lock of its writer.
 
     Raises
     ------
     OSError
-        It is there, or its directory cannot be made or is not private.
+        It exists, or its directory cannot be created or is not private.
     """
     descriptor = _create(path, _ATTEMPTS)
     with contextlib.suppress(OSError):  # a file system without locks
@@ -108,19 +108,19 @@ def _create(path: Path, attempts: int) -> int:
     try:
         check_private(path.parent)
         return os.open(path, flags, 0o600)
-    except FileNotFoundError:  # somebody has just removed the empty directory
+    except FileNotFoundError:  # another process has just removed the empty directory
         if attempts <= 1:
             raise
     return _create(path, attempts - 1)
 
 
 def name_of(path: Path) -> str:
-    """Name of a log below the spool: what travels instead of a path."""
+    """Name of a log below the spool, which is sent instead of a path."""
     return f"{path.parent.name}/{path.name}"
 
 
 def find_log(name: str) -> Path | None:
-    """Path of the log of that name if it is one of this host's; a name from a peer is no path."""
+    """Path of the log of that name on this host, if there is one; a peer's name is not a path."""
     if _NAME.fullmatch(name) is None:
         return None
     path = private_directory() / "logs" / name
@@ -143,7 +143,7 @@ def latest_log(address: str) -> Path | None:
 
 
 def log_state(path: Path) -> Literal["written", "complete", "gone"]:
-    """Whether somebody still writes a log."""
+    """Whether a log is still being written."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(path, flags)
@@ -161,10 +161,10 @@ def log_state(path: Path) -> Literal["written", "complete", "gone"]:
 
 
 def read_tail(path: Path, limit: int = TAIL_BYTES) -> str:
-    """The end of a log as text, from the beginning of a line; empty if it cannot be read.
+    """The end of a log as text, from the start of a line; empty if it cannot be read.
 
-    Where Python wrote the stacks of all threads at a crash, the stack that crashed comes first:
-    then it is the text from there on.
+    If Python wrote the stacks of all threads at a crash, the text starts there, with the stack of
+    the thread that crashed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -182,7 +182,7 @@ def read_tail(path: Path, limit: int = TAIL_BYTES) -> str:
 
 
 def tail_of(data: bytes, limit: int = TAIL_BYTES, *, size: int = 0) -> str:
-    """The end of a log, as :func:`read_tail`; `size` is that of the log, if `data` is its end."""
+    """The end of a log, as :func:`read_tail`; `size` is the log's, if `data` is only its end."""
     size = max(size, len(data))
     crash = data.rfind(b"Fatal Python error: ", max(0, len(data) - max(limit, _CRASH_WINDOW)))
     if crash >= 0 and len(data) - crash > limit // 2:
@@ -195,5 +195,5 @@ def tail_of(data: bytes, limit: int = TAIL_BYTES, *, size: int = 0) -> str:
 
 
 def _digest(address: str) -> str:
-    # The address comes from a peer: only its digest becomes part of a path.
+    # The address comes from a peer, so only its digest is used in a path.
     return hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()

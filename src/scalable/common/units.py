@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes with units, such as ``512MiB``."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def memory_bytes(text: str) -> int:
     return size
 
 
-#: As clouds count them: 8760 / 12.
+#: As in prices of clouds: 8760 / 12.
 HOURS_PER_MONTH: Final = 730

@@ -1,1 +1,1 @@
-"""Facts → OpenTelemetry: the only room that makes spans, metric points and log records."""
+"""Facts → OpenTelemetry: the only package that makes spans, metric points and log records."""

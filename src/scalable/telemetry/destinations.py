@@ -1,4 +1,4 @@
-"""Where a recorded run is sent: to a collector, or into a file of OTLP."""
+"""Destinations of a recorded run: a collector, or a file of OTLP."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import SignalName
 from scalable.telemetry.sinks import ExporterSink, UndeliverableError, log_filter
 
-#: Times a batch is sent that was not accepted, and seconds between them.
+#: Tries to send a batch, and seconds between them.
 TRIES: Final = 3
 PAUSE: Final = 1.0
 
 
 class ResendError(Exception):
-    """A run cannot be sent or written; the message says why and what to do."""
+    """A run cannot be sent or written; the message has the reason and what to do."""
 
 
 class Destination(Protocol):
-    """Where a run goes."""
+    """Destination of a run."""
 
     def spans(self, batch: Sequence[ReadableSpan]) -> None:
-        """Take spans; raises ResendError if they are refused."""
+        """Send spans; raises ResendError if they are rejected."""
         ...
 
     def logs(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Take log records; raises ResendError if they are refused."""
+        """Send log records; raises ResendError if they are rejected."""
         ...
 
     def metrics(self, data: MetricsData) -> None:
-        """Take metrics; raises ResendError if they are refused."""
+        """Send metrics; raises ResendError if they are rejected."""
         ...
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Finish."""
         ...
 
 
@@ -56,7 +56,7 @@ class OtlpDestination:
     Parameters
     ----------
     url : str or None
-        Its address; None: what ``OTEL_*`` says.
+        Its address; None: that of ``OTEL_*``.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class OtlpDestination:
         environ = dict(os.environ)
         if url is not None:
             _check_url(url)
-            # A signal's own endpoint would win; and what is named here is meant.
+            # The given address has precedence over a signal's own endpoint.
             for name in list(environ):
                 if name.startswith("OTEL_EXPORTER_OTLP_") and name.endswith("_ENDPOINT"):
                     del environ[name]
@@ -129,7 +129,7 @@ class OtlpDestination:
 
 
 class FileDestination:
-    """A file of OTLP in JSON, one message a line; called by one thread."""
+    """A file of OTLP in JSON, one message per line; called by one thread."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -203,9 +203,9 @@ def _try_to_send(sink: ExporterSink[Any], batch: Sequence[Any], address: str) ->
 
 
 def _unreachable(address: str) -> str | None:
-    """Why nothing can be sent to an address; None where somebody listens there.
+    """Why nothing can be sent to an address; None if it accepts connections.
 
-    An exporter only says that it failed, not why.
+    An exporter reports only that it failed, not why.
     """
     parts = urlsplit(address if "//" in address else f"//{address}")
     try:
@@ -219,7 +219,7 @@ def _unreachable(address: str) -> str | None:
 
 @contextmanager
 def _environment(environ: Mapping[str, str]) -> Generator[None]:
-    """Replace the environment, which exporters read when they are made."""
+    """Replace the environment, which exporters read when they are created."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(environ)

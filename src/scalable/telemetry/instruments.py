@@ -1,4 +1,4 @@
-"""The table of metrics, and the points that the recorder makes of samples."""
+"""The table of metrics, and the points made of samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalable.facts import Sample
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import SCOPE, nanoseconds
 
-#: What the points of an instrument are.
+#: Kind of the points of an instrument.
 Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 
@@ -29,12 +29,12 @@ class Instrument(NamedTuple):
     Attributes
     ----------
     name, unit, description : str
-        As they are exported; the unit is UCUM.
+        As exported; the unit is UCUM.
     kind : {"counter", "updowncounter", "gauge", "histogram"}
         A counter only grows; an updowncounter is a sum that also shrinks.
     attributes : tuple of str
-        What the points are told apart by. Never a key: their number stays small. A worker's own
-        gauges name the worker.
+        What distinguishes the points. Never a key, so that their number stays small. A worker's
+        gauges have the worker's name.
     bounds : tuple of float
         Bucket bounds of a histogram.
     """
@@ -244,7 +244,7 @@ INSTRUMENTS: Final = tuple(each for each in globals().values() if isinstance(eac
 
 
 class UserPoint(NamedTuple):
-    """A number that the user's code recorded: time, name, value, unit, attributes."""
+    """A number recorded by user code: time, name, value, unit, attributes."""
 
     time: float
     name: str
@@ -254,7 +254,7 @@ class UserPoint(NamedTuple):
 
 
 def user_metrics(points: Iterable[UserPoint], resource: Resource) -> MetricsData:
-    """Gauges of what the user's code recorded, one a name and unit."""
+    """Gauges of numbers recorded by user code, one per name and unit."""
     gauges: dict[tuple[str, str], list[NumberDataPoint]] = {}
     for point in points:
         at = nanoseconds(point.time)
@@ -268,7 +268,7 @@ class UsagePoint(NamedTuple):
     """A worker's usage at one time."""
 
     attributes: dict[str, Any]
-    #: Cores in use; all sizes in bytes, a limit of 0 is none.
+    #: Cores in use; all sizes in bytes, a limit of 0 means none.
     sample: Sample
 
 

@@ -1,4 +1,4 @@
-"""Log records: what happens at an instant is an OpenTelemetry event."""
+"""Log records: OpenTelemetry events."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _set: Final = object.__setattr__
 class EventFactory:
     """Builds event records of one resource.
 
-    Each task has two. To make them without their constructors, which look up the current span and
-    read limits from the environment, saves 2 µs a task of 22.
+    Each task has two. Their constructors, which look up the current span and read limits from the
+    environment, are not called: this saves 2 µs of 22 per task.
     """
 
     def __init__(self, resource: Resource) -> None:

@@ -1,4 +1,4 @@
-"""Ids, times and spans that are built ended, from what is known of them afterwards."""
+"""Ids, times and spans that are created after they have ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
 
 
 class SecureIdGenerator(IdGenerator):
-    """Random ids, the same in no two runs, also of programs that seed :mod:`random` alike."""
+    """Random ids that differ between runs, even if programs seed :mod:`random` alike."""
 
     def generate_trace_id(self) -> int:
         """A random trace id."""
@@ -40,17 +40,17 @@ class SecureIdGenerator(IdGenerator):
 
 
 def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:
-    """Ids of a span, sampled unless its flags say otherwise."""
+    """Ids of a span, sampled by default."""
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
 
 
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
-    """The span that a carrier names, read by whichever propagator is configured; None for none."""
+    """The span in a carrier, read by the configured propagator; None without one."""
     try:
         found = trace.get_current_span(
             propagate_module().extract(carrier, Context())
         ).get_span_context()
-    except Exception:  # it came over the wire, from a peer that may send anything
+    except Exception:  # received from a peer, which may send anything
         return None
     return found if found.is_valid else None
 
@@ -58,7 +58,7 @@ def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
 def nanoseconds(seconds: float) -> int:
     """Seconds since the epoch as whole microseconds, in OpenTelemetry's unit.
 
-    A float of today's seconds resolves 0.2 µs: digits below the microsecond are noise.
+    A float of present seconds has a resolution of 0.2 µs: further digits are noise.
     """
     return int(seconds * 1e6 + 0.5) * 1000
 
@@ -74,7 +74,7 @@ def event(name: str, time: float, attributes: Mapping[str, Any]) -> Event:
 
 
 class SpanFactory:
-    """Builds ended spans of one resource; starting and ending one would cost ten times as much."""
+    """Creates ended spans of one resource; starting and ending one costs ten times as much."""
 
     def __init__(self, resource: Resource) -> None:
         self._resource = resource
@@ -93,7 +93,7 @@ class SpanFactory:
         events: Sequence[Event] = (),
         links: Sequence[Link] = (),
     ) -> ReadableSpan:
-        """One ended span; `error` is the description of its status, None if it went well."""
+        """Return an ended span; `error` is the description of its status, None for success."""
         return ReadableSpan(
             name,
             ids,

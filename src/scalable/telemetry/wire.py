@@ -1,8 +1,8 @@
 """Messages between a program and the process that records it: plain values, in frames, on a pipe.
 
-A frame is the length of what follows, four bytes, and a tuple as :mod:`marshal` writes it: within
-one machine and one version of Python that is the cheapest form there is, and reading it runs no
-code. The first element of a tuple is the kind of message. Both sides send when they have news;
+A frame is a length of four bytes and a tuple in the format of :mod:`marshal`: between processes of
+one machine and one version of Python this is the fastest format, and reading it runs no code. The
+first element of a tuple is the kind of message. Both sides send when there is something to send;
 neither waits for an answer.
 
 From the program:
@@ -18,7 +18,7 @@ From the program:
 ``fail``        a failure that belongs to no task
 ``flush``       number, timeout; all that the scheduler knew has been sent before
 ``close``       errors, status, timeout, error; likewise
-``goodbye``     the process is to end
+``goodbye``     the process must end
 ==============  ================================================================================
 
 From the recorder:
@@ -56,10 +56,9 @@ Message: TypeAlias = tuple[Any, ...]
 #: Version of the messages. A program whose package was upgraded while it ran may start a recorder
 #: of another version, which then refuses.
 VERSION: Final = 1
-#: Facts in one message: converting more would keep the program's event loop from the interpreter
-#: for milliseconds.
+#: Facts in one message: converting more would block the program's event loop for milliseconds.
 FACTS_AT_ONCE: Final = 500
-#: Closing goes on while facts arrive, up to this many times its timeout.
+#: Closing continues while facts arrive, up to this many times its timeout.
 CLOSE_EXTENSION: Final = 3.0
 
 _HEADER: Final = 4
@@ -69,7 +68,7 @@ _MAX_DEPTH: Final = 32
 
 
 def restart(died: float) -> Restart:
-    """Entry of run.json for a recorder that was found dead at `died` and has a successor now."""
+    """Entry of run.json for a recorder that was found dead at `died` and was replaced."""
     return {"at": iso(died), "gap_s": round(max(0.0, time() - died), 3)}
 
 
@@ -83,7 +82,7 @@ def frame(message: Message) -> bytes:
 
 
 def write(descriptor: int, message: Message) -> None:
-    """Write a whole message; raises OSError if the other side is gone."""
+    """Write a whole message; raises OSError if the other side has ended."""
     write_bytes(descriptor, frame(message))
 
 
@@ -113,9 +112,9 @@ class Reader:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Convert `value` to Python's plain types; what has no such form is named by its type.
+    """Convert `value` to Python's plain types; other values become the name of their type.
 
-    `marshal` refuses subclasses of `tuple`, such as most facts are, and writes NumPy's numbers as
+    `marshal` rejects subclasses of `tuple`, such as most facts, and writes NumPy's numbers as
     bytes.
     """
     if value.__class__ in _EXACT:
@@ -150,7 +149,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def plain_facts(batch: Iterable[Fact]) -> list[Any]:
-    """Facts as plain tuples and strings; the most frequent ones are that already."""
+    """Return facts as plain tuples and strings; the most frequent ones already are."""
     return [fact if _is_plain(fact) else plain(fact) for fact in batch]
 
 
@@ -160,5 +159,5 @@ _NBYTES: Final = facts.Succeeded._fields.index("nbytes")
 def _is_plain(fact: Any) -> bool:
     if fact.__class__ is not tuple:
         return fact.__class__ is str
-    # A worker in this process reports whatever the user's `sizeof` returned.
+    # A worker in this process reports any value that the user's `sizeof` returned.
     return fact[0] == facts.SUBMITTED or fact[_NBYTES].__class__ is int
