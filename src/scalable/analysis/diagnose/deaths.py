@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from scalable.analysis.diagnose.observations import Group, Killed, Observations
 from scalable.analysis.diagnose.wording import (
@@ -176,12 +176,22 @@ def _memory(death: FailureDetails) -> Iterator[str]:
         return
     limit = (death.get("memory_limit_bytes") or 0) / GIGABYTE
     text = f"used {memory(peak / GIGABYTE, limit)}"
-    samples = death.get("memory_samples")
-    if samples and len(samples) > 1 and len(samples[0]) == len(samples[-1]) == 2:
-        (begin, first), (end, _) = samples[0], samples[-1]
-        if end > begin and peak > 1.2 * first:
-            text += f", {gigabytes(first / GIGABYTE)} {seconds(end - begin)} before that"
+    samples: Any = death.get("memory_samples")
+    several = isinstance(samples, list) and len(samples) > 1
+    first, last = (_sample(samples[at]) for at in (0, -1)) if several else (None, None)
+    if first and last and last[0] > first[0] and peak > 1.2 * first[1]:
+        earlier = seconds(last[0] - first[0])
+        text += f", {gigabytes(first[1] / GIGABYTE)} {earlier} before that"
     yield text
+
+
+def _sample(value: Any) -> tuple[float, float] | None:
+    """Return a sample's seconds and bytes; the reader does not check these."""
+    match value:
+        case [int() | float() as moment, int() | float() as size]:
+            return moment, size
+        case _:
+            return None
 
 
 # -- who is at fault -------------------------------------------------------------------------------
