@@ -101,15 +101,6 @@ class SpanBudget:
     sent when it ends. Beyond that some are sent as they end, spread over what is still expected and
     over task names, failures first; the slowest and a uniform sample are held back until the end,
     and sent as far as there is room. What is left out adds to one rollup span per task name.
-
-    Parameters
-    ----------
-    run : str
-        Id of the run.
-    limit : int
-        Attempts sent for each trace.
-    factory : SpanFactory
-        Makes rollup spans.
     """
 
     def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:

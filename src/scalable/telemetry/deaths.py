@@ -89,15 +89,7 @@ OnDeath: TypeAlias = Callable[[str, str | None, str], None]
 
 
 class Deaths:
-    """Collects reports on lost workers; called by the recorder's thread only.
-
-    Parameters
-    ----------
-    redact : Redactor
-        Applied to the last output of workers, and to the keys that a certificate names.
-    logs : WorkerLogs or None
-        Where logs are kept.
-    """
+    """Collects reports on lost workers; called by the recorder's thread only."""
 
     def __init__(self, redact: Redactor, logs: WorkerLogs | None) -> None:
         self._redact = redact

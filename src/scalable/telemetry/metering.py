@@ -232,19 +232,7 @@ class Meter:
         scheduler: SchedulerSample | None,
         health: Mapping[Instrument, Mapping[Attributes, float]],
     ) -> Snapshot:
-        """Everything as it is now.
-
-        Parameters
-        ----------
-        states, names
-            What the summary counts.
-        wasted
-            Seconds thrown away, by task name and reason.
-        scheduler
-            The scheduler's last sample.
-        health
-            The telemetry's own counts.
-        """
+        """Everything as it is now; `states` and `names` are what the summary counts."""
         taken: Snapshot = {instrument: {} for instrument in instruments.INSTRUMENTS}
         taken[instruments.TASK_ATTEMPTS] = dict(self._attempts)
         taken[instruments.TASK_OUTPUT] = dict(self._output)

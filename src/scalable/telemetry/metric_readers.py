@@ -53,17 +53,10 @@ _SDK_CLASSES: Final[dict[str, type]] = {
 
 
 class Reader:
-    """Makes OpenTelemetry's data of snapshots, for one exporter; called by one thread.
+    """Makes OpenTelemetry's data of snapshots; called by the recorder's thread only.
 
-    Parameters
-    ----------
-    resource : Resource
-        Of the metrics.
-    started : int
-        When counting began, in nanoseconds.
-    exporter : MetricExporter, optional
-        Its preferred temporality and aggregation are followed; by default cumulative with explicit
-        buckets.
+    Temporality and aggregation are those that the exporter prefers; by default cumulative, with
+    explicit buckets. `started` is when counting began, in nanoseconds.
     """
 
     def __init__(self, resource: Resource, started: int, exporter: Any = None) -> None:

@@ -42,19 +42,7 @@ class Figures(NamedTuple):
 
 
 class MetricRouter:
-    """Collects the run's metrics where it is time to; called by the recorder's thread only.
-
-    Parameters
-    ----------
-    run : str
-        Id of the run.
-    resource : Resource
-        Of the metrics.
-    exporter : RunsMetricExporter
-        Writes metrics.jsonl.
-    clock : callable
-        Returns the time in seconds since the epoch.
-    """
+    """Collects the run's metrics where it is time to; called by the recorder's thread only."""
 
     def __init__(
         self,
@@ -127,14 +115,8 @@ class MetricRouter:
     ) -> None:
         """Collect wherever it is time to; `last`: everywhere, now.
 
-        Parameters
-        ----------
-        figures : Figures
-            Counts of the recorder.
-        shippers : sequence of Shipper
-            Those of all signals, whose counts are metrics as well.
-        summarized : int or None
-            Spans that rollups stand for, where spans are sent.
+        The counts of the `shippers` of all signals are metrics as well, and so is the number of
+        spans that rollups stand for, where spans are sent.
         """
         now = monotonic()
         send = bool(self._shippers) and (last or now >= self._next_sent)

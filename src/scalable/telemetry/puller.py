@@ -61,35 +61,25 @@ class Closing:
 
 
 class FactPuller:
-    """Pulls facts from a source that may be silent; called by the recorder's thread only.
-
-    Attributes
-    ----------
-    source : Source or None
-        None where the scheduler cannot be watched.
-    after : int
-        Number of the next fact.
-    more : bool
-        More facts are there already.
-    offset : float
-        The scheduler's clock minus this process's, in seconds.
-    dropped, errors, graphs_unseen
-        What the scheduler's plugin counts: facts dropped, its internal errors, and graphs that it
-        never saw.
-    is_gone, gone_because
-        There is no such scheduler any more, and how that was found out.
-    """
+    """Pulls facts from a source that may be silent; called by the recorder's thread only."""
 
     def __init__(
         self, guard: Guard, warn: Callable[[str], None], clock: Callable[[], float]
     ) -> None:
+        #: None where the scheduler cannot be watched.
         self.source: Source | None = None
+        #: Number of the next fact.
         self.after = 1
+        #: More facts are there already.
         self.more = False
+        #: The scheduler's clock minus this process's, in seconds.
         self.offset = 0.0
+        #: Counted by the scheduler's plugin: facts dropped, its internal errors, and graphs that
+        #: it never saw.
         self.dropped = 0
         self.errors: dict[str, int] = {}
         self.graphs_unseen = 0
+        #: There is no such scheduler any more, and how that was found out.
         self.is_gone = False
         self.gone_because = ""
         self._guard = guard

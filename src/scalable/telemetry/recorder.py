@@ -70,29 +70,7 @@ class Recorder(RecorderLoop):
 
     It lives in a process of its own (:mod:`scalable.telemetry.child`) or in the program's.
     The public methods are called by other threads; everything else happens on the recorder's.
-
-    Parameters
-    ----------
-    identity : RunIdentity
-        The run.
-    writer : RunWriter
-        The run's directory.
-    resource : Resource
-        Of every signal.
-    submissions : SentGraphs
-        What the client's threads send.
-    redact : Redactor
-        Applied to every text.
-    warn : callable
-        Called with what the user should know; says no sentence twice.
-    routes : Routes
-        Where signals go besides the directory.
-    options : RecorderOptions
-        The options of the run.
-    yield_seconds : float
-        Seconds of sleep between two chunks; 0 where no other thread needs the interpreter.
-    clock : callable
-        Returns the time in seconds since the epoch.
+    `yield_seconds` is 0 where no other thread needs the interpreter.
     """
 
     def __init__(
@@ -173,15 +151,7 @@ class Recorder(RecorderLoop):
         self._failures: deque[tuple[str, str, str, str]] = deque()
 
     def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
-        """Begin to record.
-
-        Parameters
-        ----------
-        source : Source or None
-            Where facts come from; None where the scheduler cannot be watched.
-        on_death : callable, optional
-            Called with each lost worker, on the recorder's thread.
-        """
+        """Begin to record; without a source, as the scheduler cannot be watched."""
         self._puller.source, self._on_death = source, on_death
         if source is None:
             self.guard.errors["scheduler_not_watched"] = 1

@@ -27,22 +27,6 @@ class RecorderLoop(ABC):
 
     The public methods are called by other threads and wait on a condition; the others are called on
     the loop's own thread.
-
-    Parameters
-    ----------
-    name : str
-        Name of the thread.
-    warn : callable
-        Called with what the user should know.
-    clock : callable
-        Returns the time in seconds since the epoch.
-
-    Attributes
-    ----------
-    guard : Guard
-        Counts internal errors.
-    finished : threading.Event
-        Set when the thread has done its last work.
     """
 
     def __init__(self, name: str, warn: Callable[[str], None], clock: Callable[[], float]) -> None:

@@ -39,28 +39,8 @@ class SignalRouter:
     bounded queues with threads of their own. Where nothing is configured there are none.
 
     Signals that are not the run's own but of user code in the workers come in by
-    :meth:`foreign_spans`, :meth:`foreign_logs` and :meth:`foreign_metrics`.
-
-    Parameters
-    ----------
-    writer : RunWriter
-        The run's directory.
-    resource : Resource
-        Of the run's own signals.
-    on_records : callable
-        Called with every record written.
-    root : SpanContext
-        The run's root span.
-    run : str
-        Id of the run.
-    routes : Routes
-        Where signals go besides.
-    options : RecorderOptions
-        How many spans, and whether the events of every task, are sent.
-    warn : callable
-        Called with what the user should know.
-    clock : callable
-        Returns the time in seconds since the epoch.
+    :meth:`foreign_spans`, :meth:`foreign_logs` and :meth:`foreign_metrics`. `on_records` is called
+    with every record written.
     """
 
     def __init__(

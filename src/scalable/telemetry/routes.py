@@ -108,13 +108,6 @@ def find_routes(
     For each signal: the provider given, else the application's own (the global one, where it has
     set one), else the exporters that ``OTEL_<SIGNAL>_EXPORTER`` names, else OTLP where an endpoint
     is configured, else nowhere.
-
-    Parameters
-    ----------
-    environ : mapping
-        Environment.
-    warn : callable
-        Told what is configured and cannot be had.
     """
     routes = Routes()
     given: dict[SignalName, Any] = {
@@ -217,16 +210,9 @@ def _entry_point(signal: SignalName, name: str, warn: Callable[[str], None]) -> 
 def make_resource(
     run: str, project: str, redact: Redactor, base: Resource | None = None
 ) -> Resource:
-    """The resource of a run: what the environment says (``OTEL_SERVICE_NAME``, …) has precedence.
+    """The resource of a run: the environment (``OTEL_SERVICE_NAME``, …) has precedence.
 
-    Parameters
-    ----------
-    run, project : str
-        Id of the run, name of the project.
-    redact : Redactor
-        Applied to every attribute: ``OTEL_RESOURCE_ATTRIBUTES`` may hold anything.
-    base : Resource, optional
-        The application's own, which takes the environment's place.
+    `base` is the application's own, which takes the environment's place.
     """
     attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
     if base is not None:

@@ -92,17 +92,6 @@ class Shipper(Generic[T]):
     destination beyond their deadline. A batch that was not taken is kept and sent again, with
     growing pauses, unless the destination said that it never will be; meanwhile the queue holds
     what it can, and the oldest items are dropped and counted.
-
-    Parameters
-    ----------
-    signal : {"traces", "metrics", "logs"}
-        What it ships.
-    sink : Sink
-        Where to.
-    limits : Limits
-        Of the queue.
-    on_trouble : callable
-        Called with what is wrong after an export that failed.
     """
 
     def __init__(

@@ -46,15 +46,7 @@ class Sink(Protocol[T_contra]):
 
 
 class ExporterSink(Generic[T]):
-    """An exporter of the SDK as a sink.
-
-    Parameters
-    ----------
-    exporter
-        With `export(batch)` and `shutdown()`.
-    single : bool
-        Its `export` takes one item and no batch: metrics.
-    """
+    """An exporter of the SDK as a sink; a `single` one exports one item at a time: metrics."""
 
     def __init__(self, exporter: Any, *, single: bool = False) -> None:
         self._exporter = exporter

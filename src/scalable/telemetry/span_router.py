@@ -22,17 +22,6 @@ class SpanRouter:
     """Sends spans as the sampler and the span budget allow; called by the recorder's thread only.
 
     Without shippers it does nothing.
-
-    Parameters
-    ----------
-    run : str
-        Id of the run.
-    root : SpanContext
-        The run's root span.
-    resource : Resource
-        Of rollup spans.
-    budget : int
-        Spans of attempts sent for each trace, and as many spans of user code.
     """
 
     def __init__(self, run: str, root: SpanContext, resource: Resource, budget: int) -> None:

@@ -162,19 +162,7 @@ class SentGraphs:
 
 
 class Submissions(SentGraphs):
-    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits.
-
-    Parameters
-    ----------
-    run : str
-        Id of the run.
-    sampled : callable, optional
-        Decides which traces are sent; all by default.
-    ids : IdGenerator, optional
-        Makes the ids of submit spans.
-    clock : callable
-        Returns the time in seconds since the epoch.
-    """
+    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits."""
 
     def __init__(
         self,

@@ -34,13 +34,6 @@ class WorkerLogs:
 
     Called by the recorder's thread. A log on another host stays there. Secrets are taken out of a
     log when its worker is gone or the run ends.
-
-    Parameters
-    ----------
-    store : Store
-        Where the run is.
-    redact : Redactor
-        Passed each log.
     """
 
     def __init__(self, store: Store, redact: Redactor) -> None:

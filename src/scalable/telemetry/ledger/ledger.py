@@ -42,44 +42,8 @@ class UnknownEnds(NamedTuple):
 class Ledger:
     """Turns the facts of one run into signals; called by the recorder's thread only.
 
-    Parameters
-    ----------
-    run : str
-        Id of the run.
-    root : SpanContext
-        Trace and span id of the run's root span.
-    resource : Resource
-        Of every signal.
-    provider : str
-        Kind of cluster.
-    redact : Redactor
-        Applied to every text of a fact before anything else sees it. A key that holds a secret is
-        replaced by what :meth:`~scalable_runs.redact.Redactor.identity` makes of it.
-    guard : Guard
-        Counts facts that could not be used.
-    sends_spans : bool
-        Spans are sent to a backend: note what only that needs (links, parents, tasks per trace).
-    running_after : float
-        An attempt that runs for this many seconds is sent before it ends; 0 for none.
-    exceptions : {"spans", "logs", "both"}
-        Where a backend finds exceptions (``OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN``).
-    logs : WorkerLogs, optional
-        Brings the workers' logs into the run.
-    components : mapping, optional
-        What each component requests: ``cpus``, ``memory``, ``walltime``.
-    on_death : callable, optional
-        Called with the certificate of each lost worker.
-
-    Attributes
-    ----------
-    sink : SignalSink
-        The signals made so far.
-    tasks, workers
-        The tasks and workers of the run.
-    scheduler : facts.SchedulerSample or None
-        The last sample of the scheduler.
-    scheduler_closed : bool
-        The scheduler closed cleanly: its open tasks will not end any more.
+    `redact` is applied to every text of a fact before anything else sees it. With `sends_spans`,
+    what only a backend needs is noted as well: links, parents, the number of tasks per trace.
     """
 
     def __init__(
@@ -122,7 +86,9 @@ class Ledger:
             exceptions=exceptions != "logs",
         )
         self._restored = RestoredTasks(self.sink, self.tasks, carriers)
+        #: The last sample.
         self.scheduler: facts.SchedulerSample | None = None
+        #: The scheduler closed cleanly: its open tasks will not end any more.
         self.scheduler_closed = False
         tasks, workers = self.tasks, self.workers
         self._handlers: dict[int, Callable[[Any, float], None]] = {
@@ -154,13 +120,6 @@ class Ledger:
         """Enter facts, in order, and settle what waits.
 
         A caller that has more facts of the same time :meth:`enters <enter>` all of them first.
-
-        Parameters
-        ----------
-        batch : iterable of Fact
-            The facts.
-        now : float
-            Time on the scheduler's clock.
         """
         self.enter(batch, now)
         self.tick(now)
