@@ -53,6 +53,11 @@ def parse_seconds(value: object) -> float | None:
     return None if time is None else time.timestamp()
 
 
+def seconds_of(timestamp: str) -> float:
+    """Return an ISO 8601 time in seconds since the epoch; raises ValueError for other texts."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
 def parse_nanoseconds(value: object) -> int:
     """Return an ISO 8601 time in nanoseconds since the epoch, in whole microseconds.
 

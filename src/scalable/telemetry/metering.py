@@ -11,7 +11,6 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final, Self, TypeAlias
 
 from opentelemetry.sdk.metrics import Exemplar
@@ -19,6 +18,7 @@ from opentelemetry.sdk.metrics import Exemplar
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
+from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
 
@@ -129,11 +129,10 @@ class Distribution:
 
 
 def _exemplar(record: Record, value: float) -> Exemplar:
-    moment = datetime.fromisoformat(record["timestamp"])
     return Exemplar(
         {semconv.TASK_KEY: record["task_id"]},
         value,
-        round(moment.timestamp() * 1e6) * 1000,
+        parse_nanoseconds(record["timestamp"]),
         int(record["span_id"], 16),
         int(record["trace_id"], 16),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -61,11 +60,6 @@ def nanoseconds(seconds: float) -> int:
     A float of present seconds has a resolution of 0.2 µs: further digits are noise.
     """
     return int(seconds * 1e6 + 0.5) * 1000
-
-
-def seconds_of(timestamp: str) -> float:
-    """Seconds since the epoch of an ISO 8601 time."""
-    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def event(name: str, time: float, attributes: Mapping[str, Any]) -> Event:

@@ -13,7 +13,7 @@ from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.tasks import TaskBook
-from scalable.telemetry.spans import seconds_of
+from scalable_runs.plain import seconds_of
 from scalable_runs.schema import FINAL_STATES
 
 #: Facts with a task's key and Dask's number of the attempt at the same places.

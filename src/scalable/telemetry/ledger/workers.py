@@ -14,7 +14,8 @@ from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths
 from scalable.telemetry.instruments import UsagePoint
 from scalable.telemetry.ledger.signals import SignalSink
-from scalable.telemetry.spans import event, seconds_of
+from scalable.telemetry.spans import event
+from scalable_runs.plain import seconds_of
 from scalable_runs.redact import Redactor
 
 #: Seconds that a new worker's lines wait for its own report on its launch. A slow start on a busy
