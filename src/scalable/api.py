@@ -22,10 +22,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
-from scalable.common.guard import Guard, Warnings, printable
+from scalable.common.guard import Guard, Warnings
 from scalable.common.options import InstrumentOptions, Settings, resolve
 from scalable.common.otel_environment import usable_environment
 from scalable.documents import RunDocuments
+from scalable.facts.texts import printable
 
 if TYPE_CHECKING:
     from distributed import Client

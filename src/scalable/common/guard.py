@@ -107,26 +107,3 @@ class Warnings:
         if sentence not in self._seen:
             self._seen.add(sentence)
             logger.warning("%s%s", self._prefix, sentence)
-
-
-def printable(value: object, *, limit: int = 100_000) -> str:
-    """``str(value)`` that survives a hostile ``__str__``, shortened to about `limit` characters."""
-    try:
-        text = str(value)
-    except _NOT_OURS:
-        raise
-    except BaseException:
-        text = f"<unprintable {type(value).__qualname__} object>"
-    if len(text) > limit:
-        half = limit // 2
-        text = f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
-    # Lone surrogates cannot be encoded: one would cost the whole record.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def split_repr(text: str) -> tuple[str, str]:
-    """``ValueError('bad input')`` → class and message, if only the ``repr`` is left."""
-    name, bracket, rest = text.partition("(")
-    if bracket and name.replace(".", "").replace("_", "").isalnum():
-        return name, rest.removesuffix(")").strip("'\"")
-    return "Exception", text

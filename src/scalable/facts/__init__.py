@@ -17,13 +17,13 @@ from itertools import islice
 from sys import getsizeof
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from scalable.facts.texts import MAX_TEXT, shortened
+
 #: Number of the form that facts and the messages around them have. It rises with every change.
 PROTOCOL: Final = 2
 #: The oldest protocol whose peers this one understands, and is understood by.
 OLDEST_PROTOCOL: Final = 1
 
-#: Characters kept of one text that a peer sends; a longer key is no key that is recorded.
-MAX_TEXT: Final = 32_768
 #: Bytes of one fact at most.
 MAX_FACT: Final = 512 * 2**10
 #: Entries kept of one list or mapping that a peer sends.
@@ -514,14 +514,6 @@ def _cut(value: Any) -> Any:
         items = islice(cast("dict[Any, Any]", value).items(), MAX_ENTRIES)
         return {_cut(key): _cut(item) for key, item in items}
     return value
-
-
-def shortened(text: str, limit: int = MAX_TEXT) -> str:
-    """A text of at most about `limit` characters: its beginning and its end."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
 
 
 class Batch(NamedTuple):

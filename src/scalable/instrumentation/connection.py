@@ -258,7 +258,7 @@ class ClusterConnection:
                 asyncio.run(asyncio.wait_for(self._leave_alone(), CONNECTION_TIMEOUT))
         except Exception as error:
             # The cluster is going away by itself: nothing is left there to undo.
-            guard.errors[f"disconnect:{type(error).__name__}"] += 1
+            guard.count("disconnect", error)
 
     def _disconnect_local(self, scheduler: Scheduler) -> None:
         loop = scheduler.loop

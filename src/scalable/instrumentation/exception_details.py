@@ -6,8 +6,7 @@ import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from scalable.common.guard import printable, split_repr
-from scalable.facts import shortened
+from scalable.facts.texts import printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from opentelemetry import trace
 
 from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
-from scalable.common.guard import Guard, printable
+from scalable.common.guard import Guard
 from scalable.facts import MAX_TEXT
 from scalable.facts.relay_items import LogItem
+from scalable.facts.texts import printable
 from scalable.instrumentation import otel_compat
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.propagation import attempt_of, run_of

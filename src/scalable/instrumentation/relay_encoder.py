@@ -9,9 +9,9 @@ from typing import Any, cast
 import orjson
 from opentelemetry._logs import LogRecord
 
-from scalable.common.guard import printable
 from scalable.facts import MAX_TEXT
 from scalable.facts.relay_items import Attributes, LogItem, Position, Scope, SpanItem
+from scalable.facts.texts import printable
 
 
 def encode(item: Mapping[str, Any]) -> bytes:

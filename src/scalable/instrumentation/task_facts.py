@@ -9,10 +9,11 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from scalable import facts
-from scalable.common.guard import Guard, printable, split_repr
-from scalable.facts import MAX_FACT, MAX_TEXT, shortened
+from scalable.common.guard import Guard
+from scalable.facts import MAX_FACT
 from scalable.facts.identity import carried, task_id
 from scalable.facts.protocol import ANNOTATION, THREAD_CPU
+from scalable.facts.texts import MAX_TEXT, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.fact_buffer import (
     KEY_BYTES,

@@ -151,7 +151,7 @@ class Watch:
             return SlotFile(str(self._worker.id))
         except (OSError, AttributeError) as error:
             # Without it, attempts on a killed worker are inferred from the assigned tasks.
-            self._guard.errors[f"board:{type(error).__name__}"] += 1
+            self._guard.count("board", error)
             return None
 
     # -- one execution ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.causes import Case, classify
+from scalable.facts.texts import shortened
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Deaths, Presence, presences
 from scalable.telemetry.ledger.attempts import Attempts
@@ -440,4 +441,4 @@ class TaskBook:
 def _cut(message: str) -> str:
     if len(message) <= MAX_ERROR_MESSAGE:
         return message
-    return facts.shortened(message, MAX_ERROR_MESSAGE - 50)
+    return shortened(message, MAX_ERROR_MESSAGE - 50)

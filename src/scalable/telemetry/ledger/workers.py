@@ -9,7 +9,8 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import SpanContext
 
 from scalable import facts
-from scalable.common.guard import Guard, printable
+from scalable.common.guard import Guard
+from scalable.facts.texts import printable
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths
 from scalable.telemetry.instruments import UsagePoint
