@@ -6,8 +6,10 @@ It is therefore compared together with the host, the boot, its namespace and the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import socket
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,6 +20,8 @@ from scalable_runs.schema import Owner
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
 _START_TIME_FIELD: Final = 19
+#: Seconds between two looks at a process where the system does not report its end.
+_LOOK: Final = 0.01
 #: Seconds to wait at most for a writer whose program is gone.
 EXIT_TIMEOUT: Final = 3.0
 
@@ -97,30 +101,13 @@ def is_alive(
 
 def _writer_lives(pid: int, noted: Any, wanted: bool, wait: float) -> bool:
     """Return whether a writer is alive; if it is not `wanted`, wait for its end first."""
-    deadline = monotonic() + wait
-    while _lives(pid, noted):
-        if wanted:
-            return True
-        if monotonic() > deadline:
-            break
-        _wait_for_end(pid, wait)
-    return False
-
-
-def _wait_for_end(pid: int, timeout: float) -> None:
-    """Wait until a process that is not a child of this one has ended, or may have."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        # Not Linux, or the process has ended meanwhile.
-        sleep(0.01)
-        return
-    try:
-        ended = select.poll()
-        ended.register(descriptor, select.POLLIN)
-        ended.poll(timeout * 1e3)
-    finally:
-        os.close(descriptor)
+    if not _lives(pid, noted):
+        return False
+    if not wanted:
+        handle = ProcessHandle(pid)
+        handle.has_ended(wait)
+        handle.close()
+    return wanted
 
 
 def _is_pid(value: Any) -> TypeGuard[int]:
@@ -164,3 +151,51 @@ def _is_zombie(pid: int) -> bool:
     """Return whether a process has ended and its parent has not waited for it yet."""
     fields = _stat_fields(pid)
     return bool(fields) and fields[0] in ("Z", "X")
+
+
+class ProcessHandle:
+    """A process that need not be a child of this one; used by one thread at a time."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._handle = -1
+        # Another process may come to have the same id; not every system has handles.
+        with contextlib.suppress(OSError, AttributeError):
+            self._handle = os.pidfd_open(pid)
+
+    def has_ended(self, timeout: float = 0.0) -> bool:
+        """Whether it has ended, or does within `timeout` seconds."""
+        if self._handle >= 0:
+            poll = select.poll()
+            poll.register(self._handle, select.POLLIN)
+            return bool(poll.poll(timeout * 1e3))
+        deadline = monotonic() + timeout
+        while not (ended := self._is_unknown()) and monotonic() < deadline:
+            sleep(_LOOK)
+        return ended
+
+    def _is_unknown(self) -> bool:
+        if self._pid <= 0:
+            return True
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(OSError):
+            if self._handle >= 0:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            elif self._pid > 0:
+                os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Release the handle; from now on nothing is done to the process."""
+        self._pid = 0
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1

@@ -670,10 +670,10 @@ def test_writers_that_are_about_to_end_are_waited_for_together_in_a_list(
         shutil.copytree(run, run.with_name(f"{RUN_ID}-{number}"))
     now = [0.0]
 
-    def wait(_pid: int, timeout: float) -> None:
+    def wait(_handle: object, timeout: float) -> None:
         now[0] += timeout + 0.1
 
-    monkeypatch.setattr(_process, "_wait_for_end", wait)
+    monkeypatch.setattr(_process.ProcessHandle, "has_ended", wait)
     for module in (_process, runs_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     statuses = [one.status for one in find_runs(run.parent)]

@@ -38,6 +38,7 @@ ROOMS = (
     Room(
         "common",
         ("scalable.common",),
+        doors=("run store",),
         never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
     ),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),

@@ -1,1 +1,1 @@
-"""What every other package may use: it imports none of them, nor Dask, nor OpenTelemetry's SDK."""
+"""What every other package may use; imports nothing but the run store."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic, sleep
 from typing import IO, Any, Final
+
+from scalable_runs._process import ProcessHandle
 
 _SHELL: Final = Path("/bin/sh")
 _SCRIPT: Final = '"$@" &'
@@ -29,8 +28,6 @@ if sys.argv[1] == "pipes":
 _PR_GET_CHILD_SUBREAPER: Final = 37
 #: Seconds that a process has to exit once its pipes are closed.
 EXIT_TIMEOUT: Final = 5.0
-#: Seconds between two looks where the system does not tell of a process's end.
-_LOOK: Final = 0.01
 
 
 def start_detached(command: Sequence[str], **options: Any) -> None:
@@ -108,54 +105,6 @@ class Detached:
         for pipe in (self.stdin, self.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-
-
-class ProcessHandle:
-    """A process that need not be a child of this one; used by one thread at a time."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._handle = -1
-        # Another process may come to have the same id; not every system has handles.
-        with contextlib.suppress(OSError, AttributeError):
-            self._handle = os.pidfd_open(pid)
-
-    def has_ended(self, timeout: float = 0.0) -> bool:
-        """Whether it has ended, or does within `timeout` seconds."""
-        if self._handle >= 0:
-            poll = select.poll()
-            poll.register(self._handle, select.POLLIN)
-            return bool(poll.poll(timeout * 1e3))
-        deadline = monotonic() + timeout
-        while not (ended := self._is_unknown()) and monotonic() < deadline:
-            sleep(_LOOK)
-        return ended
-
-    def _is_unknown(self) -> bool:
-        if self._pid <= 0:
-            return True
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
-        return False
-
-    def kill(self) -> None:
-        """End it at once."""
-        with contextlib.suppress(OSError):
-            if self._handle >= 0:
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-            elif self._pid > 0:
-                os.kill(self._pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Release the handle; from now on nothing is done to the process."""
-        self._pid = 0
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
 
 
 def adopts_orphans() -> bool:
