@@ -67,15 +67,7 @@ def _known_words() -> set[str]:
 
 
 def secrets_of(name: str, value: Any, find: Callable[[str], list[str]]) -> Iterator[str]:
-    """Yield the secrets in the value of a variable or option.
-
-    Parameters
-    ----------
-    name, value
-        The variable or option.
-    find
-        Returns the secrets that patterns find in a text.
-    """
+    """Yield the secrets in a variable or option; `find` returns those that patterns find."""
     if not isinstance(value, str):
         return
     if _HEADERS_NAME.match(name):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from scalable_runs import fields
 from scalable_runs.plain import cut, parse_seconds
-from scalable_runs.schema import FailureGroup, WorkerSummary
+from scalable_runs.schema import FailureGroup, WorkerDetails, WorkerSummary
 from scalable_runs.summary.names import (
     MAX_PATTERN,
     OTHER,
@@ -38,14 +38,8 @@ _MAX_MESSAGE: Final = 2_000
 _STARTED: Final = frozenset({"launched", "ready"})
 _ENDED: Final = frozenset({"lost", "removed"})
 #: Details kept of a worker. Peers of a recorder send them, so their types are checked here too.
-_WORKER_DETAILS: Final[dict[str, fields.Check]] = {
-    "host": fields.text,
-    "reason": fields.text,
-    "exit_code": fields.integer,
-    "signal": fields.text,
-    "nthreads": fields.count,
-    "memory_limit_bytes": fields.amount,
-}
+_DETAILS: Final = ("host", "reason", "exit_code", "signal", "nthreads", "memory_limit_bytes")
+_KINDS: Final = {name: fields.fields_of(WorkerDetails)[name].kind for name in _DETAILS}
 
 
 @dataclass(slots=True)
@@ -89,8 +83,8 @@ class Worker:
         details = record.get("details") or {}
         self._details.update(
             (name, details[name])
-            for name, is_valid in _WORKER_DETAILS.items()
-            if name in details and is_valid(details[name])
+            for name, kind in _KINDS.items()
+            if name in details and fields.fits(details[name], kind)
         )
         memory = details.get("memory_bytes")
         if fields.amount(memory):
@@ -322,13 +316,7 @@ class Failures:
             self._keep_message(group, text[:MAX_PATTERN])
 
     def rows(self, *, from_tasks: bool) -> list[FailureGroup]:
-        """Return the groups, the largest first.
-
-        Parameters
-        ----------
-        from_tasks
-            The run has no record of a failure: use the errors of its tasks instead.
-        """
+        """Return the groups, the largest first; of a run without failure records those of tasks."""
         rows = [group.document() for group in self._by_cause.values()]
         for row in rows:
             tasks = self._of_tasks.get((row["failure_class"], row.get("pattern", "")))
