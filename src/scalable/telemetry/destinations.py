@@ -13,9 +13,6 @@ from typing import IO, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.metrics.export import MetricsData
-from opentelemetry.sdk.trace import ReadableSpan
 
 from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
 from scalable.telemetry.shipping import SignalName
@@ -31,22 +28,14 @@ class ResendError(Exception):
 
 
 class Destination(Protocol):
-    """Destination of a run."""
+    """Where a run goes."""
 
-    def spans(self, batch: Sequence[ReadableSpan]) -> None:
-        """Send spans; raises ResendError if they are rejected."""
-        ...
-
-    def logs(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Send log records; raises ResendError if they are rejected."""
-        ...
-
-    def metrics(self, data: MetricsData) -> None:
-        """Send metrics; raises ResendError if they are rejected."""
+    def send(self, signal: SignalName, batch: Sequence[Any]) -> None:
+        """Send spans, log records or ``MetricsData``; raises ResendError if they are refused."""
         ...
 
     def close(self) -> None:
-        """Finish."""
+        """Nothing more is sent."""
         ...
 
 
@@ -101,19 +90,8 @@ class OtlpDestination:
                 "OTEL_EXPORTER_OTLP_ENDPOINT."
             )
 
-    def spans(self, batch: Sequence[ReadableSpan]) -> None:
-        """Send spans."""
-        self._send("traces", batch)
-
-    def logs(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Send log records."""
-        self._send("logs", batch)
-
-    def metrics(self, data: MetricsData) -> None:
-        """Send metrics."""
-        self._send("metrics", (data,))
-
-    def _send(self, signal: SignalName, batch: Sequence[Any]) -> None:
+    def send(self, signal: SignalName, batch: Sequence[Any]) -> None:
+        """Send a batch."""
         for sink in self._sinks.get(signal, ()):
             log_filter.capture()
             try:
@@ -153,24 +131,14 @@ class FileDestination:
             raise ResendError(f"{path} cannot be written: {error.strerror}.") from error
         self._path = path
 
-    def spans(self, batch: Sequence[ReadableSpan]) -> None:
-        """Write spans."""
-        self._write("traces", batch)
-
-    def logs(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Write log records."""
-        self._write("logs", batch)
-
-    def metrics(self, data: MetricsData) -> None:
-        """Write metrics."""
-        self._write("metrics", data)
-
-    def _write(self, signal: SignalName, content: Any) -> None:
-        message = self._dict_of(self._encode[signal](content), use_integers_for_enums=True)
-        try:
-            self._file.write(orjson.dumps(_with_hex_ids(message)).decode() + "\n")
-        except OSError as error:
-            raise ResendError(f"{self._path} cannot be written: {error.strerror}.") from error
+    def send(self, signal: SignalName, batch: Sequence[Any]) -> None:
+        """Write a batch."""
+        for content in batch if signal == "metrics" else (batch,):
+            message = self._dict_of(self._encode[signal](content), use_integers_for_enums=True)
+            try:
+                self._file.write(orjson.dumps(_with_hex_ids(message)).decode() + "\n")
+            except OSError as error:
+                raise ResendError(f"{self._path} cannot be written: {error.strerror}.") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from opentelemetry._logs import SeverityNumber
@@ -182,12 +183,13 @@ class _Resending:
         self._send_phases()
         self._flush(0)
         for file, make in (
-            (WORKERS, self._worker_event),
-            (FAILURES, self._failure_event),
+            (WORKERS, partial(self._event, semconv.EVENT_WORKER)),
+            (FAILURES, partial(self._event, semconv.EVENT_FAILURE)),
             (LOGS, self._log_record),
         ):
             for batch in _batches(self._made(file, make)):
-                self._resent.log_records += self._deliver(self._destination.logs, batch)
+                send = partial(self._destination.send, "logs")
+                self._resent.log_records += self._deliver(send, batch)
         for batch in _batches(self._records(METRICS), key=lambda record: record.get("timestamp")):
             self._resent.metric_points += self._deliver(self._send_metrics, batch)
         return self._resent
@@ -428,7 +430,8 @@ class _Resending:
     def _flush(self, at_least: int) -> None:
         while self._waiting and len(self._waiting) >= at_least:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            self._resent.spans += self._deliver(self._destination.spans, batch)
+            send = partial(self._destination.send, "traces")
+            self._resent.spans += self._deliver(send, batch)
 
     def _deliver(self, send: Callable[[Sequence[Any]], None], batch: Sequence[Any]) -> int:
         """Send a batch, without items that cannot be encoded. Return how many were sent."""
@@ -445,23 +448,17 @@ class _Resending:
         return len(batch)
 
     def _send_metrics(self, records: Sequence[Record]) -> None:
-        self._destination.metrics(decode_metrics(records, self._resource, SCOPE))
+        data = decode_metrics(records, self._resource, SCOPE)
+        self._destination.send("metrics", (data,))
 
-    def _worker_event(self, record: Record) -> ReadableLogRecord:
-        is_lost = record.get("state") == "lost"
-        severity = SeverityNumber.ERROR if is_lost else SeverityNumber.INFO
-        return self._event(record, semconv.EVENT_WORKER, severity)
-
-    def _failure_event(self, record: Record) -> ReadableLogRecord:
-        return self._event(record, semconv.EVENT_FAILURE, SeverityNumber.ERROR)
+    def _event(self, name: str, record: Record) -> ReadableLogRecord:
+        is_error = name == semconv.EVENT_FAILURE or record.get("state") == "lost"
+        severity = SeverityNumber.ERROR if is_error else SeverityNumber.INFO
+        names = semconv.RECORD_MAP
+        return decode_event(record, name, names, self._resource, SCOPE, severity=severity)
 
     def _log_record(self, record: Record) -> ReadableLogRecord:
         return decode_log(record, self._resource, SCOPE)
-
-    def _event(self, record: Record, name: str, severity: SeverityNumber) -> ReadableLogRecord:
-        return decode_event(
-            record, name, semconv.RECORD_MAP, self._resource, SCOPE, severity=severity
-        )
 
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
