@@ -1,7 +1,7 @@
-"""Metrics of a run, summed up as its lines are written.
+"""Metrics of a run, aggregated as its lines are written.
 
-The SDK's own aggregation would cost 12.5 µs a task for one reader and 19 for two, as each
-measurement passes through every reader; this costs 3 for any number, of a budget of 30.
+The SDK's aggregation costs 12.5 µs per task for one reader and 19 µs for two, because each
+measurement passes through every reader; this costs 3 µs for any number, of a budget of 30 µs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
 
-#: Task names told apart; tasks of further names are summed up under one.
+#: Task names counted apart; tasks of further names are counted under one.
 MAX_NAMES: Final = 200
-#: Workers whose gauges are told apart.
+#: Workers with gauges of their own.
 MAX_WORKERS: Final = 1_000
-#: Resolution of exponential histograms: eight buckets for each doubling.
+#: Resolution of exponential histograms: eight buckets per doubling.
 SCALE: Final = 3
 
-#: The values of the attributes that an instrument has, in its order.
+#: The values of an instrument's attributes, in its order.
 Attributes: TypeAlias = tuple[str, ...]
 
 _RESULTS: Final = {
@@ -48,7 +48,7 @@ def is_end(record: Record) -> bool:
 
 
 def result_of(record: Record) -> str:
-    """How an attempt ended, by the line of its end."""
+    """Result of an attempt, from its last line."""
     if "rescheduled" in record:
         return "rescheduled"
     if record["state"] == "failed" and "duration_s" not in record:
@@ -57,7 +57,7 @@ def result_of(record: Record) -> str:
 
 
 class Distribution:
-    """A histogram's state: cumulative, but for extremes and exemplars of the last interval."""
+    """State of a histogram: cumulative, except for extremes and exemplars of the last interval."""
 
     __slots__ = (
         "buckets",
@@ -88,7 +88,7 @@ class Distribution:
         self.exemplars: list[Exemplar] = []
 
     def add(self, value: float, record: Record) -> None:
-        """Add one value, which `record` has."""
+        """Add one value, from `record`."""
         self.count += 1
         self.total += value
         self.buckets[bisect_left(TASK_BOUNDS, value)] += 1
@@ -104,7 +104,7 @@ class Distribution:
         self.latest = record
 
     def take(self, field: str) -> Self:
-        """A copy of the state now; begins a new interval."""
+        """Return a copy of the state; begin a new interval."""
         self.low = min(self.low, self.last_low)
         self.high = max(self.high, self.last_high)
         taken = copy.copy(self)
@@ -117,7 +117,7 @@ class Distribution:
         return taken
 
     def since(self, before: Self) -> Self:
-        """The last interval alone."""
+        """Return the last interval alone."""
         last = copy.copy(self)
         last.count -= before.count
         last.total -= before.total
@@ -139,14 +139,14 @@ def _exemplar(record: Record, value: float) -> Exemplar:
 
 
 Value: TypeAlias = float | Distribution
-#: Everything at one time.
+#: All metrics at one time.
 Snapshot: TypeAlias = dict[Instrument, dict[Attributes, Value]]
 
 
 class Meter:
-    """Sums up a run; called by the recorder's thread only.
+    """Aggregates the metrics of a run; called by the recorder's thread only.
 
-    Most is counted already where the summary is made; of each task this adds the histograms.
+    Most counts come from the summary; this adds the histograms of each task.
     """
 
     def __init__(self) -> None:
@@ -161,20 +161,21 @@ class Meter:
         self._lost: Counter[Attributes] = Counter()
         #: Name and last sample of each worker.
         self._samples: dict[str, tuple[str, Sample]] = {}
-        #: Bytes each worker had sent when it was first seen, and those of workers that are gone.
+        #: Bytes that each worker had sent at its first sample, and those of workers that have
+        #: ended.
         self._sent_before: dict[str, int] = {}
         self._sent_gone = 0
         self._spill_before: tuple[int, int] | None = None
 
     def shown(self, name: str) -> str:
-        """A task's name as it is told apart."""
+        """The name under which a task is counted."""
         if name in self._names or len(self._names) < MAX_NAMES:
             self._names.add(name)
             return name
         return semconv.OTHER_NAMES
 
     def add(self, file: str, records: Sequence[Record]) -> None:
-        """Take in records as they were written, in their order."""
+        """Add written records, in their order."""
         if file == TASKS:
             for record in records:
                 result = _RESULTS.get(record["state"])
@@ -219,7 +220,7 @@ class Meter:
                 self._lost[str(details.get("reason") or "unknown"),] += 1
 
     def take_sample(self, worker: str, sample: Sample) -> None:
-        """Take in the usage of a worker, by its name."""
+        """Add the usage of a worker, by its name."""
         self._sent_before.setdefault(sample.address, sample.sent)
         self._samples[sample.address] = (worker, sample)
 
@@ -306,7 +307,7 @@ def _worker_state(sample: Sample | None) -> str:
 
 
 def number_of(value: Value | None) -> float:
-    """A sum's or gauge's value, 0 where there is none."""
+    """Value of a sum or gauge; 0 if there is none."""
     return 0 if value is None or isinstance(value, Distribution) else value
 
 

@@ -1,4 +1,4 @@
-"""Snapshots of a run's metrics as OpenTelemetry's data, or shown by an application's provider."""
+"""Snapshots of a run's metrics, as OpenTelemetry data or in an application's provider."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Reader:
         self._before: Snapshot = {}
 
     def read(self, snapshot: Snapshot, now: int) -> MetricsData:
-        """What to export at the time `now` (nanoseconds)."""
+        """Return what to export at the time `now` (nanoseconds)."""
         metrics = [
             Metric(instrument.name, instrument.description, instrument.unit, data)
             for instrument, values in snapshot.items()
@@ -165,9 +165,9 @@ def _exponential_point(
 class ApplicationInstruments:
     """Instruments of a meter provider that belongs to the application.
 
-    :meth:`record` and :meth:`show` are called by the recorder's thread, the callbacks by whichever
-    thread reads the provider. What is counted already is shown by callbacks; values of histograms
-    must be recorded one by one.
+    :meth:`record` and :meth:`show` are called by the recorder's thread, the callbacks by the thread
+    that reads the provider. Counts are exported by callbacks; values of histograms must be recorded
+    one by one.
     """
 
     _of_provider: Final[dict[int, tuple[Any, ApplicationInstruments]]] = {}
@@ -195,18 +195,18 @@ class ApplicationInstruments:
 
     @classmethod
     def of(cls, provider: Any) -> ApplicationInstruments:
-        """Those of `provider`: each can be made only once, and a program may have more runs."""
+        """Return those of `provider`, created once: a program may have several runs."""
         known = cls._of_provider.get(id(provider))
         if known is None or known[0] is not provider:
             known = cls._of_provider[id(provider)] = (provider, cls(provider))
         return known[1]
 
     def record(self, file: str, records: Sequence[Record], shown: Any) -> None:
-        """Record the attempts that ended; `shown` gives a task's name as it is told apart."""
+        """Record attempts that ended; `shown` returns the name under which a task is counted."""
         if file != TASKS:
             return
         for record in filter(is_end, records):
-            # From the attempt's span in the context the SDK takes exemplars.
+            # The SDK takes exemplars from the attempt's span in the context.
             ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
             context = set_span_in_context(NonRecordingSpan(ids))
             values = (shown(record["task_name"]), result_of(record))
@@ -224,7 +224,7 @@ class ApplicationInstruments:
         self._runs = {**self._runs, run: snapshot}
 
     def end(self, run: str) -> None:
-        """A run is over: its counters stay, its gauges go."""
+        """A run has ended: its counters stay, its gauges are removed."""
         runs = dict(self._runs)
         for instrument, values in runs.pop(run, {}).items():
             if instrument.kind == "counter":

@@ -21,7 +21,7 @@ from scalable_runs.otel.exporter import RunsMetricExporter
 from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary
 
-#: Collections that wait to be sent at most.
+#: Maximum number of collections that wait to be sent.
 QUEUE: Final = 16
 #: Shortest time between two collections into metrics.jsonl, in seconds.
 FILE_INTERVAL: Final = 60.0
@@ -30,7 +30,7 @@ SHOW_INTERVAL: Final = 1.0
 
 
 class Figures(NamedTuple):
-    """What metrics are made of, besides what the router counts itself."""
+    """Input of the metrics, in addition to what the router counts."""
 
     summary: RunSummary
     wasted: Mapping[tuple[str, str], float]
@@ -42,7 +42,7 @@ class Figures(NamedTuple):
 
 
 class MetricRouter:
-    """Collects the run's metrics where it is time to; called by the recorder's thread only."""
+    """Collects the run's metrics when they are due; called by the recorder's thread only."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class MetricRouter:
         interval: float,
         on_trouble: Callable[[str], None],
     ) -> None:
-        """Begin to collect for exporters and a provider of the application's, if there is one."""
+        """Start to collect for exporters and the application's provider, if there is one."""
         self._interval = interval
         now = monotonic()
         self._next_sent = now + interval

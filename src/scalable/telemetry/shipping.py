@@ -1,4 +1,4 @@
-"""Shipping signals to a collector that may be slow, away or broken: bounded queues, own threads."""
+"""Sends signals to a collector that may be slow or unreachable: bounded queues, own threads."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 SignalName = Literal["traces", "metrics", "logs"]
 
-#: Bytes of what waits in one queue at most, by the texts in it and :data:`ITEM_BYTES` for each.
+#: Maximum bytes in one queue, from the lengths of texts and :data:`ITEM_BYTES` per item.
 MAX_BYTES: Final = 64 * 2**20
 ITEM_BYTES: Final = 1_000
-#: First and longest pause after an export that failed, in seconds.
+#: First and longest pause after a failed export, in seconds.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
-#: Closing waits so long at most for a destination that does not answer anyway, in seconds.
+#: Closing waits at most this long for a destination that did not answer before, in seconds.
 LAST_TRY: Final = 1.0
 
 
 class Limits(NamedTuple):
-    """Of one queue: items that wait at most, items sent at once, seconds between two sendings."""
+    """Limits of a queue: items that can wait, items sent at once, seconds between two exports."""
 
     capacity: int
     batch: int
@@ -44,8 +44,8 @@ def limits_from(
 ) -> Limits:
     """Limits by the specification's variables (``OTEL_BSP_*``, ``OTEL_BLRP_*``).
 
-    `capacity` is the default where the variable says nothing: larger than the specification's, as a
-    recorder hands over thousands of spans at once.
+    `capacity` is the default without a variable. It is larger than that of the specification,
+    because a recorder adds thousands of spans at once.
     """
     delay = _number(environ, f"{prefix}_SCHEDULE_DELAY", delay * 1e3) / 1e3
     capacity = max(1, int(_number(environ, f"{prefix}_MAX_QUEUE_SIZE", capacity)))
@@ -63,19 +63,19 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the items of one shipper; written by it, read by the recorder's thread."""
+    """Counts of the items of a shipper by outcome; written by it, read by the recorder's thread."""
 
     sent: int = 0
-    #: Not taken by the destination, or left over at the end.
+    #: Rejected by the destination, or left at the end.
     failed: int = 0
     #: The queue was full.
     dropped: int = 0
-    #: Exports that failed; a later one may have brought the same items.
+    #: Failed exports; a later one may have sent the same items.
     failures: int = 0
 
 
 def weight_of(item: Any) -> int:
-    """About how many bytes of memory a span or log record takes, by the texts in it."""
+    """Estimate the memory of a span or log record in bytes, from the texts in it."""
     record: Any = getattr(item, "log_record", item)
     body: Any = getattr(record, "body", None)
     weight = ITEM_BYTES + (len(body) if isinstance(body, str) else 0)
@@ -86,12 +86,12 @@ def weight_of(item: Any) -> int:
 
 
 class Shipper(Generic[T]):
-    """Sends one kind of signal to one place, on a daemon thread of its own.
+    """Sends one kind of signal to one destination, on a daemon thread.
 
     :meth:`put` and :meth:`close` are called by the recorder's thread and never wait for the
-    destination beyond their deadline. A batch that was not taken is kept and sent again, with
-    growing pauses, unless the destination said that it never will be; meanwhile the queue holds
-    what it can, and the oldest items are dropped and counted.
+    destination beyond their deadline. A batch that was not accepted is sent again, with growing
+    pauses, unless the destination has rejected it for good. In this time the queue keeps what fits;
+    the oldest items are dropped and counted.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Shipper(Generic[T]):
         self._sink = sink
         self._limits = limits
         self._on_trouble = on_trouble
-        #: Items and their weights, which add up to `_bytes`.
+        #: Items and their sizes, which add up to `_bytes`.
         self._queue: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._batch: list[T] = []
@@ -122,7 +122,7 @@ class Shipper(Generic[T]):
         return len(self._queue) + len(self._batch)
 
     def put(self, items: Sequence[T]) -> None:
-        """Take items; returns at once."""
+        """Add items; returns at once."""
         if not items:
             return
         with self._condition:
@@ -148,7 +148,7 @@ class Shipper(Generic[T]):
         return item
 
     def begin_close(self) -> None:
-        """Begin to send what is left, without waiting; several shippers can do so at once."""
+        """Start to send what is left, without waiting; several shippers can do this at once."""
         with self._condition:
             self._closing = True
             self._condition.notify_all()
@@ -182,7 +182,7 @@ class Shipper(Generic[T]):
             log_filter.release()
 
     def _next_batch(self) -> bool:
-        """Wait for a batch; False once there is nothing left to do."""
+        """Wait for a batch; return False when there is nothing left to do."""
         limits = self._limits
         with self._condition:
             if self._pause and not self._given_up:

@@ -1,4 +1,4 @@
-"""Where batches of signals are sent: exporters of the SDK, or the application's providers."""
+"""Destinations of batches of signals: exporters of the SDK, or the application's providers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _logger = logging.getLogger("scalable")
 
 
 class UndeliverableError(Exception):
-    """A batch was not taken.
+    """A batch was not accepted.
 
     Attributes
     ----------
     permanent : bool
-        It will not be taken later either: the destination has said what is wrong with it.
+        It will not be accepted later either.
     """
 
     def __init__(self, text: str, *, permanent: bool = False) -> None:
@@ -34,14 +34,14 @@ class UndeliverableError(Exception):
 
 
 class Sink(Protocol[T_contra]):
-    """Where batches go; :meth:`send` is called by the shipper's thread."""
+    """Destination of batches; :meth:`send` is called by the shipper's thread."""
 
     def send(self, batch: Sequence[T_contra]) -> None:
-        """Hand over a batch; raises :class:`UndeliverableError` if it was not taken."""
+        """Send a batch; raises :class:`UndeliverableError` if it was not accepted."""
         ...
 
     def shutdown(self) -> None:
-        """Nothing comes any more; interrupts what waits. Called by any thread, never raises."""
+        """Finish, and interrupt what waits. Called by any thread, never raises."""
         ...
 
 
@@ -57,13 +57,13 @@ class ExporterSink(Generic[T]):
         log_filter.clear()
         for unit in batch if self._single else (batch,):
             result = self._exporter.export(unit)
-            # SUCCESS of every signal's result; an exporter that returns nothing took the batch.
+            # SUCCESS of every signal's result; without a result the batch was accepted.
             if result is not None and getattr(result, "value", result) != 0:
                 text = log_filter.last_message() or "the exporter reports a failure"
                 raise UndeliverableError(text, permanent=_is_permanent(text))
 
     def shutdown(self) -> None:
-        """Shut the exporter down; what it logs is of no interest any more."""
+        """Shut the exporter down; its messages are not needed any more."""
         log_filter.capture()
         try:
             self._exporter.shutdown()
@@ -74,34 +74,34 @@ class ExporterSink(Generic[T]):
 
 
 class TracerProviderSink:
-    """A tracer provider of the application's as a sink.
+    """A tracer provider of the application as a sink.
 
-    Its processors may hold 2,048 spans and drop what comes beyond: each batch is flushed before
-    the next comes. Only the shipper's thread waits there for the application's collector.
+    Its processors may keep 2,048 spans and drop others, so each batch is flushed before the next.
+    Only the shipper's thread waits for the application's collector.
     """
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
 
     def send(self, batch: Sequence[ReadableSpan]) -> None:
-        """Give the spans to the provider's processors."""
+        """Pass the spans to the provider's processors."""
         processor = self._provider._active_span_processor
         for span in batch:
             processor.on_end(span)
         self._provider.force_flush()
 
     def shutdown(self) -> None:
-        """It is the application's."""
+        """Do nothing: the provider belongs to the application."""
 
 
 class LoggerProviderSink:
-    """A logger provider of the application's as a sink."""
+    """A logger provider of the application as a sink."""
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
 
     def send(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Emit the records by the provider's loggers."""
+        """Emit the records with the provider's loggers."""
         for readable in batch:
             scope = readable.instrumentation_scope or SCOPE
             self._provider.get_logger(scope.name, scope.version).emit(readable.log_record)
@@ -110,7 +110,7 @@ class LoggerProviderSink:
             raise UndeliverableError("the application's log processors", permanent=True)
 
     def shutdown(self) -> None:
-        """It is the application's."""
+        """Do nothing: the provider belongs to the application."""
 
 
 _HTTP_STATUS: Final = re.compile(r"\bcode: (\d{3})\b")
@@ -129,10 +129,10 @@ _GRPC_PERMANENT: Final = frozenset(
 
 
 def _is_permanent(text: str) -> bool:
-    """Whether an exporter's message is about a batch that will never be taken."""
+    """Whether an exporter's message is about a batch that will never be accepted."""
     http = _HTTP_STATUS.search(text)
     if http is not None:
-        # 4xx, but for timeouts and "too many".
+        # 4xx, except for timeouts and "too many".
         return http[1].startswith("4") and http[1] not in ("408", "429")
     grpc = _GRPC_STATUS.search(text)
     if grpc is not None:
@@ -141,12 +141,12 @@ def _is_permanent(text: str) -> bool:
 
 
 class ExporterLogFilter(logging.Filter):
-    """Keeps what exporters log about shipments from all handlers, and remembers it.
+    """Hides log records of exporters about exports from all handlers, and keeps their text.
 
-    An SDK exporter says why it failed only in its log. The user gets one warning instead of one per
-    batch, and no handler can send such a record over the connection that is broken. Records of a
-    shipment are told from others by their thread. A logger's filter sees only what is logged
-    there: it is added to each logger that exporters use.
+    An SDK exporter logs why it failed, and returns only that it did. The user gets one warning
+    instead of one per batch, and no handler can send such a record over the broken connection. The
+    records are recognised by their thread. A filter sees only records of its own logger, so it is
+    added to each logger that exporters use.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class ExporterLogFilter(logging.Filter):
         self._loggers: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let pass what is not about a shipment."""
+        """Pass records that are not about exports."""
         thread = record.thread
         if thread not in self._threads:
             return True
@@ -185,20 +185,20 @@ class ExporterLogFilter(logging.Filter):
                 self._messages.pop(thread, None)
 
     def clear(self) -> None:
-        """Before an export: messages from now on are about it."""
+        """Before an export: forget earlier messages."""
         self._messages.pop(threading.get_ident(), None)
         self._add_to_loggers()
 
     def last_message(self, thread: int | None = None) -> str:
-        """The last message of a thread, by default the calling one."""
+        """Return the last message of a thread, by default the calling one."""
         return self._messages.get(threading.get_ident() if thread is None else thread, "")
 
     def _add_to_loggers(self) -> None:
-        # Again and again: loggers appear with the modules that an exporter imports at first use.
+        # Repeated, because an exporter imports modules with loggers at first use.
         for name in list(logging.root.manager.loggerDict):
             if name.startswith(_EXPORTERS_LOGGERS) and name not in self._loggers:
                 self._loggers.add(name)
-                # In front: another filter there drops what it has seen a moment ago.
+                # First, because another filter there drops repeated records.
                 logging.getLogger(name).filters.insert(0, self)
 
 

@@ -1,4 +1,4 @@
-"""Which spans go over OTLP, as far as the span budget has room."""
+"""Chooses the spans that are sent over OTLP, within the span budget."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class SpanRouter:
 
     @property
     def summarized(self) -> int | None:
-        """Spans that rollup spans stand for; None where none are sent."""
+        """Spans in rollup spans; None if none are sent."""
         return self._budget.summarized if self.shippers else None
 
     def export(self, output: Output, opened: Sequence[SpanContext]) -> None:
-        """Send what the ledger made; attempts may hang under the submit spans `opened`."""
+        """Send spans of the ledger; attempts may be children of the submit spans `opened`."""
         if not self.shippers:
             return
         budget = self._budget
@@ -51,7 +51,7 @@ class SpanRouter:
                 budget.pin(ids)
         for trace_id, count in output.submitted.items():
             budget.expect(trace_id, count)
-        # A marker stands for the attempt that it links to.
+        # A marker represents the attempt that it links to.
         self._send(
             [
                 marker
@@ -63,7 +63,7 @@ class SpanRouter:
             self._send(self._chosen(batch.spans))
 
     def _chosen(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
-        """What is sent of one batch; the phases of an attempt follow it."""
+        """Return what is sent of one batch; the phases of an attempt follow it."""
         groups: list[Group] = []
         others: list[ReadableSpan] = []
         for span in spans:
@@ -79,10 +79,10 @@ class SpanRouter:
         return [*self._budget.take(groups), *others, *self._budget.forgotten()]
 
     def export_foreign(self, spans: Sequence[ReadableSpan]) -> None:
-        """Send spans that user code made in a worker process; their attempts have not ended yet.
+        """Send spans of user code in a worker process, whose attempts have not ended yet.
 
-        The attempt that they hang under is sent for their sake, as far as its trace's budget has
-        room; where it has none they are left out with it, and counted on the root.
+        Their attempt is sent because of them, within the budget of its trace; otherwise they are
+        left out with it, and counted on the root span.
         """
         if not self.shippers:
             return
@@ -110,7 +110,7 @@ class SpanRouter:
         self._send(chosen)
 
     def settle(self) -> dict[str, int]:
-        """The run ends: send what the budget held back; returns the counts for the root span."""
+        """The run ends: send what the budget held back; return the counts for the root span."""
         if not self.shippers:
             return {}
         self._send(self._budget.settle())

@@ -1,4 +1,4 @@
-"""What the client sends: rows of graphs, each with the OTel context that travels with its tasks."""
+"""Submissions of the client: graphs in a row, each with the OTel context for its tasks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import carrier_of
 from scalable.telemetry.spans import SecureIdGenerator, span_context
 
-#: Graphs that follow each other within this time, under one parent, share a submit span: a loop of
-#: 10,000 `client.submit` calls is one submission to a person, and costs as much.
+#: Graphs within this time, under one parent, share a submit span: to a person a loop of 10,000
+#: `client.submit` calls is one submission.
 SUBMISSION_WINDOW: Final = 1.0
 
-#: Decides on a trace that begins, or that is continued under a parent.
+#: Decides on a trace that begins, or continues under a parent.
 Sampled: TypeAlias = Callable[[int, SpanContext | None], TraceFlags]
 
 
@@ -33,17 +33,17 @@ def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
 
 
 class Sent(NamedTuple):
-    """A submission that nothing will be added to any more."""
+    """A submission that is complete."""
 
     ids: SpanContext
     parent: SpanContext | None
-    #: When its first and its last graph were sent, on the client's clock.
+    #: Times of its first and its last graph, on the client's clock.
     start: float
     last: float
     graphs: int
 
     def plain(self) -> tuple[Any, ...]:
-        """The same without a class of our own."""
+        """The same as plain values."""
         parent = None if self.parent is None else plain_ids(self.parent)
         return plain_ids(self.ids), parent, self.start, self.last, self.graphs
 
@@ -55,7 +55,7 @@ class Sent(NamedTuple):
 
 
 def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool]:
-    """What is needed of a span in another process."""
+    """Return what another process needs of a span."""
     return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote
 
 
@@ -82,7 +82,7 @@ class Submission:
         #: The last one in which a graph was sent.
         self.context = context
         self.baggage = baggage.get_all(context)
-        #: Written by whichever propagator is configured; baggage travels with the context.
+        #: Written by the configured propagator; baggage is part of the context.
         fields = {"run": run}
         propagate_module().inject(
             fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
@@ -90,23 +90,23 @@ class Submission:
         self.carrier = carrier_of(fields)
 
     def takes(self, context: Context, now: float) -> bool:
-        """Whether a graph that is sent now, in this context, is part of it."""
+        """Whether a graph sent now, in this context, is part of it."""
         if not 0 <= now - self.start < SUBMISSION_WINDOW:
             return False
         if context is not self.context:
-            # Contexts never change: the same one says the same.
+            # Contexts are immutable.
             if self.parent != _current_span(context) or self.baggage != baggage.get_all(context):
                 return False
             self.context = context
         return True
 
     def sent(self) -> Sent:
-        """What remains of it."""
+        """Return it as a complete submission."""
         return Sent(self.ids, self.parent, self.start, self.last, self.graphs)
 
 
 def propagates_as_configured(environ: Mapping[str, str]) -> bool:
-    """The propagator is the one that ``OTEL_PROPAGATORS`` names: another process has the same."""
+    """Whether the propagator is that of ``OTEL_PROPAGATORS``, which other processes have too."""
     chosen: Any = propagate_module().get_global_textmap()
     if type(chosen) is not CompositePropagator:
         return False
@@ -131,7 +131,7 @@ def _current_span(context: Context) -> SpanContext | None:
 
 
 class SentGraphs:
-    """What was sent, each given out once.
+    """Submissions, each returned once.
 
     :meth:`add` is called by any thread, :meth:`opened` and :meth:`ended` by the recorder's; a lock
     joins them.
@@ -143,26 +143,26 @@ class SentGraphs:
         self._ended: list[Sent] = []
 
     def add(self, opened: Iterable[SpanContext], ended: Iterable[Sent]) -> None:
-        """Take in what another process's clients sent."""
+        """Add submissions of clients of another process."""
         with self._lock:
             self._opened += opened
             self._ended += ended
 
     def opened(self) -> list[SpanContext]:
-        """Ids of the submissions begun since the last call."""
+        """Return ids of the submissions begun since the last call."""
         with self._lock:
             opened, self._opened = self._opened, []
         return opened
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
-        """Submissions that nothing will be added to any more, each given out once."""
+        """Return complete submissions, each once."""
         with self._lock:
             ended, self._ended = self._ended, []
         return ended
 
 
 class Submissions(SentGraphs):
-    """Makes the carrier of each graph: :meth:`carrier` is called by whichever thread submits."""
+    """Makes the carrier of each graph; :meth:`carrier` is called by the threads that submit."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Submissions(SentGraphs):
         self._open: Submission | None = None
 
     def carrier(self) -> str:
-        """The annotation for a graph that is sent now."""
+        """Return the annotation for a graph that is sent now."""
         context = get_current()
         now = self._clock()
         with self._lock:
@@ -197,7 +197,7 @@ class Submissions(SentGraphs):
             return submission.carrier
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
-        """Submissions that nothing will be added to any more, each given out once."""
+        """Return complete submissions, each once."""
         with self._lock:
             submission = self._open
             if submission is not None and (

@@ -1,4 +1,4 @@
-"""The logs of workers, brought into the run's directory."""
+"""Copies the logs of workers into the run's directory."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from scalable.common import spool
 from scalable_runs.redact import Redactor
 from scalable_runs.stores.base import Store, joined
 
-#: Seconds that a run has for redacting its workers' logs: those beyond it stay on their host.
+#: Seconds for redacting the workers' logs of a run: further logs stay on their host.
 REDACT_TIME: Final = 5.0
 LOGS_DIRECTORY: Final = "logs/workers"
 
 
 class KeptLog(NamedTuple):
-    """A worker's log as the recorder could get hold of it."""
+    """A worker's log, as far as the recorder can access it."""
 
-    #: Where it is: below the run's directory, or ``host:path``.
+    #: Its path: below the run's directory, or ``host:path``.
     where: str | None
     tail: str
-    #: ``written``, ``complete`` or ``gone``; None where it lies on another host.
+    #: ``written``, ``complete`` or ``gone``; None if it is on another host.
     state: str | None
 
 
 class WorkerLogs:
-    """Brings the logs of workers on this host into the run's directory.
+    """Copies the logs of workers on this host into the run's directory.
 
-    Called by the recorder's thread. A log on another host stays there. Secrets are taken out of a
-    log when its worker is gone or the run ends.
+    Called by the recorder's thread. A log on another host stays there. Secrets are removed from a
+    log when its worker has ended or the run ends.
     """
 
     def __init__(self, store: Store, redact: Redactor) -> None:
         self._store = store
         self._redact = redact
-        #: Seconds that redacting has taken.
+        #: Seconds spent on redacting.
         self._spent = 0.0
-        #: Of each worker: its log, and the log's name in the run.
+        #: The log of each worker, and its name in the run.
         self._logs: dict[str, tuple[Path, str]] = {}
 
     def begin(self, address: str, worker: str, process: Mapping[str, Any]) -> None:
-        """A worker said where its log is: give it its place in the run, where that costs nothing.
+        """A worker reported its log: link it into the run, if this is possible.
 
-        A second name for the same file: what is written later is there as well.
+        The link shows what is written later as well.
         """
         name = str(process.get("log") or "")
         path = spool.find_log(name)
@@ -58,14 +58,14 @@ class WorkerLogs:
         self._store.link(kept, path)
 
     def end(self, address: str, host: str, process: Mapping[str, Any]) -> KeptLog:
-        """The worker is gone, or the run ends: keep what its log holds by now."""
+        """The worker has ended, or the run ends: keep the present content of its log."""
         found = self._logs.pop(address, None)
         if found is None:
             log = process.get("log_path")
             if not isinstance(log, str):
                 return KeptLog(None, "", None)
             if process.get("hostname") == socket.gethostname() and not Path(log).exists():
-                # An empty log is removed; a worker that lived for an instant had no more.
+                # An empty log is removed.
                 return KeptLog(None, "", "gone")
             return KeptLog(f"{host}:{log}", "", None)
         path, kept = found
@@ -81,7 +81,7 @@ class WorkerLogs:
         return KeptLog(kept if data else None, spool.tail_of(data), state)
 
     def _keep(self, path: Path, kept: str) -> bytes | None:
-        """Put a log without its secrets into the run; None if that takes too long.
+        """Write a redacted log into the run; return None if that takes too long.
 
         Raises
         ------
@@ -102,18 +102,18 @@ class WorkerLogs:
         if not redacted:
             self._store.detach(kept)
         elif redacted != data or not is_linked:
-            # The log itself, of which this may be a second name, goes on as it is.
+            # The log itself, which this may be a link to, is not changed.
             with self._store.attach(kept) as file:
                 file.write(redacted)
         return redacted
 
     def state(self, address: str) -> str | None:
-        """Whether a worker's process still has its log open; None where that is not known."""
+        """Whether a worker's process still has its log open; None if unknown."""
         found = self._logs.get(address)
         return spool.log_state(found[0]) if found is not None else None
 
     def close(self) -> None:
-        """The run ends, and its workers live on."""
+        """The run ends while its workers still run."""
         for address in list(self._logs):
             self.end(address, "", {})
 
