@@ -1,4 +1,4 @@
-"""Instrumentation without a line of code: ``opentelemetry-instrument python app.py``."""
+"""Instrumentation without changes to the code: ``opentelemetry-instrument python app.py``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scalable")
 
-#: What a client is marked with that starts on an event loop and is recorded once it has started.
+#: Attribute of a client that starts on an event loop: it is recorded once it has started.
 _MARK: Final = "_scalable_to_be_instrumented"
 
 
 class DaskInstrumentor(BaseInstrumentor):
     """Instruments each Dask client of this process as it is made.
 
-    Used by the thread that calls :meth:`instrument`, mostly that of ``opentelemetry-instrument``;
-    the hooks run in whichever thread makes a client. Clients that tasks make in a worker are left
-    alone: their tasks belong to the run already.
+    Called by the thread of ``opentelemetry-instrument`` or of the program; the hooks run in the
+    thread that makes a client. Clients that tasks make in a worker are not instrumented: their
+    tasks belong to the run already.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class DaskInstrumentor(BaseInstrumentor):
 
         from scalable.common.options import resolve
 
-        # A wrong option is the caller's to hear of, and not each client's.
+        # A wrong option is reported here, not when a client is made.
         options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}
         resolve(options)
         self._lock = unlocked_in_forks(threading.Lock())
@@ -113,14 +113,14 @@ class DaskInstrumentor(BaseInstrumentor):
                 self._runs.add(run)
 
 
-#: What ``opentelemetry-instrument`` and other instrumentors pass to all, and is not ours.
+#: Arguments that ``opentelemetry-instrument`` passes to every instrumentor.
 _FOREIGN: Final = frozenset({"skip_dep_check", "raise_exception_on_conflict"})
-#: What a nanny calls the process of its worker.
+#: Name of a worker's process under a nanny.
 _WORKER_PROCESS: Final = "Dask Worker process (from Nanny)"
 
 
 def _in_a_worker() -> bool:
-    """Whether a task, or a worker's process, is what makes a client."""
+    """Whether this is a worker's process, or a task makes the client."""
     from distributed import get_worker
 
     if multiprocessing.current_process().name == _WORKER_PROCESS:
@@ -133,12 +133,12 @@ def _in_a_worker() -> bool:
 
 
 def _replace(owner: type, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
-    """Put a function in the place of a method; returns what takes it back."""
+    """Replace a method; returns the undo function."""
     original = owner.__dict__[name]
     setattr(owner, name, replacement)
 
     def undo() -> None:
-        # Somebody may have wrapped it after us: theirs stays, and ours does nothing any more.
+        # If somebody has wrapped it since, that stays, and ours does nothing.
         if owner.__dict__.get(name) is replacement:
             setattr(owner, name, original)
 

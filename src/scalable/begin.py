@@ -106,26 +106,10 @@ def begin(
     undo: ExitStack,
     substitutes: Substitutes | None = None,
 ) -> Recording:
-    """Begin to record.
+    """Begin to record; `client` is None for a session that did not start.
 
-    Parameters
-    ----------
-    run_id, started
-        Id of the run, and when it began.
-    client : distributed.Client or None
-        The client to record; None for a session that did not start.
-    settings : Settings
-        The options.
-    documents : RunDocuments or None
-        Those of a session; None describes the run as found.
-    process : Process or None
-        The process that is to host the recorder.
-    warn : callable
-        Tells the user.
-    undo : ExitStack
-        Takes back what was done if the caller fails, or this.
-    substitutes : Substitutes, optional
-        Those of a test.
+    Without `documents` the run is described as found. `undo` takes back what was done if this
+    function or its caller fails.
 
     Raises
     ------

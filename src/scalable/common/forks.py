@@ -1,4 +1,4 @@
-"""What a process forked from a program or a worker must not inherit: held locks, open pipes."""
+"""Frees what a process forked from a program or a worker must not inherit: locks and pipes."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None
             del environ[name]
             problems.append(f"{name}={value} is not one of {', '.join(_EXEMPLAR_FILTERS)}")
     if problems and warn is not None:
-        warn(f"OpenTelemetry cannot use these variables, and does without: {'; '.join(problems)}")
+        warn(f"OpenTelemetry cannot use these variables, and ignores them: {'; '.join(problems)}")
     return not problems
 
 
@@ -86,7 +86,7 @@ def usable_environment(warn: Callable[[str], None] | None = None) -> Generator[N
 
 @cache
 def propagate_module() -> Any:
-    """``opentelemetry.propagate``, with those of the configured propagators that are installed."""
+    """``opentelemetry.propagate``, with the configured propagators that are installed."""
     with usable_environment():
         return import_module("opentelemetry.propagate")
 

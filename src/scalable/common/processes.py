@@ -1,4 +1,4 @@
-"""Processes of ours beside a user's, which are not children of those."""
+"""Starts processes that are not children of the user's process."""
 
 from __future__ import annotations
 
@@ -33,31 +33,20 @@ EXIT_TIMEOUT: Final = 5.0
 def start_detached(command: Sequence[str], **options: Any) -> None:
     """Start a program that is not a child of this process, without standard input.
 
-    User code may wait for all of its children, or end all that it finds. A short-lived process
-    starts the program and ends; then the program belongs to whichever process adopts orphans.
-
-    Parameters
-    ----------
-    command : sequence of str
-        The program's path and arguments.
-    options
-        Of :class:`subprocess.Popen`.
+    User code may wait for all of its children, or end them. So a short-lived process starts the
+    program and ends; the program is then adopted by init. `options` are those of
+    :class:`subprocess.Popen`.
 
     Raises
     ------
     OSError
-        No process can be started. That the program itself could not be started is not seen here.
+        No process can be started. A failure to start the program itself is not reported.
     """
     _launch(command, _SCRIPT, "none", stdin=subprocess.DEVNULL, **options)
 
 
 class Detached:
     """A program started as by :func:`start_detached`, with pipes; used by one thread at a time.
-
-    Parameters
-    ----------
-    command, options
-        As for :func:`start_detached`; no descriptors can be passed on.
 
     Attributes
     ----------
@@ -76,7 +65,7 @@ class Detached:
         assert launcher.stdout is not None
         self.stdin: IO[bytes] = launcher.stdin
         self.stdout: IO[bytes] = launcher.stdout
-        # The program itself has nothing to say before it is spoken to.
+        # The program writes nothing before it has received something.
         self.pid = int(self.stdout.readline() or 0)
         self._process = ProcessHandle(self.pid)
 
@@ -108,7 +97,7 @@ class Detached:
 
 
 def adopts_orphans() -> bool:
-    """Whether this process gets what it has started detached back as a child."""
+    """Whether orphans, and so detached processes too, become children of this process."""
     if os.getpid() == 1:
         return True
     if sys.platform != "linux":

@@ -31,7 +31,7 @@ _NAME: Final = re.compile(r"[0-9a-f]{32}/\d{8}T\d{6}\.\d{6}Z\.(?:stderr|stdout)\
 
 
 def private_directory() -> Path:
-    """Directory of this user on this host; need not exist."""
+    """Directory of this user on this host; it may be missing."""
     return Path(tempfile.gettempdir()) / f"scalable-{os.getuid()}"
 
 

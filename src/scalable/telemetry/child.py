@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -228,9 +228,13 @@ def main() -> None:
     )
     threading.Thread(target=_report_end, args=(program, recorder), daemon=True).start()
     for message in messages:
-        if message[0] == "goodbye":
+        kind, *content = message
+        if kind == "goodbye":
             break
-        _take(message, program, recorder, source, submissions)
+        if kind in ("facts", "trouble"):
+            source.put(message)
+        else:
+            _handle(kind, content, program, recorder, submissions)
     source.hang_up()
     recorder.abandon()
     recorder.finished.wait(CLOSE_TIMEOUT)
@@ -277,20 +281,14 @@ def _recorder(
     )
 
 
-def _take(
-    message: wire.Message,
-    program: Program,
-    recorder: Recorder,
-    source: PipeSource,
-    submissions: SentGraphs,
+def _handle(
+    kind: str, content: Sequence[Any], program: Program, recorder: Recorder, submissions: SentGraphs
 ) -> None:
+    """Handle a message of the program that is not about its source of facts."""
     from scalable import facts
     from scalable.telemetry.submissions import Sent, ids_of
 
-    kind, *content = message
-    if kind in ("facts", "trouble"):
-        source.put(message)
-    elif kind == "submissions":
+    if kind == "submissions":
         opened, ended = content
         submissions.add(map(ids_of, opened), map(Sent.of, ended))
         recorder.count_message()
@@ -302,10 +300,7 @@ def _take(
     elif kind == "fail":
         recorder.fail(*content)
     elif kind == "flush":
-        number, timeout = content
-        threading.Thread(
-            target=_flush, args=(program, recorder, number, timeout), daemon=True
-        ).start()
+        threading.Thread(target=_flush, args=(program, recorder, *content), daemon=True).start()
     elif kind == "close":
         errors, *how = content
         recorder.guard.errors.update(errors)
