@@ -135,7 +135,7 @@ def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
 
 def _why_no_run(reader: RunReader) -> str:
     problems = reader.problems.get("run.json")
-    if problems is None or not os.path.lexists(reader.path / "run.json"):
+    if problems is None or "run.json" not in reader.store.names():
         return "it has neither run.json nor journals"
     return f"run.json cannot be read ({problems.unreadable}), and there are no journals"
 

@@ -28,6 +28,7 @@ from scalable.analysis.report import Report
 from scalable.analysis.units import plural
 from scalable.analysis.words import tasks_words
 from scalable_runs.reader import RunReader
+from scalable_runs.stores.base import Store
 
 __all__ = [
     "SEVERITIES",
@@ -49,7 +50,7 @@ def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
         performance(report, seen),
         incomplete_record(report),
     )
-    findings = [_with_files(finding, report.path) for rule in rules for finding in rule]
+    findings = [_with_files(finding, reader.store) for rule in rules for finding in rule]
     findings.sort(key=_rank)
     return Diagnosis(
         run_id=report.run_id,
@@ -70,18 +71,18 @@ def _rank(finding: Finding) -> tuple[int, bool, int]:
     return SEVERITIES.index(finding.severity), not finding.evidence.is_death, -finding.count
 
 
-def _with_files(finding: Finding, run_dir: Path) -> Finding:
+def _with_files(finding: Finding, store: Store) -> Finding:
     """Leave out the files that are missing; those of another host cannot be checked."""
-    files = tuple(file for file in finding.evidence.files if _may_exist(file, run_dir))
+    files = tuple(file for file in finding.evidence.files if _may_exist(file, store))
     return replace(finding, evidence=replace(finding.evidence, files=files))
 
 
-def _may_exist(file: str, run_dir: Path) -> bool:
+def _may_exist(file: str, store: Store) -> bool:
     host, separator, path = file.partition(":/")
     if separator:
         here = host in ("127.0.0.1", "localhost", "::1", socket.gethostname())
         return not here or Path(f"/{path}").exists()
-    return (run_dir / file).exists()
+    return store.stat(file) is not None
 
 
 def _summary(report: Report, findings: Sequence[Finding]) -> str:
