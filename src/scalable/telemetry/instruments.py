@@ -76,7 +76,7 @@ TASK_TRANSFER: Final = Instrument(
     semconv.TASK_TRANSFER,
     "histogram",
     "s",
-    "Fetching the results of other workers for one attempt; attempts that fetched none are not in.",
+    "Fetching results from other workers for one attempt; attempts that fetched none do not count.",
     (_NAME,),
     TASK_BOUNDS,
 )
@@ -106,7 +106,7 @@ TASK_WASTED: Final = Instrument(
     "dask.task.wasted.time",
     "counter",
     "s",
-    "Execution time thrown away, by reason: retry, worker-lost, recomputed, cancelled.",
+    "Execution time wasted, by reason: retry, worker-lost, recomputed, cancelled.",
     (_NAME, semconv.WASTE_REASON),
 )
 TASK_CPU: Final = Instrument(
@@ -134,7 +134,7 @@ WORKER_LOST: Final = Instrument(
     "dask.worker.lost",
     "counter",
     "{worker}",
-    "Workers that went away without having been asked to.",
+    "Workers that ended without a request.",
     (semconv.WORKER_REASON,),
 )
 WORKER_THREADS: Final = Instrument(
@@ -157,7 +157,7 @@ WORKER_MEMORY_UNMANAGED: Final = Instrument(
     "dask.worker.memory.unmanaged",
     "gauge",
     "By",
-    "Memory of a worker's process that is not of results: modules, running tasks, leaks.",
+    "Memory of a worker's process other than results: modules, running tasks, leaks.",
     _BY_WORKER,
 )
 WORKER_MEMORY_SPILLED: Final = Instrument(
@@ -189,7 +189,7 @@ SPILLED: Final = Instrument(
     "dask.cluster.spill.io",
     "counter",
     "By",
-    "Results written to disk and read back for want of memory, of all tasks of the scheduler.",
+    "Results written to disk and read back for lack of memory, of all tasks of the scheduler.",
     (semconv.DISK_DIRECTION,),
 )
 FACTS: Final = Instrument(
@@ -199,7 +199,7 @@ FACTS_DROPPED: Final = Instrument(
     "scalable.recorder.facts.dropped",
     "counter",
     "{fact}",
-    "Facts dropped because nobody fetched them in time.",
+    "Facts dropped because they were not fetched in time.",
 )
 ERRORS: Final = Instrument(
     "scalable.recorder.errors", "counter", "{error}", "Internal errors of the telemetry itself."
@@ -214,7 +214,7 @@ EXPORTED: Final = Instrument(
     "scalable.export.items",
     "counter",
     "{item}",
-    "Spans, metric points and log records by what became of them over OTLP: sent, failed, "
+    "Spans, metric points and log records by outcome over OTLP: sent, failed, "
     "dropped (the queue was full).",
     (semconv.SIGNAL, semconv.OUTCOME),
 )
@@ -229,14 +229,14 @@ EXPORT_QUEUE: Final = Instrument(
     "scalable.export.queue.size",
     "updowncounter",
     "{item}",
-    "Items that wait to be sent over OTLP now.",
+    "Items that now wait to be sent over OTLP.",
     (semconv.SIGNAL,),
 )
 SUMMARIZED: Final = Instrument(
     "scalable.export.spans.summarized",
     "counter",
     "{span}",
-    "Spans of attempts that rollup spans stand for over OTLP; the run directory has them all.",
+    "Attempts that rollup spans represent over OTLP; the run directory has them all.",
 )
 
 #: The table, in the order of the documentation.

@@ -73,7 +73,7 @@ TASK_KNOWN_BEFORE: Final = _field("dask.task.known_before", "known_before")
 TASK_WILL_RETRY: Final = _field("dask.task.will_retry", "will_retry")
 #: The key again: a failure record has it in its details, too.
 FAILED_TASK: Final = _field("scalable.failure.task", "failure.details.task_id")
-#: Graphs that a submission stands for.
+#: Graphs of a submission.
 GRAPH_COUNT: Final = "dask.graph.count"
 
 #: Class of the exception, KilledWorker or WorkerLost.
@@ -110,7 +110,7 @@ TASKS_WAITING: Final = _field("dask.scheduler.tasks_waiting", "tasks_waiting")
 MEMORY_KILL: Final = _field("dask.worker.memory.kill", "memory_kill")
 HOST_NAME: Final = _field("host.name", "host")
 PROCESS_PID: Final = _field("process.pid", "pid")
-#: Tells one process of a service from the next: a worker, where user code recorded there.
+#: Process of a service: the worker, for signals that user code recorded there.
 SERVICE_INSTANCE: Final = "service.instance.id"
 EXIT_CODE: Final = _field("process.exit.code", "exit_code")
 PROCESS_SIGNAL: Final = _field("process.exit.signal", "signal")
@@ -164,7 +164,7 @@ COST_HOURLY: Final = _field("scalable.cost.total_hourly", "total_hourly")
 COST_MONTHLY: Final = _field("scalable.cost.total_monthly", "total_monthly")
 COST_ITEMS: Final = _field("scalable.cost.line_items", "line_items")
 
-#: Told by the program or by a task: an artifact, a look-up in the cache, a cost.
+#: Recorded by the program or by a task: an artifact, a look-up in the cache, a cost.
 EVENT_USER: Final = {
     "artifact": "scalable.artifact",
     "cache": "scalable.cache.lookup",
@@ -190,11 +190,11 @@ PHASE_DURATION: Final = "dask.phase.duration"
 #: Single transfers (or reads) that a phase is made of.
 PHASE_COUNT: Final = "dask.phase.count"
 SPAN_STARTED: Final = _field("dask.task.phases.start", "phases_start")
-#: Key of the task that runs, on the span that stands for it until it ends.
+#: Key of the running task, on the span that represents it until it ends.
 RUNNING_KEY: Final = "dask.running.key"
-#: Span id of the attempt that a span of something running stands for.
+#: Span id of the running attempt, on the span that represents it until it ends.
 RUNNING_SPAN: Final = "dask.task.span_id"
-#: Attempts that a rollup span stands for.
+#: Attempts that a rollup span represents.
 ROLLUP_COUNT: Final = "dask.rollup.count"
 #: Of these, attempts that failed.
 ROLLUP_FAILED: Final = "dask.rollup.failed"
@@ -210,11 +210,11 @@ ROLLUP_BOUNDS: Final = "dask.rollup.duration.bounds"
 ROLLUP_BUCKETS: Final = "dask.rollup.duration.bucket_counts"
 #: On the run's root: attempts that were sent as spans of their own.
 SPANS_SENT: Final = "scalable.spans.sent"
-#: On the run's root: attempts that rollup spans stand for.
+#: On the run's root: attempts that rollup spans represent.
 SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
 #: On the run's root: attempts of traces that the sampler left out.
 SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
-#: On the run's root: spans of user code left out, their attempt being left out or too many.
+#: On the run's root: spans of user code that were left out, with their attempt or as too many.
 SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
 #: Bytes on disk, of an event.
 SPILLED_SIZE: Final = "dask.worker.spilled.size"
@@ -224,31 +224,31 @@ SPILLED_SIZE: Final = "dask.worker.spilled.size"
 METRIC_WORKER_CPU: Final = "dask.worker.cpu.usage"
 METRIC_WORKER_MEMORY: Final = "dask.worker.memory.usage"
 
-#: Why time was thrown away: retry, worker-lost, recomputed, cancelled.
+#: Why execution time was wasted: retry, worker-lost, recomputed, cancelled.
 WASTE_REASON: Final = "dask.waste.reason"
-#: Of bytes read from and written to disk; OpenTelemetry's own name for it.
+#: Direction of bytes to and from disk; a name of OpenTelemetry's conventions.
 DISK_DIRECTION: Final = "disk.io.direction"
 #: traces, metrics, logs.
 SIGNAL: Final = "scalable.signal"
 #: What became of exported items: sent, failed, dropped.
 OUTCOME: Final = "scalable.export.outcome"
-#: The task name of everything beyond the number of names told apart.
+#: The task name for all names beyond the limit.
 OTHER_NAMES: Final = "other"
 
 # -- events and spans ---------------------------------------------------------------------------
 
-#: A task was submitted, runs, was retried, was lost, succeeded, failed, was cancelled.
+#: A task changed its state: submitted, running, retried, lost, succeeded, failed, cancelled.
 EVENT_TASK: Final = "dask.task.state_change"
-#: A worker was launched, is ready, was removed, was lost.
+#: A worker changed its state: launched, ready, removed, lost.
 EVENT_WORKER: Final = "dask.worker.state_change"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
 
-#: The recording began; sent over OTLP alone, as the root span comes at the end.
+#: The run began; sent over OTLP alone, as the root span is sent at the end.
 EVENT_RUN: Final = "scalable.run.started"
-#: On a worker's span: it takes no new tasks, its memory is full.
+#: On a worker's span: it accepts no new tasks, as its memory is full.
 EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
-#: On a worker's span: it takes tasks again.
+#: On a worker's span: it accepts tasks again.
 EVENT_WORKER_RESUMED: Final = "dask.worker.resumed"
 EVENT_WORKER_SPILLED: Final = _field("dask.worker.spilled", "spilled_bytes")
 #: On spans of a worker and of attempts there: the worker was lost.
@@ -261,10 +261,10 @@ SPAN_RUN: Final = "run {project}"
 #: PRODUCER. One or more graphs sent by the client; child of the caller's span, or the root
 #: of a trace of its own that is linked to the run.
 SPAN_SUBMIT: Final = "submit {name}"
-#: INTERNAL. A worker from its first to its last sign; child of the run.
+#: INTERNAL. A worker, from its arrival to its end; child of the run.
 SPAN_WORKER: Final = "worker {name}"
-#: INTERNAL. transfer, disk-read, deserialize …, where it took a noticeable share; child of
-#: the attempt.
+#: INTERNAL. transfer, disk-read, deserialize …, if it took a noticeable share; child of the
+#: attempt.
 SPAN_PHASE: Final = "{phase}"
 #: INTERNAL. All attempts of one name beyond the span budget, with a histogram of their
 #: durations; child of the submission.
@@ -273,7 +273,7 @@ SPAN_ROLLUP: Final = "{name} (others)"
 SPAN_RUNNING: Final = "{name} (running)"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
 
-#: Bytes in the contract's unit of memory.
+#: Bytes per unit of the fields `…_gb`.
 GIGABYTE: Final = 1e9
 
 
