@@ -573,3 +573,12 @@ def test_what_the_record_lacks_is_reported_once(tmp_path: Path) -> None:
     path = run.finish(4, telemetry={"dropped": {"facts": 7}})
     shown = render_text(diagnose_run(path))
     assert shown.count("7 × facts: dropped") == 1
+
+
+@pytest.mark.parametrize("file", ["scalable/demo/workload.py", "scalable/demo.py"])
+def test_the_demo_counts_as_a_program_of_the_user(file: str):
+    traceback = (
+        f'  File "/env/lib/python3.12/site-packages/{file}", line 7, in check\n    raise X\n'
+    )
+    (frame,) = relevant_frames(traceback)
+    assert frame.is_own
