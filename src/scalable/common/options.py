@@ -51,33 +51,20 @@ class InstrumentOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """An option, declared by a field of :class:`Settings`.
+    """An option, declared by a field of :class:`Settings`."""
 
-    Attributes
-    ----------
-    name : str
-        Keyword argument of ``instrument()``.
-    default : object
-        Value if it is not set.
-    variable : str
-        Environment variable that sets it; empty if there is only an argument.
-    allowed : str
-        Description of the allowed values, for messages and documentation.
-    meaning : str
-        What it does.
-    parse : callable
-        Converts a value; raises ValueError or TypeError.
-    default_text : str
-        Default as shown in the documentation.
-    """
-
+    #: Keyword argument of ``instrument()``.
     name: str
+    #: Value if it is not set, and as shown in the documentation.
     default: Any
+    default_text: str
+    #: Environment variable that sets it; empty if there is only an argument.
     variable: str
+    #: Description of the allowed values, for messages and documentation.
     allowed: str
     meaning: str
+    #: Converts a value; raises ValueError or TypeError.
     parse: Callable[[Any], Any]
-    default_text: str
 
 
 def _boolean(value: Any) -> bool:
@@ -342,16 +329,9 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Resolve the options of a run.
+    """Resolve the options of a run: arguments, environment, the manifest's `telemetry` section.
 
-    Parameters
-    ----------
-    given : mapping
-        Keyword arguments; None counts as not given.
-    environ : mapping, optional
-        Environment; default ``os.environ``.
-    manifest : mapping, optional
-        The manifest's `telemetry` section, by name of option; None counts as not given.
+    A value of None counts as not given.
 
     Raises
     ------
