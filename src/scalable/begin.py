@@ -122,13 +122,7 @@ def begin(
     redact = Redactor.from_environment(
         os.environ, dask.config.config, values, off=settings.redact_off
     )
-    routes = find_routes(
-        os.environ,
-        warn,
-        tracer_provider=settings.tracer_provider,
-        meter_provider=settings.meter_provider,
-        logger_provider=settings.logger_provider,
-    )
+    routes = _routes(settings, warn)
     submissions = Submissions(run_id, routes.sampled, ids=using.ids, clock=using.clock)
     connection = None
     if client is not None:
@@ -142,11 +136,7 @@ def begin(
             problem=warn,
         )
     if documents is None:
-        provider = provider_of(client)
-        found = as_found(settings.project, provider, connection.workers() if connection else ())
-        documents = RunDocuments(
-            found.target, provider, found.manifest, found.lock, None, found.plan, {}, {}
-        )
+        documents = _as_found(settings, client, connection)
     identity = RunIdentity(
         run_id,
         redact.short(settings.project),
@@ -182,6 +172,26 @@ def begin(
     undo.callback(recorder.close, "failed", settings.close_timeout)
     trace_id = f"{identity.trace_id:032x}"
     return Recording(run_id, trace_id, settings, client, connection, recorder, uploads)
+
+
+def _routes(settings: Settings, warn: Callable[[str], None]) -> Routes:
+    return find_routes(
+        os.environ,
+        warn,
+        tracer_provider=settings.tracer_provider,
+        meter_provider=settings.meter_provider,
+        logger_provider=settings.logger_provider,
+    )
+
+
+def _as_found(
+    settings: Settings, client: Client | None, connection: ClusterConnection | None
+) -> RunDocuments:
+    provider = provider_of(client)
+    found = as_found(settings.project, provider, connection.workers() if connection else ())
+    return RunDocuments(
+        found.target, provider, found.manifest, found.lock, None, found.plan, {}, {}
+    )
 
 
 def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
