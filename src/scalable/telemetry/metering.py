@@ -6,11 +6,11 @@ measurement passes through every reader; this costs 3 µs for any number, of a b
 
 from __future__ import annotations
 
-import copy
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self, TypeAlias
 
 from opentelemetry.sdk.metrics import Exemplar
@@ -56,36 +56,23 @@ def result_of(record: Record) -> str:
     return _RESULTS[record["state"]]
 
 
+@dataclass(slots=True)
 class Distribution:
     """State of a histogram: cumulative, except for extremes and exemplars of the last interval."""
 
-    __slots__ = (
-        "buckets",
-        "count",
-        "exemplars",
-        "high",
-        "last_high",
-        "last_low",
-        "latest",
-        "low",
-        "scaled",
-        "slowest",
-        "total",
-        "zeros",
-    )
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total = 0.0
-        self.low = self.last_low = math.inf
-        self.high = self.last_high = -1.0
-        self.buckets = [0] * (len(TASK_BOUNDS) + 1)
-        self.zeros = 0
-        #: Index → count of an exponential histogram at :data:`SCALE`.
-        self.scaled: defaultdict[int, int] = defaultdict(int)
-        self.slowest: Record | None = None
-        self.latest: Record | None = None
-        self.exemplars: list[Exemplar] = []
+    count: int = 0
+    total: float = 0.0
+    low: float = math.inf
+    high: float = -1.0
+    last_low: float = math.inf
+    last_high: float = -1.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(TASK_BOUNDS) + 1))
+    zeros: int = 0
+    #: Index → count of an exponential histogram at :data:`SCALE`.
+    scaled: defaultdict[int, int] = field(default_factory=lambda: defaultdict[int, int](int))
+    slowest: Record | None = None
+    latest: Record | None = None
+    exemplars: list[Exemplar] = field(default_factory=list[Exemplar])
 
     def add(self, value: float, record: Record) -> None:
         """Add one value, from `record`."""
@@ -103,29 +90,33 @@ class Distribution:
             self.last_low = value
         self.latest = record
 
-    def take(self, field: str) -> Self:
+    def take(self, name: str) -> Self:
         """Return a copy of the state; begin a new interval."""
         self.low = min(self.low, self.last_low)
         self.high = max(self.high, self.last_high)
-        taken = copy.copy(self)
-        taken.buckets = self.buckets.copy()
-        taken.scaled = self.scaled.copy()
         records = [self.slowest, self.latest] if self.latest is not self.slowest else [self.latest]
-        taken.exemplars = [_exemplar(record, record[field]) for record in records if record]
+        taken = replace(
+            self,
+            buckets=self.buckets.copy(),
+            scaled=self.scaled.copy(),
+            exemplars=[_exemplar(record, record[name]) for record in records if record],
+        )
         self.last_low, self.last_high = math.inf, -1.0
         self.slowest = self.latest = None
         return taken
 
     def since(self, before: Self) -> Self:
         """Return the last interval alone."""
-        last = copy.copy(self)
-        last.count -= before.count
-        last.total -= before.total
-        last.low, last.high = self.last_low, self.last_high
-        last.buckets = [a - b for a, b in zip(self.buckets, before.buckets, strict=True)]
-        last.zeros -= before.zeros
-        last.scaled = defaultdict(int, Counter(self.scaled) - Counter(before.scaled))
-        return last
+        return replace(
+            self,
+            count=self.count - before.count,
+            total=self.total - before.total,
+            low=self.last_low,
+            high=self.last_high,
+            buckets=[a - b for a, b in zip(self.buckets, before.buckets, strict=True)],
+            zeros=self.zeros - before.zeros,
+            scaled=defaultdict(int, Counter(self.scaled) - Counter(before.scaled)),
+        )
 
 
 def _exemplar(record: Record, value: float) -> Exemplar:
@@ -236,12 +227,12 @@ class Meter:
         taken: Snapshot = {instrument: {} for instrument in instruments.INSTRUMENTS}
         taken[instruments.TASK_ATTEMPTS] = dict(self._attempts)
         taken[instruments.TASK_OUTPUT] = dict(self._output)
-        for instrument, field, values in (
+        for instrument, name, values in (
             (instruments.TASK_DURATION, "duration_s", self._durations),
             (instruments.TASK_QUEUED, "queue_s", self._queueing),
             (instruments.TASK_TRANSFER, "transfer_s", self._transfers),
         ):
-            taken[instrument] = {key: value.take(field) for key, value in values.items()}
+            taken[instrument] = {key: value.take(name) for key, value in values.items()}
         for name, counts in names.items():
             for instrument, count in (
                 (instruments.TASK_RETRIES, counts.retries),
