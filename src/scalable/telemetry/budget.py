@@ -21,8 +21,6 @@ from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
 
 #: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
-#: Links on one span.
-MAX_LINKS: Final = 32
 #: Task names that get a rollup span of their own.
 MAX_NAMES: Final = 200
 #: Traces that are followed; the one that was quiet for longest is settled and forgotten first.
@@ -40,7 +38,7 @@ class Group(NamedTuple):
 
 @dataclass(slots=True)
 class _Rollup:
-    """What the left out attempts of one task name did."""
+    """Sums of the attempts of one task name that are left out."""
 
     parent: SpanContext | None
     count: int = 0
@@ -75,9 +73,9 @@ class _Trace:
     ended: int = 0
     sent: int = 0
     sent_ids: set[int] = field(default_factory=set[int])
-    #: Attempts that run and have children: they must be sent, and have their place already.
+    #: Running attempts with children that were sent: they will be sent, and count already.
     parents: set[int] = field(default_factory=set[int])
-    #: The span that rollups hang under where their own parent was left out.
+    #: Parent of rollups whose own parent was left out.
     first: SpanContext | None = None
     #: Attempts of each task name.
     names: dict[str, int] = field(default_factory=dict[str, int])
@@ -106,7 +104,7 @@ class SpanBudget:
     def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:
         self._run = run
         self._limit = limit
-        #: A fifth is kept for failures and for the slowest, whatever comes.
+        #: A fifth is reserved for failures and for the slowest.
         self._live = limit - limit // 5
         self._hold_limit = max(1, limit // 4)
         self._factory = factory
@@ -120,7 +118,7 @@ class SpanBudget:
         self._trace(trace_id).expected += count
 
     def parent(self, ids: SpanContext) -> None:
-        """A span that is no attempt, and is sent: attempts may hang under it."""
+        """A span that is not an attempt is sent: attempts may hang under it."""
         trace = self._trace(ids.trace_id)
         trace.sent_ids.add(ids.span_id)
         trace.first = trace.first or ids
@@ -143,7 +141,7 @@ class SpanBudget:
         return True
 
     def arrived(self, ids: SpanContext) -> None:
-        """A span of user code is sent: the place that was kept for it, as a parent, is free."""
+        """A span of user code is sent; it no longer counts as a parent to come."""
         trace = self._trace(ids.trace_id)
         trace.parents.discard(ids.span_id)
         trace.sent_ids.add(ids.span_id)
@@ -216,7 +214,7 @@ class SpanBudget:
             trace.names[span.name] = count + 1
             if count < FIRST_OF_A_NAME:
                 return True
-        # Half of what is left for half of the future: more may be submitted than is known yet.
+        # Half of the room for the tasks that are expected: more may be submitted.
         trace.credit += left / 2 / max(1, trace.expected - trace.ended)
         if trace.credit < 1.0:
             return False
@@ -244,14 +242,14 @@ class SpanBudget:
         return changed
 
     def _hold(self, trace: _Trace, group: Group) -> None:
-        """Keep the slowest; of the others a uniform sample; the rest is summed up."""
+        """Hold back the slowest and a uniform sample of the others; sum up the rest."""
         trace.held += 1
         entry = (_duration(group.attempt), trace.held, group)
         if len(trace.slowest) < self._hold_limit:
             heapq.heappush(trace.slowest, entry)
             return
         group = heapq.heappushpop(trace.slowest, entry)[2]
-        # The ids are hashes: to keep the smallest of them is to sample uniformly.
+        # The ids are hashes: keeping the smallest samples uniformly.
         context: Any = group.attempt.context
         rank = (-context[1], trace.held, group)
         if len(trace.sample) < self._hold_limit:

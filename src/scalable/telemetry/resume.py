@@ -1,4 +1,4 @@
-"""A run whose recorder died, read back so that another one can go on with it."""
+"""Read a run whose recorder died, so that another recorder can continue it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from scalable_runs.schema import TASKS, WORKERS, Record, Restart, RunDocument
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 
-#: Tasks that have ended whose last state is kept at hand: their results may be lost yet.
+#: Ended tasks whose last state is kept: their results may still be lost.
 MAX_ENDED: Final = 200_000
 
 
 class Position(NamedTuple):
-    """How far a recorder had come; all that came later is given to its successor once more."""
+    """How far a recorder had come; its successor gets everything after that again."""
 
-    #: Number of the first fact that is not wholly in the files.
+    #: Number of the first fact that is not completely in the files.
     after: int
     #: Last `seq` of each journal by then.
     numbers: Mapping[str, int]
-    #: How many of the program's own messages were in the files by then.
+    #: Number of the program's own messages in the files by then.
     messages: int
 
 
 class Resumed(NamedTuple):
-    """What a recorder needs to go on with a run."""
+    """What a recorder needs to continue a run."""
 
     writer: RunWriter
     summary: RunSummary
-    #: Records of tasks.jsonl and workers.jsonl up to the position, as far as they still matter.
+    #: Records of tasks.jsonl and workers.jsonl up to the position that give the present state.
     records: list[tuple[str, Record]]
     after: int
-    #: Number of the first fact that comes for the first time.
+    #: Number of the first fact that the recorder which died was not given.
     news: int
     restarts: list[Restart]
     usage_left_out: int
@@ -66,11 +66,11 @@ def resume(
     news
         Number of the first fact that the recorder which died was not given.
     remote_errors
-        Errors of the cluster's plugins, which are told anew.
+        Errors of the cluster's plugins, which are reported again.
     died
         When the recorder was found to have died, in seconds since the epoch.
     restarts
-        What is said of those that died before.
+        Entries of run.json for the recorders that died before.
     program, on_problem
         As for :class:`~scalable_runs.writer.RunWriter`.
 
@@ -99,7 +99,7 @@ def resume(
             written[file] = journal.written
     document: dict[str, Any] = dict(reader.document)
     telemetry: Mapping[str, Any] = document.get("telemetry") or {}
-    # What the cluster's plugins count comes again with their next answer.
+    # The counts of the cluster's plugins come again with their next answer.
     errors = Counter(telemetry.get("errors") or {})
     errors.subtract(remote_errors)
     document["telemetry"] = {**telemetry, "errors": dict(+errors)}
@@ -128,7 +128,7 @@ class _Journal:
         self._keep = keep
         self.last = 0
         self.lines = 0
-        #: Lines beyond the position: they are made once more.
+        #: Lines after the position: they will be made again.
         self.written: Counter[Any] = Counter()
 
     def follow(self, file: str, records: Iterable[Record]) -> Iterator[Record]:
@@ -143,10 +143,10 @@ class _Journal:
 
 
 class _State:
-    """The records that say in which state tasks and workers are; bounded by those alive."""
+    """The records that give the state of tasks and workers; bounded by those alive."""
 
     def __init__(self) -> None:
-        #: Of each task: how it came in, its last attempt's beginning, its last record.
+        #: Of each task: its submission, the start of its last attempt, its last record.
         self._tasks: dict[str, list[Record | None]] = {}
         self._workers: dict[str, dict[str, Record]] = {}
         self._ended = 0
@@ -161,7 +161,7 @@ class _State:
         key, state = record["task_id"], record["state"]
         task = self._tasks.setdefault(key, [None, None, None])
         if state == "submitted":
-            # Its dependencies are of no use any more.
+            # Its dependencies are not needed.
             kept = {name: value for name, value in record.items() if name != "dependencies"}
             self._tasks[key] = [kept, None, None]
         elif state == "running":

@@ -1,4 +1,4 @@
-"""Where signals go besides the run's directory: as the application, or OTEL_* variables, say."""
+"""Where signals go besides the run's directory, by the application's providers or OTEL_*."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ EXTRA: Final = "pip install 'scalable-otel[otlp]'"
 
 SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
 
-#: The run's directory is written anyway: as a name of an exporter this asks for nothing more.
+#: Name of the exporter of the run's directory, which is always written.
 _OURS: Final = "scalable_runs"
-#: Where the exporters for OTLP live.
+#: Package of the OTLP exporters.
 _OTLP: Final = "opentelemetry.exporter.otlp."
 ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
 
@@ -68,12 +68,12 @@ class Routes:
 
     @property
     def somewhere(self) -> bool:
-        """Any signal goes anywhere."""
+        """Whether any signal goes anywhere."""
         return bool(self.providers or self.exporters)
 
     @property
     def portable(self) -> bool:
-        """Another process can send as well as this one.
+        """Whether another process can send as well as this one.
 
         An object of the application's is here alone; and an exporter that is not OTLP's may print,
         or keep what it gets, and is then meant to do so here.
@@ -89,7 +89,7 @@ class Routes:
                 context, trace_id, "submit", SpanKind.PRODUCER, None, None
             )
         except Exception:
-            # A sampler of the application's that fails: what the parent says, else keep it.
+            # The application's sampler failed: the parent decides; without one, the trace is kept.
             return TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
         other = 0 if parent is None else parent.trace_flags & ~TraceFlags.SAMPLED
         return TraceFlags(other | (TraceFlags.SAMPLED if result.decision.is_sampled() else 0))
@@ -127,7 +127,7 @@ def find_routes(
 
 
 def _set_by_application(provider: Any) -> Any:
-    """`provider`, unless it is one of the API's stand-ins for none."""
+    """`provider`, unless it is one of the API's proxies, which stand for none."""
     return None if type(provider).__module__.split(".")[:2] in _STAND_INS else provider
 
 
@@ -188,7 +188,7 @@ def _by_protocol(environ: Mapping[str, str], signal: SignalName) -> str:
     endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
         f"{prefix}_ENDPOINT", ""
     )
-    # 4317 is gRPC's port and nothing else's: other languages' defaults are meant by it.
+    # 4317 is the port of gRPC alone, which is the default protocol of other languages.
     return _PROTOCOLS["grpc" if _port(endpoint) == 4317 else "http/protobuf"]
 
 
@@ -226,7 +226,7 @@ def make_resource(
 
 
 def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
-    """Where a backend is to find exceptions: on spans (today's default), in logs, or in both."""
+    """Where exceptions are sent: on spans (today's default), in logs, or in both."""
     chosen = {
         part.strip() for part in environ.get("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "").split(",")
     }
@@ -237,7 +237,7 @@ def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
 
 @contextmanager
 def _quiet_grpc() -> Generator[None]:
-    """Keep gRPC's own core, which reads this once, from writing on the user's standard error."""
+    """Keep the core of gRPC, which reads this once, from writing to the user's standard error."""
     name = "GRPC_VERBOSITY"
     if name in os.environ or "grpc" in sys.modules:
         yield
@@ -250,7 +250,7 @@ def _quiet_grpc() -> Generator[None]:
 
 
 def load_exporter(signal: SignalName, point: EntryPoint, warn: Callable[[str], None]) -> Any:
-    """An exporter as its variables configure it; None, and a word to the user, if it cannot be."""
+    """An exporter as its variables configure it; None, after a warning, if it cannot be made."""
     try:
         with _quiet_grpc():
             made = point.load()()
