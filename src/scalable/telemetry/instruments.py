@@ -53,188 +53,158 @@ TASK_BOUNDS: Final = (
     60.0, 150.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0,
 )  # fmt: skip
 
-_NAME: Final = semconv.TASK_NAME
-_BY_WORKER: Final = (semconv.WORKER_NAME,)
 
-TASK_DURATION: Final = Instrument(
+def _counter(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name, "counter", unit, description, attributes)
+
+
+def _updowncounter(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name, "updowncounter", unit, description, attributes)
+
+
+def _gauge(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name, "gauge", unit, description, attributes)
+
+
+def _histogram(name: str, unit: str, description: str, *attributes: str) -> Instrument:
+    return Instrument(name, "histogram", unit, description, attributes, TASK_BOUNDS)
+
+
+_NAME: Final = semconv.TASK_NAME
+_WORKER: Final = semconv.WORKER_NAME
+
+TASK_DURATION: Final = _histogram(
     semconv.TASK_DURATION,
-    "histogram",
     "s",
     "Execution of one attempt, never queueing.",
-    (_NAME, semconv.TASK_RESULT),
-    TASK_BOUNDS,
+    _NAME,
+    semconv.TASK_RESULT,
 )
-TASK_QUEUED: Final = Instrument(
-    semconv.TASK_QUEUED,
-    "histogram",
-    "s",
-    "From the moment a task could run to the start of its attempt.",
-    (_NAME,),
-    TASK_BOUNDS,
+TASK_QUEUED: Final = _histogram(
+    semconv.TASK_QUEUED, "s", "From the moment a task could run to the start of its attempt.", _NAME
 )
-TASK_TRANSFER: Final = Instrument(
+TASK_TRANSFER: Final = _histogram(
     semconv.TASK_TRANSFER,
-    "histogram",
     "s",
     "Fetching results from other workers for one attempt; attempts that fetched none do not count.",
-    (_NAME,),
-    TASK_BOUNDS,
+    _NAME,
 )
-TASK_ATTEMPTS: Final = Instrument(
+TASK_ATTEMPTS: Final = _counter(
     "dask.task.attempts",
-    "counter",
     "{attempt}",
     "Attempts that ended, by result: success, failure (raised), error (lost), cancellation, "
     "rescheduled.",
-    (_NAME, semconv.TASK_RESULT),
+    _NAME,
+    semconv.TASK_RESULT,
 )
-TASK_RETRIES: Final = Instrument(
-    "dask.task.retries",
-    "counter",
-    "{attempt}",
-    "Attempts after which the task runs again.",
-    (_NAME,),
+TASK_RETRIES: Final = _counter(
+    "dask.task.retries", "{attempt}", "Attempts after which the task runs again.", _NAME
 )
-TASK_RECOMPUTATIONS: Final = Instrument(
+TASK_RECOMPUTATIONS: Final = _counter(
     "dask.task.recomputations",
-    "counter",
     "{attempt}",
     "Attempts made again because a result was lost with its worker.",
-    (_NAME,),
+    _NAME,
 )
-TASK_WASTED: Final = Instrument(
+TASK_WASTED: Final = _counter(
     "dask.task.wasted.time",
-    "counter",
     "s",
     "Execution time wasted, by reason: retry, worker-lost, recomputed, cancelled.",
-    (_NAME, semconv.WASTE_REASON),
+    _NAME,
+    semconv.WASTE_REASON,
 )
-TASK_CPU: Final = Instrument(
-    semconv.TASK_CPU, "counter", "s", "CPU time of the tasks' own threads.", (_NAME,)
-)
-TASK_OUTPUT: Final = Instrument(
-    "dask.task.output.size", "counter", "By", "Size of the results returned.", (_NAME,)
-)
-TASK_COUNT: Final = Instrument(
+TASK_CPU: Final = _counter(semconv.TASK_CPU, "s", "CPU time of the tasks' own threads.", _NAME)
+TASK_OUTPUT: Final = _counter("dask.task.output.size", "By", "Size of the results returned.", _NAME)
+TASK_COUNT: Final = _updowncounter(
     "dask.task.count",
-    "updowncounter",
     "{task}",
     "Tasks of the run by the state they are in now: waiting, running, succeeded, failed, "
     "cancelled; unknown once the run has ended without their end being recorded.",
-    (semconv.TASK_STATE,),
+    semconv.TASK_STATE,
 )
-WORKER_COUNT: Final = Instrument(
+WORKER_COUNT: Final = _updowncounter(
     "dask.worker.count",
-    "updowncounter",
     "{worker}",
     "Workers by the state they are in now: running, paused, closing.",
-    (semconv.WORKER_STATE,),
+    semconv.WORKER_STATE,
 )
-WORKER_LOST: Final = Instrument(
-    "dask.worker.lost",
-    "counter",
-    "{worker}",
-    "Workers that ended without a request.",
-    (semconv.WORKER_REASON,),
+WORKER_LOST: Final = _counter(
+    "dask.worker.lost", "{worker}", "Workers that ended without a request.", semconv.WORKER_REASON
 )
-WORKER_THREADS: Final = Instrument(
-    "dask.worker.threads", "updowncounter", "{thread}", "Threads that can run tasks."
+WORKER_THREADS: Final = _updowncounter(
+    "dask.worker.threads", "{thread}", "Threads that can run tasks."
 )
-WORKER_CPU: Final = Instrument(
-    semconv.METRIC_WORKER_CPU, "gauge", "{cpu}", "Cores that a worker's process uses.", _BY_WORKER
+WORKER_CPU: Final = _gauge(
+    semconv.METRIC_WORKER_CPU, "{cpu}", "Cores that a worker's process uses.", _WORKER
 )
-WORKER_MEMORY: Final = Instrument(
-    semconv.METRIC_WORKER_MEMORY, "gauge", "By", "Memory of a worker's process.", _BY_WORKER
+WORKER_MEMORY: Final = _gauge(
+    semconv.METRIC_WORKER_MEMORY, "By", "Memory of a worker's process.", _WORKER
 )
-WORKER_MEMORY_MANAGED: Final = Instrument(
-    "dask.worker.memory.managed",
-    "gauge",
-    "By",
-    "Results that a worker keeps in memory.",
-    _BY_WORKER,
+WORKER_MEMORY_MANAGED: Final = _gauge(
+    "dask.worker.memory.managed", "By", "Results that a worker keeps in memory.", _WORKER
 )
-WORKER_MEMORY_UNMANAGED: Final = Instrument(
+WORKER_MEMORY_UNMANAGED: Final = _gauge(
     "dask.worker.memory.unmanaged",
-    "gauge",
     "By",
     "Memory of a worker's process other than results: modules, running tasks, leaks.",
-    _BY_WORKER,
+    _WORKER,
 )
-WORKER_MEMORY_SPILLED: Final = Instrument(
-    "dask.worker.memory.spilled", "gauge", "By", "Results that a worker keeps on disk.", _BY_WORKER
+WORKER_MEMORY_SPILLED: Final = _gauge(
+    "dask.worker.memory.spilled", "By", "Results that a worker keeps on disk.", _WORKER
 )
-WORKER_MEMORY_LIMIT: Final = Instrument(
-    semconv.WORKER_MEMORY_LIMIT, "gauge", "By", "Memory that a worker may use.", _BY_WORKER
+WORKER_MEMORY_LIMIT: Final = _gauge(
+    semconv.WORKER_MEMORY_LIMIT, "By", "Memory that a worker may use.", _WORKER
 )
-WORKER_LAG: Final = Instrument(
-    "dask.worker.event_loop.lag",
-    "gauge",
-    "s",
-    "How late a worker's event loop ran what was due.",
-    _BY_WORKER,
+WORKER_LAG: Final = _gauge(
+    "dask.worker.event_loop.lag", "s", "How late a worker's event loop ran what was due.", _WORKER
 )
-SCHEDULER_LAG: Final = Instrument(
-    "dask.scheduler.event_loop.lag",
-    "gauge",
-    "s",
-    "How late the scheduler's event loop ran what was due.",
+SCHEDULER_LAG: Final = _gauge(
+    "dask.scheduler.event_loop.lag", "s", "How late the scheduler's event loop ran what was due."
 )
-TRANSFERRED: Final = Instrument(
+TRANSFERRED: Final = _counter(
     "dask.cluster.transfer.io",
-    "counter",
     "By",
     "Results moved between workers, of all tasks of the scheduler.",
 )
-SPILLED: Final = Instrument(
+SPILLED: Final = _counter(
     "dask.cluster.spill.io",
-    "counter",
     "By",
     "Results written to disk and read back for lack of memory, of all tasks of the scheduler.",
-    (semconv.DISK_DIRECTION,),
+    semconv.DISK_DIRECTION,
 )
-FACTS: Final = Instrument(
-    "scalable.recorder.facts", "counter", "{fact}", "Facts that reached the recorder."
-)
-FACTS_DROPPED: Final = Instrument(
+FACTS: Final = _counter("scalable.recorder.facts", "{fact}", "Facts that reached the recorder.")
+FACTS_DROPPED: Final = _counter(
     "scalable.recorder.facts.dropped",
-    "counter",
     "{fact}",
     "Facts dropped because they were not fetched in time.",
 )
-ERRORS: Final = Instrument(
-    "scalable.recorder.errors", "counter", "{error}", "Internal errors of the telemetry itself."
+ERRORS: Final = _counter(
+    "scalable.recorder.errors", "{error}", "Internal errors of the telemetry itself."
 )
-LAG: Final = Instrument(
+LAG: Final = _gauge(
     "scalable.recorder.lag",
-    "gauge",
     "s",
     "Age of the newest fact when the recorder last took in a batch; 0 while nothing happens.",
 )
-EXPORTED: Final = Instrument(
+EXPORTED: Final = _counter(
     "scalable.export.items",
-    "counter",
     "{item}",
     "Spans, metric points and log records by outcome over OTLP: sent, failed, "
     "dropped (the queue was full).",
-    (semconv.SIGNAL, semconv.OUTCOME),
+    semconv.SIGNAL,
+    semconv.OUTCOME,
 )
-EXPORT_FAILURES: Final = Instrument(
-    "scalable.export.failures",
-    "counter",
-    "{export}",
-    "Exports over OTLP that failed.",
-    (semconv.SIGNAL,),
+EXPORT_FAILURES: Final = _counter(
+    "scalable.export.failures", "{export}", "Exports over OTLP that failed.", semconv.SIGNAL
 )
-EXPORT_QUEUE: Final = Instrument(
+EXPORT_QUEUE: Final = _updowncounter(
     "scalable.export.queue.size",
-    "updowncounter",
     "{item}",
     "Items that now wait to be sent over OTLP.",
-    (semconv.SIGNAL,),
+    semconv.SIGNAL,
 )
-SUMMARIZED: Final = Instrument(
+SUMMARIZED: Final = _counter(
     "scalable.export.spans.summarized",
-    "counter",
     "{span}",
     "Attempts that rollup spans represent over OTLP; the run directory has them all.",
 )
