@@ -1,12 +1,11 @@
-"""The facts that plugins see and the recorder consumes: the only types that cross the wire.
+"""The facts that plugins note and the recorder consumes.
 
-A fact says what was seen, when, and for which task attempt or worker. Facts are tuples, so that a
-hook pays for one small allocation and Dask's own message packing carries them; the first element is
-the kind. All times are seconds since the epoch on the scheduler's clock; a key is what
-:func:`task_id` makes of Dask's.
+A fact says what was seen, when, and for which task attempt or worker. It is a tuple, whose first
+element is its kind: a hook makes one small object, and Dask packs it as it is. Times are seconds
+since the epoch on the scheduler's clock; a key is made by :func:`~scalable.facts.identity.task_id`.
 
-The most frequent fact of all says the least: that a task which had succeeded or failed was
-forgotten. It is that task's key, a bare string.
+The most frequent fact, that a task was forgotten after its success or failure, is a bare string,
+its key. :func:`key_of` and :func:`time_of` read facts of every form.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from sys import getsizeof
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from scalable.facts.texts import MAX_TEXT, shortened
 
-#: Number of the form that facts and the messages around them have. It rises with every change.
+#: Version of facts and of the messages that carry them; each change of their form raises it.
 PROTOCOL: Final = 2
-#: The oldest protocol whose peers this one understands, and is understood by.
+#: The oldest version that this one can read, and that can read this one.
 OLDEST_PROTOCOL: Final = 1
 
 #: Bytes of one fact at most.
@@ -43,7 +42,7 @@ class Submitted(NamedTuple):
     function: str | None
     dependencies: tuple[str, ...]
     dependency_count: int
-    #: The annotation the client put on the task: run id and OTel context.
+    #: The annotation that the client gave the task: run id and OpenTelemetry context.
     carrier: str | None
     #: The scheduler knew the task before this run began or before this client asked for it.
     known_before: bool
@@ -69,7 +68,7 @@ class Succeeded(NamedTuple):
     worker: str
     start: float
     stop: float
-    #: When the task became runnable: from here to `start` it queued.
+    #: When the task became runnable; it queued until `start`.
     ready: float
     phases: tuple[Phase, ...]
     nbytes: int
@@ -109,15 +108,15 @@ class Blamed(NamedTuple):
 
 
 class Unassigned(NamedTuple):
-    """A task left its worker without a result: worker lost, cancelled, rescheduled."""
+    """A task left its worker without a result: cancelled, rescheduled, or the worker died."""
 
     kind: int
     time: float
     key: str
     run_id: int | None
     worker: str
-    #: ``worker-lost``; ``dependency-lost`` where what it depends on was on a worker that is lost;
-    #: or the beginning of the scheduler's stimulus id.
+    #: ``worker-lost``; ``dependency-lost`` if a worker that held a dependency died; or the word of
+    #: the scheduler's stimulus id.
     reason: str
 
 
@@ -130,10 +129,7 @@ class Waiting(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """Nobody needs the task any more, and the scheduler forgot it.
-
-    Of a task that had succeeded or failed the bare key stands for this fact.
-    """
+    """The scheduler forgot a task; after its success or failure, the bare key is this fact."""
 
     kind: int
     time: float
@@ -152,12 +148,12 @@ class WorkerReady(NamedTuple):
     nthreads: int
     memory_limit: int
     nanny: str | None
-    #: Names of what it offers to tasks that ask for it.
+    #: Names of its Dask resources.
     resources: tuple[str, ...] = ()
 
 
 class WorkerHello(NamedTuple):
-    """A worker's own word about itself: when its process was launched."""
+    """A worker reports when its process was launched."""
 
     kind: int
     time: float
@@ -177,16 +173,16 @@ class WorkerGone(NamedTuple):
     nthreads: int
     #: ``(key, run_id)`` of what was assigned to it, in the order in which it would run.
     assigned: tuple[tuple[str, int], ...]
-    #: ``(run_id, start)`` of what was executing or had just ended, read from the worker's board;
-    #: nothing where it left in good order, having told all; None if unreadable.
+    #: ``(run_id, start)`` of what was executing or had just ended, read from the worker's slot
+    #: file; empty if it shut down cleanly, None if the file cannot be read.
     executing: tuple[tuple[int, float], ...] | None
     tasks_recomputed: int
     memory: int
-    #: Most bytes that it had on disk for lack of memory at one time.
+    #: Most bytes that it had spilled to disk at one time.
     spilled: int = 0
     #: Seconds since its last heartbeat.
     heartbeat_age: float | None = None
-    #: Dask ended it since so many seconds went by without one.
+    #: Dask ended it because it sent none for so many seconds.
     ttl: float | None = None
 
 
@@ -206,14 +202,14 @@ class Sample(NamedTuple):
     spilled: int
     #: How late its event loop ran what was due, in seconds.
     lag: float
-    #: Dask's word for the worker's state: running, paused, closing, …
+    #: State of the worker as Dask names it: running, paused, closing, …
     status: str
     #: Bytes that it sent to other workers since it began.
     sent: int
 
 
 class SchedulerSample(NamedTuple):
-    """The scheduler itself, and what it alone sums up of all workers."""
+    """The scheduler's own usage, and sums over all workers."""
 
     kind: int
     time: float
@@ -232,14 +228,14 @@ class Restarted(NamedTuple):
 
 
 class SchedulerClosed(NamedTuple):
-    """The scheduler closes in good order: no task that it still knows will run to its end."""
+    """The scheduler shuts down cleanly: no task that it still knows will finish."""
 
     kind: int
     time: float
 
 
 class AttemptError(NamedTuple):
-    """What only the worker knows of an attempt that raised; joined to its :class:`Failed`."""
+    """Details of an attempt that raised, from its worker; added to its :class:`Failed`."""
 
     kind: int
     time: float
@@ -259,9 +255,9 @@ class WorkerExit(NamedTuple):
     kind: int
     #: On the nanny's clock.
     time: float
-    #: Empty if the process ended before the nanny had heard of it; the scheduler may have.
+    #: Empty if the process ended before it had reported its address to the nanny.
     address: str
-    #: As the operating system tells it; negative: minus the signal's number.
+    #: Exit status; minus the signal's number if a signal ended it.
     status: int
     signal: str | None
     #: The nanny starts another process.
@@ -281,11 +277,10 @@ class WorkerExit(NamedTuple):
 
 
 class WorkerEvent(NamedTuple):
-    """Something about a worker that is not its coming or going.
+    """Something else about a worker.
 
-    `event` is ``process`` (its log, its batch job's limits: said by itself), ``unwatched`` (the
-    package cannot be imported there), or the topic or action of an event of Dask's:
-    ``worker-restart-memory``, ``worker-ttl``.
+    `event` is ``process`` (where its log is, limits of its batch job), ``unwatched`` (the package
+    cannot be imported there), or an event of Dask: ``worker-restart-memory``, ``worker-ttl``.
     """
 
     kind: int
@@ -296,28 +291,25 @@ class WorkerEvent(NamedTuple):
 
 
 class RelayBatch(NamedTuple):
-    """Spans, log records or metrics (as `kind` says) from a process of the cluster.
-
-    What the code of tasks records, and the records of Dask's own loggers.
-    """
+    """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process."""
 
     kind: int
     time: float
     #: Address of the worker; empty for the scheduler's process.
     worker: str
     number: int
-    #: JSON: ``{"resource": {…}, "items": […]}``. Nobody on the way needs to look into it.
+    #: JSON of a :class:`~scalable.facts.relay_items.Payload`.
     payload: bytes
     #: Items of this kind that were dropped since the last report.
     dropped: int
 
 
 class UserEvent(NamedTuple):
-    """What the user's code asks to be recorded: an artifact, a cost, a metric, a cache look-up."""
+    """An artifact, a cost, a metric or a cache look-up that user code recorded."""
 
     kind: int
     time: float
-    #: The attempt whose code it was; None for the client's own.
+    #: The attempt whose code it was; None for code of the program.
     key: str | None
     run_id: int | None
     worker: str
@@ -403,23 +395,31 @@ _TYPES: Final[dict[int, Any]] = {
 }
 
 _new: Final[Any] = tuple.__new__
-
-
-#: Those of which every task makes one: they stay the plain tuples that they come as.
+#: Kinds that every task has: they stay plain tuples, which the garbage collector need not track.
 _PLAIN: Final = frozenset({SUBMITTED, SUCCEEDED})
+#: Kinds of facts about a task, which have its key as third element.
+_OF_TASKS: Final = frozenset({*range(SUBMITTED, WORKER_READY), ATTEMPT_ERROR, USER_EVENT})
+
+
+def key_of(fact: Fact) -> str | None:
+    """Key of the task that a fact is about; None if it is about none."""
+    if isinstance(fact, str):
+        return fact
+    fields = cast("tuple[Any, ...]", fact)
+    return fields[2] if fields[0] in _OF_TASKS else None
+
+
+def time_of(fact: Fact) -> float | None:
+    """When it happened; None if the fact does not say."""
+    return None if isinstance(fact, str) else fact[1]
 
 
 def decode(raw: Iterable[Any], unread: Counter[str] | None = None) -> list[Fact]:
     """Turn tuples as they came over the wire into facts.
 
     A peer of another version may send more fields than are known, which are ignored, or fewer,
-    which get their defaults if they have any. :class:`Submitted` and :class:`Succeeded` stay plain
-    tuples.
-
-    Parameters
-    ----------
-    unread : Counter, optional
-        Counts by kind what cannot be read: it is left out.
+    which get their defaults if they have any. What cannot be read is left out, and counted by kind
+    in `unread`. :class:`Submitted` and :class:`Succeeded` stay plain tuples.
     """
     facts: list[Any] = []
     for given in raw:
@@ -440,18 +440,18 @@ def decode(raw: Iterable[Any], unread: Counter[str] | None = None) -> list[Fact]
                 if fields is None:
                     _count(unread, fact_type.__name__)
                     continue
-            # What `_make` does, without a call of Python's for each.
+            # What `_make` does, at a third of its cost.
             facts.append(fields if kind in _PLAIN else _new(fact_type, fields))
     return facts
 
 
 def report(reports: Any) -> dict[str, Any]:
-    """What a peer of the scheduler sends with ``(run id or None, fact)`` pairs."""
+    """A message to the scheduler with ``(run id or None, fact)`` pairs."""
     return {"reports": reports, "protocol": PROTOCOL, "oldest": OLDEST_PROTOCOL}
 
 
 def are_compatible(protocol: Any, oldest: Any) -> bool:
-    """Whether a peer that says so of itself understands us, and we understand it."""
+    """Whether this version and a peer of these versions can read each other."""
     return (
         isinstance(protocol, int)
         and isinstance(oldest, int)
@@ -477,7 +477,7 @@ def _count(unread: Counter[str] | None, kind: str) -> None:
 
 #: Bytes of the program's own events that wait for the recorder at most; further ones are counted.
 MAX_NOTED: Final = 16 * 2**20
-#: Kinds of unreadable facts told apart.
+#: Kinds of unreadable facts that are counted separately.
 MAX_PLACES: Final = 100
 
 
@@ -492,10 +492,7 @@ def size_of(value: Any) -> int:
 
 
 def bounded(fact: Fact) -> Fact | None:
-    """A peer's fact with long texts cut; None where it is too large all the same.
-
-    Its key names a task: a key that is too long is not cut.
-    """
+    """A peer's fact with long texts cut; None if it is still too large, or its key too long."""
     if size_of(fact) <= MAX_TEXT:
         return fact
     if len(getattr(fact, "key", None) or "") > MAX_TEXT:
@@ -530,3 +527,25 @@ class Batch(NamedTuple):
     errors: dict[str, int]
     #: The scheduler's clock now.
     now: float
+
+
+class FactSource(Protocol):
+    """Where a recorder gets its facts; every method is called by the recorder's thread."""
+
+    def pull(self, after: int, limit: int, timeout: float) -> Batch:
+        """Facts from number `after` on.
+
+        Raises
+        ------
+        ConnectionRefusedError
+            There has been no such scheduler for a while, or it does not know the run.
+        ConnectionError
+            The scheduler did not answer within `timeout` seconds.
+        TimeoutError
+            Nor did the program, which is busy or stopped: that says nothing of the scheduler.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        ...

@@ -1,4 +1,4 @@
-"""A client's half of the instrumentation: plugins put on its cluster, its graphs annotated."""
+"""A client's side of the instrumentation: plugins on its cluster, annotations on its graphs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 
 from scalable.common.guard import Guard
+from scalable.facts import FactSource
 from scalable.facts.protocol import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.dask_compat import is_on_loop, run_on
-from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource, Source
+from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
 CONNECTION_TIMEOUT: Final = 5.0
-#: Seconds that closing a run waits at most for what workers have measured.
-DRAIN_WAIT: Final = 1.0
 #: Seconds of them for the nannies.
 NANNY_TIMEOUT: Final = 2.0
+#: Seconds that closing a run waits at most for what workers have measured.
+DRAIN_WAIT: Final = 1.0
 
 
 class ClusterConnection:
-    """Ties one run to the cluster of one client.
+    """Connects one run to the cluster of one client.
 
     Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
     event loop is sent there.
@@ -37,18 +38,12 @@ class ClusterConnection:
     ----------
     client : distributed.Client
         The client whose cluster is recorded.
-    run : str
-        Id of the run.
-    scope : {"client", "cluster"}
-        Whose tasks are recorded.
-    sample_interval : float
-        Seconds between samples of the workers' usage.
-    log_level : int
-        Least level of the log records that the run wants.
+    run, scope, sample_interval, log_level
+        As for :class:`ScalableSchedulerPlugin`.
     carrier : callable
         Makes the annotation of the next graph of the client.
     problem : callable
-        Told in one sentence what could not be attached, and where.
+        Called with a sentence that says what could not be attached, and where.
     """
 
     def __init__(
@@ -76,11 +71,30 @@ class ClusterConnection:
         )
         self._address = dask_compat.scheduler_address(client)
         self._connection_args = client.connection_args
-        self._local = _scheduler_in_this_process(client)
+        self._local = _scheduler_in_this_process(self._address)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected = False
-        self._remote: RemoteSource | None = None
-        self.source: Source | None = None
+        self.source: FactSource | None = None
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers as found: name, address, threads, memory limit."""
+        if self._local is not None:
+            states = list(self._local.workers.values())
+            found = [(it.address, it.name, it.nthreads, it.memory_limit) for it in states]
+        else:
+            found = [
+                (address, it.get("name"), it.get("nthreads"), it.get("memory_limit"))
+                for address, it in dask_compat.fetch_workers(self.client).items()
+            ]
+        return [
+            {
+                "name": str(name),
+                "address": address,
+                "nthreads": nthreads,
+                "memory_limit_bytes": memory_limit or None,
+            }
+            for address, name, nthreads, memory_limit in found
+        ]
 
     # -- attaching ----------------------------------------------------------------------------
 
@@ -99,28 +113,6 @@ class ClusterConnection:
                 self._connect_remote()
         except Exception as error:
             self._problem(f"the scheduler at {self._address} cannot be watched: {error!r}")
-
-    def workers(self) -> list[dict[str, Any]]:
-        """The workers as found: name, address, threads, memory limit."""
-        if self._local is not None:
-            return [
-                {
-                    "name": str(worker.name),
-                    "address": worker.address,
-                    "nthreads": worker.nthreads,
-                    "memory_limit_bytes": worker.memory_limit or None,
-                }
-                for worker in list(self._local.workers.values())
-            ]
-        return [
-            {
-                "name": str(worker.get("name")),
-                "address": address,
-                "nthreads": worker.get("nthreads"),
-                "memory_limit_bytes": worker.get("memory_limit"),
-            }
-            for address, worker in dask_compat.fetch_workers(self.client).items()
-        ]
 
     async def settle(self) -> None:
         """Wait for what :meth:`connect` had to leave to the event loop."""
@@ -145,73 +137,48 @@ class ClusterConnection:
             run_on(scheduler.loop, attach_all, CONNECTION_TIMEOUT)
 
     def _connect_remote(self) -> None:
-        self.source = self._remote = RemoteSource(
-            self._address, self.client.connection_args, self.run, self._sent
+        source = self.source = RemoteSource(
+            self._address, self._connection_args, self.run, self._sent
         )
-        if is_on_loop(self.client.loop):
-            self._later(self._register())
-        else:
-            run_on(self.client.loop, self._register, CONNECTION_TIMEOUT)
 
-    async def _register(self) -> None:
-        scheduler: Any = self.client.scheduler
-        try:
-            await scheduler.register_scheduler_plugin(
-                plugin=dumps(self._plugin), name=self._plugin.name, idempotent=True
-            )
-        except Exception as error:
-            self.source = None
-            self._problem(
-                f"the scheduler at {self._address} cannot load scalable ({error!r}); "
-                "install the same version there"
-            )
-            return
-        if self._remote is not None:
-            self._remote.registered.set()
+        async def register() -> None:
+            scheduler: Any = self.client.scheduler
+            try:
+                await _register(scheduler, "scheduler", self._plugin, self._plugin.name)
+            except Exception as error:
+                self.source = None
+                self._problem(
+                    f"the scheduler at {self._address} cannot load scalable ({error!r}); "
+                    "install the same version there"
+                )
+                return
+            source.registered.set()
             self._sent.is_counting = True
-        await self._watch_workers(scheduler)
+            await self._watch_workers(scheduler)
+
+        self._now_or_later(register)
 
     async def _watch_workers(self, scheduler: Any) -> None:
-        """Put the worker plugin on all workers, now and to come."""
-        plugin = dumps(ScalableWorkerPlugin())
+        """Register the plugins of all workers and nannies, present and future."""
         try:
-            if isinstance(scheduler, Scheduler):
-                answers = await scheduler.register_worker_plugin(
-                    None, plugin=plugin, name=WORKER_PLUGIN_NAME, idempotent=True
-                )
-            else:
-                answers = await scheduler.register_worker_plugin(
-                    plugin=plugin, name=WORKER_PLUGIN_NAME, idempotent=True
-                )
+            plugin = ScalableWorkerPlugin()
+            answers = await _register(scheduler, "worker", plugin, WORKER_PLUGIN_NAME)
         except Exception as error:
             self._problem(f"the workers cannot be watched: {error!r}")
             return
         failed = [address for address, answer in answers.items() if answer["status"] == "error"]
         if failed:
             self._problem(f"these workers cannot be watched: {', '.join(sorted(failed)[:10])}")
-        await self._watch_nannies(scheduler)
-
-    async def _watch_nannies(self, scheduler: Any) -> None:
-        """Put the nanny plugin on all nannies, now and to come; workers may have none."""
-        more: dict[str, Any] = {"comm": None} if isinstance(scheduler, Scheduler) else {}
-        plugin = dumps(ScalableNannyPlugin())
         registered = asyncio.ensure_future(
-            scheduler.register_nanny_plugin(
-                plugin=plugin, name=NANNY_PLUGIN_NAME, idempotent=True, **more
-            )
+            _register(scheduler, "nanny", ScalableNannyPlugin(), NANNY_PLUGIN_NAME)
         )
         try:
-            # Dask waits here for every nanny that is starting: that may take longer than we can.
+            # Dask waits here for every nanny that is starting, which may take longer.
             await asyncio.wait_for(asyncio.shield(registered), NANNY_TIMEOUT)
         except TimeoutError:
             registered.add_done_callback(_retrieve)
         except Exception as error:
             self._problem(f"the nannies cannot be watched: {error!r}")
-
-    def _later(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # -- detaching ----------------------------------------------------------------------------
 
@@ -223,13 +190,9 @@ class ClusterConnection:
                 if hub is not None and hub.measures and not is_on_loop(self._local.loop):
                     run_on(self._local.loop, hub.drain, DRAIN_WAIT)
             elif self.client.status == "running" and not is_on_loop(self.client.loop):
-                run_on(self.client.loop, self._drain, DRAIN_WAIT)
+                run_on(self.client.loop, getattr(self.client.scheduler, DRAIN_OP), DRAIN_WAIT)
         except Exception:
-            return  # the cluster does not answer: the recorder will find that out for itself
-
-    async def _drain(self) -> None:
-        scheduler: Any = self.client.scheduler
-        await getattr(scheduler, DRAIN_OP)()
+            return  # the cluster does not answer, which the recorder will notice itself
 
     def disconnect(self, guard: Guard, *, outlived: bool = False) -> None:
         """Undo :meth:`connect`, as far as the cluster still answers.
@@ -250,14 +213,11 @@ class ClusterConnection:
             if self._local is not None:
                 self._disconnect_local(self._local)
             elif self.client.status == "running":
-                if is_on_loop(self.client.loop):
-                    self._later(self._unregister())
-                else:
-                    run_on(self.client.loop, self._unregister, CONNECTION_TIMEOUT)
+                self._now_or_later(lambda: self._leave(self.client.scheduler))
             elif outlived and "scheduler_gone" not in guard.errors and not _in_a_loop():
-                asyncio.run(asyncio.wait_for(self._leave_alone(), CONNECTION_TIMEOUT))
+                asyncio.run(asyncio.wait_for(self._leave_without_client(), CONNECTION_TIMEOUT))
         except Exception as error:
-            # The cluster is going away by itself: nothing is left there to undo.
+            # The cluster is shutting down itself: nothing is left there to undo.
             guard.count("disconnect", error)
 
     def _disconnect_local(self, scheduler: Scheduler) -> None:
@@ -270,17 +230,36 @@ class ClusterConnection:
         else:
             run_on(loop, self._plugin.leave, CONNECTION_TIMEOUT)
 
-    async def _leave_alone(self) -> None:
-        """The client is closed, the scheduler lives on: a connection of our own."""
+    async def _leave_without_client(self) -> None:
         scheduler: Any = rpc(self._address, connection_args=self._connection_args)
         try:
-            await getattr(scheduler, LEAVE_OP)(run=self.run)
+            await self._leave(scheduler)
         finally:
             await scheduler.close_rpc()
 
-    async def _unregister(self) -> None:
-        scheduler: Any = self.client.scheduler
+    async def _leave(self, scheduler: Any) -> None:
         await getattr(scheduler, LEAVE_OP)(run=self.run)
+
+    # -- on the client's loop -----------------------------------------------------------------
+
+    def _now_or_later(self, function: Callable[[], Any]) -> None:
+        """Run a coroutine function on the client's loop; wait for it unless that is this loop."""
+        if is_on_loop(self.client.loop):
+            self._later(function())
+        else:
+            run_on(self.client.loop, function, CONNECTION_TIMEOUT)
+
+    def _later(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _register(scheduler: Any, kind: str, plugin: Any, name: str) -> Any:
+    """Register a plugin with a scheduler in this process, or through its RPC."""
+    comm = (None,) if isinstance(scheduler, Scheduler) else ()
+    register = getattr(scheduler, f"register_{kind}_plugin")
+    return await register(*comm, plugin=dumps(plugin), name=name, idempotent=True)
 
 
 def _in_a_loop() -> bool:
@@ -292,13 +271,12 @@ def _in_a_loop() -> bool:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the outcome of what nobody waits for any more."""
+    """Look at the outcome, so that asyncio does not report it as never retrieved."""
     if not future.cancelled():
         future.exception()
 
 
-def _scheduler_in_this_process(client: Client) -> Scheduler | None:
-    address = dask_compat.scheduler_address(client)
+def _scheduler_in_this_process(address: str) -> Scheduler | None:
     for scheduler in dask_compat.schedulers_here():
         if address in dask_compat.addresses(scheduler):
             return scheduler

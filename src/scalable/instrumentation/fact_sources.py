@@ -1,4 +1,4 @@
-"""Where a recorder gets its facts: the plugin in this process, or one behind Dask's RPC."""
+"""Sources of a recorder's facts: a scheduler plugin in this process, or one behind an RPC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import Counter
 from time import monotonic, time
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from distributed.comm.addressing import parse_host_port
 from distributed.core import rpc
@@ -20,74 +20,50 @@ from scalable.instrumentation.fact_buffer import ANSWER_BYTES
 from scalable.instrumentation.hub import NO_SUCH_RUN
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
 
-#: Seconds within which a connection to the scheduler must be made; one that refuses connections
-#: for so long is gone.
+#: Seconds to wait for a connection; a scheduler that refuses connections for so long is gone.
 CONNECT_TIMEOUT: Final = 1.5
 #: Seconds to wait for an answer, and for one that holds a single fact.
 TIMEOUTS: Final = (2.0, 4.0)
-#: Bytes asked for at first. Below the least one fact is asked for.
+#: Bytes to ask for at first, and at least: below that one fact is asked for.
 FIRST_SIZE: Final = 128 * 2**10
 MIN_SIZE: Final = 16 * 2**10
 #: Seconds after which a graph that the scheduler has not taken in counts as missing.
 UNSEEN_AFTER: Final = 1.0
-#: Answers with a single fact that are late in a row before that fact is suspected.
+#: Late answers with a single fact, one after another, before that fact is given up.
 MAX_LATES: Final = 2
-#: The protocol from which on a scheduler bounds its answers in bytes, and what a fact takes before.
+#: The protocol since which schedulers bound answers in bytes; estimated bytes of a fact before.
 SIZE_SINCE: Final = 2
 TYPICAL_FACT: Final = 512
 
 
 class LateError(ConnectionError):
-    """The scheduler did not answer in time: it may be busy, or the link slow."""
+    """The scheduler did not answer in time: it may be busy, or the network slow."""
 
 
 class SourceGoneError(ConnectionRefusedError):
-    """The scheduler has refused connections for a while, or knows nothing of the run."""
-
-
-class Source(Protocol):
-    """What the recorder's thread pulls from; every method is called by that thread."""
-
-    def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on, within `timeout` seconds.
-
-        Raises
-        ------
-        LateError, SourceGoneError
-            There is no answer.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release what the source holds."""
-        ...
+    """The scheduler has refused connections for a while, or does not know the run."""
 
 
 class Pace:
-    """How much to ask for at once, and how long to wait for it; one thread's.
+    """How much to ask for at once, and how long to wait for it; used by the recorder's thread.
 
-    An answer that is late asks for a smaller one, down to a single fact, for which it waits longer.
-    An answer that came soon and was full asks for a larger one.
-
-    Attributes
-    ----------
-    size : int
-        Bytes to ask for.
-    timeout : float
-        Seconds to wait.
-    is_stuck : bool
-        A single fact did not come, again and again: is it the fact, or the scheduler?
+    After a late answer less is asked for, down to a single fact, for which the wait is longer.
+    After an answer that was quick and full more is asked for.
     """
 
     def __init__(self) -> None:
+        #: Bytes to ask for.
         self.size = FIRST_SIZE
+        #: Seconds to wait.
         self.timeout = TIMEOUTS[0]
+        #: A single fact was late several times: an answer without facts will show whether it is
+        #: the fact or the scheduler.
         self.is_stuck = False
         self._lates = 0
         self._was_stuck = False
 
     def in_time(self, seconds: float, *, full: bool) -> None:
-        """An answer came after `seconds`; `full`: there is more."""
+        """An answer came after `seconds`; `full` if there is more."""
         self._lates = 0
         self._was_stuck = False
         self.timeout = TIMEOUTS[0]
@@ -97,13 +73,13 @@ class Pace:
             self.size = min(ANSWER_BYTES, max(MIN_SIZE, 2 * self.size))
 
     def late(self) -> bool:
-        """No answer came; returns whether to give the next fact up."""
+        """No answer came; returns whether to give up the next fact."""
         if self.is_stuck:
-            self.is_stuck = False  # nor does it answer without a fact: it is the scheduler
+            self.is_stuck = False  # no answer without facts either: it is the scheduler
             self._was_stuck = False
             self._lates = 0
         elif self._was_stuck:
-            # It has answered without the fact, and then not with it.
+            # It answered without the fact, and then not with it.
             self._was_stuck = False
             self._lates = 0
             return True
@@ -117,7 +93,7 @@ class Pace:
 
 
 class GraphCount:
-    """Counts the graphs that a client sends, to be held against what its scheduler took in.
+    """Counts the graphs that a client sends, to compare them with those that came in.
 
     :meth:`add` is called by the threads that send, :meth:`missing` by the recorder's.
     """
@@ -136,7 +112,7 @@ class GraphCount:
                 self._count += 1
 
     def missing(self, taken_in: int) -> int:
-        """How many have been missing for longer than a message takes."""
+        """How many have been missing for :data:`UNSEEN_AFTER`, longer than a message takes."""
         missing = self._count - taken_in
         if missing <= 0:
             self._behind_since = None
@@ -148,7 +124,7 @@ class GraphCount:
 
 
 class NoSource:
-    """There is no cluster, and nothing to pull: a session that did not start."""
+    """Has no facts: a session that did not start has no cluster."""
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Nothing."""
@@ -159,7 +135,7 @@ class NoSource:
 
 
 class LocalSource:
-    """Reads the plugin of a scheduler in this process; its event loop takes no part."""
+    """Pulls from the plugin of a scheduler in this process, without its event loop."""
 
     def __init__(self, plugin: ScalableSchedulerPlugin, sent: GraphCount) -> None:
         self._plugin = plugin
@@ -174,9 +150,9 @@ class LocalSource:
 
 
 class RemoteSource:
-    """Asks a scheduler elsewhere, over a connection and an event loop of the recorder's thread.
+    """Pulls over a connection and an event loop of the recorder's thread.
 
-    The client's own loop may be the user's, and blocked, or gone before the run is closed.
+    The client's own loop may be the user's and blocked, or closed before the run is.
 
     Parameters
     ----------
@@ -188,11 +164,6 @@ class RemoteSource:
         Id of the run.
     sent : GraphCount
         What the client sends.
-
-    Attributes
-    ----------
-    registered : threading.Event
-        Set by the client once the scheduler has the plugin: before that there is nothing to ask.
     """
 
     def __init__(
@@ -206,13 +177,14 @@ class RemoteSource:
         self._address = address
         self._connection_args = connection_args
         self._run = run
+        #: Set once the scheduler has the plugin: before that there is nothing to pull.
         self.registered = threading.Event()
         self._runner: asyncio.Runner | None = None
         self._rpc: Any = None
         self._pace = Pace()
-        #: The scheduler's protocol, once it has told.
+        #: The scheduler's protocol, known from its first answer.
         self._protocol: int | None = None
-        #: Facts that could not be had, and what could not be read.
+        #: Facts that never came, and what could not be read.
         self._left_out = 0
         self._unread: Counter[str] = Counter()
         #: As of the last answer.
@@ -220,14 +192,14 @@ class RemoteSource:
         self._errors: dict[str, int] = {}
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; see :class:`Source`."""
+        """Facts from number `after` on; see :class:`~scalable.facts.FactSource`."""
         if not self.registered.is_set():
             return Batch([], after, False, 0, {}, time())
         pace = self._pace
-        # A peer that has not said yet what it understands gets the question that all understand.
+        # The first question is one that every protocol understands.
         size = min(pace.size, FIRST_SIZE) if self._protocol is None else pace.size
         if pace.is_stuck:
-            # If the scheduler answers at all, it is the next fact that cannot be had.
+            # If the scheduler answers this, it is the next fact that does not come.
             size = 0
         began = monotonic()
         try:
@@ -260,7 +232,7 @@ class RemoteSource:
 
     async def _ask(self, after: int, limit: int, size: int, timeout: float) -> dict[str, Any]:
         if self._rpc is None:
-            # Dask tries again and again for so long, whatever the reason, and tells it then.
+            # Dask tries again for so long, whatever the reason.
             self._rpc = rpc(
                 self._address, timeout=CONNECT_TIMEOUT, connection_args=self._connection_args
             )
@@ -296,7 +268,7 @@ class RemoteSource:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Nobody listens at the address any more; Dask wraps that several times."""
+    """Whether nothing listens at the address; Dask wraps that error several times."""
     while error is not None:
         if isinstance(error, ConnectionRefusedError):
             return True
@@ -305,7 +277,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def _is_no_connection(error: OSError) -> bool:
-    """No connection was made in time: Dask tells only why the last attempt failed."""
+    """Whether no connection was made in time; Dask reports only why the last attempt failed."""
     return type(error) is OSError
 
 
@@ -320,9 +292,9 @@ def _is_refused(address: str) -> bool:
 
 
 def _batch(answer: dict[str, Any], sent: GraphCount, unread: Counter[str] | None = None) -> Batch:
-    """What an answer brings; `unread` counts, from one to the next, what cannot be read of it."""
+    """The batch of an answer; `unread` counts what cannot be read, over all answers."""
     errors = Counter({str(place): int(count) for place, count in answer["errors"].items()})
-    # A scheduler with another version of this package may not count them.
+    # Older versions do not count graphs.
     if "graphs" in answer and (missing := sent.missing(int(answer["graphs"]))):
         errors[GRAPHS_UNSEEN] = missing
     decoded = facts.decode(answer["facts"], unread)

@@ -15,9 +15,9 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks
 from scalable.instrumentation.relay_encoder import encode
 
-#: Longest time that something waits before it is sent, in seconds: what a SIGKILL costs.
+#: Longest time that an item waits before it is sent, in seconds: what a SIGKILL costs.
 FLUSH_INTERVAL: Final = 0.2
-#: Bytes that wait in one process at most; beyond it what is new is dropped, and counted.
+#: Bytes that wait in one process at most; beyond it new items are dropped, and counted.
 MAX_WAITING: Final = 4 * 2**20
 #: Bytes of one item at most.
 MAX_ITEM: Final = 256 * 2**10
@@ -41,7 +41,6 @@ RATES: Final = {
 
 #: ``(run id or None, fact)``
 Reports: TypeAlias = list[tuple[str | None, tuple[Any, ...]]]
-Send: TypeAlias = Callable[[Reports], None]
 
 
 class Outbox:
@@ -53,22 +52,22 @@ class Outbox:
     Parameters
     ----------
     loop : asyncio.AbstractEventLoop
-        On which `send` is called.
+        Calls `send`.
     origin : callable
         Address of the worker the items come from; empty for another process.
     send : callable
-        Takes ``(run id or None, fact)`` pairs.
+        Takes what is to be sent.
     resource : dict
         Describes the process; strings and numbers.
     is_blocked : callable
-        What was sent before is still on its way out: more would only wait elsewhere, unbounded.
+        What was sent before is still on its way: more would only wait elsewhere, unbounded.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         origin: Callable[[], str],
-        send: Send,
+        send: Callable[[Reports], None],
         resource: dict[str, Any],
         is_blocked: Callable[[], bool] = bool,
     ) -> None:
@@ -87,30 +86,24 @@ class Outbox:
         let_go_in_forks(self)
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
-        """Take an item, made by :func:`encode`, or count it as dropped."""
+        """Take an encoded item, or count it as dropped."""
         size = len(item)
-        if self._closed:
-            return
         if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take_token(kind):
-            self._tally(kind, run).add(1)
-        else:
+            self.drop(kind, run, 1)
+        elif not self._closed:
             self._bytes += size
             self._items.append((kind, run, item))
-        self._arm()
-
-    def drop(self, kind: int, run: str | None, count: int) -> None:
-        """Count items that were left out before they came here."""
-        if not self._closed:
-            self._tally(kind, run).add(count)
             self._arm()
 
-    def _tally(self, kind: int, run: str | None) -> _Tally:
-        tally = self._dropped.get((kind, run))
-        # Two threads that come here at once get the same one.
-        return tally if tally is not None else self._dropped.setdefault((kind, run), _Tally())
+    def drop(self, kind: int, run: str | None, count: int) -> None:
+        """Count items that are left out."""
+        if not self._closed:
+            # Two threads that make a tally at once get the same one.
+            self._dropped.setdefault((kind, run), _Tally()).add(count)
+            self._arm()
 
     def _arm(self) -> None:
-        if not self.waiting and not self._closed:
+        if not self.waiting:
             self.waiting = True
             try:
                 self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_INTERVAL, self.flush)
@@ -121,8 +114,8 @@ class Outbox:
         """Send what waits, or try later."""
         if not self._closed and self._is_blocked():
             self._loop.call_later(FLUSH_INTERVAL, self.flush)
-            return
-        self._flush()
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         reports = self.empty()
@@ -136,19 +129,17 @@ class Outbox:
         while self._items:
             kind, run, item = self._items.popleft()
             batches.setdefault((kind, run), []).append(item)
-        # Threads add to the sum meanwhile: nothing left is what keeps it from drifting.
+        # Threads add to the sum meanwhile: an empty queue is what keeps it from drifting.
         self._bytes = 0
-        dropped = {address: tally.take() for address, tally in list(self._dropped.items())}
+        dropped = {of: tally.take() for of, tally in list(self._dropped.items())}
         now = time()
         reports: Reports = []
-        for address in batches.keys() | {address for address, lost in dropped.items() if lost}:
-            kind, run = address
-            lost = dropped.get(address, 0)
-            for items in _in_parts(batches.get(address, [])):
+        for kind, run in batches.keys() | {of for of, count in dropped.items() if count}:
+            count = dropped.get((kind, run), 0)
+            for items in _in_parts(batches.get((kind, run), [])):
                 payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
-                fact = (kind, now, self._origin(), len(items), payload, lost)
-                reports.append((run, fact))
-                lost = 0
+                reports.append((run, (kind, now, self._origin(), len(items), payload, count)))
+                count = 0
         return reports
 
     def close(self) -> None:
@@ -157,12 +148,12 @@ class Outbox:
         self._closed = True
 
     def after_fork(self) -> None:
-        """Take nothing, in a forked process: its loop is another process's."""
+        """Take nothing, in a forked process, which does not run the loop."""
         self._closed = True
         self._items.clear()
 
     def _take_token(self, kind: int) -> bool:
-        # Two threads may take the same token: it is a bound on a flow, not an account.
+        # Two threads may take the same token: the bound on the flow is not exact.
         rate = RATES[kind]
         tokens, since = self._tokens[kind]
         now = monotonic()
@@ -183,10 +174,10 @@ def _in_parts(items: list[bytes]) -> Iterator[list[bytes]]:
 
 
 class _Tally:
-    """A count that any thread adds to without a lock, and that the loop takes: exact.
+    """An exact count that any thread adds to without a lock, and that the loop takes.
 
-    ``+=`` on a number would lose what another thread adds meanwhile; the step of a C iterator
-    cannot be divided.
+    ``+=`` on a number would lose what another thread adds meanwhile; a step of an iterator written
+    in C is atomic.
     """
 
     def __init__(self) -> None:
@@ -200,13 +191,12 @@ class _Tally:
     def take(self) -> int:
         """What was added since the last call."""
         new = next(self._steps) - self._taken
-        # The step just made is nobody's.
-        self._taken += new + 1
+        self._taken += new + 1  # without the step just made
         return new
 
 
 def process() -> dict[str, Any]:
-    """Describe the process: where it runs, and what its environment says of it."""
+    """Describe this process: where it runs, and what its environment says of it."""
     return {
         "service.name": os.environ.get("OTEL_SERVICE_NAME"),
         "attributes": os.environ.get("OTEL_RESOURCE_ATTRIBUTES"),

@@ -1,7 +1,7 @@
-"""Tasks that a worker hands to a pool of processes: the context goes with them, records come back.
+"""Tasks that a worker hands to a pool of processes: their context goes along, records come back.
 
-Dask runs such tasks with no word of which task it is. Both ways lead through the executor's own
-``submit()``: what goes out carries the attempt, what comes back the items that it recorded.
+Dask does not say which task a call to the executor is for. Ours takes the executor's place: what it
+submits carries the attempt, and what returns has the items that its code recorded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from scalable.common.guard import Guard
@@ -22,8 +23,9 @@ MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 2**20
 
 
-class TaskContext(NamedTuple):
-    """What a process of the pool is told of the attempt whose code it runs."""
+@dataclass(slots=True)
+class TaskContext:
+    """The attempt whose code a process of the pool runs."""
 
     key: str
     run_id: int
@@ -31,6 +33,8 @@ class TaskContext(NamedTuple):
     #: How far the scheduler's clock is ahead, in seconds.
     ahead: float
     log_level: float
+    #: Takes what the code records; set in the process of the pool.
+    outbox: Any = None
 
 
 class TaskResult(NamedTuple):
@@ -42,7 +46,7 @@ class TaskResult(NamedTuple):
 
 
 class ContextPool(Executor):
-    """Stands in a worker's table of executors before a pool of processes.
+    """Takes the place of a pool of processes in a worker's table of executors.
 
     :meth:`submit` is called by the worker's loop, in the context of the attempt.
     """
@@ -70,22 +74,22 @@ class ContextPool(Executor):
             if ended.cancelled():
                 inner.cancel()
 
-        def hand_on(ended: Future[Any]) -> None:
+        def finish(ended: Future[TaskResult]) -> None:
             if not outer.set_running_or_notify_cancel():
                 return
             try:
-                outcome: TaskResult = ended.result()
+                result, items, left_out = ended.result()
             except BaseException as error:
                 outer.set_exception(error)
                 return
-            for item in outcome.items:
+            for item in items:
                 self._outbox.put(*item)
-            for (kind, run), count in outcome.left_out.items():
+            for (kind, run), count in left_out.items():
                 self._outbox.drop(kind, run, count)
-            outer.set_result(outcome.result)
+            outer.set_result(result)
 
         outer.add_done_callback(cancel)
-        inner.add_done_callback(hand_on)
+        inner.add_done_callback(finish)
         return outer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -94,7 +98,7 @@ class ContextPool(Executor):
 
 
 class ItemBuffer:
-    """Takes the place of the outbox in a process of the pool; one task runs there at a time."""
+    """Takes the place of the outbox in a process of the pool, which runs one task at a time."""
 
     def __init__(self) -> None:
         self.items: list[tuple[int, str | None, bytes]] = []
@@ -116,44 +120,37 @@ class ItemBuffer:
         return found
 
 
-class _Here:
+class _PoolProcess:
     """What a process of the pool keeps."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self.ahead = 0.0
-        self.buffer = buffer = ItemBuffer()
-        outbox: Any = buffer
+        self.buffer = ItemBuffer()
+        outbox: Any = self.buffer
         guard = Guard()
         self.relay: RelayProviders | None = None
         if not otel_disabled():
             self.relay = RelayProviders(outbox, lambda: self.ahead, guard)
             self.relay.start()
-        self.collector = LogCollector(outbox, lambda: self.ahead, guard)
-        self.collector.start()
+        self.logs = LogCollector(outbox, lambda: self.ahead, guard)
+        self.logs.start()
 
 
-class _Execution:
-    def __init__(self, context: TaskContext, outbox: Any) -> None:
-        self.key = context.key
-        self.run_id = context.run_id
-        self.carrier = context.carrier
-        self.outbox = outbox
-
-
-_here: _Here | None = None
-_pid = 0
+_here: _PoolProcess | None = None
 
 
 def run_in_context(
     context: TaskContext, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> TaskResult:
     """Run a task in a process of the pool."""
-    global _here, _pid
-    if _here is None or _pid != os.getpid():
-        _here, _pid = _Here(), os.getpid()
+    global _here
+    if _here is None or _here.pid != os.getpid():
+        _here = _PoolProcess()
     here = _here
-    here.ahead, here.collector.level = context.ahead, context.log_level
-    propagation.enter(_Execution(context, here.buffer))
+    here.ahead, here.logs.level = context.ahead, context.log_level
+    context.outbox = here.buffer
+    propagation.enter(context)
     result = fn(*args, **kwargs)
     if here.relay is not None and here.relay.measured:
         here.relay.collect(force=True)

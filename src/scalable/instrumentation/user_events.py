@@ -1,4 +1,4 @@
-"""What the user's code asks to be recorded, from inside of any task or from the client itself."""
+"""Events that user code records, from inside any task or from the program itself."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ EventHandler = Callable[[UserEvent], None]
 
 logger = logging.getLogger("scalable")
 
-#: Errors of this room, in any run of the process.
+#: Errors of this module, in any run of the process.
 guard: Final = Guard()
 
 _own_handler: ContextVar[EventHandler | None] = ContextVar("scalable_handler", default=None)
 _handlers: list[EventHandler] = []
 _lock = unlocked_in_forks(threading.Lock())
-#: What the user has been told already.
-_told: set[str] = set()
+#: Warnings that were logged; each is logged once.
+_logged: set[str] = set()
 
 
 def add_handler(handler: EventHandler) -> Callable[[], None]:
-    """Let `handler` have the events of this process's own code; returns what ends that.
+    """Pass the events of this process's own code to `handler`; returns what ends that.
 
-    Where there are several, code gets the one of its own context, else the latest.
+    If there are several, that of the code's context gets them, else the latest.
     """
     with _lock:
         _handlers.append(handler)
@@ -54,7 +54,7 @@ def add_handler(handler: EventHandler) -> Callable[[], None]:
 
 
 def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
-    """Record an event of the attempt that is running in this thread, or of the client's run.
+    """Record an event of the attempt that is running in this thread, or of the program's run.
 
     Parameters
     ----------
@@ -69,17 +69,18 @@ def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
         False if no run takes it.
     """
     try:
-        task = _current_task()
-        if task is None:
-            return _to_client(event_type, dict(fields))
-        worker, run, key, run_id = task
+        attempt = current_attempt.get()
+        worker = _worker_here() if attempt is not None else None
+        if attempt is None or worker is None:
+            return _to_program(client_event(event_type, fields))
         now = time() + worker.scheduler_delay
+        key, run_id = attempt.key, attempt.run_id
         fact = _bounded(
             UserEvent(USER_EVENT, now, key, run_id, worker.address, event_type, dict(fields))
         )
         if fact is None:
             return False
-        message = {"op": STREAM_OP, **facts.report([(run, tuple(fact))])}
+        message = {"op": STREAM_OP, **facts.report([(run_of(attempt), tuple(fact))])}
         # The stream belongs to the worker's loop. What is sent now comes before the task's result.
         worker.loop.add_callback(_send, worker, message)
         return True
@@ -88,18 +89,13 @@ def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
         return False
 
 
-def _current_task() -> tuple[Any, str | None, str, int] | None:
-    """Worker, run, key and Dask's number of the attempt whose code is running here."""
-    attempt = current_attempt.get()
-    if attempt is None:
-        return None
+def _worker_here() -> Any:
+    """The worker of the task that runs here; None in a process forked from the worker's."""
     try:
-        worker: Any = get_worker()
+        worker = get_worker()
     except ValueError:
         return None
-    if not was_made_here(worker):  # a process forked from the worker's
-        return None
-    return worker, run_of(attempt), attempt.key, attempt.run_id
+    return worker if was_made_here(worker) else None
 
 
 def _send(worker: Any, message: Mapping[str, Any]) -> None:
@@ -109,27 +105,26 @@ def _send(worker: Any, message: Mapping[str, Any]) -> None:
         guard.failed("user_event", error)
 
 
-def _to_client(event_type: str, fields: dict[str, Any]) -> bool:
+def _to_program(event: UserEvent) -> bool:
     handler = _own_handler.get()
     with _lock:
         if handler not in _handlers:
             handler = _handlers[-1] if _handlers else None
-    if handler is None:
+    fact = _bounded(event) if handler is not None else None
+    if handler is None or fact is None:
         return False
-    fact = _bounded(client_event(event_type, fields))
-    if fact is not None:
-        handler(fact)
-    return fact is not None
+    handler(fact)
+    return True
 
 
 def _bounded(fact: UserEvent) -> UserEvent | None:
-    """With its long texts cut, or None where it is too large all the same; the user is told."""
+    """With its long texts cut, or None if it is still too large; that is logged once."""
     small: Any = facts.bounded(fact)
     if small is not fact:
         what = "left out" if small is None else f"cut to {facts.MAX_TEXT:,} characters a text"
         sentence = f"a recorded {fact.event_type} is too large and was {what}"
-        if sentence not in _told:
-            _told.add(sentence)
+        if sentence not in _logged:
+            _logged.add(sentence)
             logger.warning("scalable: %s", sentence)
     return small
 

@@ -115,7 +115,7 @@ class PipeSource:
         self._messages.put(None)
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on; see :class:`scalable.telemetry.puller.Source`."""
+        """Facts from number `after` on; see :class:`scalable.facts.FactSource`."""
         from scalable import facts
 
         self._report(after)

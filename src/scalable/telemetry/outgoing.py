@@ -14,7 +14,7 @@ from scalable.common.guard import Guard
 from scalable.telemetry import wire
 
 if TYPE_CHECKING:
-    from scalable.telemetry.puller import Source
+    from scalable.facts import FactSource
 
 #: Seconds between two pulls: usually, after one that failed, and while the end of a flush or of the
 #: run is waited for.
@@ -28,7 +28,7 @@ ANSWER_TIMEOUT: Final = 4.0
 class OutgoingFacts:
     """Pulls facts and makes frames of them."""
 
-    def __init__(self, source: Source, guard: Guard) -> None:
+    def __init__(self, source: FactSource, guard: Guard) -> None:
         self._source = source
         self._guard = guard
         #: Number of the fact that follows.

@@ -35,8 +35,8 @@ from scalable_runs import schema
 
 # Heavy modules are not imported here: the process is started first, and starts meanwhile.
 if TYPE_CHECKING:
+    from scalable.facts import FactSource
     from scalable.telemetry.deaths import OnDeath
-    from scalable.telemetry.puller import Source
     from scalable.telemetry.recorder import RunIdentity
     from scalable.telemetry.submissions import Submissions
     from scalable_runs.schema import RunStatus
@@ -141,7 +141,7 @@ class RecorderProcess:
         self._parts = parts
         self._warn = warn
         self._runs_dir = ""
-        self._source: Source | None = None
+        self._source: FactSource | None = None
         self._on_death: OnDeath | None = None
         self._condition = unlocked_in_forks(threading.Condition())
         # What the application's threads leave for this object's; a deque's operations are atomic.
@@ -217,7 +217,7 @@ class RecorderProcess:
         logger.info("scalable: the recorder's process did not start; it is a thread instead")
         return None
 
-    def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
+    def start(self, source: FactSource | None, on_death: OnDeath | None = None) -> None:
         """Begin to record facts of `source`, None if the scheduler cannot be watched.
 
         `source` is used and `on_death` called for each lost worker on this object's thread.

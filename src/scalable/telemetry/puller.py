@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from scalable.common.guard import Guard
-from scalable.facts import Batch
+from scalable.facts import Batch, FactSource
 from scalable.facts.protocol import GRAPHS_UNSEEN
 from scalable_runs.schema import RunStatus
 
@@ -19,28 +19,6 @@ ANSWER_TIMEOUT: Final = 4.0
 #: Seconds without an answer after which the user is warned. The scheduler is asked again until the
 #: run is closed: taking in a very large graph can keep it busy for minutes.
 SILENT_AFTER: Final = 30.0
-
-
-class Source(Protocol):
-    """A source of facts; see :mod:`scalable.instrumentation.fact_sources`."""
-
-    def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Facts from number `after` on.
-
-        Raises
-        ------
-        ConnectionRefusedError
-            There has been no such scheduler for a while, or it knows nothing of the run.
-        ConnectionError
-            The scheduler did not answer within `timeout` seconds.
-        TimeoutError
-            Nor did the program, which is busy or stopped: that says nothing of the scheduler.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release what the source holds."""
-        ...
 
 
 @dataclass(slots=True)
@@ -67,7 +45,7 @@ class FactPuller:
         self, guard: Guard, warn: Callable[[str], None], clock: Callable[[], float]
     ) -> None:
         #: None where the scheduler cannot be watched.
-        self.source: Source | None = None
+        self.source: FactSource | None = None
         #: Number of the next fact.
         self.after = 1
         #: More facts are there already.

@@ -15,14 +15,14 @@ from opentelemetry.trace import Link
 
 from scalable import facts
 from scalable.common.options import RecorderOptions
-from scalable.facts import Batch, UserEvent
+from scalable.facts import Batch, FactSource, UserEvent
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metric_router import Figures
-from scalable.telemetry.puller import Closing, Source
+from scalable.telemetry.puller import Closing
 from scalable.telemetry.recorder_loop import RecorderLoop
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.resume import Position, Resumed
@@ -150,7 +150,7 @@ class Recorder(RecorderLoop):
         self._noted_bytes = 0
         self._failures: deque[tuple[str, str, str, str]] = deque()
 
-    def start(self, source: Source | None, on_death: OnDeath | None = None) -> None:
+    def start(self, source: FactSource | None, on_death: OnDeath | None = None) -> None:
         """Begin to record; without a source, as the scheduler cannot be watched."""
         self._puller.source, self._on_death = source, on_death
         if source is None:
@@ -222,8 +222,8 @@ class Recorder(RecorderLoop):
                 self._record(batch.facts[start : start + CHUNK], now)
             self._facts_taken += len(batch.facts)
             # A bare key has no time.
-            timed = (fact[1] for fact in reversed(batch.facts) if not isinstance(fact, str))
-            self._lag = max(0.0, now - next(timed, now))
+            times = map(facts.time_of, reversed(batch.facts))
+            self._lag = max(0.0, now - next((time for time in times if time is not None), now))
         self._ledger.tick(now)
         self._note_submissions(self._submissions.ended(self._clock()))
         self._emit()
