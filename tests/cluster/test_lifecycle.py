@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 import scalable
 from cluster import oracle, tasks
 from scalable import api
-from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
+from scalable.instrumentation.task_facts import TaskFacts
 from scalable_runs.reader import find_runs, resolve_run
 
 
@@ -441,8 +441,8 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_graphs_that_never_reached_the_scheduler_are_counted(make_cluster, monkeypatch, is_seen):
     if not is_seen:
-        monkeypatch.setattr(ScalableSchedulerPlugin, "update_graph", lambda *_, **__: None)
-        monkeypatch.setattr(ScalableSchedulerPlugin, "_comes_in", lambda *_: False)
+        monkeypatch.setattr(TaskFacts, "update_graph", lambda *_, **__: None)
+        monkeypatch.setattr(TaskFacts, "_comes_in", lambda *_: False)
     _, client = make_cluster(n_workers=1, processes=False)
     with scalable.instrument(client) as run:
         document = run.run_dir / "run.json"

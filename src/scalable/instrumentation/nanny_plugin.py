@@ -1,4 +1,4 @@
-"""Nanny → facts: how a worker's process ended, which nobody else sees."""
+"""Nanny → facts: how a worker's process ended, which only its nanny sees."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from scalable.common.guard import Guard, guarded
 from scalable.common.processes import adopts_orphans
 from scalable.facts.protocol import NANNY_OP, NANNY_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, tee
+from scalable.instrumentation.oom_kills import oom_kills
 from scalable.instrumentation.outbox import Outbox, Reports, process
 from scalable.instrumentation.plugin_source import reduced
 from scalable.instrumentation.python_logs import LogCollector
@@ -26,7 +28,7 @@ from scalable.instrumentation.python_logs import LogCollector
 if TYPE_CHECKING:
     from distributed import Nanny
 
-#: Longest wait for the last words of a worker to be in its log, in seconds. A child of the worker
+#: Longest wait for the last output of a worker to be in its log, in seconds. A child of the worker
 #: may hold the log open for ever.
 LOG_WAIT: Final = 1.0
 #: Longest time that a nanny's close waits for a report, in seconds.
@@ -46,10 +48,7 @@ logging.getLogger("distributed.nanny").warning(
 
 
 class ScalableNannyPlugin(NannyPlugin):
-    """Reports the end of a nanny's worker processes.
-
-    Every method is called by the nanny's event loop.
-    """
+    """Reports the end of a nanny's worker processes; called by the nanny's event loop."""
 
     name = NANNY_PLUGIN_NAME
     idempotent = True
@@ -62,59 +61,60 @@ class ScalableNannyPlugin(NannyPlugin):
         """Begin to watch."""
         self.guard = Guard()
         self._hook: dask_compat.ExitHook | None = None
-        self._reports: set[asyncio.Task[None]] = set()
-        self._records: LogCollector | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._logs: LogCollector | None = None
         self._set_up(nanny)
 
     async def teardown(  # pyright: ignore[reportIncompatibleMethodOverride] (Dask awaits it)
         self, nanny: Nanny
     ) -> None:
-        """Watch no longer; a nanny that closes because its worker did has a report under way."""
+        """Watch no longer; the nanny of a worker that has just ended may have a report to send."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._records is not None:
-            self._records.stop()
-            self._records.outbox.close()
-            self._records = None
-        if self._reports:
-            await asyncio.wait(set(self._reports), timeout=TEARDOWN_WAIT)
+        if self._logs is not None:
+            self._logs.stop()
+            self._logs.outbox.close()
+            self._logs = None
+        if self._sending:
+            await asyncio.wait(set(self._sending), timeout=TEARDOWN_WAIT)
 
     @guarded("nanny_setup")
     def _set_up(self, nanny: Nanny) -> None:
         self._nanny = nanny
-        self._kills = _OomKills.now()
+        self._kills = oom_kills()
         #: Address and log of the last process whose end was reported.
-        self._told: tuple[str, Path | None] = ("", None)
+        self._reported: tuple[str, Path | None] = ("", None)
         if not dask_compat.runs_worker(nanny):
-            # Its process has died already, unseen: the address is still that one's.
-            self._told = self._process_of()
+            # Its process has ended already, and the address is still that one's.
+            self._reported = self._last_process()
         self._terminated = dask_compat.last_terminated_pid(nanny)
         self._hook = dask_compat.ExitHook(nanny, self._exited)
-        if not dask_compat.schedulers_here():  # whose process has a collector already
-            loop = asyncio.get_running_loop()
+        if not dask_compat.schedulers_here():  # a scheduler's process has a collector already
             outbox = Outbox(
-                loop, lambda: str(nanny.worker_address or ""), self._hand_over, process()
+                asyncio.get_running_loop(),
+                lambda: str(nanny.worker_address or ""),
+                # A nanny has no stream of its own.
+                lambda reports: self._start(self._send(reports)),
+                process(),
             )
-            self._records = LogCollector(outbox, float, self.guard)
-            self._records.start()
+            self._logs = LogCollector(outbox, float, self.guard)
+            self._logs.start()
 
-    def _process_of(self) -> tuple[str, Path | None]:
-        """Address and log of the last process that told its nanny where it is."""
+    def _last_process(self) -> tuple[str, Path | None]:
+        """Address and log of the last process that reported its address to the nanny."""
         address = str(self._nanny.worker_address or "")
         return address, spool.latest_log(address) if address else None
 
     @guarded("nanny_exit")
     def _exited(self, status: int, restarting: bool) -> None:
-        nanny = self._nanny
-        process_of = self._process_of()
-        # Still that of the process before: this one ended before it told its nanny where it is.
-        address = "" if process_of == self._told else process_of[0]
-        self._told = process_of
-        terminated = dask_compat.last_terminated_pid(nanny)
+        last = self._last_process()
+        # Unchanged if this process ended before it reported its address.
+        address = "" if last == self._reported else last[0]
+        self._reported = last
+        terminated = dask_compat.last_terminated_pid(self._nanny)
         memory_kill, self._terminated = terminated != self._terminated, terminated
-        kills = _OomKills.now()
-        before, self._kills = self._kills, kills
+        before, self._kills = self._kills, oom_kills()
         fact = facts.WorkerExit(
             facts.WORKER_EXIT,
             time(),
@@ -123,37 +123,23 @@ class ScalableNannyPlugin(NannyPlugin):
             _signal_name(status),
             restarting,
             memory_kill,
-            kills.group - before.group,
-            kills.host - before.host,
+            self._kills.group - before.group,
+            self._kills.host - before.host,
             "",
             "",
-            str(nanny.address),
+            str(self._nanny.address),
         )
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._report(fact))
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
+        self._start(self._report(fact))
         if adopts_orphans():
-            loop.call_later(REAP_AFTER, self._reap)
+            asyncio.get_running_loop().call_later(REAP_AFTER, self._reap)
 
     @guarded("nanny_reap")
     def _reap(self) -> None:
-        """Where nobody else does, wait for the helpers of workers that have ended."""
+        """Where no init process does, wait for the helpers of workers that have ended."""
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ChildProcessError):
                 if child.name() == tee.NAME and child.status() == psutil.STATUS_ZOMBIE:
                     os.waitpid(child.pid, os.WNOHANG)
-
-    def _hand_over(self, reports: Reports) -> None:
-        """Send the nanny's log records; they have no stream of their own."""
-        task = asyncio.get_running_loop().create_task(self._call(reports))
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
-
-    async def _call(self, reports: Reports) -> None:
-        with contextlib.suppress(OSError, TimeoutError, ValueError):
-            call = getattr(self._nanny.scheduler, NANNY_OP)
-            await asyncio.wait_for(call(**facts.report(reports)), REPORT_TIMEOUT)
 
     async def _report(self, fact: facts.WorkerExit) -> None:
         try:
@@ -163,64 +149,23 @@ class ScalableNannyPlugin(NannyPlugin):
                 while spool.log_state(path) == "written" and time() < deadline:
                     await asyncio.sleep(0.01)
                 if path.exists():
-                    tail = spool.read_tail(path)
-                    fact = fact._replace(log=spool.name_of(path), tail=tail)
-            call = getattr(self._nanny.scheduler, NANNY_OP)
-            await asyncio.wait_for(call(**facts.report([(None, tuple(fact))])), REPORT_TIMEOUT)
-        except (OSError, TimeoutError, ValueError):
-            # The scheduler is gone, or has no run any more: nobody wants to know.
-            pass
+                    fact = fact._replace(log=spool.name_of(path), tail=spool.read_tail(path))
+        except OSError:
+            pass  # the fact goes without the log
         except BaseException as error:
             self.guard.failed("nanny_report", error)
+        await self._send([(None, tuple(fact))])
 
+    async def _send(self, reports: Reports) -> None:
+        # If the scheduler is gone, or has no run any more, nobody needs the report.
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            call = getattr(self._nanny.scheduler, NANNY_OP)
+            await asyncio.wait_for(call(**facts.report(reports)), REPORT_TIMEOUT)
 
-class _OomKills:
-    """How many processes the kernel's out-of-memory killer has ended so far."""
-
-    def __init__(self, group: int, host: int) -> None:
-        self.group = group
-        self.host = host
-
-    @classmethod
-    def now(cls) -> _OomKills:
-        """Read the counters; 0 where there are none."""
-        return cls(_group_kills(), _counter(Path("/proc/vmstat"), "oom_kill"))
-
-
-def _group_kills() -> int:
-    """Of the control group that the nanny and its workers are in."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0":
-            base = Path("/sys/fs/cgroup") / path.lstrip("/")
-            return _counter(base / "memory.events", "oom_kill")
-        if "memory" in controllers.split(","):
-            base = Path("/sys/fs/cgroup/memory") / path.lstrip("/")
-            return _counter(base / "memory.oom_control", "oom_kill")
-    return 0
-
-
-def _counter(path: Path, name: str) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        text = os.read(descriptor, 1 << 16).decode("ascii", "replace")
-    except OSError:
-        return 0
-    finally:
-        os.close(descriptor)
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.strip().isdigit():
-            return int(value)
-    return 0
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
 
 def _signal_name(status: int) -> str | None:

@@ -1,9 +1,10 @@
-"""Relayed payloads → OpenTelemetry: what user code and Dask's loggers recorded in the cluster."""
+"""Relayed items → OpenTelemetry: what user code and Dask's loggers recorded in the cluster."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -37,6 +38,7 @@ from opentelemetry.trace import (
 )
 
 from scalable import facts
+from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, SpanItem
 from scalable.telemetry import semconv
 from scalable_runs.redact import Redactor
 
@@ -46,10 +48,16 @@ _MAX_KEPT: Final = 256
 _MAX_SERIES: Final = 10_000
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 _DELTA: Final = AggregationTemporality.DELTA
+_NO_CONTEXT: Final = Context({"": None})
+_SIGNALS: Final = {
+    facts.RELAY_SPANS: "spans",
+    facts.RELAY_LOGS: "log_records",
+    facts.RELAY_METRICS: "metrics",
+}
 
 
 class RelayedSignals(NamedTuple):
-    """What came since the last look."""
+    """What came since the last call."""
 
     spans: list[ReadableSpan]
     logs: list[ReadableLogRecord]
@@ -77,18 +85,18 @@ class _Span(ReadableSpan):
 
 
 class RelayDecoder:
-    """Unpacks what workers relay; called by the recorder's thread only.
+    """Decodes what workers relay; called by the recorder's thread only.
 
     Parameters
     ----------
     resource : Resource
-        The run's own: a worker's differs in what describes the process.
+        The run's own; a worker's differs in what describes the process.
     redact : Redactor
         Passed every text before anything else sees it.
     log_level : int
         Least level of Python's logging that this run keeps.
     delta : bool
-        Pass metrics on as what was added, as OTLP's temporality preference says, and not as sums.
+        Keep what was added to a metric, as OTLP's temporality preference says, and no sums.
     """
 
     def __init__(
@@ -99,28 +107,27 @@ class RelayDecoder:
         log_level: int,
         delta: bool = False,
     ) -> None:
-        self._home = resource
+        self._run_resource = resource
         self._redact = redact
         self._log_level = log_level
         self._delta = delta
         self._limits = LogRecordLimits()
-        self._resources: OrderedDict[str, Resource] = OrderedDict()
-        self._scopes: OrderedDict[Any, InstrumentationScope] = OrderedDict()
-        self._series: OrderedDict[Any, Any] = OrderedDict()
+        self._resource = lru_cache(_MAX_KEPT)(self._make_resource)
+        self._scope = lru_cache(_MAX_KEPT)(self._make_scope)
+        self._series: OrderedDict[Any, PointItem] = OrderedDict()
         self._waiting = RelayedSignals([], [], [])
         #: What workers had to leave out, by signal.
-        self.dropped: dict[str, int] = {}
+        self.dropped: Counter[str] = Counter()
 
     def take(self, fact: facts.RelayBatch) -> None:
-        """Enter a fact."""
+        """Decode a fact."""
         if fact.dropped:
-            name = _NAMES[fact.kind]
-            self.dropped[name] = self.dropped.get(name, 0) + fact.dropped
+            self.dropped[_SIGNALS[fact.kind]] += fact.dropped
         if not fact.number:
             return
-        content = orjson.loads(fact.payload)
-        resource = self._resource(content["resource"])
-        items: list[Any] = content["items"]
+        content: Payload = orjson.loads(fact.payload)
+        resource = self._resource(orjson.dumps(content["resource"]))
+        items = content["items"]
         if fact.kind == facts.RELAY_SPANS:
             self._waiting.spans.extend(self._span(item, resource) for item in items)
         elif fact.kind == facts.RELAY_LOGS:
@@ -137,31 +144,28 @@ class RelayDecoder:
         waiting, self._waiting = self._waiting, RelayedSignals([], [], [])
         return waiting
 
-    # -- spans ------------------------------------------------------------------------------------
-
-    def _span(self, item: Mapping[str, Any], resource: Resource) -> ReadableSpan:
+    def _span(self, item: SpanItem, resource: Resource) -> ReadableSpan:
+        redact = self._redact
+        state = item["state"]
         ids = SpanContext(
-            int(item["trace"], 16),
-            int(item["span"], 16),
+            int(item["trace"] or "0", 16),
+            int(item["span"] or "0", 16),
             is_remote=False,
             trace_flags=TraceFlags(item["flags"]),
-            trace_state=TraceState.from_header([self._redact.short(item["state"])])
-            if item["state"]
-            else None,
+            trace_state=TraceState.from_header([redact.short(state)]) if state else None,
         )
-        parent = item["parent"]
-        code, description = item["status"]
-        redact = self._redact
+        parent = None
+        if item["parent"] is not None:
+            parent = SpanContext(ids.trace_id, int(item["parent"], 16), False, ids.trace_flags)
         attributes = redact.attributes(item["attributes"])
         if item["task"] is not None:
             attributes.setdefault(semconv.TASK_KEY, redact.identity(item["task"]))
+        code, description = item["status"]
         return _Span(
             item["dropped"],
             name=redact.short(item["name"]),
             context=ids,
-            parent=None
-            if parent is None
-            else SpanContext(ids.trace_id, int(parent, 16), False, ids.trace_flags),
+            parent=parent,
             resource=resource,
             attributes=attributes,
             events=[
@@ -171,22 +175,18 @@ class RelayDecoder:
             links=[
                 Link(
                     SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(flags)),
-                    self._redact.attributes(given),
+                    redact.attributes(given),
                 )
                 for trace, span, flags, given in item["links"]
             ],
             kind=SpanKind(item["kind"]),
-            status=Status(
-                StatusCode(code), None if description is None else self._redact(description)
-            ),
+            status=Status(StatusCode(code), None if description is None else redact(description)),
             start_time=item["start"],
             end_time=max(item["start"], item["end"]),
-            instrumentation_scope=self._scope(item["scope"]),
+            instrumentation_scope=self._scope(*item["scope"]),
         )
 
-    # -- log records ------------------------------------------------------------------------------
-
-    def _log(self, item: Mapping[str, Any], resource: Resource) -> ReadableLogRecord:
+    def _log(self, item: LogItem, resource: Resource) -> ReadableLogRecord:
         redact = self._redact
         attributes = redact.attributes(item["attributes"])
         if item["task"] is not None:
@@ -206,67 +206,58 @@ class RelayDecoder:
             record.trace_id = int(item["trace"], 16)
             record.span_id = int(item["span"] or "0", 16)
             record.trace_flags = TraceFlags(item["flags"])
-        return ReadableLogRecord(record, resource, self._scope(item["scope"]), limits=self._limits)
+        return ReadableLogRecord(record, resource, self._scope(*item["scope"]), limits=self._limits)
 
     # -- metrics ----------------------------------------------------------------------------------
 
-    def _metrics(self, items: list[Any], worker: str, resource: Resource) -> MetricsData:
+    def _metrics(self, items: list[MetricItem], worker: str, resource: Resource) -> MetricsData:
         scopes: dict[InstrumentationScope, list[Metric]] = {}
         for item in items:
-            scope = self._scope(item["scope"])
-            points = [self._point(item, point, worker) for point in item["points"]]
-            kind, data = item["kind"], None
-            if kind == "sum":
-                added = self._delta and item["delta"]
-                data = Sum(points, _DELTA if added else _CUMULATIVE, item["monotonic"])
-            elif kind == "histogram":
+            points: list[Any] = [self._point(item, point, worker) for point in item["points"]]
+            if item["kind"] == "sum":
+                delta = self._delta and item.get("delta", False)
+                data = Sum(points, _DELTA if delta else _CUMULATIVE, item.get("monotonic", False))
+            elif item["kind"] == "histogram":
                 data = Histogram(points, _DELTA if self._delta else _CUMULATIVE)
             else:
                 data = Gauge(points)
-            name, description, unit = (
-                self._redact.value(item[of]) for of in ("name", "description", "unit")
-            )
+            texts = (item["name"], item["description"], item["unit"])
+            name, description, unit = map(self._redact.value, texts)
             metric = Metric(name, description, unit, data)
-            scopes.setdefault(scope, []).append(metric)
-        return MetricsData(
-            [
-                ResourceMetrics(
-                    resource,
-                    [
-                        ScopeMetrics(scope, metrics, scope.schema_url or "")
-                        for scope, metrics in scopes.items()
-                    ],
-                    "",
-                )
-            ]
-        )
+            scopes.setdefault(self._scope(*item["scope"]), []).append(metric)
+        of_scopes = [
+            ScopeMetrics(scope, metrics, scope.schema_url or "")
+            for scope, metrics in scopes.items()
+        ]
+        return MetricsData([ResourceMetrics(resource, of_scopes, "")])
 
-    def _point(self, item: Mapping[str, Any], point: dict[str, Any], worker: str) -> Any:
+    def _point(self, item: MetricItem, point: PointItem, worker: str) -> Any:
         attributes = self._redact.attributes(point["attributes"])
         exemplars = [
             Exemplar(self._redact.attributes(given), value, time, int(span, 16), int(trace, 16))
             for value, time, trace, span, given in point["exemplars"]
         ]
-        kind = item["kind"]
-        if (kind == "histogram" or item.get("delta")) and not self._delta:
+        is_histogram = item["kind"] == "histogram"
+        if (is_histogram or item.get("delta")) and not self._delta:
             self._sum_up(item, point, worker)
         times = (point["start"], point["time"])
-        if kind != "histogram":
-            return NumberDataPoint(attributes, *times, point["value"], exemplars)
+        if not is_histogram:
+            return NumberDataPoint(attributes, *times, point.get("value", 0), exemplars)
+        parts: Any = point
         return HistogramDataPoint(
             attributes,
             *times,
-            point["count"],
-            point["sum"],
-            point["buckets"],
-            point["bounds"],
-            point["min"],
-            point["max"],
+            parts["count"],
+            parts["sum"],
+            parts["buckets"],
+            parts["bounds"],
+            parts["min"],
+            parts["max"],
             exemplars,
         )
 
-    def _sum_up(self, item: Mapping[str, Any], point: dict[str, Any], worker: str) -> None:
-        """Make a point that says what was added say the sum since its series began."""
+    def _sum_up(self, item: MetricItem, point: PointItem, worker: str) -> None:
+        """Turn a point of what was added into the sum since its series began."""
         key = (
             worker,
             item["name"],
@@ -276,58 +267,35 @@ class RelayDecoder:
             orjson.dumps(point["attributes"], option=orjson.OPT_SORT_KEYS),
             tuple(point.get("bounds", ())),
         )
-        sums = self._series.get(key)
+        new: Any = point
+        sums: Any = self._series.get(key)
         if sums is not None:
-            point["start"] = sums["start"]
+            new["start"] = sums["start"]
             for name in ("value", "count", "sum"):
-                if name in point:
-                    point[name] += sums[name]
-            if "buckets" in point:
-                pairs = zip(point["buckets"], sums["buckets"], strict=True)
-                point["buckets"] = [one + other for one, other in pairs]
-                point["min"] = min(point["min"], sums["min"])
-                point["max"] = max(point["max"], sums["max"])
+                if name in new:
+                    new[name] += sums[name]
+            if "buckets" in new:
+                pairs = zip(new["buckets"], sums["buckets"], strict=True)
+                new["buckets"] = [one + other for one, other in pairs]
+                new["min"] = min(new["min"], sums["min"])
+                new["max"] = max(new["max"], sums["max"])
         elif len(self._series) >= _MAX_SERIES:
             self._series.popitem(last=False)
-        self._series[key] = point
+        self._series[key] = new
 
     # -- what many have in common -----------------------------------------------------------------
 
-    def _resource(self, given: dict[str, Any]) -> Resource:
-        key = repr(given)
-        found = self._resources.get(key)
-        if found is None:
-            attributes: dict[str, Any] = dict(self._home.attributes)
-            said = given.pop("attributes", None) or ""
-            for pair in said.split(","):
-                name, equals, value = pair.partition("=")
-                if equals and name.strip():
-                    attributes[name.strip()] = value.strip()
-            attributes |= {name: value for name, value in given.items() if value is not None}
-            worker = given.get("dask.worker.address") or given.get("process.pid")
-            attributes[semconv.SERVICE_INSTANCE] = str(worker)
-            found = _kept(self._resources, key, Resource(self._redact.attributes(attributes)))
-        return found
+    def _make_resource(self, encoded: bytes) -> Resource:
+        given: dict[str, Any] = orjson.loads(encoded)
+        attributes: dict[str, Any] = dict(self._run_resource.attributes)
+        for pair in (given.pop("attributes", None) or "").split(","):
+            name, equals, value = pair.partition("=")
+            if equals and name.strip():
+                attributes[name.strip()] = value.strip()
+        attributes |= {name: value for name, value in given.items() if value is not None}
+        worker = given.get("dask.worker.address") or given.get("process.pid")
+        attributes[semconv.SERVICE_INSTANCE] = str(worker)
+        return Resource(self._redact.attributes(attributes))
 
-    def _scope(self, given: Sequence[Any]) -> InstrumentationScope:
-        key = tuple(given)
-        found = self._scopes.get(key)
-        if found is None:
-            scope = InstrumentationScope(*map(self._redact.value, key))
-            found = _kept(self._scopes, key, scope)
-        return found
-
-
-_NO_CONTEXT: Final = Context({"": None})
-_NAMES: Final = {
-    facts.RELAY_SPANS: "spans",
-    facts.RELAY_LOGS: "log_records",
-    facts.RELAY_METRICS: "metrics",
-}
-
-
-def _kept(table: OrderedDict[Any, Any], key: Any, value: Any) -> Any:
-    if len(table) >= _MAX_KEPT:
-        table.popitem(last=False)
-    table[key] = value
-    return value
+    def _make_scope(self, *scope: str | None) -> InstrumentationScope:
+        return InstrumentationScope(*map(self._redact.value, scope))
