@@ -16,8 +16,8 @@ _NO_FIELDS: Final[Mapping[str, Any]] = {}
 def task_id(key: Any) -> str:
     """Name of a task in the record: different for different keys, and the same in every run.
 
-    A key as Python prints it, a string without its quotes. With them where the bare text could be
-    a number's or a tuple's, where it begins with a quote itself, or where it cannot be encoded.
+    A key as Python prints it, but a string without its quotes; with them if the bare text could be
+    a number or a tuple, begins with a quote, or cannot be encoded.
 
     Examples
     --------
@@ -56,7 +56,7 @@ _INTEGER: Final = re.compile("-?[1-9][0-9]*|0")
 
 
 def attempt_span_id(run: str, key: str, run_id: int) -> int:
-    """Span id of an attempt, the same wherever it is computed: no message is needed to agree.
+    """Span id of an attempt, the same in every process.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def attempt_span_id(run: str, key: str, run_id: int) -> int:
     run_id : int
         Dask's own number of the execution, unique on a scheduler.
     """
-    # The run's part is the same for all its attempts: copying that state is cheaper than a new one.
+    # The run's part is the same for all its attempts: its hash state is copied.
     state = _run_state(run).copy()
     state.update(f"{key}\0{run_id}".encode("utf-8", "replace"))
     return int.from_bytes(state.digest(), "big") or 1
@@ -77,16 +77,16 @@ def _run_state(run: str) -> blake2b:
 
 
 def carrier_of(fields: Mapping[str, Any]) -> str:
-    """The carrier with these fields: the run's id and what the OTel propagator has added.
+    """The carrier with these fields: the run's id and what the propagator has added.
 
-    It is JSON text. Dask keeps and copies annotations with each task; the garbage collector of its
-    processes would visit every dictionary among them again and again, and never visits a text.
+    It is JSON text: Dask keeps annotations with each task, and the garbage collector visits
+    dictionaries again and again, but no text.
     """
     return json.dumps(fields, separators=(",", ":"), default=str)
 
 
 def carried(carrier: Any) -> Mapping[str, Any]:
-    """Fields of a carrier; none of what is no carrier, since a peer may send anything."""
+    """Fields of a carrier; none if it is no carrier, as a peer may send anything."""
     return _carried(carrier) if carrier.__class__ is str else _NO_FIELDS
 
 

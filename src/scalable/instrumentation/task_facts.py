@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scalable import facts
 from scalable.common.guard import Guard
-from scalable.facts import MAX_FACT
+from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
 from scalable.facts.protocol import ANNOTATION, THREAD_CPU
 from scalable.facts.texts import MAX_TEXT, printable, shortened, split_repr
@@ -46,7 +46,7 @@ _ENDED: Final = -1.0
 
 
 class PendingErrors:
-    """What workers announced of attempts whose end the scheduler has not seen yet; on its loop.
+    """Errors that workers reported before the scheduler saw their attempts end; used on its loop.
 
     Bounded in bytes: the oldest are dropped.
     """
@@ -81,20 +81,7 @@ class PendingErrors:
 class TaskFacts:
     """Notes what happens to the tasks of one run; every method is called by the scheduler's loop.
 
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-        The scheduler.
-    run, client, scope : str
-        As for the plugin.
-    buffer : FactBuffer
-        Takes the facts.
-    workers : WorkerFacts
-        Knows which worker is being removed.
-    hub : Hub
-        Knows which message is being handled.
-    guard : Guard
-        Counts errors.
+    `run`, `client` and `scope` are those of the plugin.
     """
 
     def __init__(
@@ -115,6 +102,7 @@ class TaskFacts:
         self._client = client
         self._whole_cluster = scope == "cluster"
         self._buffer = buffer
+        self._add = buffer.add
         self._workers = workers
         self._hub = hub
         self._guard = guard
@@ -190,7 +178,7 @@ class TaskFacts:
                 del known[key]
                 name = task_id(key)
                 if ready == _ENDED:
-                    self._buffer.add(name, KEY_BYTES + len(name))
+                    self._add(name, KEY_BYTES + len(name))
                 else:
                     self._buffer.note((facts.FORGOTTEN, time(), name))
             elif finish == "waiting":
@@ -284,9 +272,9 @@ class TaskFacts:
         function = getattr(task.run_spec, "func", None)
         if function is not self._function[0]:
             self._function = (function, dask_compat.function_name(task.run_spec))
-        self._buffer.add(
+        self._add(
             (
-                facts.SUBMITTED,
+                SUBMITTED,
                 now,
                 name,
                 task.prefix.name,
@@ -310,8 +298,8 @@ class TaskFacts:
         cpu = None
         try:
             if startstops:
-                if len(startstops) == 1 and startstops[0]["action"] == "compute":
-                    item = startstops[0]
+                item = startstops[0]
+                if len(startstops) == 1 and item["action"] == "compute":
                     begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
                 else:
                     began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
@@ -323,7 +311,7 @@ class TaskFacts:
             self._guard.failed("succeeded", error)
         name = task_id(key)
         fact = (
-            facts.SUCCEEDED,
+            SUCCEEDED,
             now,
             name,
             self._tasks[key].run_id,
@@ -339,7 +327,7 @@ class TaskFacts:
         if phases:
             self._buffer.note(fact)
         else:
-            self._buffer.add(fact, SUCCEEDED_BYTES + len(name) + len(typename))
+            self._add(fact, SUCCEEDED_BYTES + len(name) + len(typename))
 
     def _left_worker(self, key: Any, stimulus_id: str) -> None:
         erring = self._hub.erring

@@ -22,15 +22,7 @@ _MAX_NAMES: Final = facts.MAX_FACT // 2
 
 
 class WorkerFacts:
-    """Notes what happens to a scheduler's workers; every method is called by its loop.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-        The scheduler.
-    note : callable
-        Takes the facts.
-    """
+    """Notes what happens to a scheduler's workers; every method is called by its loop."""
 
     def __init__(self, scheduler: Scheduler, note: Callable[[facts.Fact], None]) -> None:
         self._scheduler = scheduler
