@@ -22,11 +22,11 @@ from scalable.common.options import RecorderOptions, Settings
 from scalable.crash_upload.logs import CrashLog
 from scalable.crash_upload.uploads import CrashUploads
 from scalable.documents import RunDocuments, environment, packages, provider_of
+from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
 from scalable.telemetry.process import Process, RecorderProcess
-from scalable.telemetry.puller import Source
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes, make_resource
 from scalable.telemetry.spans import SecureIdGenerator
@@ -54,7 +54,7 @@ class Substitutes:
     clock: Callable[[], float] = time
     ids: IdGenerator = field(default_factory=SecureIdGenerator)
     #: Where facts come from; by default the client's cluster.
-    source: Source = field(default_factory=NoSource)
+    source: FactSource = field(default_factory=NoSource)
     #: Where the run is written; by default its directory.
     store: Store | None = None
 
