@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from scalable.common.units import HOURS_PER_MONTH, memory_bytes
-from scalable.manifest.model import Target
+from scalable.manifest.model import Prices, Target
 from scalable.manifest.providers.base import WorkerGroup
 
 #: Month of the prices below: list prices on demand.
@@ -51,9 +51,9 @@ class Estimate:
     currency: str
     total_hourly: float
     total_monthly: float
-    line_items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    basis: str = ""
-    as_of: str = ""
+    line_items: list[dict[str, Any]]
+    basis: str
+    as_of: str
 
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of :func:`scalable.record_cost` for it."""
@@ -67,26 +67,15 @@ class Estimate:
 
 
 def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Estimate | None:
-    """Estimate the cost of an hour; None if no price is known. The target's `prices` win."""
-    if target.prices is not None:
-        prices = target.prices
-        core, gigabyte, worker = prices.core_hour, prices.gb_hour, prices.worker_hour
-        currency, basis, as_of = prices.currency, "prices of the manifest", ""
-    elif provider in _FREE:
-        core = gigabyte = worker = 0.0
-        currency, basis, as_of = "USD", "your own machine", ""
-    elif provider in _TABLE:
-        regions = _TABLE[provider]
-        region = target.region or str(getattr(target, "zone", "")).rpartition("-")[0]
-        found = region if region in regions else next(iter(regions))
-        (core, gigabyte), worker = regions[found], 0.0
-        currency, basis, as_of = "USD", f"built-in list prices of {provider}, {found}", PRICES_OF
-    else:
+    """Estimate the cost of an hour; None if no price is known."""
+    found = _prices(provider, target)
+    if found is None:
         return None
+    prices, basis, as_of = found
     items: list[dict[str, Any]] = []
     for group in groups:
         memory = memory_bytes(group.memory) / 1e9 if group.memory else 0.0
-        hourly = group.cpus * core + memory * gigabyte + worker
+        hourly = group.cpus * prices.core_hour + memory * prices.gb_hour + prices.worker_hour
         items.append(
             {
                 "components": list(group.components),
@@ -99,4 +88,22 @@ def estimate(provider: str, target: Target, groups: Sequence[WorkerGroup]) -> Es
         )
     total = sum(item["total_hourly"] for item in items)
     monthly = round(total * HOURS_PER_MONTH, 2)
-    return Estimate(currency, round(total, 6), monthly, items, basis, as_of)
+    return Estimate(prices.currency, round(total, 6), monthly, items, basis, as_of)
+
+
+def _prices(provider: str, target: Target) -> tuple[Prices, str, str] | None:
+    """Return prices, where they are from, and their month."""
+    if target.prices is not None:
+        return target.prices, "prices of the manifest", ""
+    if provider in _FREE:
+        return _prices_of(), "your own machine", ""
+    regions = _TABLE.get(provider)
+    if regions is None:
+        return None
+    region = target.region or str(getattr(target, "zone", "")).rpartition("-")[0]
+    region = region if region in regions else next(iter(regions))
+    return _prices_of(*regions[region]), f"built-in list prices of {provider}, {region}", PRICES_OF
+
+
+def _prices_of(core_hour: float = 0.0, gb_hour: float = 0.0) -> Prices:
+    return Prices(core_hour=core_hour, gb_hour=gb_hour, worker_hour=0.0)
