@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +265,16 @@ def test_a_machine_without_sbatch_is_reported_before_anything_starts(
     assert failure["details"]["phase"] == "session.start"
 
 
+@pytest.fixture
+def log_levels() -> Iterator[None]:
+    """Restore the levels of log handlers, which dask-jobqueue leaves changed after an error."""
+    levels = [(handler, handler.level) for handler in logging.root.handlers]
+    yield
+    for handler, level in levels:
+        handler.setLevel(level)
+
+
+@pytest.mark.usefixtures("log_levels")
 def test_a_job_refused_by_slurm_ends_the_start_with_the_reason(manifest: Path, tmp_path: Path):
     manifest.write_text(SLURM)
     sbatch = tmp_path / "bin" / "sbatch"
