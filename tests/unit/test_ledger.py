@@ -366,7 +366,7 @@ def test_no_end_is_written_that_is_not_known(book):
         "tasks_running": 1,
         "tasks_waiting": 1,
     }
-    assert "1 tasks were running and 1 had not begun" in failure["message"]
+    assert "1 tasks were running and 1 had not started" in failure["message"]
 
 
 def test_a_complete_record_knows_that_what_is_open_was_cancelled(book):

@@ -421,14 +421,16 @@ def test_a_scheduler_that_was_lost_is_critical(tmp_path: Path) -> None:
     run.add(task("running", "nap-0", 2, worker=build.address(0)))
     run.add(
         failure(
-            "SchedulerLost", "the scheduler went away (OSError)", 4, phase="scheduler_lost",
+            "SchedulerLost", "the scheduler was lost (OSError)", 4, phase="scheduler_lost",
             tasks=["nap-0"], tasks_running=1, tasks_waiting=9,
         )
     )  # fmt: skip
     path = run.finish(4, "lost")
     finding = first(diagnosis := diagnose_run(path))
     assert (finding.severity, finding.category) == ("critical", "scheduler_lost")
-    assert finding.title == ("The scheduler went away with 1 task running and 9 that had not begun")
+    assert finding.title == (
+        "The scheduler was lost with 1 task running and 9 that had not started"
+    )
     assert len(diagnosis.findings) == 1
     shown = one_line(render_text(diagnosis))
     assert "nap-0 was running on worker 127.0.0.1:40001 for 2.00 s" in shown
@@ -457,7 +459,7 @@ def test_a_cancelled_run_shows_what_ran_and_names_every_state(tmp_path: Path) ->
     assert "Nothing stands out" not in diagnosis.summary
     said = first(diagnosis).evidence.sentences
     assert said[0] == "outer had been running for 2.00 s, and was cancelled"
-    assert "1 more task had not begun" in said
+    assert "1 more task had not started" in said
 
 
 def test_a_worker_ended_by_the_same_ctrl_c_is_not_a_finding(tmp_path: Path) -> None:

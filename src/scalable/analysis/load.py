@@ -207,7 +207,7 @@ def _why(
         if group.phase == "session.start":
             return f"The session did not start: {group.message or group.failure_class}"
         if group.phase == "scheduler_lost":
-            return "The scheduler went away while the run was going on."
+            return "The scheduler was lost during the run."
         if group.failure_class == "SystemExit" and group.kind == "program":
             return f"The program ended itself: {exit_words(group.message)}."
         if group.ended_run is not None or group.phase in ENDED_THE_RUN:

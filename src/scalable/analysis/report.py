@@ -130,7 +130,7 @@ class Report:
 
     @property
     def lost_scheduler(self) -> bool:
-        """Whether the scheduler went away while the run was going on."""
+        """Whether the scheduler was lost during the run."""
         return any(row.phase == "scheduler_lost" for row in self.failures)
 
     @property

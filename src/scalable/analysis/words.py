@@ -62,9 +62,9 @@ def unknown_words(report: Report) -> str:
 
 
 def waiting_words(report: Report) -> str:
-    """Say how many tasks had not begun when the record ends."""
+    """Say how many tasks had not started when the record ends."""
     count = report.counts["tasks_waiting"]
-    return f"{plural(count, 'task')} had not begun, or waited to run again"
+    return f"{plural(count, 'task')} had not started, or waited to run again"
 
 
 def where_words(report: Report) -> str:

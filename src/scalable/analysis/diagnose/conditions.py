@@ -65,7 +65,7 @@ def _unfinished(report: Report) -> Finding:
     return Finding(
         severity="critical",
         category="unfinished",
-        title=f"The program that recorded this run went away with {plural(running, 'task')} "
+        title=f"The program that recorded this run ended with {plural(running, 'task')} "
         f"running and {waiting:,} waiting",
         count=max(1, running),
         evidence=Evidence(
@@ -131,7 +131,7 @@ def _cancelled(report: Report, seen: Observations) -> Finding:
     while_ran = f" while {plural(len(sentences), 'task')} ran" if sentences else ""
     others = cancelled - len(sentences)
     if sentences and others > 0:
-        sentences = (*sentences, f"{plural(others, 'more task')} had not begun")
+        sentences = (*sentences, f"{plural(others, 'more task')} had not started")
     return Finding(
         severity="warning",
         category="cancelled",

@@ -266,8 +266,8 @@ def _scheduler(report: Report, group: Group) -> Finding:
     return Finding(
         severity="critical",
         category="scheduler_lost",
-        title=f"The scheduler went away with {plural(running, 'task')} running and {waiting:,} "
-        "that had not begun",
+        title=f"The scheduler was lost with {plural(running, 'task')} running and {waiting:,} "
+        "that had not started",
         count=max(1, report.unknown),
         evidence=Evidence(
             sentences=tuple(sentences),

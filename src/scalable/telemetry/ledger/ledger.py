@@ -193,8 +193,8 @@ class Ledger:
     def scheduler_lost(self, error: str, unknown: UnknownEnds, now: float) -> None:
         """The scheduler was lost, without having announced its close."""
         message = self._redact(
-            f"the scheduler went away ({error}): {len(unknown.running):,} tasks were running and "
-            f"{unknown.waiting:,} had not begun, as far as it had reported; their end is unknown"
+            f"the scheduler was lost ({error}): {len(unknown.running):,} tasks were running and "
+            f"{unknown.waiting:,} had not started, as far as it had reported; their end is unknown"
         )
         attributes = {
             semconv.EXCEPTION_TYPE: "SchedulerLost",
