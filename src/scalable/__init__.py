@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from scalable.manifest.errors import ManifestError, SessionError
     from scalable.records import record_artifact, record_cost, record_metric
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.current import current_session
-    from scalable.session.session import ScalableSession, StartError
+    from scalable.session.session import ScalableSession, StartError, current_session
 
 __version__ = "0.1.0"
 
@@ -67,7 +66,7 @@ _MODULES = {
     "ScalableSession": "scalable.session.session",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",
-    "current_session": "scalable.session.current",
+    "current_session": "scalable.session.session",
 }
 
 __getattr__ = lazy(__name__, _MODULES)

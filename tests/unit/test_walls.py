@@ -298,6 +298,47 @@ def test_the_check_sees_a_breach(module: str, source: str, said: str):
     assert said in breach
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """A type for a checker is an import too: what it ties together cannot be read apart."""
+    sources, packages = our_sources()
+    below: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        below[module] = set()
+        for _, name in imports_of(source, module, is_package=module in packages):
+            parts = name.split(".")
+            above = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            target = next((module for module in above if module in sources), None)
+            # A package's face may name what is in it, which imports the package by standing in it.
+            if target not in (None, module) and target not in packages:
+                below[module].add(target)
+    circles: list[list[str]] = []
+    for module in sources:
+        seen: set[str] = set()
+        todo = list(below[module])
+        while todo:
+            one = todo.pop()
+            if one == module:
+                circles.append([module])
+                break
+            if one not in seen:
+                seen.add(one)
+                todo.extend(below[one])
+    assert circles == []
+
+
+def test_a_class_of_more_than_400_lines_gives_a_reason():
+    """`Long because …` in its docstring."""
+    sources, _ = our_sources()
+    long: list[str] = []
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > 400 and "Long because" not in (ast.get_docstring(node) or ""):
+                    long.append(f"{module}.{node.name}: {lines} lines")
+    assert long == []
+
+
 # --- what an import really brings along -------------------------------------------------------
 
 BLOCKED = textwrap.dedent(

@@ -166,7 +166,7 @@ def _split_arguments(
 
 
 def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: bool) -> int:
-    from scalable.session.current import provide
+    from scalable.session.session import provide
     from scalable.session.workflow import exit_code, own_frames
 
     code: int = 1

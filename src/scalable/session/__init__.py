@@ -7,8 +7,7 @@ from scalable.common.lazy import lazy
 if TYPE_CHECKING:
     from scalable.manifest.errors import ManifestError, SessionError
     from scalable.session.client import ScalableClient, TagError
-    from scalable.session.current import current_session
-    from scalable.session.session import ScalableSession, StartError
+    from scalable.session.session import ScalableSession, StartError, current_session
 
 __all__ = [
     "ManifestError",
@@ -27,7 +26,7 @@ _MODULES: Final = {
     "SessionError": "scalable.manifest.errors",
     "StartError": "scalable.session.session",
     "TagError": "scalable.session.client",
-    "current_session": "scalable.session.current",
+    "current_session": "scalable.session.session",
 }
 
 __getattr__ = lazy(__name__, _MODULES)

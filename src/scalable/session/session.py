@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Generator, Mapping
+from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, Unpack, cast
 
 from scalable import records
 from scalable.cache.store import set_directory
+from scalable.common.forks import unlocked_in_forks
 from scalable.common.options import InstrumentOptions, resolve
 from scalable.manifest.errors import Problem, SessionError
 from scalable.manifest.load import Manifest, check_manifest, load_manifest, read_text, shown
 from scalable.manifest.plan import Objective, Plan, Policy, make_plan
-from scalable.session import current
 from scalable.session.starting import Start, WorkerWait, documents, make_client, prepare
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class ScalableSession:
         OptionError
             An option has a value that is not allowed.
         """
-        provided = current.provided_for(path, target)
+        provided = _provided_for(path, target)
         if provided is None:
             return cls(load_manifest(path, target=target), **options)
         if any(value is not None for value in options.values()):
@@ -279,7 +281,7 @@ class ScalableSession:
 
     def _started(self, start: Start) -> ScalableClient:
         self._state = "running"
-        self._cleanup.callback(current.closed, self, current.opened(self))
+        self._cleanup.callback(_closed, self, _opened(self))
         client = cast("ScalableClient", self.client)
         if not start.plan.groups:
             from scalable.session.offer import existing_offer
@@ -452,3 +454,56 @@ def _logged(action: str) -> Generator[None]:
         yield
     except Exception as error:
         logger.warning("scalable: cannot %s: %r", action, error)
+
+
+# -- which session is open here --------------------------------------------------------------------
+
+_current: Final[ContextVar[ScalableSession | None]] = ContextVar("scalable_session", default=None)
+_open: Final[list[ScalableSession]] = []
+_lock: Final = unlocked_in_forks(threading.Lock())
+#: The session that `scalable run` has started for a script.
+_provided: ScalableSession | None = None
+
+
+def current_session() -> ScalableSession | None:
+    """Return the open session: that of this context, else the one started last."""
+    session = _current.get()
+    if session is not None:
+        return session
+    with _lock:
+        return _open[-1] if _open else None
+
+
+def provide(session: ScalableSession | None) -> None:
+    """Make ``from_yaml()`` return this session, while a script runs in it."""
+    global _provided
+    _provided = session
+
+
+def _provided_for(
+    path: str | os.PathLike[str] | None, target: str | None
+) -> ScalableSession | None:
+    """Return the session that `scalable run` has started, if it is of this manifest and target."""
+    if _provided is None or target not in (None, "auto", _provided.manifest.target_name):
+        return None
+    same = _provided.manifest.path
+    if path is None or (same is not None and Path(path).resolve() == same.resolve()):
+        return _provided
+    return None
+
+
+def _opened(session: ScalableSession) -> Token[ScalableSession | None]:
+    """Add an open session; returns what :func:`_closed` needs."""
+    with _lock:
+        _open.append(session)
+    return _current.set(session)
+
+
+def _closed(session: ScalableSession, token: Token[ScalableSession | None]) -> None:
+    """Remove a session."""
+    with _lock:
+        if session in _open:
+            _open.remove(session)
+    # Another context than that of the start keeps its own value.
+    with contextlib.suppress(ValueError):
+        _current.reset(token)
