@@ -213,7 +213,8 @@ def record_facts(
 ) -> RecordedRun:
     """Record facts as if a cluster had reported them; returns the closed run.
 
-    The same facts give the same lines and signals, bit by bit.
+    The same facts give the same lines and spans. What the recorder measures of itself, such as its
+    queues in `metrics.jsonl`, depends on its threads.
 
     Parameters
     ----------
