@@ -42,7 +42,7 @@ class RecorderLoop(ABC):
         self._pulled_all = False
         self._closing: Closing | None = None
         self._abandoned = False
-        #: The step in hand began after the run was abandoned, and finds all that there is.
+        #: The step in hand began after the end was asked for, and finds all that there is.
         self._is_last = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -130,7 +130,10 @@ class RecorderLoop(ABC):
     def _is_over(self) -> bool:
         if self._closing is None:
             return self._is_last and not self._puller.more
-        return self._puller.is_drained or monotonic() >= self._closing.deadline
+        if monotonic() >= self._closing.deadline:
+            return True
+        # A step that began before may have missed the last facts.
+        return self._is_last and self._puller.is_drained
 
     def _wait(self) -> None:
         """Wait for the next step; first, wake the callers of :meth:`flush`."""
@@ -150,7 +153,7 @@ class RecorderLoop(ABC):
         try:
             with self._condition:
                 asked = self._flush_asked
-                self._is_last = self._abandoned
+                self._is_last = self._abandoned or self._closing is not None
             batch = self._puller.pull(self._closing)
             self._pulled_all = not self._puller.more and asked == self._flush_asked
             self._take(batch)
