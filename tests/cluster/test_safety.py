@@ -74,7 +74,6 @@ HOOKS = [
     (TaskFacts, "_comes_in"),
     (TaskFacts, "_is_ours"),
     (TaskFacts, "_submit"),
-    (TaskFacts, "_succeeded"),
     (TaskFacts, "_failed"),
     (TaskFacts, "_erred"),
     (TaskFacts, "_left_worker"),

@@ -154,9 +154,10 @@ class TaskFacts:
         **kwargs: Any,
     ) -> None:
         """Hook: a task changed its state. Six calls per task."""
-        # All of Dask's keywords are named, used or not: to collect the others in `kwargs` costs
-        # 0.3 µs per task. Frequent facts are flat tuples of texts and numbers, which the garbage
-        # collector does not track: it would visit each other kind in several collections.
+        # What each task does is written out: a call between costs 0.3 µs per task under load. All
+        # of Dask's keywords are named, used or not: to collect them in `kwargs` costs as much.
+        # Frequent facts are flat tuples of texts and numbers, which the garbage collector does not
+        # track: it would visit each other kind in several collections.
         try:
             if start == "queued" and finish == "processing":
                 return  # it has been runnable since it was queued
@@ -170,7 +171,42 @@ class TaskFacts:
             if finish == "memory":
                 if start == "processing":
                     known[key] = _ENDED
-                    self._succeeded(key, worker, startstops, ready or 0.0, nbytes, typename)
+                    now = begin = end = time()
+                    phases: tuple[facts.Phase, ...] = ()
+                    cpu = None
+                    try:
+                        if startstops:
+                            item = startstops[0]
+                            if len(startstops) == 1 and item["action"] == "compute":
+                                begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
+                            else:
+                                began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
+                                begin, end = began or now, ended or now
+                            if cpu.__class__ is not float:
+                                cpu = None
+                    except BaseException as error:
+                        # The attempt has succeeded: its fact is noted without these details.
+                        self._guard.failed("succeeded", error)
+                    name = task_id(key)
+                    size = SUCCEEDED_BYTES + len(name) + len(typename)
+                    fact = (
+                        SUCCEEDED,
+                        now,
+                        name,
+                        self._tasks[key].run_id,
+                        worker,
+                        begin,
+                        end,
+                        ready,
+                        phases,
+                        nbytes,
+                        typename,
+                        cpu,
+                    )
+                    if phases:
+                        self._buffer.note(fact)
+                    else:
+                        self._add(fact, size)
             elif finish == "processing":
                 if start == "waiting":
                     known[key] = time()
@@ -289,45 +325,6 @@ class TaskFacts:
         return True
 
     # -- ends of attempts ---------------------------------------------------------------------
-
-    def _succeeded(
-        self, key: Any, worker: str, startstops: Any, ready: float, nbytes: int, typename: str
-    ) -> None:
-        now = begin = end = time()
-        phases: tuple[facts.Phase, ...] = ()
-        cpu = None
-        try:
-            if startstops:
-                item = startstops[0]
-                if len(startstops) == 1 and item["action"] == "compute":
-                    begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
-                else:
-                    began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
-                    begin, end = began or now, ended or now
-                if cpu.__class__ is not float:
-                    cpu = None
-        except BaseException as error:
-            # The attempt has succeeded all the same: its fact is noted without these details.
-            self._guard.failed("succeeded", error)
-        name = task_id(key)
-        fact = (
-            SUCCEEDED,
-            now,
-            name,
-            self._tasks[key].run_id,
-            worker,
-            begin,
-            end,
-            ready,
-            phases,
-            nbytes,
-            typename,
-            cpu,
-        )
-        if phases:
-            self._buffer.note(fact)
-        else:
-            self._add(fact, SUCCEEDED_BYTES + len(name) + len(typename))
 
     def _left_worker(self, key: Any, stimulus_id: str) -> None:
         erring = self._hub.erring
