@@ -4,7 +4,7 @@
 # make check   lint, format and types
 # make bench   measure every budget and print the table; make bench-quick takes two minutes
 # make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
-# make docs    generate the tables of docs/opentelemetry.md and the Grafana dashboards from the code
+# make docs    generate the tables of the pages in docs and the Grafana dashboards from the code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 # make fuzz    damage runs and try every command on them; N=100000 for more of them
 #

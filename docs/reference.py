@@ -1,4 +1,4 @@
-"""Makes the tables of ``opentelemetry.md`` and ``fields.md`` from the code that declares the names.
+"""Makes the tables of these pages from the code that declares what is in them.
 
 ``make docs`` runs this file; ``--check`` tells whether the pages are up to date.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
+from scalable.causes import CAUSES, DEATHS
 from scalable.telemetry import semconv
 from scalable.telemetry.instruments import INSTRUMENTS
 from scalable_runs import fields, schema
@@ -196,6 +197,16 @@ def _all_fields() -> str:
     return "\n".join(parts).rstrip()
 
 
+def _causes() -> str:
+    causes = [(f"`{one.name}`", one.meaning, one.remedy) for one in CAUSES.values()]
+    deaths = [(rule.evidence, f"`{rule.cause}`") for rule in DEATHS]
+    return (
+        _table(("cause", "means", "what usually helps"), causes)
+        + "\n\nA lost worker is judged by the first of these that holds:\n\n"
+        + _table(("because", "cause"), deaths)
+    )
+
+
 #: What stands between the marks of each page, by the name of the mark.
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "opentelemetry.md": {
@@ -205,6 +216,7 @@ TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "metrics": _metrics,
     },
     "fields.md": {"fields": _all_fields},
+    "diagnose.md": {"causes": _causes},
 }
 
 

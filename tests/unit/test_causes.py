@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from scalable.causes import CAUSES, DEATHS, case_of, catalog, classify, table
+from scalable.causes import CAUSES, DEATHS, case_of, catalog, classify
 from scalable.causes.catalog import ERRNOS, GENERIC_TYPES, HINTS, PACKAGES, PHRASES, TYPES
 
 HERE = Path(__file__).parent / "causes"
@@ -225,9 +225,3 @@ def test_a_hostile_message_costs_no_time():
         for name in ("RuntimeError", "CalledProcessError", "OSError", "HTTPError")
     )
     assert counts.total() == 4
-
-
-def test_the_documentation_has_the_table_of_the_code():
-    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
-    start = page.index("python -m scalable.causes -->") + len("python -m scalable.causes -->\n")
-    assert page[start : page.index("<!-- end of causes -->")] == table()

@@ -20,7 +20,6 @@ __all__ = [
     "Verdict",
     "case_of",
     "classify",
-    "table",
 ]
 
 
@@ -42,13 +41,3 @@ def classify(case: Case) -> Verdict:
     if case.is_worker or case.failure_class == "WorkerLost":
         return judge_death(case)
     return judge_exception(case)
-
-
-def table() -> str:
-    """Return the tables of causes and of rules for lost workers, as the documentation has them."""
-    lines = ["| cause | means | what usually helps |", "|---|---|---|"]
-    lines += [f"| `{cause.name}` | {cause.meaning} | {cause.remedy} |" for cause in CAUSES.values()]
-    lines += ["", "A lost worker is judged by the first of these that holds:", ""]
-    lines += ["| because | cause |", "|---|---|"]
-    lines += [f"| {rule.evidence} | `{rule.cause}` |" for rule in DEATHS]
-    return "\n".join(lines) + "\n"
