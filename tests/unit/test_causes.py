@@ -159,7 +159,7 @@ def test_no_sign_is_in_two_rows_and_no_field_is_unknown():
     rows = tomllib.loads(CATALOG.read_text())
     columns = {"errnos": ERRNOS, "types": TYPES, "generic_types": GENERIC_TYPES}
     columns["packages"] = PACKAGES
-    known = {"title", "meaning", "remedy", "phrases", "hint", *columns}
+    known = {"title", "meaning", "remedy", "in_output", "phrases", "hint", *columns}
     assert {field for row in rows.values() for field in row} == known
     for column, signs in columns.items():
         names = [

@@ -87,6 +87,8 @@ def _hint(cause: str, row: Mapping[str, Any]) -> Hint:
     return Hint(cause, row["class_name"], "|".join(words))
 
 
+#: Causes that the end of a lost worker's output may indicate.
+IN_OUTPUT: Final = frozenset(name for name, row in _ROWS.items() if row.get("in_output"))
 ERRNOS: Final = _signs("errnos")
 TYPES: Final = _signs("types")
 GENERIC_TYPES: Final = _signs("generic_types")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from signal import Signals
 from typing import Final
 
-from scalable.causes.catalog import Confidence
+from scalable.causes.catalog import IN_OUTPUT, Confidence
 from scalable.causes.exceptions import LAST_LINE, MAX_HINT, judge_exception, judge_words
 from scalable.causes.model import Case, Verdict
 
@@ -264,11 +264,6 @@ def _ending(case: Case) -> Iterator[str]:
         yield said
 
 
-#: Causes that the last output may indicate: words of the others stand in many a log.
-_WRITTEN: Final = (
-    *("oom", "segfault", "disk_full", "preempted", "walltime"),
-    *("import_error", "version_mismatch", "serialization", "credential", "timeout"),
-)
 #: Lines of the end of an output that are looked at.
 _LAST_LINES: Final = 10
 
@@ -281,8 +276,8 @@ def _by_last_output(case: Case) -> Verdict | None:
         verdict = None
         if match is not None and match[2] and match[1].rpartition(".")[2][:1].isupper():
             verdict = judge_exception(Case(match[1], match[2]))
-        if verdict is None or verdict.cause not in _WRITTEN:
+        if verdict is None or verdict.cause not in IN_OUTPUT:
             verdict = judge_words("", line[:MAX_HINT])
-        if verdict is not None and verdict.cause in _WRITTEN:
+        if verdict is not None and verdict.cause in IN_OUTPUT:
             return Verdict(verdict.cause, "low", (f"its last output says “{line[:120]}”",))
     return None
