@@ -122,7 +122,8 @@ class Store(Protocol):
     :class:`~scalable_runs.problems.LossCounter` that it was given.
     """
 
-    #: Names the place for people; for a file store the path of the run's directory.
+    #: Names the place for people; its last part begins with the run's id. Of a file store the path
+    #: of the run's directory.
     location: str
 
     # Writing
@@ -131,6 +132,9 @@ class Store(Protocol):
         self, documents: Mapping[str, bytes], journals: Mapping[str, int], losses: LossCounter
     ) -> None:
         """Make the run, durably: all of it or nothing.
+
+        Also makes again a run that was removed while this store wrote it, and releases what it
+        held of that.
 
         Parameters
         ----------
