@@ -27,6 +27,7 @@ from scalable.analysis.sections import (
     Sentence,
     Table,
 )
+from scalable.analysis.units import formatted
 from scalable_runs.reader import RunReader
 
 HOSTILE = "<b>\x1b[31mred\u202e</b>"
@@ -143,9 +144,10 @@ def as_html(outline: Outline) -> str:
                 return f"<dl>{''.join(rows)}</dl>"
             case Table(columns=columns, rows=rows):
                 head = "".join(f"<th>{column.title}" for column in columns)
+                kinds = [column.kind for column in columns]
+                cells = [map(formatted, row.values, kinds) for row in rows]
                 body = "".join(
-                    f"<tr>{''.join(f'<td>{html.escape(str(value))}' for value in row.values)}"
-                    for row in rows
+                    f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}" for row in cells
                 )
                 return f"<table><tr>{head}{body}</table>"
             case Item(title=title, blocks=blocks):
@@ -164,6 +166,7 @@ def test_another_renderer_needs_the_outline_alone(run: Path):
     report, diagnosis = map(as_html, outlines(run))
     assert "<h2>Slowest attempts</h2>" in report
     assert "model.bin" in report
+    assert "<td>12 kB" in report
     assert html.escape(HOSTILE) in report
     assert HOSTILE not in report
     assert "Crash in native code" in diagnosis

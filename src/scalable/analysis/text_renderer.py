@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from scalable.analysis import units
@@ -52,16 +52,6 @@ _PREFIXES: Final[dict[Role, tuple[str, str | None]]] = {
 _MAX_ELIDED: Final = 300
 _MAX_MESSAGE: Final = 800
 _MAX_LEAD: Final = 6
-
-_FORMATS: Final[dict[Kind, Callable[[float], str]]] = {
-    "ordinal": str,
-    "count": "{:,}".format,
-    "number": "{:.6g}".format,
-    "seconds": units.seconds,
-    "gigabytes": units.gigabytes,
-    "bytes": units.size,
-    "share": units.percent,
-}
 
 
 def render_text(
@@ -229,9 +219,7 @@ def _is_deeper(item: Item, block: object) -> bool:
 
 
 def _cell(value: Value, kind: Kind) -> str:
-    if value is None:
-        return "-"
-    return terminal_line(value) if isinstance(value, str) else _FORMATS[kind](value)
+    return terminal_line(units.formatted(value, kind))
 
 
 def render_overviews(

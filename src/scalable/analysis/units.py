@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from scalable.analysis.sections import Kind, Value
 
 
 def seconds(value: float | None) -> str:
@@ -78,3 +81,21 @@ def members(table: Mapping[str, int], shown: int = 3) -> str:
     ]
     more = len(table) - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
+_FORMATS: Final[Mapping[Kind, Callable[[float], str]]] = {
+    "ordinal": str,
+    "count": "{:,}".format,
+    "number": "{:.6g}".format,
+    "seconds": seconds,
+    "gigabytes": gigabytes,
+    "bytes": size,
+    "share": percent,
+}
+
+
+def formatted(value: Value, kind: Kind) -> str:
+    """Return a value of a table as its kind is written."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else _FORMATS[kind](value)
