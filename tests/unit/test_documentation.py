@@ -10,8 +10,8 @@ from types import ModuleType
 import click
 import pytest
 
+from core import oldest_dask
 from scalable.cli import COMMANDS
-from scalable.common.requirements import required_distributed
 from scalable.telemetry.semconv import RECORD_MAP
 from scalable_runs import schema
 from scalable_runs.redact import Redactor
@@ -36,7 +36,8 @@ def test_readme_lists_every_command():
 
 def test_the_readme_has_the_oldest_dask_of_the_package():
     (oldest,) = re.findall(r"\(`distributed`\) ([\d.]+) or newer", README)
-    assert required_distributed() == f"distributed>={oldest}"
+    # Of pyproject.toml: the metadata of an editable installation may be older.
+    assert oldest_dask() == oldest
 
 
 def test_the_documentation_names_only_variables_that_the_code_reads():
