@@ -32,8 +32,9 @@ from scalable.begin import Substitutes, begin
 from scalable.common.guard import Warnings
 from scalable.common.options import InstrumentOptions, resolve
 from scalable.facts import Batch, Fact
+from scalable_runs import fields
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import RunStatus
+from scalable_runs.schema import RunStatus, TaskRecord
 from scalable_runs.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -52,11 +53,16 @@ __all__ = [
 
 #: Where a :class:`StepClock` begins: 2026-01-01T00:00:00Z.
 START: Final = 1_767_225_600.0
-#: Fields that a real cluster's clocks, ports and processes decide: see :meth:`RecordedRun.lines`.
+#: Fields that a real cluster's clocks, ports and processes decide, among them all times and
+#: durations of tasks: see :meth:`RecordedRun.lines`.
 MEASURED: Final = frozenset(
-    {"timestamp", "trace_id", "span_id", "worker", "worker_id", "entity_id", "seq"}
-    | {"duration_s", "queue_s", "transfer_s", "cpu_s", "observed_cpu", "observed_memory_gb"}
-    | {"observed_memory_limit_gb", "details"}
+    {"timestamp", "trace_id", "span_id", "worker", "worker_id", "entity_id", "seq", "details"}
+    | {"observed_cpu", "observed_memory_gb", "observed_memory_limit_gb"}
+    | {
+        name
+        for name, field in fields.fields_of(TaskRecord).items()
+        if field.unit == "s" or field.kind is fields.time
+    }
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalable import facts
-from scalable.testing import START, CountingIds, InMemorySignals, StepClock, record_facts
+from scalable.testing import MEASURED, START, CountingIds, InMemorySignals, StepClock, record_facts
 from scalable_runs import schema
 
 ADDRESS = "tcp://10.0.0.1:8786"
@@ -83,6 +83,12 @@ def test_the_same_facts_give_the_same_lines_and_signals():
     assert [span.to_json() for span in first.signals.spans] == [
         span.to_json() for span in second.signals.spans
     ]
+
+
+def test_times_and_durations_of_tasks_are_measured():
+    times = {"timestamp", "phases_start", "duration_s", "queue_s", "transfer_s", "cpu_s"}
+    assert times <= MEASURED
+    assert not MEASURED & {"task_id", "state", "attempt", "nbytes", "error_message"}
 
 
 def test_signals_are_those_of_the_run():
