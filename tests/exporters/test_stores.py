@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import zlib
 from abc import ABC, abstractmethod
@@ -259,6 +262,28 @@ def test_another_writer_goes_on_where_one_died(place: Place) -> None:
     assert told["dropped"] == {FAILURES: 2, TASKS: 2, "facts": 5}
     assert told["errors"] == {"fsync:EIO": 1, "x": 1}
     first.close()
+
+
+def die_after_writing(name: str, runs: str) -> None:
+    """For a process of its own."""
+    writer = create(PLACES[name](Path(runs)).store, sync_interval=10)
+    writer.append(TASKS, [task(n) for n in range(1, 6)])
+    writer.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if name != "memory"])
+def test_lines_that_were_taken_survive_the_death_of_the_process(name: str, tmp_path: Path) -> None:
+    program = "import sys, test_stores; test_stores.die_after_writing(*sys.argv[1:])"
+    died = subprocess.run(
+        [sys.executable, "-c", program, name, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=TIMEOUT,
+    )
+    assert died.returncode == -signal.SIGKILL
+    records, reader = read(PLACES[name](tmp_path).reopened())
+    assert records == [written(task(n), n) for n in range(1, 6)]
+    assert reader.status == "lost"
 
 
 def test_a_removed_run_is_made_again_and_its_lines_are_counted(place: Place) -> None:
