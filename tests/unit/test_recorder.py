@@ -87,6 +87,23 @@ def counts(run: Any) -> Mapping[str, int]:
     return run.summary()["counts"]
 
 
+def test_a_run_whose_end_is_asked_for_during_a_pull_gets_what_came_meanwhile(tmp_path):
+    recorder = synthetic.make_recorder(tmp_path, Shape(tasks=0), [])
+    source = Scripted([], [submitted("x"), forgotten("x")])
+    pull = source.pull
+
+    def pull_and_end(after: int, limit: int, timeout: float) -> facts.Batch:
+        answer = pull(after, limit, timeout)
+        recorder.end("completed", 5.0, None)
+        # The facts came after this answer was made.
+        return answer._replace(more=False)
+
+    source.pull = pull_and_end
+    recorder.start(source)
+    assert recorder.finished.wait(60)
+    assert [line["task_id"] for line in RunReader(recorder.run_dir).records(TASKS)] == ["x", "x"]
+
+
 def test_slow_answers_while_closing_end_no_pulling(tmp_path):
     late = ConnectionError("late")
     run = closed(tmp_path, [submitted("x")], late, TimeoutError(), late, [forgotten("x")])
