@@ -442,7 +442,7 @@ def test_scheduler_that_is_killed_does_not_hold_the_close(tmp_path, notes_dir):
 def test_graphs_that_never_reached_the_scheduler_are_counted(make_cluster, monkeypatch, is_seen):
     if not is_seen:
         monkeypatch.setattr(TaskFacts, "update_graph", lambda *_, **__: None)
-        monkeypatch.setattr(TaskFacts, "_comes_in", lambda *_: False)
+        monkeypatch.setattr(TaskFacts, "_note_new", lambda *_: False)
     _, client = make_cluster(n_workers=1, processes=False)
     with scalable.instrument(client) as run:
         document = run.run_dir / "run.json"

@@ -71,7 +71,7 @@ def _cluster() -> LocalCluster:
 
 
 HOOKS = [
-    (TaskFacts, "_comes_in"),
+    (TaskFacts, "_note_new"),
     (TaskFacts, "_is_ours"),
     (TaskFacts, "_submit"),
     (TaskFacts, "_failed"),

@@ -33,7 +33,7 @@ Phase: TypeAlias = tuple[str, float, float]
 
 
 class Submitted(NamedTuple):
-    """The scheduler took a task in."""
+    """The scheduler received a task."""
 
     kind: int
     time: float
@@ -115,8 +115,8 @@ class Unassigned(NamedTuple):
     key: str
     run_id: int | None
     worker: str
-    #: ``worker-lost``; ``dependency-lost`` if a worker that held a dependency died; or the word of
-    #: the scheduler's stimulus id.
+    #: ``worker-lost``; ``dependency-lost`` if a worker that held a dependency died; or the reason
+    #: that the scheduler's stimulus id names.
     reason: str
 
 
@@ -167,7 +167,7 @@ class WorkerGone(NamedTuple):
     kind: int
     time: float
     address: str
-    #: True if it was asked to go.
+    #: True if it was asked to close.
     expected: bool
     reason: str
     nthreads: int
@@ -182,7 +182,7 @@ class WorkerGone(NamedTuple):
     spilled: int = 0
     #: Seconds since its last heartbeat.
     heartbeat_age: float | None = None
-    #: Dask ended it because it sent none for so many seconds.
+    #: Dask ended it because it sent none for this many seconds.
     ttl: float | None = None
 
 
@@ -270,7 +270,7 @@ class WorkerExit(NamedTuple):
     oom_kills_host: int
     #: The worker's log, by its name in the spool of its host; empty if there is none.
     log: str
-    #: Its end.
+    #: The end of that log.
     tail: str
     #: The nanny's own address.
     nanny: str = ""
@@ -415,7 +415,7 @@ def time_of(fact: Fact) -> float | None:
 
 
 def decode(raw: Iterable[Any], unread: Counter[str] | None = None) -> list[Fact]:
-    """Turn tuples as they came over the wire into facts.
+    """Turn deserialised tuples into facts.
 
     A peer of another version may send more fields than are known, which are ignored, or fewer,
     which get their defaults if they have any. What cannot be read is left out, and counted by kind
@@ -461,7 +461,7 @@ def are_compatible(protocol: Any, oldest: Any) -> bool:
 
 
 def _fitted(item: tuple[Any, ...], fact_type: Any) -> tuple[Any, ...] | None:
-    """As many fields as this version has; None where one is missing that has no default."""
+    """Exactly the fields of this version; None if one without a default is missing."""
     fields, defaults = fact_type._fields, fact_type._field_defaults
     missing = fields[len(item) :]
     if all(name in defaults for name in missing):
@@ -514,14 +514,14 @@ def _cut(value: Any) -> Any:
 
 
 class Batch(NamedTuple):
-    """What one pull brings."""
+    """The result of one pull."""
 
     facts: list[Fact]
     #: Number of the next fact: what the next pull acknowledges.
     next: int
-    #: More is there already.
+    #: Further facts are available.
     more: bool
-    #: Facts dropped so far because nobody pulled them in time.
+    #: Facts dropped so far because they were not pulled in time.
     dropped: int
     #: Internal errors of the plugins so far, by place.
     errors: dict[str, int]
@@ -542,7 +542,8 @@ class FactSource(Protocol):
         ConnectionError
             The scheduler did not answer within `timeout` seconds.
         TimeoutError
-            Nor did the program, which is busy or stopped: that says nothing of the scheduler.
+            The program that relays the facts did not send them: it is busy or stopped. The
+            scheduler may be well.
         """
         ...
 

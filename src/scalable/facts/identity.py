@@ -1,4 +1,4 @@
-"""Ids that scheduler, worker and recorder compute alike, without a message to agree on them."""
+"""Ids that scheduler, worker and recorder each compute, with the same result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NO_FIELDS: Final[Mapping[str, Any]] = {}
 def task_id(key: Any) -> str:
     """Name of a task in the record: different for different keys, and the same in every run.
 
-    A key as Python prints it, but a string without its quotes; with them if the bare text could be
-    a number or a tuple, begins with a quote, or cannot be encoded.
+    It is the key as Python prints it. A string has no quotes, unless its bare text could be a
+    number or a tuple, begins with a quote, or cannot be encoded.
 
     Examples
     --------
@@ -25,12 +25,12 @@ def task_id(key: Any) -> str:
     ('inc-1', "('x', 1)", '1', "'1'")
     """
     if key.__class__ is str:
-        # Whatever would need quotes begins with a character before the colon, or is not ASCII.
+        # A string that needs quotes begins with a character before the colon, or is not ASCII.
         if key >= ":" and key.isascii():
             return key
         return repr(key) if _needs_quotes(key) else key
     if key.__class__ is float and not isfinite(key):
-        return f"({key})"  # in brackets: "inf" and "nan" are words that a string may be
+        return f"({key})"  # in brackets: a string key may be "inf" or "nan"
     return str(key)
 
 
@@ -79,14 +79,14 @@ def _run_state(run: str) -> blake2b:
 def carrier_of(fields: Mapping[str, Any]) -> str:
     """The carrier with these fields: the run's id and what the propagator has added.
 
-    It is JSON text: Dask keeps annotations with each task, and the garbage collector visits
-    dictionaries again and again, but no text.
+    It is JSON text: Dask keeps it with each task, and the garbage collector traverses dictionaries
+    but not strings.
     """
     return json.dumps(fields, separators=(",", ":"), default=str)
 
 
 def carried(carrier: Any) -> Mapping[str, Any]:
-    """Fields of a carrier; none if it is no carrier, as a peer may send anything."""
+    """Fields of a carrier; empty if it cannot be read, as a peer may send anything."""
     return _carried(carrier) if carrier.__class__ is str else _NO_FIELDS
 
 

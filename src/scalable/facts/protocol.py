@@ -7,28 +7,28 @@ from typing import Final
 #: The annotation that carries a run's id and OpenTelemetry context to each task: the *carrier*,
 #: made by :func:`~scalable.facts.identity.carrier_of`.
 ANNOTATION: Final = "scalable"
-#: RPC of the scheduler by which a recorder pulls facts.
+#: RPC of the scheduler with which a recorder pulls facts.
 PULL_OP: Final = "scalable_pull"
-#: RPC of the scheduler by which a client removes the plugins of its run.
+#: RPC of the scheduler with which a client removes the plugins of its run.
 LEAVE_OP: Final = "scalable_leave"
-#: Among the errors that a pull brings: graphs that the client sent and that never came in.
+#: Among the errors of a pull: graphs that the client sent and the scheduler did not receive.
 GRAPHS_UNSEEN: Final = "graphs_unseen"
 #: Name of the worker plugin; one serves all runs of a scheduler.
 WORKER_PLUGIN_NAME: Final = "scalable"
 #: Entry of a worker's heartbeat: bytes that it has sent to other workers.
 SENT_METRIC: Final = "scalable-sent"
-#: Entry of what Dask reports of an execution, beside its start and stop: CPU seconds of the task's
-#: thread; the name is that of Dask's own metric.
+#: Entry of Dask's report of an execution, beside its start and stop: CPU seconds of the task's
+#: thread. The name is that of Dask's own metric.
 THREAD_CPU: Final = "thread-cpu"
-#: Stream message by which the scheduler sends a worker the settings of its runs.
+#: Stream message with which the scheduler sends a worker the settings of its runs.
 CONFIG_OP: Final = "scalable-config"
 #: RPC of a worker that returns at once what its code has recorded.
 FLUSH_OP: Final = "scalable_flush"
-#: RPC of the scheduler that fetches this from all workers.
+#: RPC of the scheduler that calls :data:`FLUSH_OP` on all workers.
 DRAIN_OP: Final = "scalable_drain"
-#: Stream message by which a worker hands its facts to the scheduler.
+#: Stream message with which a worker sends its facts to the scheduler.
 STREAM_OP: Final = "scalable-facts"
-#: RPC of the scheduler by which a nanny hands over its facts.
+#: RPC of the scheduler with which a nanny sends its facts.
 NANNY_OP: Final = "scalable_nanny"
 #: Name of the nanny plugin; one serves all runs of a scheduler.
 NANNY_PLUGIN_NAME: Final = "scalable-nanny"

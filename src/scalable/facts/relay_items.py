@@ -90,7 +90,7 @@ class MetricItem(TypedDict):
     description: str
     #: ``sum``, ``histogram`` or ``gauge``.
     kind: str
-    #: Of a sum: it only grows; its points say what was added since the point before.
+    #: Of a sum: whether it only grows, and whether each point is the increase since the last one.
     monotonic: NotRequired[bool]
     delta: NotRequired[bool]
     points: list[PointItem]

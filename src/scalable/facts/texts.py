@@ -12,14 +12,14 @@ _MAX_PRINTED: Final = 100_000
 
 
 def printable(value: object, *, limit: int = _MAX_PRINTED) -> str:
-    """``str(value)`` that survives a hostile ``__str__``, at most about `limit` characters."""
+    """``str(value)`` even if ``__str__`` raises, at most about `limit` characters."""
     try:
         text = str(value)
     except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
         raise
     except BaseException:
         text = f"<unprintable {type(value).__qualname__} object>"
-    # Lone surrogates cannot be encoded: one would cost the whole record.
+    # Lone surrogates cannot be encoded: with one, the whole record would be lost.
     return shortened(text, limit).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -22,7 +22,7 @@ from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
 CONNECTION_TIMEOUT: Final = 5.0
-#: Seconds of them for the nannies.
+#: The part of these seconds that is for the nannies.
 NANNY_TIMEOUT: Final = 2.0
 #: Seconds that closing a run waits at most for what workers have measured.
 DRAIN_WAIT: Final = 1.0
@@ -32,18 +32,8 @@ class ClusterConnection:
     """Connects one run to the cluster of one client.
 
     Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
-    event loop is sent there.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        The client whose cluster is recorded.
-    run, scope, sample_interval, log_level
-        As for :class:`ScalableSchedulerPlugin`.
-    carrier : callable
-        Makes the annotation of the next graph of the client.
-    problem : callable
-        Called with a sentence that says what could not be attached, and where.
+    event loop is sent there. `carrier` makes the annotation of the client's next graph. `problem`
+    is called with a sentence that says what could not be attached, and where.
     """
 
     def __init__(
@@ -99,7 +89,7 @@ class ClusterConnection:
     # -- attaching ----------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Attach everything; where the caller *is* the event loop, the workers follow later."""
+        """Attach everything; on the event loop itself, the workers are attached later."""
         if reason := dask_compat.unsupported_version():
             self._problem(reason)
             return
@@ -183,7 +173,7 @@ class ClusterConnection:
     # -- detaching ----------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Have the workers hand over what their code has measured until now; bounded in time."""
+        """Fetch from the workers what their code has measured until now; bounded in time."""
         try:
             if self._local is not None:
                 hub = self._local.extensions.get("scalable")
@@ -195,14 +185,9 @@ class ClusterConnection:
             return  # the cluster does not answer, which the recorder will notice itself
 
     def disconnect(self, guard: Guard, *, outlived: bool = False) -> None:
-        """Undo :meth:`connect`, as far as the cluster still answers.
+        """Undo :meth:`connect`, as far as the cluster still answers; `guard` counts failures.
 
-        Parameters
-        ----------
-        guard : Guard
-            Counts what could not be undone.
-        outlived : bool
-            The run went on after its client was closed: the scheduler is asked without it.
+        If the run `outlived` its client, the scheduler is asked over a new connection.
         """
         if not self._connected:
             return
@@ -217,7 +202,7 @@ class ClusterConnection:
             elif outlived and "scheduler_gone" not in guard.errors and not _in_a_loop():
                 asyncio.run(asyncio.wait_for(self._leave_without_client(), CONNECTION_TIMEOUT))
         except Exception as error:
-            # The cluster is shutting down itself: nothing is left there to undo.
+            # The cluster is shutting down: nothing is left there to undo.
             guard.count("disconnect", error)
 
     def _disconnect_local(self, scheduler: Scheduler) -> None:
@@ -271,7 +256,7 @@ def _in_a_loop() -> bool:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the outcome, so that asyncio does not report it as never retrieved."""
+    """Read the outcome, so that asyncio does not report it as never retrieved."""
     if not future.cancelled():
         future.exception()
 

@@ -27,11 +27,12 @@ TIMEOUTS: Final = (2.0, 4.0)
 #: Bytes to ask for at first, and at least: below that one fact is asked for.
 FIRST_SIZE: Final = 128 * 2**10
 MIN_SIZE: Final = 16 * 2**10
-#: Seconds after which a graph that the scheduler has not taken in counts as missing.
+#: Seconds after which a graph that the scheduler has not received counts as missing.
 UNSEEN_AFTER: Final = 1.0
-#: Late answers with a single fact, one after another, before that fact is given up.
+#: Consecutive late answers to a request for one fact before that fact is skipped.
 MAX_LATES: Final = 2
-#: The protocol since which schedulers bound answers in bytes; estimated bytes of a fact before.
+#: The first protocol whose answers are bounded in bytes; for older ones, the bytes of a typical
+#: fact.
 SIZE_SINCE: Final = 2
 TYPICAL_FACT: Final = 512
 
@@ -56,8 +57,8 @@ class Pace:
         self.size = FIRST_SIZE
         #: Seconds to wait.
         self.timeout = TIMEOUTS[0]
-        #: A single fact was late several times: an answer without facts will show whether it is
-        #: the fact or the scheduler.
+        #: A single fact was late several times: the next request asks for no facts, to find out
+        #: whether the fact or the scheduler is the cause.
         self.is_stuck = False
         self._lates = 0
         self._was_stuck = False
@@ -73,13 +74,13 @@ class Pace:
             self.size = min(ANSWER_BYTES, max(MIN_SIZE, 2 * self.size))
 
     def late(self) -> bool:
-        """No answer came; returns whether to give up the next fact."""
+        """No answer came; returns whether to skip the next fact."""
         if self.is_stuck:
-            self.is_stuck = False  # no answer without facts either: it is the scheduler
+            self.is_stuck = False  # the scheduler is the cause
             self._was_stuck = False
             self._lates = 0
         elif self._was_stuck:
-            # It answered without the fact, and then not with it.
+            # It answers a request for no facts, but not one for this fact.
             self._was_stuck = False
             self._lates = 0
             return True
@@ -93,13 +94,13 @@ class Pace:
 
 
 class GraphCount:
-    """Counts the graphs that a client sends, to compare them with those that came in.
+    """Counts the graphs that a client sends, to compare them with those that were received.
 
     :meth:`add` is called by the threads that send, :meth:`missing` by the recorder's.
     """
 
     def __init__(self) -> None:
-        #: Counted once the scheduler has the plugin.
+        #: True once the scheduler has the plugin.
         self.is_counting = False
         self._lock = threading.Lock()
         self._count = 0
@@ -111,9 +112,9 @@ class GraphCount:
             with self._lock:
                 self._count += 1
 
-    def missing(self, taken_in: int) -> int:
+    def missing(self, received: int) -> int:
         """How many have been missing for :data:`UNSEEN_AFTER`, longer than a message takes."""
-        missing = self._count - taken_in
+        missing = self._count - received
         if missing <= 0:
             self._behind_since = None
             return 0
@@ -127,7 +128,7 @@ class NoSource:
     """Has no facts: a session that did not start has no cluster."""
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
-        """Nothing."""
+        """Return an empty batch."""
         return Batch([], after, False, 0, {}, time())
 
     def close(self) -> None:
@@ -152,18 +153,8 @@ class LocalSource:
 class RemoteSource:
     """Pulls over a connection and an event loop of the recorder's thread.
 
-    The client's own loop may be the user's and blocked, or closed before the run is.
-
-    Parameters
-    ----------
-    address : str
-        Address of the scheduler.
-    connection_args : dict
-        Dask's arguments for TLS, as the client has them.
-    run : str
-        Id of the run.
-    sent : GraphCount
-        What the client sends.
+    The client's own loop may be blocked by the user, or closed before the run is.
+    `connection_args` are the client's arguments for TLS.
     """
 
     def __init__(
@@ -184,10 +175,10 @@ class RemoteSource:
         self._pace = Pace()
         #: The scheduler's protocol, known from its first answer.
         self._protocol: int | None = None
-        #: Facts that never came, and what could not be read.
+        #: Facts that were skipped, and counts of what could not be read.
         self._left_out = 0
         self._unread: Counter[str] = Counter()
-        #: As of the last answer.
+        #: Of the last answer.
         self._dropped = 0
         self._errors: dict[str, int] = {}
 
@@ -196,10 +187,10 @@ class RemoteSource:
         if not self.registered.is_set():
             return Batch([], after, False, 0, {}, time())
         pace = self._pace
-        # The first question is one that every protocol understands.
+        # The first request must be valid in every protocol.
         size = min(pace.size, FIRST_SIZE) if self._protocol is None else pace.size
         if pace.is_stuck:
-            # If the scheduler answers this, it is the next fact that does not come.
+            # If the scheduler answers this, the next fact is the cause.
             size = 0
         began = monotonic()
         try:
@@ -225,23 +216,23 @@ class RemoteSource:
             kind = SourceGoneError if gone else LateError
             raise kind(f"{self._address}: {error or type(error).__name__}") from error
         if "facts" not in answer:
-            said = answer.get("error", "no answer")
-            kind = SourceGoneError if said == NO_SUCH_RUN else LateError
-            raise kind(f"{self._address}: {said}")
+            reason = answer.get("error", "no answer")
+            kind = SourceGoneError if reason == NO_SUCH_RUN else LateError
+            raise kind(f"{self._address}: {reason}")
         return answer
 
     async def _ask(self, after: int, limit: int, size: int, timeout: float) -> dict[str, Any]:
         if self._rpc is None:
-            # Dask tries again for so long, whatever the reason.
+            # Dask retries for this long, whatever the reason.
             self._rpc = rpc(
                 self._address, timeout=CONNECT_TIMEOUT, connection_args=self._connection_args
             )
-        question: dict[str, Any] = {"run": self._run, "after": after}
+        request: dict[str, Any] = {"run": self._run, "after": after}
         if (self._protocol or 1) < SIZE_SINCE:
-            question["limit"] = max(1, min(limit, size // TYPICAL_FACT))
+            request["limit"] = max(1, min(limit, size // TYPICAL_FACT))
         else:
-            question |= {"limit": limit, "size": size, "protocol": facts.PROTOCOL}
-        return await asyncio.wait_for(getattr(self._rpc, PULL_OP)(**question), timeout)
+            request |= {"limit": limit, "size": size, "protocol": facts.PROTOCOL}
+        return await asyncio.wait_for(getattr(self._rpc, PULL_OP)(**request), timeout)
 
     def _batch(self, answer: dict[str, Any]) -> Batch:
         self._protocol = protocol = answer.get("protocol", 1)
@@ -257,11 +248,11 @@ class RemoteSource:
         """Close the connection and the loop."""
         if self._runner is not None:
             with contextlib.suppress(OSError, RuntimeError):
-                self._runner.run(self._hang_up())
+                self._runner.run(self._close_rpc())
             self._runner.close()
             self._runner = None
 
-    async def _hang_up(self) -> None:
+    async def _close_rpc(self) -> None:
         if self._rpc is not None:
             await self._rpc.close_rpc()
             self._rpc = None

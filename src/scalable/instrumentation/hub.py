@@ -49,7 +49,7 @@ class Run(Protocol):
         ...
 
     def receive(self, fact: facts.Fact | None) -> None:
-        """Take a worker's own fact; None is one that was too large."""
+        """Note a fact that a worker reported; None if it was too large."""
         ...
 
     async def leave(self) -> None:
@@ -60,9 +60,9 @@ class Run(Protocol):
 class Hub:
     """What the runs on one scheduler share; lives on the scheduler's event loop.
 
-    Adds the RPC by which recorders pull and the stream message by which workers report, and listens
-    to two messages of the workers that reach no plugin: the exception of an attempt that will be
-    retried, and the end of one that was cancelled before its worker learnt of it.
+    Adds the RPC with which recorders pull and the stream message with which workers report. It also
+    wraps the handlers of two messages that Dask does not pass to plugins: the exception of an
+    attempt that will be retried, and the end of an attempt that was already cancelled.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -90,7 +90,7 @@ class Hub:
         def send(reports: Any) -> None:
             self.receive(reports=reports)
 
-        # Takes the records of nannies too, where they live in this process.
+        # Also collects the log records of nannies in this process.
         outbox = Outbox(asyncio.get_running_loop(), str, send, process())
         self._logs = LogCollector(outbox, float, Guard())
         self._logs.start()
@@ -105,7 +105,7 @@ class Hub:
         return hub
 
     def forget(self, plugin: Run) -> None:
-        """A run ended; with the last one the scheduler gets its own handlers back."""
+        """A run ended; with the last one, restore the scheduler's own handlers."""
         self.plugins.pop(plugin.run, None)
         if self.plugins:
             self.configure()
@@ -129,14 +129,14 @@ class Hub:
         size: Any = ANSWER_BYTES,
         **_: Any,
     ) -> dict[str, Any]:
-        """RPC of the recorders; a peer may send anything, and arguments of a later version."""
+        """RPC of the recorders; a peer may send any value, and a later version more arguments."""
         plugin = self._plugin_of(run)
         if plugin is None:
             return {"error": NO_SUCH_RUN}
         try:
             return plugin.pull(int(after), int(limit), int(size))
         except (TypeError, ValueError, OverflowError):
-            return {"error": "after, limit and size are to be numbers"}
+            return {"error": "after, limit and size must be numbers"}
         except BaseException as error:
             plugin.guard.failed("pull", error)
             return {"error": f"internal error: {type(error).__name__}"}
@@ -164,12 +164,12 @@ class Hub:
         try:
             reports: Any = await getattr(self._scheduler.rpc(address), FLUSH_OP)()
         except Exception:
-            return  # it is shutting down, and has handed over what it could
+            return  # it is shutting down, and has sent what it could
         self.receive(address, reports)
 
     @property
     def measures(self) -> bool:
-        """Some worker relays metrics; asked by any thread."""
+        """Some worker relays metrics; read by any thread."""
         return True in list(self._workers.values())
 
     # -- reports of workers and nannies -----------------------------------------------------------
@@ -205,7 +205,7 @@ class Hub:
                         plugin.guard.failed("receive", error)
 
     def _note_worker(self, worker: Any, kind: Any) -> None:
-        """Keep which workers need the settings, and which have metrics to fetch at the end."""
+        """Note which workers need the settings, and which have metrics to fetch at the end."""
         if not isinstance(worker, str):
             return
         if kind == facts.WORKER_HELLO:
@@ -218,7 +218,7 @@ class Hub:
             self._workers[worker] = True
 
     def configure(self) -> None:
-        """A run came or went: send the workers what all runs together want."""
+        """A run began or ended: send the workers settings that suit all runs."""
         self._logs.level = self._log_level
         for address in self._workers:
             self._configure_worker(address)
@@ -232,14 +232,14 @@ class Hub:
         dask_compat.send_to_worker(self._scheduler, address, message)
 
     def _failed(self, place: str, error: BaseException) -> None:
-        """Count an error that is no single run's."""
+        """Count an error in all runs."""
         for plugin in list(self.plugins.values()):
             plugin.guard.failed(place, error)
 
     # -- messages of Dask ---------------------------------------------------------------------
 
     def task_erred(self, key: Any, **message: Any) -> None:
-        """Keep the message at hand while Dask handles it."""
+        """Keep the message while Dask handles it."""
         self._look_at(key, message)
         self.erring = (key, message)
         try:
@@ -248,7 +248,7 @@ class Hub:
             self.erring = None
 
     def task_finished(self, key: Any, **message: Any) -> None:
-        """Look at what Dask is about to ignore."""
+        """Note a message that Dask will ignore."""
         self._look_at(key, message)
         self._originals["task-finished"](key=key, **message)
 
@@ -274,7 +274,7 @@ class Hub:
     def expect_late(self) -> None:
         """A task left its worker: the end of its attempt may be on its way.
 
-        Only then `task-finished`, the most frequent of all messages, is listened to.
+        Only then the handler of `task-finished`, the most frequent message, is wrapped.
         """
         loop = asyncio.get_running_loop()
         self._late_until = loop.time() + LATE_AFTER
@@ -300,6 +300,6 @@ class Hub:
             self._stream[name] = listener
 
     def _unlisten(self, name: str, listener: Callable[..., None]) -> None:
-        # Somebody may have put a listener over ours: theirs stays, and with it ours.
+        # If another library has wrapped our listener, both stay.
         if name in self._originals and self._stream.get(name) == listener:
             self._stream[name] = self._originals[name]

@@ -68,7 +68,7 @@ class ScalableNannyPlugin(NannyPlugin):
     async def teardown(  # pyright: ignore[reportIncompatibleMethodOverride] (Dask awaits it)
         self, nanny: Nanny
     ) -> None:
-        """Watch no longer; the nanny of a worker that has just ended may have a report to send."""
+        """Stop watching, and wait for reports under way."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -86,7 +86,7 @@ class ScalableNannyPlugin(NannyPlugin):
         #: Address and log of the last process whose end was reported.
         self._reported: tuple[str, Path | None] = ("", None)
         if not dask_compat.runs_worker(nanny):
-            # Its process has ended already, and the address is still that one's.
+            # The address is still that of a process that has ended.
             self._reported = self._last_process()
         self._terminated = dask_compat.last_terminated_pid(nanny)
         self._hook = dask_compat.ExitHook(nanny, self._exited)
@@ -135,7 +135,7 @@ class ScalableNannyPlugin(NannyPlugin):
 
     @guarded("nanny_reap")
     def _reap(self) -> None:
-        """Where no init process does, wait for the helpers of workers that have ended."""
+        """Reap helpers of workers that have ended, where no init process does it."""
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ChildProcessError):
                 if child.name() == tee.NAME and child.status() == psutil.STATUS_ZOMBIE:
@@ -151,13 +151,13 @@ class ScalableNannyPlugin(NannyPlugin):
                 if path.exists():
                     fact = fact._replace(log=spool.name_of(path), tail=spool.read_tail(path))
         except OSError:
-            pass  # the fact goes without the log
+            pass  # the fact is sent without the log
         except BaseException as error:
             self.guard.failed("nanny_report", error)
         await self._send([(None, tuple(fact))])
 
     async def _send(self, reports: Reports) -> None:
-        # If the scheduler is gone, or has no run any more, nobody needs the report.
+        # If the scheduler is gone, or records no run, the report is not needed.
         with contextlib.suppress(OSError, TimeoutError, ValueError):
             call = getattr(self._nanny.scheduler, NANNY_OP)
             await asyncio.wait_for(call(**facts.report(reports)), REPORT_TIMEOUT)
@@ -169,7 +169,7 @@ class ScalableNannyPlugin(NannyPlugin):
 
 
 def _signal_name(status: int) -> str | None:
-    """Name of the signal that a process ended by; None if by none."""
+    """Name of the signal that ended a process; None if there was none."""
     if status >= 0:
         return None
     try:

@@ -15,7 +15,7 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks
 from scalable.instrumentation.relay_encoder import encode
 
-#: Longest time that an item waits before it is sent, in seconds: what a SIGKILL costs.
+#: Longest time that an item waits before it is sent, in seconds: a SIGKILL loses as much.
 FLUSH_INTERVAL: Final = 0.2
 #: Bytes that wait in one process at most; beyond it new items are dropped, and counted.
 MAX_WAITING: Final = 4 * 2**20
@@ -47,20 +47,11 @@ class Outbox:
     """Collects items of one process for the scheduler.
 
     :meth:`put` is called by any thread, also from within a finalizer or a log call: it takes no
-    lock, and never waits. :meth:`flush` is called by the event loop.
+    lock, and never waits. :meth:`flush` and `send` are called by the event loop.
 
-    Parameters
-    ----------
-    loop : asyncio.AbstractEventLoop
-        Calls `send`.
-    origin : callable
-        Address of the worker the items come from; empty for another process.
-    send : callable
-        Takes what is to be sent.
-    resource : dict
-        Describes the process; strings and numbers.
-    is_blocked : callable
-        What was sent before is still on its way: more would only wait elsewhere, unbounded.
+    `origin` returns the address of the worker that the items come from, empty for another process.
+    `resource` describes the process. While `is_blocked` returns True, earlier reports are still
+    being sent: more would wait in a queue without a bound.
     """
 
     def __init__(
@@ -78,7 +69,7 @@ class Outbox:
         self._resource = encode(resource)
         self._items: deque[tuple[int, str | None, bytes]] = deque()
         self._bytes = 0
-        #: Something is to be sent, and a time for that is set; for others to read.
+        #: A flush is scheduled; for others to read.
         self.waiting = False
         self._closed = False
         self._dropped: dict[tuple[int, str | None], _Tally] = {}
@@ -123,13 +114,13 @@ class Outbox:
             self._send(reports)
 
     def empty(self) -> Reports:
-        """Hand out what waits."""
+        """Remove what waits, and return it as reports."""
         self.waiting = False
         batches: dict[tuple[int, str | None], list[bytes]] = {}
         while self._items:
             kind, run, item = self._items.popleft()
             batches.setdefault((kind, run), []).append(item)
-        # Threads add to the sum meanwhile: an empty queue is what keeps it from drifting.
+        # Threads add to the sum without a lock: set it to 0, so that its errors do not add up.
         self._bytes = 0
         dropped = {of: tally.take() for of, tally in list(self._dropped.items())}
         now = time()
@@ -148,7 +139,7 @@ class Outbox:
         self._closed = True
 
     def after_fork(self) -> None:
-        """Take nothing, in a forked process, which does not run the loop."""
+        """Take nothing more in a forked process, where the loop does not run."""
         self._closed = True
         self._items.clear()
 
@@ -163,7 +154,7 @@ class Outbox:
 
 
 def _in_parts(items: list[bytes]) -> Iterator[list[bytes]]:
-    """Items in parts of at most :data:`MAX_PAYLOAD` bytes, one at least, and one part at least."""
+    """Parts of at most :data:`MAX_PAYLOAD` bytes or one item; one part if there is no item."""
     start = size = 0
     for number, item in enumerate(items):
         if number > start and size + len(item) > MAX_PAYLOAD:
@@ -196,7 +187,7 @@ class _Tally:
 
 
 def process() -> dict[str, Any]:
-    """Describe this process: where it runs, and what its environment says of it."""
+    """Describe this process: its host, its id, and the environment's resource attributes."""
     return {
         "service.name": os.environ.get("OTEL_SERVICE_NAME"),
         "attributes": os.environ.get("OTEL_RESOURCE_ATTRIBUTES"),

@@ -1,7 +1,7 @@
-"""Tasks that a worker hands to a pool of processes: their context goes along, records come back.
+"""Context of tasks that a worker runs in a pool of processes, and what their code records there.
 
-Dask does not say which task a call to the executor is for. Ours takes the executor's place: what it
-submits carries the attempt, and what returns has the items that its code recorded.
+Dask does not say which task a call of the executor is for. :class:`ContextPool` replaces the
+executor: each call carries the attempt, and each result the items that its code recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.python_logs import LogCollector
 from scalable.instrumentation.relay_providers import RelayProviders, otel_disabled
 
-#: Items that one task brings back at most, and their bytes.
+#: Items that one task returns at most, and their bytes.
 MAX_ITEMS: Final = 1_000
 MAX_BYTES: Final = 2**20
 
@@ -38,7 +38,7 @@ class TaskContext:
 
 
 class TaskResult(NamedTuple):
-    """What comes back: the result, ``(kind, run, item)``, and how many items were left out."""
+    """The function's result, items as ``(kind, run, item)``, and how many were left out."""
 
     result: Any
     items: list[tuple[int, str | None, bytes]]
@@ -46,7 +46,7 @@ class TaskResult(NamedTuple):
 
 
 class ContextPool(Executor):
-    """Takes the place of a pool of processes in a worker's table of executors.
+    """Replaces a pool of processes in a worker's table of executors.
 
     :meth:`submit` is called by the worker's loop, in the context of the attempt.
     """
@@ -98,7 +98,7 @@ class ContextPool(Executor):
 
 
 class ItemBuffer:
-    """Takes the place of the outbox in a process of the pool, which runs one task at a time."""
+    """Replaces the outbox in a process of the pool, which runs one task at a time."""
 
     def __init__(self) -> None:
         self.items: list[tuple[int, str | None, bytes]] = []
@@ -114,14 +114,14 @@ class ItemBuffer:
             self.items.append((kind, run, item))
 
     def empty(self) -> tuple[Any, Any]:
-        """Hand out what was taken."""
+        """Remove and return the items and counts."""
         found = (self.items, self.left_out)
         self.items, self.left_out, self._bytes = [], {}, 0
         return found
 
 
 class _PoolProcess:
-    """What a process of the pool keeps."""
+    """State of a process of the pool."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()

@@ -96,7 +96,7 @@ class AttemptSpan(NonRecordingSpan):
 
 
 def attempt_of(span: Any) -> RunningAttempt | None:
-    """The attempt above a span, also where only OpenTelemetry's context travelled."""
+    """The attempt of a span, also where only OpenTelemetry's context was passed on."""
     return getattr(span, "scalable_attempt", None) or current_attempt.get()
 
 
@@ -108,19 +108,19 @@ def run_of(attempt: RunningAttempt | None) -> str | None:
 def enter(attempt: RunningAttempt) -> None:
     """Make an attempt the current span, and its baggage the current one, in this context.
 
-    Nothing undoes it: it is called where Dask has made a context for this execution alone.
+    It is not undone: Dask has made a context for this execution alone.
     """
     carrier = attempt.carrier
     if carrier is not None:
         try:
             parent = _contexts.get(carrier)
-        except TypeError:  # not hashable: not ours
+        except TypeError:  # not hashable, so not a carrier
             parent = Context()
         if parent is None:
             parent = _extract(carrier)
         attach(set_span_in_context(AttemptSpan(attempt, parent), parent))
     elif current_attempt.get() is not None:
-        # Dask copied this context from one in which another task has seceded.
+        # Dask copied this context from that of a task that has seceded.
         attach(Context())
     current_attempt.set(attempt)
 
@@ -139,7 +139,7 @@ def set_source(
 ) -> None:
     """Let `source` make the carrier of each graph that `client` sends; None removes it.
 
-    `sent` is called after each graph was sent.
+    `sent` is called after each graph.
     """
     for name, function in ((SOURCE_ATTRIBUTE, source), (SENT_ATTRIBUTE, sent)):
         if source is None or function is None:
@@ -149,7 +149,7 @@ def set_source(
 
 
 def install() -> None:
-    """Annotate graphs in this process, and show attempts the whole of what they raise.
+    """Annotate graphs in this process, and describe exceptions before Dask truncates them.
 
     Called by any thread; counted, undone by :func:`remove`.
     """
@@ -182,7 +182,7 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
     return graph_to_futures
 
 
-def _showing(original: Callable[..., Any]) -> Callable[..., Any]:
+def _describing(original: Callable[..., Any]) -> Callable[..., Any]:
     def truncate_exception(e: BaseException, *args: Any, **kwargs: Any) -> Any:
         short = original(e, *args, **kwargs)
         if short is not e:
@@ -198,7 +198,7 @@ def _showing(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _graphs: Final = dask_compat.graph_patch(_annotating)
-_truncation: Final = dask_compat.truncation_patch(_showing)
+_truncation: Final = dask_compat.truncation_patch(_describing)
 
 
 def _carrier_of(client: Client) -> str | None:

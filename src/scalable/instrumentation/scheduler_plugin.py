@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: How long a closing scheduler waits for its recorder to fetch the last facts, in seconds.
 CLOSE_TIMEOUT: Final = 1.0
 
-#: What workers and nannies may have noted besides errors.
+#: Facts that workers and nannies may report, besides errors.
 _FROM_WORKERS: Final = (
     facts.Started
     | facts.WorkerHello
@@ -39,23 +39,13 @@ _FROM_WORKERS: Final = (
 
 
 class ScalableSchedulerPlugin(SchedulerPlugin):
-    """Notes facts of one run and hands them out on request.
+    """Notes facts of one run and returns them on request.
 
     Every hook is called by the scheduler's event loop. :meth:`pull` is called there too (RPC) or by
     a recorder's thread in the same process.
 
-    Parameters
-    ----------
-    run : str
-        Id of the run; tasks annotated with it belong to the run.
-    client : str or None
-        Id of the Dask client whose tasks the run records.
-    scope : {"client", "cluster"}
-        ``cluster`` records every task of the scheduler.
-    sample_interval : float
-        Seconds between samples of the workers' usage.
-    log_level : int
-        Least level of the log records that the run wants.
+    Recorded are the tasks that are annotated with the id `run`, and those of the Dask client with
+    the id `client`; with the scope ``cluster`` all tasks of the scheduler.
     """
 
     idempotent = True
@@ -99,7 +89,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self._hub,
             self.guard,
         )
-        # Dask calls these without a call of the plugin between: 0.1 µs, six times per task.
+        # Dask calls these directly: a method in between costs 0.1 µs, six times per task.
         self.transition = self.tasks.transition
         self.update_graph = self.tasks.update_graph
         self._was_pulled = False
@@ -113,7 +103,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
 
     @guarded("scan_existing")
     def _scan_existing(self) -> None:
-        """Note what is there already; later things come through the hooks."""
+        """Note existing workers and tasks; the hooks note later ones."""
         for address in self._scheduler.workers:
             since = dask_compat.registered_at(self._scheduler, address)
             self.workers.note_ready(address, since)
@@ -144,7 +134,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             await scheduler.unregister_nanny_plugin(None, name=NANNY_PLUGIN_NAME)
 
     def detach_quietly(self) -> None:
-        """Note nothing any more; the part of :meth:`leave` that needs no running loop."""
+        """Stop noting facts; the part of :meth:`leave` that needs no running loop."""
         if not self._detached:
             self._detached = True
             self._sampler.cancel()
@@ -164,7 +154,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
                     await asyncio.wait_for(self._pulled.wait(), left)
 
     async def close(self) -> None:
-        """The scheduler is closed: sample nothing any more (what is buffered stays readable)."""
+        """The scheduler is closed: stop sampling (what is buffered stays readable)."""
         self._sampler.cancel()
 
     @guarded("scheduler_closing")
@@ -175,22 +165,12 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
     # -- for the recorder ---------------------------------------------------------------------
 
     def pull(self, after: int, limit: int = PULL_LIMIT, size: int = ANSWER_BYTES) -> dict[str, Any]:
-        """Hand out facts from number `after` on; everything before it is acknowledged.
+        """Return facts from number `after` on; everything before it is acknowledged.
 
-        Parameters
-        ----------
-        after : int
-            Number of the first fact wanted: `next` of the previous answer, 1 at first. A smaller
-            number repeats what has not been acknowledged.
-        limit : int
-            Most facts to return; bounded by :data:`PULL_LIMIT`.
-        size : int
-            Most bytes to return, unless the first fact alone is larger; 0 returns no fact.
-
-        Returns
-        -------
-        dict
-            The fields of :class:`scalable.facts.Batch`, and the protocol and version of this side.
+        `after` is `next` of the previous answer, 1 at first; a smaller number repeats what has not
+        been acknowledged. `limit` bounds the number of facts, `size` their bytes: one fact may be
+        larger, and 0 returns none. The answer has the fields of :class:`scalable.facts.Batch`, and
+        the protocol and version of this side.
         """
         answer, following, more = self.buffer.pull(after, limit, size)
         self._was_pulled = True
@@ -249,7 +229,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
             self.guard.failed("sample", error)
 
     def receive(self, fact: facts.Fact | None) -> None:
-        """A worker's own fact, brought by the hub; None is one that was too large."""
+        """Note a fact that a worker reported; None if it was too large."""
         if fact is None:
             self.buffer.dropped += 1
         elif isinstance(fact, facts.AttemptError):

@@ -36,12 +36,12 @@ MAX_NAMES: Final = MAX_FACT // 2
 #: Bytes of errors that workers announced and whose attempts have not ended yet.
 PENDING_ERRORS_LIMIT: Final = 4 * 2**20
 
-#: Known tasks looked at in one step when a run begins on a busy scheduler.
+#: Known tasks examined in one step when a run begins on a busy scheduler.
 ADOPTION_STEP: Final = 2_000
 
-#: States of a task of which the scheduler expects nothing.
+#: States of a task that neither runs nor waits to run.
 _AT_REST: Final = frozenset({"released", "memory", "erred", "forgotten"})
-#: In place of the time at which a task became runnable: it has succeeded, or failed.
+#: Replaces the time at which a task became runnable, once it has succeeded or failed.
 _ENDED: Final = -1.0
 
 
@@ -71,7 +71,7 @@ class PendingErrors:
         return dropped
 
     def pop(self, key: str, run_id: int | None) -> facts.AttemptError | None:
-        """Take an error out; None if none was announced."""
+        """Remove and return an error; None if none was announced."""
         found = None if run_id is None else self._errors.pop((key, run_id), None)
         if found is not None:
             self._bytes -= facts.size_of(found)
@@ -110,21 +110,21 @@ class TaskFacts:
         #: Tasks of this run that the scheduler still knows → when they became runnable, or
         #: :data:`_ENDED` once a fact of their end was noted.
         self.known: dict[Any, float] = {}
-        #: Graphs of the client that came in.
+        #: Graphs received from the client.
         self.graphs = 0
         self._graph_is_ours = False
-        #: Whether the scheduler may know tasks of others: only then each task of a graph is looked
-        #: at as it comes in.
+        #: Whether the scheduler may know tasks of other clients: only then each task of a new graph
+        #: is examined.
         self._others = bool(scheduler.tasks)
         #: Annotation of the last task of this run: all tasks of a submission have an equal one.
         self._carrier: Any = object()
-        #: Function of the last task, and its name: a graph has many tasks of one function.
+        #: Function of the last task, and its name: tasks of one function are often consecutive.
         self._function: tuple[Any, str | None] = (None, None)
 
     def update_graph(
         self, scheduler: Scheduler, *, client: str, tasks: list[Any], **kwargs: Any
     ) -> None:
-        """Hook: a graph came in; its new tasks are noted at their first transition."""
+        """Hook: the scheduler received a graph; new tasks are noted at their first transition."""
         try:
             if client == self._client:
                 self.graphs += 1
@@ -132,7 +132,7 @@ class TaskFacts:
             if not ours:
                 self._others = True
             elif self._others:
-                # Tasks that another client has submitted before are this client's from now on.
+                # Tasks that another client has submitted belong to this client too from now on.
                 for key in tasks:
                     self._adopt(self._tasks[key], time())
         except BaseException as error:
@@ -154,17 +154,17 @@ class TaskFacts:
         **kwargs: Any,
     ) -> None:
         """Hook: a task changed its state. Six calls per task."""
-        # What each task does is written out: a call between costs 0.3 µs per task under load. All
-        # of Dask's keywords are named, used or not: to collect them in `kwargs` costs as much.
-        # Frequent facts are flat tuples of texts and numbers, which the garbage collector does not
-        # track: it would visit each other kind in several collections.
+        # Code that runs for each task is inlined: a call costs 0.3 µs per task under load. All of
+        # Dask's keywords are named, used or not: collecting them in `kwargs` costs as much.
+        # Frequent facts are flat tuples of strings and numbers, which the garbage collector does
+        # not track.
         try:
             if start == "queued" and finish == "processing":
                 return  # it has been runnable since it was queued
             known = self.known
             ready = known.get(key)
             if ready is None:
-                if start != "released" or finish == "forgotten" or not self._comes_in(key):
+                if start != "released" or finish == "forgotten" or not self._note_new(key):
                     return
                 if finish == "waiting":
                     return
@@ -218,7 +218,7 @@ class TaskFacts:
                 else:
                     self._buffer.note((facts.FORGOTTEN, time(), name))
             elif finish == "waiting":
-                if start != "waiting":  # else it turned out that it must queue
+                if start != "waiting":  # else the scheduler found that it must queue
                     known[key] = 0.0
                     self._buffer.note((facts.WAITING, time(), task_id(key)))
             elif finish == "released":
@@ -233,10 +233,10 @@ class TaskFacts:
             self._guard.failed("transition", error)
 
     def adopt_existing(self, wanted: Iterable[TaskState]) -> Iterator[None]:
-        """Take in tasks that were there before the run; yields after :data:`ADOPTION_STEP` of them.
+        """Note tasks that existed before the run; yields after every :data:`ADOPTION_STEP` tasks.
 
-        Those are what the client waits for, with what that depends on (`wanted`), and what was
-        annotated before the plugin came.
+        These are the `wanted` tasks of the client with their dependencies, and those that were
+        annotated before the plugin was registered.
         """
         keys, queue, seen = list(self._tasks), deque(wanted), set[Any]()
         left = ADOPTION_STEP
@@ -259,15 +259,15 @@ class TaskFacts:
 
     # -- submission ---------------------------------------------------------------------------
 
-    def _comes_in(self, key: Any) -> bool:
-        """Take in a task that makes its first transition, if it is this run's."""
+    def _note_new(self, key: Any) -> bool:
+        """Note a task at its first transition; False if it does not belong to this run."""
         task = self._tasks[key]
         if task.run_spec is None:  # scattered data: nothing that runs
             return False
         annotations = task.annotations
         carrier = annotations.get(ANNOTATION) if annotations else None
         if carrier is not None and carrier == self._carrier:
-            carrier = self._carrier  # one object for all: each message brought its own
+            carrier = self._carrier  # share one object: each message has a copy
         elif not self._is_ours(task, carrier):
             return False
         return self._submit(task, time(), carrier, known_before=False)
@@ -285,7 +285,7 @@ class TaskFacts:
         return carried(carrier).get("run") == self._run
 
     def _adopt(self, task: TaskState, now: float) -> None:
-        """Take in a task that was submitted before the run or by another client, if it may run."""
+        """Note a task that was submitted before the run or by another client, if it may run."""
         runs = task.run_spec is not None and task.state not in _AT_REST
         if runs and task.key not in self.known:
             carrier = (task.annotations or {}).get(ANNOTATION)
@@ -304,7 +304,6 @@ class TaskFacts:
         if dependencies:
             names = _bounded_names(dependencies)
             size += names_size(names)
-        # Tasks of one function come in a row.
         function = getattr(task.run_spec, "func", None)
         if function is not self._function[0]:
             self._function = (function, dask_compat.function_name(task.run_spec))
@@ -337,7 +336,7 @@ class TaskFacts:
             if assigned is None or key in assigned:
                 worker, reason = address, "worker-lost"
             else:
-                # It was on another worker, which may run it all the same.
+                # It was assigned to another worker, which may still run it.
                 reason = "dependency-lost"
         if not worker:
             self._hub.expect_late()
@@ -356,7 +355,7 @@ class TaskFacts:
         elif start == "processing" or details.get("exception") is not None:
             self._failed(key, details, will_retry=False)
         else:
-            # From memory to erred without details; the client gets these words.
+            # From memory to erred without details; the client gets this message.
             removed = self._workers.being_removed
             worker = removed[0] if removed is not None else ""
             error = RuntimeError("Worker holding Actor was lost")

@@ -1,8 +1,8 @@
 """A program that copies the output of a worker's process to a bounded log, and passes it on.
 
-It is a process of its own: it survives the worker, whose last output is still in the pipe when it
-is killed, and no interpreter lock of worker or nanny can block the output. It imports the standard
-library only, and is run by its path.
+It is a separate process, so that it survives the worker and reads the last output of one that was
+killed, and so that the interpreter locks of worker and nanny cannot block the output. It imports
+the standard library only, and is run by its path.
 
     python -I -S tee.py LIMIT SPOOL PIPE:FORWARD:LOG:PATH [PIPE:FORWARD:LOG:PATH]
 

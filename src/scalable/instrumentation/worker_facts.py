@@ -28,13 +28,13 @@ class WorkerFacts:
         self._scheduler = scheduler
         self._note = note
         self._workers: dict[str, WorkerState] = {}
-        #: Why a worker that is about to leave was asked to, by address.
+        #: Why workers were asked to close, by address.
         self._asked: dict[str, str] = {}
-        #: Why Dask is about to end a worker that nobody asked to leave.
+        #: Why Dask is about to end workers that were not asked to close, by address.
         self._failing: dict[str, str] = {}
-        #: Workers that Dask is about to end for want of a heartbeat → its limit, in seconds.
+        #: Workers that Dask is about to end for lack of a heartbeat → the limit in seconds.
         self._silent: dict[str, float] = {}
-        #: The most that each worker had on disk for lack of memory, in bytes.
+        #: Most bytes that each worker had spilled to disk.
         self._spilled: dict[str, int] = {}
         #: The worker that is being removed, and the keys of what was assigned to it.
         self.being_removed: tuple[str, Container[Any] | None] | None = None
@@ -123,8 +123,8 @@ class WorkerFacts:
         cleanly = expected or address in self._asked
         expected = cleanly and failing is None
         if reason.startswith("signal-") and worker.processing:
-            # It shut down cleanly but with tasks, and nothing of Dask had asked it to: a batch
-            # system at its limit.
+            # It shut down cleanly but had tasks, and Dask had not asked it to: a batch system
+            # ended its job.
             expected = False
         executing = read_slots(str(worker.server_id))
         if executing is None and cleanly:

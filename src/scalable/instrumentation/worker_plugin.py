@@ -1,4 +1,4 @@
-"""The plugin on each worker: puts a watch on its executions and captures its output."""
+"""The plugin on each worker: watches its executions and captures its output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ScalableWorkerPlugin(WorkerPlugin):
         self._begin_capture(worker)
 
     def teardown(self, worker: Worker) -> None:
-        """Give the worker back as it was."""
+        """Undo :meth:`setup`."""
         self._tear_down(worker)
         self._end_capture(worker)
 
@@ -90,7 +90,7 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("capture_teardown")
     def _end_capture(self, worker: Worker) -> None:
-        # A worker that closes ends its process, whose last output is still to come.
+        # The process of a closing worker ends, and may still write its last output.
         if self._capture is not None and worker.status in (Status.running, Status.paused):
             self._capture.stop()
             self._capture = None
