@@ -70,7 +70,8 @@ def instrument(
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
     crash_upload : str, optional
-        Address to ask for a place for the logs of workers that died. Default: none are sent.
+        Address of a service that says where to upload the logs of workers that died. Default: no
+        logs are sent.
     span_budget : int, optional
         Spans of tasks sent over OTLP for each trace at most. Default: 5,000.
     task_events : bool, optional
@@ -81,9 +82,9 @@ def instrument(
     log_level : str or int, optional
         Least severe log record that is kept. Default: ``INFO``.
     recorder : {"process", "thread"}, optional
-        What turns facts into signals and files: a process of its own (default), or a thread of
-        this one. It is always a thread with providers or a propagator of the application's, and
-        with exporters other than OTLP's.
+        What turns facts into signals and files: a separate process (default), or a thread of this
+        one. It is always a thread if the application has set providers or a propagator, or uses
+        exporters other than OTLP's.
     parquet : bool, optional
         Write a parquet copy of each journal when the run is closed. Default: False.
     tracer_provider, meter_provider, logger_provider : optional
@@ -106,7 +107,7 @@ def instrument(
     ValueError
         There is no client, or it is closed.
     TypeError
-        `client` is no Dask client.
+        `client` is not a Dask client.
     ImportError
         Dask is not installed; the message says what installs it.
     """
@@ -131,12 +132,9 @@ def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> In
 def record_failed_start(
     settings: Settings, documents: RunDocuments, error: BaseException, phase: str
 ) -> Path:
-    """Leave a run directory that tells why a session did not start; returns it.
+    """Write a run directory that says why a session did not start, and return its path.
 
-    Raises
-    ------
-    OSError
-        The directory cannot be made.
+    Raises OSError if the directory cannot be created.
     """
     instrumentation = _begin(None, settings, documents)
     instrumentation.fail(phase, error)
@@ -145,7 +143,13 @@ def record_failed_start(
 
 
 def uninstrument(client: Client | None = None) -> None:
-    """Close the run of a client and take everything off its cluster; no run, nothing to do."""
+    """Close the run of a client and remove the plugins from its cluster; no effect without a run.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Default: Dask's current one.
+    """
     _check_dask()
     if client is None:
         from scalable.instrumentation.dask_compat import global_client
@@ -174,7 +178,7 @@ class Instrumentation:
     trace_id : str
         Trace id of the run's root span, 32 hexadecimal digits.
     enabled : bool
-        False for the object that stands for telemetry switched off.
+        False if telemetry is switched off.
     """
 
     enabled: bool = True
@@ -282,7 +286,7 @@ class Instrumentation:
         Raises
         ------
         ValueError
-            There is no such status.
+            `status` is not one of these.
         """
         if status is not None and status not in _STATUSES:
             raise ValueError(f"status cannot be {status!r}; allowed: {', '.join(_STATUSES)}")
@@ -309,7 +313,7 @@ class Instrumentation:
                 self._status = self._recorder.status
         else:
             logger.warning(
-                "scalable: run %s is still being written after %g s; it goes on in the background",
+                "scalable: run %s is still being written after %g s, in the background",
                 self.run_id,
                 timeout + 1.0,
             )
@@ -396,7 +400,7 @@ class Instrumentation:
 
 
 class _Off(Instrumentation):
-    """Stands for a run that is not recorded; it is closed from the start."""
+    """A run that is not recorded; it is closed from the start."""
 
     enabled = False
 
@@ -428,7 +432,7 @@ _open_runs: Final[list[Instrumentation]] = []
 
 @cache
 def _end_with_the_interpreter() -> None:
-    # Once and not for each run: an unregistered function leaves an empty slot behind.
+    # Once and not for each run: an unregistered function still occupies a slot.
     atexit.register(_close_open_runs)
 
 
@@ -474,7 +478,7 @@ def _checked(client: object) -> Client:
 def _begin_guarded(
     client: Client, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
-    """Begin a run; if that fails, say so and let the work go on without a record."""
+    """Begin a run; if that fails, warn, and the program continues without a record."""
     try:
         instrumentation = _begin(client, settings, documents)
     except OSError as error:
@@ -546,7 +550,7 @@ def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:
-    """End the run before its client is closed; returns the undo function."""
+    """Close the run before its client is closed; returns the undo function."""
     from scalable.instrumentation.dask_compat import close_method
 
     close, close_async = client.close, close_method(client)

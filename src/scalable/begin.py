@@ -1,6 +1,6 @@
-"""Puts a run together: its directory, recorder, connection to the cluster and services.
+"""Creates the parts of a run: its directory, recorder, connection to the cluster and services.
 
-Imported when a run begins, and not earlier: this module imports all that a run needs.
+This module imports all that a run needs, and so is imported only when a run begins.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from scalable_runs.writer import RunWriter
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Asks for a copy of the run elsewhere.
+#: Requests a copy of the run elsewhere.
 _REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
 
 
 @dataclass(frozen=True, slots=True)
 class Substitutes:
-    """What a test puts in the place of the system's clock, of chance, of the cluster and disk."""
+    """Replacements for a test: of the clock, the ids, the cluster and the disk."""
 
     #: Returns the time in seconds since the epoch.
     clock: Callable[[], float] = time
@@ -80,7 +80,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a recorder is made of, in whichever process."""
+    """What a recorder is made of, in this process or its own."""
 
     identity: RunIdentity
     #: Arguments of :meth:`RunWriter.create`.
@@ -108,13 +108,8 @@ def begin(
 ) -> Recording:
     """Begin to record; `client` is None for a session that did not start.
 
-    Without `documents` the run is described as found. `undo` takes back what was done if this
-    function or its caller fails.
-
-    Raises
-    ------
-    OSError
-        The run's directory cannot be made.
+    Without `documents` the run is described as found. `undo` gets what must be undone if this
+    function or its caller fails. Raises OSError if the run's directory cannot be created.
     """
     using = substitutes or Substitutes()
     _warn_of_missing(settings, warn)
@@ -195,7 +190,7 @@ def _as_found(
 
 
 def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
-    """Say at once which of the files asked for will be missing when the run has ended."""
+    """Warn now of requested files that will be missing when the run has ended."""
     remote = os.environ.get(_REMOTE_VARIABLE, "").strip()
     if remote:
         warn(
@@ -232,7 +227,7 @@ def _files(
 def _recorder(
     parts: _Parts, process: Process | None, undo: ExitStack
 ) -> Recorder | RecorderProcess:
-    """Make the recorder in `process` if that does as well, else in this one."""
+    """Create the recorder in `process` if the settings allow it, else in this one."""
     if process is not None:
         if parts.routes.portable and propagates_as_configured(os.environ):
             recorder = RecorderProcess.begin(
@@ -262,7 +257,7 @@ def _recorder(
 
 
 def _portable_options(parts: _Parts) -> dict[str, Any]:
-    """What the recorder's process makes its own parts of, as plain values."""
+    """Plain values from which the recorder's process creates its parts."""
     return {
         "options": {
             each.name: getattr(parts.settings, each.name) for each in fields(RecorderOptions)

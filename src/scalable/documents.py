@@ -1,4 +1,4 @@
-"""What the documents of a run say of it."""
+"""The contents of a run's documents."""
 
 from __future__ import annotations
 

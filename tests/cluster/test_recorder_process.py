@@ -198,7 +198,7 @@ def test_a_recorder_that_dies_again_and_again_is_given_up_and_nothing_else(
     assert run.flush(30)
     kill_recorder(run)
     tasks.wait_until(lambda: run._recorder.finished.is_set())
-    assert "the run reads as lost" in caplog.text
+    assert "the run is shown as lost" in caplog.text
     assert RunReader(run.run_dir).status == "lost"
     assert client.gather(client.map(operator.add, range(10), range(100, 110)))
     assert not run.flush(0.1)

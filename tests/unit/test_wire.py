@@ -247,7 +247,7 @@ def test_trouble_of_the_program_with_its_scheduler_lasts_until_it_has_facts(sour
 
 def test_nothing_is_waited_for_after_the_program_ended(source):
     source.put(facts_message("a", following=2, more=True))
-    source.hang_up()
+    source.end()
     assert source.pull(1, 10, 60.0).facts == ["a"]
     for _ in range(2):
         with pytest.raises(ConnectionError, match="gone"):

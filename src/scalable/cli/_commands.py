@@ -1,4 +1,4 @@
-"""What the commands share: errors, groups, options, completion, and where results go."""
+"""What the commands share: errors, groups, options, completion and output."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ class CommandError(click.ClickException):
 
 
 class HelpGroup(click.Group):
-    """A group that prints its help if it is called without a command (exit code 0).
-
-    Its commands are listed in the order of their declaration.
-    """
+    """A group that lists commands as declared, and prints its help if there is none (exit 0)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -86,7 +83,7 @@ def exit_status_option(command: Command) -> Command:
 
 
 def status_code(status: str, *, failed: bool) -> int:
-    """Return the exit code that tells a script how a run went."""
+    """Return the exit code for a run's outcome."""
     return 1 if failed or status not in ("completed", "running") else 0
 
 

@@ -14,7 +14,7 @@ _PLAIN: Final = {
     **dict.fromkeys("│┃║╎", "|"),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯", "+"),
 }
-#: ASCII by another name: click writes UTF-8 to a stream whose encoding is called ASCII.
+#: Another name for ASCII: click writes UTF-8 to a stream whose encoding is called ASCII.
 _ASCII: Final = "scalable_ascii"
 
 

@@ -31,7 +31,7 @@ def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def one_manifest(given: Path | None, option: Path | None) -> Path | None:
-    """Return the manifest of the argument, else that of the option or its variable; not both."""
+    """Return the manifest of the argument, else of the option or its variable; not of both."""
     if given is None:
         return option
     source = click.get_current_context().get_parameter_source("manifest")

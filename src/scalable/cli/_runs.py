@@ -39,9 +39,9 @@ _MAX_COMPLETIONS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class RunChoice:
-    """The run that a command reads: of an id, of the beginning of one, or in a directory.
+    """The run that a command reads.
 
-    Without a name it is the latest one in `runs_dir`.
+    `name` is an id, the beginning of one, or a directory; None is the latest run in `runs_dir`.
     """
 
     runs_dir: Path
@@ -98,7 +98,7 @@ def runs_dir_option(command: Command) -> Command:
 
 
 def nearest_runs_dir() -> Path:
-    """Return `.scalable/runs` of the nearest directory that has it: the working one or one above.
+    """Return `.scalable/runs` of the nearest directory that has it, from the working one up.
 
     If none has it, that of the working directory.
     """
@@ -141,7 +141,7 @@ def _why_no_run(reader: RunReader) -> str:
 
 
 def _run_at_path(name: str | None) -> RunReader | None:
-    """Return the run in a directory, if a name is a path and not an id."""
+    """Return the run in a directory; None if the name is an id."""
     from scalable_runs.reader import RunReader
 
     if name is None:
@@ -151,7 +151,7 @@ def _run_at_path(name: str | None) -> RunReader | None:
         if not path.is_dir():
             raise CommandError(f"{name} is not the directory of a run: it does not exist.")
         return RunReader(path.resolve() if path.name in ("", "..") else path)
-    # In the directory of runs, an id is a path too.
+    # In the directory of runs, an id is also a path.
     return RunReader(path) if (path / "run.json").is_file() else None
 
 
@@ -166,13 +166,13 @@ def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         names = os.listdir(ctx.params.get("runs_dir") or nearest_runs_dir())  # noqa: PTH208
     except OSError:
         return []
-    # An id begins with its time: the latest come first.
+    # An id begins with its time: list the latest first.
     latest = sorted(filter(RUN_ID_PATTERN.fullmatch, names), reverse=True)
     return completed(latest, incomplete)[:_MAX_COMPLETIONS]
 
 
 def no_runs(runs_dir: Path) -> str:
-    """Return the message that there is no run."""
+    """Return the message that there are no runs."""
     where = runs_dir if runs_dir.is_absolute() else f"{runs_dir} (in {Path.cwd()})"
     if runs_dir.is_dir():
         return f"There are no runs in {where} yet."

@@ -24,12 +24,12 @@ _PLAIN: Final = re.compile(r"[\n\t -~]*")
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True, styled: bool = False) -> None:
-    """Print a text; every command prints through this function and no other.
+    """Print a text; every command prints through this function only.
 
-    Control characters that a terminal acts on are removed: names, messages and paths may come from
-    runs, manifests and file systems of other people. A `styled` text keeps its colours.
+    Control characters that a terminal acts on are removed, since names, messages and paths may
+    come from other people. A `styled` text keeps its colours.
     """
-    # Colours that are wanted in a pipe too must be asked for: click removes them there.
+    # click removes colours in a pipe unless they are requested.
     click.echo(safe(text, styled=styled), err=err, nl=nl, color=(styled and wants_color()) or None)
 
 
@@ -49,7 +49,7 @@ def ask(question: str, default: str) -> str:
 
 
 def confirm(question: str) -> bool:
-    """Ask a question on standard error; click.Abort if there is no answer."""
+    """Ask a question on standard error; raises click.Abort if standard input has ended."""
     return click.confirm(safe(question), err=True)
 
 
@@ -70,10 +70,10 @@ def terminal_width() -> int:
 
 
 def layout(output: Path | None) -> dict[str, Any]:
-    """Return how a text is laid out for a terminal, a pipe or a file.
+    """Return how to lay out a text for a terminal, a pipe or a file.
 
-    Only on a terminal is anything shortened. If no width is known, file names stay whole on their
-    line, so that they can be searched for.
+    Text is shortened only on a terminal. If no width is known, file names are not wrapped, so that
+    they can be searched for.
     """
     if output is not None:
         return {"strict": False}
@@ -89,8 +89,8 @@ def layout(output: Path | None) -> dict[str, Any]:
 def wants_color() -> bool:
     """Whether standard output shows colours: a terminal does by default.
 
-    ``NO_COLOR`` comes first (https://no-color.org), then ``FORCE_COLOR`` (https://force-color.org)
-    and ``CLICOLOR_FORCE``, which also colour what goes into a pipe.
+    ``NO_COLOR`` (https://no-color.org) overrides ``FORCE_COLOR`` (https://force-color.org) and
+    ``CLICOLOR_FORCE``, which also colour output to a pipe.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -116,7 +116,7 @@ def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
 
 
 class _Bar:
-    """A bar of rich, which is imported only once the bar appears."""
+    """A progress bar of rich, which is imported only when the bar appears."""
 
     def __init__(self, what: str) -> None:
         self._what = what

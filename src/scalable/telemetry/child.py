@@ -1,9 +1,9 @@
 """The recorder's own process, started by :class:`scalable.telemetry.process.RecorderProcess`.
 
-It first makes the run's directory, for which the program waits, and imports the rest afterwards.
-Then it hosts a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. It
-ends when the program says goodbye, or with the program: if that is gone without having closed the
-run, what was received is written and the run stays as it is.
+It first creates the run's directory, for which the program waits, and imports the rest afterwards.
+Then it runs a :class:`~scalable.telemetry.recorder.Recorder`, whose facts come over a pipe. It ends
+when the program asks it to, or with the program: if the program is gone without having closed the
+run, what was received is written and the run stays open.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from scalable.telemetry.submissions import SentGraphs
     from scalable_runs.writer import Problem
 
-#: Seconds that a run which is being closed goes on without the program.
+#: Seconds for finishing the run when the program is gone or has asked for the end.
 CLOSE_TIMEOUT: Final = 60.0
-#: Seconds between two looks whether a silent program is still there.
+#: Seconds between checks whether a silent program still exists.
 CHECK_INTERVAL: Final = 0.25
-#: Added to its niceness: where processors are scarce, the work that is recorded comes first.
+#: Added to its niceness: the recorded work has priority where processors are scarce.
 NICENESS: Final = 5
-#: Signals to a whole process group or job are for the program; what it makes of them is recorded.
+#: Signals to a whole process group or job are for the program; how it reacts is recorded.
 _NOT_FOR_US: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Bytes read from the pipe at once.
 _CHUNK: Final = 65_536
@@ -57,18 +57,18 @@ class Program:
         self._process = ProcessHandle(pid)
 
     def messages(self) -> Iterator[wire.Message]:
-        """Its messages, until it is gone."""
+        """Yield its messages until it is gone."""
         reader = wire.Reader()
-        # The first read returns what the interpreter has read ahead.
+        # The first read returns what the interpreter has already buffered.
         data: bytes = cast("Any", sys.stdin.buffer).read1(_CHUNK)
         while data:
             yield from reader.feed(data)
             data = b"" if self._is_gone() else os.read(0, _CHUNK)
 
     def _is_gone(self) -> bool:
-        """Wait for more from it; True if it has ended and nothing is left to read.
+        """Wait for more data; True if the program has ended and nothing is left to read.
 
-        A process that was forked from it may hold its end of the pipe.
+        The end of the pipe does not show it: a process forked from the program may hold it open.
         """
         while not select.select([0], [], [], CHECK_INTERVAL)[0]:
             ended = self._process is not None and self._process.has_ended()
@@ -98,7 +98,7 @@ class PipeSource:
         self._recorder = recorder
         self._messages: queue.SimpleQueue[wire.Message | None] = queue.SimpleQueue()
         self._reported: tuple[Any, ...] = ()
-        # What the last message said.
+        # From the last message.
         self._more = False
         self._trouble: ConnectionError | None = None
         self._dropped = 0
@@ -106,12 +106,12 @@ class PipeSource:
         self._offset = 0.0
 
     def put(self, message: wire.Message) -> None:
-        """Take in a message of the kinds ``facts`` and ``trouble``."""
+        """Queue a message of the kinds ``facts`` and ``trouble``."""
         self._messages.put(message)
         self._recorder.wake()
 
-    def hang_up(self) -> None:
-        """The program is gone: no more messages come."""
+    def end(self) -> None:
+        """The program is gone: there are no more messages."""
         self._messages.put(None)
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
@@ -121,7 +121,7 @@ class PipeSource:
         self._report(after)
         raw: list[Any] = []
         try:
-            # The program is waited for only if it has announced more.
+            # Wait only if the program has announced more.
             message = self._messages.get(self._more, timeout)
         except queue.Empty:
             if self._more:
@@ -130,7 +130,7 @@ class PipeSource:
                 raise self._trouble from None
         else:
             if message is None:
-                self.hang_up()
+                self.end()
                 raise ConnectionError("the program is gone")
             raw, after = self._take(message, after)
         more = self._more or not self._messages.empty()
@@ -149,7 +149,7 @@ class PipeSource:
         return raw, after
 
     def _report(self, after: int) -> None:
-        """Report how far the recorder has come, if it has come further."""
+        """Report the recorder's progress if it has changed."""
         report = (after, self._recorder.progress(), tuple(self._recorder.position))
         if report != self._reported:
             self._reported = report
@@ -170,7 +170,7 @@ class _Forward(logging.Handler):
         self._program.send("log", record.name, record.levelno, self.format(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Text of a record; of other packages' stacks, which help no user, only the error."""
+        """Text of a record; only the error instead of the stack for other packages."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None or record.name.partition(".")[0] == "scalable":
             return super().format(record)
@@ -178,12 +178,12 @@ class _Forward(logging.Handler):
 
 
 def main() -> None:
-    """Record one run, from standard input, until that ends."""
+    """Record one run, from standard input, until it ends."""
     for number in _NOT_FOR_US:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
-    # Nothing else may write into the pipe: standard output goes nowhere.
+    # Nothing else may write to the pipe: redirect standard output to standard error.
     answers = os.dup(1)
     os.dup2(2, 1)
     # The program has already warned of variables that cannot be used.
@@ -229,16 +229,16 @@ def main() -> None:
     threading.Thread(target=_report_end, args=(program, recorder), daemon=True).start()
     for message in messages:
         kind, *content = message
-        if kind == "goodbye":
+        if kind == "exit":
             break
         if kind in ("facts", "trouble"):
             source.put(message)
         else:
             _handle(kind, content, program, recorder, submissions)
-    source.hang_up()
+    source.end()
     recorder.abandon()
     recorder.finished.wait(CLOSE_TIMEOUT)
-    # Without the exit handlers of exporters, which wait once more.
+    # Skip the exit handlers of exporters, which would wait again.
     os._exit(0)
 
 

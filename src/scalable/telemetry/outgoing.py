@@ -1,4 +1,4 @@
-"""What a program sends to its recorder's process: facts as it pulls them, kept until written.
+"""Facts that a program pulls for its recorder's process, and keeps until they are written.
 
 Everything here is used by the thread of a :class:`~scalable.telemetry.process.RecorderProcess`.
 """
@@ -16,12 +16,12 @@ from scalable.telemetry import wire
 if TYPE_CHECKING:
     from scalable.facts import FactSource
 
-#: Seconds between two pulls: usually, after one that failed, and while the end of a flush or of the
-#: run is waited for.
+#: Seconds between two pulls: usually, after one that failed, and while a caller waits for the end
+#: of a flush or of the run.
 PULL_INTERVAL: Final = 0.2
 RETRY_INTERVAL: Final = 0.5
 EAGER_INTERVAL: Final = 0.02
-#: Seconds that a scheduler elsewhere has to answer.
+#: Seconds that a remote scheduler has to answer.
 ANSWER_TIMEOUT: Final = 4.0
 
 
@@ -31,19 +31,19 @@ class OutgoingFacts:
     def __init__(self, source: FactSource, guard: Guard) -> None:
         self._source = source
         self._guard = guard
-        #: Number of the fact that follows.
+        #: Number of the next fact.
         self.after = 1
         #: When to pull next, by the monotonic clock.
         self.next_pull = 0.0
-        #: The last pull failed; and the scheduler is gone.
+        #: Whether the last pull failed, and whether the scheduler is gone.
         self.in_trouble = self.is_gone = False
         #: Errors of the cluster's plugins.
         self.errors: Mapping[str, int] = {}
-        #: What the last frame said besides facts: not sent again unless it changes.
+        #: What the last frame contained besides facts: not sent again unless it changes.
         self._state: tuple[Any, ...] = ()
 
     def pull(self, timeout: float, *, eager: bool) -> bytes | None:
-        """A frame with the facts that follow, or why there are none; None if nothing is new."""
+        """A frame with the next facts, or why there are none; None if nothing is new."""
         outcome = self._pull(min(timeout, ANSWER_TIMEOUT))
         following, state, more = self.after, outcome, False
         self.in_trouble = outcome[0] == "trouble"
@@ -75,7 +75,7 @@ class OutgoingFacts:
         return "facts", found, batch.next, batch.more, batch.dropped, batch.errors, offset
 
     def repeat_state(self) -> None:
-        """Have the next frame say what the last one said: it goes to a successor."""
+        """Send the state again in the next frame: it is for a successor."""
         self._state = ()
         self.next_pull = 0.0
 
@@ -87,14 +87,14 @@ class Unconfirmed:
         #: What is in the files; see :class:`scalable.telemetry.resume.Position`.
         self.position: tuple[int, Mapping[str, int], int] = (1, {}, 0)
         self._taken = 1
-        #: Frames with facts, each with the number of the fact that follows.
+        #: Frames with facts, each with the number of the next fact.
         self._facts: deque[tuple[int, bytes]] = deque()
         #: Frames with the program's own messages, and how many have been confirmed.
         self._messages: deque[bytes] = deque()
         self._confirmed = 0
 
     def add_facts(self, following: int, frame: bytes) -> None:
-        """Keep a frame with facts."""
+        """Keep a frame with facts; `following` is the number of the next fact."""
         self._facts.append((following, frame))
 
     def add_message(self, frame: bytes) -> None:
@@ -102,7 +102,7 @@ class Unconfirmed:
         self._messages.append(frame)
 
     def confirm(self, taken: int, position: tuple[int, Mapping[str, int], int]) -> None:
-        """Forget what is in the files; `taken` is the number of the first fact not taken."""
+        """Drop what is in the files; `taken` is the number of the first fact not taken."""
         self._taken, self.position = taken, position
         while self._facts and self._facts[0][0] <= position[0]:
             self._facts.popleft()
@@ -121,6 +121,6 @@ class Unconfirmed:
         return size
 
     def for_successor(self) -> list[bytes]:
-        """The frames that a successor is given first; it counts messages from zero."""
+        """The frames that a successor gets first; it counts messages from zero."""
         self._taken, self._confirmed = self.position[0], 0
         return [*self._messages, *(frame for _, frame in self._facts)]

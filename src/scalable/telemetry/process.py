@@ -1,9 +1,9 @@
-"""A recorder in a process of its own, as seen by the program that is recorded.
+"""A recorder in a process of its own: the side of the program that is recorded.
 
-In the program itself a recorder would compete with Dask's event loop for the interpreter, fill the
-heap that the garbage collector walks through, and die with the program. So a second interpreter
+In the program itself a recorder would compete with Dask's event loop for the interpreter, enlarge
+the heap that the garbage collector traverses, and die with the program. So a second interpreter
 without Dask runs it (:mod:`scalable.telemetry.child`). One thread here polls the source of facts
-and writes them into a pipe, as they are (:mod:`scalable.telemetry.wire`).
+and writes them to a pipe (:mod:`scalable.telemetry.wire`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scalable.telemetry import wire
 from scalable.telemetry.outgoing import ANSWER_TIMEOUT, OutgoingFacts, Unconfirmed
 from scalable_runs import schema
 
-# Heavy modules are not imported here: the process is started first, and starts meanwhile.
+# No heavy modules are imported here, so that the process can be started before they are.
 if TYPE_CHECKING:
     from scalable.facts import FactSource
     from scalable.telemetry.deaths import OnDeath
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from scalable.telemetry.submissions import Submissions
     from scalable_runs.schema import RunStatus
 
-#: Seconds that the process has to make the run's directory. A machine with a hundred runnable
-#: processes for each core takes a while.
+#: Seconds that the process has to create the run's directory; enough for a machine with a hundred
+#: runnable processes for each core.
 START_TIMEOUT: Final = 30.0
-#: Seconds to wait before each successor of a process that died. After the last there is none,
-#: unless :data:`RESTARTS_WITHIN` seconds have gone by.
+#: Seconds to wait before each successor of a process that died; there are no more within
+#: :data:`RESTARTS_WITHIN` seconds.
 RESTART_DELAYS: Final = (0.0, 1.0, 5.0)
 RESTARTS_WITHIN: Final = 600.0
-#: Seconds for a flush that a process which died had not finished.
+#: Seconds for a successor to finish a flush.
 FLUSH_AGAIN: Final = 30.0
 #: Failure records of the program's own that are kept for a successor.
 MAX_FAILURES: Final = 100
@@ -58,8 +58,8 @@ PIPE_SIZE: Final = 1024 * 1024
 _F_SETPIPE_SZ: Final = 1031
 _F_GETPIPE_SZ: Final = 1032
 
-#: What the interpreter runs, with the module search path of this one. `-S` keeps out what the site
-#: adds, such as automatic instrumentation.
+#: What the interpreter runs, with the module search path of this one. `-S` prevents what the site
+#: module would load, such as automatic instrumentation.
 _BOOTSTRAP: Final = (
     "import marshal, sys; sys.path[:] = marshal.load(sys.stdin.buffer); "
     "from scalable.telemetry.child import main; main()"
@@ -76,7 +76,7 @@ def spawn(run_id: str) -> Process | None:
     """Start a process for a :class:`RecorderProcess`; None where that is not possible."""
     executable = get_executable()
     if not executable or getattr(sys, "frozen", False):
-        # It would start this very program once more.
+        # It would start this program again.
         return None
     try:
         process = Detached(
@@ -128,7 +128,7 @@ class RecorderProcess:
         parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> None:
-        #: Counts errors; those of the process too once that has ended.
+        #: Counts errors; also those of the process once it has ended.
         self.guard = Guard()
         #: Set once the process is gone.
         self.finished = threading.Event()
@@ -144,7 +144,7 @@ class RecorderProcess:
         self._source: FactSource | None = None
         self._on_death: OnDeath | None = None
         self._condition = unlocked_in_forks(threading.Condition())
-        # What the application's threads leave for this object's; a deque's operations are atomic.
+        # From the application's threads to this object's; a deque's operations are atomic.
         self._waiting: deque[wire.Message] = deque()
         #: Events of the program's own code, each with its size.
         self._notes: deque[tuple[int, wire.Message]] = deque()
@@ -162,8 +162,8 @@ class RecorderProcess:
         #: None before the start, and without a source.
         self._facts: OutgoingFacts | None = None
         self._last_facts = 0.0
-        #: When processes were started anew, when the last one died whose successor has not begun
-        #: yet, and the entries of run.json for those that died.
+        #: When processes were restarted; when one died whose successor has not begun yet; and the
+        #: entries of run.json for those that died.
         self._restarts: list[float] = []
         self._died = 0.0
         self._gaps: list[Mapping[str, Any]] = []
@@ -190,16 +190,12 @@ class RecorderProcess:
         parts: Mapping[str, Any],
         warn: Callable[[str], None],
     ) -> RecorderProcess | None:
-        """Have a process that :func:`spawn` started make the run's directory.
+        """Let a process that :func:`spawn` started create the run's directory.
 
-        `files` are the arguments of :meth:`scalable_runs.writer.RunWriter.create`, `parts` those of
-        which the process makes its recorder: plain values.
-
-        Returns
-        -------
-        RecorderProcess or None
-            None if the process does not answer or could not make the directory, and has been
-            ended. The caller tries the same in this process and will see the reason.
+        `files` are the arguments of :meth:`scalable_runs.writer.RunWriter.create`, `parts` the
+        plain values from which the process creates its recorder. Returns None if the process does
+        not answer or could not create the directory; it has been ended then. The caller tries the
+        same in this process and will see the reason.
         """
         recorder = cls(process, identity, submissions, parts, warn)
         recorder._runs_dir = files["runs_dir"]
@@ -214,13 +210,13 @@ class RecorderProcess:
                 return recorder
         process.kill()
         recorder.finished.wait(EXIT_TIMEOUT)
-        logger.info("scalable: the recorder's process did not start; it is a thread instead")
+        logger.info("scalable: the recorder's process did not start; a thread is used instead")
         return None
 
     def start(self, source: FactSource | None, on_death: OnDeath | None = None) -> None:
         """Begin to record facts of `source`, None if the scheduler cannot be watched.
 
-        `source` is used and `on_death` called for each lost worker on this object's thread.
+        This object's thread uses `source`, and calls `on_death` for each lost worker.
         """
         self._source, self._on_death = source, on_death
         start = wire.plain(("start", asdict(self._identity), self._parts, source is not None))
@@ -230,7 +226,7 @@ class RecorderProcess:
     # -- for the application's threads ----------------------------------------------------------
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything the scheduler knows by now is in the kernel's hands."""
+        """Wait until everything the scheduler knows by now was passed to the kernel."""
         with self._condition:
             self._flush_asked += 1
             wanted = self._flush_asked
@@ -245,7 +241,7 @@ class RecorderProcess:
     def close(
         self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
     ) -> bool:
-        """Ask for the end of the run and wait for it; False if the process is busy for longer."""
+        """Request the end of the run and wait for it; False if the process takes longer."""
         began = self._last_facts = monotonic()
         message = ("close", dict(self.guard.errors), status, timeout, error)
         with self._condition:
@@ -255,7 +251,7 @@ class RecorderProcess:
             self._post(message)
         latest = began + wire.CLOSE_EXTENSION * timeout
         while not self.finished.is_set():
-            # Facts extend the wait, and so does a successor.
+            # Facts extend the wait, and so does a restart.
             end = latest if self._died else min(latest, self._last_facts + timeout)
             left = end + 1.0 - monotonic()
             if left <= 0:
@@ -284,9 +280,9 @@ class RecorderProcess:
         return self._progress
 
     def _post(self, message: wire.Message) -> None:
-        """Have a message sent at once."""
+        """Let the thread send a message at once."""
         self._waiting.append(message)
-        # Under the lock: the descriptor is closed in the end, and its number may be reused.
+        # Under the lock: once the descriptor is closed, its number may be reused.
         with self._condition, contextlib.suppress(OSError):  # full: the thread is awake anyway
             if self._wake_out >= 0:
                 os.write(self._wake_out, b"\0")
@@ -327,7 +323,7 @@ class RecorderProcess:
                 self._send_news(pull=True)
 
     def _until_pull(self) -> float | None:
-        """Milliseconds until the next pull; None while the pipe has enough or nobody records."""
+        """Milliseconds until the next pull; None while the pipe is full or nothing is recorded."""
         if self._facts is None or (self._facts.is_gone and self._close is not None):
             return None
         if self._unconfirmed.size_in_flight >= self._room:
@@ -354,7 +350,7 @@ class RecorderProcess:
                 self._condition.notify_all()
         elif kind == "finished":
             errors, self._progress, self.status = content
-            # They include those that this side sent when it closed the run.
+            # They include those of this side, sent when it closed the run.
             self.guard.errors |= Counter(errors)
             self._has_finished = True
         else:
@@ -401,7 +397,7 @@ class RecorderProcess:
             wire.write_bytes(self._stdin, frame)
 
     def _is_awaited(self) -> bool:
-        """Somebody waits for the end of a flush or of the run."""
+        """A caller waits for the end of a flush or of the run."""
         flushing = self._flush_done < self._flush_asked and monotonic() < self._flush_until
         return flushing or self._close is not None
 
@@ -419,10 +415,10 @@ class RecorderProcess:
         self._unconfirmed.add_message(frame)
         wire.write_bytes(self._stdin, frame)
 
-    # -- going on after its death -----------------------------------------------------------------
+    # -- restarting after its death ---------------------------------------------------------------
 
     def _restart(self) -> bool:
-        """Start a successor that goes on with the run; False if there can be none."""
+        """Start a successor that continues the run; False if there can be none."""
         now = monotonic()
         self._restarts = [at for at in self._restarts if now - at < RESTARTS_WITHIN]
         if self._facts is None or len(self._restarts) >= len(RESTART_DELAYS):
@@ -437,14 +433,14 @@ class RecorderProcess:
         if process is None:
             return False
         self._use(process)
-        self._warn(f"the recorder's process {died} ended: another one, {process.pid}, goes on")
+        self._warn(f"the recorder's process {died} ended: another one, {process.pid}, continues")
         self._restarts.append(now)
-        with contextlib.suppress(OSError):  # it is gone already, which is noticed next
+        with contextlib.suppress(OSError):  # it is gone already; _serve notices
             self._catch_up(self._facts)
         return True
 
     def _catch_up(self, outgoing: OutgoingFacts) -> None:
-        """Give a successor all that is not in the run's files."""
+        """Send a successor all that is not in the run's files."""
         about = {
             "runs_dir": self._runs_dir,
             "run_id": self._identity.run_id,
@@ -473,7 +469,7 @@ class RecorderProcess:
         process = self._process
         if self._has_finished:
             with contextlib.suppress(OSError):
-                wire.write(self._stdin, ("goodbye",))
+                wire.write(self._stdin, ("exit",))
         else:
             process.kill()
         process.release(EXIT_TIMEOUT)
@@ -482,8 +478,8 @@ class RecorderProcess:
         if self._made and not self._has_finished:
             self.guard.errors["recorder:gone"] += 1
             self._warn(
-                f"the recorder's process {process.pid} ended: what comes from now on is not "
-                "recorded, and the run reads as lost"
+                f"the recorder's process {process.pid} ended: nothing is recorded any more, and "
+                "the run is shown as lost"
             )
         with self._condition:
             self.finished.set()

@@ -1,4 +1,4 @@
-"""The one consumer of facts: pulls them, turns them into signals, hands those to the exporters."""
+"""The consumer of facts: pulls them, turns them into signals, passes those to the exporters."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from scalable_runs.schema import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
-#: Facts that become lines in one piece: half a millisecond's work, which an internal error costs.
+#: Facts recorded in one step: half a millisecond's work. An internal error loses these.
 CHUNK: Final = 48
 #: Seconds of sleep between two chunks, where the recorder is a thread beside others.
 YIELD_SECONDS: Final = 50e-6
-#: At close, signals have so long at least to be sent, in seconds.
+#: Shortest time for sending signals at close, in seconds.
 MIN_SEND_TIMEOUT: Final = 0.5
-#: A successor begins where all had become lines, at most so many seconds back.
+#: Longest time for which :attr:`Recorder.position` waits for the ledger to settle, in seconds.
 POSITION_WAIT: Final = 8.0
-#: At close, reports of attempts that have just begun may still be under way, in seconds: a worker
-#: sends them within one and a half times its `ANNOUNCE_AFTER`.
+#: Wait at close for reports of attempts that have just begun, in seconds: a worker sends them
+#: within one and a half times its `ANNOUNCE_AFTER`.
 SETTLE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a run is called and where it hangs."""
+    """A run's names and ids."""
 
     run_id: str
     project: str
@@ -137,11 +137,11 @@ class Recorder(RecorderLoop):
             self.guard, self._puller, self._ledger, self._router, self._relay, warn
         )
         self._telemetry: dict[str, Any] = {}
-        #: What a successor would need to know, if this recorder died now; and when that was.
+        #: Where a successor would begin if this recorder died now, and since when.
         self._position = Position(1, {}, 0)
         self._position_since = monotonic()
         self._messages = self._messages_taken = 0
-        #: Number of the first fact that a recorder which died was not given.
+        #: Number of the first fact that a predecessor which died did not get.
         self._first_new = 1
         self._facts_taken = 0
         self._lag = 0.0
@@ -151,14 +151,14 @@ class Recorder(RecorderLoop):
         self._failures: deque[tuple[str, str, str, str]] = deque()
 
     def start(self, source: FactSource | None, on_death: OnDeath | None = None) -> None:
-        """Begin to record; without a source, as the scheduler cannot be watched."""
+        """Begin to record; there is no source if the scheduler cannot be watched."""
         self._puller.source, self._on_death = source, on_death
         if source is None:
             self.guard.errors["scheduler_not_watched"] = 1
         self._thread.start()
 
     def resume(self, resumed: Resumed) -> None:
-        """Go on with a run whose recorder died; before :meth:`start`."""
+        """Continue a run whose recorder died; called before :meth:`start`."""
         self.summary = resumed.summary
         self._ledger.restore(resumed.records)
         self._ledger.tasks.attempts.usage_left_out = resumed.usage_left_out
@@ -174,7 +174,7 @@ class Recorder(RecorderLoop):
         return self.summary.progress()
 
     def note(self, fact: UserEvent) -> None:
-        """Record what the client's own code asks to be recorded; its time is the client's."""
+        """Record an event of the client's own code; its time is the client's."""
         size = facts.size_of(fact)
         if self._noted_bytes + size > facts.MAX_NOTED:
             self.guard.errors["note:dropped"] += 1
@@ -183,16 +183,16 @@ class Recorder(RecorderLoop):
         self._noted.append(fact)
 
     def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
-        """Let the run have a failure record that belongs to no task."""
+        """Add a failure record that belongs to no task."""
         self._failures.append((phase, error_type, message, traceback))
 
     def count_message(self) -> None:
-        """One more message of the program was taken in; called by the thread that does that."""
+        """Count a message of the program; called by the thread that receives it."""
         self._messages += 1
 
     @property
     def position(self) -> Position:
-        """How far everything has become lines; asked by the recorder's thread, on a pull."""
+        """How far everything is in the files; read by the recorder's thread, on a pull."""
         now = monotonic()
         if self._ledger.is_settled or now - self._position_since > POSITION_WAIT:
             numbers = self._writer.last_numbers()
@@ -211,7 +211,7 @@ class Recorder(RecorderLoop):
         return self._ledger.deaths_pending
 
     def _take(self, batch: Batch | None) -> None:
-        # Counted before they are taken: those that come meanwhile are for the next step.
+        # Read before they are taken: later messages belong to the next step.
         self._messages_taken = self._messages
         now = self._puller.now
         self._take_noted(now)
@@ -232,7 +232,7 @@ class Recorder(RecorderLoop):
             self._writer.written.clear()
 
     def _record(self, chunk: Sequence[facts.Fact], now: float) -> None:
-        """Make lines of some facts; what an internal error costs is theirs alone."""
+        """Record some facts; an internal error loses only these."""
         try:
             self._ledger.enter(chunk, now)
             self._emit_own()
@@ -242,8 +242,8 @@ class Recorder(RecorderLoop):
     def _yield(self) -> None:
         """Sleep for an instant, so that another thread can run, unless a caller waits.
 
-        In a scheduler's process that is its event loop: a thread that computes gives up the
-        interpreter only after 5 ms, each time the loop wakes up.
+        In a scheduler's process that thread is its event loop, which would otherwise wait 5 ms for
+        the interpreter each time it wakes up.
         """
         if self._yield_seconds and self._closing is None and self._flush_done >= self._flush_asked:
             sleep(self._yield_seconds)
@@ -272,9 +272,9 @@ class Recorder(RecorderLoop):
             )
 
     def _emit(self) -> None:
-        """Hand over what there is; what is for the directory reaches the kernel."""
+        """Export all signals, and pass what is for the directory to the kernel."""
         self._emit_own()
-        # An error in what user code recorded costs no line of a journal.
+        # An error in signals of user code must not affect the run's own.
         with self.guard.watch("relay"):
             relayed = self._relay.drain()
             self._router.foreign_spans(relayed.spans)
@@ -344,7 +344,7 @@ class Recorder(RecorderLoop):
             if unknown:
                 ledger.scheduler_lost(puller.gone_because, unknown, now)
         if unknown and closing.status == "completed":
-            # The record does not tell how the run ended.
+            # How the run ended is unknown.
             closing.status = "lost"
         self._note_submissions(self._submissions.ended(self._clock(), all_of_them=True))
         self._emit()
@@ -358,8 +358,8 @@ class Recorder(RecorderLoop):
                 f"of {len(unknown.running) + unknown.waiting:,} tasks is unknown"
             )
         if puller.dropped:
-            self._warn(f"{puller.dropped} facts were dropped because nobody fetched them in time")
-        # What is on disk is safe now; what waits to be sent has the rest of the time.
+            self._warn(f"{puller.dropped} facts were dropped: they were not fetched in time")
+        # Sync the disk first; sending gets the rest of the time.
         self._writer.request_sync()
         self._router.finish(max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT))
         puller.close()
@@ -371,7 +371,7 @@ class Recorder(RecorderLoop):
         )
 
     def _settle(self, closing: Closing) -> None:
-        """Wait for reports under way: attempts just begun, cancellations just made, deaths."""
+        """Wait for late reports of starts, cancellations and deaths."""
         wait = SETTLE if self._ledger.tasks.open_tasks() else 0.0
         if self._ledger.tasks.pending_cancellations:
             wait = CANCEL_WAIT
@@ -412,7 +412,7 @@ class Recorder(RecorderLoop):
         )
 
     def _make_summary(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Called by the writer's thread, which goes on without a summary if there can be none."""
+        """Called by the writer's thread, which continues without a summary if this raises."""
         try:
             return self.summary.document(run)
         except BaseException as error:
@@ -420,10 +420,10 @@ class Recorder(RecorderLoop):
             raise RuntimeError(f"the summary cannot be made: {error!r}") from error
 
     def _give_up(self) -> None:
-        """Close the directory whatever else went wrong; its status is the workload's."""
+        """Close the directory after an internal error; the status is the workload's."""
         closing = self._closing
         if closing is None and self._abandoned:
-            return  # the run stays open, as it would if the program's whole host had died
+            return  # the run stays open
         status = closing.status if closing is not None else "failed"
         try:
             self._writer.close(

@@ -1,4 +1,4 @@
-"""The thread of a recorder, and what other threads ask of it."""
+"""The thread of a recorder, and the methods with which other threads control it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalable.telemetry.deaths import NANNY_WAIT
 from scalable.telemetry.puller import Closing, FactPuller
 from scalable_runs.schema import RunStatus
 
-#: Seconds between two pulls where nothing is going on, and where the scheduler did not answer.
+#: Seconds between two pulls when there are no facts, and when the scheduler did not answer.
 PULL_INTERVAL: Final = 0.2
 RETRY_INTERVAL: Final = 0.5
 #: Seconds between two pulls while a caller waits for the certificates of lost workers.
@@ -23,7 +23,7 @@ DYING_INTERVAL: Final = 0.02
 
 
 class RecorderLoop(ABC):
-    """Takes steps on a daemon thread until it is closed or abandoned.
+    """Runs steps on a daemon thread until it is closed or abandoned.
 
     The public methods are called by other threads and wait on a condition; the others are called on
     the loop's own thread.
@@ -38,16 +38,16 @@ class RecorderLoop(ABC):
         self._condition = threading.Condition()
         self._flush_asked = self._flush_done = 0
         self._flush_since = 0.0
-        #: The last step found all that there was when it began.
+        #: The last step pulled all facts that existed when it began.
         self._pulled_all = False
         self._closing: Closing | None = None
         self._abandoned = False
-        #: The step in hand began after the end was asked for, and finds all that there is.
+        #: The current step began after the end was requested, so it pulls all facts.
         self._is_last = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything the scheduler knows by now is in the kernel's hands."""
+        """Wait until everything the scheduler knows by now was passed to the kernel."""
         with self._condition:
             self._flush_asked += 1
             self._flush_since = monotonic()
@@ -60,14 +60,10 @@ class RecorderLoop(ABC):
     def close(
         self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
     ) -> bool:
-        """Ask for the end of the run and wait for it, `timeout` seconds and a grace for the disk.
+        """Request the end of the run and wait for it: `timeout` seconds, and one for the disk.
 
         The wait is extended while facts arrive, up to :data:`wire.CLOSE_EXTENSION` times `timeout`.
-
-        Returns
-        -------
-        bool
-            False if the recorder is still busy: it goes on in the background.
+        Returns False if the recorder is still busy: it continues in the background.
         """
         self.end(status, timeout, error)
         closing = self._closing
@@ -78,7 +74,7 @@ class RecorderLoop(ABC):
         return True
 
     def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
-        """Ask for the end of the run, and do not wait for it."""
+        """Request the end of the run, without waiting for it."""
         with self._condition:
             if self._closing is None:
                 now = monotonic()
@@ -92,14 +88,14 @@ class RecorderLoop(ABC):
             self._condition.notify_all()
 
     def abandon(self) -> None:
-        """Ask for what there is to be written: the program that would close the run is gone."""
+        """Write what was received and end: the program that would close the run is gone."""
         with self._condition:
             self._abandoned = True
             self._condition.notify_all()
 
     @property
     def status(self) -> str:
-        """How the run ended, as its record says it once that is finished."""
+        """How the run ended, once it is finished."""
         return "running" if self._closing is None else self._closing.status
 
     def _run(self) -> None:
@@ -118,7 +114,7 @@ class RecorderLoop(ABC):
             else:
                 self._finish(self._closing)
         except BaseException as error:
-            # A recorder that stops must not look like one that has nothing to say.
+            # A recorder that has stopped must not look idle.
             self.guard.count("recorder", error)
             self._warn(f"recording stopped by an internal error: {error!r}")
             self._give_up()
@@ -149,7 +145,7 @@ class RecorderLoop(ABC):
             self._condition.wait(DYING_INTERVAL)
 
     def _guarded_step(self) -> None:
-        """Pull once, and write what follows from it; an internal error costs that batch alone."""
+        """Pull once and record the batch; an internal error loses only this batch."""
         try:
             with self._condition:
                 asked = self._flush_asked
@@ -179,8 +175,8 @@ class RecorderLoop(ABC):
 
     @abstractmethod
     def _leave(self) -> None:
-        """Leave the run open, with all that came: the program that would close it is gone."""
+        """Write what was received and leave the run open."""
 
     @abstractmethod
     def _give_up(self) -> None:
-        """End the run after an error that is not one step's."""
+        """End the run after an error outside of a step."""

@@ -18,7 +18,7 @@ MAX_ENDED: Final = 200_000
 
 
 class Position(NamedTuple):
-    """How far a recorder had come; its successor gets everything after that again."""
+    """How far a recorder had written; its successor gets everything after that again."""
 
     #: Number of the first fact that is not completely in the files.
     after: int
@@ -36,7 +36,7 @@ class Resumed(NamedTuple):
     #: Records of tasks.jsonl and workers.jsonl up to the position that give the present state.
     records: list[tuple[str, Record]]
     after: int
-    #: Number of the first fact that the recorder which died was not given.
+    #: Number of the first fact that the recorder which died did not get.
     news: int
     restarts: list[Restart]
     usage_left_out: int
@@ -55,29 +55,12 @@ def resume(
     program: int,
     on_problem: Callable[[Problem], None],
 ) -> Resumed:
-    """Read a run whose recorder died and become its writer.
+    """Read a run whose recorder died at `died` (seconds since the epoch) and become its writer.
 
-    Parameters
-    ----------
-    runs_dir, run_id
-        Where it is.
-    position
-        A :class:`Position`.
-    news
-        Number of the first fact that the recorder which died was not given.
-    remote_errors
-        Errors of the cluster's plugins, which are reported again.
-    died
-        When the recorder was found to have died, in seconds since the epoch.
-    restarts
-        Entries of run.json for the recorders that died before.
-    program, on_problem
-        As for :class:`~scalable_runs.writer.RunWriter`.
-
-    Raises
-    ------
-    OSError
-        The run cannot be read or written.
+    `position` is a :class:`Position`, `news` the number of the first fact that the recorder did not
+    get. `remote_errors` are the counts of the cluster's plugins, which are reported again, and
+    `restarts` the entries of run.json for recorders that died before. Raises OSError if the run
+    cannot be read or written.
     """
     after, numbers, _ = position
     reader = RunReader(Path(runs_dir) / run_id)
@@ -99,7 +82,7 @@ def resume(
             written[file] = journal.written
     document: dict[str, Any] = dict(reader.document)
     telemetry: Mapping[str, Any] = document.get("telemetry") or {}
-    # The counts of the cluster's plugins come again with their next answer.
+    # The plugins send their counts again with their next answer.
     errors = Counter(telemetry.get("errors") or {})
     errors.subtract(remote_errors)
     document["telemetry"] = {**telemetry, "errors": dict(+errors)}
@@ -107,14 +90,14 @@ def resume(
         runs_dir, cast("RunDocument", document), found, program=program, on_problem=on_problem
     )
     writer.written = written
-    told: list[Restart] = [*cast("Iterable[Restart]", restarts), wire.restart(died)]
+    all_restarts: list[Restart] = [*cast("Iterable[Restart]", restarts), wire.restart(died)]
     return Resumed(
         writer,
         summary,
         state.records(),
         after,
         news,
-        told,
+        all_restarts,
         telemetry.get("usage_left_out", 0),
         telemetry.get("unwatched_workers") or {},
     )
@@ -143,10 +126,10 @@ class _Journal:
 
 
 class _State:
-    """The records that give the state of tasks and workers; bounded by those alive."""
+    """Records that give the present state of tasks and workers."""
 
     def __init__(self) -> None:
-        #: Of each task: its submission, the start of its last attempt, its last record.
+        #: Records of each task: its submission, the start of its last attempt, the last one.
         self._tasks: dict[str, list[Record | None]] = {}
         self._workers: dict[str, dict[str, Record]] = {}
         self._ended = 0

@@ -1,4 +1,4 @@
-"""Where every signal of a run goes."""
+"""Routes the signals of a run to its directory and to exporters or providers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, Run
 from scalable_runs.schema import Record
 from scalable_runs.writer import RunWriter
 
-#: Items that wait to be sent at most, where OTEL_BSP_* or OTEL_BLRP_* say nothing.
+#: Items that wait to be sent at most, unless OTEL_BSP_* or OTEL_BLRP_* set it.
 QUEUE: Final = 10_000
 
 
 class SignalRouter:
-    """Where every signal goes; called by the recorder's thread only, but for :meth:`__init__`.
+    """Routes every signal; called by the recorder's thread only, except :meth:`__init__`.
 
-    The run's directory gets all of it. Over OTLP, or to the application's providers, goes what
-    :class:`~scalable.telemetry.budget.SpanBudget`, the sampler and the options allow, by way of
-    bounded queues with threads of their own. Where nothing is configured there are none.
+    The run's directory gets all signals. OTLP exporters and the application's providers get what
+    :class:`~scalable.telemetry.budget.SpanBudget`, the sampler and the options allow, through
+    bounded queues with their own threads, if any are configured.
 
-    Signals that are not the run's own but of user code in the workers come in by
-    :meth:`foreign_spans`, :meth:`foreign_logs` and :meth:`foreign_metrics`. `on_records` is called
-    with every record written.
+    Signals of user code in the workers are passed to :meth:`foreign_spans`, :meth:`foreign_logs`
+    and :meth:`foreign_metrics`. `on_records` is called with every record written.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class SignalRouter:
             "record_map": semconv.RECORD_MAP,
             "resource": resource,
             "on_records": self._on_records,
-            # The recorder exports in small pieces, and flushes once it has no more.
+            # The recorder exports in small pieces, and flushes after the last one.
             "flush_on_export": False,
         }
         self._span_file = RunsSpanExporter(writer, **shared)
@@ -76,7 +75,7 @@ class SignalRouter:
         self._log_shippers: list[Shipper[ReadableLogRecord]] = []
         self._events = EventFactory(resource)
         self._in_trouble = False
-        #: Events that are not sent, and those that are not sent of tasks.
+        #: Events that are never sent, and those that are not sent for tasks.
         self._unwanted = set[str | None]() if options.task_events else {semconv.EVENT_TASK}
         log_exceptions = exception_signal(os.environ) != "spans" or not self.sends_spans
         self._unwanted_of_tasks = set[str]() if log_exceptions else {semconv.EVENT_FAILURE}
@@ -85,7 +84,7 @@ class SignalRouter:
 
     @property
     def sends_spans(self) -> bool:
-        """Spans go anywhere besides the directory."""
+        """Whether spans are sent anywhere besides the directory."""
         return "traces" in self._routes.providers or "traces" in self._routes.exporters
 
     def open(self) -> None:
@@ -108,7 +107,7 @@ class SignalRouter:
         )
 
     def announce(self, started: float) -> None:
-        """Send an event that the run goes on: its root span is sent when it ends."""
+        """Send an event that the run has begun: its root span is sent only when it ends."""
         attributes = {semconv.RUN_ID: self._run}
         event = self._events.event(semconv.EVENT_RUN, started, attributes, self._root)
         self._send_logs([event])
@@ -130,7 +129,7 @@ class SignalRouter:
     # -- signals --------------------------------------------------------------------------------
 
     def export(self, output: Output, opened: Sequence[SpanContext]) -> None:
-        """Write and send what the ledger made, in order; submissions began the spans `opened`."""
+        """Write and send the ledger's signals in order; `opened` are spans of open submissions."""
         for batch in output.batches:
             if batch.logs:
                 self._log_file.export(batch.logs)
@@ -144,7 +143,7 @@ class SignalRouter:
             self._metrics.add_points(output.points)
 
     def _is_wanted(self, log: ReadableLogRecord) -> bool:
-        """Not the events of every task; nor, by default, exceptions that stand on spans."""
+        """Whether to send a log; by default not task events, nor exceptions that spans have."""
         name = log.log_record.event_name
         return name not in self._unwanted and not (
             name in self._unwanted_of_tasks
@@ -176,13 +175,13 @@ class SignalRouter:
         self._metrics.add(file, records)
 
     def collect(self, figures: Figures, *, last: bool = False) -> None:
-        """Collect metrics wherever it is time to; `last`: everywhere, now."""
+        """Collect metrics that are due; all of them if this is the `last` time."""
         self._metrics.collect(figures, self._shippers(), self._spans.summarized, last=last)
 
     # -- ending ---------------------------------------------------------------------------------
 
     def settle(self) -> dict[str, int]:
-        """The run ends: send what the budget held back; returns the counts for the root span."""
+        """Send what the budget held back, at the end; returns the counts for the root span."""
         return self._spans.settle()
 
     def finish(self, deadline: float) -> None:
@@ -192,19 +191,19 @@ class SignalRouter:
             shipper.begin_close()
         for shipper in shippers:
             shipper.close(deadline)
-        # Nothing comes any more for the directory.
+        # There are no more signals for the directory.
         for file in (self._span_file, self._log_file, self._metric_file):
             file.shutdown()
 
     def not_sent(self) -> dict[str, int]:
-        """Items that were to be sent and could not be, by signal; the directory has them."""
+        """Items that could not be sent, by signal; the directory has them."""
         lost: Counter[str] = Counter()
         for shipper in self._shippers():
             lost[shipper.signal] += shipper.counts.dropped + shipper.counts.failed
         return dict(+lost)
 
     def sent(self) -> dict[str, int]:
-        """Items that a backend has taken so far, by signal."""
+        """Items that a backend has accepted so far, by signal."""
         taken: Counter[str] = Counter()
         for shipper in self._shippers():
             taken[shipper.signal] += shipper.counts.sent

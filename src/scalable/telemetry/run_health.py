@@ -1,4 +1,4 @@
-"""What a run's record lacks, for run.json and as warnings to the user."""
+"""What is missing from a run's record, for run.json and as warnings to the user."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WORKERLESS_AFTER: Final = 10.0
 
 
 class RunHealth:
-    """Says what the record lacks; called by the recorder's thread only.
+    """Reports what is missing from the record; called by the recorder's thread only.
 
-    `warn` says no sentence twice.
+    `warn` ignores a sentence that it has had before.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RunHealth:
         #: The deaths of recorders of the run before this one.
         self.restarts: Sequence[Restart] = ()
         self._warned_unwatched = self._warned_workerless = False
-        #: Since when there is no worker, by the monotonic clock; None while there is one.
+        #: Since when there are no workers, by the monotonic clock; None while there are any.
         self._workerless_since: float | None = None
 
     def document(self) -> dict[str, Any]:
@@ -116,4 +116,4 @@ class RunHealth:
                 "`scalable diagnose` says what is known of its end"
             )
         else:
-            self._workerless_since = now  # no task waits: look again later
+            self._workerless_since = now  # no task waits: check again later

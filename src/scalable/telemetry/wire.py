@@ -18,7 +18,7 @@ From the program:
 ``fail``        a failure that belongs to no task
 ``flush``       number, timeout; all that the scheduler knew has been sent before
 ``close``       errors, status, timeout, error; likewise
-``goodbye``     the process must end
+``exit``        the process must end
 ==============  ================================================================================
 
 From the recorder:
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 Message: TypeAlias = tuple[Any, ...]
 
-#: Version of the messages. A program whose package was upgraded while it ran may start a recorder
-#: of another version, which then refuses.
+#: Version of the messages. If the package was upgraded while a program ran, its recorder may have
+#: another version, and then refuses.
 VERSION: Final = 1
 #: Facts in one message: converting more would block the program's event loop for milliseconds.
 FACTS_AT_ONCE: Final = 500
@@ -63,12 +63,12 @@ CLOSE_EXTENSION: Final = 3.0
 
 _HEADER: Final = 4
 _EXACT: Final = frozenset({str, int, float, bool, bytes, type(None)})
-#: A value is cut off at this depth: it may contain itself.
+#: Values are cut off at this depth: one may contain itself.
 _MAX_DEPTH: Final = 32
 
 
 def restart(died: float) -> Restart:
-    """Entry of run.json for a recorder that was found dead at `died` and was replaced."""
+    """Entry of run.json for a recorder whose death was noticed at `died` and that was replaced."""
     return {"at": iso(died), "gap_s": round(max(0.0, time() - died), 3)}
 
 
