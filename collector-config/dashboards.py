@@ -502,7 +502,7 @@ def run_dashboard() -> dashboard.Dashboard:
         )
         .with_panel(
             number(
-                "Thrown away",
+                "Wasted",
                 "Share of execution time without a result: retries, lost workers, "
                 "results computed again, cancellations.",
                 f"({or_zero(add(total(m.TASK_WASTED)))}) / "
@@ -656,14 +656,14 @@ def run_dashboard() -> dashboard.Dashboard:
         )
         .with_panel(
             lines(
-                "Time thrown away",
+                "Wasted time",
                 "Execution time without a result so far, by reason.",
                 query(add(of(m.TASK_WASTED), WASTE), f"{{{{{WASTE}}}}}"),
                 unit="dtdurations",
                 stacked=True,
                 width=8,
                 calcs=("lastNotNull",),
-                none="Nothing was thrown away",
+                none="No time was wasted",
             )
         )
         .with_row(dashboard.Row("Workers"))
@@ -987,8 +987,8 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Facts dropped",
-                "Facts that nobody fetched in time. Not 0: the run directory lacks something, and "
-                "says what.",
+                "Facts that were not fetched in time. If not 0, the run directory is incomplete, "
+                "and says what is missing.",
                 or_zero(add(total(m.FACTS_DROPPED))),
                 thresholds=steps(GREEN, (1, RED)),
                 width=4,
@@ -1034,7 +1034,7 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             number(
                 "Spans summed up",
-                "Attempts that rollup spans stand for, because their trace had more spans than the "
+                "Attempts summarised in rollup spans, because their trace had more spans than the "
                 "budget. The run directory has them all.",
                 or_zero(add(total(m.SUMMARIZED))),
                 width=4,

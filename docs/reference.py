@@ -1,6 +1,6 @@
 """Makes the tables of these pages from the code that declares what is in them.
 
-``make docs`` runs this file; ``--check`` tells whether the pages are up to date.
+``make docs`` runs this file; ``--check`` reports whether the pages are up to date.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ def _metrics() -> str:
     series_name = _dashboards().series_name
     rows: list[tuple[str, ...]] = []
     for instrument in INSTRUMENTS:
-        told_apart = ", ".join(f"`{attribute}`" for attribute in instrument.attributes) or "–"
+        attributes = ", ".join(f"`{attribute}`" for attribute in instrument.attributes) or "–"
         rows.append(
             (
                 f"`{instrument.name}`",
                 instrument.kind,
                 f"`{instrument.unit}`",
                 instrument.description,
-                told_apart,
+                attributes,
                 f"`{series_name(instrument)}`",
             )
         )
@@ -207,7 +207,7 @@ def _causes() -> str:
     )
 
 
-#: What stands between the marks of each page, by the name of the mark.
+#: The text between the marks of each page, by the name of the mark.
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "opentelemetry.md": {
         "spans": lambda: _named("span", spans()),
@@ -234,7 +234,7 @@ def rendered(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the pages; with ``--check`` only tell which are out of date."""
+    """Write the pages; with ``--check`` only report which are out of date."""
     outdated = {
         DOCS / name: text
         for name in TABLES

@@ -20,7 +20,7 @@ from scalable_runs.schema import Owner
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).
 _START_TIME_FIELD: Final = 19
-#: Seconds between two looks at a process where the system does not report its end.
+#: Seconds between two checks of a process whose end the system does not report.
 _LOOK: Final = 0.01
 #: Seconds to wait at most for a writer whose program is gone.
 EXIT_TIMEOUT: Final = 3.0

@@ -286,7 +286,7 @@ def _kind(hint: Any) -> Kind:
         return text
     if is_typeddict(hint):
         return row_of(hint)
-    raise TypeError(f"{hint!r} is no kind of a field")
+    raise TypeError(f"a field cannot have the type {hint!r}")
 
 
 _NO_TEXT: Final = (number, amount, integer, count, flag, counts, numbers, time)

@@ -1,4 +1,4 @@
-"""Record runs in tests: in memory, by a clock that stands still, with ids that count.
+"""Record runs in tests: in memory, with a clock that moves only on request and ids that count.
 
 Examples
 --------
@@ -67,7 +67,7 @@ MEASURED: Final = frozenset(
 
 
 class StepClock:
-    """A clock that stands still until it is moved; any thread may read it.
+    """A clock that moves only on request; any thread may read it.
 
     Parameters
     ----------

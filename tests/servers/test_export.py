@@ -134,7 +134,7 @@ def test_a_crashed_run_is_sent_whole(collector: Collector, tmp_path: Path):
     ("arguments", "code", "said"),
     [
         (("--otlp", "http://x", "--file", "y"), 2, "exclude each other"),
-        (("--otlp", "collector:4318"), 1, "is no address of a collector"),
+        (("--otlp", "collector:4318"), 1, "is not the address of a collector"),
         ((), 1, "Nowhere to send to: give --otlp URL or --file FILE"),
         (("--file", "no/such/place"), 1, "no/such/place cannot be written"),
     ],

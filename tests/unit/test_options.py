@@ -90,7 +90,7 @@ def test_argument_environment_manifest_default_in_this_order():
 
 
 def test_an_unknown_or_wrong_option_of_the_manifest_is_named():
-    with pytest.raises(OptionError, match=r"telemetry\.spans is no option; allowed: close_timeout"):
+    with pytest.raises(OptionError, match=r"telemetry\.spans is not an option; allowed: close"):
         resolve({}, {}, {"spans": 3})
     with pytest.raises(OptionError, match=r"telemetry\.span_budget cannot be -1; allowed: a whole"):
         resolve({}, {}, {"span_budget": -1})

@@ -34,7 +34,7 @@ def words(text: str) -> frozenset[str]:
 #: in a URL.
 QUOTE: Final = r"(?:\\{0,15}['\"`]|%22|%27|&quot;|&#3[49];|&apos;|\\{1,8}u002[27])"
 IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
-#: Stands for a value in templates, documentation, earlier redactions and source code.
+#: Placeholders of values in templates, documentation, earlier redactions and source code.
 _PLACEHOLDER: Final = re.compile(
     r"\[redacted.*|\[.*\]|[*.xX•#_?-]+|<.*|\{.*|\$[({A-Za-z_].*|%[(s{].*|%[A-Za-z_]+%|%[sdr]|none"
     r"|null|nil|true|false|yes|no|on|off|str|string|bytes|int|any|object|bool|optional|required"

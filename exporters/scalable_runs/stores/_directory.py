@@ -10,7 +10,7 @@ from typing import Final
 
 from scalable_runs import schema
 
-#: A new file, which nobody has.
+#: Flags for a file that must not exist yet.
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 TEMPORARY: Final = ".{}.tmp"
@@ -25,7 +25,7 @@ _IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Directory:
-    """A run's directory by its descriptor, so that nobody can put another in its place.
+    """A run's directory by its descriptor, so that it cannot be replaced by another.
 
     Used by one thread at a time, that which replaces documents.
 

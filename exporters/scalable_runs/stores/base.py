@@ -118,8 +118,8 @@ class Store(Protocol):
     damaged runs too: a store never leaves its place for one.
 
     *Errors.* Every method may raise OSError, and nothing else. The writer counts it and tries
-    again later. A store that can tell more precisely what was lost counts that in the
-    :class:`~scalable_runs.problems.LossCounter` that it was given.
+    again later. A store that knows more precisely what was lost counts that in its
+    :class:`~scalable_runs.problems.LossCounter`.
     """
 
     #: Names the place for people; its last part begins with the run's id. Of a file store the path

@@ -35,7 +35,7 @@ _MIN_HOLE: Final = 16 * 1024 * 1024
 _MAX_SEGMENTS: Final = 100
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: File systems that cannot sync at all answer with these; that is no sign of lost data.
+#: Errors of file systems that cannot sync at all; they do not mean that data was lost.
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
@@ -515,7 +515,7 @@ def _skip_hole(fd: int, block: bytes) -> int:
     try:
         data = os.lseek(fd, here, os.SEEK_DATA)
     except OSError as error:
-        # Nothing follows; or the file system does not tell.
+        # Nothing follows, or the file system cannot say.
         data = size if error.errno == errno.ENXIO else here
     if data - here <= _MIN_HOLE:
         data = here

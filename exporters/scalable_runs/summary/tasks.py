@@ -277,7 +277,7 @@ class Tasks:
 
 
 def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:
-    """Return whether the first record of a task stands for an attempt without `running` line."""
+    """Return whether the first record of a task ends an attempt that has no `running` line."""
     if state == "cancelled":
         # A task that lives again has the number of an attempt counted before.
         return record.get("reopens") is None

@@ -27,13 +27,13 @@ def problem_sentences(reader: RunReader) -> Iterator[str]:
 
 
 def notes(reader: RunReader, counts: SummaryCounts, tasks: Mapping[str, object]) -> Iterator[str]:
-    """Yield what a reader has to know to take the numbers as they are meant."""
+    """Yield what a reader must know to interpret the numbers."""
     if OTHER in tasks:
         yield f"Only {MAX_NAMES:,} task names are counted apart; the rest is summed as {OTHER}."
     if counts["tasks"] and "recorder" not in reader.document:
         yield (
             "Written by an older tool: without sequence numbers a loss cannot be seen, and its "
-            "`running` may stand for submitted."
+            "`running` may mean submitted."
         )
 
 
@@ -61,7 +61,7 @@ def _losses(telemetry: Mapping[str, Any]) -> Iterator[str]:
         who = f"Worker {name}" if not others else f"Worker {name} and {others:,} more"
         yield (
             f"{who} could not be watched ({reason}): starts and CPU times of attempts there and "
-            "last words are missing. Install scalable-otel there."
+            "its last output are missing. Install scalable-otel there."
         )
     restarts: Any = telemetry.get("restarts")
     if isinstance(restarts, list) and restarts:

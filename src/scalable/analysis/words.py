@@ -50,7 +50,7 @@ def has_no_workers(report: Report) -> bool:
 
 
 def no_workers_words(report: Report) -> str:
-    """Say that tasks wait in vain."""
+    """Say that tasks wait and no worker can run them."""
     waiting = report.counts["tasks_waiting"]
     wait, them = ("waits", "it") if waiting == 1 else ("wait", "them")
     return f"{plural(waiting, 'task')} {wait} and no worker is left to run {them}"

@@ -35,7 +35,7 @@ class Phrase(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """Words that may indicate a cause; they may stand there for another reason."""
+    """Words that may indicate a cause; other failures may have them too."""
 
     cause: str
     #: To be searched for in the name of the exception's class.

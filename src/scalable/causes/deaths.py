@@ -125,7 +125,7 @@ DEATHS: Final[tuple[DeathRule, ...]] = (
     DeathRule(
         "timeout",
         "high",
-        "Dask itself ended the worker: the scheduler heard no heartbeat of it for "
+        "Dask itself ended the worker: the scheduler received no heartbeat from it for "
         "distributed.scheduler.worker-ttl",
         lambda case: case.reason in _NO_HEARTBEAT and (case.worker_ttl is not None or case.signal),
     ),
@@ -182,7 +182,7 @@ DEATHS: Final[tuple[DeathRule, ...]] = (
     DeathRule(
         "connection",
         "medium",
-        "the scheduler heard no heartbeat of it",
+        "the scheduler received no heartbeat from it",
         lambda case: case.reason in _NO_HEARTBEAT,
     ),
     DeathRule(
@@ -240,7 +240,7 @@ def _signal_of(case: Case) -> str | None:
         return None
 
 
-#: No status above this stands for a signal.
+#: Higher exit statuses do not encode a signal.
 _LAST_SIGNAL: Final = 128 + 32
 
 

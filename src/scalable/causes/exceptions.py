@@ -277,7 +277,7 @@ def _by_hint(exception: _Exception) -> Verdict | None:
 
 @lru_cache(maxsize=1_000)  # thousands of failures may have one message
 def judge_words(class_name: str, text: str) -> Verdict | None:
-    """Judge by words that may stand there for another reason: confidence is low."""
+    """Judge by words that other failures may have too: confidence is low."""
     for match in _QUOTED_CLASS.finditer(text):
         found = _type_sign(match[1])
         if found is not None:

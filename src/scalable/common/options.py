@@ -352,7 +352,7 @@ def resolve(
     for name in in_manifest:
         if name not in settable:
             raise OptionError(
-                f"telemetry.{name} is no option; allowed: {', '.join(sorted(settable))}"
+                f"telemetry.{name} is not an option; allowed: {', '.join(sorted(settable))}"
             )
     values: dict[str, Any] = {}
     for option in OPTIONS:

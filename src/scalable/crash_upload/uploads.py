@@ -56,8 +56,8 @@ class CrashUploads:
     """Sends logs of one run, on a daemon thread that starts with the first log.
 
     :meth:`submit` is called by the recorder's thread, :meth:`close` by the thread that closes the
-    run; neither waits for the network longer than it is told to. Texts pass `redact` before they
-    are sent; if it is None, the raw bytes are sent.
+    run; neither waits for the network longer than its timeout. Texts pass `redact` before they are
+    sent; if it is None, the raw bytes are sent.
     """
 
     def __init__(

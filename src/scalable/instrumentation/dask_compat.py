@@ -139,10 +139,10 @@ def scheduler_address(client: Client) -> str:
 
 
 def fetch_workers(client: Client, timeout: float = 2.0) -> dict[str, dict[str, Any]]:
-    """What the scheduler says of each worker, by address: its RPC ``identity(n_workers=-1)``.
+    """The scheduler's information on each worker, by address: RPC ``identity(n_workers=-1)``.
 
-    On the client's event loop, which cannot wait for it, and where there is no answer in time:
-    ``client._scheduler_identity``, what the client last heard, which has few workers or none.
+    On the client's event loop, which cannot wait for it, and if there is no answer in time: the
+    client's last copy, ``client._scheduler_identity``, which has few workers or none.
     """
     scheduler: Any = client.scheduler
     found: Any = cast("Any", client)._scheduler_identity

@@ -32,7 +32,7 @@ def details_of_task(task: TaskState) -> ExceptionDetails:
     """Details of what a task has raised, of which Dask keeps a pickle; else of its ``repr``."""
     exception = dask_compat.load_exception(task.exception)
     text = task.exception_text
-    # ``Exception(repr(e))`` stands for an exception that cannot be pickled.
+    # Dask replaces an exception that cannot be pickled by ``Exception(repr(e))``.
     if exception is None or (type(exception) is Exception and exception.args == (text,)):
         name, message = split_repr(text)
         return ExceptionDetails(name, message, f"{_HEADER}{task.traceback_text}{text}\n")

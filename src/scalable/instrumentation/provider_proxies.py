@@ -1,4 +1,4 @@
-"""Proxies that stand in for a provider and use, at each call, the one that the process has."""
+"""Proxies for providers that use, at each call, the provider that the process has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Relay(Protocol):
 
 
 class ProxyTracerProvider(trace.TracerProvider):
-    """Stands in for a tracer provider; used by any thread."""
+    """A proxy for a tracer provider; used by any thread."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -49,7 +49,7 @@ class ProxyTracerProvider(trace.TracerProvider):
 
 
 class ProxyMeterProvider(metrics.MeterProvider):
-    """Stands in for a meter provider; used by any thread."""
+    """A proxy for a meter provider; used by any thread."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -60,7 +60,7 @@ class ProxyMeterProvider(metrics.MeterProvider):
 
 
 class ProxyLoggerProvider(_logs.LoggerProvider):
-    """Stands in for a logger provider; used by any thread."""
+    """A proxy for a logger provider; used by any thread."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -170,7 +170,7 @@ class _Meter(metrics.Meter):
     create_up_down_counter = _creating("create_up_down_counter", _UpDownCounter)
     create_histogram = _creating("create_histogram", _Histogram)
     create_gauge = _creating("create_gauge", _Gauge)
-    # Nobody calls an observed instrument: it stays with the provider that it was made with.
+    # Observable instruments are not called: they stay with the provider that made them.
     create_observable_counter = _creating("create_observable_counter")
     create_observable_up_down_counter = _creating("create_observable_up_down_counter")
     create_observable_gauge = _creating("create_observable_gauge")

@@ -104,7 +104,7 @@ class RelayProviders:
         self._placed: list[otel_compat.Signal] = []
 
     def start(self) -> None:
-        """Take the place of each provider that nobody has set."""
+        """Set those providers that the process has not set."""
         let_go_in_forks(self)
         for signal, provider in self._ours.items():
             free = otel_compat.otel_provider(signal) is None
@@ -119,7 +119,7 @@ class RelayProviders:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Give the places back: in a forked process nobody takes what its code would record."""
+        """Unset the providers: what the code of a forked process records is not collected."""
         for signal in self._placed:
             if otel_compat.otel_provider(signal) is self._ours[signal]:
                 otel_compat.place_otel_provider(signal, None)

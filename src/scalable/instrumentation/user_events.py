@@ -130,5 +130,5 @@ def _bounded(fact: UserEvent) -> UserEvent | None:
 
 
 def client_event(event_type: str, fields: Mapping[str, Any]) -> UserEvent:
-    """An event of code that is no task's, on this process's clock."""
+    """An event of code outside of tasks, on this process's clock."""
     return UserEvent(USER_EVENT, time(), None, None, "", event_type, dict(fields))

@@ -219,7 +219,7 @@ class Watch:
         """A task left a state in which its code ran, or may still run.
 
         If Dask drops the result, because the task was cancelled or is needed from another worker,
-        only this report tells the scheduler of the execution.
+        the scheduler learns of the execution only from this report.
         """
         if finish in _ENDS:
             execution = self._executions.pop(key, None)

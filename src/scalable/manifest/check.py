@@ -20,7 +20,7 @@ from scalable.manifest.wording import findings
 
 #: Targets, and overlays, that a manifest may have.
 MAX_NAMED: Final = 200
-#: Stands for: inside a Slurm job the slurm target, else the local one.
+#: Means: inside a Slurm job the slurm target, else the local one.
 AUTO: Final = "auto"
 
 _SECTIONS: Final = ("version", "project", "targets", "components", "tasks", "overlays", "telemetry")

@@ -299,7 +299,7 @@ class _Reader:
         if replaced == text:
             return self._typed(text, tag, path)
         if node.style is None and tag == f"{_TAG}str":
-            # A variable may stand for a number. pydantic converts other types from text.
+            # A variable may be replaced by a number. pydantic converts other types from text.
             resolved = str(_SCALARS.resolve(yaml.ScalarNode, replaced, (True, False)))
             if resolved in (f"{_TAG}int", f"{_TAG}float"):
                 tag = resolved

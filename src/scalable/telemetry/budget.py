@@ -109,7 +109,7 @@ class SpanBudget:
         self._hold_limit = max(1, limit // 4)
         self._factory = factory
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
-        #: Attempts sent, and attempts that rollups stand for.
+        #: Attempts sent, and attempts that rollups summarise.
         self.sent = 0
         self.summarized = 0
 
@@ -129,7 +129,7 @@ class SpanBudget:
         Returns
         -------
         bool
-            False if there is no room: nothing may be sent that hangs under it.
+            False if there is no room: its descendants must not be sent.
         """
         trace = self._trace(ids.trace_id)
         span_id = ids.span_id

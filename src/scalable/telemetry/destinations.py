@@ -152,7 +152,7 @@ def _check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ResendError(
-            f"{url!r} is no address of a collector: give one such as http://127.0.0.1:4318."
+            f"{url!r} is not the address of a collector: give one such as http://127.0.0.1:4318."
         )
 
 

@@ -116,7 +116,7 @@ class MetricRouter:
         """Collect wherever it is time to; `last`: everywhere, now.
 
         The counts of the `shippers` of all signals are metrics as well, and so is the number of
-        spans that rollups stand for, where spans are sent.
+        attempts that rollup spans summarise, where spans are sent.
         """
         now = monotonic()
         send = bool(self._shippers) and (last or now >= self._next_sent)

@@ -57,7 +57,7 @@ class FactPuller:
         self.dropped = 0
         self.errors: dict[str, int] = {}
         self.graphs_unseen = 0
-        #: There is no such scheduler any more, and how that was found out.
+        #: Whether the scheduler is gone, and how that was found out.
         self.is_gone = False
         self.gone_because = ""
         self._guard = guard

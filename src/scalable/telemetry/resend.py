@@ -51,7 +51,7 @@ class Resent:
     spans: int = 0
     #: Of those, attempts of tasks.
     attempts: int = 0
-    #: Attempts that rollup spans stand for.
+    #: Attempts that rollup spans summarise.
     summarized: int = 0
     log_records: int = 0
     metric_points: int = 0
@@ -93,7 +93,7 @@ def resend(
 
 @dataclass(slots=True)
 class _Parent:
-    """A span that attempts hang under, as their records tell it."""
+    """The parent span of attempts, as far as their records describe it."""
 
     trace_id: int
     first: int

@@ -127,7 +127,7 @@ def find_routes(
 
 
 def _set_by_application(provider: Any) -> Any:
-    """`provider`, unless it is one of the API's proxies, which stand for none."""
+    """`provider`; None if it is one of the API's proxies, which mean that none is set."""
     return None if type(provider).__module__.split(".")[:2] in _STAND_INS else provider
 
 

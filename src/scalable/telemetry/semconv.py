@@ -23,7 +23,7 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {}
 
 
 def _field(attribute: str, *fields: str) -> str:
-    """Pair an attribute with the field that it becomes, whose meaning the schema tells.
+    """Pair an attribute with the field that it becomes, which the schema describes.
 
     The field may be of the record or of its `details`; `task.state` is one of tasks alone.
     """

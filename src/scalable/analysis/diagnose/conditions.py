@@ -79,8 +79,8 @@ def _unfinished(report: Report) -> Finding:
             last_at=report.as_of,
             files=(RUN, TASKS),
         ),
-        suggestion="It was killed, or its host went down: the record ends there, and nothing in it "
-        "tells which. Look at the host's log and the batch system's; what had finished is in "
+        suggestion="It was killed, or its host went down: the record ends there and does not show "
+        "which. Look at the logs of the host and the batch system; what had finished is in "
         "tasks.jsonl.",
     )
 

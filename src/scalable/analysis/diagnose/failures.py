@@ -134,7 +134,7 @@ def _suggestion(report: Report, group: Group, *, survived: bool) -> str:
     if group.cause == "input_validation" and any(_TOKEN.search(task) for task in group.final):
         text += (
             " Arguments are not recorded: a key of your own, as in "
-            'client.submit(f, x, key=f"tile-{x}"), tells in the record which input it was.'
+            'client.submit(f, x, key=f"tile-{x}"), shows in the record which input it was.'
         )
     return text
 
@@ -364,7 +364,7 @@ def _exit(finding: Finding, status: str, at: str) -> Finding:
     suggestion = "Look at why it does: the line named calls sys.exit, or raises SystemExit."
     if status in ("exit status 143", "exit status 130"):
         suggestion = (
-            "A status above 128 is a signal's number and 128: the program was told to stop "
+            "A status above 128 is 128 plus a signal's number: the program was asked to stop "
             "(143 is SIGTERM, 130 is Ctrl-C)."
         )
     title = f"The program ended itself with {status}{at}"
