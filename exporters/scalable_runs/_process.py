@@ -159,7 +159,7 @@ class ProcessHandle:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._handle = -1
-        # Another process may come to have the same id; not every system has handles.
+        # Another process may later get the same id; not every system has handles.
         with contextlib.suppress(OSError, AttributeError):
             self._handle = os.pidfd_open(pid)
 

@@ -162,7 +162,7 @@ class FileProblems:
     gaps
         The first and the last number of the first gaps, and the writer if the run has several.
     repeated
-        Lines that came a second time and were skipped.
+        Lines that were repeated and skipped.
     disordered
         Records with a sequence number that fits neither neighbour.
     missing_bytes

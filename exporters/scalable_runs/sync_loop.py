@@ -59,7 +59,7 @@ class SyncLoop:
             return in_time and self._last_was_good
 
     def close(self, timeout: float) -> bool:
-        """Finish; return whether that was done within `timeout` seconds. It goes on after that."""
+        """Finish; return whether that took at most `timeout` seconds. It continues after that."""
         self._closing.set()
         self._wake.set()
         if self.thread is threading.current_thread():

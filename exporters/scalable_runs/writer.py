@@ -375,7 +375,7 @@ class RunWriter:
     # Called on the sync loop's thread
 
     def _guarded(self, step: Callable[[], object]) -> bool:
-        """Count and report what a step raises, so that the thread goes on."""
+        """Count and report what a step raises, so that the thread continues."""
         try:
             return bool(step())
         except Exception as error:

@@ -79,7 +79,7 @@ class SharedRun:
         writer.close(summary.document, status="completed", finished_at=iso(time()))
 
     def forget(self) -> None:
-        """In a forked child: the run is the parent's, and its lock may be held for ever."""
+        """In a forked child: the run is the parent's, and its lock may never be released."""
         self.writer = None
         self._resource = None
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-#: Results kept of short texts that come again: names, labels, attributes.
+#: Cached results for short texts that repeat: names, labels, attributes.
 MAX_CACHED: Final = 4_096
 MAX_CACHED_LENGTH: Final = 256
 

@@ -195,7 +195,7 @@ class Store(Protocol):
         """Make durable what was appended before.
 
         Lines of which it is not known whether they are durable, after an error, are counted in
-        `LossCounter.uncertain`; the store goes on in a new segment.
+        `LossCounter.uncertain`; the store continues in a new segment.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class Store(Protocol):
         ...
 
     def seal(self) -> None:
-        """End the journals: nothing is appended any more; the last documents follow."""
+        """End the journals: nothing more is appended; only the last documents follow."""
         ...
 
     def close(self) -> None:

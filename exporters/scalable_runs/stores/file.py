@@ -3,7 +3,7 @@
 - Each `write` has whole lines, on a descriptor opened with `O_APPEND`; a short one is completed by
   the next.
 - After a failed `fsync` the kernel may have dropped the pages and consider them clean: nothing
-  written since the last good one is certain. Writing goes on in a new segment.
+  written since the last good one is certain. Writing continues in a new segment.
 - A document is replaced: temporary file, fsync, rename, fsync of the directory.
 - No link is followed; a pipe or a device in place of a file is an error.
 """
@@ -40,7 +40,7 @@ _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 class _Journal:
-    """A journal that is being written: its open segment, and what came before. See `FileStore`."""
+    """A journal that is being written: its open segment and earlier ones. See `FileStore`."""
 
     __slots__ = (
         "earlier_lines",

@@ -43,7 +43,7 @@ class Evidence:
     first_at, last_at
         When it happened first and last.
     message
-        What one of the failures said.
+        The message of one of the failures.
     messages
         The different messages, where there is more than one.
     is_death

@@ -67,7 +67,7 @@ def _losses(telemetry: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(restarts, list) and restarts:
         yield (
             f"The process that wrote the run died {plural(len(restarts), 'time')}; another one "
-            "went on with what the first had not written."
+            "continued with what the first had not written."
         )
 
 

@@ -224,7 +224,7 @@ def _unknown(counts: SummaryCounts) -> int:
 
 
 def _merged(groups: list[FailureGroup]) -> tuple[FailureGroup, ...]:
-    """Merge what one line raised with different messages, and what came back from a task.
+    """Merge failures that one line raised with different messages, and those re-raised from a task.
 
     The exception of a task is raised again in the program that waits for it: that is not another
     failure.

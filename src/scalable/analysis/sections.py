@@ -43,7 +43,7 @@ class Sentence(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What a failure said; a renderer may shorten `text`, and no more than that."""
+    """The message of a failure; a renderer may shorten only `text`."""
 
     text: str
     before: str = ""

@@ -43,7 +43,7 @@ def tasks_words(report: Report) -> str:
 
 
 def has_no_workers(report: Report) -> bool:
-    """Tasks wait, none runs, and every worker that came is gone."""
+    """Whether tasks wait, none runs, and every worker has left."""
     alive = any(row["state"] not in ("lost", "removed") for row in report.workers)
     counts = report.counts
     return bool(counts["tasks_waiting"]) and not counts["tasks_running"] and not alive

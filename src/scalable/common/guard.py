@@ -51,7 +51,7 @@ class Guard:
             raise error
         if count == 1:
             logger.warning(
-                "scalable: internal error in %s, the workload goes on (further ones are counted)",
+                "scalable: internal error in %s, the workload continues (further ones are counted)",
                 place,
                 exc_info=error,
             )

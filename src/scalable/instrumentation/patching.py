@@ -46,7 +46,7 @@ class Patch:
     def undo(self) -> None:
         """Undo one :meth:`apply`; the last one restores the function.
 
-        Where another package has wrapped the wrapper meanwhile, theirs stays and with it ours.
+        If another package has wrapped the wrapper, both stay.
         """
         with self._lock:
             self._users = max(0, self._users - 1)

@@ -77,7 +77,7 @@ class ProxyLoggerProvider(_logs.LoggerProvider):
 
 
 class _Following:
-    """Finds what to use now: ours, that of a provider set meanwhile, or one that does nothing."""
+    """Finds the instrument to use: ours, that of a provider set later, or one that does nothing."""
 
     __slots__ = ("_found", "_get", "_none", "_own", "_proxy", "_signal")
 

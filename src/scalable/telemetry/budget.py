@@ -118,7 +118,7 @@ class SpanBudget:
         self._trace(trace_id).expected += count
 
     def parent(self, ids: SpanContext) -> None:
-        """A span that is not an attempt is sent: attempts may hang under it."""
+        """Note that a span other than an attempt is sent: attempts may be its children."""
         trace = self._trace(ids.trace_id)
         trace.sent_ids.add(ids.span_id)
         trace.first = trace.first or ids

@@ -87,7 +87,7 @@ def spawn(run_id: str) -> Process | None:
             process_group=0,
         )
     except (OSError, MemoryError, subprocess.SubprocessError) as error:
-        logger.info("scalable: the recorder has no process of its own: %r", error)
+        logger.info("scalable: the recorder's process could not be started: %r", error)
         return None
     with contextlib.suppress(OSError):
         wire.write_bytes(process.stdin.fileno(), marshal.dumps(_search_path()))

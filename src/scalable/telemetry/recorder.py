@@ -66,9 +66,9 @@ class RunIdentity:
 
 
 class Recorder(RecorderLoop):
-    """Records one run, on a daemon thread of its own.
+    """Records one run, on its own daemon thread.
 
-    It lives in a process of its own (:mod:`scalable.telemetry.child`) or in the program's.
+    It runs in a separate process (:mod:`scalable.telemetry.child`) or in the program's.
     The public methods are called by other threads; everything else happens on the recorder's.
     `yield_seconds` is 0 where no other thread needs the interpreter.
     """

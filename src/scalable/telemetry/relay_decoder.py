@@ -42,7 +42,7 @@ from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, 
 from scalable.telemetry import semconv
 from scalable_runs.redact import Redactor
 
-#: Resources and scopes kept at hand.
+#: Resources and scopes that are cached.
 _MAX_KEPT: Final = 256
 #: Time series of user metrics that are summed up; beyond it the oldest begins anew.
 _MAX_SERIES: Final = 10_000
@@ -57,7 +57,7 @@ _SIGNALS: Final = {
 
 
 class RelayedSignals(NamedTuple):
-    """What came since the last call."""
+    """Signals that were decoded since the last call of :meth:`RelayDecoder.drain`."""
 
     spans: list[ReadableSpan]
     logs: list[ReadableLogRecord]
@@ -140,7 +140,7 @@ class RelayDecoder:
             self._waiting.metrics.append(self._metrics(items, fact.worker, resource))
 
     def drain(self) -> RelayedSignals:
-        """What came since the last call."""
+        """Remove and return the signals decoded since the last call."""
         waiting, self._waiting = self._waiting, RelayedSignals([], [], [])
         return waiting
 

@@ -108,7 +108,7 @@ class _Attempts:
     by_trace: dict[int, int] = field(default_factory=dict[int, int])
     parents: dict[int, _Parent] = field(default_factory=dict[int, _Parent])
     last: int = 0
-    #: Attempts that user code's spans hang under.
+    #: Attempts that are parents of user code's spans.
     pinned: list[SpanContext] = field(default_factory=list[SpanContext])
 
     def add(self, ids: SpanContext, parent: SpanContext | None, at: int) -> None:
@@ -219,7 +219,7 @@ class _Resending:
                 yield item
 
     def _scan_attempts(self) -> _Attempts:
-        """Count attempts by trace, and find the spans that they hang under."""
+        """Count attempts by trace, and find their parent spans."""
         attempts = _Attempts()
         above_user_spans = {
             parent.span_id

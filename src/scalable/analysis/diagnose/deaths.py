@@ -135,7 +135,7 @@ def _was_silent(death: FailureDetails) -> bool:
 
 
 def _silence(group: Sequence[FailureDetails], running: Counter[str]) -> str:
-    """Say for how long there was no heartbeat, and what ran meanwhile."""
+    """Say for how long there was no heartbeat, and what ran during that time."""
     ages = [death.get("heartbeat_age_s") for death in group]
     ages += [death.get("worker_ttl_s") for death in group]
     longest = max(filter(None, ages), default=None)
