@@ -65,8 +65,8 @@ def instrument(
     sample_interval : float, optional
         Seconds between samples of the workers' usage. Default: 5.
     close_timeout : float, optional
-        Longest time in seconds that closing waits for the scheduler; counted anew while facts
-        arrive, three times that in all. Default: 5.
+        Longest time in seconds that closing waits for the scheduler. Facts that arrive extend the
+        wait, up to three times as long in all. Default: 5.
     redact_off : str, optional
         Names of redaction families not to apply, separated by commas.
     crash_upload : str, optional

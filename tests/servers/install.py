@@ -340,13 +340,13 @@ class Job:
         self.log_path = log_path
         #: What becomes the installation.
         self.target = temporary / "target"
-        #: What is thrown away.
+        #: What is discarded.
         self.work = temporary / "work"
         self.target.mkdir(parents=True)
         self.work.mkdir()
 
     def say(self, what: str) -> None:
-        """Tell the person who waits."""
+        """Print a line of progress."""
         print(f"  {self._server.name}: {what}", flush=True)
 
     def go(self) -> str:

@@ -27,6 +27,10 @@ OLDEST_PROTOCOL: Final = 1
 MAX_FACT: Final = 512 * 2**10
 #: Entries kept of one list or mapping that a peer sends.
 MAX_ENTRIES: Final = 1_000
+#: Bytes of the program's own events that wait for the recorder at most; further ones are counted.
+MAX_NOTED: Final = 16 * 2**20
+#: Kinds of unreadable facts that are counted separately.
+MAX_PLACES: Final = 100
 
 #: ``(action, start, stop)`` of what happened around an execution: transfer, disk-read, …
 Phase: TypeAlias = tuple[str, float, float]
@@ -473,12 +477,6 @@ def _count(unread: Counter[str] | None, kind: str) -> None:
     if unread is not None:
         place = f"unread:{kind}"
         unread[place if place in unread or len(unread) < MAX_PLACES else "unread:other"] += 1
-
-
-#: Bytes of the program's own events that wait for the recorder at most; further ones are counted.
-MAX_NOTED: Final = 16 * 2**20
-#: Kinds of unreadable facts that are counted separately.
-MAX_PLACES: Final = 100
 
 
 def size_of(value: Any) -> int:

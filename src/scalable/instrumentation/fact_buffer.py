@@ -35,7 +35,7 @@ class FactBuffer:
     """
 
     def __init__(self) -> None:
-        #: Facts that were handed out, and those that were not.
+        #: Facts that were returned by a pull, and those that were not.
         self.sent: list[Raw] = []
         self.waiting: deque[Raw] = deque()
         #: Estimated bytes of both.

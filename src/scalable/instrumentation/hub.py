@@ -45,7 +45,7 @@ class Run(Protocol):
     guard: Guard
 
     def pull(self, after: int, limit: int = ..., size: int = ...) -> dict[str, Any]:
-        """Hand out facts."""
+        """Return facts from number `after` on."""
         ...
 
     def receive(self, fact: facts.Fact | None) -> None:
@@ -53,7 +53,7 @@ class Run(Protocol):
         ...
 
     async def leave(self) -> None:
-        """End the run on this scheduler."""
+        """Stop recording on this scheduler."""
         ...
 
 

@@ -102,7 +102,7 @@ class Outbox:
                 self._closed = True
 
     def flush(self) -> None:
-        """Send what waits, or try later."""
+        """Send what waits; if that is blocked, try later."""
         if not self._closed and self._is_blocked():
             self._loop.call_later(FLUSH_INTERVAL, self.flush)
         else:
@@ -165,7 +165,7 @@ def _in_parts(items: list[bytes]) -> Iterator[list[bytes]]:
 
 
 class _Tally:
-    """An exact count that any thread adds to without a lock, and that the loop takes.
+    """An exact count; any thread adds to it without a lock, and the loop reads it.
 
     ``+=`` on a number would lose what another thread adds meanwhile; a step of an iterator written
     in C is atomic.

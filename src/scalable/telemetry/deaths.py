@@ -68,7 +68,7 @@ class Death(NamedTuple):
     #: Tasks that ran there.
     tasks: tuple[str, ...]
     known: _Known
-    #: When it is certified, whatever is known then.
+    #: When it is certified with what is known by then.
     deadline: float
 
 
@@ -110,7 +110,7 @@ class Deaths:
     # -- reports --------------------------------------------------------------------------------
 
     def ready(self, fact: facts.WorkerReady) -> None:
-        """A worker registered; what is known of an earlier one at its address is not its own."""
+        """A worker registered: forget what is known of an earlier one at its address."""
         self._known[fact.address] = _Known(fact.nanny)
 
     def sample(self, address: str, time: float, memory: int) -> None:
@@ -297,7 +297,7 @@ def _case(death: Death, log: KeptLog, tail: str) -> Case:
 
 
 def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
-    """What it means that the end of the process was not reported."""
+    """What a missing report of the end of the process means."""
     if log.state == "written":
         return ", process alive"
     if ready.nanny:

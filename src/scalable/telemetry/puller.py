@@ -28,7 +28,7 @@ class Closing:
     status: RunStatus
     #: Seconds to wait while no fact arrives.
     timeout: float
-    #: When it is over, and when it is over whatever arrives (:func:`time.monotonic`).
+    #: When closing ends unless facts arrive, and when in any case, by the monotonic clock.
     deadline: float
     latest: float
     error: tuple[str, str, str] | None = None
@@ -73,7 +73,7 @@ class FactPuller:
 
     @property
     def is_silent(self) -> bool:
-        """The last question was not answered, which may have taken no time."""
+        """The last request was not answered, which may have taken no time."""
         return self._silent_since is not None and not self.is_gone
 
     @property
@@ -110,7 +110,7 @@ class FactPuller:
         if self._silent_since is None:
             self._silent_since = now
         if closing is not None:
-            # A slow answer says nothing: the scheduler is asked again until the time is up.
+            # A slow answer may only mean a busy scheduler: ask again until the time is up.
             if isinstance(error, ConnectionRefusedError):
                 self.is_gone, self.gone_because = True, str(error)
         elif now - self._silent_since > SILENT_AFTER and not (
