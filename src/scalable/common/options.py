@@ -270,8 +270,8 @@ class Settings(RecorderOptions):
         "SCALABLE_CLOSE_TIMEOUT",
         _seconds(0.0),
         "seconds, at least 0",
-        "Longest time that closing a run waits for what the scheduler still holds; counted anew "
-        "while facts arrive, three times that in all.",
+        "Longest time that closing a run waits for what the scheduler still holds. Facts that "
+        "arrive extend the wait, up to three times as long in all.",
     )
     redact_off: frozenset[str] = _option(
         frozenset[str](),
