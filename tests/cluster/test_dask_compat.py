@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,6 +112,19 @@ def test_unsupported_version(monkeypatch):
         f"distributed 2024.1.0 is too old, {required_distributed()} is needed"
     )
     monkeypatch.setattr(distributed, "__version__", "2999.1.0+5.gabcdef")
+    assert dask_compat.unsupported_version() == ""
+
+
+@pytest.mark.parametrize(
+    "requirements", [None, ["click>=8.1"], PackageNotFoundError("scalable-otel")]
+)
+def test_unsupported_version__any_where_the_package_is_not_installed(monkeypatch, requirements):
+    def requires(name):
+        if isinstance(requirements, Exception):
+            raise requirements
+        return requirements
+
+    monkeypatch.setattr("scalable.common.requirements.requires", requires)
     assert dask_compat.unsupported_version() == ""
 
 

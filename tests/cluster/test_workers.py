@@ -203,9 +203,9 @@ def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):
 def test_tasks_that_wait_without_any_worker_are_reported_while_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, notes_dir: Path
 ):
-    from scalable.telemetry import recorder
+    from scalable.telemetry import run_health
 
-    monkeypatch.setattr(recorder, "WORKERLESS_AFTER", 0.5)
+    monkeypatch.setattr(run_health, "WORKERLESS_AFTER", 0.5)
     command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--name", "w7"]
     with LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
         worker = subprocess.Popen(
