@@ -6,10 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
+from scalable.common.forks import unlocked_in_forks
 from scalable_runs._process import ProcessHandle
 
 _SHELL: Final = Path("/bin/sh")
@@ -46,7 +48,7 @@ def start_detached(command: Sequence[str], **options: Any) -> None:
 
 
 class Detached:
-    """A program started as by :func:`start_detached`, with pipes; used by one thread at a time.
+    """A program started as by :func:`start_detached`, with pipes; any thread may end it.
 
     Attributes
     ----------
@@ -68,10 +70,13 @@ class Detached:
         # The program writes nothing before it has received something.
         self.pid = int(self.stdout.readline() or 0)
         self._process = ProcessHandle(self.pid)
+        # The thread that serves it and the one that gives up its start may end it at once.
+        self._lock = unlocked_in_forks(threading.Lock())
 
     def kill(self) -> None:
         """End it at once."""
-        self._process.kill()
+        with self._lock:
+            self._process.kill()
 
     def end(self) -> None:
         """Kill it and release what belongs to it."""
@@ -80,14 +85,15 @@ class Detached:
 
     def release(self, timeout: float) -> None:
         """Close its pipes and wait for its end; kill it after `timeout` seconds."""
-        self.close_pipes()
-        if not self._process.has_ended(timeout):
-            self.kill()
-            self._process.has_ended(timeout)
-        if adopts_orphans():
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
-        self._process.close()
+        with self._lock:
+            self.close_pipes()
+            if not self._process.has_ended(timeout):
+                self._process.kill()
+                self._process.has_ended(timeout)
+            if adopts_orphans():
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(self.pid, os.WNOHANG)
+            self._process.close()
 
     def close_pipes(self) -> None:
         """Close this side's ends."""
