@@ -328,6 +328,16 @@ def test_time_is_linear_for_adversarial_texts(unit: str) -> None:
     assert grows_evenly(*(unit * (length // len(unit)) for length in lengths))
 
 
+@pytest.mark.parametrize(
+    "units", [("(", "sessionid="), ("pwd={a", "sessionid="), ("a:b@tcp(", "token:")]
+)
+def test_time_is_linear_where_many_names_precede_one_long_value(units: tuple[str, str]) -> None:
+    some = "".join(Random(3).choices(units, k=400))
+    assert grows_evenly(
+        *((some * (length // len(some) + 1))[:length] for length in (15_000, 60_000))
+    )
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from(HURTING), min_size=2, max_size=5), st.randoms())
 def test_time_is_linear_for_mixtures_of_adversarial_texts(units: list[str], random: Random) -> None:

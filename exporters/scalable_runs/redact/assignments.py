@@ -285,8 +285,10 @@ _MECHANISM: Final = re.compile(r"[A-Z0-9]+(?:-[A-Z0-9]+)*|[A-Za-z]+")
 
 
 def _bare(found: _Assignment, op: str) -> Span | None:
-    text, at = found.text, found.at
-    match = _BARE.match(text, at, at + LOOK_AHEAD)
+    text, at, pattern = found.text, found.at, _BARE
+    # A longer value is judged by its beginning: many names may be followed by one long text.
+    limit = at + LOOK_AHEAD
+    match = pattern.match(text, at, limit)
     if match is None:
         return None
     end = match.end()
@@ -306,13 +308,15 @@ def _bare(found: _Assignment, op: str) -> Span | None:
         # A call or a subscript, if it follows a name.
         if not value or IDENTIFIER.fullmatch(value):
             return None
-        end = match_end(_REST, text, end)
+        pattern = _REST
+        rest = pattern.match(text, end, limit)
+        end = rest.end() if rest is not None else end
         value = text[at:end]
     if len(value) < (3 if in_string else 4):
         return None
     if not _is_bare_secret(value, found, op, end, in_string=in_string):
         return None
-    return at, match_end(_BARE, text, end) if end == at + LOOK_AHEAD else end
+    return at, match_end(pattern, text, end) if end == limit else end
 
 
 def _is_bare_secret(value: str, found: _Assignment, op: str, end: int, *, in_string: bool) -> bool:
