@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scalable.common.guard import Guard
 from scalable.telemetry import wire
+from scalable.telemetry.puller import ANSWER_TIMEOUT, PULL_INTERVAL, RETRY_INTERVAL
 
 if TYPE_CHECKING:
     from scalable.facts import FactSource
 
-#: Seconds between two pulls: usually, after one that failed, and while a caller waits for the end
-#: of a flush or of the run.
-PULL_INTERVAL: Final = 0.2
-RETRY_INTERVAL: Final = 0.5
+#: Seconds between two pulls while a caller waits for the end of a flush or of the run.
 EAGER_INTERVAL: Final = 0.02
-#: Seconds that a remote scheduler has to answer.
-ANSWER_TIMEOUT: Final = 4.0
 
 
 class OutgoingFacts:

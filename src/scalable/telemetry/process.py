@@ -30,7 +30,8 @@ from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.processes import EXIT_TIMEOUT, Detached
 from scalable.telemetry import wire
-from scalable.telemetry.outgoing import ANSWER_TIMEOUT, OutgoingFacts, Unconfirmed
+from scalable.telemetry.outgoing import OutgoingFacts, Unconfirmed
+from scalable.telemetry.puller import ANSWER_TIMEOUT
 from scalable_runs import schema
 
 # No heavy modules are imported here, so that the process can be started before they are.

@@ -14,6 +14,9 @@ from scalable_runs.schema import RunStatus
 
 #: Facts asked for at once.
 PULL_SIZE: Final = 2_000
+#: Seconds between two pulls, usually and after one that was not answered.
+PULL_INTERVAL: Final = 0.2
+RETRY_INTERVAL: Final = 0.5
 #: Longest wait for one answer, in seconds.
 ANSWER_TIMEOUT: Final = 4.0
 #: Seconds without an answer after which the user is warned. The scheduler is asked again until the

@@ -12,12 +12,9 @@ from scalable.common.guard import Guard
 from scalable.facts import Batch
 from scalable.telemetry import wire
 from scalable.telemetry.deaths import NANNY_WAIT
-from scalable.telemetry.puller import Closing, FactPuller
+from scalable.telemetry.puller import PULL_INTERVAL, RETRY_INTERVAL, Closing, FactPuller
 from scalable_runs.schema import RunStatus
 
-#: Seconds between two pulls when there are no facts, and when the scheduler did not answer.
-PULL_INTERVAL: Final = 0.2
-RETRY_INTERVAL: Final = 0.5
 #: Seconds between two pulls while a caller waits for the certificates of lost workers.
 DYING_INTERVAL: Final = 0.02
 
