@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import synthetic
 from benchmarks.synthetic import Shape
+from cluster import tasks
 from scalable import facts
 from scalable.telemetry import wire
 from scalable.telemetry.recorder import CHUNK
@@ -102,6 +104,28 @@ def test_a_run_whose_end_is_asked_for_during_a_pull_gets_what_came_meanwhile(tmp
     recorder.start(source)
     assert recorder.finished.wait(60)
     assert [line["task_id"] for line in RunReader(recorder.run_dir).records(TASKS)] == ["x", "x"]
+
+
+def test_a_flush_asked_for_after_a_pull_waits_for_the_next_one(tmp_path, monkeypatch):
+    recorder = synthetic.make_recorder(tmp_path, Shape(tasks=0), [])
+    take, known = recorder._take, []
+    flush = threading.Thread(target=lambda: (recorder.flush(30), known.append(recorder.progress())))
+
+    def take_while_flush_is_asked_for(batch: facts.Batch | None) -> None:
+        if not flush.ident:
+            flush.start()
+            tasks.wait_until(lambda: recorder._flush_asked)
+        take(batch)
+
+    monkeypatch.setattr(recorder, "_take", take_while_flush_is_asked_for)
+    source = Scripted([], [submitted("x")])
+    pull = source.pull
+    source.pull = lambda *arguments: pull(*arguments)._replace(more=False)
+    recorder.start(source)
+    tasks.wait_until(lambda: known)
+    flush.join(60)
+    recorder.close("completed", 5.0)
+    assert known == [(0, 1, 0)]
 
 
 def test_slow_answers_while_closing_end_no_pulling(tmp_path):

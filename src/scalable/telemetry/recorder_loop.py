@@ -35,8 +35,8 @@ class RecorderLoop(ABC):
         self._condition = threading.Condition()
         self._flush_asked = self._flush_done = 0
         self._flush_since = 0.0
-        #: The last step pulled all facts that existed when it began.
-        self._pulled_all = False
+        #: Flushes that were asked for before the last step which found nothing more.
+        self._flush_covered = 0
         self._closing: Closing | None = None
         self._abandoned = False
         #: The current step began after the end was requested, so it pulls all facts.
@@ -131,8 +131,8 @@ class RecorderLoop(ABC):
     def _wait(self) -> None:
         """Wait for the next step; first, wake the callers of :meth:`flush`."""
         dying = self._deaths_pending() and monotonic() - self._flush_since < NANNY_WAIT
-        if self._flush_done < self._flush_asked and self._pulled_all and not dying:
-            self._flush_done = self._flush_asked
+        if self._flush_done < self._flush_covered and not dying:
+            self._flush_done = self._flush_covered
             self._condition.notify_all()
         is_asked = self._flush_done < self._flush_asked or self._abandoned
         is_silent = self._puller.is_silent
@@ -143,16 +143,16 @@ class RecorderLoop(ABC):
 
     def _guarded_step(self) -> None:
         """Pull once and record the batch; an internal error loses only this batch."""
+        with self._condition:
+            asked = self._flush_asked
+            self._is_last = self._abandoned or self._closing is not None
         try:
-            with self._condition:
-                asked = self._flush_asked
-                self._is_last = self._abandoned or self._closing is not None
             batch = self._puller.pull(self._closing)
-            self._pulled_all = not self._puller.more and asked == self._flush_asked
             self._take(batch)
         except BaseException as error:
             self.guard.failed("recorder", error)
-            self._pulled_all = True
+        if not self._puller.more:
+            self._flush_covered = asked
 
     @abstractmethod
     def _open(self) -> None:
