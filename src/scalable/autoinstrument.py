@@ -7,12 +7,13 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from weakref import WeakSet
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from scalable.common.forks import unlocked_in_forks
+from scalable.common.options import OPTIONS, FileOptions, resolve
 from scalable.common.requirements import required_distributed
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class DaskInstrumentor(BaseInstrumentor):
     >>> DaskInstrumentor().instrument(project="tides")  # doctest: +SKIP
     """
 
+    #: The options that a configuration file of OpenTelemetry can give, below
+    #: ``instrumentation/development: python: dask:``. The SDK looks for this name.
+    configuration: ClassVar[type] = FileOptions
+
     _undo: tuple[Callable[[], None], ...] = ()
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -48,10 +53,11 @@ class DaskInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         from distributed import Client
 
-        from scalable.common.options import resolve
-
-        # A wrong option is reported here, not when a client is made.
-        options = {name: value for name, value in kwargs.items() if name not in _FOREIGN}
+        # A distribution passes the same arguments to every instrumentor.
+        options = {name: value for name, value in kwargs.items() if name in _OPTIONS}
+        if foreign := sorted(kwargs.keys() - options.keys()):
+            logger.debug("scalable: not options of instrument(): %s", ", ".join(foreign))
+        # A wrong value is reported here, not when a client is made.
         resolve(options)
         self._lock = unlocked_in_forks(threading.Lock())
         self._runs: WeakSet[Instrumentation] = WeakSet()
@@ -113,8 +119,7 @@ class DaskInstrumentor(BaseInstrumentor):
                 self._runs.add(run)
 
 
-#: Arguments that ``opentelemetry-instrument`` passes to every instrumentor.
-_FOREIGN: Final = frozenset({"skip_dep_check", "raise_exception_on_conflict"})
+_OPTIONS: Final = frozenset(option.name for option in OPTIONS)
 #: Name of a worker's process under a nanny.
 _WORKER_PROCESS: Final = "Dask Worker process (from Nanny)"
 

@@ -26,10 +26,10 @@ from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
+from scalable.telemetry.ids import find_id_generator
 from scalable.telemetry.process import Process, RecorderProcess
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes, make_resource
-from scalable.telemetry.spans import SecureIdGenerator
 from scalable.telemetry.submissions import Submissions, propagates_as_configured
 from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
@@ -52,7 +52,8 @@ class Substitutes:
 
     #: Returns the time in seconds since the epoch.
     clock: Callable[[], float] = time
-    ids: IdGenerator = field(default_factory=SecureIdGenerator)
+    #: By default the configured generator's, else random.
+    ids: IdGenerator | None = None
     #: Where facts come from; by default the client's cluster.
     source: FactSource = field(default_factory=NoSource)
     #: Where the run is written; by default its directory.
@@ -118,7 +119,8 @@ def begin(
         os.environ, dask.config.config, values, off=settings.redact_off
     )
     routes = _routes(settings, warn)
-    submissions = Submissions(run_id, routes.sampled, ids=using.ids, clock=using.clock)
+    ids = using.ids or find_id_generator(os.environ, routes.providers.get("traces"), warn)
+    submissions = Submissions(run_id, routes.sampled, ids=ids, clock=using.clock)
     connection = None
     if client is not None:
         connection = ClusterConnection(
@@ -136,8 +138,8 @@ def begin(
         run_id,
         redact.short(settings.project),
         documents.provider,
-        using.ids.generate_trace_id(),
-        using.ids.generate_span_id(),
+        ids.generate_trace_id(),
+        ids.generate_span_id(),
         started,
         documents.components,
     )

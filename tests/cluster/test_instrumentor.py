@@ -69,6 +69,14 @@ def test_a_wrong_option_is_reported_where_it_is_given(instrumentor):
         instrumentor.instrument(scope="all")
 
 
+def test_arguments_for_other_instrumentors_are_accepted(instrumentor, tmp_path: Path):
+    instrumentor.instrument(project="auto", request_hook=print, excluded_urls="health")
+    with LocalCluster(n_workers=1, **quiet()) as cluster, Client(cluster) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    (run,) = find_runs(tmp_path / ".scalable" / "runs")
+    assert "-auto-" in run.run_id
+
+
 def test_a_client_that_cannot_be_recorded_works_all_the_same(
     instrumentor, monkeypatch, caplog: pytest.LogCaptureFixture
 ):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import TraceFlags
 
-from scalable.telemetry.routes import exception_signal, find_routes
+from scalable.telemetry import semconv
+from scalable.telemetry.routes import exception_signal, find_routes, make_resource
 from scalable.telemetry.spans import span_context
+from scalable_runs.redact import Redactor
+from sites import installed
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
@@ -51,10 +57,47 @@ def test_variables(environ, traces, logs):
 
 def test_what_is_not_installed_is_named_with_the_way_out():
     warnings: list[str] = []
-    environ = {ENDPOINT: "http://c", PROTOCOL: "http/json"}
+    environ = {ENDPOINT: "http://c", PROTOCOL: "http/xml"}
     routes = find_routes(environ, warnings.append)
     assert not routes.somewhere
-    assert "'http/json' that OTEL_* asks for is not installed" in warnings[0]
+    assert "'http/xml' that OTEL_* asks for is not installed" in warnings[0]
+
+
+def test_without_an_exporter_for_json_the_other_encoding_of_http_is_used():
+    warnings: set[str] = set()
+    routes = find_routes({ENDPOINT: "http://c", PROTOCOL: "http/json"}, warnings.add)
+    assert {point.name for points in routes.exporters.values() for point in points} == {HTTP}
+    (sentence,) = warnings
+    assert "http/json is not installed: http/protobuf is used" in sentence
+
+
+def test_an_exporter_for_json_is_used_where_there_is_one(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "opentelemetry_traces_exporter", "otlp_json_http = json:JSONEncoder")
+    environ = {"OTEL_TRACES_EXPORTER": "otlp", PROTOCOL: "http/json"}
+    assert chosen(environ) == {"traces": ["otlp_json_http"]}
+
+
+def test_a_service_that_nobody_named_is_named_after_the_project():
+    def name(base: Resource | None) -> object:
+        made = make_resource("run-1", "tides", Redactor(), base)
+        return made.attributes["service.name"]
+
+    assert name(None) == "tides"
+    assert name(Resource({"service.name": "unknown_service:python"})) == "tides"
+    assert name(Resource({"service.name": "floods"})) == "floods"
+
+
+def test_the_detector_names_the_service_unless_the_user_did(monkeypatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(tmp_path)
+    target = "scalable.resource_detector:ProjectResourceDetector"
+    installed(tmp_path, "opentelemetry_resource_detector", f"scalable = {target}")
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "scalable")
+    monkeypatch.setenv("SCALABLE_PROJECT", "tides")
+    attributes = Resource.create().attributes
+    assert attributes["service.name"] == attributes[semconv.PROJECT] == "tides"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "floods")
+    assert Resource.create().attributes["service.name"] == "floods"
 
 
 def test_a_provider_that_is_given_wins_over_the_environment():

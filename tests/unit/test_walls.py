@@ -108,6 +108,7 @@ ROOMS = (
             "scalable.autoinstrument",
             "scalable.begin",
             "scalable.documents",
+            "scalable.resource_detector",
             "scalable.testing",
         ),
         doors=("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),

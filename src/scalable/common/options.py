@@ -10,9 +10,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, get_type_hints
 
 Scope = Literal["client", "cluster"]
 Host = Literal["process", "thread"]
@@ -323,6 +323,18 @@ OPTIONS: Final = tuple(
     for name in InstrumentOptions.__annotations__
 )
 
+#: The options that plain data can give, for OpenTelemetry's declarative configuration.
+FileOptions: Final = make_dataclass(
+    "FileOptions",
+    [
+        (option.name, get_type_hints(InstrumentOptions)[option.name], None)
+        for option in OPTIONS
+        if option.variable
+    ],
+    frozen=True,
+    slots=True,
+)
+
 
 def resolve(
     given: Mapping[str, Any],
@@ -364,9 +376,14 @@ def resolve(
         values[option.name] = _parsed(option, value, origin)
     if _disabled_by_otel(environment) and given.get("enabled") is None:
         values["enabled"] = False
-    if not values["project"]:
-        values["project"] = Path.cwd().name[:_MAX_PROJECT] or "run"
+    values["project"] = values["project"] or _directory_name()
     return Settings(**values)
+
+
+def project_name(environ: Mapping[str, str]) -> str:
+    """Name of the project by the environment alone; never raises."""
+    text = environ.get(_FIELDS["project"].metadata["variable"], "").strip()
+    return text[:_MAX_PROJECT] or _directory_name()
 
 
 def documentation() -> str:
@@ -377,6 +394,13 @@ def documentation() -> str:
         cells = (f"`{option.name}`", variable, option.default_text, option.allowed, option.meaning)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _directory_name() -> str:
+    try:
+        return Path.cwd().name[:_MAX_PROJECT] or "run"
+    except OSError:  # it was deleted
+        return "run"
 
 
 def _parsed(option: Option, value: Any, origin: str) -> Any:

@@ -40,7 +40,12 @@ _OURS: Final = "scalable_runs"
 _OTLP: Final = "opentelemetry.exporter.otlp."
 ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
 
-_PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+_PROTOCOLS: Final = {
+    "grpc": "otlp_proto_grpc",
+    "http/protobuf": "otlp_proto_http",
+    "http/json": "otlp_json_http",
+}
+_JSON: Final = "http/json"
 
 
 @dataclass(slots=True)
@@ -118,7 +123,7 @@ def find_routes(
     for signal, provider in given.items():
         if provider is not None:
             routes.providers[signal] = provider
-        elif names := _exporter_names(environ, signal):
+        elif names := _exporter_names(environ, signal, warn):
             found = [point for name in names if (point := _entry_point(signal, name, warn))]
             if found:
                 routes.exporters[signal] = found
@@ -165,24 +170,34 @@ def _sampler(*configured: str | None) -> Sampler:
     return TracerProvider(resource=Resource({}), shutdown_on_exit=False).sampler
 
 
-def _exporter_names(environ: Mapping[str, str], signal: SignalName) -> list[str]:
+def _exporter_names(
+    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
+) -> list[str]:
     text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
     if not text:
         endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
         text = "otlp" if any(environ.get(name, "").strip() for name in endpoints) else "none"
     names = [name.strip() for name in text.split(",") if name.strip()]
     return [
-        _by_protocol(environ, signal) if name == "otlp" else name
+        _by_protocol(environ, signal, warn) if name == "otlp" else name
         for name in names
         if name not in ("none", _OURS)
     ]
 
 
-def _by_protocol(environ: Mapping[str, str], signal: SignalName) -> str:
+def _by_protocol(
+    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
+) -> str:
     """Name of the OTLP exporter; the specification's default protocol is http/protobuf."""
     prefix = "OTEL_EXPORTER_OTLP"
     protocol = environ.get(f"{prefix}_{signal.upper()}_PROTOCOL", "").strip()
     protocol = protocol or environ.get(f"{prefix}_PROTOCOL", "").strip()
+    if protocol == _JSON and not entry_points(
+        group=f"opentelemetry_{signal}_exporter", name=_PROTOCOLS[_JSON]
+    ):
+        # A receiver of one of the two accepts the other at the same address.
+        warn(f"the exporter for OTLP as {_JSON} is not installed: http/protobuf is used")
+        protocol = "http/protobuf"
     if protocol:
         return _PROTOCOLS.get(protocol, protocol)
     endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
@@ -215,13 +230,11 @@ def make_resource(
     `base` is the application's own, which takes the environment's place.
     """
     attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
-    if base is not None:
-        resource = base.merge(Resource(attributes))
-    else:
-        resource = Resource.create(attributes)
-        service = str(resource.attributes.get("service.name", ""))
-        if not service or service.startswith("unknown_service"):
-            resource = resource.merge(Resource({"service.name": project}))
+    resource = Resource.create(attributes) if base is None else base.merge(Resource(attributes))
+    service = str(resource.attributes.get("service.name", ""))
+    if not service or service.startswith("unknown_service"):
+        # Nobody has named the service: the SDK did.
+        resource = resource.merge(Resource({"service.name": project}))
     return Resource(redact.attributes(resource.attributes), resource.schema_url)
 
 

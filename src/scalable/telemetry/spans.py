@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,7 +9,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -24,18 +22,6 @@ _UNSET: Final = Status(StatusCode.UNSET)
 
 #: Scope of the run's own signals.
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
-
-
-class SecureIdGenerator(IdGenerator):
-    """Random ids that differ between runs, even if programs seed :mod:`random` alike."""
-
-    def generate_trace_id(self) -> int:
-        """A random trace id."""
-        return secrets.randbits(128) or 1
-
-    def generate_span_id(self) -> int:
-        """A random span id."""
-        return secrets.randbits(64) or 1
 
 
 def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:

@@ -18,7 +18,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.spans import SecureIdGenerator, span_context
+from scalable.telemetry.ids import SecureIdGenerator
+from scalable.telemetry.spans import span_context
 
 #: Graphs within this time, under one parent, share a submit span: to a person a loop of 10,000
 #: `client.submit` calls is one submission.
