@@ -6,6 +6,7 @@
 # make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
 # make docs    generate the tables of the pages in docs and the Grafana dashboards from the code
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
+# make matrix  check what a real collector receives from every combination of set-ups (10 minutes)
 # make fuzz    damage runs and try every command on them; N=100000 for more of them
 #
 # Each installs what it needs in .venv first. PYTHON=… chooses the interpreter.
@@ -20,6 +21,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 		&& { echo $$python; break; }; done)
 N ?= 100
+MATRIX ?= all
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +33,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test core check format bench bench-quick chaos fuzz servers docs clean
+.PHONY: help demo test core check format bench bench-quick chaos matrix fuzz servers docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -65,6 +67,9 @@ bench-quick: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	@CHAOS_N=$(N) $(BIN)/python -m pytest -m chaos $(ARGS)
+
+matrix: $(VENV)/.dev
+	@MATRIX=$(MATRIX) $(BIN)/python -m pytest tests/servers/test_matrix.py $(ARGS)
 
 # If atheris is installed, it guides the damage; FUZZ="N SEED" repeats cases by number.
 fuzz: $(VENV)/.dev

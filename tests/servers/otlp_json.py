@@ -1,7 +1,8 @@
 """What a collector's file exporter wrote, as plain dicts: a line is one OTLP message in JSON.
 
-Ids are hex digits, times are integers in nanoseconds, attributes are dicts, enumerations are words
-in lower case. A field that OTLP left out has its default.
+Every item has its resource, its scope's name and attributes, and the schema URLs of both. Ids are
+hex digits, times are integers in nanoseconds, attributes are dicts, enumerations are words in lower
+case. A field that OTLP left out has its default.
 """
 
 from __future__ import annotations
@@ -163,8 +164,14 @@ def _items(
         for by_resource in message.get(resources, ()):
             resource = _attributes(by_resource.get("resource", {}))
             for by_scope in by_resource.get(scopes, ()):
-                scope = by_scope.get("scope", {}).get("name", "")
-                around = {"resource": resource, "scope": scope}
+                scope = by_scope.get("scope", {})
+                around = {
+                    "resource": resource,
+                    "resource_schema_url": by_resource.get("schemaUrl", ""),
+                    "scope": scope.get("name", ""),
+                    "scope_attributes": _attributes(scope),
+                    "scope_schema_url": by_scope.get("schemaUrl", ""),
+                }
                 for item in by_scope.get(items, ()):
                     yield item, around
 
