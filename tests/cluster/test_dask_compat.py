@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
@@ -238,31 +239,87 @@ def test_close_method(client):
     assert calls
 
 
-def test_graph_patch(client):
-    sent: list[str] = []
+@contextmanager
+def graphs_of(client: Client, seen: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Call `seen` with each message of a client that :func:`dask_compat.is_graph`."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def graph_to_futures(self: Client, *args: Any, **kwargs: Any) -> Any:
-            sent.append(self.id)
-            return original(self, *args, **kwargs)
+        def send_to_scheduler(self: Client, message: Any) -> Any:
+            if dask_compat.is_graph(message):
+                assert self is client
+                seen(message)
+            return original(self, message)
 
-        return graph_to_futures
+        return send_to_scheduler
 
     patch = dask_compat.graph_patch(wrap)
     patch.apply()
     try:
+        yield
+    finally:
+        patch.undo()
+
+
+def test_graph_patch(client):
+    sent: list[Any] = []
+    with graphs_of(client, sent.append):
         client.submit(int, 1).result()
         client.gather(client.map(int, [1, 2]))
         client.compute(dask.delayed(int)(2)).result()
         dask.delayed(int)(3).compute(scheduler=client)
         client.persist(dask.delayed(int)(4)).compute(scheduler=client)
-    finally:
-        patch.undo()
-    count = len(sent)
-    assert count >= 5
-    assert set(sent) == {client.id}
+        client.get({"x": (int, 5)}, "x")
+    assert len(sent) == 7
     client.submit(int, 5).result()
-    assert len(sent) == count
+    assert len(sent) == 7
+
+
+def test_is_graph(client):
+    found: list[Any] = []
+    with graphs_of(client, found.append):
+        future = client.submit(int, 1)
+        assert len(found) == 1
+        future.result()
+        # Its release is a message, too.
+        del future
+    assert len(found) == 1
+    assert not dask_compat.is_graph(None)
+
+
+def test_graph_annotations(client):
+    found: list[Any] = []
+    with (
+        graphs_of(client, lambda message: found.append(dask_compat.graph_annotations(message))),
+        dask.annotate(color="blue"),
+    ):
+        client.submit(int, 1, priority=2).result()
+    assert found == [{"color": "blue", "priority": 2}]
+
+
+def test_annotate_graph(client, scheduler):
+    def annotate(message: dict[str, Any]) -> None:
+        dask_compat.annotate_graph(message, "size", "large")
+
+    given = {"color": "blue"}
+    with graphs_of(client, annotate), dask.annotate(**given):
+        future = client.submit(int, 1)
+        future.result()
+        found = on_loop(client, lambda: dict(scheduler.tasks[future.key].annotations))
+    assert found["color"] == "blue"
+    assert found["size"] == "large"
+    assert given == {"color": "blue"}
+
+
+def test_hide_frames():
+    name = "distributed.diagnostics.computations.ignore-modules"
+    with dask.config.set({name: [*dask.config.get(name)]}):
+        assert Client._get_computation_code()[-1].filename == __file__
+        dask_compat.hide_frames(__name__)
+        dask_compat.hide_frames(__name__)
+        assert not [code for code in Client._get_computation_code() if code.filename == __file__]
+        assert sum(__name__ in pattern for pattern in dask.config.get(name)) == 1
+    with dask.config.set({name: "a mistake of the user's"}):
+        dask_compat.hide_frames(__name__)
 
 
 # -- schedulers -----------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_uninstrument_undoes_everything(client):
     handlers = dict(scheduler.handlers)
     stream = dict(scheduler.stream_handlers)
     own = set(vars(client))
-    method = Client._graph_to_futures
+    method = Client._send_to_scheduler
     run = scalable.instrument(client)
     tasks.wait_until(lambda: "scalable" in worker.plugins)
     scalable.uninstrument(client)
@@ -132,7 +132,7 @@ def test_uninstrument_undoes_everything(client):
     assert "scalable" not in worker.plugins
     assert "execute" not in vars(worker)
     assert set(vars(client)) == own
-    assert Client._graph_to_futures is method
+    assert Client._send_to_scheduler is method
     scalable.uninstrument(client)
     assert client.submit(sum, [1, 2]).result() == 3
 
@@ -258,14 +258,14 @@ def test_an_internal_error_at_the_beginning_lets_the_work_go_on(
     monkeypatch.setattr(f"scalable.{place}", fail)
     api._guard.errors.clear()
     scheduler = client.cluster.scheduler
-    plugins, method = set(scheduler.plugins), Client._graph_to_futures
+    plugins, method = set(scheduler.plugins), Client._send_to_scheduler
     with scalable.instrument(client, recorder=recorder) as run:
         assert client.submit(sum, [1, 2]).result() == 3
     met = {"process": "Recorder.start", "thread": "RecorderProcess.start"}[recorder]
     assert run.enabled is place.endswith(f".{met}")
     assert ("internal error in instrument" in caplog.text) is not run.enabled
     assert set(scheduler.plugins) == plugins
-    assert Client._graph_to_futures is method
+    assert Client._send_to_scheduler is method
 
 
 def _script(tmp_path: Path, body: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from time import time
@@ -158,8 +159,40 @@ def close_method(client: Client) -> Callable[..., Any]:
 
 
 def graph_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
-    """Wrap ``Client._graph_to_futures``, through which every graph is sent."""
-    return Patch(Client, "_graph_to_futures", wrap)
+    """Wrap ``Client._send_to_scheduler``, through which every graph is sent, and other messages.
+
+    ``Client._graph_to_futures`` calls it once it has found the user's code on the stack
+    (``_get_computation_code``): Dask does not see a frame of ours there.
+    """
+    return Patch(Client, "_send_to_scheduler", wrap)
+
+
+def is_graph(message: Any) -> bool:
+    """Whether a client's message to its scheduler is a graph: its `op` is ``update-graph``."""
+    return message.__class__ is dict and message.get("op") == "update-graph"
+
+
+def graph_annotations(message: dict[str, Any]) -> dict[str, Any]:
+    """Annotations of all tasks of a graph's message: the `data` of a `ToPickle`."""
+    return message["annotations"].data
+
+
+def annotate_graph(message: dict[str, Any], name: str, value: Any) -> None:
+    """Add an annotation to all tasks of a graph's message."""
+    annotations = message["annotations"]
+    message["annotations"] = type(annotations)({**annotations.data, name: value})
+
+
+def hide_frames(module: str) -> None:
+    """Leave frames of a module out of what Dask shows as the user's code.
+
+    The value of ``distributed.diagnostics.computations.ignore-modules`` is a list of patterns.
+    """
+    name = "distributed.diagnostics.computations.ignore-modules"
+    pattern = rf"{re.escape(module)}(\.|$)"
+    ignored: Any = dask.config.get(name, None)
+    if isinstance(ignored, list) and pattern not in ignored:
+        dask.config.set({name: [*cast("list[str]", ignored), pattern]})
 
 
 # -- schedulers -----------------------------------------------------------------------------------

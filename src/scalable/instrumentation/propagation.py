@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from dask.base import annotate
 from distributed import Client
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import (
@@ -28,6 +27,7 @@ from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import attempt_span_id, carried, carrier_of
 from scalable.facts.protocol import ANNOTATION, PLACEMENT
 from scalable.instrumentation import dask_compat
+from scalable.instrumentation.dask_compat import is_graph
 
 #: Contexts kept by carrier: all tasks of one submission have the same.
 _MAX_CONTEXTS: Final = 1024
@@ -164,22 +164,23 @@ def remove() -> None:
 
 
 def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
-    def graph_to_futures(self: Client, *args: Any, **kwargs: Any) -> Any:
+    def send_to_scheduler(self: Client, message: Any) -> Any:
+        if not is_graph(message):
+            return original(self, message)
+        carrier = None
         try:
             carrier = _carrier_of(self)
+            if carrier is not None:
+                dask_compat.annotate_graph(message, ANNOTATION, carrier)
         except BaseException as error:
             guard.failed("carrier", error)
-            carrier = None
-        if carrier is None:
-            return original(self, *args, **kwargs)
-        with annotate(**{ANNOTATION: carrier}):
-            futures = original(self, *args, **kwargs)
-        sent = getattr(self, SENT_ATTRIBUTE, None)
+        result = original(self, message)
+        sent = getattr(self, SENT_ATTRIBUTE, None) if carrier is not None else None
         if sent is not None:
             sent()
-        return futures
+        return result
 
-    return graph_to_futures
+    return send_to_scheduler
 
 
 def _describing(original: Callable[..., Any]) -> Callable[..., Any]:

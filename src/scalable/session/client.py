@@ -14,6 +14,7 @@ from distributed import Client
 
 from scalable.common.hints import suggestion
 from scalable.instrumentation import propagation
+from scalable.instrumentation.dask_compat import hide_frames
 from scalable.manifest.errors import SessionError
 from scalable.manifest.load import read_text, shown
 from scalable.manifest.source import read_source
@@ -42,6 +43,8 @@ class ScalableClient(Client):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Requests of an asynchronous client that are under way.
         self._retries: set[asyncio.Future[None]] = set()
+        # Methods here call Dask's: their frames are between those and the user's code.
+        hide_frames("scalable")
         super().__init__(*args, **kwargs)
 
     def submit(self, func: Any, *args: Any, tag: str | None = None, **kwargs: Any) -> Any:
