@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from scalable.telemetry.routes import EXTRA, find_routes, load_exporter
+from scalable.telemetry.limits import LimitedExporter
+from scalable.telemetry.routes import EXTRA, Routes, find_routes, load_exporter
 from scalable.telemetry.shipping import SignalName
 from scalable.telemetry.sinks import ExporterSink, UndeliverableError, log_filter
 
@@ -76,7 +77,7 @@ class OtlpDestination:
             for signal, points in routes.exporters.items():
                 exporters = [load_exporter(signal, point, problems.append) for point in points]
                 self._sinks[signal] = [
-                    ExporterSink(exporter, single=signal == "metrics")
+                    ExporterSink(_limited(exporter, signal, routes), single=signal == "metrics")
                     for exporter in exporters
                     if exporter is not None
                 ]
@@ -104,6 +105,13 @@ class OtlpDestination:
         for sinks in self._sinks.values():
             for sink in sinks:
                 sink.shutdown()
+
+
+def _limited(exporter: Any, signal: SignalName, routes: Routes) -> Any:
+    if signal == "metrics":
+        return exporter
+    limits = routes.limits
+    return LimitedExporter(exporter, limits.spans if signal == "traces" else limits.logs)
 
 
 class FileDestination:

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanContext
 from scalable.common.options import RecorderOptions
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.signals import Output
+from scalable.telemetry.limits import LimitedExporter
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metric_router import Figures, MetricRouter
 from scalable.telemetry.routes import Routes, exception_signal, load_exporter
@@ -90,18 +91,24 @@ class SignalRouter:
     def open(self) -> None:
         """Load and start what is configured; on the recorder's thread, as imports take a while."""
         providers = self._routes.providers
-        spans: list[Sink[ReadableSpan]] = list(map(ExporterSink, self._load("traces")))
+        limits = self._routes.limits
+        spans: list[Sink[ReadableSpan]] = [
+            ExporterSink(LimitedExporter(exporter, limits.spans))
+            for exporter in self._load("traces")
+        ]
         if "traces" in providers:
             spans.append(TracerProviderSink(providers["traces"]))
-        logs: list[Sink[ReadableLogRecord]] = list(map(ExporterSink, self._load("logs")))
+        logs: list[Sink[ReadableLogRecord]] = [
+            ExporterSink(LimitedExporter(exporter, limits.logs)) for exporter in self._load("logs")
+        ]
         if "logs" in providers:
             logs.append(LoggerProviderSink(providers["logs"]))
-        limits = limits_from(os.environ, "OTEL_BSP", QUEUE, 5.0)
+        queue = limits_from(os.environ, "OTEL_BSP", QUEUE, 5.0)
         for sink in spans:
-            self._spans.shippers.append(Shipper("traces", sink, limits, self._trouble))
-        limits = limits_from(os.environ, "OTEL_BLRP", QUEUE, 1.0)
+            self._spans.shippers.append(Shipper("traces", sink, queue, self._trouble))
+        queue = limits_from(os.environ, "OTEL_BLRP", QUEUE, 1.0)
         for sink in logs:
-            self._log_shippers.append(Shipper("logs", sink, limits, self._trouble))
+            self._log_shippers.append(Shipper("logs", sink, queue, self._trouble))
         self._metrics.open(
             self._load("metrics"), providers.get("metrics"), _interval(os.environ), self._trouble
         )

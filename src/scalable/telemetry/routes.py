@@ -26,6 +26,7 @@ from opentelemetry.trace import (
 )
 
 from scalable.telemetry import semconv
+from scalable.telemetry.limits import SignalLimits, limits_of
 from scalable.telemetry.shipping import SignalName
 from scalable_runs.redact import Redactor
 
@@ -62,6 +63,8 @@ class Routes:
         The application's, of its tracer provider.
     sampler
         Decides which traces are sent.
+    limits : SignalLimits
+        Limits of attributes, events and links, for `exporters`.
     """
 
     providers: dict[SignalName, Any] = field(default_factory=dict[SignalName, Any])
@@ -70,6 +73,7 @@ class Routes:
     )
     resource: Resource | None = None
     sampler: Any = None
+    limits: SignalLimits = field(default_factory=SignalLimits)
 
     @property
     def somewhere(self) -> bool:
@@ -114,7 +118,7 @@ def find_routes(
     set one), else the exporters that ``OTEL_<SIGNAL>_EXPORTER`` names, else OTLP where an endpoint
     is configured, else nowhere.
     """
-    routes = Routes()
+    routes = Routes(limits=limits_of(environ))
     given: dict[SignalName, Any] = {
         "traces": tracer_provider or _set_by_application(trace.get_tracer_provider()),
         "metrics": meter_provider or _set_by_application(metrics.get_meter_provider()),
