@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import pytest
 from scalable_runs.reader import find_runs
 from scalable_runs.schema import TASKS
 from servers.harness import Collector
+from servers.installed import entry_points
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
 from distributed import Client, LocalCluster, worker_client
 from opentelemetry import trace
@@ -38,15 +37,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A directory for the import path with the entry points that an installation has."""
-    info = tmp_path / "site" / "scalable_otel-0.1.0.dist-info"
-    info.mkdir(parents=True)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines: list[str] = []
-    for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
-    info.joinpath("entry_points.txt").write_text("\n".join(lines) + "\n")
-    info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: scalable-otel\nVersion: 0\n")
-    return info.parent
+    return entry_points(tmp_path / "site")
 
 
 def test_an_untouched_script_is_recorded(collector: Collector, tmp_path: Path, installed: Path):

@@ -14,7 +14,7 @@ import pytest
 from servers import matrix
 from servers.checker import Received, report
 from servers.harness import Collector
-from servers.packaging import entry_points
+from servers.installed import entry_points
 
 ASKED = os.environ.get("MATRIX", "")
 CELLS = matrix.ALL if ASKED == "all" else matrix.SHORT
