@@ -5,6 +5,7 @@
 # make bench   measure every budget and print the table; make bench-quick takes two minutes
 # make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
 # make docs    generate the tables of the pages in docs and the Grafana dashboards from the code
+# make semconv generate the constants of names, and all tables of names, from semconv/
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 # make matrix  check what a real collector receives from every combination of set-ups (10 minutes)
 # make fuzz    damage runs and try every command on them; N=100000 for more of them
@@ -33,7 +34,7 @@ $(shell rm -f $(VENV)/.made $(VENV)/.demo $(VENV)/.dev)
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo test core check format bench bench-quick chaos matrix fuzz servers docs clean
+.PHONY: help demo test core check format bench bench-quick chaos matrix fuzz servers semconv docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -79,6 +80,10 @@ fuzz: $(VENV)/.dev
 servers:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tests/servers/install.py $(ARGS)
+
+semconv: $(VENV)/.dev
+	@$(BIN)/python -m semconv.generate $(ARGS)
+	@$(MAKE) --no-print-directory docs
 
 docs: $(VENV)/.dev
 	@$(BIN)/python collector-config/dashboards.py $(ARGS)

@@ -34,7 +34,7 @@ from grafana_foundation_sdk.models import tempo as tempo_model
 
 from scalable.telemetry import instruments as m
 from scalable.telemetry import semconv
-from scalable.telemetry.instruments import Instrument
+from scalable.telemetry.instrument import Instrument
 
 FOLDER: Final = Path(__file__).parent / "grafana" / "dashboards"
 TAG: Final = "scalable"

@@ -6,86 +6,22 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from scalable.causes import CAUSES, DEATHS
-from scalable.telemetry import semconv
 from scalable.telemetry.instruments import INSTRUMENTS
 from scalable_runs import fields, schema
 
 DOCS: Final = Path(__file__).parent
 _ROOT: Final = DOCS.parent
 
-#: Constants that name no attributes.
-_NO_ATTRIBUTES: Final = ("EVENT_", "METRIC_", "SCOPE_")
+# The registry of names is beside the package, not in it.
+sys.path.insert(0, str(_ROOT))
 
-
-_ATTRIBUTE: Final = r"[a-z_]+(\.[a-z_]+)+"
-
-
-class Name(NamedTuple):
-    """A constant of semconv.py: its section, its own name, its value, what is said about it."""
-
-    section: str
-    constant: str
-    value: str
-    meaning: str
-
-
-def names() -> Iterator[Name]:
-    """Every documented name, in the order of the file."""
-    section = ""
-    said: list[str] = []
-    for line in Path(semconv.__file__).read_text().splitlines():
-        if heading := re.match(r"# -- (.*?) -+$", line):
-            section, said = heading[1], []
-        elif line.startswith("#:"):
-            said.append(line.removeprefix("#:").strip())
-        elif constant := re.match(r"([A-Z][A-Z_]*): Final = ", line):
-            value = getattr(semconv, constant[1])
-            values = value.values() if isinstance(value, dict) else [value]
-            for one in values:
-                if isinstance(one, str):
-                    yield Name(section, constant[1], one, " ".join(said) or _field_meaning(one))
-            said = []
-        else:
-            said = []
-
-
-_UNITS: Final = {"s": "In seconds.", "By": "In bytes."}
-
-
-def _field_meaning(attribute: str) -> str:
-    """What the field means that an attribute becomes."""
-    for event_type, found in semconv.RECORD_MAP.fields.items():
-        if attribute in found:
-            declaration = schema.DECLARATION_OF[schema.FILE_OF[event_type]]
-            field = fields.nested_fields(declaration)[found[attribute]]
-            return f"{field.meaning} {_UNITS.get(field.unit, '')}".rstrip()
-    return ""
-
-
-def attributes() -> list[Name]:
-    """Names of attributes, each once."""
-    found: dict[str, Name] = {}
-    for name in names():
-        if not name.constant.startswith(_NO_ATTRIBUTES) and re.fullmatch(_ATTRIBUTE, name.value):
-            found.setdefault(name.value, name)
-    return list(found.values())
-
-
-def spans() -> list[Name]:
-    """Names of spans, with a place for what differs."""
-    return [name for name in names() if name.constant.startswith("SPAN_") and "{" in name.value]
-
-
-def events() -> list[Name]:
-    """Names of events, of log records and of spans."""
-    return [name for name in names() if name.constant.startswith("EVENT_")]
+from semconv.model import Attribute, Signal, load  # noqa: E402
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -95,34 +31,68 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _attributes() -> str:
-    by_section: dict[str, list[Name]] = {}
-    for name in attributes():
-        by_section.setdefault(name.section, []).append(name)
+    by_section: dict[str, list[Attribute]] = {}
+    for attribute in load().attributes.values():
+        by_section.setdefault(attribute.section, []).append(attribute)
     parts: list[str] = []
     for section, found in by_section.items():
-        title = re.sub(r" \(.*\)$", "", section)
-        parts.append(f"#### {title[:1].upper()}{title[1:]}\n")
-        rows = [(f"`{name.value}`", name.meaning) for name in found]
-        parts.append(_table(("attribute", "meaning"), rows) + "\n")
+        parts.append(f"#### {section}\n")
+        rows = [(f"`{one.name}`", one.type, _meaning(one)) for one in found]
+        parts.append(_table(("attribute", "type", "meaning"), rows) + "\n")
     return "\n".join(parts).rstrip()
+
+
+def _meaning(attribute: Attribute) -> str:
+    if not attribute.members:
+        return attribute.brief
+    return f"{attribute.brief} One of {', '.join(f'`{one}`' for one in attribute.members)}."
+
+
+def _attribute_names(signal: Signal) -> str:
+    """Attributes of a signal; those in bold are always there."""
+    names = [f"**`{n}`**" if required else f"`{n}`" for n, required in signal.attributes.items()]
+    return ", ".join(names) or "–"
+
+
+def _spans() -> str:
+    rows = [
+        (f"`{span.name}`", span.kind.upper(), span.brief, _attribute_names(span))
+        for span in load().of_type("span")
+    ]
+    return _table(("span", "kind", "meaning", "attributes"), rows)
+
+
+def _events() -> str:
+    rows = [
+        (f"`{event.name}`", event.brief, _attribute_names(event))
+        for event in load().of_type("event")
+    ]
+    return _table(("event", "meaning", "attributes"), rows)
 
 
 def _metrics() -> str:
     series_name = _dashboards().series_name
-    rows: list[tuple[str, ...]] = []
-    for instrument in INSTRUMENTS:
-        attributes = ", ".join(f"`{attribute}`" for attribute in instrument.attributes) or "–"
-        rows.append(
-            (
-                f"`{instrument.name}`",
-                instrument.kind,
-                f"`{instrument.unit}`",
-                instrument.description,
-                attributes,
-                f"`{series_name(instrument)}`",
-            )
+    rows = [
+        (
+            f"`{metric.name}`",
+            metric.kind,
+            f"`{metric.unit}`",
+            metric.brief,
+            _attribute_names(metric),
+            f"`{series_name(instrument)}`",
         )
+        for metric, instrument in zip(load().of_type("metric"), INSTRUMENTS, strict=True)
+    ]
     return _table(("metric", "kind", "unit", "meaning", "attributes", "in Prometheus"), rows)
+
+
+def _renamed() -> str:
+    rows = [
+        (f"`{old}`", what.removesuffix("s"), f"`{new}`")
+        for what, names in load().renamed.items()
+        for old, new in names.items()
+    ]
+    return _table(("before", "is", "now"), rows)
 
 
 def _dashboards() -> Any:
@@ -133,10 +103,6 @@ def _dashboards() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _named(head: str, found: Sequence[Name]) -> str:
-    return _table((head, "meaning"), [(f"`{name.value}`", name.meaning) for name in found])
 
 
 _KINDS: Final[Mapping[Any, str]] = {
@@ -210,8 +176,8 @@ def _causes() -> str:
 #: The text between the marks of each page, by the name of the mark.
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "opentelemetry.md": {
-        "spans": lambda: _named("span", spans()),
-        "events": lambda: _named("event", events()),
+        "spans": _spans,
+        "events": _events,
         "attributes": _attributes,
         "metrics": _metrics,
     },

@@ -184,6 +184,8 @@ def _value(value: dict[str, Any]) -> Any:
     for kind, content in value.items():
         if kind == "intValue":
             return int(content)
+        if kind == "doubleValue":
+            return float(content)
         if kind == "arrayValue":
             return [_value(item) for item in content.get("values", ())]
         if kind == "kvlistValue":

@@ -12,6 +12,7 @@ import pytest
 
 from scalable_runs.schema import FAILURES, TASKS
 from servers.harness import Collector
+from servers.live_check import deviations
 from servers.programs import Done, run_program
 
 BODY = """
@@ -52,6 +53,7 @@ def test_a_run_arrives_whole(collector: Collector, tmp_path: Path, protocol: str
     spans = collector.spans()
     by_id = {span["span_id"]: span for span in spans}
     assert len(by_id) == len(spans)
+    assert deviations(spans, collector.log_records(), collector.metric_points()) == []
 
     # Every attempt is exactly one span, with the directory's ids.
     ended = attempts(done)

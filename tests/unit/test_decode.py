@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
-from scalable.telemetry.semconv import RECORD, RECORD_MAP
+from scalable.telemetry.record_map import RECORD_MAP
+from scalable.telemetry.semconv import RECORD
 from scalable_runs import fields, schema
 from scalable_runs.otel.decode import (
     attributes_of,

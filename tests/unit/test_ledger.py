@@ -10,10 +10,10 @@ from opentelemetry.sdk.resources import Resource
 from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.identity import attempt_span_id
-from scalable.telemetry import semconv
 from scalable.telemetry.ledger import Ledger, UnknownEnds
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT, LEAVE_WAIT
 from scalable.telemetry.ledger.workers import HELLO_WAIT
+from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.spans import span_context
 from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.redact import Redactor
@@ -43,8 +43,8 @@ class Book:
     def collect(self) -> None:
         for logs, spans in self.ledger.sink.drain().batches:
             for files in (
-                encode_logs(logs, semconv.RECORD_MAP),
-                encode_spans(spans, semconv.RECORD_MAP),
+                encode_logs(logs, RECORD_MAP),
+                encode_spans(spans, RECORD_MAP),
             ):
                 for file, records in files.items():
                     self.records += [(file, record) for record in records]

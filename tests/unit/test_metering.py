@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
 from scalable.telemetry import instruments, metering, metric_readers
+from scalable.telemetry.instrument import TASK_BOUNDS
 from scalable.telemetry.metering import Meter, Snapshot
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
 from scalable_runs.summary import NameCounts
@@ -163,12 +164,12 @@ def test_workers_come_spill_pause_and_go():
     assert taken[instruments.WORKER_MEMORY_UNMANAGED] == {("A",): 40, ("B",): 40}
     assert taken[instruments.WORKER_MEMORY_SPILLED]["A",] == 40
     assert taken[instruments.WORKER_MEMORY_LIMIT] == {}
-    assert taken[instruments.TRANSFERRED] == {(): 700}
+    assert taken[instruments.TRANSFERRED] == {("transmit",): 700}
     assert taken[instruments.SPILLED] == {("write",): 100, ("read",): 0}
     meter.add("workers.jsonl", [worker("lost", "a", reason="connection-lost")])
     taken = snapshot(meter)
     assert taken[instruments.WORKER_LOST] == {("connection-lost",): 1}
-    assert taken[instruments.TRANSFERRED] == {(): 700}
+    assert taken[instruments.TRANSFERRED] == {("transmit",): 700}
     assert set(taken[instruments.WORKER_CPU]) == {("B",)}
 
 
@@ -194,5 +195,5 @@ def test_an_applications_meter_provider_shows_the_same():
     assert [p.value for p in found["dask.task.count"]] == [2]
     (duration,) = found["dask.task.duration"]
     assert (duration.count, duration.sum) == (4, 10.0)
-    assert tuple(duration.explicit_bounds) == instruments.TASK_BOUNDS
+    assert tuple(duration.explicit_bounds) == TASK_BOUNDS
     provider.shutdown()

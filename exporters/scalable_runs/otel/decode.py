@@ -284,9 +284,12 @@ def _context(trace_id: int, span_id: int) -> SpanContext | None:
 
 def _scope(record: Record, default: InstrumentationScope | None) -> InstrumentationScope | None:
     scope: Mapping[str, Any] = record.get("scope") or {}
-    return (
-        InstrumentationScope(scope["name"], scope.get("version")) if scope.get("name") else default
-    )
+    if not scope.get("name"):
+        return default
+    schema_url = None
+    if default is not None and default.name == scope["name"]:
+        schema_url = default.schema_url
+    return InstrumentationScope(scope["name"], scope.get("version"), schema_url)
 
 
 def _resource(record: Record, default: Resource) -> Resource:

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanContext, StatusCode
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
-from scalable.telemetry.instruments import TASK_BOUNDS
+from scalable.telemetry.instrument import TASK_BOUNDS
 from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
 
 #: Attempts of each task name that are sent as they come.

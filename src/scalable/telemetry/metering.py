@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics import Exemplar
 
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
-from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
+from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
@@ -276,7 +276,7 @@ class Meter:
             ):
                 if value is not None:
                     taken[instrument][worker,] = value
-        taken[instruments.TRANSFERRED][()] = sent
+        taken[instruments.TRANSFERRED]["transmit",] = sent
 
     def _take_scheduler(self, taken: Snapshot, scheduler: SchedulerSample) -> None:
         if self._spill_before is None:

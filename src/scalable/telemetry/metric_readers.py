@@ -28,7 +28,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from scalable.telemetry import instruments
-from scalable.telemetry.instruments import TASK_BOUNDS, Instrument
+from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.metering import (
     SCALE,
     Attributes,
@@ -173,7 +173,7 @@ class ApplicationInstruments:
     _of_provider: Final[dict[int, tuple[Any, ApplicationInstruments]]] = {}
 
     def __init__(self, provider: Any) -> None:
-        meter: api.Meter = provider.get_meter(SCOPE.name, SCOPE.version)
+        meter: api.Meter = provider.get_meter(SCOPE.name, SCOPE.version, SCOPE.schema_url)
         self._runs: dict[str, Snapshot] = {}
         self._ended: defaultdict[Instrument, defaultdict[Attributes, float]] = defaultdict(
             lambda: defaultdict(float)

@@ -11,12 +11,13 @@ from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
-from scalable.telemetry.instruments import Instrument, UsagePoint, usage_metrics
+from scalable.telemetry.instrument import Instrument
 from scalable.telemetry.metering import Attributes, Meter
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
 from scalable.telemetry.shipping import Limits, Shipper
 from scalable.telemetry.sinks import ExporterSink
 from scalable.telemetry.spans import nanoseconds
+from scalable.telemetry.usage import UsagePoint, usage_metrics
 from scalable_runs.otel.exporter import RunsMetricExporter
 from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary

@@ -18,7 +18,6 @@ from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, FactSource, UserEvent
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
-from scalable.telemetry.instruments import user_metrics
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metric_router import Figures
@@ -31,6 +30,7 @@ from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.run_health import RunHealth
 from scalable.telemetry.spans import SpanFactory, span_context
 from scalable.telemetry.submissions import Sent, SentGraphs
+from scalable.telemetry.usage import user_metrics
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor

@@ -293,9 +293,9 @@ class RelayDecoder:
             if equals and name.strip():
                 attributes[name.strip()] = value.strip()
         attributes |= {name: value for name, value in given.items() if value is not None}
-        worker = given.get("dask.worker.address") or given.get("process.pid")
+        worker = given.get(semconv.WORKER_ADDRESS) or given.get(semconv.PROCESS_PID)
         attributes[semconv.SERVICE_INSTANCE] = str(worker)
-        return Resource(self._redact.attributes(attributes))
+        return Resource(self._redact.attributes(attributes), self._run_resource.schema_url)
 
     def _make_scope(self, *scope: str | None) -> InstrumentationScope:
         return InstrumentationScope(*map(self._redact.value, scope))

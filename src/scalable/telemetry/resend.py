@@ -11,12 +11,15 @@ from typing import Any, Final, TypeVar
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext
 
 from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.destinations import Destination, ResendError
+from scalable.telemetry.earlier_names import renamed
+from scalable.telemetry.exported import exported_log, exported_span
 from scalable.telemetry.metering import result_of
+from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.routes import make_resource
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 from scalable_runs.otel.decode import (
@@ -277,7 +280,7 @@ class _Resending:
         def make(record: Record) -> ReadableSpan | None:
             if _is_phase(record):
                 return None
-            span = decode_span(record, self._resource, SCOPE)
+            span = decode_span(renamed(record), self._resource, SCOPE)
             parent = span.parent
             if (
                 not self._all
@@ -299,7 +302,7 @@ class _Resending:
         def make(record: Record) -> ReadableSpan | None:
             if not _is_phase(record):
                 return None
-            span = decode_span(record, self._resource, SCOPE)
+            span = decode_span(renamed(record), self._resource, SCOPE)
             is_sent = self._all or (span.parent is not None and self._budget.is_sent(span.parent))
             return span if is_sent else None
 
@@ -380,9 +383,9 @@ class _Resending:
             end / 1e9,
             {
                 semconv.TASK_RESULT: result_of(record),
-                **attributes_of(record, semconv.RECORD_MAP),
+                **attributes_of(record, RECORD_MAP),
             },
-            kind=SpanKind.CONSUMER,
+            kind=semconv.KIND_ATTEMPT,
             error=error,
             events=events,
         )
@@ -424,7 +427,7 @@ class _Resending:
 
     def _send(self, spans: Iterable[ReadableSpan]) -> None:
         for span in spans:
-            self._waiting.append(span)
+            self._waiting.append(exported_span(span))
             self._flush(BATCH)
 
     def _flush(self, at_least: int) -> None:
@@ -448,17 +451,19 @@ class _Resending:
         return len(batch)
 
     def _send_metrics(self, records: Sequence[Record]) -> None:
-        data = decode_metrics(records, self._resource, SCOPE)
+        data = decode_metrics(map(renamed, records), self._resource, SCOPE)
         self._destination.send("metrics", (data,))
 
     def _event(self, name: str, record: Record) -> ReadableLogRecord:
         is_error = name == semconv.EVENT_FAILURE or record.get("state") == "lost"
         severity = SeverityNumber.ERROR if is_error else SeverityNumber.INFO
-        names = semconv.RECORD_MAP
-        return decode_event(record, name, names, self._resource, SCOPE, severity=severity)
+        names = RECORD_MAP
+        return exported_log(
+            decode_event(record, name, names, self._resource, SCOPE, severity=severity)
+        )
 
     def _log_record(self, record: Record) -> ReadableLogRecord:
-        return decode_log(record, self._resource, SCOPE)
+        return decode_log(renamed(record), self._resource, SCOPE)
 
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})

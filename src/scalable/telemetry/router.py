@@ -16,10 +16,12 @@ from opentelemetry.trace import SpanContext
 
 from scalable.common.options import RecorderOptions
 from scalable.telemetry import semconv
+from scalable.telemetry.exported import exported_log
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.limits import LimitedExporter
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metric_router import Figures, MetricRouter
+from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.routes import Routes, exception_signal, load_exporter
 from scalable.telemetry.shipping import Shipper, SignalName, limits_from
 from scalable.telemetry.sinks import ExporterSink, LoggerProviderSink, Sink, TracerProviderSink
@@ -62,7 +64,7 @@ class SignalRouter:
         self._routes = routes
         self._warn = warn
         shared: Any = {
-            "record_map": semconv.RECORD_MAP,
+            "record_map": RECORD_MAP,
             "resource": resource,
             "on_records": self._on_records,
             # The recorder exports in small pieces, and flushes after the last one.
@@ -158,8 +160,9 @@ class SignalRouter:
         )
 
     def _send_logs(self, logs: Sequence[ReadableLogRecord]) -> None:
+        exported = list(map(exported_log, logs))
         for shipper in self._log_shippers:
-            shipper.put(logs)
+            shipper.put(exported)
 
     def foreign_spans(self, spans: Sequence[ReadableSpan]) -> None:
         """Write and send spans that user code made in a worker process."""
@@ -171,7 +174,8 @@ class SignalRouter:
         """Write and send log records of tasks, workers, nannies and the scheduler."""
         if logs:
             self._log_file.export(logs)
-            self._send_logs(logs)
+            if self._log_shippers:
+                self._send_logs(logs)
 
     def foreign_metrics(self, data: MetricsData) -> None:
         """Write and send metric points that user code made."""

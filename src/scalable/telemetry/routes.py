@@ -239,7 +239,8 @@ def make_resource(
     if not service or service.startswith("unknown_service"):
         # Nobody has named the service: the SDK did.
         resource = resource.merge(Resource({"service.name": project}))
-    return Resource(redact.attributes(resource.attributes), resource.schema_url)
+    schema_url = resource.schema_url or semconv.SCHEMA_URL
+    return Resource(redact.attributes(resource.attributes), schema_url)
 
 
 def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:

@@ -1,199 +1,254 @@
-"""Names of attributes, events and spans, and the record field that each attribute becomes.
+"""Names of attributes, events and spans, and the field that each attribute becomes.
 
-Metrics are in :mod:`scalable.telemetry.instruments`.
+Generated from semconv/ by `make semconv`: change the YAML there, not this file.
 
-``dask.*`` is what Dask did, ``scalable.*`` what the run is; the rest are OpenTelemetry's semantic
-conventions. There is none for workflows or tasks yet, hence the namespaces of our own.
+Metrics are in :mod:`scalable.telemetry.instruments`. ``dask.*`` is what Dask did, ``scalable.*``
+what the run is; the rest are OpenTelemetry's semantic conventions. There is none for workflows or
+tasks yet, hence the namespaces of our own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry.trace import SpanKind
 
-from scalable_runs.fields import nested_fields
-from scalable_runs.otel.record_map import RecordMap
-from scalable_runs.schema import DECLARATION_OF, FILE_OF
-
+#: Name of the scope of the run's own signals.
 SCOPE_NAME: Final = "scalable"
+#: Version of OpenTelemetry's semantic conventions that is followed.
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.40.0"
+#: The task name for all names beyond a limit.
+OTHER_NAMES: Final = "other"
 
-#: For each attribute that becomes a field of a record, the field's name.
-_FIELDS: Final[dict[str, tuple[str, ...]]] = {}
-
-
-def _field(attribute: str, *fields: str) -> str:
-    """Pair an attribute with the field that it becomes, which the schema describes.
-
-    The field may be of the record or of its `details`; `task.state` is one of tasks alone.
-    """
-    _FIELDS[attribute] = fields
-    return attribute
-
-
-# -- what a signal is a record of ---------------------------------------------------------------
-
-#: Event type of the record that a signal becomes in the run directory.
-RECORD: Final = "scalable.record"
-
-# -- the run ------------------------------------------------------------------------------------
+# -- Run -----------------------------------------------------------------------------------------
 
 #: The run's id: the name of its directory.
 RUN_ID: Final = "scalable.run.id"
-#: How the run ended: completed, failed, cancelled, lost.
+#: How the run ended.
 RUN_STATUS: Final = "scalable.run.status"
 #: Name of the project.
 PROJECT: Final = "scalable.project.name"
-PHASE: Final = _field("scalable.phase", "phase")
-PROVIDER: Final = _field("scalable.provider", "provider")
+#: Where the failure happened: `task_execution`, `worker_lost`, `scheduler_lost`, `session.start`,
+#: `run` (an exception ended the program's block), …
+PHASE: Final = "scalable.phase"
+#: Kind of cluster: local, existing, slurm, …
+PROVIDER: Final = "scalable.provider"
+#: On the run's root: attempts that were sent as spans of their own.
+SPANS_SENT: Final = "scalable.spans.sent"
+#: On the run's root: attempts that rollup spans represent.
+SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
+#: On the run's root: attempts of traces that the sampler left out.
+SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
+#: On the run's root: spans of user code that were left out, with their attempt or as too many.
+SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
 
-# -- tasks --------------------------------------------------------------------------------------
+# -- Task ----------------------------------------------------------------------------------------
 
-TASK_KEY: Final = _field("dask.task.key", "task_id", "entity_id")
-TASK_NAME: Final = _field("dask.task.name", "task_name")
-#: State that the task has now: submitted, running, retried, lost, succeeded, failed,
-#: cancelled; of the metric of tasks by state: waiting, running and the final ones.
-TASK_STATE: Final = _field("dask.task.state", "task.state")
-#: How the attempt ended: success, failure, error, cancellation, rescheduled.
+#: Dask's key of the task.
+TASK_KEY: Final = "dask.task.key"
+#: Name that tasks of one kind share: beginning of the key, or the given name.
+TASK_NAME: Final = "dask.task.name"
+#: State that the task has now. `waiting` and `unknown` are of metrics alone; `submitted`, `retried`
+#: and `lost` of events and spans.
+TASK_STATE: Final = "dask.task.state"
+#: How the attempt ended.
 TASK_RESULT: Final = "dask.task.result"
-TASK_ATTEMPT: Final = _field("dask.task.attempt", "attempt")
-TASK_DEPENDENCIES: Final = _field("dask.task.dependencies", "dependencies")
-TASK_DEPENDENCY_COUNT: Final = _field("dask.task.dependency_count", "dependency_count")
-TASK_DURATION: Final = _field("dask.task.duration", "task.duration_s")
-TASK_QUEUED: Final = _field("dask.task.queue.duration", "queue_s")
-TASK_TRANSFER: Final = _field("dask.task.transfer.duration", "transfer_s")
-TASK_CPU: Final = _field("dask.task.cpu.time", "cpu_s")
-TASK_NBYTES: Final = _field("dask.task.result.size", "nbytes")
-TASK_RESULT_TYPE: Final = _field("dask.task.result.type", "result_type")
-TASK_BLAME: Final = _field("dask.task.blame", "blame")
-TASK_RECOMPUTED: Final = _field("dask.task.recomputed", "recomputed")
-TASK_RESCHEDULED: Final = _field("dask.task.rescheduled", "rescheduled")
-TASK_REOPENS: Final = _field("dask.task.reopens", "reopens")
-TASK_KNOWN_BEFORE: Final = _field("dask.task.known_before", "known_before")
-TASK_WILL_RETRY: Final = _field("dask.task.will_retry", "will_retry")
-#: The key again: a failure record has it in its details, too.
-FAILED_TASK: Final = _field("scalable.failure.task", "failure.details.task_id")
+#: Number of the attempt, from 1; 0 if there was none.
+TASK_ATTEMPT: Final = "dask.task.attempt"
+#: On `submitted`: keys of its dependencies, at most 1,000.
+TASK_DEPENDENCIES: Final = "dask.task.dependencies"
+#: On `submitted`: number of tasks it depends on.
+TASK_DEPENDENCY_COUNT: Final = "dask.task.dependency_count"
+#: Size of the result, as Dask estimates it. In bytes.
+TASK_NBYTES: Final = "dask.task.return.size"
+#: Type of the result.
+TASK_RESULT_TYPE: Final = "dask.task.return.type"
+#: Key of the task at fault, on a task that failed without running.
+TASK_BLAME: Final = "dask.task.blame"
+#: The attempt was made because a result was lost with its worker.
+TASK_RECOMPUTED: Final = "dask.task.recomputed"
+#: The attempt raised Dask's `Reschedule`, which is not a failure.
+TASK_RESCHEDULED: Final = "dask.task.rescheduled"
+#: Final state that no longer holds: the task runs again.
+TASK_REOPENS: Final = "dask.task.reopens"
+#: On `submitted`: the scheduler had the task before this run.
+TASK_KNOWN_BEFORE: Final = "dask.task.known_before"
+#: The task runs again after this failure.
+TASK_WILL_RETRY: Final = "dask.task.will_retry"
+#: Workers that died running it, on `KilledWorker`: a list of tables.
+TASK_DEATHS: Final = "dask.task.deaths.details"
+#: Number of workers that died running it, on `KilledWorker`.
+TASK_DEATHS_PRESENT: Final = "dask.task.deaths.count"
+#: Number of the deaths that happened while the task ran alone.
+TASK_DEATHS_ALONE: Final = "dask.task.deaths.alone"
+#: Links to attempts whose own spans were left out.
+TASK_LINKS_LEFT_OUT: Final = "dask.task.links.left_out"
+
+# -- Attempt -------------------------------------------------------------------------------------
+
+#: Execution alone, on the worker's clock. In seconds.
+TASK_DURATION: Final = "dask.attempt.duration"
+#: From ready to running. In seconds.
+TASK_QUEUED: Final = "dask.attempt.queue.duration"
+#: Time to fetch the task's inputs from other workers. In seconds.
+TASK_TRANSFER: Final = "dask.attempt.transfer.duration"
+#: CPU time of the task's own thread. In seconds.
+TASK_CPU: Final = "dask.attempt.cpu.time"
+
+# -- Submission ----------------------------------------------------------------------------------
+
 #: Graphs of a submission.
 GRAPH_COUNT: Final = "dask.graph.count"
 
-#: Class of the exception, KilledWorker or WorkerLost.
-ERROR_TYPE: Final = _field("error.type", "error_type")
-#: Class of the exception.
-EXCEPTION_TYPE: Final = _field("exception.type", "failure_class")
-#: Message of the exception.
-EXCEPTION_MESSAGE: Final = _field("exception.message", "error_message", "message")
-EXCEPTION_STACKTRACE: Final = _field("exception.stacktrace", "traceback")
-FUNCTION_NAME: Final = _field("code.function.name", "task.function_name")
+# -- What was asked for --------------------------------------------------------------------------
 
-# -- workers ------------------------------------------------------------------------------------
+#: Component of the manifest that the task belongs to.
+COMPONENT: Final = "scalable.component"
+#: Value of `tag=`: a component, or one of its tags.
+TAG: Final = "scalable.tag"
+#: Requested workers.
+REQUESTED_WORKERS: Final = "scalable.requested.workers"
+#: Requested cores.
+REQUESTED_CPUS: Final = "scalable.requested.cpus"
+#: Requested memory, as in the manifest.
+REQUESTED_MEMORY: Final = "scalable.requested.memory"
+#: Time requested from the batch system.
+REQUESTED_WALLTIME: Final = "scalable.requested.walltime"
 
-WORKER_ADDRESS: Final = _field("dask.worker.address", "worker")
-WORKER_NAME: Final = _field("dask.worker.name", "worker_id")
-#: What became of a worker: launched, ready, removed, lost; of the metric of workers by
-#: state: running, paused, closing.
-WORKER_STATE: Final = _field("dask.worker.state", "worker.state")
-WORKER_NTHREADS: Final = _field("dask.worker.nthreads", "nthreads")
-WORKER_MEMORY_LIMIT: Final = _field("dask.worker.memory.limit", "memory_limit_bytes")
-WORKER_MEMORY: Final = _field("dask.worker.memory.last", "memory_bytes")
-WORKER_NANNY: Final = _field("dask.worker.nanny", "nanny")
-WORKER_REASON: Final = _field("dask.worker.reason", "reason")
-WORKER_TASKS_RUNNING: Final = _field("dask.worker.tasks_running", "tasks_running")
-WORKER_TASKS_RECOMPUTED: Final = _field("dask.worker.tasks_recomputed", "tasks_recomputed")
-#: Bytes of results that the worker had on disk.
-WORKER_SPILLED: Final = "dask.worker.spilled"
-WORKER_HEARTBEAT_AGE: Final = _field("dask.worker.heartbeat.age", "heartbeat_age_s")
-WORKER_TTL: Final = _field("dask.worker.ttl", "worker_ttl_s")
-WORKER_MEMORY_PEAK: Final = _field("dask.worker.memory.peak", "memory_peak_bytes")
-WORKER_MEMORY_SAMPLES: Final = _field("dask.worker.memory.samples", "memory_samples")
-WORKER_TASKS: Final = _field("dask.worker.tasks", "tasks")
-TASKS_WAITING: Final = _field("dask.scheduler.tasks_waiting", "tasks_waiting")
-MEMORY_KILL: Final = _field("dask.worker.memory.kill", "memory_kill")
-HOST_NAME: Final = _field("host.name", "host")
-PROCESS_PID: Final = _field("process.pid", "pid")
-#: Process of a service: the worker, for signals that user code recorded there.
-SERVICE_INSTANCE: Final = "service.instance.id"
-EXIT_CODE: Final = _field("process.exit.code", "exit_code")
-PROCESS_SIGNAL: Final = _field("process.exit.signal", "signal")
-STDERR_TAIL: Final = _field("process.stderr.tail", "stderr_tail")
-STDERR_PATH: Final = _field("process.stderr.path", "stderr_path")
-OOM_KILLS_GROUP: Final = _field("process.cgroup.oom_kills", "oom_kills_group")
-OOM_KILLS_HOST: Final = _field("host.oom_kills", "oom_kills_host")
-BATCH_SYSTEM: Final = _field("scalable.batch.system", "batch_system")
-BATCH_JOB: Final = _field("scalable.batch.job", "batch_job")
-TIME_LIMIT: Final = _field("scalable.batch.time_limit", "time_limit_s")
-TIME_LEFT: Final = _field("scalable.batch.time_left", "time_left_s")
+# -- Worker --------------------------------------------------------------------------------------
 
-# -- why ----------------------------------------------------------------------------------------
+#: Address of the worker.
+WORKER_ADDRESS: Final = "dask.worker.address"
+#: Name of the worker.
+WORKER_NAME: Final = "dask.worker.name"
+#: What became of a worker, on events; its state now, on metrics (`running`, `paused`, `closing`).
+WORKER_STATE: Final = "dask.worker.state"
+#: Threads that run tasks.
+WORKER_NTHREADS: Final = "dask.worker.nthreads"
+#: Memory that the worker may use. In bytes.
+WORKER_MEMORY_LIMIT: Final = "dask.worker.memory_limit"
+#: Memory of the worker's process at its last sample. In bytes.
+WORKER_MEMORY: Final = "dask.worker.memory.last"
+#: Address of the worker's nanny, if it has one.
+WORKER_NANNY: Final = "dask.worker.nanny"
+#: Why the worker ended.
+WORKER_REASON: Final = "dask.worker.reason"
+#: Tasks that ran on the lost worker, or the lost scheduler's.
+WORKER_TASKS_RUNNING: Final = "dask.worker.tasks_running"
+#: Finished tasks whose result was lost with the worker.
+WORKER_TASKS_RECOMPUTED: Final = "dask.worker.tasks_recomputed"
+#: Results of the worker that were on disk for lack of memory. In bytes.
+WORKER_SPILLED: Final = "dask.worker.spill.size"
+#: From the worker's last heartbeat to its end. In seconds.
+WORKER_HEARTBEAT_AGE: Final = "dask.worker.heartbeat.age"
+#: Timeout of heartbeats, if Dask ended the worker for it. In seconds.
+WORKER_TTL: Final = "dask.worker.ttl"
+#: Maximum observed memory of the worker's process. In bytes.
+WORKER_MEMORY_PEAK: Final = "dask.worker.memory.peak"
+#: Last samples of its memory: pairs of seconds since the epoch and bytes.
+WORKER_MEMORY_SAMPLES: Final = "dask.worker.memory.samples"
+#: The nanny ended the worker for its memory.
+MEMORY_KILL: Final = "dask.worker.memory.kill"
+#: Keys of the tasks that ran at that time, at most 100.
+WORKER_TASKS: Final = "dask.worker.tasks"
+#: Signal that ended the worker's process.
+PROCESS_SIGNAL: Final = "dask.worker.exit.signal"
+#: Last lines that the worker's process wrote to stderr.
+STDERR_TAIL: Final = "dask.worker.stderr.tail"
+#: File with all that it wrote, `host:path` on another host.
+STDERR_PATH: Final = "dask.worker.stderr.path"
+#: Processes in the worker's cgroup killed for memory.
+OOM_KILLS_GROUP: Final = "dask.worker.oom_kills.cgroup"
+#: Processes on the host killed for memory.
+OOM_KILLS_HOST: Final = "dask.worker.oom_kills.host"
 
-CAUSE: Final = _field("scalable.cause", "cause")
-CAUSE_CONFIDENCE: Final = _field("scalable.cause.confidence", "confidence")
-CAUSE_EVIDENCE: Final = _field("scalable.cause.evidence", "evidence")
-NOT_KNOWN: Final = _field("scalable.not_known", "not_known")
-EXCEPTION_BASES: Final = _field("scalable.exception.bases", "bases")
-EXCEPTION_ERRNO: Final = _field("scalable.exception.errno", "errno")
-TASK_DEATHS: Final = _field("dask.task.deaths", "deaths")
-TASK_DEATHS_PRESENT: Final = _field("dask.task.deaths.present", "deaths_present")
-TASK_DEATHS_ALONE: Final = _field("dask.task.deaths.alone", "deaths_alone")
+# -- Scheduler -----------------------------------------------------------------------------------
 
-# -- what was asked for ---------------------------------------------------------------------------
+#: Tasks that had not started when the scheduler was lost.
+TASKS_WAITING: Final = "dask.scheduler.tasks_waiting"
 
-COMPONENT: Final = _field("scalable.component", "component")
-TAG: Final = _field("scalable.tag", "tag")
-REQUESTED_WORKERS: Final = _field("scalable.requested.workers", "requested_workers")
-REQUESTED_CPUS: Final = _field("scalable.requested.cpus", "requested_cpus")
-REQUESTED_MEMORY: Final = _field("scalable.requested.memory", "requested_memory")
-REQUESTED_WALLTIME: Final = _field("scalable.requested.walltime", "requested_walltime")
+# -- Batch system --------------------------------------------------------------------------------
 
-# -- events of the user's -------------------------------------------------------------------------
+#: Batch system that the worker's job belongs to.
+BATCH_SYSTEM: Final = "scalable.batch.system"
+#: Id of the worker's job in the batch system.
+BATCH_JOB: Final = "scalable.batch.job"
+#: Time limit of the job. In seconds.
+TIME_LIMIT: Final = "scalable.batch.time_limit"
+#: Time left to the end of the job. In seconds.
+TIME_LEFT: Final = "scalable.batch.time_left"
 
-METADATA: Final = _field("scalable.metadata", "metadata")
-STAGE: Final = _field("scalable.artifact.stage", "stage")
-ARTIFACT_NAME: Final = _field("scalable.artifact.name", "artifact_name")
-ARTIFACT_LOCATION: Final = _field("scalable.artifact.location", "location")
-ARTIFACT_KIND: Final = _field("scalable.artifact.kind", "kind")
-ARTIFACT_SIZE: Final = _field("scalable.artifact.size", "artifact.size_bytes")
-ARTIFACT_DIGEST: Final = _field("scalable.artifact.digest", "digest")
-CACHE_FUNCTION: Final = _field("scalable.cache.function", "cache.function_name")
-CACHE_KEY: Final = _field("scalable.cache.key", "key_digest")
-CACHE_HIT: Final = _field("scalable.cache.hit", "hit")
-CACHE_DURATION: Final = _field("scalable.cache.duration", "cache.duration_s")
-CACHE_SIZE: Final = _field("scalable.cache.size", "cache.size_bytes")
-COST_REGION: Final = _field("scalable.cost.region", "region")
-COST_CURRENCY: Final = _field("scalable.cost.currency", "currency")
-COST_HOURLY: Final = _field("scalable.cost.total_hourly", "total_hourly")
-COST_MONTHLY: Final = _field("scalable.cost.total_monthly", "total_monthly")
-COST_ITEMS: Final = _field("scalable.cost.line_items", "line_items")
+# -- Why -----------------------------------------------------------------------------------------
 
-#: Recorded by the program or by a task: an artifact, a look-up in the cache, a cost.
-EVENT_USER: Final = {
-    "artifact": "scalable.artifact",
-    "cache": "scalable.cache.lookup",
-    "cost": "scalable.cost",
-}
+#: Class of the cause, as `scalable diagnose` names it.
+CAUSE: Final = "scalable.cause.name"
+#: How certain the cause is.
+CAUSE_CONFIDENCE: Final = "scalable.cause.confidence"
+#: Why this is the cause.
+CAUSE_EVIDENCE: Final = "scalable.cause.evidence"
+#: What could not be found out.
+NOT_KNOWN: Final = "scalable.not_known"
+#: Classes that the exception's class inherits from.
+EXCEPTION_BASES: Final = "scalable.exception.bases"
+#: Number of an operating system's error.
+EXCEPTION_ERRNO: Final = "scalable.exception.errno"
 
-# -- samples ------------------------------------------------------------------------------------
+# -- Events of the user's ------------------------------------------------------------------------
 
-ENTITY_TYPE: Final = _field("scalable.entity.type", "entity_type")
-ENTITY_ID: Final = _field("scalable.entity.id", "entity_id")
-#: Cores in use.
-OBSERVED_CPU: Final = _field("scalable.observed.cpu", "observed_cpu")
-OBSERVED_MEMORY: Final = _field("scalable.observed.memory_gb", "observed_memory_gb")
+#: Added by the program.
+METADATA: Final = "scalable.metadata"
+#: Whether the artifact was written (`put`) or read (`get`).
+STAGE: Final = "scalable.artifact.stage"
+#: Name of the artifact.
+ARTIFACT_NAME: Final = "scalable.artifact.name"
+#: Where the artifact is.
+ARTIFACT_LOCATION: Final = "scalable.artifact.location"
+#: Kind of artifact.
+ARTIFACT_KIND: Final = "scalable.artifact.kind"
+#: Size of the artifact. In bytes.
+ARTIFACT_SIZE: Final = "scalable.artifact.size"
+#: SHA-256 of the whole file, as `sha256:` and hexadecimal digits.
+ARTIFACT_DIGEST: Final = "scalable.artifact.digest"
+#: Function whose result was looked up.
+CACHE_FUNCTION: Final = "scalable.cache.function"
+#: Digest of function and arguments.
+CACHE_KEY: Final = "scalable.cache.key"
+#: The result was found.
+CACHE_HIT: Final = "scalable.cache.hit"
+#: Time to load the result, or to compute it. In seconds.
+CACHE_DURATION: Final = "scalable.cache.duration"
+#: Size of the result. In bytes.
+CACHE_SIZE: Final = "scalable.cache.size"
+#: Region of the prices.
+COST_REGION: Final = "scalable.cost.region"
+#: Currency of the prices.
+COST_CURRENCY: Final = "scalable.cost.currency"
+#: Cost per hour.
+COST_HOURLY: Final = "scalable.cost.total_hourly"
+#: Cost per month.
+COST_MONTHLY: Final = "scalable.cost.total_monthly"
+#: Items of the cost.
+COST_ITEMS: Final = "scalable.cost.line_items"
 
-# -- spans over OTLP alone ----------------------------------------------------------------------
+# -- Phases --------------------------------------------------------------------------------------
 
-#: Links to attempts whose own spans were left out.
-TASK_LINKS_LEFT_OUT: Final = "dask.task.links.left_out"
-#: transfer, disk-read, deserialize, …
+#: What the attempt did.
 PHASE_NAME: Final = "dask.phase.name"
-#: Seconds of the phase.
+#: Duration of the phase. In seconds.
 PHASE_DURATION: Final = "dask.phase.duration"
 #: Single transfers (or reads) that a phase is made of.
 PHASE_COUNT: Final = "dask.phase.count"
-SPAN_STARTED: Final = _field("dask.task.phases.start", "phases_start")
+
+# -- Running attempts ----------------------------------------------------------------------------
+
 #: Key of the running task, on the span that represents it until it ends.
 RUNNING_KEY: Final = "dask.running.key"
 #: Span id of the running attempt, on the span that represents it until it ends.
 RUNNING_SPAN: Final = "dask.task.span_id"
+
+# -- Rollups -------------------------------------------------------------------------------------
+
 #: Attempts that a rollup span represents.
 ROLLUP_COUNT: Final = "dask.rollup.count"
 #: Of these, attempts that failed.
@@ -208,99 +263,235 @@ ROLLUP_MAX: Final = "dask.rollup.duration.max"
 ROLLUP_BOUNDS: Final = "dask.rollup.duration.bounds"
 #: Attempts in each bucket; one more bucket than bounds.
 ROLLUP_BUCKETS: Final = "dask.rollup.duration.bucket_counts"
-#: On the run's root: attempts that were sent as spans of their own.
-SPANS_SENT: Final = "scalable.spans.sent"
-#: On the run's root: attempts that rollup spans represent.
-SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
-#: On the run's root: attempts of traces that the sampler left out.
-SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
-#: On the run's root: spans of user code that were left out, with their attempt or as too many.
-SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
-#: Bytes on disk, of an event.
-SPILLED_SIZE: Final = "dask.worker.spilled.size"
 
-# -- metrics (see instruments.py; these two become fields of records) -----------------------------
+# -- Metrics -------------------------------------------------------------------------------------
 
-METRIC_WORKER_CPU: Final = "dask.worker.cpu.usage"
-METRIC_WORKER_MEMORY: Final = "dask.worker.memory.usage"
-
-#: Why execution time was wasted: retry, worker-lost, recomputed, cancelled.
+#: Why execution time was wasted.
 WASTE_REASON: Final = "dask.waste.reason"
-#: Direction of bytes to and from disk; a name of OpenTelemetry's conventions.
-DISK_DIRECTION: Final = "disk.io.direction"
-#: traces, metrics, logs.
+#: Kind of signal.
 SIGNAL: Final = "scalable.signal"
-#: What became of exported items: sent, failed, dropped.
+#: What became of exported items.
 OUTCOME: Final = "scalable.export.outcome"
-#: The task name for all names beyond the limit.
-OTHER_NAMES: Final = "other"
 
-# -- events and spans ---------------------------------------------------------------------------
+# -- OpenTelemetry -------------------------------------------------------------------------------
 
+#: Class of the exception, KilledWorker or WorkerLost.
+ERROR_TYPE: Final = "error.type"
+#: Class of the exception.
+EXCEPTION_TYPE: Final = "exception.type"
+#: Message of the exception.
+EXCEPTION_MESSAGE: Final = "exception.message"
+#: The traceback.
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+#: The function, if it differs from the task's name.
+FUNCTION_NAME: Final = "code.function.name"
+#: Host that the worker is on.
+HOST_NAME: Final = "host.name"
+#: Process of the worker.
+PROCESS_PID: Final = "process.pid"
+#: Process of a service: the worker, for signals that user code recorded there.
+SERVICE_INSTANCE: Final = "service.instance.id"
+#: Exit code of the process, or minus the signal's number.
+EXIT_CODE: Final = "process.exit.code"
+#: Direction of bytes to and from disk: read, write.
+DISK_DIRECTION: Final = "disk.io.direction"
+#: Direction of bytes between workers: transmit.
+NETWORK_DIRECTION: Final = "network.io.direction"
+
+# -- Attributes that stay in the process ---------------------------------------------------------
+
+#: Event type of the record that a signal becomes in the run directory.
+RECORD: Final = "scalable.record"
+#: The key again: a failure record has it in its details, too.
+FAILED_TASK: Final = "scalable.failure.task"
+#: `worker` or `task`.
+ENTITY_TYPE: Final = "scalable.entity.type"
+#: Address of the worker, or key of the task.
+ENTITY_ID: Final = "scalable.entity.id"
+#: Cores in use.
+OBSERVED_CPU: Final = "scalable.observed.cpu"
+#: Memory in use, in 10⁹ bytes.
+OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
+#: Start of the first noticeable phase; see spans.jsonl.
+SPAN_STARTED: Final = "dask.task.phases.start"
+#: Never sent.
+INTERNAL: Final = frozenset(
+    {RECORD, FAILED_TASK, ENTITY_TYPE, ENTITY_ID, OBSERVED_CPU, OBSERVED_MEMORY, SPAN_STARTED}
+)
+
+# -- Events --------------------------------------------------------------------------------------
+
+#: The run began; sent over OTLP alone, as the root span is sent at the end.
+EVENT_RUN: Final = "scalable.run.started"
 #: A task changed its state: submitted, running, retried, lost, succeeded, failed, cancelled.
 EVENT_TASK: Final = "dask.task.state_change"
 #: A worker changed its state: launched, ready, removed, lost.
 EVENT_WORKER: Final = "dask.worker.state_change"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
-
-#: The run began; sent over OTLP alone, as the root span is sent at the end.
-EVENT_RUN: Final = "scalable.run.started"
 #: On a worker's span: it accepts no new tasks, as its memory is full.
 EVENT_WORKER_PAUSED: Final = "dask.worker.paused"
 #: On a worker's span: it accepts tasks again.
 EVENT_WORKER_RESUMED: Final = "dask.worker.resumed"
-EVENT_WORKER_SPILLED: Final = _field("dask.worker.spilled", "spilled_bytes")
+#: On a worker's span: it wrote results to disk for lack of memory.
+EVENT_WORKER_SPILLED: Final = "dask.worker.spilled"
 #: On spans of a worker and of attempts there: the worker was lost.
 EVENT_WORKER_LOST: Final = "dask.worker.lost"
 #: On an attempt's span: the task will run again.
 EVENT_TASK_RETRY: Final = "dask.task.retry"
+#: The program or a task recorded an artifact.
+EVENT_ARTIFACT: Final = "scalable.artifact.recorded"
+#: A result was looked up in the cache.
+EVENT_CACHE: Final = "scalable.cache.lookup"
+#: The program or a task recorded a cost.
+EVENT_COST: Final = "scalable.cost.recorded"
 
-#: INTERNAL. The whole run; the root of its trace.
+# -- Spans ---------------------------------------------------------------------------------------
+
+#: The whole run; the root of its trace.
 SPAN_RUN: Final = "run {project}"
-#: PRODUCER. One or more graphs sent by the client; child of the caller's span, or the root
-#: of a trace of its own that is linked to the run.
+#: One or more graphs sent by the client; child of the caller's span, or the root of a trace of its
+#: own that is linked to the run.
 SPAN_SUBMIT: Final = "submit {name}"
-#: INTERNAL. A worker, from its arrival to its end; child of the run.
-SPAN_WORKER: Final = "worker {name}"
-#: INTERNAL. transfer, disk-read, deserialize …, if it took a noticeable share; child of the
-#: attempt.
-SPAN_PHASE: Final = "{phase}"
-#: INTERNAL. All attempts of one name beyond the span budget, with a histogram of their
-#: durations; child of the submission.
-SPAN_ROLLUP: Final = "{name} (others)"
-#: INTERNAL. An attempt that runs for long, shown before it ends; child of the submission.
-SPAN_RUNNING: Final = "{name} (running)"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
+#: One attempt of a task; child of the submission.
+SPAN_ATTEMPT: Final = "{task}"
+KIND_ATTEMPT: Final = SpanKind.CONSUMER
+#: A worker, from its arrival to its end; child of the run.
+SPAN_WORKER: Final = "worker {name}"
+#: transfer, disk-read, deserialize …, if it took a noticeable share; child of the attempt.
+SPAN_PHASE: Final = "{phase}"
+#: All attempts of one name beyond the span budget, with a histogram of their durations; child of
+#: the submission.
+SPAN_ROLLUP: Final = "{name} (others)"
+#: An attempt that runs for long, shown before it ends; child of the submission.
+SPAN_RUNNING: Final = "{name} (running)"
 
-#: Bytes per unit of the fields `…_gb`.
-GIGABYTE: Final = 1e9
+# -- Fields of the run directory -----------------------------------------------------------------
 
+#: For each attribute that becomes a field of a record, the field's name. The field may
+#: be of the record or of its `details`; `task.state` is one of tasks alone.
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    PHASE: ("phase",),
+    PROVIDER: ("provider",),
+    TASK_KEY: ("task_id", "entity_id"),
+    TASK_NAME: ("task_name",),
+    TASK_STATE: ("task.state",),
+    TASK_ATTEMPT: ("attempt",),
+    TASK_DEPENDENCIES: ("dependencies",),
+    TASK_DEPENDENCY_COUNT: ("dependency_count",),
+    TASK_NBYTES: ("nbytes",),
+    TASK_RESULT_TYPE: ("result_type",),
+    TASK_BLAME: ("blame",),
+    TASK_RECOMPUTED: ("recomputed",),
+    TASK_RESCHEDULED: ("rescheduled",),
+    TASK_REOPENS: ("reopens",),
+    TASK_KNOWN_BEFORE: ("known_before",),
+    TASK_WILL_RETRY: ("will_retry",),
+    TASK_DEATHS: ("deaths",),
+    TASK_DEATHS_PRESENT: ("deaths_present",),
+    TASK_DEATHS_ALONE: ("deaths_alone",),
+    TASK_DURATION: ("task.duration_s",),
+    TASK_QUEUED: ("queue_s",),
+    TASK_TRANSFER: ("transfer_s",),
+    TASK_CPU: ("cpu_s",),
+    COMPONENT: ("component",),
+    TAG: ("tag",),
+    REQUESTED_WORKERS: ("requested_workers",),
+    REQUESTED_CPUS: ("requested_cpus",),
+    REQUESTED_MEMORY: ("requested_memory",),
+    REQUESTED_WALLTIME: ("requested_walltime",),
+    WORKER_ADDRESS: ("worker",),
+    WORKER_NAME: ("worker_id",),
+    WORKER_STATE: ("worker.state",),
+    WORKER_NTHREADS: ("nthreads",),
+    WORKER_MEMORY_LIMIT: ("memory_limit_bytes",),
+    WORKER_MEMORY: ("memory_bytes",),
+    WORKER_NANNY: ("nanny",),
+    WORKER_REASON: ("reason",),
+    WORKER_TASKS_RUNNING: ("tasks_running",),
+    WORKER_TASKS_RECOMPUTED: ("tasks_recomputed",),
+    WORKER_SPILLED: ("spilled_bytes",),
+    WORKER_HEARTBEAT_AGE: ("heartbeat_age_s",),
+    WORKER_TTL: ("worker_ttl_s",),
+    WORKER_MEMORY_PEAK: ("memory_peak_bytes",),
+    WORKER_MEMORY_SAMPLES: ("memory_samples",),
+    MEMORY_KILL: ("memory_kill",),
+    WORKER_TASKS: ("tasks",),
+    PROCESS_SIGNAL: ("signal",),
+    STDERR_TAIL: ("stderr_tail",),
+    STDERR_PATH: ("stderr_path",),
+    OOM_KILLS_GROUP: ("oom_kills_group",),
+    OOM_KILLS_HOST: ("oom_kills_host",),
+    TASKS_WAITING: ("tasks_waiting",),
+    BATCH_SYSTEM: ("batch_system",),
+    BATCH_JOB: ("batch_job",),
+    TIME_LIMIT: ("time_limit_s",),
+    TIME_LEFT: ("time_left_s",),
+    CAUSE: ("cause",),
+    CAUSE_CONFIDENCE: ("confidence",),
+    CAUSE_EVIDENCE: ("evidence",),
+    NOT_KNOWN: ("not_known",),
+    EXCEPTION_BASES: ("bases",),
+    EXCEPTION_ERRNO: ("errno",),
+    METADATA: ("metadata",),
+    STAGE: ("stage",),
+    ARTIFACT_NAME: ("artifact_name",),
+    ARTIFACT_LOCATION: ("location",),
+    ARTIFACT_KIND: ("kind",),
+    ARTIFACT_SIZE: ("artifact.size_bytes",),
+    ARTIFACT_DIGEST: ("digest",),
+    CACHE_FUNCTION: ("cache.function_name",),
+    CACHE_KEY: ("key_digest",),
+    CACHE_HIT: ("hit",),
+    CACHE_DURATION: ("cache.duration_s",),
+    CACHE_SIZE: ("cache.size_bytes",),
+    COST_REGION: ("region",),
+    COST_CURRENCY: ("currency",),
+    COST_HOURLY: ("total_hourly",),
+    COST_MONTHLY: ("total_monthly",),
+    COST_ITEMS: ("line_items",),
+    ERROR_TYPE: ("error_type",),
+    EXCEPTION_TYPE: ("failure_class",),
+    EXCEPTION_MESSAGE: ("error_message", "message"),
+    EXCEPTION_STACKTRACE: ("traceback",),
+    FUNCTION_NAME: ("task.function_name",),
+    HOST_NAME: ("host",),
+    PROCESS_PID: ("pid",),
+    EXIT_CODE: ("exit_code",),
+    FAILED_TASK: ("failure.details.task_id",),
+    ENTITY_TYPE: ("entity_type",),
+    ENTITY_ID: ("entity_id",),
+    OBSERVED_CPU: ("observed_cpu",),
+    OBSERVED_MEMORY: ("observed_memory_gb",),
+    SPAN_STARTED: ("phases_start",),
+}
 
-def _record_fields(event_type: str) -> dict[str, str]:
-    """Return the field that each attribute becomes in records of one event type."""
-    fields = nested_fields(DECLARATION_OF[FILE_OF[event_type]])
-    found: dict[str, str] = {}
-    for attribute, names in _FIELDS.items():
-        for name in names:
-            name = name.removeprefix(f"{event_type}.")
-            path = name if name in fields else f"details.{name}"
-            if path in fields:
-                found[attribute] = path
-    return found
+# -- Names of earlier versions -------------------------------------------------------------------
 
-
-#: How signals become records of the run directory.
-RECORD_MAP: Final = RecordMap(
-    route=RECORD,
-    fields={
-        event_type: _record_fields(event_type)
-        for event_type in ("task", "worker", "failure", "resource", "artifact", "cache", "cost")
-    },
-    constants={"resource": {"entity_type": "task"}},
-    metrics={
-        METRIC_WORKER_CPU: ("observed_cpu", 1.0),
-        METRIC_WORKER_MEMORY: ("observed_memory_gb", 1 / GIGABYTE),
-        WORKER_MEMORY_LIMIT: ("observed_memory_limit_gb", 1 / GIGABYTE),
-    },
-)
+RENAMED_ATTRIBUTES: Final[Mapping[str, str]] = {
+    "dask.task.result.size": "dask.task.return.size",
+    "dask.task.result.type": "dask.task.return.type",
+    "dask.task.duration": "dask.attempt.duration",
+    "dask.task.queue.duration": "dask.attempt.queue.duration",
+    "dask.task.transfer.duration": "dask.attempt.transfer.duration",
+    "dask.task.cpu.time": "dask.attempt.cpu.time",
+    "dask.task.deaths": "dask.task.deaths.details",
+    "dask.task.deaths.present": "dask.task.deaths.count",
+    "dask.worker.spilled": "dask.worker.spill.size",
+    "dask.worker.spilled.size": "dask.worker.spill.size",
+    "dask.worker.memory.limit": "dask.worker.memory_limit",
+    "scalable.cause": "scalable.cause.name",
+    "process.exit.signal": "dask.worker.exit.signal",
+    "process.stderr.tail": "dask.worker.stderr.tail",
+    "process.stderr.path": "dask.worker.stderr.path",
+    "process.cgroup.oom_kills": "dask.worker.oom_kills.cgroup",
+    "host.oom_kills": "dask.worker.oom_kills.host",
+}
+RENAMED_METRICS: Final[Mapping[str, str]] = {
+    "scalable.recorder.facts": "scalable.recorder.facts.received",
+}
+RENAMED_EVENTS: Final[Mapping[str, str]] = {
+    "scalable.artifact": "scalable.artifact.recorded",
+    "scalable.cost": "scalable.cost.recorded",
+}

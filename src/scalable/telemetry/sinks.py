@@ -104,7 +104,10 @@ class LoggerProviderSink:
         """Emit the records with the provider's loggers."""
         for readable in batch:
             scope = readable.instrumentation_scope or SCOPE
-            self._provider.get_logger(scope.name, scope.version).emit(readable.log_record)
+            logger = self._provider.get_logger(
+                scope.name, scope.version, schema_url=scope.schema_url
+            )
+            logger.emit(readable.log_record)
         flush = getattr(self._provider, "force_flush", None)
         if callable(flush) and flush() is False:
             raise UndeliverableError("the application's log processors", permanent=True)

@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
+from scalable.telemetry.exported import exported_span
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.shipping import Shipper
 from scalable.telemetry.spans import SpanFactory
@@ -123,8 +124,9 @@ class SpanRouter:
         return {name: count for name, count in counts.items() if count or name.endswith(".sent")}
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        exported = list(map(exported_span, spans))
         for shipper in self.shippers:
-            shipper.put(spans)
+            shipper.put(exported)
 
 
 def _is_sampled(span: Any) -> bool:

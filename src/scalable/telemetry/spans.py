@@ -21,7 +21,7 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _UNSET: Final = Status(StatusCode.UNSET)
 
 #: Scope of the run's own signals.
-SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__)
+SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
 
 
 def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
+from scalable.telemetry.record_map import GIGABYTE
 from scalable.telemetry.spans import event, nanoseconds
 from scalable_runs.plain import iso_time
 
@@ -143,7 +144,7 @@ class Attempts:
             attributes[semconv.OBSERVED_CPU] = round(cpu / duration, 4)
         worker = self._workers.get(address)
         if worker is not None and worker.sample is not None and worker.sample.memory:
-            attributes[semconv.OBSERVED_MEMORY] = worker.sample.memory / semconv.GIGABYTE
+            attributes[semconv.OBSERVED_MEMORY] = worker.sample.memory / GIGABYTE
         attributes[semconv.PROVIDER] = self._sink.provider
 
     def end(
@@ -179,7 +180,7 @@ class Attempts:
             start,
             stop,
             attributes,
-            kind=SpanKind.CONSUMER,
+            kind=semconv.KIND_ATTEMPT,
             error=error,
             events=() if error is None else self._events(task, stop, attributes, error, traceback),
             links=self._links(task.dependencies) if task.dependencies else (),

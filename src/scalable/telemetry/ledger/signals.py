@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry import semconv
-from scalable.telemetry.instruments import UsagePoint, UserPoint
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import SpanFactory
+from scalable.telemetry.usage import UsagePoint, UserPoint
 
 
 class Signals(NamedTuple):

@@ -6,9 +6,10 @@ from typing import Any
 
 from scalable import facts
 from scalable.telemetry import semconv
-from scalable.telemetry.instruments import UserPoint
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
+from scalable.telemetry.record_map import EVENT_USER, RECORD_MAP
+from scalable.telemetry.usage import UserPoint
 from scalable_runs.redact import Redactor
 
 
@@ -42,8 +43,8 @@ def record_user_event(
             )
         )
         return
-    if fact.event_type in semconv.EVENT_USER:
-        names = semconv.RECORD_MAP.attributes[fact.event_type]
+    if fact.event_type in EVENT_USER:
+        names = RECORD_MAP.attributes[fact.event_type]
         attributes[semconv.RECORD] = fact.event_type
         attributes |= {names[name]: value for name, value in fields.items() if name in names}
-        sink.event(semconv.EVENT_USER[fact.event_type], fact.time, attributes, ids)
+        sink.event(EVENT_USER[fact.event_type], fact.time, attributes, ids)

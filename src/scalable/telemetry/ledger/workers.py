@@ -13,9 +13,9 @@ from scalable.common.guard import Guard
 from scalable.facts.texts import printable
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths
-from scalable.telemetry.instruments import UsagePoint
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.spans import event
+from scalable.telemetry.usage import UsagePoint
 from scalable_runs.plain import seconds_of
 from scalable_runs.redact import Redactor
 
@@ -287,7 +287,7 @@ class WorkerBook:
             name = semconv.EVENT_WORKER_PAUSED if is_paused else semconv.EVENT_WORKER_RESUMED
             worker.events.append(event(name, sample.time, {semconv.WORKER_MEMORY: sample.memory}))
         if sample.spilled > before.spilled:
-            size = {semconv.SPILLED_SIZE: sample.spilled}
+            size = {semconv.WORKER_SPILLED: sample.spilled}
             worker.events.append(event(semconv.EVENT_WORKER_SPILLED, sample.time, size))
 
     def _attributes(self, worker: Worker) -> dict[str, Any]:

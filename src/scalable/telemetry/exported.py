@@ -1,0 +1,56 @@
+"""What is sent of a signal: without the attributes that are for the run directory alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
+from opentelemetry.sdk.trace import ReadableSpan
+
+from scalable.telemetry import semconv
+
+# Without them each log record reads its limits from the environment.
+_LIMITS = LogRecordLimits()
+
+
+def exported_span(span: ReadableSpan) -> ReadableSpan:
+    """Return a span as it is sent."""
+    attributes = span.attributes or {}
+    if semconv.INTERNAL.isdisjoint(attributes):
+        return span
+    return ReadableSpan(
+        span.name,
+        span.context,
+        span.parent,
+        span.resource,
+        exported_attributes(attributes),
+        span.events,
+        span.links,
+        span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def exported_log(log: ReadableLogRecord) -> ReadableLogRecord:
+    """Return a log record as it is sent."""
+    attributes = log.log_record.attributes or {}
+    if semconv.INTERNAL.isdisjoint(attributes):
+        return log
+    record = copy.copy(log.log_record)
+    record.attributes = exported_attributes(attributes)
+    return ReadableLogRecord(record, log.resource, log.instrumentation_scope, _LIMITS)
+
+
+def exported_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as they are sent."""
+    internal = semconv.INTERNAL
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name not in internal and value is not None
+    }

@@ -1,0 +1,175 @@
+"""Whether what a run sent is in the registry of names: the live check of OpenTelemetry's Weaver.
+
+The functions take what :mod:`servers.otlp_json` makes of a collector's file, and return one
+sentence for each kind of deviation. Signals of the run's own scope must be registered; signals of
+user code and of loggers may have any name outside of our namespaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from scalable.telemetry import semconv
+from semconv.model import Signal, load
+
+Item = Mapping[str, Any]
+
+#: Namespaces in which every name must be registered, whoever records it.
+_OURS = ("dask.", "scalable.")
+
+#: How the places of the run's own signals begin.
+_SIGNALS = ("span ", "event ", "metric ")
+
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "double": lambda value: isinstance(value, float),
+    "boolean": lambda value: isinstance(value, bool),
+    "any": lambda value: True,
+}
+
+
+def deviations(
+    spans: Iterable[Item] = (), logs: Iterable[Item] = (), points: Iterable[Item] = ()
+) -> list[str]:
+    """Return what is not as the registry says, each once, sorted."""
+    found: set[str] = set()
+    for span in spans:
+        found.update(_of_item(span, _of_span))
+    for log in logs:
+        found.update(_of_item(log, _of_log))
+    for point in points:
+        found.update(_of_item(point, _of_point))
+    return sorted(found)
+
+
+def _of_item(item: Item, check: Callable[[Item], Iterator[str]]) -> Iterator[str]:
+    for name, value in item["resource"].items():
+        yield from _attribute("the resource", name, value)
+    if item["scope"] == semconv.SCOPE_NAME:
+        yield from check(item)
+        return
+    events = item.get("events", ())
+    for part in (item, *events):
+        where = f"scope {item['scope']!r}"
+        for name, value in part["attributes"].items():
+            if name.startswith(_OURS):
+                yield from _attribute(where, name, value)
+
+
+def _of_span(span: Item) -> Iterator[str]:
+    attributes = span["attributes"]
+    fitting = [
+        one
+        for one in load().of_type("span")
+        if one.kind == span["kind"]
+        and _pattern(one.name).fullmatch(span["name"])
+        and all(name in attributes for name, required in one.attributes.items() if required)
+    ]
+    if not fitting:
+        yield f"no span is like {span['kind']} {span['name']!r} with {sorted(attributes)}"
+        return
+    # A task may have any name: the span with the most required attributes is meant.
+    meant = max(fitting, key=lambda one: sum(one.attributes.values()))
+    yield from _attributes(f"span {meant.name}", meant, attributes)
+    for event in span["events"]:
+        yield from _event(event["name"], event["attributes"])
+
+
+def _of_log(log: Item) -> Iterator[str]:
+    if not log["event_name"]:
+        yield f"a log record without an event name: {log['body']!r}"
+        return
+    yield from _event(log["event_name"], log["attributes"])
+
+
+def _event(name: str, attributes: Item) -> Iterator[str]:
+    event = _named("event", name)
+    if event is None:
+        yield f"event {name} is not registered"
+    else:
+        yield from _attributes(f"event {name}", event, attributes)
+
+
+def _of_point(point: Item) -> Iterator[str]:
+    name = point["name"]
+    if _is_user_metric(point):
+        return
+    metric = _named("metric", name)
+    if metric is None:
+        yield f"metric {name} is not registered"
+        return
+    kind = instrument_of(point)
+    if kind != metric.kind:
+        yield f"metric {name} is a {kind}, not a {metric.kind}"
+    if point["unit"] != metric.unit:
+        yield f"metric {name} is in {point['unit']!r}, not in {metric.unit!r}"
+    yield from _attributes(f"metric {name}", metric, point["attributes"])
+
+
+def _is_user_metric(point: Item) -> bool:
+    """Whether it is a number that `record_metric` of user code made."""
+    return point["type"] == "gauge" and not point["name"].startswith((*_OURS, "otel."))
+
+
+def instrument_of(point: Item) -> str:
+    """Return the instrument that makes such a point."""
+    if point["type"] == "sum":
+        return "counter" if point["monotonic"] else "updowncounter"
+    return "histogram" if point["type"] == "exponentialHistogram" else point["type"]
+
+
+def _attributes(where: str, signal: Signal, attributes: Item) -> Iterator[str]:
+    for name, required in signal.attributes.items():
+        if required and name not in attributes:
+            yield f"{where} lacks {name}"
+    for name, value in attributes.items():
+        registered = name in load().attributes
+        if registered and name not in signal.attributes and not _is_of_run(signal, name):
+            yield f"{where} has {name}, which is not among its attributes"
+        yield from _attribute(where, name, value)
+
+
+def _is_of_run(signal: Signal, name: str) -> bool:
+    """Whether an attribute says which run a point of an application's provider belongs to."""
+    return signal.type == "metric" and name in (semconv.RUN_ID, semconv.PROJECT)
+
+
+def _attribute(where: str, name: str, value: Any) -> Iterator[str]:
+    attribute = load().attributes.get(name)
+    if attribute is None:
+        # Of OpenTelemetry's resource attributes only some are used here by name.
+        if name.startswith(_OURS) or where.startswith(_SIGNALS):
+            yield f"{where} has {name}, which is not registered"
+        return
+    if not has_type(value, attribute.type):
+        yield f"{where} has {name} = {value!r}, which is not of type {attribute.type}"
+    elif attribute.members and value not in attribute.members:
+        yield f"{where} has {name} = {value!r}, which is not one of {list(attribute.members)}"
+
+
+def has_type(value: Any, type: str) -> bool:
+    """Whether a value is of a type of the registry."""
+    if type.endswith("[]"):
+        is_one = _TYPES[type.removesuffix("[]")]
+        return isinstance(value, list) and all(map(is_one, value))
+    return _TYPES[type](value)
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """Return what names of a span match: a place for what differs is in braces."""
+    parts = re.split(r"\{\w+\}", name)
+    return re.compile(".+".join(map(re.escape, parts)), re.DOTALL)
+
+
+def _named(type: str, name: str) -> Signal | None:
+    return _signals().get((type, name))
+
+
+@cache
+def _signals() -> dict[tuple[str, str], Signal]:
+    return {(signal.type, signal.name): signal for signal in load().signals}
