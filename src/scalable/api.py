@@ -83,8 +83,8 @@ def instrument(
         Least severe log record that is kept. Default: ``INFO``.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
-        one. It is always a thread if the application has set providers or a propagator, or uses
-        exporters other than OTLP's.
+        one. It is always a thread if the application has set providers, or uses exporters other
+        than OTLP's.
     parquet : bool, optional
         Write a parquet copy of each journal when the run is closed. Default: False.
     tracer_provider, meter_provider, logger_provider : optional

@@ -26,11 +26,11 @@ from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.deaths import OnDeath
-from scalable.telemetry.ids import find_id_generator
+from scalable.telemetry.ids import find_id_generator, random_flag
 from scalable.telemetry.process import Process, RecorderProcess
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes, make_resource
-from scalable.telemetry.submissions import Submissions, propagates_as_configured
+from scalable.telemetry.submissions import Submissions
 from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
@@ -120,7 +120,7 @@ def begin(
     )
     routes = _routes(settings, warn)
     ids = using.ids or find_id_generator(os.environ, routes.providers.get("traces"), warn)
-    submissions = Submissions(run_id, routes.sampled, ids=ids, clock=using.clock)
+    submissions = Submissions(run_id, routes.sample, ids=ids, clock=using.clock)
     connection = None
     if client is not None:
         connection = ClusterConnection(
@@ -141,6 +141,7 @@ def begin(
         ids.generate_trace_id(),
         ids.generate_span_id(),
         started,
+        random_flag(ids),
         documents.components,
     )
     files = _files(identity, settings, documents, redact)
@@ -231,7 +232,7 @@ def _recorder(
 ) -> Recorder | RecorderProcess:
     """Create the recorder in `process` if the settings allow it, else in this one."""
     if process is not None:
-        if parts.routes.portable and propagates_as_configured(os.environ):
+        if parts.routes.portable:
             recorder = RecorderProcess.begin(
                 process,
                 parts.files,

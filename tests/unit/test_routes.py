@@ -8,8 +8,8 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import TraceFlags
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
+from opentelemetry.trace import TraceFlags, TraceState
 
 from scalable.telemetry import semconv
 from scalable.telemetry.routes import exception_signal, find_routes, make_resource
@@ -109,7 +109,7 @@ def test_a_provider_that_is_given_wins_over_the_environment():
     assert routes.providers == {"traces": tracers, "metrics": meters}
     assert list(routes.exporters) == ["logs"]
     assert routes.resource is tracers.resource
-    assert not routes.sampled(1, None).sampled
+    assert not routes.sample(1, None).flags.sampled
 
 
 def test_a_provider_that_takes_no_finished_spans_is_reported():
@@ -124,9 +124,27 @@ def test_a_provider_that_takes_no_finished_spans_is_reported():
 
 def test_a_trace_follows_its_parent_and_keeps_its_other_flags():
     routes = find_routes({}, pytest.fail)
-    assert routes.sampled(1, None).sampled
-    assert routes.sampled(1, span_context(1, 2, TraceFlags(3))) == 3
-    assert routes.sampled(1, span_context(1, 2, TraceFlags(2))) == 2
+    assert routes.sample(1, None).flags.sampled
+    assert routes.sample(1, span_context(1, 2, TraceFlags(3))).flags == 3
+    assert routes.sample(1, span_context(1, 2, TraceFlags(2))).flags == 2
+
+
+class _Marking(Sampler):
+    """A sampler that says by which rule it has decided."""
+
+    def should_sample(self, parent_context, trace_id, name, kind=None, *_, **__):
+        state = TraceState([("rule", kind.name.lower())])
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"rule": name}, state)
+
+    def get_description(self) -> str:
+        return "Marking"
+
+
+def test_what_a_sampler_adds_is_kept():
+    tracers = TracerProvider(sampler=_Marking(), shutdown_on_exit=False)
+    routes = find_routes({}, pytest.fail, tracer_provider=tracers)
+    state = TraceState([("rule", "producer")])
+    assert routes.sample(1, None) == (TraceFlags(1), state, {"rule": "submit"})
 
 
 @pytest.mark.parametrize(

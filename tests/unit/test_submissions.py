@@ -6,11 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.trace import NonRecordingSpan
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import NonRecordingSpan, TraceFlags, TraceState
 
 from scalable.facts.identity import carried
-from scalable.telemetry.spans import span_context
-from scalable.telemetry.submissions import SUBMISSION_WINDOW, Submissions
+from scalable.telemetry.spans import Sampling, parent_of, span_context
+from scalable.telemetry.submissions import SUBMISSION_WINDOW, Sent, Submissions
 
 
 @pytest.fixture
@@ -67,3 +68,45 @@ def test_an_equal_context_is_the_same_submission(clock):
         assert submissions.carrier() is first
     with _in_span(2):
         assert submissions.carrier() is not first
+
+
+class _Counted(IdGenerator):
+    """A generator that was made before generators said whether trace ids are random."""
+
+    is_trace_id_random = None  # pyright: ignore[reportAssignmentType]
+
+    def generate_trace_id(self) -> int:
+        return 7
+
+    def generate_span_id(self) -> int:
+        return 8
+
+
+@pytest.mark.parametrize(("ids", "flags"), [(None, 3), (_Counted(), 1)])
+def test_a_trace_that_begins_says_whether_its_id_is_random(ids, flags):
+    submissions = Submissions("run", ids=ids)
+    submissions.carrier()
+    (opened,) = submissions.opened()
+    assert opened.trace_flags == flags
+
+
+def test_a_trace_that_continues_keeps_flags_and_state():
+    submissions = Submissions("run")
+    state = TraceState([("vendor", "1")])
+    parent = NonRecordingSpan(span_context(7, 1, TraceFlags(0), state))
+    with _attached(trace.set_span_in_context(parent)):
+        carrier = submissions.carrier()
+    found = parent_of(carried(carrier))
+    assert found is not None
+    assert (found.trace_id, found.trace_flags, found.trace_state) == (7, 0, state)
+
+
+def test_what_a_sampler_adds_is_kept_also_for_another_process():
+    state = TraceState([("ot", "th:c")])
+    submissions = Submissions("run", lambda *_: Sampling(TraceFlags(1), state, {"rule": "all"}))
+    found = parent_of(carried(submissions.carrier()))
+    assert found is not None
+    assert found.trace_state == state
+    (sent,) = submissions.ended(0.0, all_of_them=True)
+    assert sent.attributes == {"rule": "all"}
+    assert Sent.of(sent.plain()) == sent

@@ -77,7 +77,7 @@ def _run_state(run: str) -> blake2b:
 
 
 def carrier_of(fields: Mapping[str, Any]) -> str:
-    """The carrier with these fields: the run's id and what the propagator has added.
+    """The carrier with these fields: the run's id, its span, what propagators have added.
 
     It is JSON text: Dask keeps it with each task, and the garbage collector traverses dictionaries
     but not strings.

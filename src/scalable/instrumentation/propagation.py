@@ -1,8 +1,8 @@
 """Carries the run and the span that a task belongs to from client to scheduler to worker.
 
 In the process of an instrumented client and in every worker process, graphs are annotated as they
-are sent. The annotation is the *carrier*, one text: the run's id and the OpenTelemetry context, as
-the configured propagator writes it. On the worker the code of a task runs in that context, with its
+are sent. The annotation is the *carrier*, one text: the run's id and the OpenTelemetry context (see
+:mod:`scalable.common.carriers`). On the worker the code of a task runs in that context, with its
 attempt as the current span.
 """
 
@@ -22,8 +22,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from scalable.common.carriers import extract, inject
 from scalable.common.guard import Guard
-from scalable.common.otel_environment import propagate_module
 from scalable.facts.identity import attempt_span_id, carried, carrier_of
 from scalable.facts.protocol import ANNOTATION, PLACEMENT
 from scalable.instrumentation import dask_compat
@@ -128,7 +128,7 @@ def enter(attempt: RunningAttempt) -> None:
 def _extract(carrier: str) -> Context:
     if len(_contexts) >= _MAX_CONTEXTS:
         _contexts.clear()
-    found = _contexts[carrier] = propagate_module().extract(carried(carrier), Context())
+    found = _contexts[carrier] = extract(carried(carrier))
     return found
 
 
@@ -208,7 +208,7 @@ def _carrier_of(client: Client) -> str | None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
         fields = {"run": run_of(attempt)}
-        propagate_module().inject(fields)
+        inject(fields)
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)

@@ -13,6 +13,16 @@ VARIABLE: Final = "OTEL_PYTHON_ID_GENERATOR"
 _GROUP: Final = "opentelemetry_id_generator"
 _BITS_OF_TRACE: Final = 128
 _BITS_OF_SPAN: Final = 64
+#: Flag of W3C Trace Context: the trace id was chosen at random. The oldest supported API has no
+#: name for it.
+_RANDOM_TRACE_ID: Final = 0x02
+
+
+def random_flag(ids: IdGenerator) -> int:
+    """The flag of a trace that begins with an id of this generator."""
+    # The oldest supported SDK does not ask its generators.
+    asked = getattr(ids, "is_trace_id_random", None)
+    return _RANDOM_TRACE_ID if asked is not None and asked() else 0
 
 
 class SecureIdGenerator(IdGenerator):
@@ -54,10 +64,8 @@ class ConfiguredIdGenerator(IdGenerator):
 
     def is_trace_id_random(self) -> bool:
         """Whether the generator says that its trace ids are random."""
-        # The oldest supported SDK does not ask its generators.
-        asked = getattr(self._chosen, "is_trace_id_random", None)
         try:
-            return asked is not None and asked() is True
+            return bool(random_flag(self._chosen))
         except Exception:
             return False
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link
+from opentelemetry.trace import Link, SpanKind
 
 from scalable import facts
 from scalable.common.options import RecorderOptions
@@ -61,6 +61,8 @@ class RunIdentity:
     trace_id: int
     root_span_id: int
     started: float
+    #: Flags of its trace, besides that of the sampler.
+    trace_flags: int = 0
     #: What each component of the manifest asks for: ``cpus``, ``memory``, ``walltime``.
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
@@ -96,8 +98,16 @@ class Recorder(RecorderLoop):
         self._submissions = submissions
         self._yield_seconds = yield_seconds
         self._on_death: OnDeath | None = None
-        flags = routes.sampled(identity.trace_id, None)
-        self._root = span_context(identity.trace_id, identity.root_span_id, flags)
+        self._redact = redact
+        flags, state, self._sampler_attributes = routes.sample(
+            identity.trace_id,
+            None,
+            semconv.SPAN_RUN.format(project=identity.project),
+            SpanKind.INTERNAL,
+        )
+        self._root = span_context(
+            identity.trace_id, identity.root_span_id, flags | identity.trace_flags, state
+        )
         self._spans = SpanFactory(resource)
         self._router = SignalRouter(
             writer,
@@ -265,7 +275,11 @@ class Recorder(RecorderLoop):
                     submission.parent,
                     submission.start + self._puller.offset,
                     submission.last + self._puller.offset,
-                    {semconv.RUN_ID: self._identity.run_id, semconv.GRAPH_COUNT: submission.graphs},
+                    {
+                        **self._redact.attributes(submission.attributes),
+                        semconv.RUN_ID: self._identity.run_id,
+                        semconv.GRAPH_COUNT: submission.graphs,
+                    },
                     kind=semconv.KIND_SUBMIT,
                     links=(Link(self._root),) if is_root else (),
                 )
@@ -403,6 +417,7 @@ class Recorder(RecorderLoop):
             identity.started,
             now,
             {
+                **self._redact.attributes(self._sampler_attributes),
                 semconv.RUN_ID: identity.run_id,
                 semconv.RUN_STATUS: status,
                 semconv.PROVIDER: identity.provider,

@@ -28,6 +28,7 @@ from opentelemetry.trace import (
 from scalable.telemetry import semconv
 from scalable.telemetry.limits import SignalLimits, limits_of
 from scalable.telemetry.shipping import SignalName
+from scalable.telemetry.spans import Sampling, sampled_like
 from scalable_runs.redact import Redactor
 
 #: What to install where an OTLP exporter is configured and missing.
@@ -90,18 +91,24 @@ class Routes:
         points = [point for points in self.exporters.values() for point in points]
         return not self.providers and all(point.module.startswith(_OTLP) for point in points)
 
-    def sampled(self, trace_id: int, parent: SpanContext | None) -> TraceFlags:
-        """Flags of a span that begins a trace, or continues one; called by any thread."""
+    def sample(
+        self,
+        trace_id: int,
+        parent: SpanContext | None,
+        name: str = "submit",
+        kind: SpanKind = SpanKind.PRODUCER,
+    ) -> Sampling:
+        """Let the sampler decide on a span; called by any thread."""
         context = set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
         try:
-            result = self.sampler.should_sample(
-                context, trace_id, "submit", SpanKind.PRODUCER, None, None
-            )
+            result = self.sampler.should_sample(context, trace_id, name, kind, None, None)
+            sampled = TraceFlags.SAMPLED if result.decision.is_sampled() else 0
+            state, attributes = result.trace_state, dict(result.attributes or {})
         except Exception:
             # The application's sampler failed: the parent decides; without one, the trace is kept.
-            return TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
+            return sampled_like(parent)
         other = 0 if parent is None else parent.trace_flags & ~TraceFlags.SAMPLED
-        return TraceFlags(other | (TraceFlags.SAMPLED if result.decision.is_sampled() else 0))
+        return Sampling(TraceFlags(other | sampled), state, attributes)
 
 
 def find_routes(

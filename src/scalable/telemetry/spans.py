@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    Link,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
 
 from scalable import __version__
-from scalable.common.otel_environment import propagate_module
+from scalable.common.carriers import extract, span_in
 from scalable.telemetry import semconv
 
 NANOSECONDS: Final = 1_000_000_000
@@ -24,19 +32,36 @@ _UNSET: Final = Status(StatusCode.UNSET)
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
 
 
-def span_context(trace_id: int, span_id: int, flags: TraceFlags = _SAMPLED) -> SpanContext:
+class Sampling(NamedTuple):
+    """What a sampler has decided on a span that begins a trace or continues one."""
+
+    flags: TraceFlags
+    #: That of the parent, or as the sampler has changed it.
+    state: TraceState | None = None
+    #: The sampler's own, for the span.
+    attributes: Mapping[str, Any] = MappingProxyType({})
+
+
+def sampled_like(parent: SpanContext | None) -> Sampling:
+    """As the parent; sampled without one."""
+    if parent is None:
+        return Sampling(_SAMPLED)
+    return Sampling(parent.trace_flags, parent.trace_state)
+
+
+def span_context(
+    trace_id: int, span_id: int, flags: int = _SAMPLED, state: TraceState | None = None
+) -> SpanContext:
     """Ids of a span, sampled by default."""
-    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
+    return SpanContext(trace_id, span_id, False, TraceFlags(flags), state)
 
 
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:
-    """The span in a carrier, read by the configured propagator; None without one."""
-    try:
-        found = trace.get_current_span(
-            propagate_module().extract(carrier, Context())
-        ).get_span_context()
-    except Exception:  # received from a peer, which may send anything
-        return None
+    """The span in a carrier; None without one."""
+    found = span_in(carrier)
+    if found is None:
+        # A peer of an earlier version wrote what its propagator writes, or nothing.
+        found = trace.get_current_span(extract(carrier)).get_span_context()
     return found if found.is_valid else None
 
 

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from time import time
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from opentelemetry import baggage, trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, get_current
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from scalable.common.otel_environment import propagate_module
+from scalable.common.carriers import inject
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.ids import SecureIdGenerator
-from scalable.telemetry.spans import span_context
+from scalable.telemetry.ids import SecureIdGenerator, random_flag
+from scalable.telemetry.spans import Sampling, sampled_like, span_context
 
 #: Graphs within this time, under one parent, share a submit span: to a person a loop of 10,000
 #: `client.submit` calls is one submission.
 SUBMISSION_WINDOW: Final = 1.0
 
 #: Decides on a trace that begins, or continues under a parent.
-Sampled: TypeAlias = Callable[[int, SpanContext | None], TraceFlags]
-
-
-def _all_sampled(trace_id: int, parent: SpanContext | None) -> TraceFlags:
-    return TraceFlags(TraceFlags.SAMPLED) if parent is None else parent.trace_flags
+Sample: TypeAlias = Callable[[int, SpanContext | None], Sampling]
 
 
 class Sent(NamedTuple):
@@ -42,11 +35,14 @@ class Sent(NamedTuple):
     start: float
     last: float
     graphs: int
+    #: What the sampler added.
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def plain(self) -> tuple[Any, ...]:
         """The same as plain values."""
-        parent = None if self.parent is None else plain_ids(self.parent)
-        return plain_ids(self.ids), parent, self.start, self.last, self.graphs
+        ids, parent, *rest, attributes = self
+        parent = None if parent is None else plain_ids(parent)
+        return plain_ids(ids), parent, *rest, dict(attributes)
 
     @classmethod
     def of(cls, values: tuple[Any, ...]) -> Self:
@@ -55,39 +51,51 @@ class Sent(NamedTuple):
         return cls(ids_of(ids), None if parent is None else ids_of(parent), *rest)
 
 
-def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool]:
+def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool, str]:
     """Return what another process needs of a span."""
-    return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote
+    state = ids.trace_state.to_header()
+    return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote, state
 
 
-def ids_of(values: tuple[int, int, int, bool]) -> SpanContext:
+def ids_of(values: tuple[int, int, int, bool, str]) -> SpanContext:
     """The reverse of :func:`plain_ids`."""
-    trace_id, span_id, flags, is_remote = values
-    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags))
+    trace_id, span_id, flags, is_remote, state = values
+    kept = TraceState.from_header([state]) if state else None
+    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags), kept)
 
 
 class Submission:
     """One or more graphs that were sent in a row under the same parent."""
 
-    __slots__ = ("baggage", "carrier", "context", "graphs", "ids", "last", "parent", "start")
+    __slots__ = (
+        "attributes",
+        "baggage",
+        "carrier",
+        "context",
+        "graphs",
+        "ids",
+        "last",
+        "parent",
+        "start",
+    )
 
     def __init__(
-        self, run: str, context: Context, now: float, sampled: Sampled, ids: IdGenerator
+        self, run: str, context: Context, now: float, sample: Sample, ids: IdGenerator
     ) -> None:
         parent = _current_span(context)
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
-        self.ids = span_context(trace_id, ids.generate_span_id(), sampled(trace_id, parent))
+        flags, state, self.attributes = sample(trace_id, parent)
+        if parent is None:
+            flags |= random_flag(ids)
+        self.ids = span_context(trace_id, ids.generate_span_id(), flags, state)
         self.parent = parent
         self.start = self.last = now
         self.graphs = 0
         #: The last one in which a graph was sent.
         self.context = context
         self.baggage = baggage.get_all(context)
-        #: Written by the configured propagator; baggage is part of the context.
         fields = {"run": run}
-        propagate_module().inject(
-            fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context)
-        )
+        inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
         self.carrier = carrier_of(fields)
 
     def takes(self, context: Context, now: float) -> bool:
@@ -103,27 +111,7 @@ class Submission:
 
     def sent(self) -> Sent:
         """Return it as a complete submission."""
-        return Sent(self.ids, self.parent, self.start, self.last, self.graphs)
-
-
-def propagates_as_configured(environ: Mapping[str, str]) -> bool:
-    """Whether the propagator is that of ``OTEL_PROPAGATORS``, which other processes have too."""
-    chosen: Any = propagate_module().get_global_textmap()
-    if type(chosen) is not CompositePropagator:
-        return False
-    parts: Any = getattr(chosen, "_propagators", ())
-    return [type(part) for part in parts] == _configured_propagators(environ)
-
-
-def _configured_propagators(environ: Mapping[str, str]) -> list[type]:
-    text = environ.get("OTEL_PROPAGATORS", "").strip()
-    if not text:
-        return [TraceContextTextMapPropagator, W3CBaggagePropagator]
-    names = [name.strip() for name in text.split(",")]
-    if "none" in (name.lower() for name in names):
-        return []
-    points = entry_points(group="opentelemetry_propagator")
-    return [point.load() for name in names for point in points if point.name == name]
+        return Sent(self.ids, self.parent, self.start, self.last, self.graphs, self.attributes)
 
 
 def _current_span(context: Context) -> SpanContext | None:
@@ -168,14 +156,14 @@ class Submissions(SentGraphs):
     def __init__(
         self,
         run: str,
-        sampled: Sampled | None = None,
+        sample: Sample | None = None,
         *,
         ids: IdGenerator | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
         super().__init__()
         self._run = run
-        self._sampled = sampled or _all_sampled
+        self._sample: Sample = sample or (lambda _, parent: sampled_like(parent))
         self._ids = ids or SecureIdGenerator()
         self._clock = clock
         self._open: Submission | None = None
@@ -190,7 +178,7 @@ class Submissions(SentGraphs):
                 if submission is not None:
                     self._ended.append(submission.sent())
                 submission = self._open = Submission(
-                    self._run, context, now, self._sampled, self._ids
+                    self._run, context, now, self._sample, self._ids
                 )
                 self._opened.append(submission.ids)
             submission.graphs += 1

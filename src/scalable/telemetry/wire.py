@@ -55,7 +55,7 @@ Message: TypeAlias = tuple[Any, ...]
 
 #: Version of the messages. If the package was upgraded while a program ran, its recorder may have
 #: another version, and then refuses.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Facts in one message: converting more would block the program's event loop for milliseconds.
 FACTS_AT_ONCE: Final = 500
 #: Closing continues while facts arrive, up to this many times its timeout.

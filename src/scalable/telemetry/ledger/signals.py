@@ -77,7 +77,9 @@ class SignalSink:
     def ids(self, key: str, number: int, parent: SpanContext | None = None) -> SpanContext:
         """Span ids derived from a name and a number, in the trace of `parent`."""
         parent = parent or self.root
-        return SpanContext(parent[0], attempt_span_id(self.run, key, number), False, parent[3])
+        # A span context is a tuple; its last fields here are flags and state of the trace.
+        span_id = attempt_span_id(self.run, key, number)
+        return SpanContext(parent[0], span_id, False, parent[3], parent[4])
 
     def event(
         self,

@@ -1,0 +1,63 @@
+"""OpenTelemetry contexts in text fields that travel with tasks.
+
+Trace, span, flags and trace state are always written, in the form of W3C Trace Context: the span of
+a task must not depend on what is configured. The configured propagator writes its fields besides
+them, for baggage and for vendors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from scalable.common.guard import Warnings
+from scalable.common.otel_environment import propagate_module
+
+_SPANS: Final = TraceContextTextMapPropagator()
+_warn: Final = Warnings("scalable: ")
+
+
+def inject(fields: dict[str, Any], context: Context | None = None) -> None:
+    """Add a context, by default the current one, to the fields of a carrier."""
+    written: dict[Any, Any] = {}
+    try:
+        propagate_module().inject(written, context)
+    except Exception as error:
+        _failed(error)
+    # What is written last stays: no propagator changes the span or the fields that are there.
+    _SPANS.inject(written, context)
+    fields.update({str(name): value for name, value in written.items() if name not in fields})
+
+
+def extract(fields: Mapping[str, Any]) -> Context:
+    """The context in the fields of a carrier, which a peer may have filled with anything."""
+    context = Context()
+    try:
+        context = propagate_module().extract(fields, context)
+    except Exception as error:
+        _failed(error)
+    ours = span_in(fields)
+    return context if ours is None else set_span_in_context(NonRecordingSpan(ours), context)
+
+
+def span_in(fields: Mapping[str, Any]) -> SpanContext | None:
+    """The span in the fields of a carrier; None if there is none."""
+    try:
+        found = get_current_span(_SPANS.extract(fields, Context())).get_span_context()
+    except Exception:  # not texts
+        return None
+    return found if found.is_valid else None
+
+
+def _failed(error: Exception) -> None:
+    # Anybody's code: it does not count as an error of this package.
+    _warn(f"the configured propagator failed, and is left out: {type(error).__name__}: {error}")

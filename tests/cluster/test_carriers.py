@@ -1,0 +1,168 @@
+"""The span of a task's parent reaches the task, whatever propagator is configured."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+from urllib.request import Request, urlopen
+
+import pytest
+from distributed import Client, LocalCluster, worker_client
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.jaeger import JaegerPropagator
+from opentelemetry.propagators.ot_trace import OTTracePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+import scalable
+from cluster import oracle
+
+
+class Failing(TextMapPropagator):
+    """A propagator of the user's that raises."""
+
+    fields: ClassVar[set[str]] = set()
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        raise RuntimeError("inject")
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
+        raise RuntimeError("extract")
+
+
+class Altering(TextMapPropagator):
+    """A propagator that writes fields of other meaning under the names of the package's own."""
+
+    fields: ClassVar[set[str]] = set()
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        carrier.update({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-00", "run": "other"})
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
+        return trace.set_span_in_context(NonRecordingSpan(SpanContext(1, 2, True)), context)
+
+
+PROPAGATORS = {
+    "none": CompositePropagator([]),
+    "baggage": CompositePropagator([W3CBaggagePropagator()]),
+    "b3": B3SingleFormat(),
+    "b3multi": B3MultiFormat(),
+    "jaeger": JaegerPropagator(),
+    "ottrace": OTTracePropagator(),
+    "failing": Failing(),
+    "altering": Altering(),
+}
+#: Flags and state that few propagators know.
+CALLER = SpanContext(
+    0x1234_5678_9ABC_DEF0_1234_5678_9ABC_DEF0,
+    0xFEED,
+    False,
+    TraceFlags(3),
+    TraceState([("vendor", "t61rcWkgMzE"), ("rojo", "00f067aa0ba902b7")]),
+)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    # Threads of this process: a propagator that is set in code is the workers' too.
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=4, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def look() -> tuple[SpanContext, object]:
+    return trace.get_current_span().get_span_context(), baggage.get_baggage("tenant")
+
+
+def outer() -> list[tuple[SpanContext, object]]:
+    with worker_client() as inner:
+        return [look(), inner.submit(look, pure=False).result()]
+
+
+@pytest.mark.parametrize("name", PROPAGATORS)
+def test_the_span_travels_with_every_propagator(client, monkeypatch, name):
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", PROPAGATORS[name])
+    current = trace.set_span_in_context(NonRecordingSpan(CALLER))
+    with scalable.instrument(client, recorder="thread") as run:
+        token = context.attach(baggage.set_baggage("tenant", "blue", current))
+        try:
+            seen = client.submit(outer, pure=False).result()
+        finally:
+            context.detach(token)
+    ends = [lives[-1] for lives in oracle.lives(run.run_dir).values()]
+    for (ids, tenant), end in zip(seen, ends, strict=True):
+        assert ids.trace_id == CALLER.trace_id
+        assert f"{ids.span_id:016x}" == end["span_id"]
+        assert ids.trace_flags == CALLER.trace_flags
+        assert ids.trace_state == CALLER.trace_state
+        assert name in ("b3", "b3multi", "none", "failing", "altering") or tenant == "blue"
+    spans = oracle.read(run.run_dir, "spans.jsonl")
+    (submitted,) = [span for span in spans if span["kind"] == "producer"]
+    assert submitted["parent_span_id"] == f"{CALLER.span_id:016x}"
+    assert [end["parent_span_id"] for end in ends] == [submitted["span_id"], ends[0]["span_id"]]
+
+
+# -- outgoing requests ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[Any]]]:
+    """An HTTP server of somebody else's, and the headers of the requests that it got."""
+    received: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}/", received
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def ask(url: str) -> str:
+    """In a task: a request, as an instrumented library makes it."""
+    kind = trace.SpanKind.CLIENT
+    with trace.get_tracer("http").start_as_current_span("GET", kind=kind) as span:
+        request = Request(url)
+        propagate.inject(request.headers)
+        with urlopen(request):
+            return f"{span.get_span_context().span_id:016x}"
+
+
+@pytest.mark.parametrize("processes", [True, False], ids=["processes", "threads"])
+def test_a_request_of_a_task_carries_state_flags_and_baggage(make_cluster, server, processes):
+    url, received = server
+    _, client = make_cluster(n_workers=1, processes=processes)
+    with scalable.instrument(client, recorder="thread"):
+        current = trace.set_span_in_context(NonRecordingSpan(CALLER))
+        token = context.attach(baggage.set_baggage("tenant", "blue", current))
+        try:
+            span_id = client.submit(ask, url, pure=False).result()
+        finally:
+            context.detach(token)
+        ours = client.submit(ask, url, pure=False).result()
+    continued, begun = received
+    assert continued["traceparent"] == f"00-{CALLER.trace_id:032x}-{span_id}-03"
+    assert continued["tracestate"] == CALLER.trace_state.to_header()
+    assert continued["baggage"] == "tenant=blue"
+    # A trace that the package begins has a random id, and says so.
+    assert begun["traceparent"].split("-")[2:] == [ours, "03"]
