@@ -9,7 +9,7 @@ import pytest
 from scalable.common.otel_environment import usable, usable_environment
 
 WRONG = [
-    ("OTEL_PROPAGATORS", "tracecontext, b3multi,baggage", "tracecontext,baggage", "'b3multi'"),
+    ("OTEL_PROPAGATORS", "tracecontext, ottrace,baggage", "tracecontext,baggage", "'ottrace'"),
     ("OTEL_PROPAGATORS", "xray", None, "'xray'"),
     ("OTEL_PYTHON_CONTEXT", "greenlets", None, "'greenlets'"),
     ("OTEL_PYTHON_TRACER_PROVIDER", "missing", None, "'missing'"),
@@ -35,6 +35,17 @@ def test_unusable_values_are_removed_and_reported(name, value, left, words):
     assert words in sentence
 
 
+@pytest.mark.parametrize("value", ["7", "-0.1", "nan", "half"])
+def test_the_argument_of_a_sampler_of_ratios_is_one(value):
+    environ = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": value}
+    told: list[str] = []
+    assert usable(environ, told.append) is False
+    assert environ == {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    assert f"OTEL_TRACES_SAMPLER_ARG={value} is not a ratio" in told[0]
+    of_another = {"OTEL_TRACES_SAMPLER": "jaeger_remote", "OTEL_TRACES_SAMPLER_ARG": value}
+    assert usable(of_another) is True
+
+
 def test_usable_values_stay_and_nothing_is_reported():
     environ = {
         "OTEL_PROPAGATORS": "tracecontext,baggage",
@@ -43,6 +54,8 @@ def test_usable_values_stay_and_nothing_is_reported():
         "OTEL_ATTRIBUTE_COUNT_LIMIT": "",
         "OTEL_SPAN_LINK_COUNT_LIMIT": " 12 ",
         "OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider",
+        "OTEL_TRACES_SAMPLER": "traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
     }
     before = dict(environ)
     assert usable(environ, pytest.fail) is True
@@ -51,7 +64,7 @@ def test_usable_values_stay_and_nothing_is_reported():
 
 
 def test_the_environment_is_as_it_was_after_the_block(monkeypatch):
-    monkeypatch.setenv("OTEL_PROPAGATORS", "b3multi,tracecontext")
+    monkeypatch.setenv("OTEL_PROPAGATORS", "ottrace,tracecontext")
     monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "many")
     before = dict(os.environ)
     within: list[tuple[str | None, str | None]] = []

@@ -31,6 +31,9 @@ _BUILT_IN: Final = {
 }
 _EXEMPLAR_FILTER: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
 _EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
+_SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
+#: Samplers whose argument is a ratio; earlier SDKs raise if it is none.
+_RATIO_SAMPLERS: Final = ("traceidratio", "parentbased_traceidratio")
 #: The value that switches a limit off.
 _NO_LIMIT: Final = ""
 
@@ -56,6 +59,9 @@ def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None
         elif name == _EXEMPLAR_FILTER and value.lower() not in _EXEMPLAR_FILTERS:
             del environ[name]
             problems.append(f"{name}={value} is not one of {', '.join(_EXEMPLAR_FILTERS)}")
+        elif name == _SAMPLER_ARGUMENT and _is_wrong_ratio(environ, value):
+            del environ[name]
+            problems.append(f"{name}={value} is not a ratio from 0 to 1")
     if problems and warn is not None:
         warn(f"OpenTelemetry cannot use these variables, and ignores them: {'; '.join(problems)}")
     return not problems
@@ -106,6 +112,16 @@ def _keep_installed(
         environ[name] = ",".join(kept)
     else:
         del environ[name]
+
+
+def _is_wrong_ratio(environ: MutableMapping[str, str], value: str) -> bool:
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    if not value or sampler not in _RATIO_SAMPLERS:
+        return False
+    try:
+        return not 0 <= float(value) <= 1
+    except ValueError:
+        return True
 
 
 def _is_count(value: str) -> bool:

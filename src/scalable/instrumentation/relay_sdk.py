@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import (
@@ -107,17 +107,17 @@ class _Processor(SpanProcessor):
     ) -> None:
         self._on_start = on_start
         self._on_end = on_end
-        self._ending = threading.local()
+        # `on_end` gets a copy that has the SDK's own fields only. Spans that never end are let go.
+        self._open: WeakValueDictionary[int, Span] = WeakValueDictionary()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         self._on_start(span, parent_context)
-
-    def _on_ending(self, span: Span) -> None:
-        # `on_end` gets a copy that has the SDK's own fields only.
-        self._ending.attempt = getattr(span, "scalable_attempt", None)
+        self._open[span.get_span_context().span_id] = span
 
     def on_end(self, span: ReadableSpan) -> None:
-        self._on_end(span, getattr(self._ending, "attempt", None))
+        context: Any = span.get_span_context()
+        opened = self._open.pop(context.span_id, None)
+        self._on_end(span, getattr(opened, "scalable_attempt", None))
 
     def shutdown(self) -> None:
         pass
