@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -112,14 +114,28 @@ def test_a_provider_that_is_given_wins_over_the_environment():
     assert not routes.sample(1, None).flags.sampled
 
 
-def test_a_provider_that_takes_no_finished_spans_is_reported():
+def test_a_provider_that_makes_no_tracer_is_reported():
     class Other:
         def get_tracer(self) -> None: ...
 
     warnings: list[str] = []
     routes = find_routes({}, warnings.append, tracer_provider=Other())
     assert routes.providers == {}
-    assert "Other takes no finished spans" in warnings[0]
+    assert "Other cannot be used (TypeError" in warnings[0]
+
+
+def test_resource_and_sampler_are_found_behind_a_wrapper():
+    class Wrapper(trace.TracerProvider):
+        def __init__(self, provider: trace.TracerProvider) -> None:
+            self._provider = provider
+
+        def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+            return self._provider.get_tracer(*args, **kwargs)
+
+    tracers = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    routes = find_routes({}, pytest.fail, tracer_provider=Wrapper(tracers))
+    assert routes.resource is tracers.resource
+    assert not routes.sampled(1, None).sampled
 
 
 def test_a_trace_follows_its_parent_and_keeps_its_other_flags():

@@ -34,7 +34,7 @@ from scalable.telemetry.usage import user_metrics
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import Record, RunStatus
+from scalable_runs.schema import Record
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
@@ -215,7 +215,8 @@ class Recorder(RecorderLoop):
     def _open(self) -> None:
         self._router.open()
         if not self._health.restarts:
-            self._router.announce(self._identity.started)
+            started = self._identity.started
+            self._router.announce(started, self._root_span("running", started, {}))
 
     def _deaths_pending(self) -> bool:
         return self._ledger.deaths_pending
@@ -268,6 +269,7 @@ class Recorder(RecorderLoop):
     def _note_submissions(self, ended: Sequence[Sent]) -> None:
         for submission in ended:
             is_root = submission.parent is None
+            self._router.submitted(submission.ids, submission.context)
             self._ledger.sink.add_span(
                 self._spans.span(
                     semconv.SPAN_SUBMIT.format(name=self._identity.project),
@@ -408,7 +410,7 @@ class Recorder(RecorderLoop):
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)
         self._writer.sync(MIN_SEND_TIMEOUT)
 
-    def _root_span(self, status: RunStatus, now: float, counts: Mapping[str, int]) -> ReadableSpan:
+    def _root_span(self, status: str, now: float, counts: Mapping[str, int]) -> ReadableSpan:
         identity = self._identity
         return self._spans.span(
             semconv.SPAN_RUN.format(project=identity.project),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any, Final
 
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
@@ -16,7 +17,8 @@ from opentelemetry.trace import SpanContext
 
 from scalable.common.options import RecorderOptions
 from scalable.telemetry import semconv
-from scalable.telemetry.exported import exported_log
+from scalable.telemetry.application import LoggerProviderSink, TracerProviderSink
+from scalable.telemetry.exported import exported_log, exported_span
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.limits import LimitedExporter
 from scalable.telemetry.logs import EventFactory
@@ -24,7 +26,8 @@ from scalable.telemetry.metric_router import Figures, MetricRouter
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.routes import Routes, exception_signal, load_exporter
 from scalable.telemetry.shipping import Shipper, SignalName, limits_from
-from scalable.telemetry.sinks import ExporterSink, LoggerProviderSink, Sink, TracerProviderSink
+from scalable.telemetry.sinks import ExporterSink, Sink
+from scalable.telemetry.span_order import OrderedShipper
 from scalable.telemetry.span_router import SpanRouter
 from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.schema import Record
@@ -75,6 +78,9 @@ class SignalRouter:
         self._metric_file = RunsMetricExporter(writer, **shared)
         self._spans = SpanRouter(run, root, resource, options.span_budget)
         self._metrics = MetricRouter(run, resource, self._metric_file, clock)
+        self._span_budget = options.span_budget
+        #: To the application's tracer provider.
+        self._ordered: OrderedShipper | None = None
         self._log_shippers: list[Shipper[ReadableLogRecord]] = []
         self._events = EventFactory(resource)
         self._in_trouble = False
@@ -98,8 +104,6 @@ class SignalRouter:
             ExporterSink(LimitedExporter(exporter, limits.spans))
             for exporter in self._load("traces")
         ]
-        if "traces" in providers:
-            spans.append(TracerProviderSink(providers["traces"]))
         logs: list[Sink[ReadableLogRecord]] = [
             ExporterSink(LimitedExporter(exporter, limits.logs)) for exporter in self._load("logs")
         ]
@@ -108,6 +112,12 @@ class SignalRouter:
         queue = limits_from(os.environ, "OTEL_BSP", QUEUE, 5.0)
         for sink in spans:
             self._spans.shippers.append(Shipper("traces", sink, queue, self._trouble))
+        if "traces" in providers:
+            sink = TracerProviderSink(providers["traces"], self._warn)
+            self._ordered = OrderedShipper(
+                "traces", sink, queue, self._trouble, budget=self._span_budget
+            )
+            self._spans.shippers.append(self._ordered)
         queue = limits_from(os.environ, "OTEL_BLRP", QUEUE, 1.0)
         for sink in logs:
             self._log_shippers.append(Shipper("logs", sink, queue, self._trouble))
@@ -115,8 +125,13 @@ class SignalRouter:
             self._load("metrics"), providers.get("metrics"), _interval(os.environ), self._trouble
         )
 
-    def announce(self, started: float) -> None:
-        """Send an event that the run has begun: its root span is sent only when it ends."""
+    def announce(self, started: float, root: ReadableSpan) -> None:
+        """The run has begun: send an event, as its root span is sent only when it ends.
+
+        The application's span processors see the root's begin.
+        """
+        if self._ordered is not None and self._root.trace_flags.sampled:
+            self._ordered.order.begin(exported_span(root))
         attributes = {semconv.RUN_ID: self._run}
         event = self._events.event(semconv.EVENT_RUN, started, attributes, self._root)
         self._send_logs([event])
@@ -137,6 +152,11 @@ class SignalRouter:
 
     # -- signals --------------------------------------------------------------------------------
 
+    def submitted(self, ids: SpanContext, context: Context | None) -> None:
+        """A submission's span follows; it began in `context`, if that is known here."""
+        if self._ordered is not None and ids.trace_flags.sampled:
+            self._ordered.order.submitted(ids, context)
+
     def export(self, output: Output, opened: Sequence[SpanContext]) -> None:
         """Write and send the ledger's signals in order; `opened` are spans of open submissions."""
         for batch in output.batches:
@@ -144,6 +164,8 @@ class SignalRouter:
                 self._log_file.export(batch.logs)
             if batch.spans:
                 self._span_file.export(batch.spans)
+        if self._ordered is not None:
+            self._ordered.order.note(output)
         self._spans.export(output, opened)
         if self._log_shippers:
             for batch in output.batches:
@@ -186,7 +208,9 @@ class SignalRouter:
         self._metrics.add(file, records)
 
     def collect(self, figures: Figures, *, last: bool = False) -> None:
-        """Collect metrics that are due; all of them if this is the `last` time."""
+        """Collect metrics that are due, all of them if this is the `last` time; see to order."""
+        if self._ordered is not None:
+            self._ordered.release()
         self._metrics.collect(figures, self._shippers(), self._spans.summarized, last=last)
 
     # -- ending ---------------------------------------------------------------------------------

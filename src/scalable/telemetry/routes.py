@@ -27,8 +27,9 @@ from opentelemetry.trace import (
 
 from scalable.telemetry import semconv
 from scalable.telemetry.limits import SignalLimits, limits_of
+from scalable.telemetry.provider_tracers import sdk_tracer, tracer_of
 from scalable.telemetry.shipping import SignalName
-from scalable.telemetry.spans import Sampling, sampled_like
+from scalable.telemetry.spans import SCOPE, Sampling, sampled_like
 from scalable_runs.redact import Redactor
 
 #: What to install where an OTLP exporter is configured and missing.
@@ -156,16 +157,21 @@ _STAND_INS: Final = (
 
 def _add_tracing(routes: Routes, warn: Callable[[str], None]) -> None:
     provider = routes.providers.get("traces")
-    if provider is not None and not hasattr(provider, "_active_span_processor"):
-        warn(
-            f"the tracer provider {type(provider).__qualname__} takes no finished spans: "
-            "the run's spans are in its directory alone"
-        )
-        del routes.providers["traces"]
-        provider = None
     if provider is not None:
-        routes.resource = getattr(provider, "resource", None)
-        routes.sampler = getattr(provider, "sampler", None)
+        try:
+            tracer = tracer_of(provider, SCOPE)
+        except Exception as error:
+            warn(
+                f"the tracer provider {type(provider).__qualname__} cannot be used "
+                f"({type(error).__name__}: {error}): the run's spans are in its directory alone"
+            )
+            del routes.providers["traces"]
+        else:
+            # Also behind a wrapper, which may have neither.
+            behind: Any = sdk_tracer(tracer)
+            routes.sampler = getattr(behind, "sampler", None)
+            resource = getattr(behind, "resource", getattr(provider, "resource", None))
+            routes.resource = resource if isinstance(resource, Resource) else None
     if routes.sampler is None:
         names = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG")
         routes.sampler = _sampler(*map(os.environ.get, names))

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
-from opentelemetry.context import (
-    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
-    attach,
-    set_value,
-)
-
-from scalable.telemetry.sinks import Sink, UndeliverableError, log_filter
+from scalable.telemetry.sinks import Begun, Sink, UndeliverableError, log_filter
 
 T = TypeVar("T")
 
@@ -76,6 +70,8 @@ class Counts:
 
 def weight_of(item: Any) -> int:
     """Estimate the memory of a span or log record in bytes, from the texts in it."""
+    if type(item) is Begun:
+        return 0  # its span is an item too
     record: Any = getattr(item, "log_record", item)
     body: Any = getattr(record, "body", None)
     weight = ITEM_BYTES + (len(body) if isinstance(body, str) else 0)
@@ -109,7 +105,10 @@ class Shipper(Generic[T]):
         #: Items and their sizes, which add up to `_bytes`.
         self._queue: deque[tuple[T, int]] = deque()
         self._bytes = 0
+        #: Items in the queue that are not counted; see :class:`Begun`.
+        self._begun = 0
         self._batch: list[T] = []
+        self._batch_count = 0
         self._condition = threading.Condition()
         self._closing = False
         self._given_up = False
@@ -119,7 +118,7 @@ class Shipper(Generic[T]):
     @property
     def waiting(self) -> int:
         """Items that wait to be sent."""
-        return len(self._queue) + len(self._batch)
+        return len(self._queue) - self._begun + (self._batch_count if self._batch else 0)
 
     def put(self, items: Sequence[T]) -> None:
         """Add items; returns at once."""
@@ -131,9 +130,9 @@ class Shipper(Generic[T]):
                 weight = weight_of(item)
                 queue.append((item, weight))
                 self._bytes += weight
+                self._begun += type(item) is Begun
             while queue and (len(queue) > self._limits.capacity or self._bytes > MAX_BYTES):
-                self._pop()
-                self.counts.dropped += 1
+                self.counts.dropped += type(self._pop()) is not Begun
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"scalable-otlp-{self.signal}", daemon=True
@@ -145,6 +144,7 @@ class Shipper(Generic[T]):
     def _pop(self) -> T:
         item, weight = self._queue.popleft()
         self._bytes -= weight
+        self._begun -= type(item) is Begun
         return item
 
     def begin_close(self) -> None:
@@ -165,21 +165,19 @@ class Shipper(Generic[T]):
             self._condition.notify_all()
             left = self.waiting
             self.counts.failed += left
-            self._queue.clear()
+            self._clear()
         self._sink.shutdown()
         if left and thread is not None:
             message = log_filter.last_message(thread.ident)
             self._on_trouble(f"{left} items took too long{message and f' ({message})'}")
 
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._begun = self._bytes = 0
+
     def _run(self) -> None:
-        log_filter.capture()
-        # The exporter's own HTTP client must not be traced.
-        attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            while self._next_batch():
-                self._send()
-        finally:
-            log_filter.release()
+        while self._next_batch():
+            self._send()
 
     def _next_batch(self) -> bool:
         """Wait for a batch; return False when there is nothing left to do."""
@@ -197,6 +195,7 @@ class Shipper(Generic[T]):
                     self._condition.wait(limits.delay or 1.0)
                 count = min(limits.batch, len(self._queue))
                 self._batch = [self._pop() for _ in range(count)]
+                self._batch_count = sum(type(item) is not Begun for item in self._batch)
             return bool(self._batch) and not self._given_up
 
     def _send(self) -> None:
@@ -211,7 +210,7 @@ class Shipper(Generic[T]):
         else:
             with self._condition:
                 if not self._given_up:
-                    self.counts.sent += len(self._batch)
+                    self.counts.sent += self._batch_count
                 self._batch = []
                 self._pause = 0.0
 
@@ -224,11 +223,13 @@ class Shipper(Generic[T]):
             if self._given_up:
                 return
             if error.permanent:
-                self.counts.failed += len(self._batch)
+                failed = self._batch_count if error.count is None else error.count
+                self.counts.failed += failed
+                self.counts.sent += self._batch_count - failed
                 self._batch = []
                 return
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
             if last_try:
                 self.counts.failed += self.waiting
-                self._queue.clear()
+                self._clear()
                 self._batch = []

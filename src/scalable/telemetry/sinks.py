@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
+    Context,
+    attach,
+    detach,
+    set_value,
+)
 from opentelemetry.sdk.trace import ReadableSpan
-
-from scalable.telemetry.spans import SCOPE
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -26,11 +31,22 @@ class UndeliverableError(Exception):
     ----------
     permanent : bool
         It will not be accepted later either.
+    count : int or None
+        How many of its items were not accepted; None: all of them.
     """
 
-    def __init__(self, text: str, *, permanent: bool = False) -> None:
+    def __init__(self, text: str, *, permanent: bool = False, count: int | None = None) -> None:
         super().__init__(text)
         self.permanent = permanent
+        self.count = count
+
+
+class Begun(NamedTuple):
+    """A span that has begun and ends with a later item, which is the one that is counted."""
+
+    span: ReadableSpan
+    #: The context in which it began, besides its parent; None: that of its parent.
+    context: Context | None
 
 
 class Sink(Protocol[T_contra]):
@@ -54,13 +70,13 @@ class ExporterSink(Generic[T]):
 
     def send(self, batch: Sequence[T]) -> None:
         """Export; what the exporter logs about a failure becomes the error's text."""
-        log_filter.clear()
-        for unit in batch if self._single else (batch,):
-            result = self._exporter.export(unit)
-            # SUCCESS of every signal's result; without a result the batch was accepted.
-            if result is not None and getattr(result, "value", result) != 0:
-                text = log_filter.last_message() or "the exporter reports a failure"
-                raise UndeliverableError(text, permanent=_is_permanent(text))
+        with _own_export():
+            for unit in batch if self._single else (batch,):
+                result = self._exporter.export(unit)
+                # SUCCESS of every signal's result; without a result the batch was accepted.
+                if result is not None and getattr(result, "value", result) != 0:
+                    text = log_filter.last_message() or "the exporter reports a failure"
+                    raise UndeliverableError(text, permanent=_is_permanent(text))
 
     def shutdown(self) -> None:
         """Shut the exporter down; its messages are not needed any more."""
@@ -73,47 +89,20 @@ class ExporterSink(Generic[T]):
             log_filter.release()
 
 
-class TracerProviderSink:
-    """A tracer provider of the application as a sink.
+@contextmanager
+def _own_export() -> Generator[None]:
+    """An exporter of ours works: its HTTP client is not traced, and its messages are captured.
 
-    Its processors may keep 2,048 spans and drop others, so each batch is flushed before the next.
-    Only the shipper's thread waits for the application's collector.
+    Not for what belongs to the application: the key silences its processors too.
     """
-
-    def __init__(self, provider: Any) -> None:
-        self._provider = provider
-
-    def send(self, batch: Sequence[ReadableSpan]) -> None:
-        """Pass the spans to the provider's processors."""
-        processor = self._provider._active_span_processor
-        for span in batch:
-            processor.on_end(span)
-        self._provider.force_flush()
-
-    def shutdown(self) -> None:
-        """Do nothing: the provider belongs to the application."""
-
-
-class LoggerProviderSink:
-    """A logger provider of the application as a sink."""
-
-    def __init__(self, provider: Any) -> None:
-        self._provider = provider
-
-    def send(self, batch: Sequence[ReadableLogRecord]) -> None:
-        """Emit the records with the provider's loggers."""
-        for readable in batch:
-            scope = readable.instrumentation_scope or SCOPE
-            logger = self._provider.get_logger(
-                scope.name, scope.version, schema_url=scope.schema_url
-            )
-            logger.emit(readable.log_record)
-        flush = getattr(self._provider, "force_flush", None)
-        if callable(flush) and flush() is False:
-            raise UndeliverableError("the application's log processors", permanent=True)
-
-    def shutdown(self) -> None:
-        """Do nothing: the provider belongs to the application."""
+    log_filter.capture()
+    log_filter.clear()
+    token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+    try:
+        yield
+    finally:
+        detach(token)
+        log_filter.release()
 
 
 _HTTP_STATUS: Final = re.compile(r"\bcode: (\d{3})\b")

@@ -37,10 +37,12 @@ class Sent(NamedTuple):
     graphs: int
     #: What the sampler added.
     attributes: Mapping[str, Any] = MappingProxyType({})
+    #: The caller's, in the process of the client.
+    context: Context | None = None
 
     def plain(self) -> tuple[Any, ...]:
         """The same as plain values."""
-        ids, parent, *rest, attributes = self
+        ids, parent, *rest, attributes, _ = self
         parent = None if parent is None else plain_ids(parent)
         return plain_ids(ids), parent, *rest, dict(attributes)
 
@@ -111,7 +113,15 @@ class Submission:
 
     def sent(self) -> Sent:
         """Return it as a complete submission."""
-        return Sent(self.ids, self.parent, self.start, self.last, self.graphs, self.attributes)
+        return Sent(
+            self.ids,
+            self.parent,
+            self.start,
+            self.last,
+            self.graphs,
+            self.attributes,
+            self.context,
+        )
 
 
 def _current_span(context: Context) -> SpanContext | None:

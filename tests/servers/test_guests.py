@@ -1,0 +1,138 @@
+"""Runs in applications that have an OpenTelemetry of their own: Sentry's processor, Logfire."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers.harness import Collector
+from servers.programs import run_program
+
+#: Tasks with a span of the user's each; one of them fails.
+BODY = """
+    def traced(x):
+        from opentelemetry import trace
+
+        with trace.get_tracer("of.the.user").start_as_current_span("within"):
+            if x == 7:
+                raise ValueError("seven")
+            return x
+
+    from opentelemetry import baggage, context
+
+    token = context.attach(baggage.set_baggage("user.name", "ann"))
+    result = sum(client.gather(client.map(traced, range(12)), errors="skip"))
+    context.detach(token)
+"""
+
+SENTRY = """
+    import sentry_sdk
+    from opentelemetry import trace
+    from opentelemetry.processor.baggage import ALLOW_ALL_BAGGAGE_KEYS, BaggageSpanProcessor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+    from sentry_sdk.integrations.opentelemetry import SentrySpanProcessor
+    from sentry_sdk.transport import Transport
+
+    class Keep(Transport):
+        def capture_envelope(self, envelope):
+            with open("sentry.jsonl", "a") as file:
+                for item in envelope.items:
+                    print(json.dumps(item.payload.json, default=str), file=file)
+
+        def kill(self): ...
+
+        def flush(self, *args, **kwargs): ...
+
+    if __name__ == "__main__":
+        sentry_sdk.init(
+            "http://key@127.0.0.1:9/1", transport=Keep, instrumenter="otel", traces_sample_rate=1.0
+        )
+        provider = TracerProvider()
+        provider.add_span_processor(SentrySpanProcessor())
+        provider.add_span_processor(BaggageSpanProcessor(ALLOW_ALL_BAGGAGE_KEYS))
+        provider.add_span_processor(
+            BatchSpanProcessor(ConsoleSpanExporter(
+                out=open("spans.jsonl", "a"), formatter=lambda span: span.to_json(None) + "\\n"
+            ))
+        )
+        trace.set_tracer_provider(provider)
+"""
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_sentrys_transactions_have_all_spans_and_each_has_the_baggage(tmp_path: Path):
+    pytest.importorskip("sentry_sdk")
+    pytest.importorskip("opentelemetry.processor.baggage")
+    done = run_program(tmp_path, BODY, setup=SENTRY)
+    assert done.said["result"] == sum(range(12)) - 7
+    sent = done.run.document["telemetry"]["sent"]["traces"]
+    transactions = {it["transaction"]: it for it in lines(tmp_path / "sentry.jsonl")}
+    assert set(transactions) == {"run work", "submit work"}
+    submit = transactions["submit work"]
+    children = Counter(it["description"] for it in submit["spans"])
+    assert (children["traced"], children["within"]) == (12, 12)
+    assert sum(1 + len(it["spans"]) for it in transactions.values()) == sent
+    inside = {it["span_id"] for it in submit["spans"]} | {submit["contexts"]["trace"]["span_id"]}
+    assert {it["parent_span_id"] for it in submit["spans"]} <= inside
+    spans = lines(tmp_path / "spans.jsonl")
+    assert len({span["context"]["span_id"] for span in spans}) == len(spans) == sent
+    named = [span["name"] for span in spans if span["attributes"].get("user.name") == "ann"]
+    assert Counter(named) == {"submit work": 1, **children}
+    failed = [it for it in spans if it["status"]["status_code"] == "ERROR"]
+    assert Counter(it["name"] for it in failed) == {"traced": 1, "within": 1}
+
+
+LOGFIRE = """
+    import logfire
+    import os
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    if __name__ == "__main__":
+        to = os.environ["COLLECTOR"]
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{to}/v1/metrics"))
+        logfire.configure(
+            send_to_logfire=False,
+            console=False,
+            service_name="guest",
+            distributed_tracing=True,
+            additional_span_processors=[BatchSpanProcessor(OTLPSpanExporter(f"{to}/v1/traces"))],
+            metrics=logfire.MetricsOptions(additional_readers=[reader]),
+            advanced=logfire.AdvancedOptions(
+                log_record_processors=[BatchLogRecordProcessor(OTLPLogExporter(f"{to}/v1/logs"))]
+            ),
+        )
+"""
+
+
+def test_logfire_gets_all_spans_records_and_metrics(collector: Collector, tmp_path: Path):
+    pytest.importorskip("logfire")
+    done = run_program(tmp_path, BODY, {"COLLECTOR": collector.http}, setup=LOGFIRE)
+    collector.stop()
+    run = done.run.document
+    spans = [it for it in collector.spans() if "logfire.pending_parent_id" not in it["attributes"]]
+    ids = {span["span_id"] for span in spans}
+    assert len(ids) == len(spans) == run["telemetry"]["sent"]["traces"]
+    names = Counter(span["name"] for span in spans)
+    assert (names["traced"], names["within"]) == (12, 12)
+    assert all(not span["parent_span_id"] or span["parent_span_id"] in ids for span in spans)
+    (root,) = (span for span in spans if span["name"] == "run work")
+    assert root["trace_id"] == done.said["trace_id"]
+    assert {span["resource"]["scalable.run.id"] for span in spans} == {done.said["id"]}
+    assert {span["resource"]["service.name"] for span in spans} == {"guest"}
+    assert {span["attributes"]["logfire.msg"] for span in spans if span["name"] == "traced"}
+    records = [it for it in collector.log_records() if "scalable.run.id" in it["attributes"]]
+    assert len(records) == run["telemetry"]["sent"]["logs"]
+    assert {it["attributes"]["scalable.run.id"] for it in records} == {done.said["id"]}
