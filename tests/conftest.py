@@ -35,7 +35,8 @@ def pytest_configure() -> None:
     # a cluster that serves a whole module starts its processes before any test's fixtures.
     for name in list(os.environ):
         # Where the servers of tests/servers are kept is no setting of what is tested.
-        if name.startswith(("SCALABLE_", "OTEL_")) and name != "SCALABLE_SERVERS_CACHE":
+        ours = name.startswith(("SCALABLE_", "OTEL_")) and name != "SCALABLE_SERVERS_CACHE"
+        if ours or name in ("TRACEPARENT", "TRACESTATE", "BAGGAGE"):
             del os.environ[name]
     os.environ["SCALABLE_STRICT"] = "1"
     os.environ[_MARK] = str(os.getpid())

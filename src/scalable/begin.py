@@ -15,9 +15,11 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 import dask.config
+from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
 from scalable.crash_upload.logs import CrashLog
 from scalable.crash_upload.uploads import CrashUploads
@@ -30,7 +32,7 @@ from scalable.telemetry.ids import find_id_generator, random_flag
 from scalable.telemetry.process import Process, RecorderProcess
 from scalable.telemetry.recorder import Recorder, RunIdentity
 from scalable.telemetry.routes import Routes, find_routes, make_resource
-from scalable.telemetry.submissions import Submissions
+from scalable.telemetry.submissions import Submissions, current_span, plain_ids
 from scalable.telemetry.worker_logs import LOGS_DIRECTORY
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
@@ -120,7 +122,14 @@ def begin(
     )
     routes = _routes(settings, warn)
     ids = using.ids or find_id_generator(os.environ, routes.providers.get("traces"), warn)
-    submissions = Submissions(run_id, routes.sample, ids=ids, clock=using.clock)
+    started_in = read_environment(os.environ, warn)
+    submissions = Submissions(
+        run_id,
+        routes.sample,
+        ids=ids,
+        clock=using.clock,
+        inherited=baggage.get_all(started_in),
+    )
     connection = None
     if client is not None:
         connection = ClusterConnection(
@@ -134,14 +143,16 @@ def begin(
         )
     if documents is None:
         documents = _as_found(settings, client, connection)
+    parent = current_span(started_in)
     identity = RunIdentity(
         run_id,
         redact.short(settings.project),
         documents.provider,
-        ids.generate_trace_id(),
+        ids.generate_trace_id() if parent is None else parent.trace_id,
         ids.generate_span_id(),
         started,
-        random_flag(ids),
+        random_flag(ids) if parent is None else 0,
+        None if parent is None else plain_ids(parent),
         documents.components,
     )
     files = _files(identity, settings, documents, redact)

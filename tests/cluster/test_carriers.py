@@ -166,3 +166,24 @@ def test_a_request_of_a_task_carries_state_flags_and_baggage(make_cluster, serve
     assert continued["baggage"] == "tenant=blue"
     # A trace that the package begins has a random id, and says so.
     assert begun["traceparent"].split("-")[2:] == [ours, "03"]
+
+
+# -- what the program was started in --------------------------------------------------------------
+
+
+def test_a_run_hangs_below_the_span_of_the_environment(client, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", f"00-{CALLER.trace_id:032x}-{CALLER.span_id:016x}-01")
+    monkeypatch.setenv("TRACESTATE", CALLER.trace_state.to_header())
+    monkeypatch.setenv("BAGGAGE", "tenant=blue,team=a")
+    with scalable.instrument(client) as run:  # in a process of its own
+        token = context.attach(baggage.set_baggage("tenant", "red"))
+        ids, tenant = client.submit(look, pure=False).result()
+        context.detach(token)
+        _, inherited = client.submit(look, pure=False).result()
+    assert run.trace_id == f"{CALLER.trace_id:032x}"
+    spans = oracle.read(run.run_dir, "spans.jsonl")
+    (root,) = [span for span in spans if span["name"].startswith("run ")]
+    assert root["parent_span_id"] == f"{CALLER.span_id:016x}"
+    assert root["trace_id"] == run.trace_id != f"{ids.trace_id:032x}"
+    # The caller's own baggage has precedence.
+    assert (tenant, inherited) == ("red", "blue")

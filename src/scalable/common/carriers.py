@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, default_getter
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -38,23 +39,24 @@ def inject(fields: dict[str, Any], context: Context | None = None) -> None:
     fields.update({str(name): value for name, value in written.items() if name not in fields})
 
 
-def extract(fields: Mapping[str, Any]) -> Context:
+def extract(fields: Mapping[str, Any], getter: Getter[Any] = default_getter) -> Context:
     """The context in the fields of a carrier, which a peer may have filled with anything."""
     context = Context()
     try:
-        context = propagate_module().extract(fields, context)
+        context = propagate_module().extract(fields, context, getter)
     except Exception as error:
         _failed(error)
-    ours = span_in(fields)
+    ours = span_in(fields, getter)
     return context if ours is None else set_span_in_context(NonRecordingSpan(ours), context)
 
 
-def span_in(fields: Mapping[str, Any]) -> SpanContext | None:
+def span_in(fields: Mapping[str, Any], getter: Getter[Any] = default_getter) -> SpanContext | None:
     """The span in the fields of a carrier; None if there is none."""
     try:
-        found = get_current_span(_SPANS.extract(fields, Context())).get_span_context()
+        context = _SPANS.extract(fields, Context(), getter)
     except Exception:  # not texts
         return None
+    found = get_current_span(context).get_span_context()
     return found if found.is_valid else None
 
 

@@ -29,7 +29,7 @@ from scalable.telemetry.router import SignalRouter
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.run_health import RunHealth
 from scalable.telemetry.spans import SpanFactory, span_context
-from scalable.telemetry.submissions import Sent, SentGraphs
+from scalable.telemetry.submissions import Sent, SentGraphs, ids_of
 from scalable.telemetry.usage import user_metrics
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
@@ -63,6 +63,8 @@ class RunIdentity:
     started: float
     #: Flags of its trace, besides that of the sampler.
     trace_flags: int = 0
+    #: The span that the program was started in, by :func:`plain_ids`; None: the run begins a trace.
+    parent: tuple[int, int, int, bool, str] | None = None
     #: What each component of the manifest asks for: ``cpus``, ``memory``, ``walltime``.
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
@@ -99,9 +101,10 @@ class Recorder(RecorderLoop):
         self._yield_seconds = yield_seconds
         self._on_death: OnDeath | None = None
         self._redact = redact
+        self._root_parent = None if identity.parent is None else ids_of(identity.parent)
         flags, state, self._sampler_attributes = routes.sample(
             identity.trace_id,
-            None,
+            self._root_parent,
             semconv.SPAN_RUN.format(project=identity.project),
             SpanKind.INTERNAL,
         )
@@ -415,7 +418,7 @@ class Recorder(RecorderLoop):
         return self._spans.span(
             semconv.SPAN_RUN.format(project=identity.project),
             self._root,
-            None,
+            self._root_parent,
             identity.started,
             now,
             {

@@ -82,9 +82,15 @@ class Submission:
     )
 
     def __init__(
-        self, run: str, context: Context, now: float, sample: Sample, ids: IdGenerator
+        self,
+        run: str,
+        context: Context,
+        now: float,
+        sample: Sample,
+        ids: IdGenerator,
+        inherited: Mapping[str, object],
     ) -> None:
-        parent = _current_span(context)
+        parent = current_span(context)
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
         flags, state, self.attributes = sample(trace_id, parent)
         if parent is None:
@@ -96,6 +102,9 @@ class Submission:
         #: The last one in which a graph was sent.
         self.context = context
         self.baggage = baggage.get_all(context)
+        for name, value in inherited.items():
+            if name not in self.baggage:
+                context = baggage.set_baggage(name, value, context)
         fields = {"run": run}
         inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
         self.carrier = carrier_of(fields)
@@ -106,7 +115,7 @@ class Submission:
             return False
         if context is not self.context:
             # Contexts are immutable.
-            if self.parent != _current_span(context) or self.baggage != baggage.get_all(context):
+            if self.parent != current_span(context) or self.baggage != baggage.get_all(context):
                 return False
             self.context = context
         return True
@@ -124,7 +133,8 @@ class Submission:
         )
 
 
-def _current_span(context: Context) -> SpanContext | None:
+def current_span(context: Context) -> SpanContext | None:
+    """Ids of the span that is current in a context; None without one."""
     current = trace.get_current_span(context).get_span_context()
     return current if current.is_valid else None
 
@@ -170,8 +180,11 @@ class Submissions(SentGraphs):
         *,
         ids: IdGenerator | None = None,
         clock: Callable[[], float] = time,
+        inherited: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         super().__init__()
+        #: Baggage of the program, which that of the caller's context extends.
+        self._inherited = inherited
         self._run = run
         self._sample: Sample = sample or (lambda _, parent: sampled_like(parent))
         self._ids = ids or SecureIdGenerator()
@@ -188,7 +201,7 @@ class Submissions(SentGraphs):
                 if submission is not None:
                     self._ended.append(submission.sent())
                 submission = self._open = Submission(
-                    self._run, context, now, self._sample, self._ids
+                    self._run, context, now, self._sample, self._ids, self._inherited
                 )
                 self._opened.append(submission.ids)
             submission.graphs += 1
