@@ -135,7 +135,7 @@ def test_resource_and_sampler_are_found_behind_a_wrapper():
     tracers = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     routes = find_routes({}, pytest.fail, tracer_provider=Wrapper(tracers))
     assert routes.resource is tracers.resource
-    assert not routes.sampled(1, None).sampled
+    assert not routes.sample(1, None).flags.sampled
 
 
 def test_a_trace_follows_its_parent_and_keeps_its_other_flags():
