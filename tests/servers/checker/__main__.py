@@ -1,7 +1,7 @@
 """Check files of OTLP in JSON, as the Collector's file exporter writes them.
 
-From the folder ``tests``: ``python -m servers.checker [--run DIRECTORY] FILE…``. The exit code is
-1 if a rule found something.
+From the top of the repository: ``PYTHONPATH=tests python -m servers.checker [--run DIRECTORY]
+FILE…``. The exit code is 1 if a rule found something.
 """
 
 from __future__ import annotations
