@@ -1,6 +1,6 @@
 # make demo    record a real run on a small cluster and print the report
 # make test    the whole test suite
-# make core    its core on other Pythons on this machine, and on the oldest supported Dask
+# make core    its core on other Pythons on this machine, and on the oldest Dask and OpenTelemetry
 # make check   lint, format and types
 # make bench   measure every budget and print the table; make bench-quick takes two minutes
 # make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)

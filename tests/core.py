@@ -1,9 +1,11 @@
-"""Run a short core of the tests on the machine's other Pythons, and on the oldest supported Dask.
+"""Run a short core of the tests on the machine's other Pythons, and on the oldest supported Dask
+and OpenTelemetry.
 
 ``make core`` calls this. Each combination has a virtual environment of its own under
 ``.venv-core``, which a second run reuses. The core is every attempt against the oracle, the deaths
 of workers, a session, the readers, and the contract tests of what is used of Dask beyond its public
-interface.
+interface. With the oldest OpenTelemetry it is what a collector receives, what workers relay, and
+the units that use the SDK.
 """
 
 from __future__ import annotations
@@ -34,6 +36,21 @@ TESTS = (
     "tests/exporters/test_earlier_runs.py",
     "tests/exporters/test_reader.py",
 )
+#: The core for the oldest OpenTelemetry.
+TELEMETRY_TESTS = (
+    "tests/servers/test_run_over_otlp.py::test_a_run_arrives_whole",
+    "tests/servers/test_user_code.py",
+    "tests/servers/test_autoinstrument.py",
+    "tests/cluster/test_relay.py",
+    "tests/cluster/test_otel_variables.py",
+    "tests/unit/test_metering.py",
+    "tests/unit/test_otel_environment.py",
+    "tests/unit/test_recorder.py",
+    "tests/unit/test_routes.py",
+    "tests/unit/test_shipping.py",
+    "tests/unit/test_signals.py",
+    "tests/unit/test_testing.py",
+)
 PACKAGES = ("hypothesis>=6.100", "psutil>=5.9", "pytest>=8.2", "pytest-timeout>=2.3")
 EXTRAS = "session,otlp"
 
@@ -43,15 +60,30 @@ PLACES = ("~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin", "/opt/pyt
 
 @dataclass(frozen=True)
 class Combination:
-    """An interpreter and, where it is not the newest, a release of Dask."""
+    """An interpreter and, where they are not the newest, releases of Dask or OpenTelemetry."""
 
     python: str
     minor: int
     dask: str | None = None
+    #: Requirements of OpenTelemetry's packages.
+    otel: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"python3.{self.minor}" + (f"-dask{self.dask}" if self.dask else "")
+        name = f"python3.{self.minor}" + (f"-dask{self.dask}" if self.dask else "")
+        return name + (f"-otel{self.otel[0].partition('==')[2]}" if self.otel else "")
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        return TELEMETRY_TESTS if self.otel else TESTS
+
+    @property
+    def requirements(self) -> list[str]:
+        wanted = [*PACKAGES, *self.otel]
+        wanted += ["--editable", f".[{EXTRAS}{',auto' if self.otel else ''}]"]
+        if self.dask:
+            wanted += [f"dask=={self.dask}", f"distributed=={self.dask}"]
+        return wanted
 
 
 def oldest_dask() -> str:
@@ -61,6 +93,16 @@ def oldest_dask() -> str:
     found = re.fullmatch(r"distributed>=([\d.]+)", requirement)
     assert found is not None, requirement
     return found[1]
+
+
+def oldest_otel() -> tuple[str, ...]:
+    """The lower bounds of OpenTelemetry's packages in pyproject.toml, the API's first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["otlp"], *extras["auto"]]
+    bounds = [one for one in wanted if re.fullmatch(r"opentelemetry-[\w-]+>=[\w.]+", one)]
+    assert bounds[0].startswith("opentelemetry-api>="), wanted
+    return tuple(one.replace(">=", "==") for one in bounds)
 
 
 def interpreters() -> dict[int, str]:
@@ -100,16 +142,19 @@ def combinations() -> list[Combination]:
     if found:
         minor = min(found)
         oldest = Combination(found[minor], minor)
-    return [*others, Combination(oldest.python, oldest.minor, oldest_dask())]
+    python = oldest.python, oldest.minor
+    return [
+        *others,
+        Combination(*python, dask=oldest_dask()),
+        Combination(*python, otel=oldest_otel()),
+    ]
 
 
 def installed(combination: Combination) -> Path:
     """Make the environment where it does not fit yet; return its interpreter."""
     environment = ENVIRONMENTS / combination.name
     python = environment / "bin/python"
-    wanted = [*PACKAGES, "--editable", f".[{EXTRAS}]"]
-    if combination.dask:
-        wanted += [f"dask=={combination.dask}", f"distributed=={combination.dask}"]
+    wanted = combination.requirements
     key = f"{wanted} {ROOT} {hashlib.sha256((ROOT / 'pyproject.toml').read_bytes()).hexdigest()}"
     made = environment / ".made"
     if made.exists() and made.read_text() == key:
@@ -124,7 +169,7 @@ def installed(combination: Combination) -> Path:
 
 def tested(combination: Combination, python: Path) -> bool:
     print(f"\n=== {combination.name}", flush=True)
-    run = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    run = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *combination.tests]
     return subprocess.run(run, cwd=ROOT).returncode == 0
 
 
