@@ -20,6 +20,9 @@ Item = Mapping[str, Any]
 #: Namespaces in which every name must be registered, whoever records it.
 _OURS = ("dask.", "scalable.")
 
+#: Attributes of any signal of an application's provider, whose resource does not name the run.
+_OF_RUN = (semconv.RUN_ID, semconv.PROJECT)
+
 #: How the places of the run's own signals begin.
 _SIGNALS = ("span ", "event ", "metric ")
 
@@ -128,14 +131,9 @@ def _attributes(where: str, signal: Signal, attributes: Item) -> Iterator[str]:
             yield f"{where} lacks {name}"
     for name, value in attributes.items():
         registered = name in load().attributes
-        if registered and name not in signal.attributes and not _is_of_run(signal, name):
+        if registered and name not in signal.attributes and name not in _OF_RUN:
             yield f"{where} has {name}, which is not among its attributes"
         yield from _attribute(where, name, value)
-
-
-def _is_of_run(signal: Signal, name: str) -> bool:
-    """Whether an attribute says which run a point of an application's provider belongs to."""
-    return signal.type == "metric" and name in (semconv.RUN_ID, semconv.PROJECT)
 
 
 def _attribute(where: str, name: str, value: Any) -> Iterator[str]:

@@ -90,6 +90,8 @@ def environment(cell: Cell, collector: Collector, installed: Path) -> dict[str, 
         wanted["SCALABLE_SPAN_BUDGET"] = str(budget)
     if cell.propagator == "w3c":
         wanted["MATRIX_PARENT"] = _PARENT
+    if cell.kind.startswith("zero-code"):
+        wanted["OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"] = "scalable"
     return clean | wanted
 
 
