@@ -178,6 +178,7 @@ class TaskRecord(AnyRecord, Placement, total=False):
     dependencies: Annotated[Texts, "On `submitted`: keys of its dependencies, at most 1,000."]
     dependency_count: Annotated[Count, "On `submitted`: number of tasks it depends on."]
     error_type: Annotated[Text, "Class of the exception, `KilledWorker` or `WorkerLost`."]
+    error_class: Annotated[Text, "`error_type` with its module, unless it is built in."]
     error_message: Annotated[Prose, "Message of the exception; 10,000 characters at most."]
     blame: Annotated[Text, "The `task_id` at fault, on a task that failed without running."]
     recomputed: Annotated[Flag, "The attempt was made because a result was lost with its worker."]
@@ -294,6 +295,7 @@ class FailureRecord(AnyRecord, total=False):
     failure_class: Annotated[
         Text, ALWAYS, "Class of the exception, `KilledWorker`, `WorkerLost` or `SchedulerLost`."
     ]
+    error_class: Annotated[Text, "`failure_class` with its module, unless it is built in."]
     message: Annotated[Prose, ALWAYS, "Message of the exception."]
     task_id: Annotated[Text, "Dask's key of the task."]
     provider: Annotated[Text, "Kind of cluster: local, existing, slurm, …"]

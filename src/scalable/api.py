@@ -26,7 +26,7 @@ from scalable.common.guard import Guard, Warnings
 from scalable.common.options import InstrumentOptions, Settings, resolve
 from scalable.common.otel_environment import usable_environment
 from scalable.documents import RunDocuments
-from scalable.facts.texts import printable
+from scalable.facts.texts import ErrorTexts, module_of, printable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -531,7 +531,7 @@ def status_after(error: BaseException | None) -> RunStatus:
     return "failed"
 
 
-def _described(error: BaseException) -> tuple[str, str, str]:
+def _described(error: BaseException) -> ErrorTexts:
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:
@@ -539,7 +539,7 @@ def _described(error: BaseException) -> tuple[str, str, str]:
     message = printable(error)
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         message = f"exit status {error.code}"
-    return type(error).__qualname__, message, text
+    return type(error).__qualname__, message, text, module_of(type(error))
 
 
 def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:

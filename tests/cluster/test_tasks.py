@@ -57,6 +57,8 @@ def test_exception_is_recorded_whole(make_cluster, notes_dir, function, error, m
     assert oracle.states(run.run_dir, future.key) == ["submitted", "running", "failed"]
     last = oracle.lives(run.run_dir)[future.key][-1]
     assert last["error_type"] == error
+    own = {"Unpicklable", "NotRebuilt"}
+    assert last.get("error_class") == (f"cluster.tasks.{error}" if error in own else None)
     assert message in last["error_message"]
     (failure,) = oracle.read(run.run_dir, "failures.jsonl")
     assert failure["failure_class"] == error
@@ -255,6 +257,7 @@ def test_killed_worker_fails_the_task_and_names_its_deaths(make_cluster, notes_d
     ]
     last = oracle.lives(run.run_dir)[future.key][-1]
     assert last["error_type"] == "KilledWorker"
+    assert last["error_class"] == "distributed.scheduler.KilledWorker"
     classes = [f["failure_class"] for f in oracle.read(run.run_dir, "failures.jsonl")]
     assert sorted(classes) == ["KilledWorker", "WorkerLost", "WorkerLost", "WorkerLost"]
 

@@ -100,6 +100,8 @@ class Failed(NamedTuple):
     #: Classes that the exception's class inherits from, nearest first; its error number.
     bases: tuple[str, ...] = ()
     errno: int | None = None
+    #: Module of the exception's class; empty if it is built in or unknown.
+    module: str = ""
 
 
 class Blamed(NamedTuple):
@@ -251,6 +253,7 @@ class AttemptError(NamedTuple):
     cpu: float | None
     bases: tuple[str, ...] = ()
     errno: int | None = None
+    module: str = ""
 
 
 class WorkerExit(NamedTuple):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeAlias
 
 #: Characters kept of one text that a peer sends; a task whose key is longer is not recorded.
 MAX_TEXT: Final = 32_768
+#: Class, message, traceback and module of the class of an exception.
+ErrorTexts: TypeAlias = tuple[str, str, str, str]
 #: Characters kept of one text by default.
 _MAX_PRINTED: Final = 100_000
 
@@ -29,6 +31,17 @@ def shortened(text: str, limit: int = MAX_TEXT) -> str:
         return text
     half = limit // 2
     return f"{text[:half]}… [{len(text) - 2 * half} characters left out] …{text[-half:]}"
+
+
+def module_of(kind: type) -> str:
+    """Module of an exception's class; empty for what is built in."""
+    module: object = getattr(kind, "__module__", "")
+    return module if isinstance(module, str) and module != "builtins" else ""
+
+
+def qualified(module: str, name: str) -> str:
+    """Name of a class with its module, as OpenTelemetry writes it."""
+    return f"{module}.{name}" if module else name
 
 
 def split_repr(text: str) -> tuple[str, str]:

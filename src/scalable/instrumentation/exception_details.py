@@ -6,7 +6,7 @@ import contextlib
 import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from scalable.facts.texts import printable, shortened, split_repr
+from scalable.facts.texts import module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class ExceptionDetails(NamedTuple):
     #: Classes that its class inherits from, below Exception, nearest first.
     bases: tuple[str, ...] = ()
     errno: int | None = None
+    #: Module of its class; empty if it is built in or unknown.
+    module: str = ""
 
 
 def details_of_task(task: TaskState) -> ExceptionDetails:
@@ -59,4 +61,5 @@ def details_of(exception: BaseException, traceback_text: str = "") -> ExceptionD
             if issubclass(base, BaseException) and base not in (BaseException, Exception)
         ),
         errno if type(errno) is int else None,
+        module_of(type(exception)),
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
-from scalable.instrumentation.exception_details import ExceptionDetails, details_of
+from scalable.facts.texts import module_of
+from scalable.instrumentation.exception_details import ExceptionDetails, details_of, details_of_task
 
 if TYPE_CHECKING:
     from distributed.worker_state_machine import TaskState
@@ -46,14 +47,26 @@ class Execution:
     cpu: float | None = None
     #: The exception, if it is longer than Dask keeps.
     raised: ExceptionDetails | None = None
+    #: Its class; what is left of an exception that cannot be pickled does not say the module.
+    error_class: type | None = None
 
     def __init__(self, task: TaskState) -> None:
         self.task = task
         self.run_id: int = task.run_id
 
-    def describe(self, error: BaseException) -> None:
-        """Keep the details of `error`, which Dask is about to shorten."""
-        self.raised = details_of(error)
+    def describe(self, error: BaseException, *, is_shortened: bool) -> None:
+        """Keep what Dask does not keep of `error`: its class, and its details if it is long."""
+        self.error_class = type(error)
+        if is_shortened:
+            self.raised = details_of(error)
+
+    def details(self) -> ExceptionDetails:
+        """Return what is known of the exception of the task."""
+        details = self.raised or details_of_task(self.task)
+        kind = self.error_class
+        if not details.module and kind is not None and kind.__qualname__ == details.error_type:
+            details = details._replace(module=module_of(kind))
+        return details
 
     @property
     def key(self) -> str:

@@ -186,13 +186,12 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
 def _describing(original: Callable[..., Any]) -> Callable[..., Any]:
     def truncate_exception(e: BaseException, *args: Any, **kwargs: Any) -> Any:
         short = original(e, *args, **kwargs)
-        if short is not e:
-            try:
-                describe = getattr(current_attempt.get(), "describe", None)
-                if describe is not None:
-                    describe(e)
-            except BaseException as error:
-                guard.failed("describe", error)
+        try:
+            describe = getattr(current_attempt.get(), "describe", None)
+            if describe is not None:
+                describe(e, is_shortened=short is not e)
+        except BaseException as error:
+            guard.failed("describe", error)
         return short
 
     return truncate_exception

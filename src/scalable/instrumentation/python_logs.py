@@ -20,7 +20,7 @@ from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.facts import MAX_TEXT
 from scalable.facts.relay_items import LogItem
-from scalable.facts.texts import printable
+from scalable.facts.texts import module_of, printable, qualified
 from scalable.instrumentation import otel_compat
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.propagation import attempt_of, run_of
@@ -169,7 +169,7 @@ def _item(record: logging.LogRecord, shift: int, attempt: Any) -> LogItem:
             attributes[name] = value if plain else printable(value, limit=MAX_TEXT)
     if record.exc_info and record.exc_info[0] is not None:
         kind, error, _ = record.exc_info
-        attributes["exception.type"] = kind.__qualname__
+        attributes["exception.type"] = qualified(module_of(kind), kind.__qualname__)
         attributes["exception.message"] = printable(error, limit=MAX_TEXT)
         attributes["exception.stacktrace"] = printable(
             "".join(traceback.format_exception(*record.exc_info)), limit=MAX_TEXT

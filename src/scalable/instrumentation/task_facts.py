@@ -13,7 +13,7 @@ from scalable.common.guard import Guard
 from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
 from scalable.facts.protocol import ANNOTATION, THREAD_CPU
-from scalable.facts.texts import MAX_TEXT, printable, shortened, split_repr
+from scalable.facts.texts import MAX_TEXT, module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.fact_buffer import (
     KEY_BYTES,
@@ -370,17 +370,17 @@ class TaskFacts:
         announced = self.errors.pop(text, run_id)
         cpu = errno = None
         bases: tuple[str, ...] = ()
-        traceback = ""
+        traceback = module = ""
         if announced is not None:
             error_type, message = announced.error_type, announced.message
             traceback, cpu = announced.traceback, announced.cpu
-            bases, errno = announced.bases, announced.errno
+            bases, errno, module = announced.bases, announced.errno, announced.module
         elif (exception_text := details.get("exception_text")) is not None:
             error_type, message = split_repr(exception_text)
             traceback = details.get("traceback_text") or ""
         else:
             # The scheduler made this exception itself: KilledWorker, NoValidWorkerError, …
-            error_type, message = _scheduler_exception(details.get("exception"))
+            error_type, message, module = _scheduler_exception(details.get("exception"))
             start = stop = None
             if worker and worker not in self._scheduler.workers:
                 self._workers.note_gone(worker, expected=False, also=task)
@@ -402,6 +402,7 @@ class TaskFacts:
                 will_retry,
                 bases,
                 errno,
+                module,
             )
         )
 
@@ -413,8 +414,8 @@ def _bounded_names(tasks: Iterable[TaskState]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _scheduler_exception(exception: Any) -> tuple[str, str]:
+def _scheduler_exception(exception: Any) -> tuple[str, str, str]:
     value = dask_compat.load_exception(exception)
     if value is None:
-        return "Exception", "the scheduler failed the task and gave no readable reason"
-    return type(value).__qualname__, printable(value)
+        return "Exception", "the scheduler failed the task and gave no readable reason", ""
+    return type(value).__qualname__, printable(value), module_of(type(value))

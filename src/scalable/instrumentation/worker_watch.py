@@ -15,7 +15,6 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
-from scalable.instrumentation.exception_details import details_of_task
 from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.outbox import Outbox, Reports, process
 from scalable.instrumentation.process_pools import ContextPool
@@ -314,7 +313,7 @@ class Watch:
         )
 
     def _report_error(self, execution: Execution) -> None:
-        details = execution.raised or details_of_task(execution.task)
+        details = execution.details()
         self._report(
             propagation.run_of(execution),
             facts.AttemptError(
@@ -328,6 +327,7 @@ class Watch:
                 execution.cpu,
                 details.bases,
                 details.errno,
+                details.module,
             ),
         )
 

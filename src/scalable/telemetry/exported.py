@@ -49,8 +49,15 @@ def exported_log(log: ReadableLogRecord) -> ReadableLogRecord:
 def exported_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes as they are sent."""
     internal = semconv.INTERNAL
-    return {
+    sent = {
         name: value
         for name, value in attributes.items()
         if name not in internal and value is not None
     }
+    # The run directory has the class of an exception without its module.
+    error_class = attributes.get(semconv.ERROR_CLASS)
+    if error_class is not None:
+        for name in (semconv.ERROR_TYPE, semconv.EXCEPTION_TYPE):
+            if name in sent:
+                sent[name] = error_class
+    return sent

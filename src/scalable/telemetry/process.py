@@ -29,6 +29,7 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.processes import EXIT_TIMEOUT, Detached
+from scalable.facts.texts import ErrorTexts
 from scalable.telemetry import wire
 from scalable.telemetry.outgoing import OutgoingFacts, Unconfirmed
 from scalable.telemetry.puller import ANSWER_TIMEOUT
@@ -239,9 +240,7 @@ class RecorderProcess:
             )
             return self._flush_done >= wanted or self._has_finished
 
-    def close(
-        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
-    ) -> bool:
+    def close(self, status: RunStatus, timeout: float, error: ErrorTexts | None = None) -> bool:
         """Request the end of the run and wait for it; False if the process takes longer."""
         began = self._last_facts = monotonic()
         message = ("close", dict(self.guard.errors), status, timeout, error)
@@ -269,9 +268,11 @@ class RecorderProcess:
         self._noted_bytes += size
         self._notes.append((size, ("note", wire.plain(fact))))
 
-    def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
+    def fail(
+        self, phase: str, error_type: str, message: str, traceback: str, module: str = ""
+    ) -> None:
         """Add a failure record that belongs to no task."""
-        failure = ("fail", phase, error_type, message, traceback)
+        failure = ("fail", phase, error_type, message, traceback, module)
         if len(self._failures) < MAX_FAILURES:
             self._failures.append(failure)
         self._waiting.append(failure)

@@ -10,6 +10,7 @@ from typing import Final
 from scalable.common.guard import Guard
 from scalable.facts import Batch, FactSource
 from scalable.facts.protocol import GRAPHS_UNSEEN
+from scalable.facts.texts import ErrorTexts
 from scalable_runs.schema import RunStatus
 
 #: Facts asked for at once.
@@ -34,7 +35,7 @@ class Closing:
     #: When closing ends unless facts arrive, and when in any case, by the monotonic clock.
     deadline: float
     latest: float
-    error: tuple[str, str, str] | None = None
+    error: ErrorTexts | None = None
 
     def extend(self) -> None:
         """Facts arrived: wait as long again for the next ones."""

@@ -16,6 +16,7 @@ from opentelemetry.trace import Link, SpanKind
 from scalable import facts
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, FactSource, UserEvent
+from scalable.facts.texts import ErrorTexts
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import NANNY_WAIT, Certificate, OnDeath
 from scalable.telemetry.ledger import Ledger
@@ -161,7 +162,7 @@ class Recorder(RecorderLoop):
         #: Facts of the client's own threads; a deque's operations are atomic.
         self._noted: deque[UserEvent] = deque()
         self._noted_bytes = 0
-        self._failures: deque[tuple[str, str, str, str]] = deque()
+        self._failures: deque[tuple[str, ErrorTexts]] = deque()
 
     def start(self, source: FactSource | None, on_death: OnDeath | None = None) -> None:
         """Begin to record; there is no source if the scheduler cannot be watched."""
@@ -195,9 +196,11 @@ class Recorder(RecorderLoop):
         self._noted_bytes += size
         self._noted.append(fact)
 
-    def fail(self, phase: str, error_type: str, message: str, traceback: str) -> None:
+    def fail(
+        self, phase: str, error_type: str, message: str, traceback: str, module: str = ""
+    ) -> None:
         """Add a failure record that belongs to no task."""
-        self._failures.append((phase, error_type, message, traceback))
+        self._failures.append((phase, (error_type, message, traceback, module)))
 
     def count_message(self) -> None:
         """Count a message of the program; called by the thread that receives it."""
@@ -353,8 +356,8 @@ class Recorder(RecorderLoop):
         self._take_noted(now)
         if closing.error is not None:
             ledger.run_failure(*closing.error, now)
-        for phase, error_type, message, traceback in self._failures:
-            ledger.run_failure(error_type, message, traceback, now, phase=phase)
+        for phase, error in self._failures:
+            ledger.run_failure(*error, now, phase=phase)
         is_lost = puller.is_gone and not ledger.scheduler_closed
         is_complete = puller.is_drained and not is_lost and not puller.dropped
         unknown = ledger.close(now, complete=is_complete)

@@ -10,6 +10,7 @@ from typing import Final
 
 from scalable.common.guard import Guard
 from scalable.facts import Batch
+from scalable.facts.texts import ErrorTexts
 from scalable.telemetry import wire
 from scalable.telemetry.deaths import NANNY_WAIT
 from scalable.telemetry.puller import PULL_INTERVAL, RETRY_INTERVAL, Closing, FactPuller
@@ -54,9 +55,7 @@ class RecorderLoop(ABC):
                 lambda: self._flush_done >= wanted or self.finished.is_set(), timeout
             )
 
-    def close(
-        self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None = None
-    ) -> bool:
+    def close(self, status: RunStatus, timeout: float, error: ErrorTexts | None = None) -> bool:
         """Request the end of the run and wait for it: `timeout` seconds, and one for the disk.
 
         The wait is extended while facts arrive, up to :data:`wire.CLOSE_EXTENSION` times `timeout`.
@@ -70,7 +69,7 @@ class RecorderLoop(ABC):
                 return False
         return True
 
-    def end(self, status: RunStatus, timeout: float, error: tuple[str, str, str] | None) -> None:
+    def end(self, status: RunStatus, timeout: float, error: ErrorTexts | None) -> None:
         """Request the end of the run, without waiting for it."""
         with self._condition:
             if self._closing is None:

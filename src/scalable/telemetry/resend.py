@@ -366,7 +366,9 @@ class _Resending:
             start = parse_nanoseconds(began.get("timestamp"))
         else:
             start = max(0, end - round((record.get("duration_s") or 0.0) * 1e9))
-        error = (record.get("error_type") or "Exception") if record["state"] in _FAILED else None
+        error = None
+        if record["state"] in _FAILED:
+            error = record.get("error_class") or record.get("error_type") or "Exception"
         events: tuple[Event, ...] = ()
         if error is not None:
             message = cut(record.get("error_message") or "", MAX_VALUE)

@@ -275,9 +275,10 @@ OUTCOME: Final = "scalable.export.outcome"
 
 # -- OpenTelemetry -------------------------------------------------------------------------------
 
-#: Class of the exception, KilledWorker or WorkerLost.
+#: Class of the exception with its module, unless it is built in; `WorkerLost` if the worker was
+#: lost.
 ERROR_TYPE: Final = "error.type"
-#: Class of the exception.
+#: Class of the exception with its module, unless it is built in; `WorkerLost` or `SchedulerLost`.
 EXCEPTION_TYPE: Final = "exception.type"
 #: Message of the exception.
 EXCEPTION_MESSAGE: Final = "exception.message"
@@ -300,6 +301,9 @@ NETWORK_DIRECTION: Final = "network.io.direction"
 
 # -- Attributes that stay in the process ---------------------------------------------------------
 
+#: Class of the exception with its module, unless it is built in; sent as `error.type` or
+#: `exception.type`.
+ERROR_CLASS: Final = "scalable.error.class"
 #: Event type of the record that a signal becomes in the run directory.
 RECORD: Final = "scalable.record"
 #: The key again: a failure record has it in its details, too.
@@ -316,7 +320,16 @@ OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 SPAN_STARTED: Final = "dask.task.phases.start"
 #: Never sent.
 INTERNAL: Final = frozenset(
-    {RECORD, FAILED_TASK, ENTITY_TYPE, ENTITY_ID, OBSERVED_CPU, OBSERVED_MEMORY, SPAN_STARTED}
+    {
+        ERROR_CLASS,
+        RECORD,
+        FAILED_TASK,
+        ENTITY_TYPE,
+        ENTITY_ID,
+        OBSERVED_CPU,
+        OBSERVED_MEMORY,
+        SPAN_STARTED,
+    }
 )
 
 # -- Events --------------------------------------------------------------------------------------
@@ -459,6 +472,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     HOST_NAME: ("host",),
     PROCESS_PID: ("pid",),
     EXIT_CODE: ("exit_code",),
+    ERROR_CLASS: ("error_class",),
     FAILED_TASK: ("failure.details.task_id",),
     ENTITY_TYPE: ("entity_type",),
     ENTITY_ID: ("entity_id",),

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.common.guard import Guard
+from scalable.facts.texts import qualified
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Certificate, Deaths
 from scalable.telemetry.ledger.carriers import CarrierReader
@@ -207,7 +208,14 @@ class Ledger:
         self.sink.failure(now, attributes, None)
 
     def run_failure(
-        self, error_type: str, message: str, traceback: str, now: float, *, phase: str = "run"
+        self,
+        error_type: str,
+        message: str,
+        traceback: str,
+        module: str,
+        now: float,
+        *,
+        phase: str = "run",
     ) -> None:
         """An exception left the recorded block, or a session failed in a phase."""
         attributes = {
@@ -216,6 +224,8 @@ class Ledger:
             semconv.EXCEPTION_STACKTRACE: self._redact(traceback),
             semconv.PHASE: phase,
         }
+        if module:
+            attributes[semconv.ERROR_CLASS] = self._redact.short(qualified(module, error_type))
         self.sink.failure(now, attributes, None)
 
     def _scheduler_sample(self, fact: facts.SchedulerSample, now: float) -> None:

@@ -56,7 +56,9 @@ class RestoredTasks:
         if state in FINAL_STATES:
             task.final = state
             if state == "failed" and "error_type" in record:
-                self._book.errors[key] = (record["error_type"], record.get("error_message", ""))
+                error_type = record["error_type"]
+                error_class = record.get("error_class") or error_type
+                self._book.errors[key] = (error_type, error_class, record.get("error_message", ""))
 
     def match(self, fact: Any) -> None:
         """Find Dask's number of a restored attempt, which determines the span's id."""

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.causes import Case, classify
-from scalable.facts.texts import shortened
+from scalable.facts.texts import qualified, shortened
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Deaths, Presence, presences
 from scalable.telemetry.ledger.attempts import Attempts
@@ -71,8 +71,9 @@ class TaskBook:
         self.pending_cancellations: dict[str, _PendingCancellation] = {}
         #: Attempts whose worker was asked to close, and until when they stay open.
         self._leaving: deque[tuple[float, Task, facts.Unassigned]] = deque()
-        #: Error of each failed task, for the tasks that fail because of it.
-        self.errors: dict[str, tuple[str, str]] = {}
+        #: Error of each failed task, for the tasks that fail because of it: its class without and
+        #: with the module, and its message.
+        self.errors: dict[str, tuple[str, str, str]] = {}
 
     def get(self, key: str) -> Task:
         """Return a task; it is made if the fact of its submission was dropped."""
@@ -249,6 +250,7 @@ class TaskBook:
             message=redact(fact.message),
             traceback=redact(fact.traceback),
             bases=tuple(map(redact.short, fact.bases)),
+            module=redact.short(fact.module),
         )
         task = self.get(fact.key)
         raised = fact.start is not None or bool(fact.traceback)
@@ -267,12 +269,12 @@ class TaskBook:
     def _write_failed(self, task: Task, fact: facts.Failed, result: str) -> None:
         error_type, message = fact.error_type, _cut(fact.message)
         attributes = task.attributes("retried" if fact.will_retry else "failed")
-        attributes[semconv.ERROR_TYPE] = error_type
-        attributes[semconv.EXCEPTION_MESSAGE] = message
+        error_class = qualified(fact.module, error_type)
+        _add_error(attributes, error_type, error_class, message)
         attributes[semconv.TASK_RESULT] = result
         if not fact.will_retry:
             task.final = "failed"
-            self.errors[fact.key] = (error_type, message)
+            self.errors[fact.key] = (error_type, error_class, message)
         if not task.running:
             if fact.worker:
                 attributes[semconv.WORKER_ADDRESS] = fact.worker
@@ -288,7 +290,7 @@ class TaskBook:
                 task, attributes, fact.worker, start, stop, fact.ready, fact.phases, fact.cpu
             )
         self.attempts.end(
-            task, stop, attributes, fact.phases, error=error_type, traceback=fact.traceback
+            task, stop, attributes, fact.phases, error=error_class, traceback=fact.traceback
         )
 
     def _record_failure(
@@ -304,6 +306,8 @@ class TaskBook:
             semconv.TASK_ATTEMPT: task.attempt,
             semconv.TASK_WILL_RETRY: fact.will_retry,
         }
+        if fact.module:
+            failure[semconv.ERROR_CLASS] = qualified(fact.module, fact.error_type)
         if fact.worker:
             failure[semconv.WORKER_ADDRESS] = fact.worker
             failure[semconv.WORKER_NAME] = self._workers.name_of(fact.worker)
@@ -341,7 +345,7 @@ class TaskBook:
         attributes[semconv.TASK_BLAME] = self.shown(fact.cause)
         error = self.errors.get(fact.cause)
         if error is not None:
-            attributes[semconv.ERROR_TYPE], attributes[semconv.EXCEPTION_MESSAGE] = error
+            _add_error(attributes, *error)
         task.final = "failed"
         self._sink.task_event(task.key, fact.time, attributes, error=True)
 
@@ -436,6 +440,13 @@ class TaskBook:
             self.attempts.end(task, time, attributes, waste="cancelled")
         else:
             self._sink.task_event(task.key, time, attributes)
+
+
+def _add_error(attributes: dict[str, Any], error_type: str, error_class: str, message: str) -> None:
+    attributes[semconv.ERROR_TYPE] = error_type
+    if error_class != error_type:
+        attributes[semconv.ERROR_CLASS] = error_class
+    attributes[semconv.EXCEPTION_MESSAGE] = message
 
 
 def _cut(message: str) -> str:
