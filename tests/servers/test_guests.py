@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scalable.telemetry import instruments, semconv
+from scalable.telemetry.instrument import Instrument
+from scalable_runs.reader import RunReader, find_runs
 from servers.harness import Collector
+from servers.installed import entry_points
 from servers.programs import run_program
 
 #: Tasks with a span of the user's each; one of them fails.
@@ -136,3 +144,67 @@ def test_logfire_gets_all_spans_records_and_metrics(collector: Collector, tmp_pa
     records = [it for it in collector.log_records() if "scalable.run.id" in it["attributes"]]
     assert len(records) == run["telemetry"]["sent"]["logs"]
     assert {it["attributes"]["scalable.run.id"] for it in records} == {done.said["id"]}
+
+
+TWO_RUNS = """
+from distributed import Client, LocalCluster
+
+def work(x):
+    return x
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+        for _ in range(2):
+            with Client(cluster) as client:
+                print(len(client.gather(client.map(work, range(20), pure=False))))
+"""
+
+
+def test_short_runs_without_code_export_metrics_that_do_not_add_up(
+    collector: Collector, tmp_path: Path
+):
+    (tmp_path / "app.py").write_text(TWO_RUNS)
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "SCALABLE_"))}
+    site = entry_points(tmp_path / "site")
+    done = subprocess.run(
+        [
+            Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument",
+            sys.executable,
+            "app.py",
+        ],
+        cwd=tmp_path,
+        env={
+            **environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(site), environ.get("PYTHONPATH", "")])),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    collector.stop()
+    runs = find_runs(tmp_path / ".scalable" / "runs")
+    assert len(runs) == 2
+    last: dict[Any, float] = {}
+    for point in collector.metric_points():
+        attributes = point["attributes"]
+        of_run = attributes.get(semconv.RUN_ID)
+        rest = {v for k, v in attributes.items() if k not in (semconv.RUN_ID, semconv.PROJECT)}
+        last[point["name"], of_run, frozenset(map(str, rest))] = point.get("value", 0.0)
+    for run in runs:
+        sent = run.document["telemetry"]["sent"]
+
+        def value(instrument: Instrument, *attributes: str, run: RunReader = run) -> float:
+            return last[instrument.name, run.document["run_id"], frozenset(attributes)]
+
+        assert value(instruments.TASK_ATTEMPTS, "success", "work") == 20
+        assert value(instruments.TASK_COUNT, "succeeded") == 20
+        assert value(instruments.WORKER_COUNT, "running") == 0
+        assert value(instruments.WORKER_THREADS) == 0
+        for signal in ("traces", "logs"):
+            assert value(instruments.EXPORTED, "sent", signal) == sent[signal]
+            assert value(instruments.EXPORT_QUEUE, signal) == 0

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
-from scalable.telemetry import instruments, metering, metric_readers
-from scalable.telemetry.instrument import TASK_BOUNDS
+from scalable.telemetry import instruments, metering, metric_readers, semconv
+from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.metering import Meter, Snapshot
-from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
+from scalable.telemetry.metric_readers import SHOWN_AFTER, ApplicationInstruments, Reader
 from scalable_runs.summary import NameCounts
 
 DELTA = {
@@ -149,9 +156,6 @@ def test_workers_come_spill_pause_and_go():
     def worker(state: str, address: str, **details: Any) -> dict[str, Any]:
         return {"worker": address, "state": state, "details": {"nthreads": 2, **details}}
 
-    def sample(address: str, status: str, sent: int) -> Sample:
-        return Sample(SAMPLE, 0.0, address, 1.5, 100, 0, 60, 40, 0.25, status, sent)
-
     meter.add("workers.jsonl", [worker("ready", "a"), worker("ready", "b")])
     meter.take_sample("A", sample("a", "running", 1_000))
     meter.take_sample("B", sample("b", "paused", 0))
@@ -173,27 +177,83 @@ def test_workers_come_spill_pause_and_go():
     assert set(taken[instruments.WORKER_CPU]) == {("B",)}
 
 
+def sample(address: str, status: str = "running", sent: int = 0) -> Sample:
+    return Sample(SAMPLE, 0.0, address, 1.5, 100, 0, 60, 40, 0.25, status, sent)
+
+
+def points_of(data: Any, instrument: Instrument) -> list[Any]:
+    """The points of a metric in what a reader has collected."""
+    return [
+        point
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == instrument.name
+        for point in metric.data.data_points
+    ]
+
+
 def test_an_applications_meter_provider_shows_the_same():
     inside = InMemoryMetricReader()
     provider = MeterProvider([inside], shutdown_on_exit=False)
     application = ApplicationInstruments.of(provider)
     assert ApplicationInstruments.of(provider) is application
-    for run in ("one", "two"):
+    runs = [{semconv.RUN_ID: run, semconv.PROJECT: "tides"} for run in ("one", "two")]
+    for run in runs:
         meter = Meter()
+        meter.take_sample("w", sample("w"))
         records = [ended(duration_s=2.0), ended(duration_s=3.0)]
         meter.add("tasks.jsonl", records)
-        application.record("tasks.jsonl", records, meter.shown)
-        application.show(run, snapshot(meter, states={"succeeded": 2}))
+        application.record(run, "tasks.jsonl", records, meter.shown)
+        taken = snapshot(meter, states={"succeeded": 2})
+        application.show(run, taken)
         data: Any = inside.get_metrics_data()
-        application.end(run)
-    found = {
-        metric.name: metric.data.data_points
-        for scope in data.resource_metrics[0].scope_metrics
-        for metric in scope.metrics
-    }
-    assert [p.value for p in found["dask.task.attempts"]] == [4]
-    assert [p.value for p in found["dask.task.count"]] == [2]
-    (duration,) = found["dask.task.duration"]
-    assert (duration.count, duration.sum) == (4, 10.0)
+        assert len(points_of(data, instruments.WORKER_MEMORY)) == 1
+        application.end(run, taken, monotonic() + 30)
+    data = inside.get_metrics_data()
+    for instrument in (instruments.TASK_ATTEMPTS, instruments.TASK_COUNT):
+        found = points_of(data, instrument)
+        assert [point.value for point in found] == [2, 2]
+        for point, run in zip(found, runs, strict=True):
+            assert run.items() <= point.attributes.items()
+    assert points_of(data, instruments.WORKER_MEMORY) == []
+    one, two = points_of(data, instruments.TASK_DURATION)
+    assert (one.count, one.sum) == (two.count, two.sum) == (2, 5.0)
+    duration = one
     assert tuple(duration.explicit_bounds) == TASK_BOUNDS
+    provider.shutdown()
+
+
+def test_the_last_state_is_collected_before_a_run_is_withdrawn(monkeypatch: pytest.MonkeyPatch):
+    class Exported(MetricExporter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Any] = []
+
+        def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
+            self.seen.append(metrics_data)
+            return MetricExportResult.SUCCESS
+
+        def force_flush(self, timeout_millis: float = 0) -> bool:
+            return True
+
+        def shutdown(self, *args: Any, **kwargs: Any) -> None: ...
+
+    exporter = Exported()
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    application, meter, run = ApplicationInstruments.of(provider), Meter(), {semconv.RUN_ID: "r"}
+    meter.add("workers.jsonl", [{"worker": "w", "state": "ready", "details": {"nthreads": 2}}])
+    meter.take_sample("w", sample("w"))
+    application.show(run, snapshot(meter, states={"running": 1}))
+    application.end(run, snapshot(meter, states={"succeeded": 20}, ended=True), monotonic() + 30)
+    (last,) = exporter.seen
+    assert [p.value for p in points_of(last, instruments.TASK_COUNT)] == [20]
+    assert [p.value for p in points_of(last, instruments.WORKER_COUNT)] == [0, 0, 0]
+    assert [p.value for p in points_of(last, instruments.WORKER_THREADS)] == [0]
+    assert len(points_of(last, instruments.WORKER_MEMORY)) == 1
+    later = monotonic() + SHOWN_AFTER + 1
+    monkeypatch.setattr("scalable.telemetry.metric_readers.monotonic", lambda: later)
+    provider.force_flush()
+    assert all(points_of(more, instruments.TASK_COUNT) == [] for more in exporter.seen[1:])
     provider.shutdown()

@@ -222,8 +222,13 @@ class Meter:
         wasted: Mapping[tuple[str, str], float],
         scheduler: SchedulerSample | None,
         health: Mapping[Instrument, Mapping[Attributes, float]],
+        *,
+        ended: bool = False,
     ) -> Snapshot:
-        """Everything as it is now; `states` and `names` are what the summary counts."""
+        """Everything as it is now; `states` and `names` are what the summary counts.
+
+        A run that has `ended` has no workers any more, even if the cluster has.
+        """
         taken: Snapshot = {instrument: {} for instrument in instruments.INSTRUMENTS}
         taken[instruments.TASK_ATTEMPTS] = dict(self._attempts)
         taken[instruments.TASK_OUTPUT] = dict(self._output)
@@ -244,21 +249,21 @@ class Meter:
         for (name, reason), seconds in wasted.items():
             _add(taken[instruments.TASK_WASTED], (self.shown(name), reason), seconds)
         taken[instruments.TASK_COUNT] = {(state,): count for state, count in states.items()}
-        self._take_workers(taken)
+        self._take_workers(taken, {} if ended else self._workers)
         if scheduler is not None:
             self._take_scheduler(taken, scheduler)
         for instrument, values in health.items():
             taken[instrument] = dict(values)
         return taken
 
-    def _take_workers(self, taken: Snapshot) -> None:
+    def _take_workers(self, taken: Snapshot, workers: Mapping[str, int]) -> None:
         counts = taken[instruments.WORKER_COUNT]
         for state in ("running", "paused", "closing"):
             counts[state,] = 0
-        for address in self._workers:
+        for address in workers:
             _, sample = self._samples.get(address, ("", None))
             _add(counts, (_worker_state(sample),), 1)
-        taken[instruments.WORKER_THREADS][()] = sum(self._workers.values())
+        taken[instruments.WORKER_THREADS][()] = sum(workers.values())
         taken[instruments.WORKER_LOST] = dict(self._lost)
         sent = self._sent_gone
         for count, (address, (worker, sample)) in enumerate(self._samples.items()):

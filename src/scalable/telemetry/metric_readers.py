@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import metrics as api
 from opentelemetry.sdk import metrics as sdk
@@ -27,7 +30,7 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from scalable.telemetry import instruments
+from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.metering import (
     SCALE,
@@ -44,6 +47,10 @@ from scalable_runs.schema import TASKS, Record
 
 #: Buckets of an exponential histogram, the specification's default.
 MAX_BUCKETS: Final = 160
+#: Seconds for which an application's provider shows the counts of a run that has ended.
+SHOWN_AFTER: Final = 300.0
+
+_logger = logging.getLogger("scalable")
 
 _SDK_CLASSES: Final[dict[str, type]] = {
     "counter": sdk.Counter,
@@ -162,28 +169,38 @@ def _exponential_point(
     )
 
 
+class _Shown(NamedTuple):
+    """The newest snapshot of a run."""
+
+    attributes: Mapping[str, Any]
+    snapshot: Snapshot
+    #: Until when it is shown, by the monotonic clock; None while the run goes on.
+    until: float | None
+
+
 class ApplicationInstruments:
     """Instruments of a meter provider that belongs to the application.
 
-    :meth:`record` and :meth:`show` are called by the recorder's thread, the callbacks by the thread
-    that reads the provider. Counts are exported by callbacks; values of histograms must be recorded
-    one by one.
+    The callbacks are called by the thread that reads the provider, everything else by the threads
+    of recorders. Counts are exported by callbacks; values of histograms must be recorded one by
+    one. The resource is the application's, so each point has the run and its project as attributes.
     """
 
     _of_provider: Final[dict[int, tuple[Any, ApplicationInstruments]]] = {}
 
     def __init__(self, provider: Any) -> None:
         meter: api.Meter = provider.get_meter(SCOPE.name, SCOPE.version, SCOPE.schema_url)
-        self._runs: dict[str, Snapshot] = {}
-        self._ended: defaultdict[Instrument, defaultdict[Attributes, float]] = defaultdict(
-            lambda: defaultdict(float)
-        )
+        self._provider = provider
+        self._runs: dict[str, _Shown] = {}
+        self._lock = threading.Lock()
         create: dict[str, Any] = {
             "counter": meter.create_observable_counter,
             "updowncounter": meter.create_observable_up_down_counter,
             "gauge": meter.create_observable_gauge,
         }
         self._histograms: dict[Instrument, Any] = {}
+        #: Kept here, because a provider may keep weak references only.
+        self._observed: list[Any] = [meter]
         for instrument in instruments.INSTRUMENTS:
             name, unit, description = instrument.name, instrument.unit, instrument.description
             if instrument.kind == "histogram":
@@ -191,7 +208,8 @@ class ApplicationInstruments:
                     name, unit, description, explicit_bucket_boundaries_advisory=instrument.bounds
                 )
             else:
-                create[instrument.kind](name, [self._callback(instrument)], unit, description)
+                callbacks = [self._callback(instrument)]
+                self._observed.append(create[instrument.kind](name, callbacks, unit, description))
 
     @classmethod
     def of(cls, provider: Any) -> ApplicationInstruments:
@@ -201,8 +219,13 @@ class ApplicationInstruments:
             known = cls._of_provider[id(provider)] = (provider, cls(provider))
         return known[1]
 
-    def record(self, file: str, records: Sequence[Record], shown: Any) -> None:
-        """Record attempts that ended; `shown` returns the name under which a task is counted."""
+    def record(
+        self, run: Mapping[str, Any], file: str, records: Sequence[Record], shown: Any
+    ) -> None:
+        """Record attempts that ended in a run, which is given by its attributes.
+
+        `shown` returns the name under which a task is counted.
+        """
         if file != TASKS:
             return
         for record in filter(is_end, records):
@@ -216,31 +239,62 @@ class ApplicationInstruments:
                 (instruments.TASK_TRANSFER, "transfer_s"),
             ):
                 if field in record:
-                    attributes = dict(zip(instrument.attributes, values, strict=False))
+                    attributes = {**run, **dict(zip(instrument.attributes, values, strict=False))}
                     self._histograms[instrument].record(record[field], attributes, context)
 
-    def show(self, run: str, snapshot: Snapshot) -> None:
+    def show(self, run: Mapping[str, Any], snapshot: Snapshot) -> None:
         """The newest snapshot of a run."""
-        self._runs = {**self._runs, run: snapshot}
+        self._replace(_Shown(run, snapshot, None))
 
-    def end(self, run: str) -> None:
-        """A run has ended: its counters stay, its gauges are removed."""
-        runs = dict(self._runs)
-        for instrument, values in runs.pop(run, {}).items():
-            if instrument.kind == "counter":
-                for key, value in values.items():
-                    self._ended[instrument][key] += number_of(value)
-        self._runs = runs
+    def end(self, run: Mapping[str, Any], snapshot: Snapshot, deadline: float) -> None:
+        """A run has ended: its last state is collected once; then gauges and workers are removed.
+
+        Its counts stay for :data:`SHOWN_AFTER`, for readers that come by from time to time. The
+        provider is flushed until `deadline` (:func:`time.monotonic`).
+        """
+        self.show(run, snapshot)
+        self._flush(deadline)
+        counts: Snapshot = {
+            instrument: values
+            for instrument, values in snapshot.items()
+            if instrument.kind != "gauge" and semconv.WORKER_NAME not in instrument.attributes
+        }
+        self._replace(_Shown(run, counts, monotonic() + SHOWN_AFTER))
+
+    def _flush(self, deadline: float) -> None:
+        flush = getattr(self._provider, "force_flush", None)
+        if not callable(flush):
+            return
+
+        def collect() -> None:
+            try:
+                flush()
+            except Exception as error:
+                _logger.debug("the application's meter provider was not flushed", exc_info=error)
+
+        thread = threading.Thread(target=collect, name="scalable-flush-metrics", daemon=True)
+        thread.start()
+        thread.join(max(0.0, deadline - monotonic()))
+
+    def _replace(self, shown: _Shown) -> None:
+        now = monotonic()
+        with self._lock:
+            runs = dict(self._runs)
+            runs[str(shown.attributes.get(semconv.RUN_ID))] = shown
+            self._runs = {
+                run: each for run, each in runs.items() if each.until is None or each.until > now
+            }
 
     def _callback(self, instrument: Instrument) -> Any:
         def observe(_: api.CallbackOptions) -> Iterable[api.Observation]:
-            totals = defaultdict(float, self._ended.get(instrument, {}))
-            for snapshot in self._runs.values():
-                for key, value in snapshot.get(instrument, {}).items():
-                    totals[key] += number_of(value)
+            now = monotonic()
             return [
-                api.Observation(value, _attributes(instrument, key))
-                for key, value in totals.items()
+                api.Observation(
+                    number_of(value), {**shown.attributes, **_attributes(instrument, key)}
+                )
+                for shown in self._runs.values()
+                if shown.until is None or shown.until > now
+                for key, value in shown.snapshot.get(instrument, {}).items()
             ]
 
         return observe

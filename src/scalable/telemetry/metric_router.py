@@ -11,6 +11,7 @@ from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
+from scalable.telemetry.application import identity_of
 from scalable.telemetry.instrument import Instrument
 from scalable.telemetry.metering import Attributes, Meter
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
@@ -47,12 +48,10 @@ class MetricRouter:
 
     def __init__(
         self,
-        run: str,
         resource: Resource,
         exporter: RunsMetricExporter,
         clock: Callable[[], float],
     ) -> None:
-        self._run = run
         self._resource = resource
         self._exporter = exporter
         self._clock = clock
@@ -60,6 +59,7 @@ class MetricRouter:
         self._meter = Meter()
         self._file_reader = Reader(resource, self._started)
         self._application: ApplicationInstruments | None = None
+        self._identity = identity_of(resource)
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
         self._interval = 0.0
         self._next_sent = self._next_written = self._next_shown = 0.0
@@ -92,7 +92,7 @@ class MetricRouter:
         """Count records as they were written."""
         self._meter.add(file, records)
         if self._application is not None:
-            self._application.record(file, records, self._meter.shown)
+            self._application.record(self._identity, file, records, self._meter.shown)
 
     def add_points(self, points: Sequence[UsagePoint]) -> None:
         """Write the usage of workers, and note it for the next collection."""
@@ -112,14 +112,17 @@ class MetricRouter:
         shippers: Sequence[Shipper[Any]],
         summarized: int | None,
         *,
-        last: bool = False,
+        last_until: float | None = None,
     ) -> None:
-        """Collect wherever it is time to; `last`: everywhere, now.
+        """Collect wherever it is time to.
+
+        For the last time everywhere, now: an application's provider is flushed until `last_until`
+        (:func:`time.monotonic`).
 
         The counts of the `shippers` of all signals are metrics as well, and so is the number of
         attempts that rollup spans summarise, where spans are sent.
         """
-        now = monotonic()
+        now, last = monotonic(), last_until is not None
         send = bool(self._shippers) and (last or now >= self._next_sent)
         write = last or now >= self._next_written
         application = self._application if last or now >= self._next_shown else None
@@ -131,6 +134,7 @@ class MetricRouter:
             figures.wasted,
             figures.scheduler,
             _health(figures, shippers, summarized),
+            ended=last,
         )
         at = nanoseconds(self._clock())
         if send:
@@ -142,9 +146,10 @@ class MetricRouter:
             self._exporter.export(self._file_reader.read(snapshot, at))
         if application is not None:
             self._next_shown = now + SHOW_INTERVAL
-            application.show(self._run, snapshot)
-            if last:
-                application.end(self._run)
+            if last_until is None:
+                application.show(self._identity, snapshot)
+            else:
+                application.end(self._identity, snapshot, last_until)
 
 
 def _health(

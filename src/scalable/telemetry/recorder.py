@@ -316,7 +316,7 @@ class Recorder(RecorderLoop):
     def _emit_own(self) -> None:
         self._router.export(self._ledger.sink.drain(), self._submissions.opened())
 
-    def _collect(self, *, last: bool = False) -> None:
+    def _collect(self, last_until: float | None = None) -> None:
         figures = Figures(
             self.summary,
             self._ledger.sink.wasted,
@@ -327,7 +327,7 @@ class Recorder(RecorderLoop):
             self._lag,
         )
         with self.guard.watch("metrics"):
-            self._router.collect(figures, last=last)
+            self._router.collect(figures, last_until=last_until)
 
     def _update_run(self) -> None:
         """Keep run.json up to date, and warn the user."""
@@ -372,7 +372,6 @@ class Recorder(RecorderLoop):
         self._emit()
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
-        self._collect(last=True)
         if not puller.is_drained:
             self.guard.errors["close:timeout"] += 1
             self._warn(
@@ -383,7 +382,8 @@ class Recorder(RecorderLoop):
             self._warn(f"{puller.dropped} facts were dropped: they were not fetched in time")
         # Sync the disk first; sending gets the rest of the time.
         self._writer.request_sync()
-        self._router.finish(max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT))
+        deadline = max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT)
+        self._router.finish(deadline, self._collect)
         puller.close()
         self._writer.close(
             self._make_summary,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -35,6 +35,8 @@ from scalable_runs.writer import RunWriter
 
 #: Items that wait to be sent at most, unless OTEL_BSP_* or OTEL_BLRP_* set it.
 QUEUE: Final = 10_000
+#: Share of the time for sending, at the end, that is kept for metrics.
+METRICS_SHARE: Final = 0.25
 
 
 class SignalRouter:
@@ -77,7 +79,7 @@ class SignalRouter:
         self._log_file = RunsLogExporter(writer, **shared)
         self._metric_file = RunsMetricExporter(writer, **shared)
         self._spans = SpanRouter(run, root, resource, options.span_budget)
-        self._metrics = MetricRouter(run, resource, self._metric_file, clock)
+        self._metrics = MetricRouter(resource, self._metric_file, clock)
         self._span_budget = options.span_budget
         #: To the application's tracer provider.
         self._ordered: OrderedShipper | None = None
@@ -207,11 +209,16 @@ class SignalRouter:
         self._on_written(file, records)
         self._metrics.add(file, records)
 
-    def collect(self, figures: Figures, *, last: bool = False) -> None:
-        """Collect metrics that are due, all of them if this is the `last` time; see to order."""
+    def collect(self, figures: Figures, *, last_until: float | None = None) -> None:
+        """Collect metrics that are due; all of them if this is the last time, see :meth:`finish`.
+
+        Spans that wait for nothing more are sent to the application's provider.
+        """
         if self._ordered is not None:
             self._ordered.release()
-        self._metrics.collect(figures, self._shippers(), self._spans.summarized, last=last)
+        self._metrics.collect(
+            figures, self._shippers(), self._spans.summarized, last_until=last_until
+        )
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -219,13 +226,18 @@ class SignalRouter:
         """Send what the budget held back, at the end; returns the counts for the root span."""
         return self._spans.settle()
 
-    def finish(self, deadline: float) -> None:
-        """Send what waits until `deadline` (:func:`time.monotonic`), then give up the rest."""
-        shippers = self._shippers()
-        for shipper in shippers:
-            shipper.begin_close()
-        for shipper in shippers:
-            shipper.close(deadline)
+    def finish(self, deadline: float, collect: Callable[[float], None] | None = None) -> None:
+        """Send what waits until `deadline` (:func:`time.monotonic`), then give up the rest.
+
+        Metrics come last, as they count what was sent: `collect` is called with the deadline, and
+        is to collect them for the last time.
+        """
+        now = monotonic()
+        others = [*self._spans.shippers, *self._log_shippers]
+        _close(others, deadline - max(0.0, deadline - now) * METRICS_SHARE)
+        if collect is not None:
+            collect(deadline)
+        _close(self._metrics.shippers, deadline)
         # There are no more signals for the directory.
         for file in (self._span_file, self._log_file, self._metric_file):
             file.shutdown()
@@ -246,6 +258,13 @@ class SignalRouter:
 
     def _shippers(self) -> list[Shipper[Any]]:
         return [*self._spans.shippers, *self._log_shippers, *self._metrics.shippers]
+
+
+def _close(shippers: Sequence[Shipper[Any]], deadline: float) -> None:
+    for shipper in shippers:
+        shipper.begin_close()
+    for shipper in shippers:
+        shipper.close(deadline)
 
 
 def _interval(environ: Mapping[str, str]) -> float:
