@@ -146,7 +146,7 @@ def test_a_place_kept_for_a_span_of_user_code_is_free_when_it_has_come():
     above = span_context(7, 77)
     for _ in range(3):
         assert budget.pin(above)  # its child came first
-        budget.arrived(above)
+        budget.parent(above)
     assert budget.is_sent(above)
     assert all(budget.pin(span_context(7, 100 + number)) for number in range(4))
     assert not budget.pin(span_context(7, 200))

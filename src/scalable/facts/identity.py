@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from scalable.facts.protocol import LINEAGE
 
 _NO_FIELDS: Final[Mapping[str, Any]] = {}
 
@@ -97,3 +99,42 @@ def _carried(carrier: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return _NO_FIELDS
     return fields if fields.__class__ is dict else _NO_FIELDS
+
+
+#: Kinds of a span above a nested submission: an attempt, a span of user code that its worker relays
+#: to the recorder, and one that its worker exports itself.
+ATTEMPT: Final = "t"
+USER_SPAN: Final = "u"
+EXPORTED: Final = "e"
+#: Spans above a nested submission that a carrier names at most.
+MAX_LINEAGE: Final = 64
+
+
+class Above(NamedTuple):
+    """A span above a nested submission."""
+
+    kind: str
+    span_id: int
+
+
+def lineage_text(nearest: Iterable[Above], further: str) -> str:
+    """The spans above a submission: the `nearest` ones, then those above its attempt."""
+    near = [f"{kind}{span_id:016x}" for kind, span_id in nearest]
+    return ",".join([*near, *filter(None, further.split(","))][:MAX_LINEAGE])
+
+
+def lineage_of(carrier: Mapping[str, Any]) -> tuple[Above, ...]:
+    """The spans above a submission that a carrier names, the nearest first.
+
+    Empty for what the program submits: its parent is the submission's span.
+    """
+    found: list[Above] = []
+    for entry in str(carrier.get(LINEAGE) or "").split(",")[:MAX_LINEAGE]:
+        try:
+            above = Above(entry[:1], int(entry[1:], 16))
+        except ValueError:  # a peer may send anything
+            break
+        if above.kind not in (ATTEMPT, USER_SPAN, EXPORTED):
+            break
+        found.append(above)
+    return tuple(found)

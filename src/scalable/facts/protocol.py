@@ -36,3 +36,11 @@ NANNY_PLUGIN_NAME: Final = "scalable-nanny"
 #: Key of the carrier that holds what its tasks asked for, as JSON text:
 #: ``[component, tag, workers]``.
 PLACEMENT: Final = "placement"
+#: Key of the carrier with the spans above a nested submission, the nearest first, as
+#: :func:`~scalable.facts.identity.lineage_of` reads them.
+LINEAGE: Final = "above"
+#: Key of the carrier of what was submitted where instrumentation is suppressed: it is recorded, and
+#: sent nowhere.
+SUPPRESSED: Final = "suppressed"
+#: Entry of Dask's report of an execution: its code opened spans that the worker itself exports.
+EXPORTS_CHILDREN: Final = "scalable-children"

@@ -37,6 +37,10 @@ class SpanItem(Position):
     start: int
     end: int
     parent: str | None
+    #: Its parent is a span of another process that no worker has.
+    remote: NotRequired[bool]
+    #: Span id of its attempt, if that is in the same trace.
+    attempt: NotRequired[str | None]
     #: Header of the trace state.
     state: str
     #: Code and description.

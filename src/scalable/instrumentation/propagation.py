@@ -24,8 +24,17 @@ from opentelemetry.trace import (
 
 from scalable.common.carriers import extract, inject
 from scalable.common.guard import Guard
-from scalable.facts.identity import attempt_span_id, carried, carrier_of
-from scalable.facts.protocol import ANNOTATION, PLACEMENT
+from scalable.facts.identity import (
+    ATTEMPT,
+    EXPORTED,
+    USER_SPAN,
+    Above,
+    attempt_span_id,
+    carried,
+    carrier_of,
+    lineage_text,
+)
+from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.dask_compat import is_graph
 
@@ -93,6 +102,14 @@ class AttemptSpan(NonRecordingSpan):
         run = str(carried(carrier).get("run"))
         span_id = attempt_span_id(run, attempt.key, attempt.run_id)
         return SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
+
+
+def ids_of(attempt: RunningAttempt | None) -> SpanContext:
+    """Ids of the span of an attempt; invalid without one, and without a run."""
+    carrier = attempt.carrier if attempt is not None else None
+    if attempt is None or carrier is None:
+        return INVALID_SPAN_CONTEXT
+    return AttemptSpan(attempt, _contexts.get(carrier) or _extract(carrier)).get_span_context()
 
 
 def attempt_of(span: Any) -> RunningAttempt | None:
@@ -201,6 +218,27 @@ _graphs: Final = dask_compat.graph_patch(_annotating)
 _truncation: Final = dask_compat.truncation_patch(_describing)
 
 
+def _lineage(attempt: RunningAttempt) -> str:
+    """The spans above what the code of an attempt submits now.
+
+    The recorder sends a span only with those above it, and may not have received them yet.
+    """
+    current: Any = get_current_span()
+    ids = current.get_span_context()
+    if isinstance(current, AttemptSpan):
+        attempt = current.scalable_attempt
+    above: list[Above] = []
+    if not isinstance(current, AttemptSpan):
+        # Spans that are relayed are marked; others are exported by this process.
+        kind = USER_SPAN if hasattr(current, "scalable_attempt") else EXPORTED
+        above.append(Above(kind, ids.span_id))
+    own = ids_of(attempt)
+    if own.trace_id != ids.trace_id:
+        return lineage_text(above, "")
+    above.append(Above(ATTEMPT, own.span_id))
+    return lineage_text(above, str(carried(attempt.carrier).get(LINEAGE) or ""))
+
+
 def _carrier_of(client: Client) -> str | None:
     attempt = current_attempt.get()
     if attempt is not None and attempt.carrier is not None:
@@ -208,6 +246,7 @@ def _carrier_of(client: Client) -> str | None:
         # has opened, or the attempt.
         fields = {"run": run_of(attempt)}
         inject(fields)
+        fields[LINEAGE] = _lineage(attempt)
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)

@@ -12,6 +12,7 @@ from opentelemetry._logs import LogRecord
 from scalable.facts import MAX_TEXT
 from scalable.facts.relay_items import Attributes, LogItem, Position, Scope, SpanItem
 from scalable.facts.texts import printable
+from scalable.instrumentation.propagation import ids_of
 
 
 def encode(item: Mapping[str, Any]) -> bytes:
@@ -46,12 +47,15 @@ def span_item(span: Any, shift: int, attempt: Any) -> SpanItem:
     """An ended span; `shift` is how far the scheduler's clock is ahead, in nanoseconds."""
     ids, parent = span.get_span_context(), span.parent
     start = span.start_time or 0
+    above = ids_of(attempt)
     return {
         "name": span.name,
         "kind": span.kind.value,
         "start": start + shift,
         "end": (span.end_time or start) + shift,
         "parent": f"{parent.span_id:016x}" if parent is not None else None,
+        "remote": parent is not None and parent.is_remote,
+        "attempt": f"{above.span_id:016x}" if above.trace_id == ids.trace_id else None,
         "state": ids.trace_state.to_header(),
         "status": (span.status.status_code.value, span.status.description),
         "attributes": attributes_of(span.attributes),

@@ -2,103 +2,56 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
-from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, StatusCode
+from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import attempt_span_id
+from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
 from scalable.telemetry import semconv
-from scalable.telemetry.instrument import TASK_BOUNDS
-from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
+from scalable.telemetry.rollups import (
+    SUBMISSION,
+    Due,
+    Rollup,
+    has_failed,
+    rollup_span,
+    stand_in_span,
+    with_links,
+)
+from scalable.telemetry.spans import SpanFactory, span_context
+from scalable.telemetry.trace_tree import Group, Held, TraceTree
+
+__all__ = ["Group", "SpanBudget"]
 
 #: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
 #: Task names that get a rollup span of their own.
 MAX_NAMES: Final = 200
-#: Traces that are followed; the one that was quiet for longest is settled and forgotten first.
+#: Traces that are followed; the one that was quiet for longest is settled and forgotten first,
+#: unless a span is still due there.
 MAX_TRACES: Final = 1_000
-#: Bucket bounds of a rollup's histogram, in seconds: a few of the metrics'.
-ROLLUP_BOUNDS: Final = TASK_BOUNDS[::3]
-
-
-class Group(NamedTuple):
-    """The span of an attempt and its phases."""
-
-    attempt: ReadableSpan
-    phases: tuple[ReadableSpan, ...]
-
-
-@dataclass(slots=True)
-class _Rollup:
-    """Sums of the attempts of one task name that are left out."""
-
-    parent: SpanContext | None
-    count: int = 0
-    failed: int = 0
-    total: float = 0.0
-    low: float = inf
-    high: float = 0.0
-    first: float = inf
-    last: float = 0.0
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(ROLLUP_BOUNDS) + 1))
-
-    def add(self, span: ReadableSpan) -> None:
-        started = (span.start_time or 0) / NANOSECONDS
-        ended = (span.end_time or 0) / NANOSECONDS
-        duration = _duration(span)
-        self.count += 1
-        self.failed += _failed(span)
-        self.total += duration
-        self.low = min(self.low, duration)
-        self.high = max(self.high, duration)
-        self.first = min(self.first, started)
-        self.last = max(self.last, ended)
-        self.buckets[bisect_left(ROLLUP_BOUNDS, duration)] += 1
-
-
-@dataclass(slots=True)
-class _Trace:
-    """What is known of one trace."""
-
-    #: Attempts to expect: tasks submitted so far.
-    expected: int = 0
-    ended: int = 0
-    sent: int = 0
-    sent_ids: set[int] = field(default_factory=set[int])
-    #: Running attempts with children that were sent: they will be sent, and count already.
-    parents: set[int] = field(default_factory=set[int])
-    #: Parent of rollups whose own parent was left out.
-    first: SpanContext | None = None
-    #: Attempts of each task name.
-    names: dict[str, int] = field(default_factory=dict[str, int])
-    credit: float = 0.0
-    #: Attempts held back: the slowest, and a sample of the others.
-    slowest: list[tuple[float, int, Group]] = field(default_factory=list[Any])
-    sample: list[tuple[int, int, Group]] = field(default_factory=list[Any])
-    held: int = 0
-    rollups: dict[str, _Rollup] = field(default_factory=dict[str, _Rollup])
-    settled: int = 0
-
-    def has(self, span_id: int) -> bool:
-        """Whether a span was sent, or will be."""
-        return span_id in self.sent_ids or span_id in self.parents
+#: Attempts that were left out and are remembered, for what comes late below them.
+MAX_LEFT: Final = 50_000
+#: Spans of user code that wait for the decision on their attempts at most.
+MAX_WAITING: Final = 20_000
 
 
 class SpanBudget:
-    """Chooses from the spans of tasks; called by the recorder's thread only.
+    """Chooses from the spans of tasks and of user code; called by the recorder's thread only.
 
     Of each trace at most `limit` attempts are sent. As long as the expected attempts fit, each is
     sent when it ends. Beyond that some are sent as they end, spread over what is still expected and
     over task names, failures first; the slowest and a uniform sample are held back until the end,
     and sent as far as there is room. What is left out adds to one rollup span per task name.
+
+    A span is sent only if its parent is sent as well, now or later: spans of user code share the
+    fate of their attempt, and an attempt takes a place for each attempt above it that still runs.
+    A parent that was promised and is never received is replaced by a stand-in. An attempt with
+    children that its worker exports itself is sent at any budget.
     """
 
     def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:
@@ -107,49 +60,79 @@ class SpanBudget:
         #: A fifth is reserved for failures and for the slowest.
         self._live = limit - limit // 5
         self._hold_limit = max(1, limit // 4)
+        self._user_limit = max(1, limit)
         self._factory = factory
-        self._traces: OrderedDict[int, _Trace] = OrderedDict()
+        self._traces: OrderedDict[int, TraceTree] = OrderedDict()
+        self._left: dict[int, None] = {}
+        self._waiting = 0
+        self._ready: list[ReadableSpan] = []
         #: Attempts sent, and attempts that rollups summarise.
         self.sent = 0
         self.summarized = 0
+        #: Spans of user code that were left out.
+        self.user_spans_left_out = 0
+
+    # -- what is known --------------------------------------------------------------------------
 
     def expect(self, trace_id: int, count: int) -> None:
         """Tasks were submitted in a trace."""
         self._trace(trace_id).expected += count
 
     def parent(self, ids: SpanContext) -> None:
-        """Note that a span other than an attempt is sent: attempts may be its children."""
+        """Note that a span other than an attempt was sent, or is certain to be."""
         trace = self._trace(ids.trace_id)
-        trace.sent_ids.add(ids.span_id)
+        trace.arrive(ids.span_id)
         trace.first = trace.first or ids
 
-    def pin(self, ids: SpanContext) -> bool:
-        """A running attempt has children that are sent: it must be sent too when it ends.
-
-        Returns
-        -------
-        bool
-            False if there is no room: its descendants must not be sent.
-        """
+    def opened(self, ids: SpanContext) -> None:
+        """Note a submission, whose span comes when it is complete: attempts are its children."""
         trace = self._trace(ids.trace_id)
-        span_id = ids.span_id
-        if trace.has(span_id):
-            return True
-        if trace.sent + len(trace.parents) >= self._live:
-            return False
-        trace.parents.add(span_id)
-        return True
+        trace.first = trace.first or ids
+        if not trace.has(ids.span_id):
+            trace.due[ids.span_id] = Due(SUBMISSION)
 
-    def arrived(self, ids: SpanContext) -> None:
-        """A span of user code is sent; it no longer counts as a parent to come."""
-        trace = self._trace(ids.trace_id)
-        trace.parents.discard(ids.span_id)
-        trace.sent_ids.add(ids.span_id)
+    def learn(self, trace_id: int, lineage: Sequence[Above]) -> None:
+        """Note the spans above a nested submission, the nearest first."""
+        self._trace(trace_id).learn(lineage)
+
+    def exports(self, trace_id: int, span_id: int) -> None:
+        """The worker of an attempt exports children of it: the attempt is sent at any budget."""
+        self._trace(trace_id).leave_outside(span_id)
 
     def is_sent(self, ids: SpanContext) -> bool:
         """Whether a span was sent, or will be."""
         trace = self._traces.get(ids.trace_id)
         return trace is not None and trace.has(ids.span_id)
+
+    # -- choosing -------------------------------------------------------------------------------
+
+    def pin(self, ids: SpanContext, parent: int = 0, *, name: str = "", at: int = 0) -> bool:
+        """Make sure that a running attempt is sent when it ends, as something of it is sent now.
+
+        `parent` is the span id of its parent, `name` and `at` (nanoseconds) describe it should its
+        end never be known. Attempts that were held back and are needed now are in :meth:`ready`.
+
+        Returns
+        -------
+        bool
+            False if there is no room, or if it was left out: nothing of it can be sent.
+        """
+        trace, span_id = self._trace(ids.trace_id), ids.span_id
+        if not trace.has(span_id):
+            trace.above[span_id] = Above(ATTEMPT, parent)
+        if not self._ensure(trace, span_id, self._ready, self._live):
+            return False
+        due = trace.due.get(span_id)
+        if due is not None:
+            due.name = due.name or name
+            if at:
+                due.note(at, at)
+        return True
+
+    def ready(self) -> list[ReadableSpan]:
+        """Return attempts that had to be sent for the sake of others since the last call."""
+        ready, self._ready = self._ready, []
+        return ready
 
     def take(self, groups: Iterable[Group]) -> list[ReadableSpan]:
         """Attempts that ended; returns what is to be sent now."""
@@ -158,166 +141,296 @@ class SpanBudget:
             context: Any = group.attempt.context
             trace = self._trace(context[0])
             trace.ended += 1
-            span_id = context[1]
-            if span_id in trace.parents:
-                trace.parents.discard(span_id)
+            span_id, parent = context[1], group.attempt.parent
+            parent_id = 0 if parent is None else parent.span_id
+            if span_id in trace.due or span_id in trace.outside:
+                self._ensure(trace, parent_id, out, inf, at_any_cost=True)
                 self._send(trace, group, out)
-            elif not _has_parent(trace, group.attempt):
+            elif parent_id in self._left and not trace.has(parent_id):
                 self._leave_out(trace, group.attempt)
-            elif self._goes_now(trace, group.attempt):
+            elif (limit := self._limit_now(trace, group.attempt)) and self._ensure(
+                trace, parent_id, out, limit, places=1
+            ):
                 self._send(trace, group, out)
             else:
                 self._hold(trace, group)
         return out
 
+    def take_user_spans(self, spans: Iterable[ReadableSpan], attempt_of: Any) -> list[ReadableSpan]:
+        """Spans of user code that were relayed; returns what is to be sent now.
+
+        `attempt_of` returns the span id of a span's attempt, 0 for none.
+        """
+        out: list[ReadableSpan] = []
+        # Those above end later: from the last one, most parents come before their children.
+        for span in reversed(list(spans)):
+            context: Any = span.context
+            trace = self._trace(context[0])
+            attempt: int = attempt_of(span)
+            if not attempt or trace.has(attempt) or context[1] in trace.due:
+                self._send_user_span(trace, span, attempt, out)
+            elif attempt in self._left:
+                self._leave_out_user_span(trace, span)
+            else:
+                self._wait(trace, attempt, span)
+        return out
+
     def settle(self) -> list[ReadableSpan]:
-        """The run ends: what was held back as far as there is room, and the rollups."""
+        """The run ends: what was held back as far as there is room, rollups and stand-ins."""
         out: list[ReadableSpan] = []
         for trace_id, trace in self._traces.items():
             self._settle(trace_id, trace, out)
         return out
 
-    # -- choosing -------------------------------------------------------------------------------
+    def forgotten(self) -> list[ReadableSpan]:
+        """Settle and forget the traces that were quiet for longest, where there are too many."""
+        out: list[ReadableSpan] = []
+        excess = len(self._traces) - MAX_TRACES
+        if excess > 0:
+            # A trace with a span that is due is kept, unless there are far too many.
+            quiet = [
+                trace_id
+                for trace_id, trace in self._traces.items()
+                if excess > MAX_TRACES or not trace.due
+            ]
+            for trace_id in quiet[:excess]:
+                self._settle(trace_id, self._traces.pop(trace_id), out)
+        return out
 
-    def _trace(self, trace_id: int) -> _Trace:
+    def _trace(self, trace_id: int) -> TraceTree:
         trace = self._traces.get(trace_id)
         if trace is None:
-            trace = self._traces[trace_id] = _Trace()
+            trace = self._traces[trace_id] = TraceTree()
         else:
             self._traces.move_to_end(trace_id)
         return trace
 
-    def forgotten(self) -> list[ReadableSpan]:
-        """Settle and forget the traces that were quiet for longest, where there are too many."""
-        out: list[ReadableSpan] = []
-        while len(self._traces) > MAX_TRACES:
-            trace_id, trace = self._traces.popitem(last=False)
-            self._settle(trace_id, trace, out)
-        return out
+    def _ensure(
+        self,
+        trace: TraceTree,
+        span_id: int,
+        out: list[ReadableSpan],
+        limit: float,
+        *,
+        places: int = 0,
+        at_any_cost: bool = False,
+    ) -> bool:
+        """Make sure that a span and all above it are sent; False if there is no room.
 
-    def _room(self, trace: _Trace) -> int:
-        return self._limit - trace.sent - len(trace.parents)
-
-    def _goes_now(self, trace: _Trace, span: ReadableSpan) -> bool:
-        room = self._room(trace)
-        if room <= 0:
+        `places` are needed besides those for the attempts above.
+        """
+        missing = trace.path(span_id, self._left, at_any_cost=at_any_cost)
+        if missing is None:
             return False
-        if _failed(span):
-            return True
+        needed = places + sum(
+            each.kind == ATTEMPT and each.span_id not in trace.outside for each in missing
+        )
+        if needed and trace.sent + trace.places + needed > limit:
+            return False
+        for each in reversed(missing):
+            if at_any_cost and each.kind == ATTEMPT:
+                trace.leave_outside(each.span_id)
+            held = trace.held.pop(each.span_id, None) if each.is_held else None
+            if held is not None and held.group is not None:
+                group, held.group = held.group, None
+                self._send(trace, group, out)
+            elif not trace.has(each.span_id):  # not sent with the attempt above it
+                trace.expect(each)
+        return True
+
+    def _limit_now(self, trace: TraceTree, span: ReadableSpan) -> int:
+        """Places that an attempt may use now if it is to be sent as it ends; 0 if it is not."""
+        taken = trace.sent + trace.places
+        if taken >= self._limit:
+            return 0
+        if has_failed(span):
+            return self._limit
         if trace.expected <= self._limit:
-            return trace.sent < self._live
-        left = self._limit // 2 - trace.sent
+            return self._live if taken < self._live else 0
+        left = self._limit // 2 - taken
         if left <= 0:
-            return False
+            return 0
         count = trace.names.get(span.name, 0)
         if len(trace.names) < MAX_NAMES or count:
             trace.names[span.name] = count + 1
             if count < FIRST_OF_A_NAME:
-                return True
+                return self._limit
         # Half of the room for the tasks that are expected: more may be submitted.
         trace.credit += left / 2 / max(1, trace.expected - trace.ended)
         if trace.credit < 1.0:
-            return False
+            return 0
         trace.credit = min(1.0, trace.credit - 1.0)
-        return True
+        return self._limit
 
-    def _send(self, trace: _Trace, group: Group, out: list[ReadableSpan]) -> None:
+    # -- sending --------------------------------------------------------------------------------
+
+    def _send(self, trace: TraceTree, group: Group, out: list[ReadableSpan]) -> None:
         span = group.attempt
         context: Any = span.context
-        trace.sent += 1
+        span_id = context[1]
+        trace.arrive(span_id)
+        trace.note_child(span)
+        trace.sent += span_id not in trace.outside
         self.sent += 1
-        trace.sent_ids.add(context[1])
-        out.append(self._with_known_links(span) if span.links else span)
+        out.append(self.with_known_links(span) if span.links else span)
         out.extend(group.phases)
+        self._send_waiting(trace, span_id, out)
 
-    def _with_known_links(self, span: ReadableSpan) -> ReadableSpan:
+    def _send_waiting(self, trace: TraceTree, span_id: int, out: list[ReadableSpan]) -> None:
+        spans = trace.waiting.pop(span_id, None)
+        if spans is not None:
+            self._waiting -= len(spans)
+            for span in reversed(spans):
+                self._send_user_span(trace, span, span_id, out)
+
+    def _send_user_span(
+        self, trace: TraceTree, span: ReadableSpan, attempt: int, out: list[ReadableSpan]
+    ) -> None:
+        context: Any = span.context
+        span_id, parent = context[1], span.parent
+        if span_id not in trace.due and trace.user_spans >= self._user_limit:
+            self._leave_out_user_span(trace, span)
+            return
+        trace.user_spans += 1
+        trace.arrive(span_id)
+        if parent is not None:
+            # A remote parent may be a span of somebody else.
+            is_known = parent.span_id in trace.above or trace.has(parent.span_id)
+            if not is_known and not parent.is_remote:
+                trace.above[parent.span_id] = Above(USER_SPAN, attempt)
+            self._ensure(trace, parent.span_id, out, inf, at_any_cost=True)
+            trace.note_child(span)
+        out.append(span)
+        self._send_waiting(trace, span_id, out)
+
+    def _wait(self, trace: TraceTree, attempt: int, span: ReadableSpan) -> None:
+        waiting = trace.waiting.setdefault(attempt, [])
+        if len(waiting) >= self._user_limit or self._waiting >= MAX_WAITING:
+            self._leave_out_user_span(trace, span)
+        else:
+            self._waiting += 1
+            waiting.append(span)
+
+    def with_known_links(self, span: ReadableSpan) -> ReadableSpan:
         """Leave out the links to spans that are not sent, and say how many."""
-        links = [link for link in span.links if self.is_sent(link.context)]
-        left_out = len(span.links) - len(links)
-        if not left_out:
-            return span
-        changed: Any = copy.copy(span)
-        changed._links = links
-        changed._attributes = {**(span.attributes or {}), semconv.TASK_LINKS_LEFT_OUT: left_out}
-        return changed
+        return with_links(span, [link for link in span.links if self.is_sent(link.context)])
 
-    def _hold(self, trace: _Trace, group: Group) -> None:
+    # -- holding back and leaving out -------------------------------------------------------------
+
+    def _hold(self, trace: TraceTree, group: Group) -> None:
         """Hold back the slowest and a uniform sample of the others; sum up the rest."""
-        trace.held += 1
-        entry = (_duration(group.attempt), trace.held, group)
+        trace.held_count += 1
+        held = Held(group, trace.held_count)
+        trace.held[held.span_id] = held
+        entry = (held.duration, held.number, held)
         if len(trace.slowest) < self._hold_limit:
             heapq.heappush(trace.slowest, entry)
             return
-        group = heapq.heappushpop(trace.slowest, entry)[2]
+        held = heapq.heappushpop(trace.slowest, entry)[2]
         # The ids are hashes: keeping the smallest samples uniformly.
-        context: Any = group.attempt.context
-        rank = (-context[1], trace.held, group)
+        rank = (-held.span_id, held.number, held)
         if len(trace.sample) < self._hold_limit:
             heapq.heappush(trace.sample, rank)
         else:
-            self._leave_out(trace, heapq.heappushpop(trace.sample, rank)[2].attempt)
+            self._drop(trace, heapq.heappushpop(trace.sample, rank)[2])
 
-    def _leave_out(self, trace: _Trace, span: ReadableSpan) -> None:
-        name = span.name
+    def _drop(self, trace: TraceTree, held: Held) -> None:
+        if held.group is not None:
+            del trace.held[held.span_id]
+            self._leave_out(trace, held.group.attempt)
+
+    def _leave_out(self, trace: TraceTree, span: ReadableSpan) -> None:
+        context: Any = span.context
+        span_id, name = context[1], span.name
+        self._left[span_id] = None
+        if len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
+        trace.above.pop(span_id, None)
+        self._leave_out_waiting(trace, span_id)
         if name not in trace.rollups and len(trace.rollups) >= MAX_NAMES:
             name = semconv.OTHER_NAMES
         rollup = trace.rollups.get(name)
         if rollup is None:
-            parent = span.parent if _has_parent(trace, span) else trace.first
-            rollup = trace.rollups[name] = _Rollup(parent)
+            rollup = trace.rollups[name] = Rollup(span.parent)
         rollup.add(span)
         self.summarized += 1
 
-    def _settle(self, trace_id: int, trace: _Trace, out: list[ReadableSpan]) -> None:
-        held = [group for _, _, group in sorted(trace.slowest, reverse=True)]
-        held += [group for _, _, group in sorted(trace.sample, reverse=True)]
+    def _leave_out_waiting(self, trace: TraceTree, attempt: int) -> None:
+        waiting = trace.waiting.pop(attempt, ())
+        self._waiting -= len(waiting)
+        for span in waiting:
+            self._leave_out_user_span(trace, span)
+
+    def _leave_out_user_span(self, trace: TraceTree, span: ReadableSpan) -> None:
+        context: Any = span.context
+        trace.above.pop(context[1], None)
+        self.user_spans_left_out += 1
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _settle(self, trace_id: int, trace: TraceTree, out: list[ReadableSpan]) -> None:
+        chosen: list[ReadableSpan] = []
+        held = [each for _, _, each in sorted(trace.slowest, reverse=True)]
+        held += [each for _, _, each in sorted(trace.sample, reverse=True)]
+        for each in held:
+            # Sends the attempts above it, too.
+            if each.group is not None and not self._ensure(
+                trace, each.span_id, chosen, self._limit
+            ):
+                self._drop(trace, each)
         trace.slowest.clear()
         trace.sample.clear()
-        room = max(0, self._room(trace))
-        chosen = sorted(held[:room], key=lambda group: group.attempt.end_time or 0)
-        for group in chosen:
-            self._send(trace, group, out)
-        for group in held[room:]:
-            self._leave_out(trace, group.attempt)
+        self._settle_waiting(trace, chosen)
+        out += sorted(chosen, key=lambda span: span.end_time or 0)
         trace.settled += 1
         for name, rollup in trace.rollups.items():
-            out.append(self._rollup_span(trace_id, trace, name, rollup))
+            rollup.parent = self._parent_now(trace_id, trace, rollup.parent)
+            span = rollup_span(self._factory, self._run, (trace_id, trace.settled), name, rollup)
+            trace.note_child(span)
+            out.append(span)
         trace.rollups.clear()
+        self._stand_in(trace_id, trace, out)
 
-    def _rollup_span(
-        self, trace_id: int, trace: _Trace, name: str, rollup: _Rollup
-    ) -> ReadableSpan:
-        key = f"rollup {trace_id:032x} {name}"
-        span_id = attempt_span_id(self._run, key, trace.settled)
-        return self._factory.span(
-            semconv.SPAN_ROLLUP.format(name=name),
-            span_context(trace_id, span_id),
-            rollup.parent,
-            rollup.first,
-            rollup.last,
-            {
-                semconv.TASK_NAME: name,
-                semconv.ROLLUP_COUNT: rollup.count,
-                semconv.ROLLUP_FAILED: rollup.failed,
-                semconv.ROLLUP_SUM: round(rollup.total, 6),
-                semconv.ROLLUP_MIN: round(rollup.low, 6),
-                semconv.ROLLUP_MAX: round(rollup.high, 6),
-                semconv.ROLLUP_BOUNDS: ROLLUP_BOUNDS,
-                semconv.ROLLUP_BUCKETS: tuple(rollup.buckets),
-            },
-        )
+    def _settle_waiting(self, trace: TraceTree, out: list[ReadableSpan]) -> None:
+        """Send user code's spans of attempts whose end is unknown, as far as there is room."""
+        for attempt in list(trace.waiting):
+            trace.above.setdefault(attempt, Above(ATTEMPT, 0))
+            if self._ensure(trace, attempt, out, self._limit):
+                self._send_waiting(trace, attempt, out)
+            else:
+                self._leave_out_waiting(trace, attempt)
 
+    def _stand_in(self, trace_id: int, trace: TraceTree, out: list[ReadableSpan]) -> None:
+        """Replace the parents that were promised and not received."""
+        for due in trace.due.values():
+            if not due.last:
+                continue
+            above, seen = due.above, set[int]()
+            while above not in seen and (upper := trace.due.get(above)) is not None:
+                seen.add(above)
+                upper.note(due.first, due.last)
+                above = upper.above
+            if trace.first is not None and (upper := trace.due.get(trace.first.span_id)):
+                upper.note(due.first, due.last)
+        for span_id, due in trace.due.items():
+            if not due.last:
+                continue  # a submission of which nothing was sent
+            parent = None
+            if due.kind != SUBMISSION:
+                parent = self._parent_now(trace_id, trace, span_context(trace_id, due.above))
+            ids = span_context(trace_id, span_id)
+            out.append(stand_in_span(self._factory, ids, parent, due))
+        trace.sent_ids.update(trace.due)
+        trace.due.clear()
+        trace.places = 0
 
-def _has_parent(trace: _Trace, span: ReadableSpan) -> bool:
-    return span.parent is None or trace.has(span.parent.span_id)
-
-
-def _failed(span: ReadableSpan) -> bool:
-    return span.status.status_code is StatusCode.ERROR
-
-
-def _duration(span: ReadableSpan) -> float:
-    duration: Any = (span.attributes or {}).get(semconv.TASK_DURATION)
-    if duration is None:
-        return ((span.end_time or 0) - (span.start_time or 0)) / NANOSECONDS
-    return duration
+    def _parent_now(
+        self, trace_id: int, trace: TraceTree, wanted: SpanContext | None
+    ) -> SpanContext | None:
+        """The parent that is wanted if it is sent, else the nearest above it that is."""
+        if wanted is None:
+            return None
+        if trace.has(wanted.span_id):
+            return wanted
+        nearest = trace.nearest(wanted.span_id)
+        return trace.first if nearest is None else span_context(trace_id, nearest)

@@ -296,13 +296,6 @@ class Recorder(RecorderLoop):
     def _emit(self) -> None:
         """Export all signals, and pass what is for the directory to the kernel."""
         self._emit_own()
-        # An error in signals of user code must not affect the run's own.
-        with self.guard.watch("relay"):
-            relayed = self._relay.drain()
-            self._router.foreign_spans(relayed.spans)
-            self._router.foreign_logs(relayed.logs)
-            for data in relayed.metrics:
-                self._router.foreign_metrics(data)
         self._collect()
         sink = self._ledger.sink
         if sink.user_points:
@@ -314,6 +307,14 @@ class Recorder(RecorderLoop):
             self._writer.request_sync()
 
     def _emit_own(self) -> None:
+        # Spans of user code come before the end of their attempt, with which they are sent. An
+        # error in them must not affect the run's own signals.
+        with self.guard.watch("relay"):
+            relayed = self._relay.drain()
+            self._router.foreign_spans(relayed.spans)
+            self._router.foreign_logs(relayed.logs)
+            for data in relayed.metrics:
+                self._router.foreign_metrics(data)
         self._router.export(self._ledger.sink.drain(), self._submissions.opened())
 
     def _collect(self, last_until: float | None = None) -> None:

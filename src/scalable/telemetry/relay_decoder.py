@@ -65,11 +65,12 @@ class RelayedSignals(NamedTuple):
 
 
 class _Span(ReadableSpan):
-    """A span whose dropped parts its worker counted."""
+    """A span whose dropped parts its worker counted; `attempt` is the span id of its attempt."""
 
-    def __init__(self, dropped: Sequence[int], **fields: Any) -> None:
+    def __init__(self, dropped: Sequence[int], attempt: int, **fields: Any) -> None:
         super().__init__(**fields)
         self._dropped = dropped
+        self.attempt = attempt
 
     @property
     def dropped_attributes(self) -> int:
@@ -82,6 +83,11 @@ class _Span(ReadableSpan):
     @property
     def dropped_links(self) -> int:
         return self._dropped[2]
+
+
+def attempt_of(span: ReadableSpan) -> int:
+    """Span id of the attempt that a relayed span belongs to; 0 for none."""
+    return getattr(span, "attempt", 0)
 
 
 class RelayDecoder:
@@ -156,13 +162,17 @@ class RelayDecoder:
         )
         parent = None
         if item["parent"] is not None:
-            parent = SpanContext(ids.trace_id, int(item["parent"], 16), False, ids.trace_flags)
+            is_remote = bool(item.get("remote"))
+            parent = SpanContext(ids.trace_id, int(item["parent"], 16), is_remote, ids.trace_flags)
         attributes = redact.attributes(item["attributes"])
         if item["task"] is not None:
             attributes.setdefault(semconv.TASK_KEY, redact.identity(item["task"]))
+        # A worker of an earlier version does not name the attempt.
+        attempt = item.get("attempt") or (item["parent"] if item["task"] is not None else None)
         code, description = item["status"]
         return _Span(
             item["dropped"],
+            int(attempt or "0", 16),
             name=redact.short(item["name"]),
             context=ids,
             parent=parent,

@@ -264,6 +264,12 @@ ROLLUP_BOUNDS: Final = "dask.rollup.duration.bounds"
 #: Attempts in each bucket; one more bucket than bounds.
 ROLLUP_BUCKETS: Final = "dask.rollup.duration.bucket_counts"
 
+# -- Stand-ins -----------------------------------------------------------------------------------
+
+#: The span takes the place of one that was not received: an attempt whose end is unknown, a span
+#: that was open when its worker was lost, a submission of a program that was killed.
+STAND_IN: Final = "scalable.stand_in"
+
 # -- Metrics -------------------------------------------------------------------------------------
 
 #: Why execution time was wasted.
@@ -379,6 +385,8 @@ SPAN_PHASE: Final = "{phase}"
 SPAN_ROLLUP: Final = "{name} (others)"
 #: An attempt that runs for long, shown before it ends; child of the submission.
 SPAN_RUNNING: Final = "{name} (running)"
+#: In the place of a span that has children and was not received; its times are theirs.
+SPAN_STAND_IN: Final = "{name} (not received)"
 
 # -- Fields of the run directory -----------------------------------------------------------------
 

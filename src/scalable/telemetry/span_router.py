@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -13,10 +13,9 @@ from scalable.telemetry import semconv
 from scalable.telemetry.budget import Group, SpanBudget
 from scalable.telemetry.exported import exported_span
 from scalable.telemetry.ledger.signals import Output
+from scalable.telemetry.relay_decoder import attempt_of
 from scalable.telemetry.shipping import Shipper
 from scalable.telemetry.spans import SpanFactory
-
-_MAX_FOREIGN_TRACES: Final = 1_000
 
 
 class SpanRouter:
@@ -30,10 +29,6 @@ class SpanRouter:
         self._budget = SpanBudget(run, budget, SpanFactory(resource))
         self._budget.parent(root)
         self._unsampled = 0
-        #: Spans of user code sent, by trace.
-        self._foreign: dict[int, int] = {}
-        self._foreign_limit = max(1, budget)
-        self._foreign_left_out = 0
 
     @property
     def summarized(self) -> int | None:
@@ -46,25 +41,33 @@ class SpanRouter:
             return
         budget = self._budget
         for ids in opened:
-            budget.parent(ids)
-        for ids in output.parents:
-            if not budget.is_sent(ids):
-                budget.pin(ids)
+            budget.opened(ids)
+        for ids, lineage in output.parents:
+            if lineage:
+                budget.learn(ids.trace_id, lineage)
+            else:
+                budget.opened(ids)
         for trace_id, count in output.submitted.items():
             budget.expect(trace_id, count)
-        # A marker represents the attempt that it links to.
-        self._send(
-            [
-                marker
-                for marker in output.running
-                if _is_sampled(marker) and budget.pin(marker.links[0].context)
-            ]
-        )
+        for trace_id, span_id in output.exporting:
+            budget.exports(trace_id, span_id)
+        self._send([*filter(self._is_promised, output.running), *budget.ready()])
         for batch in output.batches:
             self._send(self._chosen(batch.spans))
 
+    def _is_promised(self, marker: ReadableSpan) -> bool:
+        """Whether the attempt that a marker represents, and links to, will be sent."""
+        parent: Any = marker.parent
+        return _is_sampled(marker) and self._budget.pin(
+            marker.links[0].context,
+            parent.span_id,
+            name=str((marker.attributes or {}).get(semconv.TASK_NAME, "")),
+            at=marker.start_time or 0,
+        )
+
     def _chosen(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
         """Return what is sent of one batch; the phases of an attempt follow it."""
+        budget = self._budget
         groups: list[Group] = []
         others: list[ReadableSpan] = []
         for span in spans:
@@ -76,39 +79,19 @@ class SpanRouter:
             elif semconv.PHASE_NAME in attributes and groups:
                 groups[-1] = Group(groups[-1].attempt, (*groups[-1].phases, span))
             else:
-                others.append(span)
-        return [*self._budget.take(groups), *others, *self._budget.forgotten()]
+                if span.context is not None:
+                    budget.parent(span.context)
+                others.append(budget.with_known_links(span) if span.links else span)
+        return [*budget.take(groups), *others, *budget.forgotten()]
 
     def export_foreign(self, spans: Sequence[ReadableSpan]) -> None:
-        """Send spans of user code in a worker process, whose attempts have not ended yet.
+        """Send spans of user code in a worker process, with the attempts that they belong to.
 
-        Their attempt is sent because of them, within the budget of its trace; otherwise they are
-        left out with it, and counted on the root span.
+        Those of attempts that are left out are left out as well, and counted on the root span.
         """
-        if not self.shippers:
-            return
-        chosen: list[ReadableSpan] = []
-        ids_here = {span.context.span_id for span in spans if span.context is not None}
-        for span in spans:
-            context, parent = span.context, span.parent
-            if context is None or not context.trace_flags.sampled:
-                continue
-            count = self._foreign.get(context.trace_id, 0)
-            has_parent = (
-                parent is None
-                or parent.span_id in ids_here
-                or self._budget.is_sent(parent)
-                or self._budget.pin(parent)
-            )
-            if not has_parent or count >= self._foreign_limit:
-                self._foreign_left_out += 1
-                continue
-            if len(self._foreign) >= _MAX_FOREIGN_TRACES:
-                del self._foreign[next(iter(self._foreign))]
-            self._foreign[context.trace_id] = count + 1
-            self._budget.arrived(context)
-            chosen.append(span)
-        self._send(chosen)
+        if self.shippers:
+            sampled = [span for span in spans if span.context is not None and _is_sampled(span)]
+            self._send(self._budget.take_user_spans(sampled, attempt_of))
 
     def settle(self) -> dict[str, int]:
         """The run ends: send what the budget held back; return the counts for the root span."""
@@ -119,7 +102,7 @@ class SpanRouter:
             semconv.SPANS_SENT: self._budget.sent,
             semconv.SPANS_SUMMARIZED: self._budget.summarized,
             semconv.SPANS_UNSAMPLED: self._unsampled,
-            semconv.SPANS_FOREIGN_LEFT_OUT: self._foreign_left_out,
+            semconv.SPANS_FOREIGN_LEFT_OUT: self._budget.user_spans_left_out,
         }
         return {name: count for name, count in counts.items() if count or name.endswith(".sent")}
 

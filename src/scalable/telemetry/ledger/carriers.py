@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import carried
+from scalable.facts.identity import Above, carried, lineage_of
 from scalable.facts.protocol import PLACEMENT
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import parent_of
@@ -25,6 +25,8 @@ class Carried(NamedTuple):
     parent: SpanContext | None = None
     #: What its tasks request, as attributes.
     placement: dict[str, Any] | None = None
+    #: The spans above a nested submission, the nearest first.
+    lineage: tuple[Above, ...] = ()
 
 
 class CarrierReader:
@@ -53,6 +55,7 @@ class CarrierReader:
             found = self._known[carrier] = Carried(
                 parent_of(fields) if fields.get("run") == self._run else None,
                 None if asked is None else self.placement(*json.loads(asked)),
+                lineage_of(fields),
             )
         return found
 

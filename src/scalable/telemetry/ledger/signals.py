@@ -11,7 +11,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import attempt_span_id
+from scalable.facts.identity import Above, attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.spans import SpanFactory
@@ -34,10 +34,17 @@ class Output(NamedTuple):
     points: list[UsagePoint]
     #: Markers of long-running attempts.
     running: list[ReadableSpan]
-    #: Spans under which tasks were submitted for the first time.
-    parents: list[SpanContext]
+    #: Spans under which tasks were submitted for the first time, and what is above those that are
+    #: no submissions of the program.
+    parents: list[tuple[SpanContext, tuple[Above, ...]]]
     #: Tasks submitted, by trace.
     submitted: defaultdict[int, int]
+    #: Trace and span id of attempts with children that their workers export themselves.
+    exporting: set[tuple[int, int]]
+
+
+def _no_output() -> Output:
+    return Output([], [], [], [], defaultdict(int), set())
 
 
 class SignalSink:
@@ -55,7 +62,7 @@ class SignalSink:
         self.provider = provider
         self.span = SpanFactory(resource).span
         #: Signals since the last :meth:`drain`; the ledger's parts add to it.
-        self.output = Output([], [], [], [], defaultdict(int))
+        self.output = _no_output()
         #: Numbers that user code recorded.
         self.user_points: list[UserPoint] = []
         #: Seconds of execution without a result, by task name and reason.
@@ -71,7 +78,7 @@ class SignalSink:
     def drain(self) -> Output:
         """Return the signals made since the last call."""
         self._break()
-        output, self.output = self.output, Output([], [], [], [], defaultdict(int))
+        output, self.output = self.output, _no_output()
         return output
 
     def ids(self, key: str, number: int, parent: SpanContext | None = None) -> SpanContext:

@@ -140,14 +140,14 @@ class TaskBook:
             return
         name = self._redact.short(given)
         is_new = self._sends_spans and self._carriers.is_new(carrier)
-        parent, placement = self._carriers.read(carrier)
+        parent, placement, lineage = self._carriers.read(carrier)
         task = self.tasks[key] = Task(key, self._redact.identity(key), name, parent)
         if self._sends_spans:
             task.dependencies = dependencies[:MAX_LINKS]
             output = self._sink.output
             output.submitted[(parent or self._sink.root)[0]] += 1
             if is_new and parent is not None:
-                output.parents.append(parent)
+                output.parents.append((parent, lineage))
         if placement is not None:
             task.special = True
             task.placement = placement

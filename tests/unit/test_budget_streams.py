@@ -1,0 +1,340 @@
+"""Random streams through ledger and budget: of what is sent, every parent is sent as well."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+
+from scalable import facts
+from scalable.common.guard import Guard
+from scalable.instrumentation import propagation
+from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.relay_providers import RelayProviders
+from scalable.instrumentation.relay_sdk import RelaySdk
+from scalable.telemetry.ledger.ledger import Ledger
+from scalable.telemetry.relay_decoder import RelayDecoder
+from scalable.telemetry.span_router import SpanRouter
+from scalable.telemetry.spans import SpanFactory, span_context
+from scalable.telemetry.submissions import Submissions
+from scalable_runs.redact import Redactor
+
+RUN = "run-1"
+NAMES = ("inc", "add", "load", "fit")
+
+
+class Sent:
+    """Takes what the router sends."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def put(self, spans: Any) -> None:
+        self.spans += spans
+
+
+class NoLoop:
+    """The loop of an outbox that is emptied by hand."""
+
+    def call_soon_threadsafe(self, *_: Any) -> None:
+        pass
+
+    call_later = call_soon_threadsafe
+
+
+@dataclass
+class Worker:
+    """A worker of the simulated cluster; what its tasks record waits in its outbox."""
+
+    address: str
+    outbox: Outbox = field(init=False)
+    tracer: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        loop: Any = NoLoop()
+        self.outbox = Outbox(loop, lambda: self.address, lambda _: None, {})
+        relay = RelayProviders(self.outbox, lambda: 0.0, Guard())
+        sdk = RelaySdk(relay.on_span_start, relay.on_span_end)
+        self.tracer = sdk.tracer_provider.get_tracer("of.the.user")
+
+
+@dataclass
+class Attempt:
+    """One execution of a task, as propagation sees it."""
+
+    key: str
+    name: str
+    carrier: str | None
+    run_id: int
+    worker: Worker
+    depth: int
+    began: float
+    outbox: Any = None
+    ahead = 0.0
+    code: Iterator[None] = field(init=False)
+    context: contextvars.Context = field(default_factory=contextvars.Context)
+
+
+@dataclass
+class Pending:
+    key: str
+    name: str
+    carrier: str | None
+    depth: int
+    tries: int = 0
+
+
+class Cluster:
+    """Runs random tasks with the package's own propagation and relay; makes the facts of it."""
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.submissions = Submissions(RUN, clock=lambda: self.now)
+        self.now = 1_000.0
+        self.facts: deque[Any] = deque()
+        self.workers = [Worker(f"tcp://w:{number}") for number in range(3)]
+        self.ready: list[Pending] = []
+        self.running: list[Attempt] = []
+        self.submitted = 0
+        self.run_ids = 0
+        self.nesting = chance.choice((0.0, 0.1, 0.3))
+        self.users = chance.choice((0.0, 0.3, 1.0))
+        self.failing = chance.choice((0.0, 0.1, 0.6))
+        self.losing = chance.choice((0.0, 0.01, 0.05))
+
+    def submit(self, carrier: str | None, count: int, depth: int = 0) -> None:
+        for _ in range(count):
+            self.submitted += 1
+            key, name = f"key-{self.submitted}", self.chance.choice(NAMES)
+            self.facts.append(
+                facts.Submitted(facts.SUBMITTED, self.now, key, name, None, (), 0, carrier, False)
+            )
+            self.ready.append(Pending(key, name, carrier, depth))
+
+    def submit_as_client(self) -> None:
+        self.submit(self.submissions.carrier(), self.chance.randint(1, 40))
+
+    def code(self, attempt: Attempt) -> Iterator[None]:
+        """User code: spans within spans, tasks that are submitted from within."""
+        # No `with`: of a task that is killed, no span ends.
+        chance, tracer = self.chance, attempt.worker.tracer
+        propagation.enter(attempt)
+        while chance.random() < 0.5:
+            yield
+            if chance.random() < self.users:
+                outer = tracer.start_span("user")
+                token = attach(trace.set_span_in_context(outer))
+                yield
+                if chance.random() < self.nesting and attempt.depth < 3:
+                    self.submit_nested(attempt)
+                while chance.random() < 0.3:
+                    inner = tracer.start_span("inner")
+                    yield
+                    inner.end()
+                detach(token)
+                outer.end()
+            if chance.random() < self.nesting and attempt.depth < 3:
+                self.submit_nested(attempt)
+
+    def submit_nested(self, attempt: Attempt) -> None:
+        client: Any = object()
+        carrier = propagation._carrier_of(client)  # pyright: ignore[reportPrivateUsage]
+        self.submit(carrier, self.chance.randint(1, 5), attempt.depth + 1)
+
+    def begin(self) -> None:
+        pending = self.ready.pop(self.chance.randrange(len(self.ready)))
+        self.run_ids += 1
+        worker = self.chance.choice(self.workers)
+        attempt = Attempt(
+            pending.key,
+            pending.name,
+            pending.carrier,
+            self.run_ids,
+            worker,
+            pending.depth,
+            self.now,
+            worker.outbox,
+        )
+        attempt.code = self.code(attempt)
+        self.running.append(attempt)
+        if self.chance.random() < 0.3:
+            self.report_start(attempt)
+
+    def report_start(self, attempt: Attempt) -> None:
+        self.facts.append(
+            facts.Started(
+                facts.STARTED, attempt.began, attempt.key, attempt.run_id, attempt.worker.address
+            )
+        )
+
+    def advance(self) -> None:
+        attempt = self.chance.choice(self.running)
+        if self.chance.random() < self.losing:
+            self.lose(attempt.worker)
+            return
+        try:
+            attempt.context.run(next, attempt.code)
+        except StopIteration:
+            self.end(attempt)
+
+    def end(self, attempt: Attempt) -> None:
+        self.running.remove(attempt)
+        self.flush(attempt.worker)
+        key, run_id, address = attempt.key, attempt.run_id, attempt.worker.address
+        if self.chance.random() < self.failing:
+            retry = self.chance.random() < 0.5
+            self.facts.append(
+                facts.Failed(
+                    facts.FAILED, self.now, key, run_id, address, attempt.began, self.now, 0.0,
+                    (), "ValueError", "no", "Traceback", None, retry,
+                )
+            )  # fmt: skip
+            if retry:
+                self.again(attempt)
+        else:
+            self.facts.append(
+                (facts.SUCCEEDED, self.now, key, run_id, address, attempt.began, self.now, 0.0,
+                 (), 28, "int", None)
+            )  # fmt: skip
+
+    def again(self, attempt: Attempt) -> None:
+        self.ready.append(Pending(attempt.key, attempt.name, attempt.carrier, attempt.depth))
+
+    def lose(self, worker: Worker) -> None:
+        """A worker is killed: its open spans are never ended, nor is what waits there sent."""
+        worker.outbox.empty()
+        for attempt in [each for each in self.running if each.worker is worker]:
+            self.running.remove(attempt)
+            self.report_start(attempt)
+            key = attempt.key
+            self.facts.append(
+                facts.Unassigned(
+                    facts.UNASSIGNED, self.now, key, attempt.run_id, worker.address, "worker-lost"
+                )
+            )
+            self.facts.append(facts.Waiting(facts.WAITING, self.now, key))
+            self.again(attempt)
+
+    def flush(self, worker: Worker) -> None:
+        for _, fact in worker.outbox.empty():
+            self.facts.append(facts.RelayBatch(*fact))
+
+    def step(self) -> None:
+        self.now += self.chance.random() * 0.05
+        if self.ready and (len(self.running) < 8 or not self.running):
+            self.begin()
+        elif self.running:
+            self.advance()
+        if self.chance.random() < 0.05:
+            self.flush(self.chance.choice(self.workers))
+
+
+class Recording:
+    """Ledger, relay and budget, put together as the recorder does it."""
+
+    def __init__(self, limit: int, submissions: Submissions) -> None:
+        resource = Resource({})
+        self.root = span_context(1, 1)
+        guard = Guard()
+        self.submissions = submissions
+        redact = Redactor()
+        self.spans = SpanFactory(resource)
+        self.ledger = Ledger(
+            RUN,
+            self.root,
+            resource,
+            provider="local",
+            redact=redact,
+            guard=guard,
+            sends_spans=True,
+            running_after=0.3,
+        )
+        self.relay = RelayDecoder(resource, redact=redact, log_level=0)
+        self.ledger.on(facts.RELAY_SPANS, self.relay.take)
+        self.router = SpanRouter(RUN, self.root, resource, limit)
+        self.sent = Sent()
+        shipper: Any = self.sent
+        self.router.shippers.append(shipper)
+        #: Ids of all attempts that ended.
+        self.ended: set[int] = set()
+
+    def take(self, batch: list[Any], now: float) -> None:
+        self.ledger.take(batch, now)
+        self.emit()
+
+    def emit(self) -> None:
+        self.router.export_foreign(self.relay.drain().spans)
+        output = self.ledger.sink.drain()
+        self.ended |= {
+            span.context.span_id
+            for signals in output.batches
+            for span in signals.spans
+            if span.context is not None and "dask.task.key" in (span.attributes or {})
+        }
+        self.router.export(output, self.submissions.opened())
+
+    def submitted(self, now: float, *, everything: bool) -> None:
+        for done in self.submissions.ended(now, all_of_them=everything):
+            span = self.spans.span("submit", done.ids, done.parent, done.start, done.last, {})
+            self.ledger.sink.add_span(span)
+
+    def close(self, now: float, *, complete: bool, told: bool) -> dict[str, int]:
+        """`told`: the program has said which submissions are complete, and was not killed."""
+        self.ledger.close(now, complete=complete)
+        if told:
+            self.submitted(now, everything=True)
+        self.emit()
+        counts = self.router.settle()
+        self.ledger.sink.add_span(self.spans.span("run", self.root, None, 1.0, now, {}))
+        self.emit()
+        return counts
+
+
+def check(sent: list[ReadableSpan], ended: set[int], limit: int) -> None:
+    seen = Counter(span.context.span_id for span in sent if span.context is not None)
+    twice = [span.name for span in sent if span.context and seen[span.context.span_id] > 1]
+    assert not twice
+    ids = set(seen)
+    for span in sent:
+        assert span.parent is None or span.parent.span_id in ids, (span.name, span.attributes)
+        assert all(link.context.span_id in ids for link in span.links)
+    by_trace: Counter[int] = Counter()
+    summed = 0
+    for span in sent:
+        assert span.context is not None
+        summed += (span.attributes or {}).get("dask.rollup.count", 0)  # type: ignore[operator]
+        by_trace[span.context.trace_id] += span.context.span_id in ended
+    assert all(count <= limit for count in by_trace.values())
+    assert sum(by_trace.values()) + summed == len(ended)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 40, 5_000])
+def test_no_span_is_sent_without_its_parent(limit: int):
+    for seed in range(20):
+        chance = Random(1_000 * limit + seed)
+        cluster = Cluster(chance)
+        submissions = cluster.submissions
+        recording = Recording(limit, submissions)
+        for step in range(chance.choice((50, 400))):
+            if step % chance.choice((40, 150)) == 0:
+                cluster.submit_as_client()
+            cluster.step()
+            if chance.random() < 0.1:
+                count = chance.randint(0, len(cluster.facts))
+                batch = [cluster.facts.popleft() for _ in range(count)]
+                recording.submitted(cluster.now, everything=False)
+                recording.take(batch, cluster.now)
+        complete = chance.random() < 0.7
+        recording.take([*cluster.facts] if complete else [], cluster.now)
+        counts = recording.close(cluster.now, complete=complete, told=chance.random() < 0.7)
+        check(recording.sent.spans, recording.ended, limit)
+        assert counts["scalable.spans.sent"] <= len(recording.ended)
