@@ -244,14 +244,7 @@ class TaskBook:
 
     def failed(self, fact: facts.Failed, now: float) -> None:
         """An attempt raised, or the scheduler itself failed the task."""
-        redact = self._redact
-        fact = fact._replace(
-            error_type=redact.short(fact.error_type),
-            message=redact(fact.message),
-            traceback=redact(fact.traceback),
-            bases=tuple(map(redact.short, fact.bases)),
-            module=redact.short(fact.module),
-        )
+        fact = _redacted(fact, self._redact)
         task = self.get(fact.key)
         raised = fact.start is not None or bool(fact.traceback)
         if raised and fact.run_id is not None and fact.run_id != task.run_id:
@@ -440,6 +433,16 @@ class TaskBook:
             self.attempts.end(task, time, attributes, waste="cancelled")
         else:
             self._sink.task_event(task.key, time, attributes)
+
+
+def _redacted(fact: facts.Failed, redact: Redactor) -> facts.Failed:
+    return fact._replace(
+        error_type=redact.short(fact.error_type),
+        message=redact(fact.message),
+        traceback=redact(fact.traceback),
+        bases=tuple(map(redact.short, fact.bases)),
+        module=redact.short(fact.module),
+    )
 
 
 def _add_error(attributes: dict[str, Any], error_type: str, error_class: str, message: str) -> None:
