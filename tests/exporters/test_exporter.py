@@ -219,6 +219,28 @@ def test_a_whole_sdk_with_all_three_signals_writes_one_shared_run(tmp_path: Path
     assert summary["counts"]["task_events"] == 0
 
 
+def test_the_mapping_of_a_configuration_file_names_the_shared_run(tmp_path: Path) -> None:
+    mapping = {"runs_dir": str(tmp_path / "elsewhere"), "project": "tides"}
+    spans, logs = RunsSpanExporter(**mapping), RunsLogExporter(runs_dir=tmp_path / "third")
+    assert spans.export([bare_span()]) is SpanExportResult.SUCCESS
+    assert logs.export([bare_log()]).name == "SUCCESS"
+    spans.shutdown()
+    logs.shutdown()
+    (run,) = find_runs(tmp_path / "elsewhere")
+    assert "-tides-" in run.run_id
+    assert len(list(run.records(SPANS))) == len(list(run.records(LOGS))) == 1
+    # The next shared run is described by its own exporters.
+    plain = RunsSpanExporter()
+    plain.export([bare_span()])
+    plain.shutdown()
+    (run,) = find_runs(tmp_path / "shared")
+    assert "-My-Service-2-" in run.run_id
+    writer = create(tmp_path / "own")
+    with pytest.raises(ValueError, match="there is a writer"):
+        RunsSpanExporter(writer, project="tides")
+    writer.close()
+
+
 def test_exporters_made_after_the_shared_run_was_closed_make_another(tmp_path: Path) -> None:
     for _ in range(2):
         spans = RunsSpanExporter()

@@ -1,12 +1,13 @@
 """Span, log and metric exporters that write a run directory; any OpenTelemetry SDK can use them.
 
 An application that describes its runs itself gives them a writer. Without one (chosen by name,
-`OTEL_TRACES_EXPORTER=scalable_runs`), the exporters of a process share one run, made at the first
-export under `SCALABLE_RUNS_DIR` and closed when the last of them is shut down.
+`OTEL_TRACES_EXPORTER=scalable_runs`, or `scalable_runs:` in a configuration file), the exporters of
+a process share one run, made at the first export and closed when the last of them is shut down.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -38,6 +39,8 @@ class _RunsExporter:
         resource: Resource | None = None,
         on_records: OnRecords | None = None,
         flush_on_export: bool = True,
+        runs_dir: str | os.PathLike[str] | None = None,
+        project: str | None = None,
     ) -> None:
         self._writer = writer
         self._record_map = record_map
@@ -46,7 +49,9 @@ class _RunsExporter:
         self._flush_on_export = flush_on_export
         self._is_shut_down = False
         if writer is None:
-            shared_run.join(self)
+            shared_run.join(self, runs_dir, project)
+        elif runs_dir is not None or project is not None:
+            raise ValueError("runs_dir and project describe the shared run: there is a writer")
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
         """Hand over what is buffered."""
@@ -144,6 +149,12 @@ class RunsSpanExporter(_RunsExporter, SpanExporter):
     flush_on_export
         Hand each export over to the kernel. False leaves that to `force_flush` and the writer's
         `flush`, for callers that export often and in small pieces.
+    runs_dir
+        Where the shared run is made: by default `SCALABLE_RUNS_DIR`, else `.scalable/runs`. The
+        first exporter that says so decides.
+    project
+        Name of the shared run's project: by default the name of the service. The first exporter
+        that says so decides.
     """
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -181,6 +192,8 @@ class RunsMetricExporter(_RunsExporter, MetricExporter):
         resource: Resource | None = None,
         on_records: OnRecords | None = None,
         flush_on_export: bool = True,
+        runs_dir: str | os.PathLike[str] | None = None,
+        project: str | None = None,
         preferred_temporality: dict[type, Any] | None = None,
         preferred_aggregation: dict[type, Any] | None = None,
     ) -> None:
@@ -192,6 +205,8 @@ class RunsMetricExporter(_RunsExporter, MetricExporter):
             resource=resource,
             on_records=on_records,
             flush_on_export=flush_on_export,
+            runs_dir=runs_dir,
+            project=project,
         )
 
     def export(

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from time import time
 from typing import Any, Final
 
@@ -36,13 +37,21 @@ class SharedRun:
         self._resource: Resource | None = None
         self._redact = Redactor()
         self._users: set[object] = set()
+        #: What the exporters in use say of the run to be made.
+        self._runs_dir: str | None = None
+        self._project: str | None = None
         self._lock = threading.Lock()
         self._warned = False
 
-    def join(self, user: object) -> None:
-        """Note an exporter that may use the run."""
+    def join(
+        self, user: object, runs_dir: str | os.PathLike[str] | None, project: str | None
+    ) -> None:
+        """Note an exporter that may use the run, and what it says of it; the first is heard."""
         with self._lock:
             self._users.add(user)
+            if runs_dir is not None:
+                self._runs_dir = self._runs_dir or os.fspath(runs_dir)
+            self._project = self._project or project
 
     def open(self, resource: Resource | None) -> tuple[RunWriter, Resource | None] | None:
         """Return the run and its resource, made now if there is none; None if that fails."""
@@ -50,7 +59,7 @@ class SharedRun:
             if self.writer is None:
                 try:
                     self._redact = Redactor.from_environment(os.environ)
-                    self.writer = _create_run(resource, self._redact)
+                    self.writer = _create_run(resource, self._redact, self._runs_dir, self._project)
                 except OSError as error:
                     if not self._warned:
                         self._warned = True
@@ -72,7 +81,10 @@ class SharedRun:
         """Close the run if no other exporter may use it."""
         with self._lock:
             self._users.discard(user)
-            if self._users or self.writer is None:
+            if self._users:
+                return
+            self._runs_dir = self._project = None
+            if self.writer is None:
                 return
             writer, self.writer, self._resource = self.writer, None, None
             summary = self._summary
@@ -98,13 +110,16 @@ def _redacted(record: Record, file: str, redact: Redactor) -> dict[str, Any]:
     }
 
 
-def _create_run(resource: Resource | None, redact: Redactor) -> RunWriter:
+def _create_run(
+    resource: Resource | None, redact: Redactor, runs_dir: str | None, project: str | None
+) -> RunWriter:
     attributes = redact.attributes(resource.attributes) if resource is not None else {}
-    project = str(attributes.get("service.name") or "unknown_service")
+    project = redact(project or str(attributes.get("service.name") or "unknown_service"))
+    directory = runs_dir or os.environ.get(_RUNS_DIR_VARIABLE) or _DEFAULT_RUNS_DIR
     started = time()
     found = as_found(project, _PROVIDER)
     return RunWriter.create(
-        os.environ.get(_RUNS_DIR_VARIABLE) or _DEFAULT_RUNS_DIR,
+        Path(directory).expanduser(),
         run_document(
             new_run_id(project, started),
             project=project,
