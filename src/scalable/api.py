@@ -25,6 +25,7 @@ from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, Warnings
 from scalable.common.options import InstrumentOptions, Settings, resolve
 from scalable.common.otel_environment import usable_environment
+from scalable.configured import configured_options
 from scalable.documents import RunDocuments
 from scalable.facts.texts import ErrorTexts, module_of, printable
 
@@ -111,7 +112,7 @@ def instrument(
     ImportError
         Dask is not installed; the message says what installs it.
     """
-    settings = resolve(options)
+    settings = resolve(options, configured=configured_options())
     if not settings.enabled:
         return _OFF
     client = _checked(client)

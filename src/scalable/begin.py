@@ -121,7 +121,7 @@ def begin(
         os.environ, dask.config.config, values, off=settings.redact_off
     )
     routes = _routes(settings, warn)
-    ids = using.ids or find_id_generator(os.environ, routes.providers.get("traces"), warn)
+    ids = using.ids or find_id_generator(routes.environ, routes.id_generator, warn)
     started_in = read_environment(os.environ, warn)
     submissions = Submissions(
         run_id,

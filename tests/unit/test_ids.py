@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
 from scalable.telemetry.ids import SecureIdGenerator, find_id_generator
+from scalable.telemetry.routes import find_routes
 from sites import installed
 
 VARIABLE = "OTEL_PYTHON_ID_GENERATOR"
@@ -50,14 +51,15 @@ def test_the_variable_chooses_the_generator():
 
 def test_the_generator_of_the_application_is_used():
     provider = TracerProvider(id_generator=DatedIds(), shutdown_on_exit=False)
-    ids = find_id_generator({VARIABLE: "absent"}, provider, pytest.fail)
+    routes = find_routes({VARIABLE: "absent"}, pytest.fail, tracer_provider=provider)
+    ids = find_id_generator(routes.environ, routes.id_generator, pytest.fail)
     assert ids.generate_trace_id() >> 112 == 0x6789
 
 
 @pytest.mark.parametrize("environ", [{}, {VARIABLE: "random"}])
 def test_random_ids_do_not_depend_on_the_seed(environ):
-    for provider in (None, TracerProvider(id_generator=RandomIdGenerator())):
-        ids = find_id_generator(environ, provider, pytest.fail)
+    for chosen in (None, RandomIdGenerator()):
+        ids = find_id_generator(environ, chosen, pytest.fail)
         assert isinstance(ids, SecureIdGenerator)
         random.seed(1)
         first = ids.generate_trace_id()

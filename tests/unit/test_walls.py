@@ -107,6 +107,7 @@ ROOMS = (
             "scalable.api",
             "scalable.autoinstrument",
             "scalable.begin",
+            "scalable.configured",
             "scalable.documents",
             "scalable.resource_detector",
             "scalable.testing",

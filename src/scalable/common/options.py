@@ -1,7 +1,7 @@
 """The options of ``instrument()``: each declared once, with variable, default and meaning.
 
-Precedence is argument, environment, manifest, default. The table in the documentation is made by
-:func:`documentation`.
+Precedence is argument, environment, manifest, OpenTelemetry's configuration file, default. The
+table in the documentation is made by :func:`documentation`.
 """
 
 from __future__ import annotations
@@ -340,8 +340,10 @@ def resolve(
     given: Mapping[str, Any],
     environ: Mapping[str, str] | None = None,
     manifest: Mapping[str, Any] | None = None,
+    configured: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Resolve the options of a run: arguments, environment, the manifest's `telemetry` section.
+    """Resolve the options of a run: arguments, environment, the manifest's `telemetry` section,
+    what is `configured` in a file of OpenTelemetry's.
 
     A value of None counts as not given.
 
@@ -373,6 +375,8 @@ def resolve(
             value, origin = environment.get(option.variable, "").strip() or None, option.variable
         if value is None:
             value, origin = in_manifest.get(option.name), f"telemetry.{option.name}"
+        if value is None and configured:
+            value, origin = configured.get(option.name), f"dask.{option.name}"
         values[option.name] = _parsed(option, value, origin)
     if _disabled_by_otel(environment) and given.get("enabled") is None:
         values["enabled"] = False

@@ -8,7 +8,7 @@ so it is hidden from them, with one warning for the user.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -36,6 +36,13 @@ _SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
 _RATIO_SAMPLERS: Final = ("traceidratio", "parentbased_traceidratio")
 #: The value that switches a limit off.
 _NO_LIMIT: Final = ""
+#: Variables that name a configuration file; the second had that name while it was experimental.
+FILE_VARIABLES: Final = ("OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE")
+
+
+def configuration_file(environ: Mapping[str, str]) -> str:
+    """Path of the configuration file that the environment names, or an empty text."""
+    return next((path for name in FILE_VARIABLES if (path := environ.get(name, "").strip())), "")
 
 
 def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None = None) -> bool:

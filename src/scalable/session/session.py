@@ -17,6 +17,7 @@ from scalable import records
 from scalable.cache.store import set_directory
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.options import InstrumentOptions, resolve
+from scalable.configured import configured_options
 from scalable.manifest.errors import Problem, SessionError
 from scalable.manifest.load import Manifest, check_manifest, load_manifest, read_text, shown
 from scalable.manifest.plan import Objective, Plan, Policy, make_plan
@@ -75,7 +76,7 @@ class ScalableSession:
         self.client: ScalableClient | None = None
         self.cluster: Any = None
         telemetry = {"project": manifest.root.project.name, **manifest.telemetry}
-        self._settings = resolve(options, manifest=telemetry)
+        self._settings = resolve(options, manifest=telemetry, configured=configured_options())
         self._run: Instrumentation | None = None
         self._run_dir: Path | None = None
         self._cleanup = contextlib.ExitStack()

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from scalable.common.otel_environment import FILE_VARIABLES
+from scalable.telemetry.exporters import EXTRA, load_exporter
 from scalable.telemetry.limits import LimitedExporter
-from scalable.telemetry.routes import EXTRA, Routes, find_routes, load_exporter
+from scalable.telemetry.routes import Routes, find_routes
 from scalable.telemetry.shipping import SignalName
 from scalable.telemetry.sinks import ExporterSink, UndeliverableError, log_filter
 
@@ -63,6 +65,8 @@ class OtlpDestination:
             for name in list(environ):
                 if name.startswith("OTEL_EXPORTER_OTLP_") and name.endswith("_ENDPOINT"):
                     del environ[name]
+            for name in FILE_VARIABLES:
+                environ.pop(name, None)
             for signal in ("TRACES", "METRICS", "LOGS"):
                 environ[f"OTEL_{signal}_EXPORTER"] = "otlp"
             environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url

@@ -83,14 +83,13 @@ class ConfiguredIdGenerator(IdGenerator):
 
 
 def find_id_generator(
-    environ: Mapping[str, str], provider: Any, warn: Callable[[str], None]
+    environ: Mapping[str, str], chosen: Any, warn: Callable[[str], None]
 ) -> IdGenerator:
-    """The generator of the application's tracer `provider`, else of ``OTEL_PYTHON_ID_GENERATOR``.
+    """The generator that is `chosen` in code or a file, else by ``OTEL_PYTHON_ID_GENERATOR``.
 
     The SDK's own random generator is replaced by one that does not depend on :mod:`random`'s seed.
     """
-    chosen = getattr(provider, "id_generator", None)
-    if provider is None:
+    if chosen is None:
         chosen = _named(environ.get(VARIABLE, "").strip(), warn)
     if not isinstance(chosen, IdGenerator) or type(chosen) is RandomIdGenerator:
         return SecureIdGenerator()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,10 +134,10 @@ class Recorder(RecorderLoop):
             on_death=self._notify_death,
             sends_spans=self._router.sends_spans,
             running_after=options.running_after,
-            exceptions=exception_signal(os.environ),
+            exceptions=exception_signal(routes.environ),
             components=identity.components,
         )
-        preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
+        preference = routes.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
         self._relay = RelayDecoder(
             resource,
             redact=redact,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
@@ -19,13 +18,14 @@ from scalable.common.options import RecorderOptions
 from scalable.telemetry import semconv
 from scalable.telemetry.application import LoggerProviderSink, TracerProviderSink
 from scalable.telemetry.exported import exported_log, exported_span
+from scalable.telemetry.exporters import load_exporter
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.limits import LimitedExporter
 from scalable.telemetry.logs import EventFactory
 from scalable.telemetry.metric_router import Figures, MetricRouter
 from scalable.telemetry.record_map import RECORD_MAP
-from scalable.telemetry.routes import Routes, exception_signal, load_exporter
-from scalable.telemetry.shipping import Shipper, SignalName, limits_from
+from scalable.telemetry.routes import Routes, exception_signal
+from scalable.telemetry.shipping import Limits, Shipper, SignalName, limits_from
 from scalable.telemetry.sinks import ExporterSink, Sink
 from scalable.telemetry.span_order import OrderedShipper
 from scalable.telemetry.span_router import SpanRouter
@@ -88,7 +88,7 @@ class SignalRouter:
         self._in_trouble = False
         #: Events that are never sent, and those that are not sent for tasks.
         self._unwanted = set[str | None]() if options.task_events else {semconv.EVENT_TASK}
-        log_exceptions = exception_signal(os.environ) != "spans" or not self.sends_spans
+        log_exceptions = exception_signal(routes.environ) != "spans" or not self.sends_spans
         self._unwanted_of_tasks = set[str]() if log_exceptions else {semconv.EVENT_FAILURE}
 
     # -- beginning ------------------------------------------------------------------------------
@@ -100,31 +100,27 @@ class SignalRouter:
 
     def open(self) -> None:
         """Load and start what is configured; on the recorder's thread, as imports take a while."""
-        providers = self._routes.providers
-        limits = self._routes.limits
-        spans: list[Sink[ReadableSpan]] = [
-            ExporterSink(LimitedExporter(exporter, limits.spans))
-            for exporter in self._load("traces")
-        ]
-        logs: list[Sink[ReadableLogRecord]] = [
-            ExporterSink(LimitedExporter(exporter, limits.logs)) for exporter in self._load("logs")
-        ]
-        if "logs" in providers:
-            logs.append(LoggerProviderSink(providers["logs"]))
-        queue = limits_from(os.environ, "OTEL_BSP", QUEUE, 5.0)
-        for sink in spans:
-            self._spans.shippers.append(Shipper("traces", sink, queue, self._trouble))
+        routes, providers = self._routes, self._routes.providers
+        queue = limits_from(routes.environ, "OTEL_BSP", QUEUE, 5.0)
+        for sink, limits in self._exporter_sinks("traces", routes.limits.spans, queue):
+            self._spans.shippers.append(Shipper("traces", sink, limits, self._trouble))
         if "traces" in providers:
             sink = TracerProviderSink(providers["traces"], self._warn)
             self._ordered = OrderedShipper(
                 "traces", sink, queue, self._trouble, budget=self._span_budget
             )
             self._spans.shippers.append(self._ordered)
-        queue = limits_from(os.environ, "OTEL_BLRP", QUEUE, 1.0)
-        for sink in logs:
-            self._log_shippers.append(Shipper("logs", sink, queue, self._trouble))
+        queue = limits_from(routes.environ, "OTEL_BLRP", QUEUE, 1.0)
+        logs = self._exporter_sinks("logs", routes.limits.logs, queue)
+        if "logs" in providers:
+            logs.append((LoggerProviderSink(providers["logs"]), queue))
+        for sink, limits in logs:
+            self._log_shippers.append(Shipper("logs", sink, limits, self._trouble))
         self._metrics.open(
-            self._load("metrics"), providers.get("metrics"), _interval(os.environ), self._trouble
+            [exporter for exporter, _ in self._load("metrics")],
+            providers.get("metrics"),
+            _interval(routes.environ),
+            self._trouble,
         )
 
     def announce(self, started: float, root: ReadableSpan) -> None:
@@ -138,10 +134,19 @@ class SignalRouter:
         event = self._events.event(semconv.EVENT_RUN, started, attributes, self._root)
         self._send_logs([event])
 
-    def _load(self, signal: SignalName) -> list[Any]:
-        points = self._routes.exporters.get(signal, ())
-        loaded = [load_exporter(signal, point, self._warn) for point in points]
-        return [exporter for exporter in loaded if exporter is not None]
+    def _exporter_sinks(
+        self, signal: SignalName, limit: Callable[[Sequence[Any]], Sequence[Any]], queue: Limits
+    ) -> list[tuple[Sink[Any], Limits]]:
+        """The signal's exporters, each with the limits of its queue: its own, else `queue`."""
+        return [
+            (ExporterSink(LimitedExporter(exporter, limit)), own or queue)
+            for exporter, own in self._load(signal)
+        ]
+
+    def _load(self, signal: SignalName) -> list[tuple[Any, Limits | None]]:
+        chosen = self._routes.exporters.get(signal, ())
+        loaded = [(load_exporter(signal, each, self._warn), each.queue) for each in chosen]
+        return [(exporter, queue) for exporter, queue in loaded if exporter is not None]
 
     def _trouble(self, what: str) -> None:
         """Called by the shippers' threads; warns the user once a run."""

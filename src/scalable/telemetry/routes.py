@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
@@ -25,22 +22,23 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from scalable.common.otel_environment import configuration_file
 from scalable.telemetry import semconv
+from scalable.telemetry.config_file import (
+    ConfigurationFileError,
+    read_configuration,
+)
+from scalable.telemetry.exporters import EXTRA, ConfiguredExporter
 from scalable.telemetry.limits import SignalLimits, limits_of
 from scalable.telemetry.provider_tracers import sdk_tracer, tracer_of
 from scalable.telemetry.shipping import SignalName
 from scalable.telemetry.spans import SCOPE, Sampling, sampled_like
 from scalable_runs.redact import Redactor
 
-#: What to install where an OTLP exporter is configured and missing.
-EXTRA: Final = "pip install 'scalable-otel[otlp]'"
-
 SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
 
 #: Name of the exporter of the run's directory, which is always written.
 _OURS: Final = "scalable_runs"
-#: Package of the OTLP exporters.
-_OTLP: Final = "opentelemetry.exporter.otlp."
 ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
 
 _PROTOCOLS: Final = {
@@ -60,21 +58,27 @@ class Routes:
     providers : dict
         The application's provider of a signal, if there is one.
     exporters : dict
-        Else the entry points of the exporters that are configured.
+        Else the exporters that are configured, by variables or by a file.
+    environ : mapping
+        Further settings as variables: the environment, or what a file says in its place.
     resource : Resource or None
-        The application's, of its tracer provider.
+        That of the application's tracer provider, or of a file.
     sampler
         Decides which traces are sent.
+    id_generator : IdGenerator or None
+        That of the application's tracer provider, or the one that is configured.
     limits : SignalLimits
         Limits of attributes, events and links, for `exporters`.
     """
 
     providers: dict[SignalName, Any] = field(default_factory=dict[SignalName, Any])
-    exporters: dict[SignalName, list[EntryPoint]] = field(
-        default_factory=dict[SignalName, list[EntryPoint]]
+    exporters: dict[SignalName, list[ConfiguredExporter]] = field(
+        default_factory=dict[SignalName, list[ConfiguredExporter]]
     )
+    environ: Mapping[str, str] = field(default_factory=dict[str, str])
     resource: Resource | None = None
     sampler: Any = None
+    id_generator: Any = None
     limits: SignalLimits = field(default_factory=SignalLimits)
 
     @property
@@ -86,11 +90,10 @@ class Routes:
     def portable(self) -> bool:
         """Whether another process can send as well as this one.
 
-        An object of the application's is here alone; and an exporter that is not OTLP's may print,
-        or keep what it gets, and is then meant to do so here.
+        An object of the application's is here alone.
         """
-        points = [point for points in self.exporters.values() for point in points]
-        return not self.providers and all(point.module.startswith(_OTLP) for point in points)
+        chosen = [exporter for each in self.exporters.values() for exporter in each]
+        return not self.providers and all(exporter.portable for exporter in chosen)
 
     def sample(
         self,
@@ -123,24 +126,55 @@ def find_routes(
     """Find out where signals go.
 
     For each signal: the provider given, else the application's own (the global one, where it has
-    set one), else the exporters that ``OTEL_<SIGNAL>_EXPORTER`` names, else OTLP where an endpoint
-    is configured, else nowhere.
+    set one), else the exporters of the file that ``OTEL_CONFIG_FILE`` names, else, without a file,
+    those that ``OTEL_<SIGNAL>_EXPORTER`` names, else OTLP where an endpoint is configured, else
+    nowhere.
     """
-    routes = Routes(limits=limits_of(environ))
+    routes = Routes(environ=environ, limits=limits_of(environ))
     given: dict[SignalName, Any] = {
         "traces": tracer_provider or _set_by_application(trace.get_tracer_provider()),
         "metrics": meter_provider or _set_by_application(metrics.get_meter_provider()),
         "logs": logger_provider or _set_by_application(_logs.get_logger_provider()),
     }
-    for signal, provider in given.items():
-        if provider is not None:
-            routes.providers[signal] = provider
-        elif names := _exporter_names(environ, signal, warn):
-            found = [point for name in names if (point := _entry_point(signal, name, warn))]
-            if found:
-                routes.exporters[signal] = found
+    routes.providers = {
+        signal: provider for signal, provider in given.items() if provider is not None
+    }
+    path = configuration_file(environ)
+    if len(routes.providers) == len(given):
+        pass  # the application is configured, by whatever means
+    elif path:
+        _add_file(routes, path, warn)
+    else:
+        _add_variables(routes, warn)
     _add_tracing(routes, warn)
     return routes
+
+
+def _add_file(routes: Routes, path: str, warn: Callable[[str], None]) -> None:
+    """Add what a configuration file says; nothing but the directory if it cannot be used."""
+    try:
+        configured = read_configuration(path, routes.environ)
+    except ConfigurationFileError as error:
+        warn(f"the configuration file of OpenTelemetry is not used, and nothing is sent: {error}")
+        return
+    for sentence in configured.left_out:
+        warn(f"in {path}, {sentence}")
+    for signal, exporters in configured.exporters.items():
+        if signal not in routes.providers:
+            routes.exporters[signal] = exporters
+    routes.environ = configured.environ(routes.environ)
+    routes.resource, routes.limits = configured.resource, configured.limits
+    routes.sampler, routes.id_generator = configured.sampler, configured.id_generator
+
+
+def _add_variables(routes: Routes, warn: Callable[[str], None]) -> None:
+    for signal in SIGNALS:
+        if signal in routes.providers:
+            continue
+        names = _exporter_names(routes.environ, signal, warn)
+        found = [point for name in names if (point := _entry_point(signal, name, warn))]
+        if found:
+            routes.exporters[signal] = found
 
 
 def _set_by_application(provider: Any) -> Any:
@@ -170,6 +204,7 @@ def _add_tracing(routes: Routes, warn: Callable[[str], None]) -> None:
             # Also behind a wrapper, which may have neither.
             behind: Any = sdk_tracer(tracer)
             routes.sampler = getattr(behind, "sampler", None)
+            routes.id_generator = getattr(behind, "id_generator", None)
             resource = getattr(behind, "resource", getattr(provider, "resource", None))
             routes.resource = resource if isinstance(resource, Resource) else None
     if routes.sampler is None:
@@ -231,12 +266,15 @@ def _port(endpoint: str) -> int | None:
         return None
 
 
-def _entry_point(signal: SignalName, name: str, warn: Callable[[str], None]) -> EntryPoint | None:
+def _entry_point(
+    signal: SignalName, name: str, warn: Callable[[str], None]
+) -> ConfiguredExporter | None:
     found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
     if found is None:
         hint = f"; {EXTRA}" if name.startswith("otlp") else ""
         warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
-    return found
+        return None
+    return ConfiguredExporter.of(found)
 
 
 def make_resource(
@@ -244,7 +282,7 @@ def make_resource(
 ) -> Resource:
     """The resource of a run: the environment (``OTEL_SERVICE_NAME``, …) has precedence.
 
-    `base` is the application's own, which takes the environment's place.
+    `base` is the application's own, or a configuration file's, which takes the environment's place.
     """
     attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
     resource = Resource.create(attributes) if base is None else base.merge(Resource(attributes))
@@ -264,35 +302,3 @@ def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
     if "logs/dup" in chosen:
         return "both"
     return "logs" if "logs" in chosen else "spans"
-
-
-@contextmanager
-def _quiet_grpc() -> Generator[None]:
-    """Keep the core of gRPC, which reads this once, from writing to the user's standard error."""
-    name = "GRPC_VERBOSITY"
-    if name in os.environ or "grpc" in sys.modules:
-        yield
-        return
-    os.environ[name] = "NONE"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-def load_exporter(signal: SignalName, point: EntryPoint, warn: Callable[[str], None]) -> Any:
-    """An exporter as its variables configure it; None, after a warning, if it cannot be made."""
-    try:
-        with _quiet_grpc():
-            made = point.load()()
-    except Exception as error:
-        hint = f"; {EXTRA}" if isinstance(error, ImportError) else ""
-        warn(f"the exporter {point.name!r} cannot be used: {type(error).__name__}: {error}{hint}")
-        return None
-    if signal == "metrics" and not isinstance(made, MetricExporter):
-        warn(
-            f"the exporter {point.name!r} is read and not sent to: give instrument() a "
-            "meter_provider that has it"
-        )
-        return None
-    return made
