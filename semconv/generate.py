@@ -47,6 +47,8 @@ SCOPE_NAME: Final = "scalable"
 SCHEMA_URL: Final = "{registry.schema_url}"
 #: The task name for all names beyond a limit.
 OTHER_NAMES: Final = "other"
+#: The class of exception for all classes beyond a limit, as OpenTelemetry defines it.
+OTHER_ERRORS: Final = "_OTHER"
 '''
     ]
     sections: dict[str, list[Attribute]] = {}

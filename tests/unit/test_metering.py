@@ -150,6 +150,34 @@ def test_attempts_are_counted_by_result_and_tasks_without_one_are_not():
     }
 
 
+def test_failed_attempts_are_counted_by_the_class_of_their_exception():
+    meter = Meter()
+    own = {"error_type": "MyError", "error_class": "mine.MyError"}
+    meter.add("tasks.jsonl", [ended(), ended(state="failed", duration_s=1.0, **own)])
+    meter.add("tasks.jsonl", [ended(state="lost", error_type="WorkerLost")])
+    taken = snapshot(meter)
+    assert taken[instruments.TASK_ATTEMPTS] == {
+        ("inc", "success"): 1,
+        ("inc", "failure", "mine.MyError"): 1,
+        ("inc", "error", "WorkerLost"): 1,
+    }
+    found = points(Reader(Resource({}), 0), taken, 1, "dask.task.attempts")
+    assert [point.attributes.get("error.type") for point in found] == [
+        None,
+        "mine.MyError",
+        "WorkerLost",
+    ]
+
+
+def test_classes_of_exceptions_have_a_limit():
+    meter = Meter()
+    many = [ended(state="failed", error_type=f"Error{n}") for n in range(metering.MAX_ERRORS + 5)]
+    meter.add("tasks.jsonl", many)
+    counts = snapshot(meter)[instruments.TASK_ATTEMPTS]
+    assert len(counts) == metering.MAX_ERRORS + 1
+    assert counts["inc", "error", "_OTHER"] == 5
+
+
 def test_workers_come_spill_pause_and_go():
     meter = Meter()
 

@@ -40,7 +40,7 @@ TASK_ATTEMPTS: Final = Instrument(
     "{attempt}",
     "Attempts that ended, by result: success, failure (raised), error (lost), "
     "cancellation, rescheduled.",
-    (semconv.TASK_NAME, semconv.TASK_RESULT),
+    (semconv.TASK_NAME, semconv.TASK_RESULT, semconv.ERROR_TYPE),
 )
 TASK_RETRIES: Final = Instrument(
     "dask.task.retries",

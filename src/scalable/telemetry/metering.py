@@ -24,12 +24,14 @@ from scalable_runs.summary import NameCounts
 
 #: Task names counted apart; tasks of further names are counted under one.
 MAX_NAMES: Final = 200
+#: Classes of exceptions counted apart; others are counted under one.
+MAX_ERRORS: Final = 50
 #: Workers with gauges of their own.
 MAX_WORKERS: Final = 1_000
 #: Resolution of exponential histograms: eight buckets per doubling.
 SCALE: Final = 3
 
-#: The values of an instrument's attributes, in its order.
+#: The values of an instrument's attributes, in its order; the last ones may be absent.
 Attributes: TypeAlias = tuple[str, ...]
 
 _RESULTS: Final = {
@@ -142,6 +144,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._names: set[str] = set()
+        self._errors: set[str] = set()
         self._attempts: Counter[Attributes] = Counter()
         self._output: Counter[Attributes] = Counter()
         self._durations: defaultdict[Attributes, Distribution] = defaultdict(Distribution)
@@ -165,6 +168,14 @@ class Meter:
             return name
         return semconv.OTHER_NAMES
 
+    def _shown_error(self, record: Record, error_type: str) -> str:
+        """The class of exception under which a failed attempt is counted."""
+        error = record.get("error_class") or error_type
+        if error in self._errors or len(self._errors) < MAX_ERRORS:
+            self._errors.add(error)
+            return error
+        return semconv.OTHER_ERRORS
+
     def add(self, file: str, records: Sequence[Record]) -> None:
         """Add written records, in their order."""
         if file == TASKS:
@@ -182,8 +193,12 @@ class Meter:
         name = record["task_name"]
         if name not in self._names:
             name = self.shown(name)
-        self._attempts[name, result] += 1
         get = record.get
+        error = get("error_type")
+        if error is None:
+            self._attempts[name, result] += 1
+        else:
+            self._attempts[name, result, self._shown_error(record, error)] += 1
         duration = get("duration_s")
         if duration is not None:
             self._durations[name, result].add(duration, record)

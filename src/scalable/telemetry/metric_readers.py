@@ -301,4 +301,4 @@ class ApplicationInstruments:
 
 
 def _attributes(instrument: Instrument, key: Attributes) -> dict[str, str]:
-    return dict(zip(instrument.attributes, key, strict=True))
+    return dict(zip(instrument.attributes, key, strict=False))

@@ -20,6 +20,8 @@ SCOPE_NAME: Final = "scalable"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.40.0"
 #: The task name for all names beyond a limit.
 OTHER_NAMES: Final = "other"
+#: The class of exception for all classes beyond a limit, as OpenTelemetry defines it.
+OTHER_ERRORS: Final = "_OTHER"
 
 # -- Run -----------------------------------------------------------------------------------------
 
