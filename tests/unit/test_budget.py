@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link
+from opentelemetry.trace import Link, TraceState
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry.budget import Group, SpanBudget
@@ -102,6 +102,22 @@ def test_a_rollup_has_the_number_of_its_attempts():
     assert values["dask.rollup.duration.min"] == 0.5
     assert values["dask.rollup.duration.max"] == 4.0
     assert sum(values["dask.rollup.duration.bucket_counts"]) == 4
+
+
+def test_a_rollup_of_several_submissions_is_below_the_first_with_its_trace_state():
+    state = TraceState([("vendor", "opaque")])
+    first, second, third = (span_context(7, number, state=state) for number in (1, 2, 3))
+    budget = SpanBudget("run", 0, FACTORY)
+    for ids in (first, second, third):
+        budget.parent(ids)
+    budget.take(attempt(number, name="one", parent=second) for number in range(2))
+    budget.take(attempt(2 + number, parent=ids) for number, ids in enumerate((third, second)))
+    spans = budget.settle()
+    assert {span.name: span.parent for span in spans} == {
+        "one (others)": second,
+        "inc (others)": first,
+    }
+    assert [span.context.trace_state for span in spans if span.context] == [state, state]
 
 
 def test_an_attempt_with_children_is_sent_and_children_of_one_left_out_are_not():

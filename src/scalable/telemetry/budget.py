@@ -18,6 +18,7 @@ from scalable.telemetry.rollups import (
     Due,
     Rollup,
     has_failed,
+    rollup_number,
     rollup_span,
     stand_in_span,
     with_links,
@@ -352,6 +353,9 @@ class SpanBudget:
         rollup = trace.rollups.get(name)
         if rollup is None:
             rollup = trace.rollups[name] = Rollup(span.parent)
+        elif trace.first is not None and not rollup.is_below(span.parent):
+            # Under one of several parents it would begin before it.
+            rollup.parent = trace.first
         rollup.add(span)
         self.summarized += 1
 
@@ -385,7 +389,9 @@ class SpanBudget:
         trace.settled += 1
         for name, rollup in trace.rollups.items():
             rollup.parent = self._parent_now(trace_id, trace, rollup.parent)
-            span = rollup_span(self._factory, self._run, (trace_id, trace.settled), name, rollup)
+            number = rollup_number(self._run, trace_id, trace.settled, name)
+            ids = self._ids(trace_id, trace, number)
+            span = rollup_span(self._factory, ids, name, rollup)
             trace.note_child(span)
             out.append(span)
         trace.rollups.clear()
@@ -418,7 +424,7 @@ class SpanBudget:
             parent = None
             if due.kind != SUBMISSION:
                 parent = self._parent_now(trace_id, trace, span_context(trace_id, due.above))
-            ids = span_context(trace_id, span_id)
+            ids = self._ids(trace_id, trace, span_id)
             out.append(stand_in_span(self._factory, ids, parent, due))
         trace.sent_ids.update(trace.due)
         trace.due.clear()
@@ -433,4 +439,8 @@ class SpanBudget:
         if trace.has(wanted.span_id):
             return wanted
         nearest = trace.nearest(wanted.span_id)
-        return trace.first if nearest is None else span_context(trace_id, nearest)
+        return trace.first if nearest is None else self._ids(trace_id, trace, nearest)
+
+    def _ids(self, trace_id: int, trace: TraceTree, span_id: int) -> SpanContext:
+        state = None if trace.first is None else trace.first.trace_state
+        return span_context(trace_id, span_id, state=state)

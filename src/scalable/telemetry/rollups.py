@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, SpanContext, StatusCode
 from scalable.facts.identity import ATTEMPT, attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.instrument import TASK_BOUNDS
-from scalable.telemetry.spans import NANOSECONDS, SpanFactory, span_context
+from scalable.telemetry.spans import NANOSECONDS, SpanFactory
 
 #: Bucket bounds of a rollup's histogram, in seconds: a few of the metrics'.
 ROLLUP_BOUNDS: Final = TASK_BOUNDS[::3]
@@ -38,6 +38,12 @@ class Rollup:
     first: float = inf
     last: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(ROLLUP_BOUNDS) + 1))
+
+    def is_below(self, parent: SpanContext | None) -> bool:
+        """Whether a span is its parent."""
+        if self.parent is None or parent is None:
+            return self.parent is parent
+        return self.parent.span_id == parent.span_id
 
     def add(self, span: ReadableSpan) -> None:
         """Add an attempt."""
@@ -72,15 +78,16 @@ class Due:
         self.last = max(self.last, last)
 
 
-def rollup_span(
-    factory: SpanFactory, run: str, ids: tuple[int, int], name: str, rollup: Rollup
-) -> ReadableSpan:
-    """The span of a rollup; `ids` are its trace and the number of rollups of its name before."""
-    trace_id, number = ids
-    span_id = attempt_span_id(run, f"rollup {trace_id:032x} {name}", number)
+def rollup_number(run: str, trace_id: int, settled: int, name: str) -> int:
+    """Span id of a rollup; `settled` is how often its trace was settled before."""
+    return attempt_span_id(run, f"rollup {trace_id:032x} {name}", settled)
+
+
+def rollup_span(factory: SpanFactory, ids: SpanContext, name: str, rollup: Rollup) -> ReadableSpan:
+    """The span of a rollup."""
     return factory.span(
         semconv.SPAN_ROLLUP.format(name=name),
-        span_context(trace_id, span_id),
+        ids,
         rollup.parent,
         rollup.first,
         rollup.last,
