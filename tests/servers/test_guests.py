@@ -23,8 +23,9 @@ from servers.programs import run_program
 #: Tasks with a span of the user's each; one of them fails.
 BODY = """
     def traced(x):
-        from opentelemetry import trace
+        from opentelemetry import metrics, trace
 
+        metrics.get_meter("of.the.user").create_counter("rows", "{row}").add(x)
         with trace.get_tracer("of.the.user").start_as_current_span("within"):
             if x == 7:
                 raise ValueError("seven")
@@ -144,6 +145,11 @@ def test_logfire_gets_all_spans_records_and_metrics(collector: Collector, tmp_pa
     records = [it for it in collector.log_records() if "scalable.run.id" in it["attributes"]]
     assert len(records) == run["telemetry"]["sent"]["logs"]
     assert {it["attributes"]["scalable.run.id"] for it in records} == {done.said["id"]}
+    rows: dict[str, float] = {}
+    for point in collector.metric_points("rows"):
+        assert point["attributes"][semconv.RUN_ID] == done.said["id"]
+        rows[point["attributes"][semconv.WORKER_ADDRESS]] = point["value"]
+    assert sum(rows.values()) == sum(range(12))
 
 
 TWO_RUNS = """

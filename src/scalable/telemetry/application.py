@@ -32,8 +32,13 @@ from scalable.telemetry.spans import SCOPE
 MAX_CONTEXTS: Final = 10_000
 #: The SDK's longest time for a flush, in seconds.
 FLUSH_TIMEOUT: Final = 30.0
-#: What the resource says of a signal that a provider of the application replaces by its own.
-_IDENTITY: Final = (semconv.RUN_ID, semconv.PROJECT)
+#: What a resource says of a signal, where a provider of the application has its own in its place.
+_IDENTITY: Final = (
+    semconv.RUN_ID,
+    semconv.PROJECT,
+    semconv.WORKER_NAME,
+    semconv.WORKER_ADDRESS,
+)
 
 
 class TracerProviderSink:
@@ -170,7 +175,7 @@ class TracerProviderSink:
 class LoggerProviderSink:
     """A logger provider of the application as a sink; called by a shipper's thread.
 
-    Its records have the provider's resource; run and project are added to their attributes.
+    Its records have the provider's resource; run and worker are added to their attributes.
     """
 
     def __init__(self, provider: Any) -> None:
@@ -202,7 +207,7 @@ class LoggerProviderSink:
 
 
 def identity_of(resource: Resource) -> dict[str, Any]:
-    """Run and project as attributes, for signals that cannot have the run's resource."""
+    """Run, project and worker as attributes, for signals that cannot have their own resource."""
     attributes = resource.attributes
     return {name: attributes[name] for name in _IDENTITY if name in attributes}
 

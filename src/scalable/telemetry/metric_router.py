@@ -15,6 +15,7 @@ from scalable.telemetry.application import identity_of
 from scalable.telemetry.instrument import Instrument
 from scalable.telemetry.metering import Attributes, Meter
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
+from scalable.telemetry.relayed_metrics import RelayedMetrics
 from scalable.telemetry.shipping import Limits, Shipper
 from scalable.telemetry.sinks import ExporterSink
 from scalable.telemetry.spans import nanoseconds
@@ -59,6 +60,7 @@ class MetricRouter:
         self._meter = Meter()
         self._file_reader = Reader(resource, self._started)
         self._application: ApplicationInstruments | None = None
+        self._relayed: RelayedMetrics | None = None
         self._identity = identity_of(resource)
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
         self._interval = 0.0
@@ -75,6 +77,7 @@ class MetricRouter:
         provider: Any,
         interval: float,
         on_trouble: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         """Start to collect for exporters and the application's provider, if there is one."""
         self._interval = interval
@@ -87,6 +90,7 @@ class MetricRouter:
             self._shippers.append((shipper, Reader(self._resource, self._started, exporter)))
         if provider is not None:
             self._application = ApplicationInstruments.of(provider)
+            self._relayed = RelayedMetrics(provider, warn)
 
     def add(self, file: str, records: Sequence[Record]) -> None:
         """Count records as they were written."""
@@ -105,6 +109,8 @@ class MetricRouter:
         self._exporter.export(data)
         for shipper, _ in self._shippers:
             shipper.put((data,))
+        if self._relayed is not None:
+            self._relayed.record(data)
 
     def collect(
         self,

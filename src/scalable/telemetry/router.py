@@ -121,6 +121,7 @@ class SignalRouter:
             providers.get("metrics"),
             _interval(routes.environ),
             self._trouble,
+            self._warn,
         )
 
     def announce(self, started: float, root: ReadableSpan) -> None:
