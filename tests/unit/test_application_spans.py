@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -19,7 +20,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext
 
 from scalable.telemetry import semconv
 from scalable.telemetry.application import TracerProviderSink
-from scalable.telemetry.ledger.signals import Output, Signals
+from scalable.telemetry.ledger.signals import Output, Signals, _no_output
 from scalable.telemetry.provider_tracers import sdk_tracer
 from scalable.telemetry.shipping import Limits
 from scalable.telemetry.sinks import Begun
@@ -53,7 +54,9 @@ def task(name: str, number: int, parent: int) -> ReadableSpan:
 
 
 def output(*ended: ReadableSpan, submitted: int = 0) -> Output:
-    return Output([Signals([], list(ended))], [], [], [], {TRACE: submitted})  # type: ignore[arg-type]
+    return _no_output()._replace(
+        batches=[Signals([], list(ended))], submitted=defaultdict(int, {TRACE: submitted})
+    )
 
 
 class Steps(SpanProcessor):
