@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from distributed import Client, LocalCluster
 from scalable.autoinstrument import DaskInstrumentor
 from scalable.common.options import OptionError
 from scalable_runs.reader import find_runs
+from sites import installed
 
 ORIGINALS = {name: Client.__dict__[name] for name in ("__init__", "_start")}
 
@@ -75,6 +77,46 @@ def test_arguments_for_other_instrumentors_are_accepted(instrumentor, tmp_path: 
         assert client.submit(sum, [1, 2]).result() == 3
     (run,) = find_runs(tmp_path / ".scalable" / "runs")
     assert "-auto-" in run.run_id
+
+
+def test_a_configuration_file_activates_it_with_options(
+    instrumentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package = pytest.importorskip("opentelemetry.configuration")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = "scalable.autoinstrument:DaskInstrumentor"
+    installed(tmp_path, "opentelemetry_instrumentor", f"dask = {target}")
+    file = tmp_path / "otel.yaml"
+    file.write_text(
+        'file_format: "1.0"\n'
+        "instrumentation/development:\n"
+        f"  python: {{dask: {{project: seas, runs_dir: {tmp_path / 'there'}, recorder: thread}}}}\n"
+    )
+    # What configures the SDK calls this, and sets what holds for the whole process besides.
+    activate = import_module("opentelemetry.configuration.instrumentation")
+    parsed = package.load_config_file(file)
+    activate.configure_instrumentation(parsed.instrumentation_development)
+    assert instrumentor.is_instrumented_by_opentelemetry
+    with LocalCluster(n_workers=1, **quiet()) as cluster, Client(cluster) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    (run,) = find_runs(tmp_path / "there")
+    assert "-seas-" in run.run_id
+
+
+def test_a_configuration_file_can_switch_it_off(
+    instrumentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("opentelemetry.configuration")
+    file = tmp_path / "otel.yaml"
+    file.write_text(
+        'file_format: "1.0"\ninstrumentation/development: {python: {dask: {enabled: false}}}\n'
+    )
+    monkeypatch.setenv("OTEL_CONFIG_FILE", str(file))
+    # As `opentelemetry-instrument` does, whatever the file says.
+    instrumentor.instrument(skip_dep_check=True)
+    with LocalCluster(n_workers=1, **quiet()) as cluster, Client(cluster) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert not (tmp_path / ".scalable").exists()
 
 
 def test_a_client_that_cannot_be_recorded_works_all_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ VARIABLE = "OTEL_PYTHON_ID_GENERATOR"
 
 
 class DatedIds(IdGenerator):
-    """Trace ids that begin with a date, as some backends ask for."""
+    """Trace ids that begin with a date, as some backends ask for; span ids from 7 on."""
+
+    def __init__(self) -> None:
+        self._spans = count(7)
 
     def generate_trace_id(self) -> int:
         return 0x6789 << 112 | random.getrandbits(96)
 
     def generate_span_id(self) -> int:
-        return 7
+        return next(self._spans)
 
 
 class BrokenIds(IdGenerator):

@@ -75,8 +75,9 @@ def content(span: ReadableSpan) -> tuple[object, ...]:
     )
 
 
-def test_a_span_is_limited_as_the_sdk_limits_it(environ):
+def test_a_span_is_limited_as_the_sdk_limits_it(environ, caplog):
     (limited,) = limits_of(os.environ).spans([of_ours()])
+    assert caplog.records == []
     assert content(limited) == content(of_the_sdk())
 
 

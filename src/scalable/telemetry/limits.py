@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -45,10 +45,10 @@ class AttributeLimits(NamedTuple):
         """What is left of attributes, of which `dropped` are missing already."""
         given = attributes or {}
         excess = 0 if self.number is None else max(0, len(given) - self.number)
+        # Cut here: the SDK's class logs a warning for each attribute that it cuts or drops.
+        kept = islice(given.items(), excess, None)
         left = BoundedAttributes(
-            attributes=dict(islice(given.items(), excess, None)),
-            immutable=False,
-            max_value_len=self.length,
+            attributes={name: _cut(value, self.length) for name, value in kept}, immutable=False
         )
         left.dropped = dropped + excess
         return left
@@ -185,10 +185,23 @@ def _replaced(
 
 
 def _is_longer(value: Any, length: int) -> bool:
-    """Whether a value has a text or bytes beyond a length; nested values may."""
-    if isinstance(value, str | bytes):
+    """Whether a value has a text beyond a length; nested values may."""
+    if isinstance(value, str):
         return len(value) > length
-    return not isinstance(value, int | float | None) and bool(value)
+    return not isinstance(value, int | float | bytes | None) and bool(value)
+
+
+def _cut(value: Any, length: int | None) -> Any:
+    """A value with its texts cut, as the SDK cuts them."""
+    if length is None or isinstance(value, int | float | bytes | None):
+        return value
+    if isinstance(value, str):
+        return value[:length]
+    if isinstance(value, Mapping):
+        return {name: _cut(each, length) for name, each in cast("Any", value).items()}
+    if isinstance(value, Sequence):
+        return tuple(_cut(each, length) for each in cast("Any", value))
+    return value
 
 
 def _newest(items: Sequence[T], count: int | None) -> Sequence[T]:
