@@ -167,7 +167,8 @@ def test_launched(make_cluster, worker):
         return dask_compat.launched(dask_worker), psutil.Process().create_time()
 
     ((launched, created),) = client.run(ask).values()
-    assert launched == created
+    # psutil adds to a boot time that is in whole seconds.
+    assert -0.02 < launched - created < 1.02
 
 
 def test_asyncio_loop(client):
@@ -570,18 +571,68 @@ def test_running_tasks(client, worker):
     wait(future)
 
 
-def test_report_cpu_time(client, worker, transitions):
+def test_report_times(client, worker, transitions):
     class Adding(distributed.WorkerPlugin):
         def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
             if (start, finish) == ("executing", "memory"):
-                dask_compat.report_cpu_time(worker.state.tasks[key], 0.25)
+                dask_compat.report_times(worker.state.tasks[key], 0.25, 7.0, 100.0)
 
     worker.plugins["adding"] = Adding()
     client.submit(int, 3).result()
     (done,) = transitions.of("processing", "memory")
-    assert dask_compat.parse_startstops(done["startstops"])[3] == 0.25
+    start, stop, _, cpu = dask_compat.parse_startstops(done["startstops"])
+    assert cpu == 0.25
     (compute,) = (item for item in done["startstops"] if item["action"] == "compute")
     assert compute[THREAD_CPU] == 0.25
+    assert (start, stop) == (compute["start"] + 7.0, compute["stop"] + 7.0)
+
+
+def test_report_times__moved_and_others():
+    """Dask adds its delay to transfers and to the task's code, but not to reading and writing."""
+    actions = ("transfer", "disk-read", "compute", "disk-write")
+    task: Any = SimpleNamespace(
+        startstops=[{"action": action, "start": 10.0, "stop": 11.0} for action in actions]
+    )
+    dask_compat.report_times(task, None, 7.0, 100.0)
+    start, stop, phases, cpu = dask_compat.parse_startstops(task.startstops)
+    assert (start, stop, cpu) == (17.0, 18.0, None)
+    assert phases == (
+        ("transfer", 17.0, 18.0),
+        ("disk-read", 110.0, 111.0),
+        ("disk-write", 110.0, 111.0),
+    )
+
+
+def test_round_trip(client, worker):
+    """Exact where no heartbeat was missed."""
+
+    async def beat() -> tuple[float, float, float]:
+        before = dask_compat.mean_round_trip(worker)
+        began = time.monotonic()
+        await worker.heartbeat()
+        return before, time.monotonic() - began, dask_compat.clock_delay(worker)
+
+    before, took, delay = client.sync(beat)
+    measured = dask_compat.round_trip(worker, before)
+    assert 0 < measured <= took + 1e-6
+    # One clock: the scheduler answered between the request and its arrival.
+    assert abs(delay) <= measured / 2 + 1e-6
+
+
+def test_mean_round_trip(client, worker):
+    """No heartbeat can have taken longer than what the mean allows."""
+    assert 0 < dask_compat.mean_round_trip(worker) <= dask_compat.round_trip(worker, 0.0)
+
+
+def test_clock_delay(client, worker, transitions):
+    """Dask adds the value at the begin of an execution to the times of its code."""
+    worker.periodic_callbacks["heartbeat"].stop()
+    worker.scheduler_delay = 1_000.0
+    before = time.time()
+    client.submit(int, 4).result()
+    (done,) = transitions.of("processing", "memory")
+    start, stop, *_ = dask_compat.parse_startstops(done["startstops"])
+    assert before <= start - 1_000.0 <= stop - 1_000.0 <= time.time()
 
 
 def test_truncation_patch(client):

@@ -20,6 +20,9 @@ SENT_METRIC: Final = "scalable-sent"
 #: Entry of Dask's report of an execution, beside its start and stop: CPU seconds of the task's
 #: thread. The name is that of Dask's own metric.
 THREAD_CPU: Final = "thread-cpu"
+#: Another entry: seconds to add to that start and stop. Dask has moved them by its last measurement
+#: of the scheduler's clock, or not at all.
+CLOCK_SHIFT: Final = "scalable-shift"
 #: Stream message with which the scheduler sends a worker the settings of its runs.
 CONFIG_OP: Final = "scalable-config"
 #: RPC of a worker that returns at once what its code has recorded.

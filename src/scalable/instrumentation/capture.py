@@ -58,8 +58,10 @@ class Capture:
         threading.Thread(target=self._guard_helper, name="scalable-capture", daemon=True).start()
 
     @classmethod
-    def start(cls, worker: Worker) -> Capture | None:
+    def start(cls, worker: Worker, ahead: float = 0.0) -> Capture | None:
         """Capture the output of the process of `worker`, and report its path to the recorders.
+
+        The scheduler's clock is `ahead` seconds ahead.
 
         Returns
         -------
@@ -77,7 +79,7 @@ class Capture:
             if capture.no_stack:
                 fields["no_stack"] = capture.no_stack
         if fields:
-            now = time() + worker.scheduler_delay
+            now = time() + ahead
             event = facts.WorkerEvent(facts.WORKER_EVENT, now, worker.address, "process", fields)
             worker.batched_send({"op": STREAM_OP, **facts.report([(None, tuple(event))])})
         return capture

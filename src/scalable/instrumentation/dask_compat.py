@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import dask.config
 import distributed
-import psutil
 from dask.utils import parse_timedelta
 from distributed import Client, Nanny, Scheduler, Status, Worker, default_client
 from distributed import core as distributed_core
 from distributed.protocol.pickle import loads
 from packaging.requirements import Requirement
 
+from scalable.common.clocks import process_began
 from scalable.common.requirements import required_distributed
 from scalable.facts import Phase
-from scalable.facts.protocol import THREAD_CPU
+from scalable.facts.protocol import CLOCK_SHIFT, THREAD_CPU
 from scalable.instrumentation.patching import Patch
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 #: Phases kept of one attempt.
 MAX_PHASES: Final = 1_000
+#: Entries of `startstops` to which Dask adds its delay of the scheduler's clock.
+_MOVED: Final = frozenset({"compute", "transfer"})
 
 
 def unsupported_version() -> str:
@@ -88,7 +90,7 @@ def launched(worker: Worker) -> float:
     if schedulers_here():
         times: Any = worker.monitor.quantities["time"]
         return float(times[0]) if times else time()
-    return psutil.Process(os.getpid()).create_time()
+    return process_began()
 
 
 def asyncio_loop(loop: Any) -> Any:
@@ -281,10 +283,14 @@ def parse_startstops(
     start = stop = cpu = None
     phases: list[Phase] = []
     for item in startstops or ():
+        shift: Any = item.get(CLOCK_SHIFT)
+        if shift.__class__ is not float:
+            shift = 0.0
+        begin, end = item["start"] + shift, item["stop"] + shift
         if item["action"] == "compute":
-            start, stop, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
+            start, stop, cpu = begin, end, item.get(THREAD_CPU)
         elif len(phases) < MAX_PHASES:
-            phases.append((item["action"][:100], item["start"], item["stop"]))
+            phases.append((item["action"][:100], begin, end))
     return start, stop, tuple(phases), cpu
 
 
@@ -352,15 +358,53 @@ def running_tasks(worker: Worker) -> Iterator[tuple[WorkerTaskState, float]]:
             yield task, task.start_time
 
 
-def report_cpu_time(task: WorkerTaskState, seconds: float) -> None:
-    """Add the CPU time to what Dask is about to report of a finished task.
+def clock_delay(worker: Worker) -> float:
+    """How far Dask takes the scheduler's clock to be ahead: ``scheduler_delay``, in seconds.
 
-    The message to the scheduler refers to the list `startstops` and its dictionaries.
+    Each heartbeat measures it anew. Dask adds the value at the begin of an execution to the times
+    of its code.
+    """
+    return worker.scheduler_delay
+
+
+def round_trip(worker: Worker, before: float) -> float:
+    """Seconds that the last heartbeat took; `before` is :func:`mean_round_trip` before it.
+
+    ``latency`` is an average: each heartbeat has a weight of one twentieth.
+    """
+    return 20.0 * (worker.latency - 0.95 * before)
+
+
+def mean_round_trip(worker: Worker) -> float:
+    """Seconds that heartbeats take on average: ``latency``."""
+    return worker.latency
+
+
+def report_times(task: WorkerTaskState, cpu: float | None, shift: float, ahead: float) -> None:
+    """Add what a worker has measured to what Dask is about to report of a task that has ended.
+
+    The message to the scheduler refers to the list `startstops` and its dictionaries. Dask has
+    moved the times of the task's code and of transfers by its own measurement of the scheduler's
+    clock, those of reading and writing not.
+
+    Parameters
+    ----------
+    task : distributed.worker_state_machine.TaskState
+        The task.
+    cpu : float or None
+        CPU time of its thread in seconds, if it is known.
+    shift, ahead : float
+        Seconds to add to times that Dask has moved, and to those that it has not.
     """
     reports: list[Any] = task.startstops
+    if len(reports) > 1:
+        for report in reports:
+            report[CLOCK_SHIFT] = shift if report["action"] in _MOVED else ahead
     for report in reversed(reports):
         if report["action"] == "compute":
-            report[THREAD_CPU] = seconds
+            report[CLOCK_SHIFT] = shift
+            if cpu is not None:
+                report[THREAD_CPU] = cpu
             break
 
 

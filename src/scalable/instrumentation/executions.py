@@ -30,6 +30,11 @@ class Execution:
     carrier: str | None = None
     #: Receives what its code records.
     outbox: Outbox | None = None
+    #: How far the scheduler's clock is ahead, in seconds: the same for all times of an attempt
+    #: and of what its code records.
+    ahead = 0.0
+    #: What Dask adds to the times of its code instead.
+    dask_delay = 0.0
     #: Its start; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs; set by its thread.

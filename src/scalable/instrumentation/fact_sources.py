@@ -181,6 +181,8 @@ class RemoteSource:
         #: Of the last answer.
         self._dropped = 0
         self._errors: dict[str, int] = {}
+        #: The scheduler's clock minus this process's, as of the last answer.
+        self._ahead = 0.0
 
     def pull(self, after: int, limit: int, timeout: float) -> Batch:
         """Facts from number `after` on; see :class:`~scalable.facts.FactSource`."""
@@ -198,7 +200,8 @@ class RemoteSource:
         except LateError:
             if pace.late():
                 self._left_out += 1
-                return Batch([], after + 1, True, self._dropped, self._errors, time())
+                now = time() + self._ahead
+                return Batch([], after + 1, True, self._dropped, self._errors, now)
             raise
         batch = self._batch(answer)
         if not pace.is_stuck:
@@ -242,6 +245,7 @@ class RemoteSource:
         batch = _batch(answer, self._sent, self._unread)
         self._dropped = batch.dropped + self._left_out
         self._errors = batch.errors
+        self._ahead = batch.now - time()
         return batch._replace(dropped=self._dropped)
 
     def close(self) -> None:

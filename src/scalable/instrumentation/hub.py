@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
+from scalable.common.clocks import boot_id
 from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
 from scalable.facts.protocol import (
@@ -70,6 +71,7 @@ class Hub:
         #: The task whose `task-erred` message is being handled, and the message.
         self.erring: tuple[Any, Mapping[str, Any]] | None = None
         self._scheduler = scheduler
+        self._boot = boot_id()
         self._originals: dict[str, Callable[..., Any]] = {}
         self._stream = dask_compat.stream_handlers(scheduler)
         # Stays after the last run: Dask would close the stream of a worker that sends it late.
@@ -228,7 +230,7 @@ class Hub:
         return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
 
     def _configure_worker(self, address: str) -> None:
-        message = {"op": CONFIG_OP, "log_level": self._log_level}
+        message = {"op": CONFIG_OP, "log_level": self._log_level, "boot": self._boot}
         dask_compat.send_to_worker(self._scheduler, address, message)
 
     def _failed(self, place: str, error: BaseException) -> None:

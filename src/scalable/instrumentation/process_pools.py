@@ -52,11 +52,11 @@ class ContextPool(Executor):
     """
 
     def __init__(
-        self, pool: ProcessPoolExecutor, outbox: Outbox, settings: Callable[[], tuple[float, float]]
+        self, pool: ProcessPoolExecutor, outbox: Outbox, log_level: Callable[[], float]
     ) -> None:
         self.pool = pool
         self._outbox = outbox
-        self._settings = settings
+        self._log_level = log_level
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pool, name)
@@ -66,7 +66,9 @@ class ContextPool(Executor):
         attempt = propagation.current_attempt.get()
         if attempt is None:
             return self.pool.submit(fn, *args, **kwargs)
-        context = TaskContext(attempt.key, attempt.run_id, attempt.carrier, *self._settings())
+        context = TaskContext(
+            attempt.key, attempt.run_id, attempt.carrier, attempt.ahead, self._log_level()
+        )
         outer: Future[Any] = Future()
         inner = self.pool.submit(run_in_context, context, fn, *args, **kwargs)
 

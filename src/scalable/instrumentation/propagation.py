@@ -47,6 +47,8 @@ class RunningAttempt(Protocol):
 
     run_id: int
     carrier: str | None
+    #: How far the scheduler's clock is ahead, in seconds.
+    ahead: float
     #: Takes what the code of the attempt records.
     outbox: Any
 

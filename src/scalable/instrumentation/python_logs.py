@@ -99,7 +99,8 @@ class LogCollector:
     def take(self, record: logging.LogRecord, attempt: Any) -> None:
         """Put a record into the outbox."""
         try:
-            item = encode(_item(record, int(self._clock() * 1e9), attempt))
+            ahead = self._clock() if attempt is None else attempt.ahead
+            item = encode(_item(record, int(ahead * 1e9), attempt))
             self.outbox.put(facts.RELAY_LOGS, run_of(attempt), item)
         except BaseException as error:
             self._guard.failed("relay_log", error)

@@ -26,7 +26,7 @@ from scalable.common.guard import Guard
 from scalable.common.otel_environment import usable_environment
 from scalable.instrumentation import dask_compat, otel_compat
 from scalable.instrumentation.outbox import Outbox
-from scalable.instrumentation.propagation import attempt_of, run_of
+from scalable.instrumentation.propagation import RunningAttempt, attempt_of, run_of
 from scalable.instrumentation.provider_proxies import (
     ProxyLoggerProvider,
     ProxyMeterProvider,
@@ -144,7 +144,7 @@ class RelayProviders:
     def on_span_end(self, span: Any, attempt: Any) -> None:
         """Put an ended span into the outbox; in the thread that ended it."""
         try:
-            item = encode(span_item(span, self._shift(), attempt))
+            item = encode(span_item(span, self._shift(attempt), attempt))
             self.outbox.put(facts.RELAY_SPANS, run_of(attempt), item)
         except BaseException as error:
             self.guard.failed("relay_span", error)
@@ -153,7 +153,7 @@ class RelayProviders:
         """Put a record of the logs API into the outbox; in the thread that emitted it."""
         try:
             attempt = attempt_of(trace.get_current_span(record.context))
-            item = encode(log_item(record, scope, self._shift(), attempt))
+            item = encode(log_item(record, scope, self._shift(attempt), attempt))
             self.outbox.put(facts.RELAY_LOGS, run_of(attempt), item)
         except BaseException as error:
             self.guard.failed("relay_log", error)
@@ -172,5 +172,6 @@ class RelayProviders:
         except BaseException as error:
             self.guard.failed("relay_metrics", error)
 
-    def _shift(self) -> int:
-        return int(self._clock() * 1e9)
+    def _shift(self, attempt: RunningAttempt | None = None) -> int:
+        """Nanoseconds to add to times: those of an attempt's own for what its code records."""
+        return int((self._clock() if attempt is None else attempt.ahead) * 1e9)

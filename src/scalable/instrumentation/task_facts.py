@@ -12,7 +12,7 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
-from scalable.facts.protocol import ANNOTATION, THREAD_CPU
+from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, THREAD_CPU
 from scalable.facts.texts import MAX_TEXT, module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.fact_buffer import (
@@ -179,6 +179,10 @@ class TaskFacts:
                             item = startstops[0]
                             if len(startstops) == 1 and item["action"] == "compute":
                                 begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
+                                shift = item.get(CLOCK_SHIFT)
+                                if shift.__class__ is float:
+                                    begin += shift
+                                    end += shift
                             else:
                                 began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
                                 begin, end = began or now, ended or now

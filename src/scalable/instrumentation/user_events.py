@@ -73,7 +73,7 @@ def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
         worker = _worker_here() if attempt is not None else None
         if attempt is None or worker is None:
             return _to_program(client_event(event_type, fields))
-        now = time() + worker.scheduler_delay
+        now = time() + attempt.ahead
         key, run_id = attempt.key, attempt.run_id
         fact = _bounded(
             UserEvent(USER_EVENT, now, key, run_id, worker.address, event_type, dict(fields))

@@ -10,7 +10,6 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from scalable import facts
 from scalable.common.guard import Guard, guarded
 from scalable.facts.protocol import SENT_METRIC, STREAM_OP, WORKER_PLUGIN_NAME
-from scalable.instrumentation import dask_compat
 from scalable.instrumentation.capture import Capture
 from scalable.instrumentation.plugin_source import reduced
 from scalable.instrumentation.worker_watch import Watch
@@ -74,8 +73,8 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
-        worker.metrics[SENT_METRIC] = dask_compat.sent_bytes
         self._watch = Watch(worker, self.guard)
+        worker.metrics[SENT_METRIC] = self._watch.heartbeat
 
     @guarded("worker_teardown")
     def _tear_down(self, worker: Worker) -> None:
@@ -86,7 +85,8 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("capture_setup")
     def _begin_capture(self, worker: Worker) -> None:
-        self._capture = Capture.start(worker)
+        ahead = self._watch.clock.seconds if self._watch is not None else 0.0
+        self._capture = Capture.start(worker, ahead)
 
     @guarded("capture_teardown")
     def _end_capture(self, worker: Worker) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from distributed.metrics import thread_time
 
 from scalable import facts
+from scalable.common.clocks import ClockShift, boot_id
 from scalable.common.guard import Guard
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
@@ -61,6 +62,8 @@ class Watch:
         self._slots = self._open_slots()
         self._tasks = worker.state.tasks
         self._threads_by_default = dask_compat.has_threads(worker, "default")
+        #: The scheduler's clock, compared with this process's.
+        self.clock = self._compare_clocks()
         resource = process() | {
             "dask.worker.name": str(worker.name),
             "dask.worker.address": worker.address,
@@ -91,14 +94,37 @@ class Watch:
             self._report_start()
             undo.pop_all()
 
+    def _compare_clocks(self) -> ClockShift:
+        clock, worker = ClockShift(), self._worker
+        if dask_compat.schedulers_here():
+            clock.compare_boots(boot_id())
+        self._round_trips = dask_compat.mean_round_trip(worker)
+        self._delay = dask_compat.clock_delay(worker)
+        # The last message took no longer than this, whatever the earlier ones took.
+        clock.observe(self._delay, dask_compat.round_trip(worker, 0.0))
+        return clock
+
+    def heartbeat(self, worker: Worker) -> int:
+        """Metric of Dask's heartbeats: the bytes sent; takes what the last one has measured."""
+        try:
+            before, self._round_trips = self._round_trips, dask_compat.mean_round_trip(worker)
+            delay = dask_compat.clock_delay(worker)
+            if delay != self._delay:
+                self._delay = delay
+                self.clock.observe(delay, dask_compat.round_trip(worker, before))
+        except BaseException as error:
+            self._guard.failed("heartbeat", error)
+        return dask_compat.sent_bytes(worker)
+
     def _report_start(self) -> None:
-        worker, ahead = self._worker, self._ahead()
+        worker, ahead = self._worker, self.clock.seconds
         launched = dask_compat.launched(worker) + ahead
         now = time() + ahead
         self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
         # Attempts that ran before the plugin was installed.
         for task, start in dask_compat.running_tasks(worker):
             execution = Execution(task)
+            execution.ahead = ahead
             execution.start = start + ahead
             self._announce_one(execution)
 
@@ -166,6 +192,8 @@ class Watch:
         task = self._tasks[key]
         execution = self._executions[key] = Execution(task)
         execution.outbox = self._outbox
+        execution.ahead = self.clock.seconds
+        execution.dask_delay = dask_compat.clock_delay(self._worker)
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
@@ -181,7 +209,7 @@ class Watch:
             # No thread of a task will report its start. This runs in an asyncio task of its own:
             # what is set here ends with the execution.
             execution.began = execution.elsewhere = True
-            execution.start = time() + self._worker.scheduler_delay
+            execution.start = time() + execution.ahead
             propagation.enter(execution)
             if not threads:
                 self._open_pool(executor or "default")
@@ -190,14 +218,12 @@ class Watch:
         executors: dict[str, Any] = self._worker.executors
         pool = executors.get(name)
         if isinstance(pool, ProcessPoolExecutor):
-            executors[name] = ContextPool(
-                pool, self._outbox, lambda: (self._ahead(), self._logs.level)
-            )
+            executors[name] = ContextPool(pool, self._outbox, lambda: self._logs.level)
 
     def _began(self, key: Any) -> None:
         execution = self._executions.get(key)
         if execution is not None:
-            execution.start = start = time() + self._worker.scheduler_delay
+            execution.start = start = time() + execution.ahead
             if self._slots is not None:
                 execution.slot = self._slots.begin(execution.run_id, start)
             propagation.enter(execution)
@@ -229,9 +255,12 @@ class Watch:
                 if self._relay is not None:
                     self._relay.collect()
                 self._outbox.flush()
+            ahead = execution.ahead
+            dask_compat.report_times(
+                execution.task, execution.cpu, ahead - execution.dask_delay, ahead
+            )
             if execution.cpu is not None and finish == "memory" and start in _WANTED:
-                dask_compat.report_cpu_time(execution.task, execution.cpu)  # the common case
-                return
+                return  # the common case
             if execution.elsewhere and self._slots is not None:
                 self._slots.end(execution.slot)
             if finish == "error" and start in _WANTED:
@@ -261,13 +290,13 @@ class Watch:
             self._guard.failed("flush", error)
             return []
 
-    def _configure(self, log_level: int = logging.INFO, **_: Any) -> None:
-        """Stream message of the scheduler: what its runs record."""
+    def _configure(self, log_level: int = logging.INFO, boot: str = "", **_: Any) -> None:
+        """Stream message of the scheduler: what its runs record, and the boot of its host."""
         self._logs.level = log_level
+        self.clock.compare_boots(boot)
 
     def _ahead(self) -> float:
-        """Offset of the scheduler's clock, in seconds."""
-        return self._worker.scheduler_delay
+        return self.clock.seconds
 
     # -- to the scheduler ---------------------------------------------------------------------
 
@@ -280,7 +309,7 @@ class Watch:
 
     def _announce(self) -> None:
         """Report attempts that run for at least half of :data:`ANNOUNCE_AFTER`."""
-        horizon = time() + self._worker.scheduler_delay - ANNOUNCE_AFTER / 2
+        horizon = time() + self.clock.seconds - ANNOUNCE_AFTER / 2
         waiting = False
         for execution in list(self._executions.values()):
             if execution.announced:
@@ -318,7 +347,7 @@ class Watch:
             propagation.run_of(execution),
             facts.AttemptError(
                 facts.ATTEMPT_ERROR,
-                time() + self._worker.scheduler_delay,
+                time() + execution.ahead,
                 execution.key,
                 execution.run_id,
                 details.error_type,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
+from scalable.common.clocks import ClockShift
 from scalable.common.guard import Guard
 from scalable.telemetry import wire
 from scalable.telemetry.puller import ANSWER_TIMEOUT, PULL_INTERVAL, RETRY_INTERVAL
@@ -27,6 +28,8 @@ class OutgoingFacts:
     def __init__(self, source: FactSource, guard: Guard) -> None:
         self._source = source
         self._guard = guard
+        #: The scheduler's clock, compared with this process's.
+        self._shift = ClockShift()
         #: Number of the next fact.
         self.after = 1
         #: When to pull next, by the monotonic clock.
@@ -57,6 +60,7 @@ class OutgoingFacts:
         return wire.frame(outcome)
 
     def _pull(self, timeout: float) -> wire.Message:
+        asked = time()
         try:
             batch = self._source.pull(self.after, wire.FACTS_AT_ONCE, timeout)
         except ConnectionError as error:
@@ -65,9 +69,10 @@ class OutgoingFacts:
         except BaseException as error:
             self._guard.count("pull", error)
             return "trouble", False, f"internal error: {type(error).__name__}"
+        self._shift.observe_answer(batch.now, asked, time())
         self.errors = batch.errors
         found = wire.plain_facts(batch.facts)
-        offset = batch.now - time()
+        offset = self._shift.seconds
         return "facts", found, batch.next, batch.more, batch.dropped, batch.errors, offset
 
     def repeat_state(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from scalable.common.clocks import ClockShift
 from scalable.common.guard import Guard
 from scalable.facts import Batch, FactSource
 from scalable.facts.protocol import GRAPHS_UNSEEN
@@ -54,8 +55,8 @@ class FactPuller:
         self.after = 1
         #: More facts are there already.
         self.more = False
-        #: The scheduler's clock minus this process's, in seconds.
-        self.offset = 0.0
+        #: The scheduler's clock, compared with this process's.
+        self._shift = ClockShift()
         #: Counted by the scheduler's plugin: facts dropped, its internal errors, and graphs that
         #: it never saw.
         self.dropped = 0
@@ -69,6 +70,11 @@ class FactPuller:
         self._clock = clock
         self._silent_since: float | None = None
         self._warned = False
+
+    @property
+    def offset(self) -> float:
+        """The scheduler's clock minus this process's, in seconds."""
+        return self._shift.seconds
 
     @property
     def now(self) -> float:
@@ -93,6 +99,7 @@ class FactPuller:
         timeout = ANSWER_TIMEOUT
         if closing is not None:
             timeout = max(0.1, min(timeout, closing.deadline - monotonic()))
+        asked = self._clock()
         try:
             batch = self.source.pull(self.after, PULL_SIZE, timeout)
         except BaseException as error:
@@ -104,7 +111,7 @@ class FactPuller:
         if batch.facts and closing is not None:
             closing.extend()
         self.after, self.more = batch.next, batch.more
-        self.offset = batch.now - self._clock()
+        self._shift.observe_answer(batch.now, asked, self._clock())
         self.dropped, self.errors = batch.dropped, batch.errors
         self.graphs_unseen = self.errors.pop(GRAPHS_UNSEEN, 0)
         return batch

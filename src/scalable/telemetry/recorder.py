@@ -128,6 +128,7 @@ class Recorder(RecorderLoop):
             self._root,
             resource,
             provider=identity.provider,
+            started=identity.started,
             redact=redact,
             guard=self.guard,
             logs=WorkerLogs(writer.store, redact),
@@ -422,7 +423,7 @@ class Recorder(RecorderLoop):
             semconv.SPAN_RUN.format(project=identity.project),
             self._root,
             self._root_parent,
-            identity.started,
+            identity.started + self._puller.offset,
             now,
             {
                 **self._redact.attributes(self._sampler_attributes),

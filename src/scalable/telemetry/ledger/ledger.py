@@ -54,6 +54,7 @@ class Ledger:
         resource: Resource,
         *,
         provider: str,
+        started: float = 0.0,
         redact: Redactor,
         guard: Guard,
         sends_spans: bool = False,
@@ -70,6 +71,7 @@ class Ledger:
         self.workers = WorkerBook(
             self.sink,
             self._deaths,
+            started=started,
             redact=redact,
             guard=guard,
             components=components or {},

@@ -60,6 +60,7 @@ class WorkerBook:
         sink: SignalSink,
         deaths: Deaths,
         *,
+        started: float,
         redact: Redactor,
         guard: Guard,
         components: Mapping[str, Any],
@@ -67,6 +68,8 @@ class WorkerBook:
     ) -> None:
         self._sink = sink
         self._deaths = deaths
+        #: When the run began.
+        self._started = started
         self._redact = redact
         self._guard = guard
         self._components = components
@@ -333,7 +336,7 @@ class WorkerBook:
                 semconv.SPAN_WORKER.format(name=worker.name),
                 ids,
                 self._sink.root,
-                worker.since,
+                max(worker.since, self._started),
                 end,
                 {**self._attributes(worker), **(more or {})},
                 error=error,
