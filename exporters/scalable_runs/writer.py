@@ -181,7 +181,7 @@ class RunWriter:
         }
         store.reopen(found, made._marks, problems)
         made._lines.exists = True
-        store.replace(schema.OWNER, plain.dumps(made._owner, _PRETTY))
+        store.replace(schema.OWNER, plain.dumps(made.owner, _PRETTY))
         made._loop.start()
         made.request_sync()
         return made
@@ -209,7 +209,8 @@ class RunWriter:
         self.losses = problems.losses
         self.uncertain = problems.uncertain
         self.errors = problems.errors
-        self._owner: Owner = this_process(plain.iso(time.time()), program)
+        #: The process that the run belongs to.
+        self.owner: Owner = this_process(plain.iso(time.time()), program)
         head = journal.head_of(self.run_id, writer)
         self._lines = LineBuffer(store, head, problems, self._create)
         self._marks: Mapping[str, JournalMark] = {}
@@ -366,7 +367,7 @@ class RunWriter:
         journals = self._lines.journals()
         self._marks = journal.empty_marks(journals)
         documents = {
-            schema.OWNER: plain.dumps(self._owner, _PRETTY),
+            schema.OWNER: plain.dumps(self.owner, _PRETTY),
             **self._documents,
             schema.RUN: plain.dumps(self._run_document(), _PRETTY),
         }
@@ -424,7 +425,7 @@ class RunWriter:
         return False
 
     def _run_document(self) -> dict[str, Any]:
-        owner = self._owner
+        owner = self.owner
         with self._lock:
             run = dict(self._run)
         run["recorder"] = {

@@ -9,6 +9,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import dask
 import pytest
@@ -90,7 +91,8 @@ def test_spans_come_whole_below_their_attempt(make_cluster):
     assert event["attributes"]["exception.type"] == "KeyError"
     assert "no such row" in event["attributes"]["exception.stacktrace"]
     resource = load["resource"]
-    assert resource["dask.worker.address"] == attempt["worker"] == resource["service.instance.id"]
+    assert resource["dask.worker.address"] == attempt["worker"]
+    assert str(UUID(resource["service.instance.id"])) == resource["service.instance.id"]
     assert resource["service.name"]
     assert resource["process.pid"] != os.getpid()
     assert load["start_time"] <= parse["start_time"] <= parse["end_time"] <= load["end_time"]

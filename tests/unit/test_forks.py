@@ -21,6 +21,7 @@ from opentelemetry._logs import LogRecord
 from scalable.common import forks
 from scalable.common.guard import Guard
 from scalable.instrumentation import otel_compat, outbox, python_logs
+from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.python_logs import LogCollector
 from scalable.instrumentation.relay_providers import RelayProviders
 
@@ -46,7 +47,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def box(loop) -> outbox.Outbox:
-    return outbox.Outbox(loop, str, lambda reports: None, {})
+    return outbox.Outbox(loop, str, lambda reports: None, process_resource())
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ import pytest
 
 from scalable import facts
 from scalable.instrumentation.outbox import RATES, Outbox, Rate
+from scalable.instrumentation.process_resource import ProcessResource
 from scalable.instrumentation.relay_encoder import encode
+
+
+def known_resource() -> ProcessResource:
+    resource = ProcessResource()
+    resource.wait()
+    return resource
+
 
 KIND = facts.RELAY_LOGS
 
@@ -38,7 +46,7 @@ def test_what_threads_drop_while_the_loop_counts_is_counted_exactly(eager_switch
             lost += dropped
 
     async def main():
-        outbox = Outbox(asyncio.get_running_loop(), str, sent, {})
+        outbox = Outbox(asyncio.get_running_loop(), str, sent, known_resource())
 
         def flood():
             item = encode({"body": "x"})
@@ -65,7 +73,7 @@ def test_nothing_is_sent_where_nothing_waits():
     sent = []
 
     async def main():
-        outbox = Outbox(asyncio.get_running_loop(), str, sent.append, {})
+        outbox = Outbox(asyncio.get_running_loop(), str, sent.append, known_resource())
         outbox.drop(KIND, None, 2)
         assert outbox.waiting
         outbox.flush()

@@ -46,7 +46,7 @@ ROOMS = (
     Room(
         "worker's SDK side",
         # Imported when user code in a worker first records something, and no provider is there.
-        ("scalable.instrumentation.relay_sdk",),
+        ("scalable.instrumentation.relay_sdk", "scalable.instrumentation.detectors"),
         doors=("facts", "instrumentation"),
         never=frozenset({"opentelemetry.exporter"}),
     ),

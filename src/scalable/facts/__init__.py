@@ -159,12 +159,14 @@ class WorkerReady(NamedTuple):
 
 
 class WorkerHello(NamedTuple):
-    """A worker reports when its process was launched."""
+    """A worker reports when its process was launched, and where it runs."""
 
     kind: int
     time: float
     address: str
     launched: float
+    #: Name of its host; empty if it does not say.
+    host: str = ""
 
 
 class WorkerGone(NamedTuple):

@@ -23,7 +23,8 @@ from scalable.facts.protocol import (
 )
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT
-from scalable.instrumentation.outbox import Outbox, process
+from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Hub:
             self.receive(reports=reports)
 
         # Also collects the log records of nannies in this process.
-        outbox = Outbox(asyncio.get_running_loop(), str, send, process())
+        outbox = Outbox(asyncio.get_running_loop(), str, send, process_resource())
         self._logs = LogCollector(outbox, float, Guard())
         self._logs.start()
 

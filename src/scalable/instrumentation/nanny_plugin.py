@@ -21,8 +21,9 @@ from scalable.common.processes import adopts_orphans
 from scalable.facts.protocol import NANNY_OP, NANNY_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, tee
 from scalable.instrumentation.oom_kills import oom_kills
-from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.outbox import Outbox, Reports
 from scalable.instrumentation.plugin_source import reduced
+from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.python_logs import LogCollector
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ScalableNannyPlugin(NannyPlugin):
                 lambda: str(nanny.worker_address or ""),
                 # A nanny has no stream of its own.
                 lambda reports: self._start(self._send(reports)),
-                process(),
+                process_resource(),
             )
             self._logs = LogCollector(outbox, float, self.guard)
             self._logs.start()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from scalable import facts
 from scalable.common.forks import let_go_in_forks
+from scalable.instrumentation.process_resource import ProcessResource
 from scalable.instrumentation.relay_encoder import encode
 
 #: Longest time that an item waits before it is sent, in seconds: a SIGKILL loses as much.
 FLUSH_INTERVAL: Final = 0.2
+#: Longest time that items wait for the detectors of the resource, in seconds: OpenTelemetry's SDK
+#: gives each of them five.
+HOLD_TIME: Final = 6.0
 #: Bytes that wait in one process at most; beyond it new items are dropped, and counted.
 MAX_WAITING: Final = 4 * 2**20
 #: Bytes of one item at most.
@@ -50,8 +52,8 @@ class Outbox:
     lock, and never waits. :meth:`flush` and `send` are called by the event loop.
 
     `origin` returns the address of the worker that the items come from, empty for another process.
-    `resource` describes the process. While `is_blocked` returns True, earlier reports are still
-    being sent: more would wait in a queue without a bound.
+    `resource` describes the process, to which `more` attributes are added. While `is_blocked`
+    returns True, earlier reports are still being sent: more would wait in a queue without a bound.
     """
 
     def __init__(
@@ -59,14 +61,18 @@ class Outbox:
         loop: asyncio.AbstractEventLoop,
         origin: Callable[[], str],
         send: Callable[[Reports], None],
-        resource: dict[str, Any],
+        resource: ProcessResource,
+        more: Mapping[str, Any] | None = None,
         is_blocked: Callable[[], bool] = bool,
     ) -> None:
         self._is_blocked = is_blocked
         self._loop = loop
         self._origin = origin
         self._send = send
-        self._resource = encode(resource)
+        self._resource = resource
+        self._more = more or {}
+        #: When items first had to wait for the detectors of the resource.
+        self._held_since: float | None = None
         self._items: deque[tuple[int, str | None, bytes]] = deque()
         self._bytes = 0
         #: A flush is scheduled; for others to read.
@@ -102,11 +108,23 @@ class Outbox:
                 self._closed = True
 
     def flush(self) -> None:
-        """Send what waits; if that is blocked, try later."""
-        if not self._closed and self._is_blocked():
+        """Send what waits; if that is blocked, or the resource is not known yet, try later."""
+        if not self._closed and (self._is_held() or self._is_blocked()):
             self._loop.call_later(FLUSH_INTERVAL, self.flush)
         else:
             self._flush()
+
+    def _is_held(self) -> bool:
+        """The resource's detectors are still running, and may for a while."""
+        if self._resource.is_complete:
+            return False
+        now = monotonic()
+        if self._held_since is None:
+            self._held_since = now
+            # The scheduler asks a worker that measures for what it has before a run ends.
+            empty = (facts.RELAY_METRICS, time(), self._origin(), 0, b"", 0)
+            self._send([(None, empty)])
+        return now - self._held_since < HOLD_TIME
 
     def _flush(self) -> None:
         reports = self.empty()
@@ -124,11 +142,12 @@ class Outbox:
         self._bytes = 0
         dropped = {of: tally.take() for of, tally in list(self._dropped.items())}
         now = time()
+        resource = encode({**self._resource.attributes(), **self._more}) if batches else b""
         reports: Reports = []
         for kind, run in batches.keys() | {of for of, count in dropped.items() if count}:
             count = dropped.get((kind, run), 0)
             for items in _in_parts(batches.get((kind, run), [])):
-                payload = b'{"resource":%b,"items":[%b]}' % (self._resource, b",".join(items))
+                payload = b'{"resource":%b,"items":[%b]}' % (resource or b"{}", b",".join(items))
                 reports.append((run, (kind, now, self._origin(), len(items), payload, count)))
                 count = 0
         return reports
@@ -184,13 +203,3 @@ class _Tally:
         new = next(self._steps) - self._taken
         self._taken += new + 1  # without the step just made
         return new
-
-
-def process() -> dict[str, Any]:
-    """Describe this process: its host, its id, and the environment's resource attributes."""
-    return {
-        "service.name": os.environ.get("OTEL_SERVICE_NAME"),
-        "attributes": os.environ.get("OTEL_RESOURCE_ATTRIBUTES"),
-        "host.name": socket.gethostname(),
-        "process.pid": os.getpid(),
-    }

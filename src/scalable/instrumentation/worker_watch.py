@@ -17,8 +17,9 @@ from scalable.common.guard import Guard
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.executions import ActiveThreads, Execution
-from scalable.instrumentation.outbox import Outbox, Reports, process
+from scalable.instrumentation.outbox import Outbox, Reports
 from scalable.instrumentation.process_pools import ContextPool
+from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.python_logs import LogCollector
 from scalable.instrumentation.relay_providers import (
     COLLECT_INTERVAL,
@@ -64,15 +65,12 @@ class Watch:
         self._threads_by_default = dask_compat.has_threads(worker, "default")
         #: The scheduler's clock, compared with this process's.
         self.clock = self._compare_clocks()
-        resource = process() | {
-            "dask.worker.name": str(worker.name),
-            "dask.worker.address": worker.address,
-        }
         self._outbox = Outbox(
             self._loop,
             lambda: worker.address,
             self._send,
-            resource,
+            process_resource(),
+            {"dask.worker.name": str(worker.name), "dask.worker.address": worker.address},
             dask_compat.BlockedStream(worker).is_blocked,
         )
         own_process = is_worker_process(worker)
@@ -120,7 +118,10 @@ class Watch:
         worker, ahead = self._worker, self.clock.seconds
         launched = dask_compat.launched(worker) + ahead
         now = time() + ahead
-        self._report(None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched))
+        host = process_resource().attributes()["host.name"]
+        self._report(
+            None, facts.WorkerHello(facts.WORKER_HELLO, now, worker.address, launched, host)
+        )
         # Attempts that ran before the plugin was installed.
         for task, start in dask_compat.running_tasks(worker):
             execution = Execution(task)

@@ -143,6 +143,7 @@ class Recorder(RecorderLoop):
             resource,
             redact=redact,
             log_level=options.log_level,
+            program=(writer.owner["host"], writer.owner["pid"]),
             delta=preference.lower() == "delta",
         )
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid5
 
 import orjson
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -56,6 +57,16 @@ _SIGNALS: Final = {
 }
 
 
+#: Attributes of the client's resource that describe its process, or where that runs.
+_OF_A_PROCESS: Final = (
+    *("process.", "host.", "os.", "device.", "container.", "k8s.", "telemetry."),
+    *("cloud.", "aws.", "azure.", "gcp.", "faas.", "heroku.", "webengine."),
+    semconv.SERVICE_INSTANCE,
+)
+#: Namespace of OpenTelemetry's conventions for ids of instances that are made of a text.
+_INSTANCES: Final = UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+
+
 class RelayedSignals(NamedTuple):
     """Signals that were decoded since the last call of :meth:`RelayDecoder.drain`."""
 
@@ -101,6 +112,8 @@ class RelayDecoder:
         Passed every text before anything else sees it.
     log_level : int
         Least level of Python's logging that this run keeps.
+    program : tuple of str and int
+        Host and process id of the program.
     delta : bool
         Keep what was added to a metric, as OTLP's temporality preference says, and no sums.
     """
@@ -111,9 +124,11 @@ class RelayDecoder:
         *,
         redact: Redactor,
         log_level: int,
+        program: tuple[str, int] = ("", 0),
         delta: bool = False,
     ) -> None:
         self._run_resource = resource
+        self._program = program
         self._redact = redact
         self._log_level = log_level
         self._delta = delta
@@ -297,14 +312,25 @@ class RelayDecoder:
 
     def _make_resource(self, encoded: bytes) -> Resource:
         given: dict[str, Any] = orjson.loads(encoded)
-        attributes: dict[str, Any] = dict(self._run_resource.attributes)
+        of_run = self._run_resource.attributes
+        # What the client says of the service holds for the whole cluster. What it says of its own
+        # process and host does not.
+        attributes: dict[str, Any] = {
+            name: value for name, value in of_run.items() if not name.startswith(_OF_A_PROCESS)
+        }
         for pair in (given.pop("attributes", None) or "").split(","):
             name, equals, value = pair.partition("=")
             if equals and name.strip():
                 attributes[name.strip()] = value.strip()
         attributes |= {name: value for name, value in given.items() if value is not None}
-        worker = given.get(semconv.WORKER_ADDRESS) or given.get(semconv.PROCESS_PID)
-        attributes[semconv.SERVICE_INSTANCE] = str(worker)
+        host, pid = str(given.get(semconv.HOST_NAME, "")), given.get(semconv.PROCESS_PID)
+        instance = attributes.get(semconv.SERVICE_INSTANCE, "")
+        if (host, pid) == self._program:
+            instance = of_run.get(semconv.SERVICE_INSTANCE, instance)
+        elif not instance or instance == of_run.get(semconv.SERVICE_INSTANCE):
+            # An older worker, or one that inherited the client's environment.
+            instance = str(uuid5(_INSTANCES, f"{instance} {host} {pid}"))
+        attributes[semconv.SERVICE_INSTANCE] = instance
         return Resource(self._redact.attributes(attributes), self._run_resource.schema_url)
 
     def _make_scope(self, *scope: str | None) -> InstrumentationScope:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.resources import Resource
@@ -290,6 +291,8 @@ def make_resource(
     if not service or service.startswith("unknown_service"):
         # Nobody has named the service: the SDK did.
         resource = resource.merge(Resource({"service.name": project}))
+    if not resource.attributes.get(semconv.SERVICE_INSTANCE):  # older SDKs make none
+        resource = resource.merge(Resource({semconv.SERVICE_INSTANCE: str(uuid4())}))
     schema_url = resource.schema_url or semconv.SCHEMA_URL
     return Resource(redact.attributes(resource.attributes), schema_url)
 

@@ -156,9 +156,12 @@ class WorkerBook:
         self._deaths.ready(fact)
 
     def hello(self, fact: facts.WorkerHello, now: float) -> None:
-        """A worker reported when it was launched."""
+        """A worker reported when it was launched, and the name of its host."""
         worker = self.alive.get(fact.address)
         if worker is not None:
+            if fact.host:
+                # The scheduler knows the address of the host alone.
+                worker.ready = worker.ready._replace(host=self._redact.short(fact.host))
             self._announce(worker, min(fact.launched, worker.ready.time))
 
     def gone(self, fact: facts.WorkerGone, running: tuple[str, ...], now: float) -> None:
