@@ -230,13 +230,15 @@ def test_an_applications_meter_provider_shows_the_same():
     for run in runs:
         meter = Meter()
         meter.take_sample("w", sample("w"))
-        records = [ended(duration_s=2.0), ended(duration_s=3.0)]
+        records = [ended(duration_s=2.0), ended(duration_s=3.0, span_id=f"{3:016x}")]
         meter.add("tasks.jsonl", records)
-        application.record(run, "tasks.jsonl", records, meter.shown)
+        application.record(run, records, meter.shown, lambda ids: ids.span_id == 2)
         taken = snapshot(meter, states={"succeeded": 2})
         application.show(run, taken)
         data: Any = inside.get_metrics_data()
         assert len(points_of(data, instruments.WORKER_MEMORY)) == 1
+        durations = points_of(data, instruments.TASK_DURATION)
+        assert {it.span_id for point in durations for it in point.exemplars} == {2}
         application.end(run, taken, monotonic() + 30)
     data = inside.get_metrics_data()
     for instrument in (instruments.TASK_ATTEMPTS, instruments.TASK_COUNT):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import metrics as api
+from opentelemetry.context import Context
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -28,7 +29,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
@@ -38,12 +39,11 @@ from scalable.telemetry.metering import (
     Distribution,
     Snapshot,
     Value,
-    is_end,
     number_of,
     result_of,
 )
 from scalable.telemetry.spans import SCOPE, span_context
-from scalable_runs.schema import TASKS, Record
+from scalable_runs.schema import Record
 
 #: Buckets of an exponential histogram, the specification's default.
 MAX_BUCKETS: Final = 160
@@ -220,18 +220,23 @@ class ApplicationInstruments:
         return known[1]
 
     def record(
-        self, run: Mapping[str, Any], file: str, records: Sequence[Record], shown: Any
+        self,
+        run: Mapping[str, Any],
+        attempts: Sequence[Record],
+        shown: Callable[[str], str],
+        is_sent: Callable[[SpanContext], bool],
     ) -> None:
         """Record attempts that ended in a run, which is given by its attributes.
 
-        `shown` returns the name under which a task is counted.
+        `shown` returns the name under which a task is counted, `is_sent` whether a span can be
+        found where exemplars lead.
         """
-        if file != TASKS:
-            return
-        for record in filter(is_end, records):
-            # The SDK takes exemplars from the attempt's span in the context.
+        for record in attempts:
             ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
-            context = set_span_in_context(NonRecordingSpan(ids))
+            # The SDK takes exemplars from the span in the context.
+            context = Context()
+            if is_sent(ids):
+                context = set_span_in_context(NonRecordingSpan(ids), context)
             values = (shown(record["task_name"]), result_of(record))
             for instrument, field in (
                 (instruments.TASK_DURATION, "duration_s"),

@@ -8,12 +8,13 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import SpanContext
 
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.application import identity_of
 from scalable.telemetry.instrument import Instrument
-from scalable.telemetry.metering import Attributes, Meter
+from scalable.telemetry.metering import Attributes, Meter, is_end
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
 from scalable.telemetry.relayed_metrics import RelayedMetrics
 from scalable.telemetry.shipping import Limits, Shipper
@@ -21,7 +22,7 @@ from scalable.telemetry.sinks import ExporterSink
 from scalable.telemetry.spans import nanoseconds
 from scalable.telemetry.usage import UsagePoint, usage_metrics
 from scalable_runs.otel.exporter import RunsMetricExporter
-from scalable_runs.schema import Record
+from scalable_runs.schema import TASKS, Record
 from scalable_runs.summary import RunSummary
 
 #: Maximum number of collections that wait to be sent.
@@ -61,6 +62,8 @@ class MetricRouter:
         self._file_reader = Reader(resource, self._started)
         self._application: ApplicationInstruments | None = None
         self._relayed: RelayedMetrics | None = None
+        #: Lines of attempts that the application's instruments do not have yet.
+        self._attempts: list[Record] = []
         self._identity = identity_of(resource)
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
         self._interval = 0.0
@@ -95,8 +98,17 @@ class MetricRouter:
     def add(self, file: str, records: Sequence[Record]) -> None:
         """Count records as they were written."""
         self._meter.add(file, records)
-        if self._application is not None:
-            self._application.record(self._identity, file, records, self._meter.shown)
+        if self._application is not None and file == TASKS:
+            self._attempts += filter(is_end, records)
+
+    def record_attempts(self, is_sent: Callable[[SpanContext], bool]) -> None:
+        """Record attempts in the application's instruments, with exemplars of spans that are sent.
+
+        Called when it was decided which spans are sent.
+        """
+        if self._application is not None and self._attempts:
+            attempts, self._attempts = self._attempts, []
+            self._application.record(self._identity, attempts, self._meter.shown, is_sent)
 
     def add_points(self, points: Sequence[UsagePoint]) -> None:
         """Write the usage of workers, and note it for the next collection."""

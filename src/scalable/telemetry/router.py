@@ -175,6 +175,7 @@ class SignalRouter:
         if self._ordered is not None:
             self._ordered.order.note(output)
         self._spans.export(output, opened)
+        self._metrics.record_attempts(self._spans.is_sent)
         if self._log_shippers:
             for batch in output.batches:
                 self._send_logs([log for log in batch.logs if self._is_wanted(log)])

@@ -55,6 +55,10 @@ class SpanRouter:
         for batch in output.batches:
             self._send(self._chosen(batch.spans))
 
+    def is_sent(self, ids: SpanContext) -> bool:
+        """Whether the span of an attempt was sent, or will be for certain."""
+        return bool(self.shippers) and self._budget.is_sent(ids)
+
     def _is_promised(self, marker: ReadableSpan) -> bool:
         """Whether the attempt that a marker represents, and links to, will be sent."""
         parent: Any = marker.parent
