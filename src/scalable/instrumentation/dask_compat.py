@@ -174,7 +174,7 @@ def is_graph(message: Any) -> bool:
     return message.__class__ is dict and message.get("op") == "update-graph"
 
 
-def graph_annotations(message: dict[str, Any]) -> dict[str, Any]:
+def graph_annotations(message: Mapping[str, Any]) -> dict[str, Any]:
     """Annotations of all tasks of a graph's message: the `data` of a `ToPickle`."""
     return message["annotations"].data
 

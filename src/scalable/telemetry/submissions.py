@@ -18,9 +18,11 @@ from scalable.facts.identity import carrier_of
 from scalable.telemetry.ids import SecureIdGenerator, random_flag
 from scalable.telemetry.spans import Sampling, sampled_like, span_context
 
-#: Graphs within this time, under one parent, share a submit span: to a person a loop of 10,000
+#: Graphs of one line within this time, under one parent, share a span: to a person a loop of 10,000
 #: `client.submit` calls is one submission.
 SUBMISSION_WINDOW: Final = 1.0
+#: Submissions that further graphs may join.
+MAX_OPEN: Final = 64
 
 #: Decides on a trace that begins, or continues under a parent.
 Sample: TypeAlias = Callable[[int, SpanContext | None], Sampling]
