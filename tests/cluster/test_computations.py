@@ -9,7 +9,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 
 import scalable
 from scalable.session.client import ScalableClient
@@ -46,7 +46,7 @@ def computed(client: Client) -> Any:
 
 
 def persisted(client: Client) -> Any:
-    return client.persist(dask.delayed(add)(1)).compute(scheduler=client)
+    return wait(client.persist(dask.delayed(add)(1)))
 
 
 def delayed(client: Client) -> Any:

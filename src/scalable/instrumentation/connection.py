@@ -12,6 +12,7 @@ from distributed.protocol.pickle import dumps
 
 from scalable.common.guard import Guard
 from scalable.facts import FactSource
+from scalable.facts.graphs import GraphRequest
 from scalable.facts.protocol import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.dask_compat import is_on_loop, run_on
@@ -44,7 +45,7 @@ class ClusterConnection:
         scope: Literal["client", "cluster"],
         sample_interval: float,
         log_level: int,
-        carrier: Callable[[], str | None],
+        carrier: Callable[[GraphRequest], str | None],
         problem: Callable[[str], None],
     ) -> None:
         self.client = client

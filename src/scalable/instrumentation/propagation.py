@@ -8,8 +8,10 @@ attempt as the current span.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from inspect import currentframe
+from types import FrameType
 from typing import Any, Final, Protocol
 
 from distributed import Client
@@ -24,6 +26,7 @@ from opentelemetry.trace import (
 
 from scalable.common.carriers import extract, inject
 from scalable.common.guard import Guard
+from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import (
     ATTEMPT,
     EXPORTED,
@@ -36,6 +39,7 @@ from scalable.facts.identity import (
 )
 from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT
 from scalable.instrumentation import dask_compat
+from scalable.instrumentation.call_sites import request_of
 from scalable.instrumentation.dask_compat import is_graph
 
 #: Contexts kept by carrier: all tasks of one submission have the same.
@@ -153,7 +157,7 @@ def _extract(carrier: str) -> Context:
 
 def set_source(
     client: Client,
-    source: Callable[[], str | None] | None,
+    source: Callable[[GraphRequest], str | None] | None,
     sent: Callable[[], None] | None = None,
 ) -> None:
     """Let `source` make the carrier of each graph that `client` sends; None removes it.
@@ -188,7 +192,7 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, message)
         carrier = None
         try:
-            carrier = _carrier_of(self)
+            carrier = _carrier_of(self, currentframe(), message)
             if carrier is not None:
                 dask_compat.annotate_graph(message, ANNOTATION, carrier)
         except BaseException as error:
@@ -241,7 +245,7 @@ def _lineage(attempt: RunningAttempt) -> str:
     return lineage_text(above, str(carried(attempt.carrier).get(LINEAGE) or ""))
 
 
-def _carrier_of(client: Client) -> str | None:
+def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, Any]) -> str | None:
     attempt = current_attempt.get()
     if attempt is not None and attempt.carrier is not None:
         # The parent of what a task submits is the span that is current there: one that its code
@@ -252,7 +256,7 @@ def _carrier_of(client: Client) -> str | None:
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)
-        carrier = source() if source is not None else None
+        carrier = source(request_of(frame, message)) if source is not None else None
     asked = placement.get()
     if carrier is not None and asked is not None:
         carrier = carrier_of({**carried(carrier), PLACEMENT: asked})

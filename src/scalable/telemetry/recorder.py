@@ -106,7 +106,7 @@ class Recorder(RecorderLoop):
             identity.trace_id,
             self._root_parent,
             semconv.SPAN_RUN.format(project=identity.project),
-            SpanKind.INTERNAL,
+            kind=SpanKind.INTERNAL,
         )
         self._root = span_context(
             identity.trace_id, identity.root_span_id, flags | identity.trace_flags, state
@@ -279,7 +279,8 @@ class Recorder(RecorderLoop):
             self._router.submitted(submission.ids, submission.context)
             self._ledger.sink.add_span(
                 self._spans.span(
-                    semconv.SPAN_SUBMIT.format(name=self._identity.project),
+                    self._redact.short(submission.name)
+                    or semconv.SPAN_SUBMIT.format(operation="submit", name=self._identity.project),
                     submission.ids,
                     submission.parent,
                     submission.start + self._puller.offset,

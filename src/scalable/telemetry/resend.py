@@ -409,7 +409,7 @@ class _Resending:
     ) -> ReadableSpan:
         """Make a submission that its recorder had not written when it died."""
         return self._spans.span(
-            semconv.SPAN_SUBMIT.format(name=self._project),
+            semconv.SPAN_SUBMIT.format(operation="submit", name=self._project),
             ids,
             None,
             parent.first / 1e9,

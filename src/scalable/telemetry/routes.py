@@ -101,19 +101,27 @@ class Routes:
         trace_id: int,
         parent: SpanContext | None,
         name: str = "submit",
+        attributes: Mapping[str, Any] | None = None,
         kind: SpanKind = SpanKind.PRODUCER,
     ) -> Sampling:
         """Let the sampler decide on a span; called by any thread."""
         context = set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
         try:
-            result = self.sampler.should_sample(context, trace_id, name, kind, None, None)
+            result = self.sampler.should_sample(
+                context,
+                trace_id,
+                name,
+                kind,
+                None if attributes is None else dict(attributes),
+                None,
+            )
             sampled = TraceFlags.SAMPLED if result.decision.is_sampled() else 0
-            state, attributes = result.trace_state, dict(result.attributes or {})
+            state, added = result.trace_state, dict(result.attributes or {})
         except Exception:
             # The application's sampler failed: the parent decides; without one, the trace is kept.
             return sampled_like(parent)
         other = 0 if parent is None else parent.trace_flags & ~TraceFlags.SAMPLED
-        return Sampling(TraceFlags(other | sampled), state, attributes)
+        return Sampling(TraceFlags(other | sampled), state, added)
 
 
 def find_routes(

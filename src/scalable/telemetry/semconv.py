@@ -102,6 +102,12 @@ TASK_CPU: Final = "dask.attempt.cpu.time"
 
 #: Graphs of a submission.
 GRAPH_COUNT: Final = "dask.graph.count"
+#: What was called: `submit`, `map`, `compute`, `persist` or `get`.
+SUBMIT_OPERATION: Final = "dask.submission.operation"
+#: Names of Dask's own spans (`distributed.span()`), outermost first.
+DASK_SPAN_NAME: Final = "dask.span.name"
+#: Ids of Dask's own spans, as its dashboard and its scheduler have them.
+DASK_SPAN_ID: Final = "dask.span.id"
 
 # -- What was asked for --------------------------------------------------------------------------
 
@@ -292,8 +298,13 @@ EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 #: The traceback.
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
-#: The function, if it differs from the task's name.
+#: The function, if it differs from the task's name; of a submission, the user's function that
+#: submits.
 FUNCTION_NAME: Final = "code.function.name"
+#: File of the user's code that submits, as Python names it.
+CODE_FILE: Final = "code.file.path"
+#: Line of the user's code that submits.
+CODE_LINE: Final = "code.line.number"
 #: Host that the worker is on.
 HOST_NAME: Final = "host.name"
 #: Process of the worker.
@@ -371,9 +382,10 @@ EVENT_COST: Final = "scalable.cost.recorded"
 
 #: The whole run; the root of its trace.
 SPAN_RUN: Final = "run {project}"
-#: One or more graphs sent by the client; child of the caller's span, or the root of a trace of its
-#: own that is linked to the run.
-SPAN_SUBMIT: Final = "submit {name}"
+#: A call that sends a graph: `submit`, `map`, `compute`, `persist` or `get`, with the name of the
+#: function or collection; single submits of one line, in a loop, are one. Child of the caller's
+#: span, or the root of a trace of its own that is linked to the run.
+SPAN_SUBMIT: Final = "{operation} {name}"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
 #: One attempt of a task; child of the submission.
 SPAN_ATTEMPT: Final = "{task}"
