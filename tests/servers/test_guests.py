@@ -84,8 +84,8 @@ def test_sentrys_transactions_have_all_spans_and_each_has_the_baggage(tmp_path: 
     assert done.said["result"] == sum(range(12)) - 7
     sent = done.run.document["telemetry"]["sent"]["traces"]
     transactions = {it["transaction"]: it for it in lines(tmp_path / "sentry.jsonl")}
-    assert set(transactions) == {"run work", "submit work"}
-    submit = transactions["submit work"]
+    assert set(transactions) == {"run work", "map traced"}
+    submit = transactions["map traced"]
     children = Counter(it["description"] for it in submit["spans"])
     assert (children["traced"], children["within"]) == (12, 12)
     assert sum(1 + len(it["spans"]) for it in transactions.values()) == sent
@@ -94,7 +94,7 @@ def test_sentrys_transactions_have_all_spans_and_each_has_the_baggage(tmp_path: 
     spans = lines(tmp_path / "spans.jsonl")
     assert len({span["context"]["span_id"] for span in spans}) == len(spans) == sent
     named = [span["name"] for span in spans if span["attributes"].get("user.name") == "ann"]
-    assert Counter(named) == {"submit work": 1, **children}
+    assert Counter(named) == {"map traced": 1, **children}
     failed = [it for it in spans if it["status"]["status_code"] == "ERROR"]
     assert Counter(it["name"] for it in failed) == {"traced": 1, "within": 1}
 

@@ -26,6 +26,12 @@ BODY = """
     killed = client.submit(killer, "killed")
     result = [total.result(), flaked.result(), sizes.result(), killed.result()]
 """
+#: Names of its calls.
+SUBMISSIONS = {
+    "map double",
+    "map big",
+    *(f"submit {name}" for name in ("add", "flaky", "fail", "size", "killer")),
+}
 RESULT = [870, "done", 18_000_015, "survived"]
 
 
@@ -75,7 +81,15 @@ def test_a_run_arrives_whole(collector: Collector, tmp_path: Path, protocol: str
     (root,) = [span for span in spans if span["name"] == "run work"]
     assert root["trace_id"] == done.said["trace_id"]
     assert root["attributes"]["scalable.spans.sent"] == len(ended)
-    assert {span["name"] for span in spans if span["kind"] == "producer"} == {"submit work"}
+    submissions = [span for span in spans if span["kind"] == "producer"]
+    assert {span["name"] for span in submissions} == SUBMISSIONS
+    script = (tmp_path / "program.py").read_text().splitlines()
+    for span in submissions:
+        operation = span["attributes"]["dask.submission.operation"]
+        line = script[span["attributes"]["code.line.number"] - 1]
+        assert span["name"].startswith(f"{operation} ")
+        assert f"client.{operation}(" in line
+        assert span["attributes"]["code.function.name"].startswith("__main__.")
     total = next(span for span in consumers.values() if span["name"] == "add")
     assert len(total["links"]) == 30
 
