@@ -92,7 +92,22 @@ NAME, RESULT, STATE = (
 WORKER, WORKER_STATE = label(semconv.WORKER_NAME), label(semconv.WORKER_STATE)
 REASON, WASTE = label(semconv.WORKER_REASON), label(semconv.WASTE_REASON)
 DIRECTION = label(semconv.DISK_DIRECTION)
-SIGNAL, OUTCOME = label(semconv.SIGNAL), label(semconv.OUTCOME)
+SIGNAL, ERROR = label(semconv.SIGNAL), label(semconv.ERROR_TYPE)
+
+#: What is sent over OTLP, with the metrics of what was exported and of what waits.
+SENT: Final = {
+    "spans": (m.SPANS_EXPORTED, m.SPANS_QUEUED),
+    "metric points": (m.POINTS_EXPORTED, m.POINTS_INFLIGHT),
+    "log records": (m.LOGS_EXPORTED, m.LOGS_QUEUED),
+}
+#: Counters whose points with `error.type` are of what was not sent: rejected, or dropped because a
+#: queue was full.
+NOT_SENT: Final = {
+    "spans": (m.SPANS_EXPORTED, m.SPANS_PROCESSED),
+    "metric points": (m.POINTS_EXPORTED,),
+    "log records": (m.LOGS_EXPORTED, m.LOGS_PROCESSED),
+}
+HAS_ERROR, HAS_NO_ERROR = f'{ERROR}!=""', f'{ERROR}=""'
 
 
 def of(instrument: Instrument, part: str = "", *more: str) -> str:
@@ -976,7 +991,7 @@ def cluster_dashboard() -> dashboard.Dashboard:
 
 def health_dashboard() -> dashboard.Dashboard:
     """Whether the other dashboards are complete."""
-    lost = match(OUTCOME, "failed", "dropped")
+    not_sent = [metric for metrics in NOT_SENT.values() for metric in metrics]
     return (
         board(
             "scalable-telemetry",
@@ -1018,7 +1033,7 @@ def health_dashboard() -> dashboard.Dashboard:
                 "Not sent",
                 "Spans, metric points and log records that were not sent over OTLP. They "
                 "are in the run directory: `scalable export` sends them later.",
-                or_zero(add(total(m.EXPORTED, "", lost))),
+                " + ".join(f"({or_zero(add(total(it, '', HAS_ERROR)))})" for it in not_sent),
                 thresholds=steps(GREEN, (1, RED)),
                 width=4,
             )
@@ -1027,7 +1042,7 @@ def health_dashboard() -> dashboard.Dashboard:
             number(
                 "Waiting to be sent",
                 "Items in the queues of the exporters.",
-                or_zero(add(latest(m.EXPORT_QUEUE))),
+                " + ".join(f"({or_zero(add(latest(it)))})" for _, it in SENT.values()),
                 width=4,
             )
         )
@@ -1064,8 +1079,9 @@ def health_dashboard() -> dashboard.Dashboard:
             lines(
                 "Sent",
                 "Items that a backend took, by signal.",
-                query(
-                    add(rate(m.EXPORTED, "", match(OUTCOME, "sent")), SIGNAL), f"{{{{{SIGNAL}}}}}"
+                *(
+                    query(add(rate(exported, "", HAS_NO_ERROR)), what)
+                    for what, (exported, _) in SENT.items()
                 ),
                 unit="suffix: /s",
                 width=8,
@@ -1074,11 +1090,11 @@ def health_dashboard() -> dashboard.Dashboard:
         .with_panel(
             lines(
                 "Not sent",
-                "Failed: the backend rejected them, in spite of retries. Dropped: the queue "
-                "was full.",
-                query(
-                    add(rate(m.EXPORTED, "", lost), SIGNAL, OUTCOME),
-                    f"{{{{{SIGNAL}}}}}: {{{{{OUTCOME}}}}}",
+                "By reason: a status of the backend, in spite of retries, or `queue_full`.",
+                *(
+                    query(add(rate(metric, "", HAS_ERROR), ERROR), f"{what}: {{{{{ERROR}}}}}")
+                    for what, metrics in NOT_SENT.items()
+                    for metric in metrics
                 ),
                 query(
                     f"{add(rate(m.EXPORT_FAILURES), SIGNAL)}", f"{{{{{SIGNAL}}}}}: failed exports"
@@ -1092,7 +1108,7 @@ def health_dashboard() -> dashboard.Dashboard:
             lines(
                 "Waiting to be sent",
                 "Items in the queues of the exporters, by signal.",
-                query(add(of(m.EXPORT_QUEUE), SIGNAL), f"{{{{{SIGNAL}}}}}"),
+                *(query(add(of(waiting)), what) for what, (_, waiting) in SENT.items()),
                 width=8,
             )
         )

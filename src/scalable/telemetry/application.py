@@ -54,6 +54,7 @@ class TracerProviderSink:
 
     def __init__(self, provider: Any, warn: Callable[[str], None]) -> None:
         self._provider = provider
+        self.component = type(provider)
         self._warn = warn
         self._ids = GivenIds()
         self._decision = GivenDecision()
@@ -180,6 +181,7 @@ class LoggerProviderSink:
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
+        self.component = type(provider)
 
     def send(self, batch: Sequence[ReadableLogRecord]) -> None:
         """Emit the records with the provider's loggers, and flush it."""

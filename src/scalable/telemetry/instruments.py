@@ -186,26 +186,83 @@ LAG: Final = Instrument(
     "s",
     "Age of the newest fact when the recorder last took in a batch; 0 while nothing happens.",
 )
-EXPORTED: Final = Instrument(
-    "scalable.export.items",
+SPANS_EXPORTED: Final = Instrument(
+    "otel.sdk.exporter.span.exported",
     "counter",
-    "{item}",
-    "Spans, metric points and log records by outcome over OTLP: sent, failed, dropped"
-    " (the queue was full).",
-    (semconv.SIGNAL, semconv.OUTCOME),
+    "{span}",
+    "Spans whose export has ended; those with `error.type` were not accepted.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME, semconv.ERROR_TYPE),
+)
+LOGS_EXPORTED: Final = Instrument(
+    "otel.sdk.exporter.log.exported",
+    "counter",
+    "{log_record}",
+    "Log records whose export has ended; those with `error.type` were not accepted.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME, semconv.ERROR_TYPE),
+)
+POINTS_EXPORTED: Final = Instrument(
+    "otel.sdk.exporter.metric_data_point.exported",
+    "counter",
+    "{data_point}",
+    "Points of metrics whose export has ended; those with `error.type` were not accepted.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME, semconv.ERROR_TYPE),
+)
+SPANS_PROCESSED: Final = Instrument(
+    "otel.sdk.processor.span.processed",
+    "counter",
+    "{span}",
+    "Spans that left the queue for the exporter; those with `error.type` "
+    "(`queue_full`) were dropped.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME, semconv.ERROR_TYPE),
+)
+SPANS_QUEUED: Final = Instrument(
+    "otel.sdk.processor.span.queue.size",
+    "updowncounter",
+    "{span}",
+    "Spans that wait to be sent.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME),
+)
+SPANS_CAPACITY: Final = Instrument(
+    "otel.sdk.processor.span.queue.capacity",
+    "updowncounter",
+    "{span}",
+    "Spans that can wait to be sent.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME),
+)
+LOGS_PROCESSED: Final = Instrument(
+    "otel.sdk.processor.log.processed",
+    "counter",
+    "{log_record}",
+    "Log records that left the queue for the exporter; those with `error.type` "
+    "(`queue_full`) were dropped.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME, semconv.ERROR_TYPE),
+)
+LOGS_QUEUED: Final = Instrument(
+    "otel.sdk.processor.log.queue.size",
+    "updowncounter",
+    "{log_record}",
+    "Log records that wait to be sent.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME),
+)
+LOGS_CAPACITY: Final = Instrument(
+    "otel.sdk.processor.log.queue.capacity",
+    "updowncounter",
+    "{log_record}",
+    "Log records that can wait to be sent.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME),
+)
+POINTS_INFLIGHT: Final = Instrument(
+    "otel.sdk.exporter.metric_data_point.inflight",
+    "updowncounter",
+    "{data_point}",
+    "Points of metrics that wait to be sent.",
+    (semconv.COMPONENT_TYPE, semconv.COMPONENT_NAME),
 )
 EXPORT_FAILURES: Final = Instrument(
     "scalable.export.failures",
     "counter",
     "{export}",
     "Exports over OTLP that failed.",
-    (semconv.SIGNAL,),
-)
-EXPORT_QUEUE: Final = Instrument(
-    "scalable.export.queue.size",
-    "updowncounter",
-    "{item}",
-    "Items that now wait to be sent over OTLP.",
     (semconv.SIGNAL,),
 )
 SUMMARIZED: Final = Instrument(
@@ -244,8 +301,16 @@ INSTRUMENTS: Final = (
     FACTS_DROPPED,
     ERRORS,
     LAG,
-    EXPORTED,
+    SPANS_EXPORTED,
+    LOGS_EXPORTED,
+    POINTS_EXPORTED,
+    SPANS_PROCESSED,
+    SPANS_QUEUED,
+    SPANS_CAPACITY,
+    LOGS_PROCESSED,
+    LOGS_QUEUED,
+    LOGS_CAPACITY,
+    POINTS_INFLIGHT,
     EXPORT_FAILURES,
-    EXPORT_QUEUE,
     SUMMARIZED,
 )

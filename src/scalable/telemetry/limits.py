@@ -122,7 +122,8 @@ class LimitedExporter:
     """An exporter that gets each batch as the limits allow; called by the shipper's thread."""
 
     def __init__(self, exporter: Any, limit: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
-        self._exporter = exporter
+        #: The exporter without limits.
+        self.limited = self._exporter = exporter
         self._limit = limit
 
     def export(self, batch: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ from scalable.telemetry.instrument import Instrument
 from scalable.telemetry.metering import Attributes, Meter, is_end
 from scalable.telemetry.metric_readers import ApplicationInstruments, Reader
 from scalable.telemetry.relayed_metrics import RelayedMetrics
+from scalable.telemetry.self_metrics import shipper_metrics
 from scalable.telemetry.shipping import Limits, Shipper
 from scalable.telemetry.sinks import ExporterSink
 from scalable.telemetry.spans import nanoseconds
@@ -174,26 +175,11 @@ def _health(
     figures: Figures, shippers: Sequence[Shipper[Any]], summarized: int | None
 ) -> Mapping[Instrument, Mapping[Attributes, float]]:
     """The telemetry's own counts."""
-    exported: dict[Attributes, float] = {}
-    failures: dict[Attributes, float] = {}
-    queued: dict[Attributes, float] = {}
-    for shipper in shippers:
-        counts, signal = shipper.counts, shipper.signal
-        for values, key, count in (
-            (exported, (signal, "sent"), counts.sent),
-            (exported, (signal, "failed"), counts.failed),
-            (exported, (signal, "dropped"), counts.dropped),
-            (failures, (signal,), counts.failures),
-            (queued, (signal,), shipper.waiting),
-        ):
-            values[key] = values.get(key, 0) + count
     return {
         instruments.FACTS: {(): figures.facts},
         instruments.FACTS_DROPPED: {(): figures.facts_dropped},
         instruments.ERRORS: {(): figures.errors},
         instruments.LAG: {(): figures.lag},
-        instruments.EXPORTED: exported,
-        instruments.EXPORT_FAILURES: failures,
-        instruments.EXPORT_QUEUE: queued,
         instruments.SUMMARIZED: {} if summarized is None else {(): summarized},
+        **shipper_metrics(shippers),
     }

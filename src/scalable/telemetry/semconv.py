@@ -284,8 +284,6 @@ STAND_IN: Final = "scalable.stand_in"
 WASTE_REASON: Final = "dask.waste.reason"
 #: Kind of signal.
 SIGNAL: Final = "scalable.signal"
-#: What became of exported items.
-OUTCOME: Final = "scalable.export.outcome"
 
 # -- OpenTelemetry -------------------------------------------------------------------------------
 
@@ -317,6 +315,10 @@ EXIT_CODE: Final = "process.exit.code"
 DISK_DIRECTION: Final = "disk.io.direction"
 #: Direction of bytes between workers: transmit.
 NETWORK_DIRECTION: Final = "network.io.direction"
+#: Kind of the processor or exporter: one of OpenTelemetry's, or a class.
+COMPONENT_TYPE: Final = "otel.component.type"
+#: The processor or exporter among those of its kind: `otlp_grpc_span_exporter/0`.
+COMPONENT_NAME: Final = "otel.component.name"
 
 # -- Attributes that stay in the process ---------------------------------------------------------
 

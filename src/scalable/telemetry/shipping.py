@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+from opentelemetry.sdk.metrics.export import MetricsData
 
 from scalable.telemetry.sinks import Begun, Sink, UndeliverableError, log_filter
 
@@ -23,6 +25,8 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 #: Closing waits at most this long for a destination that did not answer before, in seconds.
 LAST_TRY: Final = 1.0
+#: Reason of what was left when the time to send was over.
+TIMEOUT: Final = "timeout"
 
 
 class Limits(NamedTuple):
@@ -57,15 +61,40 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
 
 @dataclass(slots=True)
 class Counts:
-    """Counts of the items of a shipper by outcome; written by it, read by the recorder's thread."""
+    """Counts of the items of a shipper by outcome; written by it, read by the recorder's thread.
+
+    Metrics are counted by point.
+    """
 
     sent: int = 0
     #: Rejected by the destination, or left at the end.
     failed: int = 0
+    #: These, by the reason.
+    failed_by: Counter[str] = field(default_factory=Counter[str])
     #: The queue was full.
     dropped: int = 0
     #: Failed exports; a later one may have sent the same items.
     failures: int = 0
+
+    def fail(self, count: int, reason: str) -> None:
+        """Count items that were not accepted."""
+        if count:
+            self.failed += count
+            self.failed_by[reason] += count
+
+
+def count_of(item: Any) -> int:
+    """What an item counts: a collection of metrics as many as it has points."""
+    if type(item) is Begun:
+        return 0  # its span is an item too
+    if type(item) is MetricsData:
+        return sum(
+            len(metric.data.data_points)
+            for resource in item.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        )
+    return 1
 
 
 def weight_of(item: Any) -> int:
@@ -102,11 +131,10 @@ class Shipper(Generic[T]):
         self._sink = sink
         self._limits = limits
         self._on_trouble = on_trouble
-        #: Items and their sizes, which add up to `_bytes`.
-        self._queue: deque[tuple[T, int]] = deque()
+        #: Items with their sizes, which add up to `_bytes`, and what they count.
+        self._queue: deque[tuple[T, int, int]] = deque()
         self._bytes = 0
-        #: Items in the queue that are not counted; see :class:`Begun`.
-        self._begun = 0
+        self._count = 0
         self._batch: list[T] = []
         self._batch_count = 0
         self._condition = threading.Condition()
@@ -118,7 +146,17 @@ class Shipper(Generic[T]):
     @property
     def waiting(self) -> int:
         """Items that wait to be sent."""
-        return len(self._queue) - self._begun + (self._batch_count if self._batch else 0)
+        return self._count + (self._batch_count if self._batch else 0)
+
+    @property
+    def sink(self) -> Sink[T]:
+        """Where it sends to."""
+        return self._sink
+
+    @property
+    def capacity(self) -> int:
+        """Items that can wait."""
+        return self._limits.capacity
 
     def put(self, items: Sequence[T]) -> None:
         """Add items; returns at once."""
@@ -128,11 +166,12 @@ class Shipper(Generic[T]):
             queue = self._queue
             for item in items:
                 weight = weight_of(item)
-                queue.append((item, weight))
+                count = count_of(item)
+                queue.append((item, weight, count))
                 self._bytes += weight
-                self._begun += type(item) is Begun
+                self._count += count
             while queue and (len(queue) > self._limits.capacity or self._bytes > MAX_BYTES):
-                self.counts.dropped += type(self._pop()) is not Begun
+                self.counts.dropped += self._pop()[1]
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"scalable-otlp-{self.signal}", daemon=True
@@ -141,11 +180,11 @@ class Shipper(Generic[T]):
             elif len(queue) >= self._limits.batch:
                 self._condition.notify_all()
 
-    def _pop(self) -> T:
-        item, weight = self._queue.popleft()
+    def _pop(self) -> tuple[T, int]:
+        item, weight, count = self._queue.popleft()
         self._bytes -= weight
-        self._begun -= type(item) is Begun
-        return item
+        self._count -= count
+        return item, count
 
     def begin_close(self) -> None:
         """Start to send what is left, without waiting; several shippers can do this at once."""
@@ -164,7 +203,7 @@ class Shipper(Generic[T]):
             self._given_up = True
             self._condition.notify_all()
             left = self.waiting
-            self.counts.failed += left
+            self.counts.fail(left, TIMEOUT)
             self._clear()
         self._sink.shutdown()
         if left and thread is not None:
@@ -173,7 +212,7 @@ class Shipper(Generic[T]):
 
     def _clear(self) -> None:
         self._queue.clear()
-        self._begun = self._bytes = 0
+        self._count = self._bytes = 0
 
     def _run(self) -> None:
         while self._next_batch():
@@ -194,8 +233,9 @@ class Shipper(Generic[T]):
                 while not self._queue and not self._closing:
                     self._condition.wait(limits.delay or 1.0)
                 count = min(limits.batch, len(self._queue))
-                self._batch = [self._pop() for _ in range(count)]
-                self._batch_count = sum(type(item) is not Begun for item in self._batch)
+                taken = [self._pop() for _ in range(count)]
+                self._batch = [item for item, _ in taken]
+                self._batch_count = sum(count for _, count in taken)
             return bool(self._batch) and not self._given_up
 
     def _send(self) -> None:
@@ -224,12 +264,12 @@ class Shipper(Generic[T]):
                 return
             if error.permanent:
                 failed = self._batch_count if error.count is None else error.count
-                self.counts.failed += failed
+                self.counts.fail(failed, error.reason)
                 self.counts.sent += self._batch_count - failed
                 self._batch = []
                 return
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
             if last_try:
-                self.counts.failed += self.waiting
+                self.counts.fail(self.waiting, error.reason)
                 self._clear()
                 self._batch = []

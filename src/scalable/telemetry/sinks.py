@@ -18,6 +18,8 @@ from opentelemetry.context import (
 )
 from opentelemetry.sdk.trace import ReadableSpan
 
+from scalable.telemetry import semconv
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -33,12 +35,16 @@ class UndeliverableError(Exception):
         It will not be accepted later either.
     count : int or None
         How many of its items were not accepted; None: all of them.
+    reason : str
+        One of few: a status of HTTP or gRPC, or `_OTHER`, as values of `error.type` are.
     """
 
     def __init__(self, text: str, *, permanent: bool = False, count: int | None = None) -> None:
         super().__init__(text)
         self.permanent = permanent
         self.count = count
+        status = _HTTP_STATUS.search(text) or _GRPC_STATUS.search(text)
+        self.reason = semconv.OTHER_ERRORS if status is None else status[1]
 
 
 class Begun(NamedTuple):
@@ -51,6 +57,11 @@ class Begun(NamedTuple):
 
 class Sink(Protocol[T_contra]):
     """Destination of batches; :meth:`send` is called by the shipper's thread."""
+
+    @property
+    def component(self) -> type:
+        """Class of the exporter or provider, which names it in metrics."""
+        ...
 
     def send(self, batch: Sequence[T_contra]) -> None:
         """Send a batch; raises :class:`UndeliverableError` if it was not accepted."""
@@ -66,6 +77,7 @@ class ExporterSink(Generic[T]):
 
     def __init__(self, exporter: Any, *, single: bool = False) -> None:
         self._exporter = exporter
+        self.component = type(getattr(exporter, "limited", exporter))
         self._single = single
 
     def send(self, batch: Sequence[T]) -> None:
