@@ -29,7 +29,7 @@ from distributed.protocol import to_serialize
 from distributed.protocol.pickle import dumps
 
 from scalable.common.requirements import required_distributed
-from scalable.facts.protocol import THREAD_CPU
+from scalable.facts.protocol import EXPORTS_CHILDREN, THREAD_CPU
 from scalable.instrumentation import dask_compat
 
 
@@ -633,6 +633,18 @@ def test_clock_delay(client, worker, transitions):
     (done,) = transitions.of("processing", "memory")
     start, stop, *_ = dask_compat.parse_startstops(done["startstops"])
     assert before <= start - 1_000.0 <= stop - 1_000.0 <= time.time()
+
+
+def test_report_exports(client, worker, transitions):
+    class Adding(distributed.WorkerPlugin):
+        def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+            if (start, finish) == ("executing", "memory"):
+                dask_compat.report_exports(worker.state.tasks[key])
+
+    worker.plugins["adding"] = Adding()
+    client.submit(int, 3).result()
+    (done,) = transitions.of("processing", "memory")
+    assert done["startstops"][-1][EXPORTS_CHILDREN] is True
 
 
 def test_truncation_patch(client):

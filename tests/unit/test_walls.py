@@ -45,8 +45,13 @@ ROOMS = (
     Room("crash upload", ("scalable.crash_upload",), doors=("run store",), never=DASK | OTEL),
     Room(
         "worker's SDK side",
-        # Imported when user code in a worker first records something, and no provider is there.
-        ("scalable.instrumentation.relay_sdk", "scalable.instrumentation.detectors"),
+        # Imported when user code in a worker first records something, and no provider is there; or
+        # where a provider of the SDK is.
+        (
+            "scalable.instrumentation.relay_sdk",
+            "scalable.instrumentation.detectors",
+            "scalable.instrumentation.child_spans",
+        ),
         doors=("facts", "instrumentation"),
         never=frozenset({"opentelemetry.exporter"}),
     ),

@@ -299,6 +299,15 @@ class WorkerEvent(NamedTuple):
     fields: dict[str, Any]
 
 
+class ChildrenExported(NamedTuple):
+    """An attempt has child spans that its worker exports itself; noted before its end."""
+
+    kind: int
+    time: float
+    key: str
+    run_id: int
+
+
 class RelayBatch(NamedTuple):
     """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process."""
 
@@ -345,6 +354,7 @@ Fact: TypeAlias = (
     | Restarted
     | SchedulerClosed
     | AttemptError
+    | ChildrenExported
     | RelayBatch
     | WorkerExit
     | WorkerEvent
@@ -371,6 +381,7 @@ RESTARTED: Final = 13
 ATTEMPT_ERROR: Final = 14
 SCHEDULER_SAMPLE: Final = 15
 SCHEDULER_CLOSED: Final = 16
+CHILDREN_EXPORTED: Final = 17
 RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
@@ -394,6 +405,7 @@ _TYPES: Final[dict[int, Any]] = {
     SCHEDULER_SAMPLE: SchedulerSample,
     RESTARTED: Restarted,
     SCHEDULER_CLOSED: SchedulerClosed,
+    CHILDREN_EXPORTED: ChildrenExported,
     ATTEMPT_ERROR: AttemptError,
     RELAY_SPANS: RelayBatch,
     RELAY_LOGS: RelayBatch,
@@ -407,7 +419,9 @@ _new: Final[Any] = tuple.__new__
 #: Kinds that every task has: they stay plain tuples, which the garbage collector need not track.
 _PLAIN: Final = frozenset({SUBMITTED, SUCCEEDED})
 #: Kinds of facts about a task, which have its key as third element.
-_OF_TASKS: Final = frozenset({*range(SUBMITTED, WORKER_READY), ATTEMPT_ERROR, USER_EVENT})
+_OF_TASKS: Final = frozenset(
+    {*range(SUBMITTED, WORKER_READY), ATTEMPT_ERROR, CHILDREN_EXPORTED, USER_EVENT}
+)
 
 
 def key_of(fact: Fact) -> str | None:

@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from scalable.common.clocks import process_began
 from scalable.common.requirements import required_distributed
 from scalable.facts import Phase
-from scalable.facts.protocol import CLOCK_SHIFT, THREAD_CPU
+from scalable.facts.protocol import CLOCK_SHIFT, EXPORTS_CHILDREN, THREAD_CPU
 from scalable.instrumentation.patching import Patch
 
 if TYPE_CHECKING:
@@ -406,6 +406,13 @@ def report_times(task: WorkerTaskState, cpu: float | None, shift: float, ahead: 
             if cpu is not None:
                 report[THREAD_CPU] = cpu
             break
+
+
+def report_exports(task: WorkerTaskState) -> None:
+    """Tell the scheduler, with what Dask is about to report, that the worker exports children."""
+    reports: list[Any] = task.startstops
+    if reports:
+        reports[-1][EXPORTS_CHILDREN] = True
 
 
 def truncation_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:

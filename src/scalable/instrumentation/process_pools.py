@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from scalable.common.guard import Guard
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.python_logs import LogCollector
 from scalable.instrumentation.relay_providers import RelayProviders, otel_disabled
 
@@ -35,12 +36,17 @@ class TaskContext:
     log_level: float
     #: Takes what the code records; set in the process of the pool.
     outbox: Any = None
+    exports: bool = False
 
 
 class TaskResult(NamedTuple):
-    """The function's result, items as ``(kind, run, item)``, and how many were left out."""
+    """The function's result, items as ``(kind, run, item)``, and how many were left out.
+
+    `exports` is that of the attempt.
+    """
 
     result: Any
+    exports: bool
     items: list[tuple[int, str | None, bytes]]
     left_out: dict[tuple[int, str | None], int]
 
@@ -80,7 +86,7 @@ class ContextPool(Executor):
             if not outer.set_running_or_notify_cancel():
                 return
             try:
-                result, items, left_out = ended.result()
+                result, attempt.exports, items, left_out = ended.result()
             except BaseException as error:
                 outer.set_exception(error)
                 return
@@ -137,6 +143,7 @@ class _PoolProcess:
             self.relay.start()
         self.logs = LogCollector(outbox, lambda: self.ahead, guard)
         self.logs.start()
+        self.own_exports = OwnExports(guard)
 
 
 _here: _PoolProcess | None = None
@@ -152,8 +159,11 @@ def run_in_context(
     here = _here
     here.ahead, here.logs.level = context.ahead, context.log_level
     context.outbox = here.buffer
+    here.own_exports.follow()
     propagation.enter(context)
     result = fn(*args, **kwargs)
+    if here.own_exports.follow():
+        context.exports = True
     if here.relay is not None and here.relay.measured:
         here.relay.collect(force=True)
-    return TaskResult(result, *here.buffer.empty())
+    return TaskResult(result, context.exports, *here.buffer.empty())

@@ -55,6 +55,8 @@ class RunningAttempt(Protocol):
     ahead: float
     #: Takes what the code of the attempt records.
     outbox: Any
+    #: Its code opened spans that the process exports itself.
+    exports: bool
 
     @property
     def key(self) -> str:

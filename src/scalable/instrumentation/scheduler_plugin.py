@@ -30,6 +30,7 @@ CLOSE_TIMEOUT: Final = 1.0
 #: Facts that workers and nannies may report, besides errors.
 _FROM_WORKERS: Final = (
     facts.Started
+    | facts.ChildrenExported
     | facts.WorkerHello
     | facts.RelayBatch
     | facts.WorkerExit

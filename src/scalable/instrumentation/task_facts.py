@@ -12,7 +12,7 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
-from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, THREAD_CPU
+from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, EXPORTS_CHILDREN, THREAD_CPU
 from scalable.facts.texts import MAX_TEXT, module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.fact_buffer import (
@@ -177,6 +177,8 @@ class TaskFacts:
                     try:
                         if startstops:
                             item = startstops[0]
+                            if EXPORTS_CHILDREN in startstops[-1]:
+                                self._note_exports(key)
                             if len(startstops) == 1 and item["action"] == "compute":
                                 begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
                                 shift = item.get(CLOCK_SHIFT)
@@ -326,6 +328,10 @@ class TaskFacts:
             size,
         )
         return True
+
+    def _note_exports(self, key: Any) -> None:
+        run_id = self._tasks[key].run_id
+        self._buffer.note((facts.CHILDREN_EXPORTED, time(), task_id(key), run_id))
 
     # -- ends of attempts ---------------------------------------------------------------------
 

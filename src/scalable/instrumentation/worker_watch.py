@@ -18,6 +18,7 @@ from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.outbox import Outbox, Reports
+from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.process_pools import ContextPool
 from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.python_logs import LogCollector
@@ -60,6 +61,8 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._observer: asyncio.TimerHandle | None = None
         self._relay: RelayProviders | None = None
+        self._own_exports = OwnExports(guard)
+        self._own_exports.follow()
         self._slots = self._open_slots()
         self._tasks = worker.state.tasks
         self._threads_by_default = dask_compat.has_threads(worker, "default")
@@ -251,6 +254,12 @@ class Watch:
             execution = self._executions.pop(key, None)
             if execution is None:
                 return
+            if self._own_exports.follow():
+                # It was set while these ran, maybe before they opened spans.
+                for each in (execution, *self._executions.values()):
+                    each.exports = each.began
+            if execution.exports:
+                self._report_exports(execution, by_dask=finish == "memory" and start in _WANTED)
             # Before Dask's own message, so that records of a run's last task are not too late.
             if self._outbox.waiting or (self._relay is not None and self._relay.measured):
                 if self._relay is not None:
@@ -360,6 +369,15 @@ class Watch:
                 details.module,
             ),
         )
+
+    def _report_exports(self, execution: Execution, *, by_dask: bool) -> None:
+        if by_dask:
+            dask_compat.report_exports(execution.task)
+            return
+        fact = facts.ChildrenExported(
+            facts.CHILDREN_EXPORTED, time() + self._ahead(), execution.key, execution.run_id
+        )
+        self._report(propagation.run_of(execution), fact)
 
     def _report(self, run: str | None, fact: facts.Fact) -> None:
         self._send([(run, tuple(fact))])

@@ -64,7 +64,8 @@ class SpanBudget:
         self._user_limit = max(1, limit)
         self._factory = factory
         self._traces: OrderedDict[int, TraceTree] = OrderedDict()
-        self._left: dict[int, None] = {}
+        #: Kind of what was left out and may have children.
+        self._left: dict[int, str] = {}
         self._waiting = 0
         self._ready: list[ReadableSpan] = []
         #: Attempts sent, and attempts that rollups summarise.
@@ -343,10 +344,8 @@ class SpanBudget:
     def _leave_out(self, trace: TraceTree, span: ReadableSpan) -> None:
         context: Any = span.context
         span_id, name = context[1], span.name
-        self._left[span_id] = None
-        if len(self._left) > MAX_LEFT:
-            del self._left[next(iter(self._left))]
         trace.above.pop(span_id, None)
+        self._remember(span_id, ATTEMPT)
         self._leave_out_waiting(trace, span_id)
         if name not in trace.rollups and len(trace.rollups) >= MAX_NAMES:
             name = semconv.OTHER_NAMES
@@ -367,8 +366,14 @@ class SpanBudget:
 
     def _leave_out_user_span(self, trace: TraceTree, span: ReadableSpan) -> None:
         context: Any = span.context
-        trace.above.pop(context[1], None)
         self.user_spans_left_out += 1
+        if trace.above.pop(context[1], None) is not None:
+            self._remember(context[1], USER_SPAN)
+
+    def _remember(self, span_id: int, kind: str) -> None:
+        self._left[span_id] = kind
+        if len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ class TraceTree:
                 self.places -= 1
 
     def path(
-        self, span_id: int, left: Container[int], *, at_any_cost: bool
+        self, span_id: int, left: Mapping[int, str], *, at_any_cost: bool
     ) -> list[Missing] | None:
         """The spans from `span_id` upwards that are not sent yet.
 
@@ -125,7 +125,7 @@ class TraceTree:
             elif span_id in left:
                 if not at_any_cost:
                     return None
-                missing.append(Missing(span_id, ATTEMPT, 0, False))
+                missing.append(Missing(span_id, left[span_id], 0, False))
                 break
             else:
                 found = self.above.get(span_id)

@@ -52,6 +52,13 @@ class Attempts:
         self._short: dict[str, int] = {}
         #: Usage records of short attempts that were not written.
         self.usage_left_out = 0
+        #: Some attempts have children that their workers export.
+        self._some_exported = False
+
+    def exported(self, ids: SpanContext) -> None:
+        """The worker of an attempt exports children of its span."""
+        self._some_exported = True
+        self._sink.output.exporting.add((ids.trace_id, ids.span_id))
 
     def begin(self, task: Task, run_id: int, worker: str, start: float) -> None:
         """An attempt started on a worker."""
@@ -163,6 +170,9 @@ class Attempts:
         if waste is not None:
             attributes.setdefault(semconv.WORKER_ADDRESS, task.worker)
             sink.wasted[task.name, waste] += max(0.0, stop - start)
+            if self._some_exported and waste in ("worker-lost", "cancelled"):
+                # Nobody says whether this one has.
+                self.exported(ids)
         worker = self._workers.get(task.worker)
         if worker is not None:
             attributes[semconv.WORKER_NAME] = worker.name

@@ -101,6 +101,7 @@ class Ledger:
             facts.FAILED: tasks.failed,
             facts.BLAMED: tasks.blamed,
             facts.UNASSIGNED: tasks.unassigned,
+            facts.CHILDREN_EXPORTED: self._children_exported,
             facts.WAITING: tasks.waiting,
             facts.FORGOTTEN: lambda fact, now: tasks.forget(fact.key, fact.time, now),
             facts.RESTARTED: tasks.restarted,
@@ -229,6 +230,12 @@ class Ledger:
         if module:
             attributes[semconv.ERROR_CLASS] = self._redact.short(qualified(module, error_type))
         self.sink.failure(now, attributes, None)
+
+    def _children_exported(self, fact: facts.ChildrenExported, now: float) -> None:
+        task = self.tasks.tasks.get(fact.key)
+        if task is not None:
+            ids = self.sink.ids(fact.key, fact.run_id, task.parent)
+            self.tasks.attempts.exported(ids)
 
     def _scheduler_sample(self, fact: facts.SchedulerSample, now: float) -> None:
         self.scheduler = fact
