@@ -17,21 +17,16 @@ from scalable.telemetry.rollups import (
     SUBMISSION,
     Due,
     Rollup,
-    has_failed,
     rollup_number,
     rollup_span,
     stand_in_span,
     with_links,
 )
 from scalable.telemetry.spans import SpanFactory, span_context
-from scalable.telemetry.trace_tree import Group, Held, TraceTree
+from scalable.telemetry.trace_tree import MAX_NAMES, Group, Held, TraceTree, live
 
 __all__ = ["Group", "SpanBudget"]
 
-#: Attempts of each task name that are sent as they come.
-FIRST_OF_A_NAME: Final = 3
-#: Task names that get a rollup span of their own.
-MAX_NAMES: Final = 200
 #: Traces that are followed; the one that was quiet for longest is settled and forgotten first,
 #: unless a span is still due there.
 MAX_TRACES: Final = 1_000
@@ -58,8 +53,7 @@ class SpanBudget:
     def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:
         self._run = run
         self._limit = limit
-        #: A fifth is reserved for failures and for the slowest.
-        self._live = limit - limit // 5
+        self._live = live(limit)
         self._hold_limit = max(1, limit // 4)
         self._user_limit = max(1, limit)
         self._factory = factory
@@ -150,7 +144,7 @@ class SpanBudget:
                 self._send(trace, group, out)
             elif parent_id in self._left and not trace.has(parent_id):
                 self._leave_out(trace, group.attempt)
-            elif (limit := self._limit_now(trace, group.attempt)) and self._ensure(
+            elif (limit := trace.limit_now(group.attempt, self._limit)) and self._ensure(
                 trace, parent_id, out, limit, places=1
             ):
                 self._send(trace, group, out)
@@ -239,30 +233,6 @@ class SpanBudget:
             elif not trace.has(each.span_id):  # not sent with the attempt above it
                 trace.expect(each)
         return True
-
-    def _limit_now(self, trace: TraceTree, span: ReadableSpan) -> int:
-        """Places that an attempt may use now if it is to be sent as it ends; 0 if it is not."""
-        taken = trace.sent + trace.places
-        if taken >= self._limit:
-            return 0
-        if has_failed(span):
-            return self._limit
-        if trace.expected <= self._limit:
-            return self._live if taken < self._live else 0
-        left = self._limit // 2 - taken
-        if left <= 0:
-            return 0
-        count = trace.names.get(span.name, 0)
-        if len(trace.names) < MAX_NAMES or count:
-            trace.names[span.name] = count + 1
-            if count < FIRST_OF_A_NAME:
-                return self._limit
-        # Half of the room for the tasks that are expected: more may be submitted.
-        trace.credit += left / 2 / max(1, trace.expected - trace.ended)
-        if trace.credit < 1.0:
-            return 0
-        trace.credit = min(1.0, trace.credit - 1.0)
-        return self._limit
 
     # -- sending --------------------------------------------------------------------------------
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import ATTEMPT, EXPORTED, Above
-from scalable.telemetry.rollups import Due, Rollup, duration_of
+from scalable.telemetry.rollups import Due, Rollup, duration_of, has_failed
+
+
+#: Attempts of each task name that are sent as they come.
+FIRST_OF_A_NAME: Final = 3
+#: Task names that are told apart.
+MAX_NAMES: Final = 200
+
+
+def live(limit: int) -> int:
+    """Places for attempts that are sent as they end; the rest is for failures and the slowest."""
+    return limit - limit // 5
 
 
 class Group(NamedTuple):
@@ -144,6 +155,30 @@ class TraceTree:
         self.due[missing.span_id] = Due(missing.kind, missing.above)
         if missing.kind == ATTEMPT and missing.span_id not in self.outside:
             self.places += 1
+
+    def limit_now(self, span: ReadableSpan, limit: int) -> int:
+        """Places that an attempt may use now if it is to be sent as it ends; 0 if it is not."""
+        taken = self.sent + self.places
+        if taken >= limit:
+            return 0
+        if has_failed(span):
+            return limit
+        if self.expected <= limit:
+            return live(limit) if taken < live(limit) else 0
+        left = limit // 2 - taken
+        if left <= 0:
+            return 0
+        count = self.names.get(span.name, 0)
+        if len(self.names) < MAX_NAMES or count:
+            self.names[span.name] = count + 1
+            if count < FIRST_OF_A_NAME:
+                return limit
+        # Half of the room for the tasks that are expected: more may be submitted.
+        self.credit += left / 2 / max(1, self.expected - self.ended)
+        if self.credit < 1.0:
+            return 0
+        self.credit = min(1.0, self.credit - 1.0)
+        return limit
 
     def arrive(self, span_id: int) -> Due | None:
         """A span is sent; return what was due if it was."""
