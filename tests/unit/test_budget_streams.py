@@ -20,6 +20,7 @@ from scalable.common.guard import Guard
 from scalable.instrumentation import propagation
 from scalable.instrumentation.child_spans import ChildSpans
 from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.relay_providers import RelayProviders
 from scalable.instrumentation.relay_sdk import RelaySdk
 from scalable.telemetry.ledger.ledger import Ledger
@@ -82,7 +83,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         loop: Any = NoLoop()
-        self.outbox = Outbox(loop, lambda: self.address, lambda _: None, {})
+        self.outbox = Outbox(loop, lambda: self.address, lambda _: None, process_resource())
         if self.exporter is not None:
             provider = TracerProvider(shutdown_on_exit=False)
             provider.add_span_processor(ChildSpans())

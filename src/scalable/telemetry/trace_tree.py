@@ -12,7 +12,6 @@ from opentelemetry.trace import SpanContext
 from scalable.facts.identity import ATTEMPT, EXPORTED, Above
 from scalable.telemetry.rollups import Due, Rollup, duration_of, has_failed
 
-
 #: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
 #: Task names that are told apart.
