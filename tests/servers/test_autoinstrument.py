@@ -54,7 +54,9 @@ def test_an_untouched_script_is_recorded(collector: Collector, tmp_path: Path, i
             "PYTHONPATH": path,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_SERVICE_NAME": "untouched",
+            # Names the service of the whole program, in its own providers too.
+            "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "scalable",
+            "SCALABLE_PROJECT": "untouched",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         },
         capture_output=True,
@@ -82,10 +84,12 @@ def test_an_untouched_script_is_recorded(collector: Collector, tmp_path: Path, i
                 chain.append(span["name"])
             assert "outer" in chain
             assert len({by_id[one]["trace_id"] for one in by_id if by_id[one] is span}) == 1
-    assert {span["resource"]["service.name"] for span in spans} == {"untouched"}
+    signals = [*spans, *collector.metric_points(), *collector.log_records()]
+    assert {signal["resource"]["service.name"] for signal in signals} == {"untouched"}
     attempts = [
         point["value"]
         for point in collector.metric_points("dask.task.attempts")
         if point["attributes"]["dask.task.name"] == "outer"
+        and point["attributes"]["dask.task.result"] == "success"
     ]
     assert attempts[-1] == 4

@@ -21,11 +21,12 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
-from scalable.telemetry import instruments, metering, metric_readers, semconv
+from scalable.telemetry import instruments, metering, metric_readers, metric_router, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.metering import Meter, Snapshot
 from scalable.telemetry.metric_readers import SHOWN_AFTER, ApplicationInstruments, Reader
-from scalable_runs.summary import NameCounts
+from scalable.telemetry.metric_router import Figures, MetricRouter
+from scalable_runs.summary import NameCounts, RunSummary
 
 DELTA = {
     sdk.Counter: AggregationTemporality.DELTA,
@@ -287,3 +288,53 @@ def test_the_last_state_is_collected_before_a_run_is_withdrawn(monkeypatch: pyte
     provider.force_flush()
     assert all(points_of(more, instruments.TASK_COUNT) == [] for more in exporter.seen[1:])
     provider.shutdown()
+
+
+def test_counters_begin_with_zero_where_their_attributes_are_known():
+    meter = Meter()
+    reader = Reader(Resource({}), 5)
+
+    def values(name: str) -> dict[tuple[str, ...], float]:
+        found = points(reader, meter.with_zeros(snapshot(meter)), 10, name)
+        return {tuple(point.attributes.values()): point.value for point in found}
+
+    assert values("dask.worker.lost")["connection-lost",] == 0
+    assert set(values("dask.worker.lost").values()) == {0}
+    assert values("dask.cluster.spill.io") == {("write",): 0, ("read",): 0}
+    assert values("dask.task.attempts") == {}
+    # From the submission of the first task of a name.
+    meter.add("tasks.jsonl", [{"task_id": "inc-1", "task_name": "inc", "state": "submitted"}])
+    assert values("dask.task.attempts") == {
+        ("inc", "success"): 0,
+        ("inc", "failure"): 0,
+        ("inc", "error"): 0,
+    }
+    assert values("dask.task.retries") == values("dask.task.cpu.time") == {("inc",): 0}
+    assert len(values("dask.task.wasted.time")) == 4
+    meter.add("tasks.jsonl", [ended(duration_s=1.0)])
+    meter.add(
+        "workers.jsonl", [{"worker": "w", "state": "lost", "details": {"reason": "worker-ttl"}}]
+    )
+    assert values("dask.task.attempts")["inc", "success"] == 1
+    assert values("dask.worker.lost")["worker-ttl",] == 1
+
+
+def test_metrics_are_sent_when_a_run_begins_and_when_a_name_is_new(monkeypatch: pytest.MonkeyPatch):
+    sent: list[Any] = []
+    now = 100.0
+    monkeypatch.setattr(metric_router, "monotonic", lambda: now)
+    exporter = SimpleNamespace(export=lambda *_: None, shutdown=lambda: None)
+    router = MetricRouter(Resource({}), exporter, lambda: now)
+    router.open([exporter], None, 60.0, pytest.fail, pytest.fail)
+    (shipper,) = router.shippers
+    monkeypatch.setattr(shipper, "put", sent.append)
+    figures = Figures(RunSummary(), {}, None, 0, 0, 0, 0.0)
+    submitted = {"task_id": "inc-1", "task_name": "inc", "state": "submitted"}
+    counts: list[int] = []
+    for step, records in ((0.0, []), (0.1, []), (0.1, [submitted]), (1.0, []), (1.0, []), (60, [])):
+        now += step
+        router.add("tasks.jsonl", records)
+        router.collect(figures, [], None)
+        counts.append(len(sent))
+    assert counts == [1, 1, 1, 2, 2, 3]
+    shipper.close(now)

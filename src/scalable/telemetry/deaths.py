@@ -296,6 +296,18 @@ def _case(death: Death, log: KeptLog, tail: str) -> Case:
     return case
 
 
+#: Reasons for which Dask's scheduler loses a worker; other ones may be reported too.
+LOST_REASONS: Final = (
+    "connection-lost",
+    "connection-lost, process alive",
+    "connection-lost, nanny silent",
+    "connection-lost, nanny silent, process gone",
+    "connection-lost, process gone",
+    "connection-lost, no nanny",
+    "worker-ttl",
+)
+
+
 def _silence(ready: facts.WorkerReady, log: KeptLog) -> str:
     """What a missing report of the end of the process means."""
     if log.state == "written":

@@ -6,6 +6,7 @@ measurement passes through every reader; this costs 3 µs for any number, of a b
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -17,6 +18,7 @@ from opentelemetry.sdk.metrics import Exemplar
 
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
+from scalable.telemetry.deaths import LOST_REASONS
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
@@ -42,6 +44,22 @@ _RESULTS: Final = {
     "cancelled": "cancellation",
 }
 _CLOSING: Final = frozenset({"closing", "closing_gracefully", "closed", "failed", "stopping"})
+
+
+#: For each counter by task name, the values of its second attribute that are known beforehand.
+_KNOWN_VALUES: Final[dict[Instrument, tuple[str, ...]]] = {
+    instruments.TASK_ATTEMPTS: ("success", "failure", "error"),
+    instruments.TASK_RETRIES: (),
+    instruments.TASK_RECOMPUTATIONS: (),
+    instruments.TASK_WASTED: ("retry", "worker-lost", "recomputed", "cancelled"),
+    instruments.TASK_CPU: (),
+    instruments.TASK_OUTPUT: (),
+}
+#: Attributes of other counters that are known beforehand.
+_KNOWN_KEYS: Final[dict[Instrument, tuple[Attributes, ...]]] = {
+    instruments.WORKER_LOST: tuple((reason,) for reason in LOST_REASONS),
+    instruments.SPILLED: (("write",), ("read",)),
+}
 
 
 def is_end(record: Record) -> bool:
@@ -185,6 +203,8 @@ class Meter:
                     if result == "failure":
                         result = result_of(record)
                     self._add_attempt(record, result)
+                elif record["task_name"] not in self._names:
+                    self.shown(record["task_name"])
         elif file == WORKERS:
             for record in records:
                 self._add_worker(record)
@@ -270,6 +290,24 @@ class Meter:
         for instrument, values in health.items():
             taken[instrument] = dict(values)
         return taken
+
+    @property
+    def names(self) -> int:
+        """Task names known so far."""
+        return len(self._names)
+
+    def with_zeros(self, snapshot: Snapshot) -> Snapshot:
+        """`snapshot` with a 0 in each counter that has counted nothing, where its attributes are
+        known: a backend that first sees a counter at 1 takes no notice of the first event.
+        """
+        names = sorted(self._names)
+        filled = dict(snapshot)
+        for instrument, values in _KNOWN_VALUES.items():
+            begins = itertools.product(names, values) if values else ((name,) for name in names)
+            filled[instrument] = {**dict.fromkeys(begins, 0), **snapshot[instrument]}
+        for instrument, keys in _KNOWN_KEYS.items():
+            filled[instrument] = {**dict.fromkeys(keys, 0), **snapshot[instrument]}
+        return filled
 
     def _take_workers(self, taken: Snapshot, workers: Mapping[str, int]) -> None:
         counts = taken[instruments.WORKER_COUNT]

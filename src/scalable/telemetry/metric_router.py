@@ -30,6 +30,8 @@ from scalable_runs.summary import RunSummary
 QUEUE: Final = 16
 #: Shortest time between two collections into metrics.jsonl, in seconds.
 FILE_INTERVAL: Final = 60.0
+#: Shortest time between two collections for new task names, in seconds.
+NAMES_INTERVAL: Final = 1.0
 #: Time between two collections for an application's meter provider, in seconds.
 SHOW_INTERVAL: Final = 1.0
 
@@ -69,6 +71,9 @@ class MetricRouter:
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
         self._interval = 0.0
         self._next_sent = self._next_written = self._next_shown = 0.0
+        #: When metrics were last sent, and how many task names there were.
+        self._last_sent = 0.0
+        self._names_sent = 0
 
     @property
     def shippers(self) -> list[Shipper[MetricsData]]:
@@ -86,7 +91,8 @@ class MetricRouter:
         """Start to collect for exporters and the application's provider, if there is one."""
         self._interval = interval
         now = monotonic()
-        self._next_sent = now + interval
+        # At once: what has counted nothing yet begins with 0.
+        self._next_sent = now
         self._next_written = now + max(interval, FILE_INTERVAL)
         for exporter in exporters:
             sink = ExporterSink[MetricsData](exporter, single=True)
@@ -142,7 +148,7 @@ class MetricRouter:
         attempts that rollup spans summarise, where spans are sent.
         """
         now, last = monotonic(), last_until is not None
-        send = bool(self._shippers) and (last or now >= self._next_sent)
+        send = bool(self._shippers) and (last or self._is_due(now))
         write = last or now >= self._next_written
         application = self._application if last or now >= self._next_shown else None
         if not (send or write or application):
@@ -156,19 +162,27 @@ class MetricRouter:
             ended=last,
         )
         at = nanoseconds(self._clock())
+        begun = self._meter.with_zeros(snapshot) if send or application else snapshot
         if send:
             self._next_sent = now + self._interval
+            self._last_sent, self._names_sent = now, self._meter.names
             for shipper, reader in self._shippers:
-                shipper.put((reader.read(snapshot, at),))
+                shipper.put((reader.read(begun, at),))
         if write:
             self._next_written = now + max(self._interval, FILE_INTERVAL)
             self._exporter.export(self._file_reader.read(snapshot, at))
         if application is not None:
             self._next_shown = now + SHOW_INTERVAL
             if last_until is None:
-                application.show(self._identity, snapshot)
+                application.show(self._identity, begun)
             else:
-                application.end(self._identity, snapshot, last_until)
+                application.end(self._identity, begun, last_until)
+
+    def _is_due(self, now: float) -> bool:
+        """Whether to send: an interval has passed, or there are new names whose counts are 0."""
+        if now >= self._next_sent:
+            return True
+        return self._meter.names > self._names_sent and now >= self._last_sent + NAMES_INTERVAL
 
 
 def _health(
