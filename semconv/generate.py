@@ -60,6 +60,10 @@ OTHER_ERRORS: Final = "_OTHER"
     parts[-1] += "".join(map(_constant, registry.internal.values()))
     names = ", ".join(found.constant for found in registry.internal.values())
     parts.append(_wrapped("#: Never sent.", f"INTERNAL: Final = frozenset({{{names}}})"))
+    parts.append(_heading("Types"))
+    names = ", ".join(it.constant for it in registry.attributes.values() if it.type == "double")
+    comment = "#: Sent as floating-point numbers, also where a whole number was given."
+    parts.append(_wrapped(comment, f"DOUBLES: Final = frozenset({{{names}}})"))
     parts.append(_heading("Events"))
     for event in registry.of_type("event"):
         parts.append(_comment(event.brief) + f'{event.constant}: Final = "{event.name}"\n')

@@ -48,9 +48,9 @@ def exported_log(log: ReadableLogRecord) -> ReadableLogRecord:
 
 def exported_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes as they are sent."""
-    internal = semconv.INTERNAL
+    internal, doubles = semconv.INTERNAL, semconv.DOUBLES
     sent = {
-        name: value
+        name: float(value) if name in doubles and value.__class__ is int else value
         for name, value in attributes.items()
         if name not in internal and value is not None
     }

@@ -353,6 +353,30 @@ INTERNAL: Final = frozenset(
     }
 )
 
+# -- Types ---------------------------------------------------------------------------------------
+
+#: Sent as floating-point numbers, also where a whole number was given.
+DOUBLES: Final = frozenset(
+    {
+        TASK_DURATION,
+        TASK_QUEUED,
+        TASK_TRANSFER,
+        TASK_CPU,
+        REQUESTED_CPUS,
+        WORKER_HEARTBEAT_AGE,
+        WORKER_TTL,
+        TIME_LIMIT,
+        TIME_LEFT,
+        CACHE_DURATION,
+        COST_HOURLY,
+        COST_MONTHLY,
+        PHASE_DURATION,
+        ROLLUP_SUM,
+        ROLLUP_MIN,
+        ROLLUP_MAX,
+    }
+)
+
 # -- Events --------------------------------------------------------------------------------------
 
 #: The run began; sent over OTLP alone, as the root span is sent at the end.
