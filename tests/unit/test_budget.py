@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, TraceState
 
 from scalable.facts.identity import attempt_span_id
 from scalable.telemetry.budget import Group, SpanBudget
+from scalable.telemetry.exported import exported_log
+from scalable.telemetry.ledger.signals import Output
+from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.shipping import Shipper, limits_from
+from scalable.telemetry.sinks import ExporterSink
+from scalable.telemetry.span_router import SpanRouter
 from scalable.telemetry.spans import SpanFactory, span_context
 
 FACTORY = SpanFactory(Resource({}))
@@ -166,3 +174,27 @@ def test_a_place_kept_for_a_span_of_user_code_is_free_when_it_has_come():
     assert budget.is_sent(above)
     assert all(budget.pin(span_context(7, 100 + number)) for number in range(4))
     assert not budget.pin(span_context(7, 200))
+
+
+def test_a_log_record_says_whether_its_span_is_sent():
+    router = SpanRouter("run", PARENT, Resource({}), 2)
+    sink = ExporterSink(InMemorySpanExporter())
+    router.shippers.append(
+        Shipper("traces", sink, limits_from({}, "OTEL_BSP", 10, 5.0), pytest.fail)
+    )
+    record = EventFactory(Resource({})).event
+    few, many = span_context(8, 1), span_context(9, 1)
+    output = Output([], [], [], [], defaultdict(int, {8: 2, 9: 3}), set())
+    router.export(output, [few, many])
+
+    def flags(log: ReadableLogRecord) -> int:
+        return exported_log(log, has_span=router.has_span(log)).log_record.trace_flags or 0
+
+    task = {"dask.task.key": "inc-1"}
+    for ids, sampled in ((few, 1), (span_context(8, 5), 1), (many, 1), (span_context(9, 5), 0)):
+        log = record("said", 1_000.0, task, ids)
+        assert flags(log) == sampled
+        assert log.log_record.trace_flags == 1  # as the directory has it
+    assert flags(record("of a worker", 1_000.0, {}, span_context(9, 5))) == 1
+    for shipper in router.shippers:
+        shipper.close(0.0)

@@ -100,6 +100,12 @@ class SpanBudget:
         trace = self._traces.get(ids.trace_id)
         return trace is not None and trace.has(ids.span_id)
 
+    def is_expected(self, trace_id: int, span_id: int) -> bool:
+        """Whether a span was sent, or will be unless more tasks are submitted in its trace."""
+        trace = self._traces.get(trace_id)
+        fits = trace is None or (trace.fits(self._limit) and span_id not in self._left)
+        return fits or (trace is not None and trace.has(span_id))
+
     # -- choosing -------------------------------------------------------------------------------
 
     def pin(self, ids: SpanContext, parent: int = 0, *, name: str = "", at: int = 0) -> bool:
@@ -363,9 +369,8 @@ class SpanBudget:
         out += sorted(chosen, key=lambda span: span.end_time or 0)
         trace.settled += 1
         for name, rollup in trace.rollups.items():
-            rollup.parent = self._parent_now(trace_id, trace, rollup.parent)
-            number = rollup_number(self._run, trace_id, trace.settled, name)
-            ids = self._ids(trace_id, trace, number)
+            rollup.parent = trace.parent_now(trace_id, rollup.parent)
+            ids = trace.ids(trace_id, rollup_number(self._run, trace_id, trace.settled, name))
             span = rollup_span(self._factory, ids, name, rollup)
             trace.note_child(span)
             out.append(span)
@@ -398,24 +403,9 @@ class SpanBudget:
                 continue  # a submission of which nothing was sent
             parent = None
             if due.kind != SUBMISSION:
-                parent = self._parent_now(trace_id, trace, span_context(trace_id, due.above))
-            ids = self._ids(trace_id, trace, span_id)
+                parent = trace.parent_now(trace_id, span_context(trace_id, due.above))
+            ids = trace.ids(trace_id, span_id)
             out.append(stand_in_span(self._factory, ids, parent, due))
         trace.sent_ids.update(trace.due)
         trace.due.clear()
         trace.places = 0
-
-    def _parent_now(
-        self, trace_id: int, trace: TraceTree, wanted: SpanContext | None
-    ) -> SpanContext | None:
-        """The parent that is wanted if it is sent, else the nearest above it that is."""
-        if wanted is None:
-            return None
-        if trace.has(wanted.span_id):
-            return wanted
-        nearest = trace.nearest(wanted.span_id)
-        return trace.first if nearest is None else self._ids(trace_id, trace, nearest)
-
-    def _ids(self, trace_id: int, trace: TraceTree, span_id: int) -> SpanContext:
-        state = None if trace.first is None else trace.first.trace_state
-        return span_context(trace_id, span_id, state=state)

@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import TraceFlags
 
 from scalable.telemetry import semconv
 
@@ -36,13 +37,15 @@ def exported_span(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-def exported_log(log: ReadableLogRecord) -> ReadableLogRecord:
-    """Return a log record as it is sent."""
+def exported_log(log: ReadableLogRecord, *, has_span: bool = True) -> ReadableLogRecord:
+    """Return a log record as it is sent; its flags say whether its span is sent."""
     attributes = log.log_record.attributes or {}
-    if semconv.INTERNAL.isdisjoint(attributes):
+    if has_span and semconv.INTERNAL.isdisjoint(attributes):
         return log
     record = copy.copy(log.log_record)
     record.attributes = exported_attributes(attributes)
+    if not has_span:
+        record.trace_flags = TraceFlags(record.trace_flags & ~TraceFlags.SAMPLED)
     return ReadableLogRecord(record, log.resource, log.instrumentation_scope, _LIMITS)
 
 

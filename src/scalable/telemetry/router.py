@@ -191,7 +191,7 @@ class SignalRouter:
         )
 
     def _send_logs(self, logs: Sequence[ReadableLogRecord]) -> None:
-        exported = list(map(exported_log, logs))
+        exported = [exported_log(log, has_span=self._spans.has_span(log)) for log in logs]
         for shipper in self._log_shippers:
             shipper.put(exported)
 

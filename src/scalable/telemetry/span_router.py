@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
@@ -96,6 +97,13 @@ class SpanRouter:
         if self.shippers:
             sampled = [span for span in spans if span.context is not None and _is_sampled(span)]
             self._send(self._budget.take_user_spans(sampled, attempt_of))
+
+    def has_span(self, log: ReadableLogRecord) -> bool:
+        """Whether the span of a log record is sent, as far as that is decided; True for none."""
+        record: Any = log.log_record
+        if not self.shippers or semconv.TASK_KEY not in (record.attributes or {}):
+            return True
+        return not record.span_id or self._budget.is_expected(record.trace_id, record.span_id)
 
     def settle(self) -> dict[str, int]:
         """The run ends: send what the budget held back; return the counts for the root span."""

@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import ATTEMPT, EXPORTED, Above
 from scalable.telemetry.rollups import Due, Rollup, duration_of, has_failed
+from scalable.telemetry.spans import span_context
 
 #: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
@@ -90,6 +91,15 @@ class TraceTree:
     def has(self, span_id: int) -> bool:
         """Whether a span was sent, or will be."""
         return span_id in self.sent_ids or span_id in self.due
+
+    def fits(self, limit: int) -> bool:
+        """Whether all attempts that are expected now can be sent, and more spans of user code."""
+        return max(self.expected, self.ended) <= limit and self.user_spans < max(1, limit)
+
+    def ids(self, trace_id: int, span_id: int) -> SpanContext:
+        """Ids of a span made here, with the trace state of the others."""
+        state = None if self.first is None else self.first.trace_state
+        return span_context(trace_id, span_id, state=state)
 
     def learn(self, lineage: Sequence[Above]) -> None:
         """Note the spans above a nested submission, the nearest first."""
@@ -207,3 +217,10 @@ class TraceTree:
                 return None
             span_id = due.above if due is not None else above.span_id if above is not None else 0
         return None
+
+    def parent_now(self, trace_id: int, wanted: SpanContext | None) -> SpanContext | None:
+        """The parent that is wanted if it is sent, else the nearest above it that is."""
+        if wanted is None or self.has(wanted.span_id):
+            return wanted
+        nearest = self.nearest(wanted.span_id)
+        return self.first if nearest is None else self.ids(trace_id, nearest)

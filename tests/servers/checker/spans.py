@@ -158,13 +158,16 @@ def exemplars_lead_somewhere(received: Received) -> Iterator[Finding]:
 
 
 def log_records_have_their_span(received: Received) -> Iterator[Finding]:
-    """The span of a log record was received, unless the record's flags say it was not sampled."""
+    """The span of a log record was received, unless the record's flags say it was not sampled.
+
+    Records of tasks are sent at once: it may be undecided whether their spans will be.
+    """
     for record in received.records:
         if record["span_id"] and record["flags"] & SAMPLED:
             message = _dangling(received, record)
             if message:
                 yield Finding("log records", shown(record), message)
-        elif record["span_id"] in received.by_id:
+        elif record["span_id"] in received.by_id and semconv.TASK_KEY not in record["attributes"]:
             yield Finding("log records", shown(record), "not sampled, but its span was sent")
         elif record["span_id"] and not record["trace_id"]:
             yield Finding("log records", shown(record), "a span id without a trace id")
