@@ -69,6 +69,8 @@ class Signal:
         For each attribute whether it is required.
     kind
         The span's kind, or the instrument.
+    is_open
+        Whether others may add attributes and events, with names outside of our namespaces.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Signal:
     attributes: Mapping[str, bool]
     kind: str = ""
     unit: str = ""
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,4 +182,5 @@ def _signal(group: Mapping[str, Any]) -> Signal:
         },
         group.get("span_kind") or group.get("instrument") or "",
         group.get("unit", ""),
+        ours.get("open", False),
     )

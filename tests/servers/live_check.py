@@ -79,7 +79,7 @@ def _of_span(span: Item) -> Iterator[str]:
     meant = max(fitting, key=lambda one: sum(one.attributes.values()))
     yield from _attributes(f"span {meant.name}", meant, attributes)
     for event in span["events"]:
-        yield from _event(event["name"], event["attributes"])
+        yield from _event(event["name"], event["attributes"], is_open=meant.is_open)
 
 
 def _of_log(log: Item) -> Iterator[str]:
@@ -89,12 +89,12 @@ def _of_log(log: Item) -> Iterator[str]:
     yield from _event(log["event_name"], log["attributes"])
 
 
-def _event(name: str, attributes: Item) -> Iterator[str]:
+def _event(name: str, attributes: Item, *, is_open: bool = False) -> Iterator[str]:
     event = _named("event", name)
-    if event is None:
+    if event is not None:
+        yield from _attributes(f"event {name}", event, attributes, is_open=is_open)
+    elif not is_open or name.startswith(_OURS):
         yield f"event {name} is not registered"
-    else:
-        yield from _attributes(f"event {name}", event, attributes)
 
 
 def _of_point(point: Item) -> Iterator[str]:
@@ -125,7 +125,9 @@ def instrument_of(point: Item) -> str:
     return "histogram" if point["type"] == "exponentialHistogram" else point["type"]
 
 
-def _attributes(where: str, signal: Signal, attributes: Item) -> Iterator[str]:
+def _attributes(
+    where: str, signal: Signal, attributes: Item, *, is_open: bool = False
+) -> Iterator[str]:
     for name, required in signal.attributes.items():
         if required and name not in attributes:
             yield f"{where} lacks {name}"
@@ -133,7 +135,8 @@ def _attributes(where: str, signal: Signal, attributes: Item) -> Iterator[str]:
         registered = name in load().attributes
         if registered and name not in signal.attributes and name not in _OF_RUN:
             yield f"{where} has {name}, which is not among its attributes"
-        yield from _attribute(where, name, value)
+        if registered or name.startswith(_OURS) or not (is_open or signal.is_open):
+            yield from _attribute(where, name, value)
 
 
 def _attribute(where: str, name: str, value: Any) -> Iterator[str]:

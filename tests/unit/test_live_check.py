@@ -69,6 +69,18 @@ def test_signals_of_user_code_may_have_any_name_outside_of_our_namespaces():
     assert "dask.mine" in found
 
 
+def test_user_code_may_write_to_the_span_of_its_attempt():
+    mine = {"name": "read", "attributes": {"station": "x"}}
+    raised = {semconv.EXCEPTION_TYPE: "ValueError", semconv.EXCEPTION_MESSAGE: "is wrong"}
+    more = {"name": "exception", "attributes": {**raised, "exception.escaped": "False"}}
+    assert deviations([span(attributes={"station": "x"}, events=[mine, more])]) == []
+    worker = {semconv.WORKER_ADDRESS: "tcp://a", semconv.WORKER_NAME: "0"}
+    other = span(name="worker 0", kind="internal", attributes=worker)
+    other["attributes"] = {**worker, "station": "x"}
+    (found,) = deviations([other])
+    assert "station" in found
+
+
 @pytest.mark.parametrize(
     ("what", "planted", "named"),
     [
