@@ -156,6 +156,19 @@ def test_limits_of_the_application_apply_and_the_rest_of_a_span_arrives():
     assert dict(whole.attributes or {}) == {"first": 1, "last": 2}
 
 
+def test_what_a_worker_had_to_drop_is_counted_on_the_span():
+    class Relayed(ReadableSpan):
+        dropped_attributes, dropped_events, dropped_links = 3, 4, 5
+
+    relayed = span("relayed", 3, 2, {"kept": 1, "last": 2})
+    relayed.__class__ = Relayed
+    app, kept = provider(span_limits=SpanLimits(max_span_attributes=1))
+    send_all(app, lambda shipper: shipper.put([relayed]))
+    (found,) = kept.get_finished_spans()
+    dropped = found.dropped_attributes, found.dropped_events, found.dropped_links
+    assert dropped == (4, 4, 5)
+
+
 def test_every_span_of_a_submission_has_the_callers_baggage():
     processors = pytest.importorskip("opentelemetry.processor.baggage")
     app, kept = provider(processors.BaggageSpanProcessor(processors.ALLOW_ALL_BAGGAGE_KEYS))

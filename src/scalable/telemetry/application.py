@@ -24,7 +24,13 @@ from opentelemetry.trace import (
 )
 
 from scalable.telemetry import semconv
-from scalable.telemetry.provider_tracers import GivenDecision, GivenIds, tracer_of, with_given
+from scalable.telemetry.provider_tracers import (
+    GivenDecision,
+    GivenIds,
+    add_dropped,
+    tracer_of,
+    with_given,
+)
 from scalable.telemetry.sinks import Begun, UndeliverableError
 from scalable.telemetry.spans import SCOPE
 
@@ -129,6 +135,7 @@ class TracerProviderSink:
             made.add_event(event.name, event.attributes, event.timestamp)
         if span.status.status_code is not StatusCode.UNSET:
             made.set_status(span.status)
+        add_dropped(made, span)
         made.end(span.end_time)
 
     def _context(self, span: ReadableSpan, context: Context | None) -> Context:

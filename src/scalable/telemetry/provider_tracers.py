@@ -14,6 +14,7 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -75,6 +76,18 @@ def tracer_of(provider: Any, scope: InstrumentationScope | None) -> trace.Tracer
     if not (scope.schema_url or scope.attributes):
         return provider.get_tracer(scope.name, scope.version)
     return provider.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
+
+
+def add_dropped(made: Any, span: ReadableSpan) -> None:
+    """Count on a span of the SDK what `span` had lost before; call it before its end."""
+    for name, count in (
+        ("_attributes", span.dropped_attributes),
+        ("_events", span.dropped_events),
+        ("_links", span.dropped_links),
+    ):
+        counted: Any = getattr(made, name, None)
+        if count and hasattr(counted, "dropped"):
+            counted.dropped += count
 
 
 def sdk_tracer(tracer: Any) -> SdkTracer | None:
