@@ -43,6 +43,8 @@ TELEMETRY_TESTS = (
     "tests/servers/test_autoinstrument.py",
     "tests/cluster/test_relay.py",
     "tests/cluster/test_otel_variables.py",
+    "tests/unit/test_ids.py",
+    "tests/unit/test_limits.py",
     "tests/unit/test_metering.py",
     "tests/unit/test_otel_environment.py",
     "tests/unit/test_recorder.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def test_an_exporter_for_json_is_used_where_there_is_one(tmp_path: Path, monkeyp
     installed(tmp_path, "opentelemetry_traces_exporter", "otlp_json_http = json:JSONEncoder")
     environ = {"OTEL_TRACES_EXPORTER": "otlp", PROTOCOL: "http/json"}
     assert chosen(environ) == {"traces": ["otlp_json_http"]}
+
+
+def test_a_configuration_file_without_its_extra_costs_one_warning(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.configuration.file", None)
+    file = tmp_path / "otel.yaml"
+    file.write_text('file_format: "1.0"')
+    warnings: list[str] = []
+    environ = {"OTEL_CONFIG_FILE": str(file), ENDPOINT: "http://c"}
+    assert not find_routes(environ, warnings.append).somewhere
+    (sentence,) = warnings
+    assert "pip install 'scalable-otel[file-configuration]'" in sentence
 
 
 def test_a_service_that_nobody_named_is_named_after_the_project():
