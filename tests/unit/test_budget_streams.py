@@ -183,7 +183,7 @@ class Cluster:
 
     def submit_nested(self, attempt: Attempt) -> None:
         client: Any = object()
-        carrier = propagation._carrier_of(client)  # pyright: ignore[reportPrivateUsage]
+        carrier = propagation._carrier_of(client, None, {})  # pyright: ignore[reportPrivateUsage]
         self.submit(carrier, self.chance.randint(1, 5), attempt.depth + 1)
 
     def begin(self) -> None:
