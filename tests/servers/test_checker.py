@@ -137,7 +137,7 @@ def good() -> Received:
     spans = [
         span(1, "run flights", 0, 0, 100, attributes=counts),
         span(2, "submit flights", 1, 5, 10, "producer"),
-        span(3, "worker 0", 1, -50, 90, attributes={semconv.WORKER_ADDRESS: WORKER}),
+        span(3, "worker 0", 1, 0, 90, attributes={semconv.WORKER_ADDRESS: WORKER}),
         attempt(4, "read-1", 8, 20, links=[link]),
         attempt(5, "read-2", 20, 30, **failed),
         attempt(6, "read-2", 40, 50, 2),
@@ -236,6 +236,7 @@ FAULTS: list[tuple[str, str, Callable[[Received], Any]]] = [
     ("a child before its attempt", "times", change("spans", 7, start=START + 7 * MS)),
     ("a child after its attempt", "times", change("spans", 7, end=START + 21 * MS)),
     ("an attempt before its submission", "times", change("spans", 3, start=START + 4 * MS)),
+    ("a worker before its run", "times", change("spans", 2, start=START - 50 * MS)),
     ("a worker after its run", "times", change("spans", 2, end=START + 101 * MS)),
     ("an event after its span", "events", change("spans", 4, events=AN_EVENT)),
     ("an attempt after its worker", "workers", change("spans", 2, end=START + 39 * MS)),

@@ -64,9 +64,9 @@ def a_trace_has_one_root(received: Received) -> Iterator[Finding]:
 def times_nest(received: Received) -> Iterator[Finding]:
     """Each span lies within its parent's time, on one host to the microsecond.
 
-    Two things are different by their nature. Attempts, and what stands for them (rollups, spans of
-    running attempts), are asynchronous: they begin within the span that asked for them, and may
-    outlive it; so may everything below a PRODUCER. And a worker may be older than the run.
+    Attempts, and what stands for them (rollups, spans of running attempts), are asynchronous by
+    their nature: they begin within the span that asked for them, and may outlive it; so may
+    everything below a PRODUCER.
     """
     for span in received.spans:
         if span["end"] < span["start"]:
@@ -77,7 +77,7 @@ def times_nest(received: Received) -> Iterator[Finding]:
         if parent is None:
             continue
         early = parent["start"] - span["start"]
-        if early > ROUNDING and not _is_worker(span):
+        if early > ROUNDING:
             yield Finding("times", shown(span), f"starts {_ms(early)} before {shown(parent)}")
         late = span["end"] - parent["end"]
         if late > ROUNDING and not (is_asynchronous(span) or parent["kind"] == "producer"):
