@@ -15,7 +15,7 @@ import pytest
 
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import Instrument
-from scalable_runs.reader import RunReader, find_runs
+from scalable_runs.reader import find_runs
 from servers.harness import Collector
 from servers.installed import entry_points
 from servers.programs import run_program
@@ -202,15 +202,19 @@ def test_short_runs_without_code_export_metrics_that_do_not_add_up(
         rest = {v for k, v in attributes.items() if k not in (semconv.RUN_ID, semconv.PROJECT)}
         last[point["name"], of_run, frozenset(map(str, rest))] = point.get("value", 0.0)
     for run in runs:
-        sent = run.document["telemetry"]["sent"]
+        run_id, sent = run.document["run_id"], run.document["telemetry"]["sent"]
 
-        def value(instrument: Instrument, *attributes: str, run: RunReader = run) -> float:
-            return last[instrument.name, run.document["run_id"], frozenset(attributes)]
+        def value(instrument: Instrument, *attributes: str, run_id: str = run_id) -> float:
+            return last[instrument.name, run_id, frozenset(attributes)]
 
         assert value(instruments.TASK_ATTEMPTS, "success", "work") == 20
         assert value(instruments.TASK_COUNT, "succeeded") == 20
         assert value(instruments.WORKER_COUNT, "running") == 0
         assert value(instruments.WORKER_THREADS) == 0
-        for signal in ("traces", "logs"):
-            assert value(instruments.EXPORTED, "sent", signal) == sent[signal]
-            assert value(instruments.EXPORT_QUEUE, signal) == 0
+        for signal, exported, queued in (
+            ("traces", instruments.SPANS_EXPORTED, instruments.SPANS_QUEUED),
+            ("logs", instruments.LOGS_EXPORTED, instruments.LOGS_QUEUED),
+        ):
+            of_run = {key: number for key, number in last.items() if key[1] == run_id}
+            assert sum(of_run[key] for key in of_run if key[0] == exported.name) == sent[signal]
+            assert [of_run[key] for key in of_run if key[0] == queued.name] == [0]
