@@ -155,6 +155,40 @@ class Placement(TypedDict, total=False):
     requested_workers: Annotated[Count, "Requested workers."]
 
 
+class SpanStatus(TypedDict, total=False):
+    """Status of a span."""
+
+    code: Annotated[Word, "`unset`, `ok` or `error`."]
+    description: Annotated[Prose, "Why it is an error."]
+
+
+class SpanEvent(TypedDict, total=False):
+    """An event of a span."""
+
+    name: Annotated[Text, "Name of the event."]
+    timestamp: Annotated[Time, "When it happened."]
+    attributes: Annotated[Table, "Its attributes."]
+
+
+class SpanLink(TypedDict, total=False):
+    """A link to another span."""
+
+    trace_id: Annotated[HexId, "Trace of the other span."]
+    span_id: Annotated[HexId, "The other span."]
+    attributes: Annotated[Table, "Its attributes."]
+
+
+class TaskDetails(TypedDict, total=False):
+    """What the code of a task wrote to the span of its attempt."""
+
+    span_name: Annotated[Text, "Name that it gave the span."]
+    status: Annotated[SpanStatus, "Status that it set; the span has it if the attempt succeeded."]
+    attributes: Annotated[Table, "Attributes that it set, and entries of baggage."]
+    events: Annotated[list[SpanEvent], "Events that it added."]
+    links: Annotated[list[SpanLink], "Links that it added."]
+    dropped: Annotated[dict[str, Count], "`attributes`, `events` and `links` beyond the limits."]
+
+
 class TaskRecord(AnyRecord, Placement, total=False):
     """A change of the state of a task."""
 
@@ -186,6 +220,7 @@ class TaskRecord(AnyRecord, Placement, total=False):
     reopens: Annotated[TaskState, "Final state that no longer holds: the task runs again."]
     known_before: Annotated[Flag, "On `submitted`: the scheduler had the task before this run."]
     parent_span_id: Annotated[HexId, "Parent of the attempt's span, on its last line."]
+    details: Annotated[TaskDetails, "What its code wrote to the attempt's span, on its last line."]
 
 
 class Ending(TypedDict, total=False):
@@ -358,29 +393,6 @@ class SignalRecord(AnyRecord, total=False):
     attributes: Annotated[Table, "Its attributes."]
     scope: Annotated[Scope, "Scope that recorded it."]
     resource: Annotated[Table, "Attributes of its resource, if this is not that of the run."]
-
-
-class SpanStatus(TypedDict, total=False):
-    """Status of a span."""
-
-    code: Annotated[Word, "`unset`, `ok` or `error`."]
-    description: Annotated[Prose, "Why it is an error."]
-
-
-class SpanEvent(TypedDict, total=False):
-    """An event of a span."""
-
-    name: Annotated[Text, "Name of the event."]
-    timestamp: Annotated[Time, "When it happened."]
-    attributes: Annotated[Table, "Its attributes."]
-
-
-class SpanLink(TypedDict, total=False):
-    """A link to another span."""
-
-    trace_id: Annotated[HexId, "Trace of the other span."]
-    span_id: Annotated[HexId, "The other span."]
-    attributes: Annotated[Table, "Its attributes."]
 
 
 class SpanRecord(SignalRecord, total=False):

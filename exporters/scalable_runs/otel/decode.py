@@ -34,6 +34,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from scalable_runs.fields import texts
+from scalable_runs.otel.additions import Additions
 from scalable_runs.otel.record_map import RecordMap
 from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.schema import Record
@@ -96,8 +97,6 @@ def decode_span(
     context = context_of(record)
     if context is None:
         raise ValueError("a span without ids")
-    status: Mapping[str, Any] = record.get("status") or {}
-    code = StatusCode.__members__.get(str(status.get("code")).upper(), StatusCode.UNSET)
     dropped: Mapping[str, int] = record.get("dropped") or {}
     start = parse_nanoseconds(record.get("start_time"))
     return ReadableSpan(
@@ -106,30 +105,29 @@ def decode_span(
         parent=parent_of(record),
         resource=_resource(record, resource),
         attributes=_attributes(record, dropped.get("attributes", 0)),
-        events=_list(
-            [
-                Event(
-                    event.get("name") or "event",
-                    _attributes(event),
-                    parse_nanoseconds(event.get("timestamp")),
-                )
-                for event in record.get("events") or ()
-            ],
-            dropped.get("events", 0),
-        ),
-        links=_list(
-            [
-                Link(linked, _attributes(link))
-                for link in record.get("links") or ()
-                if (linked := context_of(link)) is not None
-            ],
-            dropped.get("links", 0),
-        ),
+        events=_list(_events(record), dropped.get("events", 0)),
+        links=_list(_links(record), dropped.get("links", 0)),
         kind=SpanKind.__members__.get(str(record.get("kind")).upper(), SpanKind.INTERNAL),
-        status=Status(code, status.get("description") if code is StatusCode.ERROR else None),
+        status=_status(record),
         start_time=start,
         end_time=max(start, parse_nanoseconds(record.get("end_time"))),
         instrumentation_scope=_scope(record, scope),
+    )
+
+
+def additions_of(record: Record) -> Additions | None:
+    """Return what the code of a task wrote to the span of the attempt; None if nothing."""
+    details: Mapping[str, Any] = record.get("details") or {}
+    if not details:
+        return None
+    dropped: Mapping[str, int] = details.get("dropped") or {}
+    return Additions(
+        details.get("span_name"),
+        _status(details) if details.get("status") else None,
+        _attributes(details),
+        _events(details),
+        _links(details),
+        (dropped.get("attributes", 0), dropped.get("events", 0), dropped.get("links", 0)),
     )
 
 
@@ -290,6 +288,31 @@ def _scope(record: Record, default: InstrumentationScope | None) -> Instrumentat
     if default is not None and default.name == scope["name"]:
         schema_url = default.schema_url
     return InstrumentationScope(scope["name"], scope.get("version"), schema_url)
+
+
+def _status(record: Mapping[str, Any]) -> Status:
+    status: Mapping[str, Any] = record.get("status") or {}
+    code = StatusCode.__members__.get(str(status.get("code")).upper(), StatusCode.UNSET)
+    return Status(code, status.get("description") if code is StatusCode.ERROR else None)
+
+
+def _events(record: Mapping[str, Any]) -> list[Event]:
+    return [
+        Event(
+            event.get("name") or "event",
+            _attributes(event),
+            parse_nanoseconds(event.get("timestamp")),
+        )
+        for event in record.get("events") or ()
+    ]
+
+
+def _links(record: Mapping[str, Any]) -> list[Link]:
+    return [
+        Link(linked, _attributes(link))
+        for link in record.get("links") or ()
+        if (linked := context_of(link)) is not None
+    ]
 
 
 def _resource(record: Record, default: Resource) -> Resource:

@@ -26,11 +26,12 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link
+from opentelemetry.trace import Link, Status
 
 from scalable_runs import schema
+from scalable_runs.otel.additions import AddedSpan, Additions
 from scalable_runs.otel.record_map import Plan, RecordMap
 from scalable_runs.plain import iso_time
 from scalable_runs.schema import LOGS, METRICS, SPANS, Record
@@ -48,6 +49,9 @@ def encode_spans(
     files: dict[str, list[Record]] = {}
     for span in spans:
         attributes: Mapping[str, Any] = span.attributes or {}
+        added: Additions | None = None
+        if isinstance(span, AddedSpan) and record_map is not None:
+            added, attributes = span.added, span.own_attributes
         plans = record_map.plans(attributes) if record_map is not None else ()
         ended = span.end_time or span.start_time or 0
         context = span.context
@@ -55,9 +59,12 @@ def encode_spans(
         trace_id, span_id = context[:2] if context is not None else (0, 0)
         for plan in plans:
             record = _record(plan, attributes, ended, trace_id, span_id)
-            if plan.event_type == "task" and span.parent is not None:
+            if plan.event_type == "task":
                 # With its parent, the span can be made again from the record.
-                record["parent_span_id"] = _span_id(span.parent[1])
+                if span.parent is not None:
+                    record["parent_span_id"] = _span_id(span.parent[1])
+                if added is not None:
+                    record["details"] = _details(added)
             files.setdefault(plan.file, []).append(record)
         if not plans:
             files.setdefault(SPANS, []).append(_span_record(span, attributes, resource))
@@ -181,36 +188,56 @@ def _span_record(
         "end_time": iso_time(ended),
         "duration_s": (ended - started) / _SECOND,
     }
-    status: schema.SpanStatus = {"code": span.status.status_code.name.lower()}
-    if span.status.description:
-        status["description"] = span.status.description
-    record["status"] = status
+    record["status"] = _status(span.status)
     if attributes:
         record["attributes"] = dict(attributes)
     if span.events:
-        record["events"] = [
-            {
-                "name": event.name,
-                "timestamp": iso_time(event.timestamp),
-                "attributes": dict(event.attributes or {}),
-            }
-            for event in span.events
-        ]
+        record["events"] = [_event(event) for event in span.events]
     if span.links:
         record["links"] = [_link(link) for link in span.links]
-    dropped = {
-        what: count
-        for what, count in (
-            ("attributes", span.dropped_attributes),
-            ("events", span.dropped_events),
-            ("links", span.dropped_links),
-        )
-        if count
-    }
+    dropped = _dropped(span.dropped_attributes, span.dropped_events, span.dropped_links)
     if dropped:
         record["dropped"] = dropped
     _add_origin(record, span.instrumentation_scope, _foreign(span.resource, resource))
     return cast("Record", record)
+
+
+def _details(added: Additions) -> schema.TaskDetails:
+    details: schema.TaskDetails = {}
+    if added.name is not None:
+        details["span_name"] = added.name
+    if added.status is not None:
+        details["status"] = _status(added.status)
+    if added.attributes:
+        details["attributes"] = added.attributes
+    if added.events:
+        details["events"] = [_event(event) for event in added.events]
+    if added.links:
+        details["links"] = [_link(link) for link in added.links]
+    dropped = _dropped(*added.dropped)
+    if dropped:
+        details["dropped"] = dropped
+    return details
+
+
+def _status(status: Status) -> schema.SpanStatus:
+    found: schema.SpanStatus = {"code": status.status_code.name.lower()}
+    if status.description:
+        found["description"] = status.description
+    return found
+
+
+def _event(event: Event) -> schema.SpanEvent:
+    return {
+        "name": event.name,
+        "timestamp": iso_time(event.timestamp),
+        "attributes": dict(event.attributes or {}),
+    }
+
+
+def _dropped(attributes: int, events: int, links: int) -> dict[str, int]:
+    counts = {"attributes": attributes, "events": events, "links": links}
+    return {what: count for what, count in counts.items() if count}
 
 
 def _log_record(

@@ -378,7 +378,7 @@ def resolve(
         if value is None and configured:
             value, origin = configured.get(option.name), f"dask.{option.name}"
         values[option.name] = _parsed(option, value, origin)
-    if _disabled_by_otel(environment) and given.get("enabled") is None:
+    if sdk_disabled(environment) and given.get("enabled") is None:
         values["enabled"] = False
     values["project"] = values["project"] or _directory_name()
     return Settings(**values)
@@ -400,6 +400,12 @@ def documentation() -> str:
     return "\n".join(rows) + "\n"
 
 
+def sdk_disabled(environ: Mapping[str, str]) -> bool:
+    """OpenTelemetry's switch: nothing is recorded."""
+    # By the specification "true", in any case, is true and everything else is false.
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
 def _directory_name() -> str:
     try:
         return Path.cwd().name[:_MAX_PROJECT] or "run"
@@ -414,8 +420,3 @@ def _parsed(option: Option, value: Any, origin: str) -> Any:
         return option.parse(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise OptionError(f"{origin} cannot be {value!r}; allowed: {option.allowed}") from error
-
-
-def _disabled_by_otel(environ: Mapping[str, str]) -> bool:
-    # By the specification "true", in any case, is true and everything else is false.
-    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 from scalable.facts.texts import MAX_TEXT, shortened
 
 #: Version of facts and of the messages that carry them; each change of their form raises it.
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 #: The oldest version that this one can read, and that can read this one.
 OLDEST_PROTOCOL: Final = 1
 
@@ -309,7 +309,10 @@ class ChildrenExported(NamedTuple):
 
 
 class RelayBatch(NamedTuple):
-    """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process."""
+    """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process.
+
+    Or what user code has written to the spans of its attempts.
+    """
 
     kind: int
     time: float
@@ -385,6 +388,7 @@ CHILDREN_EXPORTED: Final = 17
 RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
+RELAY_ATTEMPTS: Final = 23
 WORKER_EXIT: Final = 30
 WORKER_EVENT: Final = 31
 USER_EVENT: Final = 40
@@ -410,6 +414,7 @@ _TYPES: Final[dict[int, Any]] = {
     RELAY_SPANS: RelayBatch,
     RELAY_LOGS: RelayBatch,
     RELAY_METRICS: RelayBatch,
+    RELAY_ATTEMPTS: RelayBatch,
     WORKER_EXIT: WorkerExit,
     WORKER_EVENT: WorkerEvent,
     USER_EVENT: UserEvent,

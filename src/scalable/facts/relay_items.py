@@ -10,6 +10,10 @@ from typing import Any, NotRequired, TypeAlias, TypedDict
 Attributes: TypeAlias = dict[str, Any]
 #: Name, version and schema URL of an instrumentation scope.
 Scope: TypeAlias = tuple[str, str | None, str | None]
+#: Name, time and attributes of an event of a span.
+EventItem: TypeAlias = tuple[str, int, Attributes]
+#: Trace, span, flags and attributes of a link.
+LinkItem: TypeAlias = tuple[str, str, int, Attributes]
 
 
 class Payload(TypedDict):
@@ -46,13 +50,31 @@ class SpanItem(Position):
     #: Code and description.
     status: tuple[int, str | None]
     attributes: Attributes
-    #: Name, time, attributes.
-    events: list[tuple[str, int, Attributes]]
-    #: Trace, span, flags, attributes.
-    links: list[tuple[str, str, int, Attributes]]
+    events: list[EventItem]
+    links: list[LinkItem]
     #: Attributes, events and links that the SDK's limits dropped.
     dropped: tuple[int, int, int]
     scope: Scope
+
+
+class AttemptItem(TypedDict):
+    """What code has written to the span of its attempt since the last item about it."""
+
+    task: str
+    run_id: int
+    #: The span's name, if it was renamed.
+    name: NotRequired[str]
+    #: Code and description.
+    status: tuple[int, str | None]
+    #: All attributes, if any of them has changed.
+    attributes: NotRequired[Attributes]
+    #: New ones.
+    events: list[EventItem]
+    links: list[LinkItem]
+    #: Events and links that there are now, the newest; earlier ones were dropped.
+    kept: tuple[int, int]
+    #: Attributes, events and links that the SDK's limits dropped.
+    dropped: tuple[int, int, int]
 
 
 class LogItem(Position):

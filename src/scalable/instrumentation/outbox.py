@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic, time
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from scalable import facts
 from scalable.common.forks import let_go_in_forks
+from scalable.common.options import sdk_disabled
 from scalable.instrumentation.process_resource import ProcessResource
 from scalable.instrumentation.relay_encoder import encode
 
@@ -39,10 +41,22 @@ RATES: Final = {
     facts.RELAY_SPANS: Rate(1_000.0, 10_000.0),
     facts.RELAY_LOGS: Rate(200.0, 2_000.0),
     facts.RELAY_METRICS: Rate(2_000.0, 20_000.0),
+    facts.RELAY_ATTEMPTS: Rate(1_000.0, 10_000.0),
 }
 
 #: ``(run id or None, fact)``
 Reports: TypeAlias = list[tuple[str | None, tuple[Any, ...]]]
+
+
+class Source(Protocol):
+    """Something that gathers what is written, until the outbox is emptied."""
+
+    kind: int
+    run: str | None
+
+    def take(self) -> bytes | None:
+        """Return an encoded item with what was written since the last call; None without one."""
+        ...
 
 
 class Outbox:
@@ -65,6 +79,7 @@ class Outbox:
         more: Mapping[str, Any] | None = None,
         is_blocked: Callable[[], bool] = bool,
     ) -> None:
+        self._is_disabled = sdk_disabled(os.environ)
         self._is_blocked = is_blocked
         self._loop = loop
         self._origin = origin
@@ -75,6 +90,8 @@ class Outbox:
         self._held_since: float | None = None
         self._items: deque[tuple[int, str | None, bytes]] = deque()
         self._bytes = 0
+        #: What has something to take.
+        self._noted: deque[Source] = deque()
         #: A flush is scheduled; for others to read.
         self.waiting = False
         self._closed = False
@@ -84,20 +101,38 @@ class Outbox:
 
     def put(self, kind: int, run: str | None, item: bytes) -> None:
         """Take an encoded item, or count it as dropped."""
+        if not self._closed:
+            self._keep(kind, run, item)
+            self._arm()
+
+    def _keep(self, kind: int, run: str | None, item: bytes) -> None:
         size = len(item)
         if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take_token(kind):
-            self.drop(kind, run, 1)
-        elif not self._closed:
+            self._count(kind, run, 1)
+        else:
             self._bytes += size
             self._items.append((kind, run, item))
+
+    @property
+    def takes_spans(self) -> bool:
+        """Whether what is written to the spans of attempts is recorded."""
+        return not self._closed and not self._is_disabled
+
+    def note(self, source: Source) -> None:
+        """Something was written: `source` is asked for it when the outbox is emptied."""
+        if not self._closed:
+            self._noted.append(source)
             self._arm()
 
     def drop(self, kind: int, run: str | None, count: int) -> None:
         """Count items that are left out."""
         if not self._closed:
-            # Two threads that make a tally at once get the same one.
-            self._dropped.setdefault((kind, run), _Tally()).add(count)
+            self._count(kind, run, count)
             self._arm()
+
+    def _count(self, kind: int, run: str | None, count: int) -> None:
+        # Two threads that make a tally at once get the same one.
+        self._dropped.setdefault((kind, run), _Tally()).add(count)
 
     def _arm(self) -> None:
         if not self.waiting:
@@ -134,6 +169,11 @@ class Outbox:
     def empty(self) -> Reports:
         """Remove what waits, and return it as reports."""
         self.waiting = False
+        while self._noted:
+            source = self._noted.popleft()
+            item = source.take()
+            if item is not None:
+                self._keep(source.kind, source.run, item)
         batches: dict[tuple[int, str | None], list[bytes]] = {}
         while self._items:
             kind, run, item = self._items.popleft()
@@ -161,6 +201,7 @@ class Outbox:
         """Take nothing more in a forked process, where the loop does not run."""
         self._closed = True
         self._items.clear()
+        self._noted.clear()
 
     def _take_token(self, kind: int) -> bool:
         # Two threads may take the same token: the bound on the flow is not exact.

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from scalable.common.guard import Guard
+from scalable.common.options import sdk_disabled
 from scalable.instrumentation import propagation
-from scalable.instrumentation.outbox import Outbox
+from scalable.instrumentation.outbox import Outbox, Source
 from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.python_logs import LogCollector
-from scalable.instrumentation.relay_providers import RelayProviders, otel_disabled
+from scalable.instrumentation.relay_providers import RelayProviders
 
 #: Items that one task returns at most, and their bytes.
 MAX_ITEMS: Final = 1_000
@@ -109,6 +110,8 @@ class ItemBuffer:
     """Replaces the outbox in a process of the pool, which runs one task at a time."""
 
     def __init__(self) -> None:
+        self.takes_spans = not sdk_disabled(os.environ)
+        self._noted: list[Source] = []
         self.items: list[tuple[int, str | None, bytes]] = []
         self.left_out: dict[tuple[int, str | None], int] = {}
         self._bytes = 0
@@ -121,8 +124,17 @@ class ItemBuffer:
             self._bytes += len(item)
             self.items.append((kind, run, item))
 
+    def note(self, source: Source) -> None:
+        """Something was written: `source` is asked for it when the task has ended."""
+        self._noted.append(source)
+
     def empty(self) -> tuple[Any, Any]:
         """Remove and return the items and counts."""
+        noted, self._noted = self._noted, []
+        for source in noted:
+            item = source.take()
+            if item is not None:
+                self.put(source.kind, source.run, item)
         found = (self.items, self.left_out)
         self.items, self.left_out, self._bytes = [], {}, 0
         return found
@@ -138,7 +150,7 @@ class _PoolProcess:
         outbox: Any = self.buffer
         guard = Guard()
         self.relay: RelayProviders | None = None
-        if not otel_disabled():
+        if self.buffer.takes_spans:
             self.relay = RelayProviders(outbox, lambda: self.ahead, guard)
             self.relay.start()
         self.logs = LogCollector(outbox, lambda: self.ahead, guard)

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from inspect import currentframe
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from distributed import Client
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
-    NonRecordingSpan,
     SpanContext,
     get_current_span,
     set_span_in_context,
@@ -32,36 +31,18 @@ from scalable.facts.identity import (
     EXPORTED,
     USER_SPAN,
     Above,
-    attempt_span_id,
     carried,
     carrier_of,
     lineage_text,
 )
 from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT
 from scalable.instrumentation import dask_compat
+from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
 from scalable.instrumentation.dask_compat import is_graph
 
 #: Contexts kept by carrier: all tasks of one submission have the same.
 _MAX_CONTEXTS: Final = 1024
-
-
-class RunningAttempt(Protocol):
-    """What is known of an attempt where its code runs."""
-
-    run_id: int
-    carrier: str | None
-    #: How far the scheduler's clock is ahead, in seconds.
-    ahead: float
-    #: Takes what the code of the attempt records.
-    outbox: Any
-    #: Its code opened spans that the process exports itself.
-    exports: bool
-
-    @property
-    def key(self) -> str:
-        """The task."""
-        ...
 
 
 #: The attempt whose code is running: set in the thread (or coroutine) that runs it.
@@ -83,35 +64,6 @@ SENT_ATTRIBUTE: Final = "_scalable_graph_sent"
 guard: Final = Guard()
 
 
-class AttemptSpan(NonRecordingSpan):
-    """The span of an attempt, as the code of the task sees it.
-
-    Made in the thread of the task. The recorder makes the span itself, under the same ids, which
-    are computed only if the code asks for them.
-    """
-
-    def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
-        # Not the base class's constructor: it takes a span context.
-        self.scalable_attempt = attempt
-        self.parent = parent
-
-    # The base class keeps a span context in this attribute.
-    @property
-    def _context(self) -> SpanContext:
-        return self.get_span_context()
-
-    def get_span_context(self) -> SpanContext:
-        """Ids of the attempt, with flags and state of the trace that its task came with."""
-        attempt = self.scalable_attempt
-        carrier = attempt.carrier
-        parent = get_current_span(self.parent).get_span_context()
-        if carrier is None or not parent.is_valid:
-            return INVALID_SPAN_CONTEXT
-        run = str(carried(carrier).get("run"))
-        span_id = attempt_span_id(run, attempt.key, attempt.run_id)
-        return SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state)
-
-
 def ids_of(attempt: RunningAttempt | None) -> SpanContext:
     """Ids of the span of an attempt; invalid without one, and without a run."""
     carrier = attempt.carrier if attempt is not None else None
@@ -123,11 +75,6 @@ def ids_of(attempt: RunningAttempt | None) -> SpanContext:
 def attempt_of(span: Any) -> RunningAttempt | None:
     """The attempt of a span, also where only OpenTelemetry's context was passed on."""
     return getattr(span, "scalable_attempt", None) or current_attempt.get()
-
-
-def run_of(attempt: RunningAttempt | None) -> str | None:
-    """Id of the run of an attempt; None if it has none, or an unknown one."""
-    return carried(attempt.carrier).get("run") if attempt is not None else None
 
 
 def enter(attempt: RunningAttempt) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import orjson
 from opentelemetry._logs import LogRecord
 
 from scalable.facts import MAX_TEXT
-from scalable.facts.relay_items import Attributes, LogItem, Position, Scope, SpanItem
+from scalable.facts.relay_items import (
+    Attributes,
+    EventItem,
+    LinkItem,
+    LogItem,
+    Position,
+    Scope,
+    SpanItem,
+)
 from scalable.facts.texts import printable
 from scalable.instrumentation.propagation import ids_of
 
@@ -59,23 +67,30 @@ def span_item(span: Any, shift: int, attempt: Any) -> SpanItem:
         "state": ids.trace_state.to_header(),
         "status": (span.status.status_code.value, span.status.description),
         "attributes": attributes_of(span.attributes),
-        "events": [
-            (event.name, event.timestamp + shift, attributes_of(event.attributes))
-            for event in span.events
-        ],
-        "links": [
-            (
-                f"{link.context.trace_id:032x}",
-                f"{link.context.span_id:016x}",
-                int(link.context.trace_flags),
-                attributes_of(link.attributes),
-            )
-            for link in span.links
-        ],
+        "events": event_items(span.events, shift),
+        "links": link_items(span.links),
         "dropped": (span.dropped_attributes, span.dropped_events, span.dropped_links),
         "scope": scope_of(span.instrumentation_scope),
         **position(ids.trace_id, ids.span_id, ids.trace_flags, attempt),
     }
+
+
+def event_items(events: Iterable[Any], shift: int) -> list[EventItem]:
+    """Events of a span."""
+    return [(it.name, it.timestamp + shift, attributes_of(it.attributes)) for it in events]
+
+
+def link_items(links: Iterable[Any]) -> list[LinkItem]:
+    """Links of a span."""
+    return [
+        (
+            f"{link.context.trace_id:032x}",
+            f"{link.context.span_id:016x}",
+            int(link.context.trace_flags),
+            attributes_of(link.attributes),
+        )
+        for link in links
+    ]
 
 
 def log_item(record: LogRecord, scope: Scope, shift: int, attempt: Any) -> LogItem:

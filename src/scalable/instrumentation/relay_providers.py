@@ -64,11 +64,6 @@ def is_worker_process(worker: Worker) -> bool:
     )
 
 
-def otel_disabled() -> bool:
-    """The specification's switch: nothing is recorded by user code."""
-    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-
-
 class RelayProviders:
     """The providers of one worker process.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,7 @@ from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanContext, get_current_span
+from opentelemetry.trace import SpanContext, Tracer, get_current_span
 
 from scalable.facts.relay_items import MetricItem, PointItem
 from scalable.instrumentation.relay_encoder import attributes_of, scope_of
@@ -77,6 +78,17 @@ class RelaySdk:
             for scope_metrics in resource.scope_metrics:
                 for metric in scope_metrics.metrics:
                     yield _metric_item(metric, scope_metrics.scope, shift)
+
+
+def unsent_span() -> Any:
+    """A span that no processor gets: it keeps what is written to it, within the SDK's limits."""
+    return _unsent_tracer().start_span("", Context())
+
+
+@cache
+def _unsent_tracer() -> Tracer:
+    provider = TracerProvider(_KeepAll(), Resource.get_empty(), shutdown_on_exit=False)
+    return provider.get_tracer("scalable")
 
 
 class _KeepAll(Sampler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from time import time
@@ -14,6 +15,7 @@ from distributed.metrics import thread_time
 from scalable import facts
 from scalable.common.clocks import ClockShift, boot_id
 from scalable.common.guard import Guard
+from scalable.common.options import sdk_disabled
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.executions import ActiveThreads, Execution
@@ -27,7 +29,6 @@ from scalable.instrumentation.relay_providers import (
     OBSERVE_INTERVAL,
     RelayProviders,
     is_worker_process,
-    otel_disabled,
 )
 from scalable.instrumentation.slot_file import SlotFile
 
@@ -86,7 +87,7 @@ class Watch:
             undo.callback(self.stop)
             self._logs.start()
             # The providers of an application's process are those of the application.
-            if own_process and not otel_disabled():
+            if own_process and not sdk_disabled(os.environ):
                 self._relay = RelayProviders(self._outbox, self._ahead, guard)
                 self._relay.start()
                 self._observer = self._loop.call_later(OBSERVE_INTERVAL, self._on_observe)

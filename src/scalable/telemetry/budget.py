@@ -20,10 +20,12 @@ from scalable.telemetry.rollups import (
     rollup_number,
     rollup_span,
     stand_in_span,
+    task_name_of,
     with_links,
 )
 from scalable.telemetry.spans import SpanFactory, span_context
 from scalable.telemetry.trace_tree import MAX_NAMES, Group, Held, TraceTree, live
+from scalable_runs.otel.additions import AddedSpan
 
 __all__ = ["Group", "SpanBudget"]
 
@@ -290,8 +292,11 @@ class SpanBudget:
             waiting.append(span)
 
     def with_known_links(self, span: ReadableSpan) -> ReadableSpan:
-        """Leave out the links to spans that are not sent, and say how many."""
-        return with_links(span, [link for link in span.links if self.is_sent(link.context)])
+        """Leave out the links to attempts that are not sent, and say how many."""
+        users = span.added.links if isinstance(span, AddedSpan) else ()
+        return with_links(
+            span, [link for link in span.links if link in users or self.is_sent(link.context)]
+        )
 
     # -- holding back and leaving out -------------------------------------------------------------
 
@@ -319,7 +324,7 @@ class SpanBudget:
 
     def _leave_out(self, trace: TraceTree, span: ReadableSpan) -> None:
         context: Any = span.context
-        span_id, name = context[1], span.name
+        span_id, name = context[1], task_name_of(span)
         trace.above.pop(span_id, None)
         self._remember(span_id, ATTEMPT)
         self._leave_out_waiting(trace, span_id)

@@ -21,20 +21,10 @@ def exported_span(span: ReadableSpan) -> ReadableSpan:
     attributes = span.attributes or {}
     if semconv.INTERNAL.isdisjoint(attributes):
         return span
-    return ReadableSpan(
-        span.name,
-        span.context,
-        span.parent,
-        span.resource,
-        exported_attributes(attributes),
-        span.events,
-        span.links,
-        span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
+    # A copy keeps what kind of span it is: some count what was dropped from them.
+    changed: Any = copy.copy(span)
+    changed._attributes = exported_attributes(attributes)
+    return changed
 
 
 def exported_log(log: ReadableLogRecord, *, has_span: bool = True) -> ReadableLogRecord:

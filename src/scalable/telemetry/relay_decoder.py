@@ -26,10 +26,9 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
-    Link,
     SpanContext,
     SpanKind,
     Status,
@@ -41,6 +40,7 @@ from opentelemetry.trace import (
 from scalable import facts
 from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, SpanItem
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.written import events_of, links_of
 from scalable_runs.redact import Redactor
 
 #: Resources and scopes that are cached.
@@ -193,17 +193,8 @@ class RelayDecoder:
             parent=parent,
             resource=resource,
             attributes=attributes,
-            events=[
-                Event(redact.short(name), redact.attributes(given), time)
-                for name, time, given in item["events"]
-            ],
-            links=[
-                Link(
-                    SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(flags)),
-                    redact.attributes(given),
-                )
-                for trace, span, flags, given in item["links"]
-            ],
+            events=events_of(item["events"], redact),
+            links=links_of(item["links"], redact),
             kind=SpanKind(item["kind"]),
             status=Status(StatusCode(code), None if description is None else redact(description)),
             start_time=item["start"],

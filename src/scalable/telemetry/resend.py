@@ -22,9 +22,11 @@ from scalable.telemetry.metering import result_of
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.routes import make_resource
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
+from scalable_runs.otel.additions import AddedSpan
 from scalable_runs.otel.decode import (
     MAX_VALUE,
     UNDECODABLE,
+    additions_of,
     attributes_of,
     context_of,
     decode_event,
@@ -377,7 +379,7 @@ class _Resending:
             if traceback is not None:
                 exception[semconv.EXCEPTION_STACKTRACE] = traceback
             events = (event(semconv.EVENT_FAILURE, end / 1e9, exception),)
-        return self._spans.span(
+        span = self._spans.span(
             record.get("task_name") or _task_id(record),
             ids,
             parent_of(record),
@@ -391,6 +393,8 @@ class _Resending:
             error=error,
             events=events,
         )
+        added = additions_of(record)
+        return span if added is None else AddedSpan(span, added)
 
     def _missing_root(self, root: SpanContext, attempts: _Attempts) -> ReadableSpan:
         """Make the root of a run whose recorder died before closing it."""

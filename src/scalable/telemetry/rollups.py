@@ -133,6 +133,11 @@ def with_links(span: ReadableSpan, links: Sequence[Link]) -> ReadableSpan:
     return changed
 
 
+def task_name_of(span: ReadableSpan) -> str:
+    """Name of the task of an attempt, whose code may have renamed the span."""
+    return str((span.attributes or {}).get(semconv.TASK_NAME, span.name))
+
+
 def has_failed(span: ReadableSpan) -> bool:
     """Whether an attempt failed or was lost."""
     return span.status.status_code is StatusCode.ERROR

@@ -49,7 +49,11 @@ class RunHealth:
 
     def document(self) -> dict[str, Any]:
         """The field `telemetry` of run.json; optional entries are left out where they are empty."""
-        dropped = {"facts": self._puller.dropped} if self._puller.dropped else {}
+        counts = {
+            "facts": self._puller.dropped,
+            "attempt_spans": self._ledger.tasks.attempts.written.dropped,
+        }
+        dropped = {what: count for what, count in counts.items() if count}
         optional = {
             "unwatched_workers": dict(self._ledger.workers.unwatched),
             "graphs_unseen": self._puller.graphs_unseen,

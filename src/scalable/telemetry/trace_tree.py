@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import ATTEMPT, EXPORTED, Above
-from scalable.telemetry.rollups import Due, Rollup, duration_of, has_failed
+from scalable.telemetry.rollups import Due, Rollup, duration_of, has_failed, task_name_of
 from scalable.telemetry.spans import span_context
 
 #: Attempts of each task name that are sent as they come.
@@ -177,9 +177,10 @@ class TraceTree:
         left = limit // 2 - taken
         if left <= 0:
             return 0
-        count = self.names.get(span.name, 0)
+        name = task_name_of(span)
+        count = self.names.get(name, 0)
         if len(self.names) < MAX_NAMES or count:
-            self.names[span.name] = count + 1
+            self.names[name] = count + 1
             if count < FIRST_OF_A_NAME:
                 return limit
         # Half of the room for the tasks that are expected: more may be submitted.

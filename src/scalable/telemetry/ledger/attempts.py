@@ -14,9 +14,12 @@ from scalable.telemetry import semconv
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
+from scalable.telemetry.ledger.written import WrittenSpans
 from scalable.telemetry.record_map import GIGABYTE
 from scalable.telemetry.spans import event, nanoseconds
+from scalable_runs.otel.additions import AddedSpan
 from scalable_runs.plain import iso_time
+from scalable_runs.redact import Redactor
 
 #: Usage is recorded for each attempt of at least this duration (seconds) …
 USAGE_MIN_DURATION: Final = 0.05
@@ -37,10 +40,12 @@ class Attempts:
         tasks: Mapping[str, Task],
         workers: Mapping[str, Worker],
         *,
+        redact: Redactor,
         exceptions: bool,
         running_after: float,
     ) -> None:
         self._sink = sink
+        self.written = WrittenSpans(tasks, redact)
         self._tasks = tasks
         self._workers = workers
         #: Exceptions are events of the spans.
@@ -195,6 +200,10 @@ class Attempts:
             events=() if error is None else self._events(task, stop, attributes, error, traceback),
             links=self._links(task.dependencies) if task.dependencies else (),
         )
+        if self.written.kept:
+            added = self.written.pop(task)
+            if added is not None:
+                span = AddedSpan(span, added)
         sink.attempt(task.key, span, parts)
         task.running = False
 

@@ -113,6 +113,7 @@ class Ledger:
             facts.SAMPLE: workers.sample,
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.SCHEDULER_CLOSED: self._scheduler_closed,
+            facts.RELAY_ATTEMPTS: lambda fact, _: tasks.attempts.written.take(fact),
             facts.USER_EVENT: lambda fact, _: record_user_event(fact, self.sink, tasks, redact),
         }
 
@@ -157,7 +158,8 @@ class Ledger:
     @property
     def is_settled(self) -> bool:
         """Whether all facts until now have become signals."""
-        return self.workers.is_settled and not self.tasks.pending_cancellations
+        waiting = self.tasks.pending_cancellations or self.tasks.attempts.written.kept
+        return self.workers.is_settled and not waiting
 
     def close(self, now: float, *, complete: bool = True) -> UnknownEnds:
         """The run ends: cancel the tasks that no client waits for any more.

@@ -64,6 +64,7 @@ class TaskBook:
             sink,
             self.tasks,
             workers.alive,
+            redact=redact,
             exceptions=exceptions,
             running_after=running_after if sends_spans else 0.0,
         )
