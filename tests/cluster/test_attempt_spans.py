@@ -76,11 +76,17 @@ def write_in_a_thread() -> bool:
 def in_a_pool(client: Client) -> bool:
     client.run(_add_pool)
     with dask.annotate(executor="pool"):
-        return client.submit(write_all, pure=False).result()
+        found = client.submit(write_all, pure=False).result()
+    client.run(_end_pool)
+    return found
 
 
 def _add_pool(dask_worker: Any) -> None:
     dask_worker.executors["pool"] = ProcessPoolExecutor(1)
+
+
+def _end_pool(dask_worker: Any) -> None:
+    dask_worker.executors.pop("pool").shutdown()
 
 
 WAYS: dict[str, Callable[[Client], bool]] = {
@@ -136,7 +142,7 @@ def write_and_fail(directory: str) -> int:
 def test_each_attempt_has_its_own_and_a_failure_its_own_status(client, notes_dir):
     with scalable.instrument(client) as run:
         client.submit(write_and_fail, str(notes_dir), retries=1, pure=False).result()
-        client.submit(tasks.inc, 1, pure=False).result()
+        client.submit(abs, -1, pure=False).result()
     lines = [it for it in oracle.read(run.run_dir, "tasks.jsonl") if "attempt" in it]
     written = {(it["state"], it["attempt"]) for it in lines if "details" in it}
     assert written == {("retried", 1), ("succeeded", 2)}

@@ -98,10 +98,23 @@ def test_the_programs_of_a_page_run_as_they_are_pasted(page: str, tmp_path: Path
         assert run.status == "completed"
 
 
+#: A page whose first program, a quick start, is run against real servers.
+QUICK_START = "docs/opentelemetry.md"
+#: What the other programs of that page print.
+SAYS_BESIDES = [r"31\.0\n(.*\n)*.*\"gauge read\""]
+
+
+@pytest.mark.parametrize("number", range(len(SAYS_BESIDES)))
+def test_the_programs_beside_the_quick_start_run_as_they_are_pasted(number: int, tmp_path: Path):
+    _, *programs = [sample for sample in samples(QUICK_START) if sample.language == "python"]
+    assert len(programs) == len(SAYS_BESIDES)
+    done = program(programs[number].text, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(SAYS_BESIDES[number], done.stdout), done.stdout
+
+
 def test_every_page_with_programs_is_run():
-    # The quick starts of that page are run against real servers.
-    quick_starts = {"docs/opentelemetry.md"}
-    assert {s.page for s in ALL if s.language == "python"} == {*SAYS, *quick_starts}
+    assert {s.page for s in ALL if s.language == "python"} == {*SAYS, QUICK_START}
 
 
 # -- manifests ------------------------------------------------------------------------------------

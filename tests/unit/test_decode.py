@@ -15,7 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.semconv import RECORD
 from scalable_runs import fields, schema
+from scalable_runs.otel.additions import AddedSpan
 from scalable_runs.otel.decode import (
+    additions_of,
     attributes_of,
     context_of,
     decode_event,
@@ -53,7 +55,8 @@ def encoded_again(record: Record) -> Record:
             attributes={RECORD: event_type, **attributes_of(record, RECORD_MAP)},
             end_time=parse_nanoseconds(record["timestamp"]),
         )
-        files = encode_spans([span], RECORD_MAP)
+        added = additions_of(record)
+        files = encode_spans([span if added is None else AddedSpan(span, added)], RECORD_MAP)
     else:
         log = decode_event(record, "name", RECORD_MAP, OWN)
         attributes: Any = log.log_record.attributes
@@ -295,3 +298,26 @@ def test_the_lines_of_recorded_runs_come_back_whole(run: str):
                 del again["duration_s"]
             assert again == kept
     assert count > 10
+
+
+def test_what_code_wrote_to_the_span_of_its_attempt_is_part_of_its_line():
+    link = {"trace_id": "0" * 31 + "1", "span_id": "0" * 15 + "2", "attributes": {"why": "it"}}
+    event = {"name": "e", "timestamp": "2026-01-02T03:04:05.000006Z", "attributes": {"n": 1}}
+    record: Record = {
+        "event_type": "task",
+        "timestamp": "2026-01-02T03:04:05.000007Z",
+        "trace_id": "1" * 32,
+        "span_id": "2" * 16,
+        "parent_span_id": "3" * 16,
+        "task_id": "key",
+        "state": "succeeded",
+        "details": {
+            "span_name": "renamed",
+            "status": {"code": "error", "description": "wrong"},
+            "attributes": {"dask.task.key": "not it", "error.type": "of the user"},
+            "events": [event],
+            "links": [link],
+            "dropped": {"events": 3},
+        },
+    }
+    assert encoded_again(record) == record

@@ -12,7 +12,7 @@ import pytest
 from scalable import facts
 from scalable.instrumentation.outbox import RATES, Outbox, Rate
 from scalable.instrumentation.process_resource import ProcessResource
-from scalable.instrumentation.relay_encoder import encode
+from scalable.instrumentation.relay_values import encode
 
 
 def known_resource() -> ProcessResource:

@@ -19,7 +19,7 @@ from scalable.common.guard import Guard
 from scalable.common.otel_environment import usable_environment
 from scalable.facts.identity import attempt_span_id, carried
 from scalable.facts.relay_items import AttemptItem
-from scalable.instrumentation.relay_encoder import attributes_of, encode, event_items, link_items
+from scalable.instrumentation.relay_values import attributes_of, encode, event_items, link_items
 
 #: Errors of this module, in any run of the process.
 guard: Final = Guard()

@@ -14,7 +14,7 @@ from scalable import facts
 from scalable.common.forks import let_go_in_forks
 from scalable.common.options import sdk_disabled
 from scalable.instrumentation.process_resource import ProcessResource
-from scalable.instrumentation.relay_encoder import encode
+from scalable.instrumentation.relay_values import encode
 
 #: Longest time that an item waits before it is sent, in seconds: a SIGKILL loses as much.
 FLUSH_INTERVAL: Final = 0.2

@@ -24,7 +24,7 @@ from scalable.facts.texts import module_of, printable, qualified
 from scalable.instrumentation import otel_compat
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.propagation import attempt_of, run_of
-from scalable.instrumentation.relay_encoder import encode, position
+from scalable.instrumentation.relay_values import encode, position
 
 #: Loggers whose records are never taken: exporting a record must not cause another one.
 _NEVER: Final = ("scalable", "opentelemetry")

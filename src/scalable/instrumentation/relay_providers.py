@@ -32,7 +32,8 @@ from scalable.instrumentation.provider_proxies import (
     ProxyMeterProvider,
     ProxyTracerProvider,
 )
-from scalable.instrumentation.relay_encoder import encode, log_item, span_item
+from scalable.instrumentation.relay_encoder import log_item, span_item
+from scalable.instrumentation.relay_values import encode
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -31,7 +31,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, Tracer, get_current_span
 
 from scalable.facts.relay_items import MetricItem, PointItem
-from scalable.instrumentation.relay_encoder import attributes_of, scope_of
+from scalable.instrumentation.relay_values import attributes_of, scope_of
 
 # What was added since the last collection is sent, and the recorder sums it up: a lost batch costs
 # its own part, and a run counts what happened while it was recorded.
