@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from opentelemetry.sdk.resources import Resource
 
-from scalable.instrumentation.relay_encoder import attributes_of
+from scalable.instrumentation.relay_values import attributes_of
 
 
 def detected() -> dict[str, Any]:
