@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
 from opentelemetry import baggage, context, trace
@@ -127,7 +128,7 @@ def test_submits_of_one_line_are_one_submission(clock):
     submissions = Submissions("run", clock=lambda: clock[0])
     carriers = set()
     for number in range(3):
-        carriers.add(submissions.carrier(_request("submit", f"load-{number:032x}")))
+        carriers.add(submissions.carrier(_request("submit", f"load-{uuid4()}")))
         carriers.add(submissions.carrier(_request("submit", f"fit-{number}", site=OTHER_LINE)))
     assert len(carriers) == 2
     ended = submissions.ended(clock[0], all_of_them=True)
@@ -143,7 +144,7 @@ def test_submits_of_one_line_are_one_submission(clock):
 def test_submits_of_different_functions_on_one_line_say_so(clock):
     submissions = Submissions("run", clock=lambda: clock[0])
     for function in ("load", "load", "fit"):
-        submissions.carrier(_request("submit", f"{function}-{'0' * 32}"))
+        submissions.carrier(_request("submit", f"{function}-{uuid4()}"))
     (sent,) = submissions.ended(clock[0], all_of_them=True)
     assert (sent.name, sent.graphs) == ("submit load and others", 3)
 

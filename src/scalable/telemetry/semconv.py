@@ -255,6 +255,25 @@ RUNNING_KEY: Final = "dask.running.key"
 #: Span id of the running attempt, on the span that represents it until it ends.
 RUNNING_SPAN: Final = "dask.task.span_id"
 
+# -- Layers --------------------------------------------------------------------------------------
+
+#: Dask's name of the group of tasks.
+LAYER_NAME: Final = "dask.layer.name"
+#: Tasks of the layer.
+LAYER_TASKS: Final = "dask.layer.tasks.known"
+#: Of the tasks, those that succeeded.
+LAYER_SUCCEEDED: Final = "dask.layer.tasks.succeeded"
+#: Of the tasks, those that failed.
+LAYER_FAILED: Final = "dask.layer.tasks.failed"
+#: Of the tasks, those that were cancelled.
+LAYER_CANCELLED: Final = "dask.layer.tasks.cancelled"
+#: Attempts of the layer's tasks that have ended.
+LAYER_ATTEMPTS: Final = "dask.layer.attempts"
+#: Of the attempts, those that raised and whose task ran again.
+LAYER_RETRIED: Final = "dask.layer.retried"
+#: Of the attempts, those that ended with their worker and whose task ran again.
+LAYER_LOST: Final = "dask.layer.lost"
+
 # -- Rollups -------------------------------------------------------------------------------------
 
 #: Attempts that a rollup span represents.
@@ -413,7 +432,11 @@ SPAN_RUN: Final = "run {project}"
 #: span, or the root of a trace of its own that is linked to the run.
 SPAN_SUBMIT: Final = "{operation} {name}"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
-#: One attempt of a task; child of the submission.
+#: The tasks of one layer of a graph (Dask's task group), from the first start to the last end, with
+#: a histogram of the durations of all attempts; child of the submission. Graphs of one task and
+#: single submits have none. Tasks that run again after it was sent have a further one.
+SPAN_LAYER: Final = "{name} (layer)"
+#: One attempt of a task; child of the submission, or of its layer.
 SPAN_ATTEMPT: Final = "{task}"
 KIND_ATTEMPT: Final = SpanKind.CONSUMER
 #: A worker, from its arrival to its end; child of the run.

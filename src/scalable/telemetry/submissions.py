@@ -203,7 +203,7 @@ def _prefix(request: GraphRequest) -> Any:
     """What the first key begins with; cheaper than the name of the task, for each of a loop."""
     for key in request.outputs:
         if key.__class__ is str:
-            return key.rpartition("-")[0]
+            return key.partition("-")[0]  # a function name has no dash
         return key[0] if key.__class__ is tuple and key else None
     return None
 

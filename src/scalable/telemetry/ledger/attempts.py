@@ -11,6 +11,7 @@ from opentelemetry.trace import Link, SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.layers import Layers
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
@@ -38,6 +39,7 @@ class Attempts:
         self,
         sink: SignalSink,
         tasks: Mapping[str, Task],
+        layers: Layers,
         workers: Mapping[str, Worker],
         *,
         redact: Redactor,
@@ -47,6 +49,7 @@ class Attempts:
         self._sink = sink
         self.written = WrittenSpans(tasks, redact)
         self._tasks = tasks
+        self._layers = layers
         self._workers = workers
         #: Exceptions are events of the spans.
         self._exceptions = exceptions
@@ -101,7 +104,7 @@ class Attempts:
             marker = sink.span(
                 semconv.SPAN_RUNNING.format(name=task.name),
                 sink.ids("running", ids[1], ids),
-                task.parent or sink.root,
+                self._layers.parent_of(task) or sink.root,
                 start,
                 start,
                 attributes,
@@ -191,7 +194,7 @@ class Attempts:
         span = sink.span(
             task.name,
             ids,
-            task.parent or sink.root,
+            self._layers.parent_of(task) or sink.root,
             start,
             stop,
             attributes,
@@ -204,6 +207,7 @@ class Attempts:
             added = self.written.pop(task)
             if added is not None:
                 span = AddedSpan(span, added)
+        self._layers.attempt(task, span, attributes[semconv.TASK_STATE], stop)
         sink.attempt(task.key, span, parts)
         task.running = False
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, carried, lineage_of
-from scalable.facts.protocol import PLACEMENT
+from scalable.facts.protocol import LAYERS, PLACEMENT
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import parent_of
 from scalable_runs.redact import Redactor
@@ -27,6 +27,8 @@ class Carried(NamedTuple):
     placement: dict[str, Any] | None = None
     #: The spans above a nested submission, the nearest first.
     lineage: tuple[Above, ...] = ()
+    #: Whether the layers of its graph have spans.
+    has_layers: bool = False
 
 
 class CarrierReader:
@@ -56,6 +58,7 @@ class CarrierReader:
                 parent_of(fields) if fields.get("run") == self._run else None,
                 None if asked is None else self.placement(*json.loads(asked)),
                 lineage_of(fields),
+                bool(fields.get(LAYERS)),
             )
         return found
 

@@ -8,6 +8,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.layer import Layer
 
 
 class Task:
@@ -44,6 +45,8 @@ class Task:
     cancelled_by: facts.Unassigned | None = None
     #: Its attempt ended with its worker, which closed on request.
     left: facts.Unassigned | None = None
+    #: The layer of its graph, if that may have a span.
+    layer: Layer | None = None
     #: Its last attempt that was taken back before it was known whether it had started.
     taken_back: facts.Unassigned | None = None
 
@@ -55,12 +58,25 @@ class Task:
         #: Parent span of its attempts; None: the run's root.
         self.parent = parent
 
+    def finish(self, state: str) -> None:
+        """Set its final state."""
+        self.final = state
+        if self.layer is not None:
+            self.layer.ended(state)
+
     def reopen(self) -> None:
         """Undo its final state."""
+        if self.layer is not None and self.final is not None:
+            self.layer.reopened(self.final)
         self.special = True
         self.reopens = self.final
         self.recomputed = self.final == "succeeded"
         self.final = None
+
+    def stay_succeeded(self) -> None:
+        """Its result was lost and is there again, or not needed any more."""
+        self.finish("succeeded")
+        self.reopens, self.recomputed = None, False
 
     def attributes(self, state: str) -> dict[str, Any]:
         """Attributes of its next line."""

@@ -15,6 +15,7 @@ from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Deaths, Presence, presences
 from scalable.telemetry.ledger.attempts import Attempts
 from scalable.telemetry.ledger.carriers import CarrierReader
+from scalable.telemetry.ledger.layers import Layers
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import WorkerBook
@@ -60,9 +61,11 @@ class TaskBook:
         self._carriers = carriers
         self._sends_spans = sends_spans
         self.tasks: dict[str, Task] = {}
+        self.layers = Layers(sink, sends_spans=sends_spans)
         self.attempts = Attempts(
             sink,
             self.tasks,
+            self.layers,
             workers.alive,
             redact=redact,
             exceptions=exceptions,
@@ -104,6 +107,7 @@ class TaskBook:
             if pending.deadline <= now:
                 self._settle_cancellation(key)
         self.attempts.show_running(now)
+        self.layers.tick(now)
         while self._leaving and self._leaving[0][0] <= now:
             _, task, left = self._leaving.popleft()
             if task.left is left:
@@ -127,6 +131,7 @@ class TaskBook:
                 self._cancel(task, now)
             open_tasks.clear()
         self.tasks.clear()
+        self.layers.close()
         return open_tasks
 
     # -- from submission to the start of an attempt ---------------------------------------------
@@ -141,17 +146,18 @@ class TaskBook:
             return
         name = self._redact.short(given)
         is_new = self._sends_spans and self._carriers.is_new(carrier)
-        parent, placement, lineage = self._carriers.read(carrier)
-        task = self.tasks[key] = Task(key, self._redact.identity(key), name, parent)
+        found = self._carriers.read(carrier)
+        task = self.tasks[key] = Task(key, self._redact.identity(key), name, found.parent)
+        self.layers.enter(task, found)
         if self._sends_spans:
             task.dependencies = dependencies[:MAX_LINKS]
             output = self._sink.output
-            output.submitted[(parent or self._sink.root)[0]] += 1
-            if is_new and parent is not None:
-                output.parents.append((parent, lineage))
-        if placement is not None:
+            output.submitted[(found.parent or self._sink.root)[0]] += 1
+            if is_new and found.parent is not None:
+                output.parents.append((found.parent, found.lineage))
+        if found.placement is not None:
             task.special = True
-            task.placement = placement
+            task.placement = found.placement
         if function is not None and function != given:
             task.special = True
             task.function = self._redact.short(function)
@@ -226,7 +232,7 @@ class TaskBook:
         if run_id != task.run_id:
             if start == stop == time and task.reopens == "succeeded":
                 # Nothing was computed: a worker had a copy that the scheduler did not know.
-                task.final, task.reopens, task.recomputed = "succeeded", None, False
+                task.stay_succeeded()
                 return
             self.attempts.begin(task, run_id, worker, start)
         elif not task.running:
@@ -237,7 +243,7 @@ class TaskBook:
         attributes[semconv.TASK_NBYTES] = nbytes
         if typename:
             attributes[semconv.TASK_RESULT_TYPE] = self._redact.short(typename)
-        task.final = "succeeded"
+        task.finish("succeeded")
         if task.recomputed:
             self._sink.wasted[task.name, "recomputed"] += max(0.0, stop - start)
         # Its start is that of its `running` line, whose time comes from two clocks.
@@ -267,7 +273,7 @@ class TaskBook:
         _add_error(attributes, error_type, error_class, message)
         attributes[semconv.TASK_RESULT] = result
         if not fact.will_retry:
-            task.final = "failed"
+            task.finish("failed")
             self.errors[fact.key] = (error_type, error_class, message)
         if not task.running:
             if fact.worker:
@@ -340,7 +346,7 @@ class TaskBook:
         error = self.errors.get(fact.cause)
         if error is not None:
             _add_error(attributes, *error)
-        task.final = "failed"
+        task.finish("failed")
         self._sink.task_event(task.key, fact.time, attributes, error=True)
 
     def unassigned(self, fact: facts.Unassigned, now: float) -> None:
@@ -422,12 +428,12 @@ class TaskBook:
                 task.reopen()
             task.recomputed = False
             self._sink.task_event(task.key, time, task.attributes("succeeded"))
-        task.final, task.reopens, task.recomputed = "succeeded", None, False
+        task.stay_succeeded()
 
     def _write_cancelled(self, task: Task, time: float) -> None:
         attributes = task.attributes("cancelled")
         attributes[semconv.TASK_RESULT] = "cancellation"
-        task.final = "cancelled"
+        task.finish("cancelled")
         if task.left is not None:
             time = task.left.time
         if task.running:
