@@ -87,7 +87,7 @@ def test_sentrys_transactions_have_all_spans_and_each_has_the_baggage(tmp_path: 
     assert set(transactions) == {"run work", "map traced"}
     submit = transactions["map traced"]
     children = Counter(it["description"] for it in submit["spans"])
-    assert (children["traced"], children["within"]) == (12, 12)
+    assert (children["traced"], children["traced (layer)"], children["within"]) == (12, 1, 12)
     assert sum(1 + len(it["spans"]) for it in transactions.values()) == sent
     inside = {it["span_id"] for it in submit["spans"]} | {submit["contexts"]["trace"]["span_id"]}
     assert {it["parent_span_id"] for it in submit["spans"]} <= inside

@@ -176,6 +176,10 @@ class Recorder(RecorderLoop):
         """Continue a run whose recorder died; called before :meth:`start`."""
         self.summary = resumed.summary
         self._ledger.restore(resumed.records)
+        for trace_id, span_id in resumed.parents:
+            # Layers of the one that died, and submissions that the program sends again.
+            ids = span_context(trace_id, span_id, self._root.trace_flags)
+            self._ledger.sink.output.parents.append((ids, ()))
         self._ledger.tasks.attempts.usage_left_out = resumed.usage_left_out
         self._ledger.workers.unwatched.update(resumed.unwatched)
         self._puller.after, self._first_new = resumed.after, resumed.news

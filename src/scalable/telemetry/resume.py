@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from scalable.telemetry import wire
+from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import TASKS, WORKERS, Record, Restart, RunDocument
+from scalable_runs.schema import SPANS, TASKS, WORKERS, Record, Restart, RunDocument
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 
 #: Ended tasks whose last state is kept: their results may still be lost.
 MAX_ENDED: Final = 200_000
+#: Parents of attempts that are looked for among the spans.
+MAX_PARENTS: Final = 100_000
 
 
 class Position(NamedTuple):
@@ -41,6 +44,8 @@ class Resumed(NamedTuple):
     restarts: list[Restart]
     usage_left_out: int
     unwatched: Mapping[str, str]
+    #: Parents of attempts, by trace and span id, that have no line yet.
+    parents: Sequence[tuple[int, int]] = ()
 
 
 def resume(
@@ -69,11 +74,11 @@ def resume(
     summary = RunSummary()
     found: dict[str, Found] = {}
     written: dict[str, Counter[Any]] = {}
-    state = _State()
+    state, parents = _State(), _Parents()
     for file in reader.files():
         upto = numbers.get(file, 0)
         journal = _Journal(upto, state.add if file in (TASKS, WORKERS) else None)
-        passed = journal.follow(file, reader.records(file))
+        passed = parents.follow(file, journal.follow(file, reader.records(file)))
         if summary.add_all(file, passed) == 0:
             for _ in passed:
                 pass
@@ -100,6 +105,7 @@ def resume(
         all_restarts,
         telemetry.get("usage_left_out", 0),
         telemetry.get("unwatched_workers") or {},
+        parents.missing(),
     )
 
 
@@ -123,6 +129,34 @@ class _Journal:
             elif self._keep is not None:
                 self._keep(file, record)
             yield record
+
+
+class _Parents:
+    """Finds spans that attempts have as their parents, and that were not written."""
+
+    def __init__(self) -> None:
+        self._named: dict[int, int] = {}
+        self._written: set[int] = set()
+
+    def follow(self, file: str, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            if file in (SPANS, TASKS):
+                self._add(file, record)
+            yield record
+
+    def _add(self, file: str, record: Record) -> None:
+        ids, parent = context_of(record), parent_of(record)
+        if ids is not None:
+            self._written.add(ids.span_id)
+        if file == TASKS and parent is not None and len(self._named) < MAX_PARENTS:
+            self._named[parent.span_id] = parent.trace_id
+
+    def missing(self) -> list[tuple[int, int]]:
+        return [
+            (trace_id, span_id)
+            for span_id, trace_id in self._named.items()
+            if span_id not in self._written
+        ]
 
 
 class _State:
