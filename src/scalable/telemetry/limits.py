@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from opentelemetry.attributes import BoundedAttributes
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 #: The specification's default for every count; there is none for lengths.
 DEFAULT_COUNT: Final = 128
+#: Values without a length to limit.
+_WHOLE: Final = (int, float, bytes, NoneType)
 _COUNT: Final = "OTEL_ATTRIBUTE_COUNT_LIMIT"
 _LENGTH: Final = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"
 
@@ -189,15 +192,15 @@ def _is_longer(value: Any, length: int) -> bool:
     """Whether a value has a text beyond a length; nested values may."""
     if isinstance(value, str):
         return len(value) > length
-    return not isinstance(value, int | float | bytes | None) and bool(value)
+    return not isinstance(value, _WHOLE) and bool(value)
 
 
 def _cut(value: Any, length: int | None) -> Any:
     """A value with its texts cut, as the SDK cuts them."""
-    if length is None or isinstance(value, int | float | bytes | None):
-        return value
     if isinstance(value, str):
         return value[:length]
+    if length is None or isinstance(value, _WHOLE):
+        return value
     if isinstance(value, Mapping):
         return {name: _cut(each, length) for name, each in cast("Any", value).items()}
     if isinstance(value, Sequence):
