@@ -23,6 +23,8 @@ _OURS = ("dask.", "scalable.")
 #: Attributes of any signal of an application's provider, whose resource does not name the run.
 _OF_RUN = (semconv.RUN_ID, semconv.PROJECT)
 
+#: Attributes that processors of an application add to every span.
+_ADDED = ("logfire.",)
 #: How the places of the run's own signals begin.
 _SIGNALS = ("span ", "event ", "metric ")
 
@@ -132,6 +134,8 @@ def _attributes(
         if required and name not in attributes:
             yield f"{where} lacks {name}"
     for name, value in attributes.items():
+        if name.startswith(_ADDED):
+            continue
         registered = name in load().attributes
         if registered and name not in signal.attributes and name not in _OF_RUN:
             yield f"{where} has {name}, which is not among its attributes"

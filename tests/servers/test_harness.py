@@ -103,6 +103,9 @@ def test_collector_writes_spans_that_came_over_grpc_as_they_were(
         "dropped_links": 0,
         "resource": {"service.name": "harness", "some.number": 7},
         "scope": "the scope",
+        "scope_attributes": {},
+        "scope_schema_url": "",
+        "resource_schema_url": "",
     }
     assert found["child"]["start"] == child.start_time
     assert found["parent"]["parent_span_id"] == ""
@@ -186,6 +189,9 @@ def test_logs_arrive_with_the_ids_of_their_span(
         "attributes": {"n": 1},
         "resource": {"service.name": "harness", "some.number": 7},
         "scope": "the scope",
+        "scope_attributes": {},
+        "scope_schema_url": "",
+        "resource_schema_url": "",
     }
 
 

@@ -50,6 +50,12 @@ def attempts(done: Done) -> dict[str, dict[str, Any]]:
     return ended
 
 
+def check_names(collector: Collector) -> None:
+    """Everything that was received is in the registry of names."""
+    spans, records = collector.spans(), collector.log_records()
+    assert deviations(spans, records, collector.metric_points()) == []
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_run_arrives_whole(collector: Collector, tmp_path: Path, protocol: str):
     done = run_program(tmp_path, BODY, endpoint(collector, protocol))
@@ -59,7 +65,7 @@ def test_a_run_arrives_whole(collector: Collector, tmp_path: Path, protocol: str
     spans = collector.spans()
     by_id = {span["span_id"]: span for span in spans}
     assert len(by_id) == len(spans)
-    assert deviations(spans, collector.log_records(), collector.metric_points()) == []
+    check_names(collector)
 
     # Every attempt is exactly one span, with the directory's ids.
     ended = attempts(done)
@@ -187,6 +193,7 @@ def test_what_is_asked_for_goes_too(collector: Collector, tmp_path: Path):
         },
     )
     collector.stop()
+    check_names(collector)
     names = Counter(record["event_name"] for record in collector.log_records())
     assert names["dask.task.state_change"] == 2 * 6
     assert names["exception"] == 1
@@ -219,6 +226,7 @@ def test_the_budget_leaves_out_nothing_silently(collector: Collector, tmp_path: 
         {**endpoint(collector, "http/protobuf"), "SCALABLE_SPAN_BUDGET": "50"},
     )
     collector.stop()
+    check_names(collector)
     assert done.said["result"] == 400 * 399
     spans = collector.spans()
     by_id = {span["span_id"]: span for span in spans}
@@ -252,6 +260,7 @@ def test_a_sampler_decides_on_traces_and_not_on_the_directory(collector: Collect
         {**endpoint(collector, "http/protobuf"), "OTEL_TRACES_SAMPLER": "always_off"},
     )
     collector.stop()
+    check_names(collector)
     assert collector.spans() == []
     assert len(attempts(done)) == 5
     assert collector.metric_points("dask.task.attempts")
@@ -284,6 +293,7 @@ def test_an_attempt_that_runs_is_seen_before_it_ends(
         """,
     )
     collector.stop()
+    check_names(collector)
     assert done.said["result"] == "waited"
     spans = collector.spans()
     (marker,) = [span for span in spans if span["name"] == "wait (running)"]
