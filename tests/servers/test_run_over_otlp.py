@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scalable_runs.schema import FAILURES, TASKS
+from scalable_runs.schema import FAILURES, SPANS, TASKS
 from servers.harness import Collector
 from servers.live_check import deviations
 from servers.programs import Done, run_program
@@ -256,14 +256,79 @@ def test_the_budget_leaves_out_nothing_silently(collector: Collector, tmp_path: 
 def test_a_sampler_decides_on_traces_and_not_on_the_directory(collector: Collector, tmp_path: Path):
     done = run_program(
         tmp_path,
-        "result = client.gather(client.map(double, range(5)))",
+        """
+        result = client.gather(client.map(double, range(5)))
+        client.submit(fail, 3).exception()
+        """,
         {**endpoint(collector, "http/protobuf"), "OTEL_TRACES_SAMPLER": "always_off"},
     )
     collector.stop()
     check_names(collector)
     assert collector.spans() == []
-    assert len(attempts(done)) == 5
+    assert len(attempts(done)) == 6
+    # There is no span that says why it failed.
+    (failure,) = [it for it in collector.log_records() if it["event_name"] == "exception"]
+    assert failure["attributes"]["dask.task.key"].startswith("fail-")
+    assert "KeyError" in failure["attributes"]["exception.stacktrace"]
     assert collector.metric_points("dask.task.attempts")
+
+
+def test_what_is_submitted_where_instrumentation_is_suppressed_is_sent_nowhere(
+    collector: Collector, tmp_path: Path
+):
+    done = run_program(
+        tmp_path,
+        """
+        from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+        client.submit(fail, "seen").exception()
+        with suppress_instrumentation():
+            quiet = client.submit(noisy, 1)
+            client.submit(fail, "unseen").exception()
+        result = [quiet.result(), client.submit(noisy, 10).result()]
+        """,
+        {**endpoint(collector, "http/protobuf"), "SCALABLE_TASK_EVENTS": "1"},
+        setup="""
+        from opentelemetry import context, trace
+
+        def leaf(x):
+            return x
+
+        def noisy(x):
+            from distributed import worker_client
+
+            tracer = trace.get_tracer("of.the.user")
+            with tracer.start_as_current_span("below"), worker_client() as other:
+                logging.getLogger("of.the.user").warning("at %d", x)
+                other.submit(leaf, x).result()
+            tracer.start_span("apart", context.Context()).end()
+            return x
+        """,
+    )
+    collector.stop()
+    assert done.said["result"] == [1, 10]
+    ended = attempts(done)
+    assert Counter(record["task_name"] for record in ended.values()) == {
+        "noisy": 2,
+        "leaf": 2,
+        "fail": 2,
+    }
+    assert Counter(
+        record["name"] for record in done.run.records(SPANS) if record["name"] in ("below", "apart")
+    ) == {"below": 2, "apart": 2}
+    spans = collector.spans()
+    sent = {span["span_id"] for span in spans if span["kind"] == "consumer"}
+    assert Counter(ended[span_id]["task_name"] for span_id in sent) == {
+        "noisy": 1,
+        "leaf": 1,
+        "fail": 1,
+    }
+    assert Counter(span["name"] for span in spans)["apart"] == 1
+    unseen = {record["task_id"] for span_id, record in ended.items() if span_id not in sent}
+    logs = collector.log_records()
+    assert {record["body"] for record in logs if record["scope"] == "of.the.user"} == {"at 10"}
+    assert not [it for it in logs if it["attributes"].get("dask.task.key") in unseen]
+    assert not [span for span in spans if span["attributes"].get("dask.task.key") in unseen]
 
 
 def test_an_attempt_that_runs_is_seen_before_it_ends(

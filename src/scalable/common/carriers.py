@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from opentelemetry.context import Context
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
+    Context,
+    get_value,
+    set_value,
+)
 from opentelemetry.propagators.textmap import Getter, default_getter
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
+    TraceFlags,
     get_current_span,
     set_span_in_context,
 )
@@ -23,6 +29,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from scalable.common.guard import Warnings
 from scalable.common.otel_environment import propagate_module
 
+#: Keys of a context in which instrumentation is suppressed, of the API and of instrumentations.
+_SUPPRESSING: Final = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
 _SPANS: Final = TraceContextTextMapPropagator()
 _warn: Final = Warnings("scalable: ")
 
@@ -48,6 +56,23 @@ def extract(fields: Mapping[str, Any], getter: Getter[Any] = default_getter) -> 
         _failed(error)
     ours = span_in(fields, getter)
     return context if ours is None else set_span_in_context(NonRecordingSpan(ours), context)
+
+
+def is_suppressed(context: Context | None = None) -> bool:
+    """Whether a context, by default the current one, is that of ``suppress_instrumentation()``."""
+    return any(get_value(key, context) for key in _SUPPRESSING)
+
+
+def suppressing(context: Context) -> Context:
+    """The context with instrumentation suppressed, and its span not sampled."""
+    ids = get_current_span(context).get_span_context()
+    if ids.is_valid:
+        flags = TraceFlags(ids.trace_flags & ~TraceFlags.SAMPLED)
+        ids = SpanContext(ids.trace_id, ids.span_id, ids.is_remote, flags, ids.trace_state)
+        context = set_span_in_context(NonRecordingSpan(ids), context)
+    for key in _SUPPRESSING:
+        context = set_value(key, True, context)
+    return context
 
 
 def span_in(fields: Mapping[str, Any], getter: Getter[Any] = default_getter) -> SpanContext | None:

@@ -31,6 +31,8 @@ class Position(TypedDict):
     span: str | None
     flags: int
     task: str | None
+    #: It is recorded, and sent nowhere.
+    suppressed: NotRequired[bool]
 
 
 class SpanItem(Position):

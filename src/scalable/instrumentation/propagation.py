@@ -23,7 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.common.carriers import extract, inject
+from scalable.common.carriers import extract, inject, is_suppressed, suppressing
 from scalable.common.guard import Guard
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import (
@@ -35,7 +35,7 @@ from scalable.facts.identity import (
     carrier_of,
     lineage_text,
 )
-from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT
+from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT, SUPPRESSED
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
@@ -101,6 +101,8 @@ def _extract(carrier: str) -> Context:
     if len(_contexts) >= _MAX_CONTEXTS:
         _contexts.clear()
     found = _contexts[carrier] = extract(carried(carrier))
+    if SUPPRESSED in carried(carrier):
+        found = _contexts[carrier] = suppressing(found)
     return found
 
 
@@ -199,9 +201,11 @@ def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, A
     if attempt is not None and attempt.carrier is not None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
-        fields = {"run": run_of(attempt)}
+        fields: dict[str, Any] = {"run": run_of(attempt)}
         inject(fields)
         fields[LINEAGE] = _lineage(attempt)
+        if is_suppressed():
+            fields[SUPPRESSED] = 1
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)

@@ -9,6 +9,8 @@ from typing import Any, cast
 import orjson
 
 from scalable.facts import MAX_TEXT
+from scalable.facts.identity import carried
+from scalable.facts.protocol import SUPPRESSED
 from scalable.facts.relay_items import Attributes, EventItem, LinkItem, Position, Scope
 from scalable.facts.texts import printable
 
@@ -33,6 +35,7 @@ def position(trace_id: int | None, span_id: int | None, flags: Any, attempt: Any
         "span": f"{span_id:016x}" if span_id else None,
         "flags": int(flags or 0),
         "task": attempt.key if attempt is not None else None,
+        "suppressed": attempt is not None and SUPPRESSED in carried(attempt.carrier),
     }
 
 

@@ -38,9 +38,10 @@ from opentelemetry.trace import (
 )
 
 from scalable import facts
-from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, SpanItem
+from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, Position, SpanItem
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.written import events_of, links_of
+from scalable.telemetry.spans import NOT_SENT
 from scalable_runs.redact import Redactor
 
 #: Resources and scopes that are cached.
@@ -94,6 +95,13 @@ class _Span(ReadableSpan):
     @property
     def dropped_links(self) -> int:
         return self._dropped[2]
+
+
+def _flags(item: Position) -> TraceFlags:
+    flags = item["flags"]
+    if item.get("suppressed"):
+        flags = flags & ~TraceFlags.SAMPLED | NOT_SENT
+    return TraceFlags(flags)
 
 
 def attempt_of(span: ReadableSpan) -> int:
@@ -172,7 +180,7 @@ class RelayDecoder:
             int(item["trace"] or "0", 16),
             int(item["span"] or "0", 16),
             is_remote=False,
-            trace_flags=TraceFlags(item["flags"]),
+            trace_flags=_flags(item),
             trace_state=TraceState.from_header([redact.short(state)]) if state else None,
         )
         parent = None
@@ -218,10 +226,12 @@ class RelayDecoder:
             attributes=attributes,
             event_name=redact.value(item["event"]),
         )
+        if item.get("suppressed"):
+            record.trace_flags = _flags(item)
         if item["trace"]:
             record.trace_id = int(item["trace"], 16)
             record.span_id = int(item["span"] or "0", 16)
-            record.trace_flags = TraceFlags(item["flags"])
+            record.trace_flags = _flags(item)
         return ReadableLogRecord(record, resource, self._scope(*item["scope"]), limits=self._limits)
 
     # -- metrics ----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from scalable.telemetry.shipping import Limits, Shipper, SignalName, limits_from
 from scalable.telemetry.sinks import ExporterSink, Sink
 from scalable.telemetry.span_order import OrderedShipper
 from scalable.telemetry.span_router import SpanRouter
+from scalable.telemetry.spans import NOT_SENT, span_context
 from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, RunsSpanExporter
 from scalable_runs.schema import Record
 from scalable_runs.writer import RunWriter
@@ -183,12 +184,18 @@ class SignalRouter:
             self._metrics.add_points(output.points)
 
     def _is_wanted(self, log: ReadableLogRecord) -> bool:
-        """Whether to send a log; by default not task events, nor exceptions that spans have."""
-        name = log.log_record.event_name
-        return name not in self._unwanted and not (
-            name in self._unwanted_of_tasks
-            and semconv.TASK_KEY in (log.log_record.attributes or {})
-        )
+        """Whether to send a log; by default not task events, nor exceptions that spans have.
+
+        Exceptions of attempts whose spans are not sent are sent.
+        """
+        record = log.log_record
+        name = record.event_name
+        if name in self._unwanted or _goes_nowhere(log):
+            return False
+        if name in self._unwanted_of_tasks and semconv.TASK_KEY in (record.attributes or {}):
+            ids = span_context(record.trace_id or 0, record.span_id or 0)
+            return ids.span_id == self._root.span_id or not self._spans.is_sent(ids)
+        return True
 
     def _send_logs(self, logs: Sequence[ReadableLogRecord]) -> None:
         exported = [exported_log(log, has_span=self._spans.has_span(log)) for log in logs]
@@ -206,7 +213,7 @@ class SignalRouter:
         if logs:
             self._log_file.export(logs)
             if self._log_shippers:
-                self._send_logs(logs)
+                self._send_logs([log for log in logs if not _goes_nowhere(log)])
 
     def foreign_metrics(self, data: MetricsData) -> None:
         """Write and send metric points that user code made."""
@@ -272,6 +279,10 @@ def _close(shippers: Sequence[Shipper[Any]], deadline: float) -> None:
         shipper.begin_close()
     for shipper in shippers:
         shipper.close(deadline)
+
+
+def _goes_nowhere(log: ReadableLogRecord) -> bool:
+    return bool((log.log_record.trace_flags or 0) & NOT_SENT)
 
 
 def _interval(environ: Mapping[str, str]) -> float:

@@ -28,7 +28,8 @@ class SpanRouter:
     def __init__(self, run: str, root: SpanContext, resource: Resource, budget: int) -> None:
         self.shippers: list[Shipper[ReadableSpan]] = []
         self._budget = SpanBudget(run, budget, SpanFactory(resource))
-        self._budget.parent(root)
+        if root.trace_flags.sampled:
+            self._budget.parent(root)
         self._unsampled = 0
 
     @property
@@ -42,8 +43,11 @@ class SpanRouter:
             return
         budget = self._budget
         for ids in opened:
-            budget.opened(ids)
+            if ids.trace_flags.sampled:
+                budget.opened(ids)
         for ids, lineage in output.parents:
+            if not ids.trace_flags.sampled:
+                continue
             if lineage:
                 budget.learn(ids.trace_id, lineage)
             else:

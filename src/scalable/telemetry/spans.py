@@ -32,6 +32,16 @@ _UNSET: Final = Status(StatusCode.UNSET)
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
 
 
+#: Flag of what is recorded and sent nowhere; it is not of W3C's, and stays in the recorder.
+NOT_SENT: Final = 0x80
+
+
+def not_sent(ids: SpanContext) -> SpanContext:
+    """Ids of what is sent nowhere, neither as a span nor as a log record."""
+    flags = TraceFlags(ids.trace_flags & ~TraceFlags.SAMPLED | NOT_SENT)
+    return SpanContext(ids.trace_id, ids.span_id, ids.is_remote, flags, ids.trace_state)
+
+
 class Sampling(NamedTuple):
     """What a sampler has decided on a span that begins a trace or continues one."""
 

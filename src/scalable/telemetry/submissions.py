@@ -13,10 +13,10 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from scalable.common.carriers import inject
+from scalable.common.carriers import inject, is_suppressed
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import carrier_of, task_id
-from scalable.facts.protocol import DASK_SPANS, LAYERS
+from scalable.facts.protocol import DASK_SPANS, LAYERS, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.ids import SecureIdGenerator, random_flag
 from scalable.telemetry.spans import Sampling, sampled_like, span_context
@@ -98,6 +98,7 @@ class Submission:
         "parent",
         "prefix",
         "start",
+        "suppressed",
     )
 
     def __init__(
@@ -116,6 +117,10 @@ class Submission:
         asked = attributes_of(request)
         about = {semconv.RUN_ID: run, **asked}
         flags, state, added = sample(trace_id, parent, self.name or request.operation, about)
+        #: It is recorded, and sent nowhere.
+        self.suppressed = is_suppressed(context)
+        if self.suppressed:
+            flags = flags & ~TraceFlags.SAMPLED
         if parent is None:
             flags |= random_flag(ids)
         self.attributes = {**added, **asked}
@@ -137,6 +142,8 @@ class Submission:
             fields[LAYERS] = 1
         if request.span is not None:
             fields[DASK_SPANS] = request.span
+        if self.suppressed:
+            fields[SUPPRESSED] = 1
         inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
         self.carrier = carrier_of(fields)
 
@@ -147,6 +154,8 @@ class Submission:
         if context is not self.context:
             # Contexts are immutable.
             if self.parent != current_span(context) or self.baggage != baggage.get_all(context):
+                return False
+            if self.suppressed is not is_suppressed(context):
                 return False
             self.context = context
         self.graphs += 1

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, carried, lineage_of
-from scalable.facts.protocol import LAYERS, PLACEMENT
+from scalable.facts.protocol import LAYERS, PLACEMENT, SUPPRESSED
 from scalable.telemetry import semconv
-from scalable.telemetry.spans import parent_of
+from scalable.telemetry.spans import not_sent, parent_of
 from scalable_runs.redact import Redactor
 
 #: Carriers whose content is kept.
@@ -54,8 +54,11 @@ class CarrierReader:
                 del self._known[next(name for name in self._known if name is not None)]
             fields = carried(carrier)
             asked = fields.get(PLACEMENT)
+            parent = parent_of(fields) if fields.get("run") == self._run else None
+            if parent is not None and SUPPRESSED in fields:
+                parent = not_sent(parent)
             found = self._known[carrier] = Carried(
-                parent_of(fields) if fields.get("run") == self._run else None,
+                parent,
                 None if asked is None else self.placement(*json.loads(asked)),
                 lineage_of(fields),
                 bool(fields.get(LAYERS)),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.layer import Layer
+from scalable.telemetry.spans import NOT_SENT, not_sent
+
+_NOT_SENT: Final = not_sent(INVALID_SPAN_CONTEXT)
 
 
 class Task:
@@ -63,6 +66,15 @@ class Task:
         self.final = state
         if self.layer is not None:
             self.layer.ended(state)
+
+    @property
+    def no_span(self) -> SpanContext | None:
+        """Ids for events that belong to no span."""
+        return _NOT_SENT if self.parent is not None and self.parent[3] & NOT_SENT else None
+
+    def root(self, root: SpanContext) -> SpanContext | None:
+        """Ids of the run's root for a failure that belongs to no attempt, where they differ."""
+        return None if self.no_span is None else not_sent(root)
 
     def reopen(self) -> None:
         """Undo its final state."""

@@ -167,7 +167,7 @@ class TaskBook:
             attributes[semconv.TASK_DEPENDENCY_COUNT] = dependency_count
         if known_before:
             attributes[semconv.TASK_KNOWN_BEFORE] = True
-        self._sink.task_event(key, time, attributes)
+        self._sink.task_event(key, time, attributes, task.no_span)
 
     def started(self, fact: facts.Started, now: float) -> None:
         """A worker started to execute a task."""
@@ -262,9 +262,9 @@ class TaskBook:
             # An actor that was lost with its worker.
             task.reopen()
             task.recomputed = False
-        began = task.running
+        ids = task.ids if task.running else task.root(self._sink.root)
         self._write_failed(task, fact, "failure" if raised else "error")
-        self._record_failure(task, fact, raised, task.ids if began else None, now)
+        self._record_failure(task, fact, raised, ids, now)
 
     def _write_failed(self, task: Task, fact: facts.Failed, result: str) -> None:
         error_type, message = fact.error_type, _cut(fact.message)
@@ -278,7 +278,7 @@ class TaskBook:
         if not task.running:
             if fact.worker:
                 attributes[semconv.WORKER_ADDRESS] = fact.worker
-            self._sink.task_event(task.key, fact.time, attributes, error=True)
+            self._sink.task_event(task.key, fact.time, attributes, task.no_span, error=True)
             return
         start = task.start if fact.start is None else fact.start
         stop = fact.time if fact.stop is None else fact.stop
@@ -347,7 +347,7 @@ class TaskBook:
         if error is not None:
             _add_error(attributes, *error)
         task.finish("failed")
-        self._sink.task_event(task.key, fact.time, attributes, error=True)
+        self._sink.task_event(task.key, fact.time, attributes, task.no_span, error=True)
 
     def unassigned(self, fact: facts.Unassigned, now: float) -> None:
         """A task left its worker without a result."""
@@ -427,7 +427,7 @@ class TaskBook:
                 self._write_cancelled(task, time)
                 task.reopen()
             task.recomputed = False
-            self._sink.task_event(task.key, time, task.attributes("succeeded"))
+            self._sink.task_event(task.key, time, task.attributes("succeeded"), task.no_span)
         task.stay_succeeded()
 
     def _write_cancelled(self, task: Task, time: float) -> None:
@@ -439,7 +439,7 @@ class TaskBook:
         if task.running:
             self.attempts.end(task, time, attributes, waste="cancelled")
         else:
-            self._sink.task_event(task.key, time, attributes)
+            self._sink.task_event(task.key, time, attributes, task.no_span)
 
 
 def _redacted(fact: facts.Failed, redact: Redactor) -> facts.Failed:
