@@ -24,7 +24,14 @@ from scalable.telemetry.ledger.signals import Output, Signals, _no_output
 from scalable.telemetry.provider_tracers import sdk_tracer
 from scalable.telemetry.shipping import Limits
 from scalable.telemetry.sinks import Begun
-from scalable.telemetry.span_order import HOLD, LINGER, MAX_OPEN, OrderedShipper, SpanOrder
+from scalable.telemetry.span_order import (
+    HOLD,
+    HOLD_KNOWN,
+    LINGER,
+    MAX_OPEN,
+    OrderedShipper,
+    SpanOrder,
+)
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 
 TRACE = 0xABC
@@ -348,6 +355,17 @@ def test_a_span_waits_for_its_parent_but_not_for_long(order: SpanOrder):
     assert names(order.release(1.0 + HOLD)) == ["late", "+task", "early", "task"]
     order.add([span("later", 8, 4)], 20.0)
     assert names(order.release(20.0 + LINGER)) == ["later"]
+
+
+def test_an_attempt_waits_longer_for_a_layer_that_is_known_to_come(order: SpanOrder):
+    order.note(_no_output()._replace(parents=[(span_context(TRACE, 4), ())]))
+    order.add([task("early", 5, 4)], 0.0)
+    assert names(order.release(HOLD)) == []
+    order.add([span("layer", 4, 99)], HOLD)
+    assert names(order.release(2 * HOLD)) == ["+layer", "early", "layer"]
+    order.note(_no_output()._replace(parents=[(span_context(TRACE, 6), ())]))
+    order.add([task("alone", 7, 6)], 0.0)
+    assert names(order.release(HOLD_KNOWN)) == ["alone"]
 
 
 def test_spans_that_are_each_others_parents_are_passed_on_too(order: SpanOrder):

@@ -21,8 +21,10 @@ from scalable.telemetry.shipping import Begun, Shipper
 
 #: Seconds for which a span waits for its children: workers report those a little later.
 LINGER: Final = 1.0
-#: Seconds for which a span waits for a parent that has not ended.
+#: Seconds for which a span waits for a parent that has not ended, and for one that is known to
+#: come: the layer of an attempt, which ends with the last of its attempts.
 HOLD: Final = 10.0
+HOLD_KNOWN: Final = 60.0
 #: Seconds for which a submission stays open for its tasks.
 MAX_OPEN: Final = 600.0
 #: Most spans that wait, and most spans and traces that are remembered.
@@ -62,6 +64,8 @@ class SpanOrder:
         #: Spans that wait, and when they arrived; and the ids of those that wait by their parent's.
         self._held: dict[int, tuple[float, ReadableSpan]] = {}
         self._children: dict[int, dict[int, None]] = {}
+        #: Spans that will come, as the recorder says.
+        self._coming: dict[int, None] = {}
         #: Spans that were passed on.
         self._done: dict[int, None] = {}
 
@@ -82,7 +86,11 @@ class SpanOrder:
         _forget(self._submissions, MAX_TRACES)
 
     def note(self, output: Output) -> None:
-        """Count the tasks that were submitted and the attempts that ended."""
+        """Count the tasks that were submitted and the attempts that ended; note what will come."""
+        for ids, lineage in output.parents:
+            if not lineage:
+                self._coming[ids.span_id] = None
+                _forget(self._coming, MAX_KNOWN)
         for trace_id, count in output.submitted.items():
             self._trace(trace_id).expected += count
         for batch in output.batches:
@@ -117,7 +125,8 @@ class SpanOrder:
             if span_id not in self._held or (parent in self._held and now - since < MAX_OPEN):
                 continue  # it goes with its parent
             known = not parent or parent in self._open or parent in self._done
-            if known or age >= HOLD:
+            limit = HOLD_KNOWN if parent in self._coming and not hurry else HOLD
+            if known or age >= limit:
                 self._pass_on(span_id)
         if everything:
             for span_id in list(self._held):  # spans that are each other's parents
