@@ -148,6 +148,7 @@ class Ledger:
     def tick(self, now: float) -> None:
         """Settle what has waited long enough for further reports."""
         self.tasks.tick(now)
+        self.tasks.layers.tick(now)
         self.workers.tick(now)
 
     @property
@@ -180,6 +181,7 @@ class Ledger:
         self.tasks.settle_cancellations()
         self.workers.close(now)
         unknown = self.tasks.close(now, complete=complete)
+        self.tasks.layers.close()
         self.workers.end_spans(now)
         running = tuple(task.shown for task in unknown if task.running)
         return UnknownEnds(running, len(unknown) - len(running))

@@ -107,7 +107,6 @@ class TaskBook:
             if pending.deadline <= now:
                 self._settle_cancellation(key)
         self.attempts.show_running(now)
-        self.layers.tick(now)
         while self._leaving and self._leaving[0][0] <= now:
             _, task, left = self._leaving.popleft()
             if task.left is left:
@@ -131,7 +130,6 @@ class TaskBook:
                 self._cancel(task, now)
             open_tasks.clear()
         self.tasks.clear()
-        self.layers.close()
         return open_tasks
 
     # -- from submission to the start of an attempt ---------------------------------------------
