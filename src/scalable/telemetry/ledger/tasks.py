@@ -295,26 +295,10 @@ class TaskBook:
         self, task: Task, fact: facts.Failed, raised: bool, ids: SpanContext | None, now: float
     ) -> None:
         """Write the failure's record, at once or when the death behind it is known."""
-        failure: dict[str, Any] = {
-            semconv.EXCEPTION_TYPE: fact.error_type,
-            semconv.EXCEPTION_MESSAGE: fact.message,
-            semconv.TASK_KEY: task.shown,
-            semconv.FAILED_TASK: task.shown,
-            semconv.PHASE: "task_execution",
-            semconv.TASK_ATTEMPT: task.attempt,
-            semconv.TASK_WILL_RETRY: fact.will_retry,
-        }
-        if fact.module:
-            failure[semconv.ERROR_CLASS] = qualified(fact.module, fact.error_type)
+        failure = _failure_attributes(task, fact)
         if fact.worker:
             failure[semconv.WORKER_ADDRESS] = fact.worker
             failure[semconv.WORKER_NAME] = self._workers.name_of(fact.worker)
-        if fact.traceback:
-            failure[semconv.EXCEPTION_STACKTRACE] = fact.traceback
-        if fact.bases:
-            failure[semconv.EXCEPTION_BASES] = fact.bases
-        if fact.errno is not None:
-            failure[semconv.EXCEPTION_ERRNO] = fact.errno
 
         def write(deaths: Sequence[Presence]) -> None:
             if not deaths:
@@ -438,6 +422,27 @@ class TaskBook:
             self.attempts.end(task, time, attributes, waste="cancelled")
         else:
             self._sink.task_event(task.key, time, attributes, task.no_span)
+
+
+def _failure_attributes(task: Task, fact: facts.Failed) -> dict[str, Any]:
+    failure: dict[str, Any] = {
+        semconv.EXCEPTION_TYPE: fact.error_type,
+        semconv.EXCEPTION_MESSAGE: fact.message,
+        semconv.TASK_KEY: task.shown,
+        semconv.FAILED_TASK: task.shown,
+        semconv.PHASE: "task_execution",
+        semconv.TASK_ATTEMPT: task.attempt,
+        semconv.TASK_WILL_RETRY: fact.will_retry,
+    }
+    if fact.module:
+        failure[semconv.ERROR_CLASS] = qualified(fact.module, fact.error_type)
+    if fact.traceback:
+        failure[semconv.EXCEPTION_STACKTRACE] = fact.traceback
+    if fact.bases:
+        failure[semconv.EXCEPTION_BASES] = fact.bases
+    if fact.errno is not None:
+        failure[semconv.EXCEPTION_ERRNO] = fact.errno
+    return failure
 
 
 def _redacted(fact: facts.Failed, redact: Redactor) -> facts.Failed:
