@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 #: Phases kept of one attempt.
 MAX_PHASES: Final = 1_000
-#: Entries of `startstops` to which Dask adds its delay of the scheduler's clock.
-_MOVED: Final = frozenset({"compute", "transfer"})
 
 
 def unsupported_version() -> str:
@@ -397,15 +395,14 @@ def report_times(task: WorkerTaskState, cpu: float | None, shift: float, ahead: 
         Seconds to add to times that Dask has moved, and to those that it has not.
     """
     reports: list[Any] = task.startstops
-    if len(reports) > 1:
-        for report in reports:
-            report[CLOCK_SHIFT] = shift if report["action"] in _MOVED else ahead
-    for report in reversed(reports):
-        if report["action"] == "compute":
+    for report in reports:
+        action = report["action"]
+        if action == "compute":
             report[CLOCK_SHIFT] = shift
             if cpu is not None:
                 report[THREAD_CPU] = cpu
-            break
+        else:
+            report[CLOCK_SHIFT] = shift if action == "transfer" else ahead
 
 
 def report_exports(task: WorkerTaskState) -> None:
