@@ -4,7 +4,7 @@
 # make check   lint, format and types
 # make bench   measure every budget and print the table; make bench-quick takes two minutes
 # make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
-# make docs    generate the tables of the pages in docs and the Grafana dashboards from the code
+# make docs    generate tables of the pages in docs, Grafana dashboards and alert rules from the code
 # make semconv generate the constants of names, and all tables of names, from semconv/
 # make chaos   kill recorded programs at random moments; N=1000 for more of them
 # make matrix  check what a real collector receives from every combination of set-ups (10 minutes)
@@ -87,6 +87,7 @@ semconv: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	@$(BIN)/python collector-config/dashboards.py $(ARGS)
+	@$(BIN)/python collector-config/alerts.py $(ARGS)
 	@$(BIN)/python docs/reference.py $(ARGS)
 
 clean:

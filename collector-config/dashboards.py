@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from grafana_foundation_sdk.builders import (
@@ -61,6 +61,9 @@ WORKER_COLOURS: Final = {"running": GREEN, "paused": ORANGE, "closing": GREY}
 
 #: Dask's default thresholds of a worker's memory: spill to disk, pause, kill.
 SPILL, PAUSE, TERMINATE = 0.7, 0.8, 0.95
+
+#: How far back the value before a time is looked for; after a longer gap a series counts as new.
+LOOK_BACK: Final = "10m"
 
 _UNITS: Final = {"s": "seconds", "By": "bytes", "1": "ratio"}
 
@@ -126,9 +129,25 @@ def match(name: str, *values: str) -> str:
     return f'{name}=~"{joined}"' if len(values) > 1 else f'{name}="{values[0]}"'
 
 
-def rate(instrument: Instrument, part: str = "", *more: str) -> str:
+def growth(series: str, over: str) -> str:
+    """What was added to counters in a time; a series that is new was zero before.
+
+    `rate` and `increase` need two values of a series within the time, and take the first one as
+    given: a run that ends before its second value would have done nothing.
+    """
+    now = f"last_over_time({series}[{over}])"
+    before = f"last_over_time({series}[{LOOK_BACK}] offset {over})"
+    return f"clamp_min({now} - ({before} or {now} * 0), 0)"
+
+
+def per_second(series: str) -> str:
     """Growth per second."""
-    return f"rate({of(instrument, part, *more)}[$__rate_interval])"
+    return f"{growth(series, '$__rate_interval')} / ($__rate_interval_ms / 1000)"
+
+
+def rate(instrument: Instrument, part: str = "", *more: str) -> str:
+    """Growth per second of the series of a metric."""
+    return per_second(of(instrument, part, *more))
 
 
 def total(instrument: Instrument, part: str = "", *more: str) -> str:
@@ -154,6 +173,42 @@ def or_zero(expression: str) -> str:
 def quantile(q: float, expression: str, *by: str) -> str:
     """A quantile of the buckets of a histogram."""
     return f"histogram_quantile({q}, {add(expression, 'le', *by)})"
+
+
+# -- marks on the time axis ---------------------------------------------------------------------
+
+
+class Mark(NamedTuple):
+    """An annotation: a query that has a value where something happened."""
+
+    name: str
+    colour: str
+    expr: str
+    #: What is shown, made of the labels of the query.
+    title: str
+    text: str
+
+
+#: Least time between two marks: an interval must hold several values of a series.
+MARK_STEP: Final = "1m"
+MARKS: Final = (
+    Mark(
+        "Runs that begin",
+        BLUE,
+        f"count by ({RUN}) (last_over_time({of(m.TASK_COUNT)}[$__interval])) "
+        f"unless count by ({RUN}) "
+        f"(last_over_time({of(m.TASK_COUNT)}[{LOOK_BACK}] offset $__interval))",
+        "The run begins",
+        f"{{{{{RUN}}}}}",
+    ),
+    Mark(
+        "Workers lost",
+        RED,
+        f"{add(growth(of(m.WORKER_LOST), '$__interval'), RUN, REASON)} > 0",
+        "Worker lost",
+        f"{{{{{REASON}}}}}",
+    ),
+)
 
 
 # -- pieces of panels ---------------------------------------------------------------------------
@@ -395,6 +450,15 @@ def board(
         .with_variable(dashboard.DatasourceVariable("tempo").label("Traces").type("tempo"))
         .with_variable(dashboard.DatasourceVariable("loki").label("Logs").type("loki"))
     )
+    for mark in MARKS:
+        built = built.annotation(
+            dashboard.AnnotationQuery()
+            .name(mark.name)
+            .datasource(PROMETHEUS)
+            .enable(True)
+            .icon_color(mark.colour)
+            .expr(mark.expr)
+        )
     count = series_name(m.TASK_COUNT)
     built = built.with_variable(
         _choice("service", "Service", f"label_values({count}, {SERVICE})").include_all(True)
@@ -1118,9 +1182,7 @@ def health_dashboard() -> dashboard.Dashboard:
                 "Taken in",
                 "Spans, metric points and log records that the collector accepted.",
                 *(
-                    query(
-                        f"sum(rate({collector('receiver_accepted', item)}[$__rate_interval]))", word
-                    )
+                    query(add(per_second(collector("receiver_accepted", item))), word)
                     for item, word in COLLECTED.items()
                 ),
                 unit="suffix: /s",
@@ -1133,8 +1195,7 @@ def health_dashboard() -> dashboard.Dashboard:
                 "What the collector's exporters delivered.",
                 *(
                     query(
-                        f"sum by (exporter) (rate({collector('exporter_sent', item)}"
-                        "[$__rate_interval]))",
+                        add(per_second(collector("exporter_sent", item)), "exporter"),
                         f"{word}: {{{{exporter}}}}",
                     )
                     for item, word in COLLECTED.items()
@@ -1150,7 +1211,7 @@ def health_dashboard() -> dashboard.Dashboard:
                 "backend behind it did not take it.",
                 *(
                     query(
-                        or_zero(f"sum(rate({collector(what, item)}[$__rate_interval]))"),
+                        or_zero(add(per_second(collector(what, item)))),
                         f"{word}: {outcome}",
                     )
                     for item, word in COLLECTED.items()
@@ -1208,7 +1269,11 @@ def rendered(name: str) -> str:
         panel.id_val = number
         for index, target in enumerate(getattr(panel, "targets", None) or ()):
             target.ref_id = chr(ord("A") + index)
-    return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+    document = json.loads(json.dumps(built, cls=JSONEncoder))
+    for found, mark in zip(document["annotations"]["list"], MARKS, strict=True):
+        # What the builder has no method for.
+        found |= {"titleFormat": mark.title, "textFormat": mark.text, "step": MARK_STEP}
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,6 +30,8 @@ from servers import install, otlp_json
 
 #: Longest time for a server to become ready, and for a condition on it to come true.
 TIMEOUT = 60.0
+#: The configurations that users have.
+COLLECTOR_CONFIG = Path(__file__).parents[2] / "collector-config"
 
 
 def program(name: str) -> str:
@@ -329,45 +331,45 @@ class ConfiguredCollector(Server):
 
 
 class Jaeger(Server):
-    """Jaeger all-in-one with its store in memory: OTLP in, the query API out."""
+    """Jaeger as jaeger.compose.yaml runs it: OTLP in, a store in memory, the query API out."""
 
     name = "jaeger"
-    ports_needed = 7
+    #: OTLP over gRPC and HTTP, the query API over HTTP and gRPC, health: as the file names them.
+    well_known = (4317, 4318, 16686, 16685, 13133)
+    ports_needed = len(well_known)
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self._program = program("jaeger")
 
+    def _url(self, well_known: int) -> str:
+        return f"http://127.0.0.1:{self.ports[self.well_known.index(well_known)]}"
+
     @property
     def grpc(self) -> str:
         """Endpoint for OTLP over gRPC."""
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return self._url(4317)
 
     @property
     def http(self) -> str:
         """Endpoint for OTLP over HTTP."""
-        return f"http://127.0.0.1:{self.ports[1]}"
+        return self._url(4318)
 
     @property
     def query(self) -> str:
         """Address of the query API."""
-        return f"http://127.0.0.1:{self.ports[2]}"
+        return self._url(16686)
 
     def health_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[3]}/"
+        return f"{self._url(13133)}/status"
 
     def command(self) -> Sequence[str]:
-        flags = (
-            "collector.otlp.grpc.host-port",
-            "collector.otlp.http.host-port",
-            "query.http-server.host-port",
-            "admin.http.host-port",
-            "query.grpc-server.host-port",
-            "collector.grpc-server.host-port",
-            "collector.http-server.host-port",
-        )
-        ports = zip(flags, self.ports, strict=True)
-        return [self._program, *(f"--{flag}=127.0.0.1:{port}" for flag, port in ports)]
+        text = (COLLECTOR_CONFIG / "jaeger" / "server.yaml").read_text()
+        for well_known, port in zip(self.well_known, self.ports, strict=True):
+            text = re.sub(rf"\b{well_known}\b", str(port), text)
+        path = self.directory / "server.yaml"
+        path.write_text(text)
+        return [self._program, "--config", str(path)]
 
     def stop(self) -> None:
         """End it at once: asked to end it takes ten seconds, and it has nothing to write."""

@@ -31,8 +31,20 @@ CACHE_VARIABLE = "SCALABLE_SERVERS_CACHE"
 GO_VERSION = "1.26.6"
 GO_MINIMUM = (1, 25)
 
-COLLECTOR_VERSION = "0.155.0"
-JAEGER_VERSION = "1.76.0"
+
+def _pinned() -> Mapping[str, str]:
+    """The versions that collector-config/ names, by the name of their variable."""
+    path = Path(__file__).parents[2] / "collector-config" / ".env"
+    lines = [line.partition("=") for line in path.read_text().splitlines()]
+    return {name: value for name, equals, value in lines if equals and not name.startswith("#")}
+
+
+PINNED = _pinned()
+COLLECTOR_VERSION = PINNED["COLLECTOR_VERSION"]
+JAEGER_VERSION = PINNED["JAEGER_VERSION"]
+#: Jaeger 2 has no Go module of its own: this one was released of the same commit.
+JAEGER_MODULE_VERSION = "1.76.0"
+#: Debian's, as it needs no compiler; its `promtool` checks the alert rules.
 PROMETHEUS_VERSION = "2.42"
 SLURM_VERSION = "22.05"
 
@@ -44,6 +56,7 @@ COLLECTOR_COMPONENTS: Mapping[str, Sequence[str]] = {
     "processors": (
         f"{_CORE}/processor/batchprocessor",
         f"{_CORE}/processor/memorylimiterprocessor",
+        f"{_CONTRIB}/processor/tailsamplingprocessor",
     ),
     "exporters": (
         f"{_CORE}/exporter/debugexporter",
@@ -164,7 +177,7 @@ module localhost/jaeger
 
 go 1.24.6
 
-require github.com/jaegertracing/jaeger v{JAEGER_VERSION}
+require github.com/jaegertracing/jaeger v{JAEGER_MODULE_VERSION}
 
 replace github.com/Shopify/sarama => github.com/Shopify/sarama v1.33.0
 """
@@ -175,14 +188,14 @@ def _install_jaeger(job: Job) -> None:
     source = job.work / "source"
     source.mkdir()
     (source / "go.mod").write_text(_JAEGER_MODULE)
-    module = f"github.com/jaegertracing/jaeger@v{JAEGER_VERSION}"
+    module = f"github.com/jaegertracing/jaeger@v{JAEGER_MODULE_VERSION}"
     listed = job.run("getting Jaeger's sources", [go, "mod", "download", "-json", module])
     found = re.search(r'"Dir": "(.*)"', listed)
     if found is None:
         raise InstallError(f"go did not say where it keeps {module}; log: {job.log_path}")
     # Some of the checksums are not to be had any more: those that Jaeger itself was released with.
     shutil.copyfile(Path(found[1]) / "go.sum", source / "go.sum")
-    package = "github.com/jaegertracing/jaeger/cmd/all-in-one"
+    package = "github.com/jaegertracing/jaeger/cmd/jaeger"
     job.build("Jaeger", go, package, source, job.target / "jaeger")
 
 
@@ -319,7 +332,7 @@ SERVERS: Mapping[str, Server] = {
             "3 minutes",
             _install_collector,
         ),
-        Server("jaeger", JAEGER_VERSION, "jaeger", _JAEGER_MODULE, "4 minutes", _install_jaeger),
+        Server("jaeger", JAEGER_VERSION, "jaeger", _JAEGER_MODULE, "8 minutes", _install_jaeger),
     )
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -21,8 +22,10 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import StatusCode
 
-from servers import otlp_json
+from scalable.telemetry import semconv
+from servers import install, otlp_json
 from servers.harness import (
     Collector,
     ConfiguredCollector,
@@ -34,7 +37,7 @@ from servers.harness import (
 )
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
-COLLECTORS = ["minimal.yaml", "jaeger.yaml", "grafana.yaml"]
+COLLECTORS = ["minimal.yaml", "jaeger.yaml", "grafana.yaml", "tail-sampling.yaml"]
 COMPOSE = ["jaeger.compose.yaml", "grafana.compose.yaml"]
 RESOURCE = Resource({"service.name": "floods", "scalable.run.id": "run-1"})
 
@@ -154,9 +157,79 @@ def test_grafana_gets_each_signal_where_it_belongs(
     )
 
 
+def test_tail_sampling_keeps_failures_and_runs_of_what_it_would_leave_out(
+    servers: Callable[..., Any], collector: Collector
+):
+    sampling = servers(
+        ConfiguredCollector,
+        CONFIG / "tail-sampling.yaml",
+        {"BACKEND_ENDPOINT": collector.grpc, "DECISION_WAIT": "1s", "SHARE": "0"},
+    )
+    tracers = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(endpoint=sampling.grpc, insecure=True)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = tracers.get_tracer("test")
+    for name in ("left out", "fails", "run floods"):
+        with tracer.start_as_current_span(f"submit {name}"):
+            with tracer.start_as_current_span(name) as span:
+                if name == "fails":
+                    span.set_status(StatusCode.ERROR)
+                if name == "run floods":
+                    span.set_attribute(semconv.RUN_STATUS, "completed")
+    tracers.shutdown()
+    kept = wait_for(4, collector.spans, "spans of the traces that are kept")
+    names = {"fails", "run floods"}
+    assert {span["name"] for span in kept} == names | {f"submit {name}" for name in names}
+
+
+def test_the_service_graph_goes_from_tempo_to_prometheus_to_grafana():
+    tempo = yaml.safe_load((CONFIG / "grafana" / "tempo.yaml").read_text())
+    (write,) = tempo["metrics_generator"]["storage"]["remote_write"]
+    enabled = tempo["overrides"]["defaults"]["metrics_generator"]["processors"]
+    assert {name.replace("-", "_") for name in enabled} == set(
+        tempo["metrics_generator"]["processor"]
+    )
+    services = compose_of("grafana.compose.yaml")["services"]
+    assert urlsplit(write["url"]).hostname in services
+    assert "--web.enable-remote-write-receiver" in services["prometheus"]["command"]
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_asks_for_health_where_something_waits_for_it(name: str):
+    services = compose_of(name)["services"]
+    for service in services.values():
+        for other, condition in service.get("depends_on", {}).items():
+            waits = condition["condition"] == "service_healthy"
+            assert waits <= ("healthcheck" in services[other])
+    for service in services.values():
+        test = service.get("healthcheck", {}).get("test", ["CMD"])
+        assert test[0] == "CMD"  # no shell is needed
+
+
+def test_versions_are_in_one_place():
+    for path in [*CONFIG.rglob("*.yaml"), *CONFIG.parent.glob("docs/*.md")]:
+        assert re.findall(r"[\w-]+/[\w-]+:v?\d+\.\d[\w.]*", path.read_text()) == [], path
+    assert set(re.findall(r"\$\{(\w+_VERSION)", "".join(map(text_of, COMPOSE)))) == set(
+        install.PINNED
+    )
+
+
+def text_of(name: str) -> str:
+    return (CONFIG / name).read_text()
+
+
+def compose_of(name: str) -> dict[str, Any]:
+    """A file of Docker Compose, with the versions that it takes from .env."""
+
+    def version(match: re.Match[str]) -> str:
+        return install.PINNED[match[1]]
+
+    return yaml.safe_load(re.sub(r"\$\{(\w+):\?[^}]*\}", version, text_of(name)))
+
+
 @pytest.mark.parametrize("name", COMPOSE)
 def test_compose_pins_its_images_and_mounts_what_is_there(name: str):
-    compose = yaml.safe_load((CONFIG / name).read_text())
+    compose = compose_of(name)
     for service in compose["services"].values():
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
         for mount in service.get("volumes", ()):
@@ -197,7 +270,7 @@ def test_provisioned_datasources_lead_to_each_other_and_dashboards_are_found():
     uids = {source["uid"] for source in sources.values()}
     assert set(re.findall(r"datasourceUid: ([\w-]+)", text)) == uids
     assert set(sources) == {"prometheus", "tempo", "loki"}
-    compose = yaml.safe_load((CONFIG / "grafana.compose.yaml").read_text())
+    compose = compose_of("grafana.compose.yaml")
     for source in sources.values():
         host = re.fullmatch(r"http://(\w+):\d+", source["url"])
         assert host is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -133,3 +134,8 @@ def test_metrics_have_the_names_in_prometheus_that_the_dashboards_use(
     (series,) = wait_until(lambda: prometheus.query(query), query)
     assert series["metric"]["service_name"] == "a service"
     assert series["metric"]["dask_task_name"] == "x"
+    # It was exported once, so that its rate is zero or, with one scrape, unknown.
+    now = time.time()
+    values = prometheus.query_range(code.growth(query, "30s"), now - 20, now, 1)[0]["values"]
+    assert max(value for _, value in values) == 1
+    assert all(found["value"] == 0 for found in prometheus.query(f"rate({query}[30s])"))

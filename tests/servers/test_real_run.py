@@ -139,6 +139,8 @@ def filled_in(text: str, run_id: str) -> str:
         "$task": ".+",
         "$worker": ".+",
         "$__rate_interval": "6s",
+        "$__rate_interval_ms": "6000",
+        "$__interval": "6s",
         "$__range": "10m",
     }.items():
         text = re.sub(rf"{re.escape(variable)}\b", value, text)
@@ -159,6 +161,24 @@ def test_a_query_of_a_panel_is_answered_with_data(going: World, target: dict[str
 
     found = wait_until(numbers, f"data for {expression}")
     assert all(value >= 0 for value in found)
+
+
+@pytest.mark.parametrize(
+    "mark", DASHBOARDS["run"]["annotations"]["list"], ids=lambda it: it["name"]
+)
+def test_a_mark_is_set_where_something_happened(going: World, mark: dict[str, Any]):
+    expression = filled_in(mark["expr"], going.run_id)
+
+    def marked() -> list[dict[str, Any]]:
+        now = time.time()
+        return going.prometheus.query_range(expression, now - 300, now, 1)
+
+    for series in wait_until(marked, f"data for {expression}"):
+        words = re.findall(r"\{\{(\w+)\}\}", mark["titleFormat"] + mark["textFormat"])
+        assert words
+        assert set(words) <= set(series["metric"])
+        # No mark is repeated while the run goes on.
+        assert len(series["values"]) <= 7
 
 
 def _is(value: float) -> bool:
@@ -240,7 +260,9 @@ def test_jaeger_has_every_attempt_once_below_what_submitted_it(ended: World):
 
 
 def test_jaeger_finds_failures_by_a_search(ended: World):
-    tags = json.dumps({"error": "true", "error.type": "ValueError"})
+    # Not `error=true`: this Jaeger's store in memory compares it with a boolean, and its API reads a
+    # text.
+    tags = json.dumps({"error.type": "ValueError"})
     assert ended.jaeger.search("bad-day", operation="never", tags=tags)
 
 
