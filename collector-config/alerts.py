@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from dashboards import OUTCOME, REASON, RESULT, RUN, SERVICE, add, growth, match, series_name
+from dashboards import (
+    HAS_ERROR,
+    NOT_SENT,
+    REASON,
+    RESULT,
+    RUN,
+    SERVICE,
+    add,
+    growth,
+    match,
+    series_name,
+)
 
 from scalable.telemetry import instruments as m
 from scalable.telemetry.instrument import Instrument
@@ -39,7 +50,9 @@ def rules() -> dict[str, Any]:
     """The content of the file."""
     failed = grown(m.TASK_ATTEMPTS, "15m", where=match(RESULT, "failure", "error"))
     attempts = grown(m.TASK_ATTEMPTS, "15m")
-    lost = grown(m.EXPORTED, "5m", where=match(OUTCOME, "failed", "dropped"))
+    lost = [
+        grown(metric, "5m", where=HAS_ERROR) for metrics in NOT_SENT.values() for metric in metrics
+    ]
     run = f"run {{{{ $labels.{RUN} }}}} of {{{{ $labels.{SERVICE} }}}}"
     return {
         "groups": [
@@ -65,7 +78,9 @@ def rules() -> dict[str, Any]:
                     ),
                     _rule(
                         "ScalableTelemetryDropped",
-                        f"({lost} > 0) or ({grown(m.FACTS_DROPPED, '5m')} > 0)",
+                        " or ".join(
+                            f"({each} > 0)" for each in (grown(m.FACTS_DROPPED, "5m"), *lost)
+                        ),
                         "info",
                         f"Telemetry of {run} is incomplete here",
                         "{{ $value }} items of the last 5 minutes did not arrive. The run "

@@ -1156,7 +1156,10 @@ def health_dashboard() -> dashboard.Dashboard:
                 "Not sent",
                 "By reason: a status of the backend, in spite of retries, or `queue_full`.",
                 *(
-                    query(add(rate(metric, "", HAS_ERROR), ERROR), f"{what}: {{{{{ERROR}}}}}")
+                    query(
+                        or_zero(add(rate(metric, "", HAS_ERROR), ERROR)),
+                        f"{what}: {{{{{ERROR}}}}}",
+                    )
                     for what, metrics in NOT_SENT.items()
                     for metric in metrics
                 ),

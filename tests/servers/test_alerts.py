@@ -136,23 +136,17 @@ def test_a_few_failures_of_a_few_attempts_are_not_told(tmp_path: Path):
 @pytest.mark.parametrize(
     "dropped",
     [
-        series(
-            "scalable_export_items_total",
-            "_x20 7x60",
-            ', scalable_export_outcome="dropped", scalable_signal="traces"',
-        ),
+        series("otel_sdk_exporter_span_exported_total", "_x20 7x60", ', error_type="503"'),
+        series("otel_sdk_processor_log_processed_total", "_x20 7x60", ', error_type="queue_full"'),
         series("scalable_recorder_facts_dropped_total", "0x19 7x60"),
     ],
-    ids=["over OTLP", "of the scheduler"],
+    ids=["not accepted", "queue full", "of the scheduler"],
 )
 def test_dropped_telemetry_is_told(tmp_path: Path, dropped: dict[str, str]):
     name = "ScalableTelemetryDropped"
     check(
         tmp_path,
-        [
-            dropped,
-            series("scalable_export_items_total", "9x80", ', scalable_export_outcome="sent"'),
-        ],
+        [dropped, series("otel_sdk_exporter_span_exported_total", "9x80")],
         expected(name, "4m", None),
         expected(name, LATER, {"severity": "info"}),
         expected(name, "30m", None),

@@ -260,7 +260,7 @@ def test_jaeger_has_every_attempt_once_below_what_submitted_it(ended: World):
 
 
 def test_jaeger_finds_failures_by_a_search(ended: World):
-    # Not `error=true`: this Jaeger's store in memory compares it with a boolean, and its API reads a
+    # Not `error=true`: the store in memory compares that with a boolean, and the API reads a
     # text.
     tags = json.dumps({"error.type": "ValueError"})
     assert ended.jaeger.search("bad-day", operation="never", tags=tags)
