@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 WRONG = {
-    "OTEL_PROPAGATORS": "tracecontext,ottrace",
+    "OTEL_PROPAGATORS": "tracecontext,pigeon",
     "OTEL_PYTHON_CONTEXT": "greenlets",
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "planets",
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "lots",

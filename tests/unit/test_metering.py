@@ -108,7 +108,13 @@ def test_buckets_include_their_upper_bound_as_specified():
 
 def test_exemplars_lead_to_the_slowest_attempt():
     meter = Meter()
-    meter.add("tasks.jsonl", [ended(duration_s=1.0), ended(duration_s=9.0, span_id="c" * 16)])
+    attempts = [
+        ended(duration_s=1.0),
+        ended(duration_s=9.0, span_id="c" * 16),
+        ended(duration_s=10.0, span_id="d" * 16),
+    ]
+    meter.add("tasks.jsonl", attempts)
+    meter.note_exemplars(attempts, lambda ids: ids.span_id != int("d" * 16, 16))
     (point,) = points(Reader(Resource({}), 0), snapshot(meter), 1, "dask.task.duration")
     assert {(e.value, e.span_id, e.trace_id) for e in point.exemplars} == {
         (9.0, int("c" * 16, 16), 1)
@@ -325,7 +331,7 @@ def test_metrics_are_sent_when_a_run_begins_and_when_a_name_is_new(monkeypatch: 
     monkeypatch.setattr(metric_router, "monotonic", lambda: now)
     exporter = SimpleNamespace(export=lambda *_: None, shutdown=lambda: None)
     router = MetricRouter(Resource({}), exporter, lambda: now)
-    router.open([exporter], None, 60.0, pytest.fail, pytest.fail)
+    router.open([exporter], None, {}, pytest.fail, pytest.fail)
     (shipper,) = router.shippers
     monkeypatch.setattr(shipper, "put", sent.append)
     figures = Figures(RunSummary(), {}, None, 0, 0, 0, 0.0)

@@ -9,7 +9,7 @@ import pytest
 from scalable.common.otel_environment import usable, usable_environment
 
 WRONG = [
-    ("OTEL_PROPAGATORS", "tracecontext, ottrace,baggage", "tracecontext,baggage", "'ottrace'"),
+    ("OTEL_PROPAGATORS", "tracecontext, pigeon,baggage", "tracecontext,baggage", "'pigeon'"),
     ("OTEL_PROPAGATORS", "xray", None, "'xray'"),
     ("OTEL_PYTHON_CONTEXT", "greenlets", None, "'greenlets'"),
     ("OTEL_PYTHON_TRACER_PROVIDER", "missing", None, "'missing'"),
@@ -64,7 +64,7 @@ def test_usable_values_stay_and_nothing_is_reported():
 
 
 def test_the_environment_is_as_it_was_after_the_block(monkeypatch):
-    monkeypatch.setenv("OTEL_PROPAGATORS", "ottrace,tracecontext")
+    monkeypatch.setenv("OTEL_PROPAGATORS", "pigeon,tracecontext")
     monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "many")
     before = dict(os.environ)
     within: list[tuple[str | None, str | None]] = []

@@ -29,7 +29,7 @@ _BUILT_IN: Final = {
     "OTEL_PROPAGATORS": {"none"},
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": {"*"},
 }
-_EXEMPLAR_FILTER: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
+EXEMPLAR_FILTER: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
 _EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
 _SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
 #: Samplers whose argument is a ratio; earlier SDKs raise if it is none.
@@ -63,7 +63,7 @@ def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None
         elif name.endswith("_LIMIT") and value != _NO_LIMIT and not _is_count(value):
             del environ[name]
             problems.append(f"{name}={value} is not a whole number of 0 or more")
-        elif name == _EXEMPLAR_FILTER and value.lower() not in _EXEMPLAR_FILTERS:
+        elif name == EXEMPLAR_FILTER and value.lower() not in _EXEMPLAR_FILTERS:
             del environ[name]
             problems.append(f"{name}={value} is not one of {', '.join(_EXEMPLAR_FILTERS)}")
         elif name == _SAMPLER_ARGUMENT and _is_wrong_ratio(environ, value):

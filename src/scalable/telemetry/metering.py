@@ -10,16 +10,18 @@ import itertools
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self, TypeAlias
 
 from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.trace import SpanContext
 
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.deaths import LOST_REASONS
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
+from scalable.telemetry.spans import span_context
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import TASKS, WORKERS, Record
 from scalable_runs.summary import NameCounts
@@ -30,6 +32,8 @@ MAX_NAMES: Final = 200
 MAX_ERRORS: Final = 50
 #: Workers with gauges of their own.
 MAX_WORKERS: Final = 1_000
+#: Attempts that are looked at for exemplars at most, of those that are added at a time.
+MAX_LOOKS: Final = 100
 #: Resolution of exponential histograms: eight buckets per doubling.
 SCALE: Final = 3
 
@@ -90,12 +94,13 @@ class Distribution:
     zeros: int = 0
     #: Index → count of an exponential histogram at :data:`SCALE`.
     scaled: defaultdict[int, int] = field(default_factory=lambda: defaultdict[int, int](int))
-    slowest: Record | None = None
-    latest: Record | None = None
+    #: The slowest and the latest value of the last interval that have an exemplar.
+    slowest: Exemplar | None = None
+    latest: Exemplar | None = None
     exemplars: list[Exemplar] = field(default_factory=list[Exemplar])
 
-    def add(self, value: float, record: Record) -> None:
-        """Add one value, from `record`."""
+    def add(self, value: float) -> None:
+        """Add one value."""
         self.count += 1
         self.total += value
         self.buckets[bisect_left(TASK_BOUNDS, value)] += 1
@@ -105,21 +110,28 @@ class Distribution:
             self.zeros += 1
         if value > self.last_high:
             self.last_high = value
-            self.slowest = record
         if value < self.last_low:
             self.last_low = value
-        self.latest = record
 
-    def take(self, name: str) -> Self:
+    def note(self, exemplar: Exemplar, *, is_latest: bool) -> None:
+        """Keep an exemplar of the last interval, if it is the slowest or the latest."""
+        if is_latest:
+            self.latest = exemplar
+        if self.slowest is None or exemplar.value > self.slowest.value:
+            self.slowest = exemplar
+
+    def take(self) -> Self:
         """Return a copy of the state; begin a new interval."""
         self.low = min(self.low, self.last_low)
         self.high = max(self.high, self.last_high)
-        records = [self.slowest, self.latest] if self.latest is not self.slowest else [self.latest]
+        exemplars = [self.slowest, self.latest]
+        if self.latest is self.slowest:
+            exemplars.pop()
         taken = replace(
             self,
             buckets=self.buckets.copy(),
             scaled=self.scaled.copy(),
-            exemplars=[_exemplar(record, record[name]) for record in records if record],
+            exemplars=[exemplar for exemplar in exemplars if exemplar is not None],
         )
         self.last_low, self.last_high = math.inf, -1.0
         self.slowest = self.latest = None
@@ -137,16 +149,6 @@ class Distribution:
             zeros=self.zeros - before.zeros,
             scaled=defaultdict(int, Counter(self.scaled) - Counter(before.scaled)),
         )
-
-
-def _exemplar(record: Record, value: float) -> Exemplar:
-    return Exemplar(
-        {semconv.TASK_KEY: record["task_id"]},
-        value,
-        parse_nanoseconds(record["timestamp"]),
-        int(record["span_id"], 16),
-        int(record["trace_id"], 16),
-    )
 
 
 Value: TypeAlias = float | Distribution
@@ -221,16 +223,56 @@ class Meter:
             self._attempts[name, result, self._shown_error(record, error)] += 1
         duration = get("duration_s")
         if duration is not None:
-            self._durations[name, result].add(duration, record)
+            self._durations[name, result].add(duration)
         queued = get("queue_s")
         if queued is not None:
-            self._queueing[name,].add(queued, record)
+            self._queueing[name,].add(queued)
         transfer = get("transfer_s")
         if transfer is not None:
-            self._transfers[name,].add(transfer, record)
+            self._transfers[name,].add(transfer)
         size = get("nbytes")
         if size:
             self._output[name,] += size
+
+    def note_exemplars(
+        self, attempts: Sequence[Record], is_sent: Callable[[SpanContext], bool]
+    ) -> None:
+        """Choose exemplars from attempts that were added, once it is decided which are sent."""
+        looks = MAX_LOOKS
+        latest: set[int] = set()
+        for record in reversed(attempts):
+            wanted = [
+                (values, value)
+                for values, value in self._values_of(record)
+                if id(values) not in latest
+                or values.slowest is None
+                or value > values.slowest.value
+            ]
+            if not wanted:
+                continue
+            if not looks:
+                return
+            looks -= 1
+            ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
+            if not is_sent(ids):
+                continue
+            at, key = parse_nanoseconds(record["timestamp"]), {semconv.TASK_KEY: record["task_id"]}
+            for values, value in wanted:
+                exemplar = Exemplar(key, value, at, ids.span_id, ids.trace_id)
+                values.note(exemplar, is_latest=id(values) not in latest)
+                latest.add(id(values))
+
+    def _values_of(self, record: Record) -> Iterator[tuple[Distribution, float]]:
+        """The distributions that an attempt is part of, each with its value there."""
+        name = self.shown(record["task_name"])
+        for values, key, field_name in (
+            (self._durations, (name, result_of(record)), "duration_s"),
+            (self._queueing, (name,), "queue_s"),
+            (self._transfers, (name,), "transfer_s"),
+        ):
+            value = record.get(field_name)
+            if value is not None and key in values:
+                yield values[key], value
 
     def _add_worker(self, record: Record) -> None:
         address, state = record.get("worker", ""), record.get("state")
@@ -267,12 +309,12 @@ class Meter:
         taken: Snapshot = {instrument: {} for instrument in instruments.INSTRUMENTS}
         taken[instruments.TASK_ATTEMPTS] = dict(self._attempts)
         taken[instruments.TASK_OUTPUT] = dict(self._output)
-        for instrument, name, values in (
-            (instruments.TASK_DURATION, "duration_s", self._durations),
-            (instruments.TASK_QUEUED, "queue_s", self._queueing),
-            (instruments.TASK_TRANSFER, "transfer_s", self._transfers),
+        for instrument, values in (
+            (instruments.TASK_DURATION, self._durations),
+            (instruments.TASK_QUEUED, self._queueing),
+            (instruments.TASK_TRANSFER, self._transfers),
         ):
-            taken[instrument] = {key: value.take(name) for key, value in values.items()}
+            taken[instrument] = {key: value.take() for key, value in values.items()}
         for name, counts in names.items():
             for instrument, count in (
                 (instruments.TASK_RETRIES, counts.retries),

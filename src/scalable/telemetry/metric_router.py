@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext
 
+from scalable.common.otel_environment import EXEMPLAR_FILTER
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.application import identity_of
@@ -65,10 +66,12 @@ class MetricRouter:
         self._file_reader = Reader(resource, self._started)
         self._application: ApplicationInstruments | None = None
         self._relayed: RelayedMetrics | None = None
-        #: Lines of attempts that the application's instruments do not have yet.
+        #: Lines of attempts whose spans are not decided on yet.
         self._attempts: list[Record] = []
         self._identity = identity_of(resource)
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
+        #: Whether OTEL_METRICS_EXEMPLAR_FILTER allows exemplars.
+        self._has_exemplars = True
         self._interval = 0.0
         self._next_sent = self._next_written = self._next_shown = 0.0
         #: When metrics were last sent, and how many task names there were.
@@ -84,12 +87,14 @@ class MetricRouter:
         self,
         exporters: Sequence[Any],
         provider: Any,
-        interval: float,
+        environ: Mapping[str, str],
         on_trouble: Callable[[str], None],
         warn: Callable[[str], None],
     ) -> None:
         """Start to collect for exporters and the application's provider, if there is one."""
-        self._interval = interval
+        self._interval = interval = _interval(environ)
+        # Those without a span that is sent would lead nowhere, also with `always_on`.
+        self._has_exemplars = environ.get(EXEMPLAR_FILTER, "").strip().lower() != "always_off"
         now = monotonic()
         # At once: what has counted nothing yet begins with 0.
         self._next_sent = now
@@ -105,16 +110,17 @@ class MetricRouter:
     def add(self, file: str, records: Sequence[Record]) -> None:
         """Count records as they were written."""
         self._meter.add(file, records)
-        if self._application is not None and file == TASKS:
+        if file == TASKS and (self._application is not None or self._shippers):
             self._attempts += filter(is_end, records)
 
     def record_attempts(self, is_sent: Callable[[SpanContext], bool]) -> None:
-        """Record attempts in the application's instruments, with exemplars of spans that are sent.
-
-        Called when it was decided which spans are sent.
+        """Take exemplars of spans that are sent, and record attempts in the application's
+        instruments. Called when it was decided which spans are sent.
         """
-        if self._application is not None and self._attempts:
-            attempts, self._attempts = self._attempts, []
+        attempts, self._attempts = self._attempts, []
+        if attempts and self._shippers and self._has_exemplars:
+            self._meter.note_exemplars(attempts, is_sent)
+        if attempts and self._application is not None:
             self._application.record(self._identity, attempts, self._meter.shown, is_sent)
 
     def add_points(self, points: Sequence[UsagePoint]) -> None:
@@ -183,6 +189,14 @@ class MetricRouter:
         if now >= self._next_sent:
             return True
         return self._meter.names > self._names_sent and now >= self._last_sent + NAMES_INTERVAL
+
+
+def _interval(environ: Mapping[str, str]) -> float:
+    try:
+        interval = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or 60_000) / 1e3
+    except ValueError:
+        return 60.0
+    return interval if interval > 0 else 60.0
 
 
 def _health(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import Any, Final
 
@@ -120,7 +120,7 @@ class SignalRouter:
         self._metrics.open(
             [exporter for exporter, _ in self._load("metrics")],
             providers.get("metrics"),
-            _interval(routes.environ),
+            routes.environ,
             self._trouble,
             self._warn,
         )
@@ -283,11 +283,3 @@ def _close(shippers: Sequence[Shipper[Any]], deadline: float) -> None:
 
 def _goes_nowhere(log: ReadableLogRecord) -> bool:
     return bool((log.log_record.trace_flags or 0) & NOT_SENT)
-
-
-def _interval(environ: Mapping[str, str]) -> float:
-    try:
-        interval = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or 60_000) / 1e3
-    except ValueError:
-        return 60.0
-    return interval if interval > 0 else 60.0
