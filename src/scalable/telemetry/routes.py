@@ -299,10 +299,17 @@ def make_resource(
     if not service or service.startswith("unknown_service"):
         # Nobody has named the service: the SDK did.
         resource = resource.merge(Resource({"service.name": project}))
-    if not resource.attributes.get(semconv.SERVICE_INSTANCE):  # older SDKs make none
-        resource = resource.merge(Resource({semconv.SERVICE_INSTANCE: str(uuid4())}))
+    if not resource.attributes.get(semconv.SERVICE_INSTANCE):
+        instance = _instance_of(os.getpid())
+        resource = resource.merge(Resource({semconv.SERVICE_INSTANCE: instance}))
     schema_url = resource.schema_url or semconv.SCHEMA_URL
     return Resource(redact.attributes(resource.attributes), schema_url)
+
+
+@lru_cache(maxsize=1)
+def _instance_of(pid: int) -> str:
+    """The instance that this process is, as in the SDK's own resources; older ones have none."""
+    return str(Resource.create({}).attributes.get(semconv.SERVICE_INSTANCE) or uuid4())
 
 
 def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
