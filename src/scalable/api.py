@@ -73,6 +73,9 @@ def instrument(
     crash_upload : str, optional
         Address of a service that says where to upload the logs of workers that died. Default: no
         logs are sent.
+    baggage_attributes : str, optional
+        Keys of OpenTelemetry's baggage whose entries become attributes of submissions, of attempts
+        and of the spans of their code, separated by commas; ``*`` for all. Default: none.
     span_budget : int, optional
         Spans of tasks sent over OTLP for each trace at most. Default: 5,000.
     task_events : bool, optional

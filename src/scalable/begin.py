@@ -19,6 +19,7 @@ from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
 from scalable.crash_upload.logs import CrashLog
@@ -129,6 +130,7 @@ def begin(
         ids=ids,
         clock=using.clock,
         inherited=baggage.get_all(started_in),
+        labels=settings.baggage_attributes,
     )
     connection = None
     if client is not None:
@@ -153,6 +155,7 @@ def begin(
         started,
         random_flag(ids) if parent is None else 0,
         None if parent is None else plain_ids(parent),
+        chosen_baggage(settings.baggage_attributes, started_in),
         documents.components,
     )
     files = _files(identity, settings, documents, redact)

@@ -187,3 +187,38 @@ def test_a_run_hangs_below_the_span_of_the_environment(client, monkeypatch):
     assert root["trace_id"] == run.trace_id != f"{ids.trace_id:032x}"
     # The caller's own baggage has precedence.
     assert (tenant, inherited) == ("red", "blue")
+
+
+def open_a_span() -> str:
+    with trace.get_tracer("test").start_as_current_span("inner", attributes={"team": "mine"}):
+        return "done"
+
+
+def nested() -> str:
+    token = context.attach(baggage.set_baggage("tenant", "green"))
+    try:
+        with worker_client() as inner:
+            return inner.submit(open_a_span, pure=False).result()
+    finally:
+        context.detach(token)
+
+
+@pytest.mark.parametrize("chosen", ["tenant, team", "*"])
+def test_chosen_entries_of_baggage_are_attributes(make_cluster, monkeypatch, chosen):
+    monkeypatch.setenv("BAGGAGE", "team=a")
+    _, client = make_cluster(n_workers=1, threads=2)
+    with scalable.instrument(client, baggage_attributes=chosen) as run:
+        token = context.attach(baggage.set_baggage("tenant", "blue"))
+        try:
+            client.submit(nested, pure=False).result()
+        finally:
+            context.detach(token)
+    ends = [lives[-1]["details"]["attributes"] for lives in oracle.lives(run.run_dir).values()]
+    assert ends == [{"tenant": "blue", "team": "a"}, {"tenant": "green", "team": "a"}]
+    spans = {span["kind"]: span for span in oracle.read(run.run_dir, "spans.jsonl")}
+    assert spans["producer"]["attributes"]["tenant"] == "blue"
+    (inner,) = [it for it in oracle.read(run.run_dir, "spans.jsonl") if it["name"] == "inner"]
+    # What the code itself has set stays.
+    assert (inner["attributes"]["tenant"], inner["attributes"]["team"]) == ("green", "mine")
+    (root,) = [it for it in oracle.read(run.run_dir, "spans.jsonl") if it["name"][:4] == "run "]
+    assert root["attributes"]["team"] == "a"

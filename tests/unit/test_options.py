@@ -74,7 +74,8 @@ def test_a_wrong_value_names_what_and_what_is_allowed(given, environ, message):
 
 def test_an_unknown_option_is_named_with_those_there_are():
     with pytest.raises(
-        TypeError, match="no option 'projekt'; it has close_timeout, crash_upload, enabled"
+        TypeError,
+        match="no option 'projekt'; it has baggage_attributes, close_timeout",
     ):
         resolve({"projekt": "x"}, {})
 
@@ -90,7 +91,7 @@ def test_argument_environment_manifest_default_in_this_order():
 
 
 def test_an_unknown_or_wrong_option_of_the_manifest_is_named():
-    with pytest.raises(OptionError, match=r"telemetry\.spans is not an option; allowed: close"):
+    with pytest.raises(OptionError, match=r"telemetry\.spans is not an option; allowed: baggage"):
         resolve({}, {}, {"spans": 3})
     with pytest.raises(OptionError, match=r"telemetry\.span_budget cannot be -1; allowed: a whole"):
         resolve({}, {}, {"span_budget": -1})

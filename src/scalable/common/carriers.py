@@ -7,9 +7,10 @@ them, for baggage and for vendors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from opentelemetry import baggage
 from opentelemetry.context import (
     _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
     Context,
@@ -83,6 +84,14 @@ def span_in(fields: Mapping[str, Any], getter: Getter[Any] = default_getter) -> 
         return None
     found = get_current_span(context).get_span_context()
     return found if found.is_valid else None
+
+
+def chosen_baggage(names: Collection[str], context: Context | None = None) -> dict[str, str]:
+    """Entries of a context's baggage that are chosen by name; ``*`` chooses all."""
+    if not names:
+        return {}
+    found = baggage.get_all(context)
+    return {name: str(found[name]) for name in found if name in names or "*" in names}
 
 
 def _failed(error: Exception) -> None:

@@ -38,6 +38,7 @@ class InstrumentOptions(TypedDict, total=False):
     close_timeout: float | None
     redact_off: str | None
     crash_upload: str | None
+    baggage_attributes: str | None
     span_budget: int | None
     task_events: bool | None
     running_after: float | None
@@ -279,6 +280,15 @@ class Settings(RecorderOptions):
         _names,
         "names of redaction families, separated by commas",
         "Families of secrets that are not looked for.",
+        "none",
+    )
+    baggage_attributes: frozenset[str] = _option(
+        frozenset[str](),
+        "SCALABLE_BAGGAGE_ATTRIBUTES",
+        _names,
+        "keys of baggage, separated by commas, or *",
+        "Entries of OpenTelemetry's baggage that become attributes of submissions, of attempts and "
+        "of the spans of their code.",
         "none",
     )
     crash_upload: str | None = _option(

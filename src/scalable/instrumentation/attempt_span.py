@@ -62,14 +62,20 @@ class AttemptSpan(Span):
 
     def __init__(self, attempt: RunningAttempt, parent: Context) -> None:
         self.scalable_attempt = attempt
-        self.parent = parent
+        self._above = parent
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """The span above it: some propagators ask a span for its parent, as the SDK's have one."""
+        parent = get_current_span(self._above).get_span_context()
+        return parent if parent.is_valid else None
 
     def get_span_context(self) -> SpanContext:
         """Ids of the attempt, with flags and state of the trace that its task came with."""
         attempt = self.scalable_attempt
         carrier = attempt.carrier
-        parent = get_current_span(self.parent).get_span_context()
-        if carrier is None or not parent.is_valid:
+        parent = self.parent
+        if carrier is None or parent is None:
             return INVALID_SPAN_CONTEXT
         run = str(carried(carrier).get("run"))
         span_id = attempt_span_id(run, attempt.key, attempt.run_id)

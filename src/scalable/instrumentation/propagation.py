@@ -23,7 +23,13 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.common.carriers import extract, inject, is_suppressed, suppressing
+from scalable.common.carriers import (
+    chosen_baggage,
+    extract,
+    inject,
+    is_suppressed,
+    suppressing,
+)
 from scalable.common.guard import Guard
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import (
@@ -35,7 +41,7 @@ from scalable.facts.identity import (
     carrier_of,
     lineage_text,
 )
-from scalable.facts.protocol import ANNOTATION, LINEAGE, PLACEMENT, SUPPRESSED
+from scalable.facts.protocol import ANNOTATION, LABELS, LINEAGE, PLACEMENT, SUPPRESSED
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
@@ -75,6 +81,12 @@ def ids_of(attempt: RunningAttempt | None) -> SpanContext:
 def attempt_of(span: Any) -> RunningAttempt | None:
     """The attempt of a span, also where only OpenTelemetry's context was passed on."""
     return getattr(span, "scalable_attempt", None) or current_attempt.get()
+
+
+def labels_of(attempt: RunningAttempt | None) -> dict[str, Any]:
+    """Entries of baggage that are attributes of the attempt's span."""
+    labels: Any = carried(attempt.carrier).get(LABELS) if attempt is not None else None
+    return labels if isinstance(labels, dict) else {}
 
 
 def enter(attempt: RunningAttempt) -> None:
@@ -206,6 +218,9 @@ def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, A
         fields[LINEAGE] = _lineage(attempt)
         if is_suppressed():
             fields[SUPPRESSED] = 1
+        labels = labels_of(attempt)
+        if labels:
+            fields[LABELS] = labels | chosen_baggage(labels)
         carrier: str | None = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)

@@ -21,12 +21,18 @@ from opentelemetry import trace
 from opentelemetry._logs import LogRecord
 
 from scalable import facts
+from scalable.common.carriers import chosen_baggage
 from scalable.common.forks import let_go_in_forks, no_fork
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import usable_environment
 from scalable.instrumentation import dask_compat, otel_compat
 from scalable.instrumentation.outbox import Outbox
-from scalable.instrumentation.propagation import RunningAttempt, attempt_of, run_of
+from scalable.instrumentation.propagation import (
+    RunningAttempt,
+    attempt_of,
+    labels_of,
+    run_of,
+)
 from scalable.instrumentation.provider_proxies import (
     ProxyLoggerProvider,
     ProxyMeterProvider,
@@ -135,7 +141,15 @@ class RelayProviders:
 
     def on_span_start(self, span: Any, parent: Any) -> None:
         """Remember in which attempt a span was opened; in the thread that opened it."""
-        span.scalable_attempt = attempt_of(trace.get_current_span(parent))
+        attempt = span.scalable_attempt = attempt_of(trace.get_current_span(parent))
+        try:
+            labels = labels_of(attempt)
+            if labels:
+                own = span.attributes or {}
+                labels = labels | chosen_baggage(labels, parent)
+                span.set_attributes({name: it for name, it in labels.items() if name not in own})
+        except BaseException as error:
+            self.guard.failed("relay_span", error)
 
     def on_span_end(self, span: Any, attempt: Any) -> None:
         """Put an ended span into the outbox; in the thread that ended it."""

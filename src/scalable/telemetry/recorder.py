@@ -65,6 +65,8 @@ class RunIdentity:
     trace_flags: int = 0
     #: The span that the program was started in, by :func:`plain_ids`; None: the run begins a trace.
     parent: tuple[int, int, int, bool, str] | None = None
+    #: Attributes of the root span, from the baggage that the program was started with.
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     #: What each component of the manifest asks for: ``cpus``, ``memory``, ``walltime``.
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
@@ -432,7 +434,7 @@ class Recorder(RecorderLoop):
             identity.started + self._puller.offset,
             now,
             {
-                **self._redact.attributes(self._sampler_attributes),
+                **self._redact.attributes({**identity.labels, **self._sampler_attributes}),
                 semconv.RUN_ID: identity.run_id,
                 semconv.RUN_STATUS: status,
                 semconv.PROVIDER: identity.provider,

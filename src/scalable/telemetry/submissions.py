@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import time
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
@@ -13,10 +13,10 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from scalable.common.carriers import inject, is_suppressed
+from scalable.common.carriers import chosen_baggage, inject, is_suppressed
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import carrier_of, task_id
-from scalable.facts.protocol import DASK_SPANS, LAYERS, SUPPRESSED
+from scalable.facts.protocol import DASK_SPANS, LABELS, LAYERS, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.ids import SecureIdGenerator, random_flag
 from scalable.telemetry.spans import Sampling, sampled_like, span_context
@@ -110,6 +110,7 @@ class Submission:
         sample: Sample,
         ids: IdGenerator,
         inherited: Mapping[str, object],
+        labels: Collection[str],
     ) -> None:
         parent = current_span(context)
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
@@ -138,6 +139,10 @@ class Submission:
             if name not in self.baggage:
                 context = baggage.set_baggage(name, value, context)
         fields: dict[str, Any] = {"run": run}
+        chosen = chosen_baggage(labels, context)
+        if chosen:
+            fields[LABELS] = chosen
+            self.attributes = {**chosen, **self.attributes}
         if request.operation != "submit":
             fields[LAYERS] = 1
         if request.span is not None:
@@ -265,8 +270,11 @@ class Submissions(SentGraphs):
         ids: IdGenerator | None = None,
         clock: Callable[[], float] = time,
         inherited: Mapping[str, object] = MappingProxyType({}),
+        labels: Collection[str] = (),
     ) -> None:
         super().__init__()
+        #: Entries of baggage that become attributes.
+        self._labels = labels
         #: Baggage of the program, which that of the caller's context extends.
         self._inherited = inherited
         self._run = run
@@ -293,7 +301,14 @@ class Submissions(SentGraphs):
                     return submission.carrier
                 self._ended.append(submission.sent())
             submission = Submission(
-                self._run, request, context, now, self._sample, self._ids, self._inherited
+                self._run,
+                request,
+                context,
+                now,
+                self._sample,
+                self._ids,
+                self._inherited,
+                self._labels,
             )
             self._opened.append(submission.ids)
             if not joins:

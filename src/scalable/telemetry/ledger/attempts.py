@@ -203,7 +203,7 @@ class Attempts:
             events=() if error is None else self._events(task, stop, attributes, error, traceback),
             links=self._links(task.dependencies) if task.dependencies else (),
         )
-        if self.written.kept:
+        if self.written.kept or task.labels:
             added = self.written.pop(task)
             if added is not None:
                 span = AddedSpan(span, added)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, carried, lineage_of
-from scalable.facts.protocol import LAYERS, PLACEMENT, SUPPRESSED
+from scalable.facts.protocol import LABELS, LAYERS, PLACEMENT, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.spans import not_sent, parent_of
 from scalable_runs.redact import Redactor
@@ -29,6 +29,8 @@ class Carried(NamedTuple):
     lineage: tuple[Above, ...] = ()
     #: Whether the layers of its graph have spans.
     has_layers: bool = False
+    #: Attributes of the spans of its tasks, from baggage.
+    labels: dict[str, Any] | None = None
 
 
 class CarrierReader:
@@ -53,7 +55,7 @@ class CarrierReader:
             if len(self._known) > _MAX_CARRIERS:
                 del self._known[next(name for name in self._known if name is not None)]
             fields = carried(carrier)
-            asked = fields.get(PLACEMENT)
+            asked, labels = fields.get(PLACEMENT), fields.get(LABELS)
             parent = parent_of(fields) if fields.get("run") == self._run else None
             if parent is not None and SUPPRESSED in fields:
                 parent = not_sent(parent)
@@ -62,6 +64,7 @@ class CarrierReader:
                 None if asked is None else self.placement(*json.loads(asked)),
                 lineage_of(fields),
                 bool(fields.get(LAYERS)),
+                self._redact.attributes(labels) if isinstance(labels, dict) else None,
             )
         return found
 

@@ -29,6 +29,8 @@ class Task:
     function: str | None = None
     #: What it requested, as attributes.
     placement: dict[str, Any] | None = None
+    #: Attributes of its attempts' spans, from baggage.
+    labels: dict[str, Any] | None = None
     #: Number of its attempts that started.
     attempt = 0
     #: Dask's number of the last attempt that started.

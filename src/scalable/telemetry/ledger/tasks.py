@@ -153,6 +153,8 @@ class TaskBook:
             output.submitted[(found.parent or self._sink.root)[0]] += 1
             if is_new and found.parent is not None:
                 output.parents.append((found.parent, found.lineage))
+        if found.labels is not None:
+            task.labels = found.labels
         if found.placement is not None:
             task.special = True
             task.placement = found.placement

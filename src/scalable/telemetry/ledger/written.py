@@ -49,10 +49,17 @@ class WrittenSpans:
                 self._add((key, run_id), item)
 
     def pop(self, task: Task) -> Additions | None:
-        """Remove and return what was written to the attempt of a task; None if nothing was."""
+        """Remove and return what was written to the attempt of a task; None if nothing was.
+
+        Entries of baggage that are attributes are part of it.
+        """
         of = task.key, task.run_id
         self._bytes -= self._sizes.pop(of, 0)
-        return self.kept.pop(of, None)
+        added = self.kept.pop(of, None)
+        if task.labels:
+            added = added or Additions()
+            added.attributes = {**task.labels, **added.attributes}
+        return added
 
     def _add(self, of: tuple[str, int], item: AttemptItem) -> None:
         added = self.kept.setdefault(of, Additions())
