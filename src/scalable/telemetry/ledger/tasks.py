@@ -385,8 +385,7 @@ class TaskBook:
             self._cancel(task, time if left is None else left.time)
             return
         # It was on a worker; only the worker knows whether it had started.
-        deadline = now + CANCEL_WAIT
-        pending = _PendingCancellation(task, left.run_id, left.time, deadline)
+        pending = _PendingCancellation(task, left.run_id, left.time, now + CANCEL_WAIT)
         self.pending_cancellations[key] = pending
 
     def restarted(self, fact: facts.Restarted, now: float) -> None:
