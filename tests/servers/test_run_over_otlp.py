@@ -188,6 +188,7 @@ def test_what_is_asked_for_goes_too(collector: Collector, tmp_path: Path):
                 "base2_exponential_bucket_histogram"
             ),
             "OTEL_METRIC_EXPORT_INTERVAL": "300",
+            "OTEL_METRICS_EXEMPLAR_FILTER": "always_off",
             "OTEL_SERVICE_NAME": "tides",
             "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
         },
@@ -207,6 +208,7 @@ def test_what_is_asked_for_goes_too(collector: Collector, tmp_path: Path):
     assert sum(point["count"] for point in points) == 6
     for point in points:
         assert point["zero_count"] + sum(point["positive"][1]) == point["count"]
+        assert not point["exemplars"]
     attempts_made = collector.metric_points("dask.task.attempts")
     assert sum(point["value"] for point in attempts_made) == 6
     assert {p["temporality"] for p in collector.metric_points("dask.task.count")} == {"cumulative"}
@@ -241,6 +243,11 @@ def test_the_budget_leaves_out_nothing_silently(collector: Collector, tmp_path: 
         values = span["attributes"]
         assert sum(values["dask.rollup.duration.bucket_counts"]) == values["dask.rollup.count"]
         assert values["dask.rollup.duration.min"] <= values["dask.rollup.duration.max"]
+    exemplars = [
+        exemplar for point in collector.metric_points() for exemplar in point.get("exemplars", ())
+    ]
+    assert exemplars
+    assert {exemplar["span_id"] for exemplar in exemplars} <= set(by_id)
     (root,) = [span for span in spans if span["name"] == "run work"]
     assert root["attributes"]["scalable.spans.sent"] == len(sent)
     assert root["attributes"]["scalable.spans.summarized"] == left_out

@@ -307,3 +307,18 @@ class ApplicationInstruments:
 
 def _attributes(instrument: Instrument, key: Attributes) -> dict[str, str]:
     return dict(zip(instrument.attributes, key, strict=False))
+
+
+def keep_exemplars(data: MetricsData, is_expected: Callable[[int, int], bool]) -> None:
+    """Remove from relayed metrics the exemplars of spans that are not sent."""
+    for of_resource in data.resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                for point in metric.data.data_points:
+                    exemplars: Any = point.exemplars
+                    if exemplars:
+                        exemplars[:] = [
+                            each
+                            for each in exemplars
+                            if is_expected(each.trace_id or 0, each.span_id or 0)
+                        ]

@@ -22,6 +22,7 @@ from scalable.telemetry.exporters import load_exporter
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.limits import LimitedExporter
 from scalable.telemetry.logs import EventFactory
+from scalable.telemetry.metric_readers import keep_exemplars
 from scalable.telemetry.metric_router import Figures, MetricRouter
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.routes import Routes, exception_signal
@@ -217,6 +218,7 @@ class SignalRouter:
 
     def foreign_metrics(self, data: MetricsData) -> None:
         """Write and send metric points that user code made."""
+        keep_exemplars(data, self._spans.is_expected)
         self._metrics.export(data)
 
     def _on_records(self, file: str, records: Sequence[Record]) -> None:

@@ -102,6 +102,10 @@ class SpanRouter:
             sampled = [span for span in spans if span.context is not None and _is_sampled(span)]
             self._send(self._budget.take_user_spans(sampled, attempt_of))
 
+    def is_expected(self, trace_id: int, span_id: int) -> bool:
+        """Whether a span was sent, or will be, as far as that is decided."""
+        return bool(self.shippers) and self._budget.is_expected(trace_id, span_id)
+
     def has_span(self, log: ReadableLogRecord) -> bool:
         """Whether the span of a log record is sent, as far as that is decided; True for none."""
         record: Any = log.log_record
