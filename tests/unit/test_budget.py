@@ -177,7 +177,7 @@ def test_a_place_kept_for_a_span_of_user_code_is_free_when_it_has_come():
 
 
 def test_a_log_record_says_whether_its_span_is_sent():
-    router = SpanRouter("run", PARENT, Resource({}), 2)
+    router = SpanRouter("run", PARENT, Resource({}), 8)
     sink = ExporterSink(InMemorySpanExporter())
     router.shippers.append(
         Shipper("traces", sink, limits_from({}, "OTEL_BSP", 10, 5.0), pytest.fail)

@@ -93,8 +93,11 @@ class TraceTree:
         return span_id in self.sent_ids or span_id in self.due
 
     def fits(self, limit: int) -> bool:
-        """Whether all attempts that are expected now can be sent, and more spans of user code."""
-        return max(self.expected, self.ended) <= limit and self.user_spans < max(1, limit)
+        """Whether there is ample room for all attempts, and for the spans of user code in them.
+
+        More tasks may be submitted, and their spans are not known before they end: hence a quarter.
+        """
+        return 4 * max(self.expected, self.ended, self.user_spans) <= limit
 
     def ids(self, trace_id: int, span_id: int) -> SpanContext:
         """Ids of a span made here, with the trace state of the others."""
