@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic, sleep, time
 from typing import Any, Final
 
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanKind
@@ -317,13 +318,17 @@ class Recorder(RecorderLoop):
     def _emit_own(self) -> None:
         # Spans of user code come before the end of their attempt, with which they are sent. An
         # error in them must not affect the run's own signals.
+        relayed_logs: Sequence[ReadableLogRecord] = ()
         with self.guard.watch("relay"):
             relayed = self._relay.drain()
+            relayed_logs = relayed.logs
             self._router.foreign_spans(relayed.spans)
-            self._router.foreign_logs(relayed.logs)
             for data in relayed.metrics:
                 self._router.foreign_metrics(data)
         self._router.export(self._ledger.sink.drain(), self._submissions.opened())
+        with self.guard.watch("relay"):
+            # It is known now what was submitted, and so whether their spans have room.
+            self._router.foreign_logs(relayed_logs)
 
     def _collect(self, last_until: float | None = None) -> None:
         figures = Figures(
