@@ -76,6 +76,9 @@ def instrument(
     baggage_attributes : str, optional
         Keys of OpenTelemetry's baggage whose entries become attributes of submissions, of attempts
         and of the spans of their code, separated by commas; ``*`` for all. Default: none.
+    task_environment : bool, optional
+        Set ``TRACEPARENT``, ``TRACESTATE`` and ``BAGGAGE`` for processes that tasks start with
+        :mod:`subprocess`. Default: False.
     span_budget : int, optional
         Spans of tasks sent over OTLP for each trace at most. Default: 5,000.
     task_events : bool, optional

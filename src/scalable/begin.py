@@ -131,6 +131,7 @@ def begin(
         clock=using.clock,
         inherited=baggage.get_all(started_in),
         labels=settings.baggage_attributes,
+        environment=settings.task_environment,
     )
     connection = None
     if client is not None:

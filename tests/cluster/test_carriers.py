@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -222,3 +225,24 @@ def test_chosen_entries_of_baggage_are_attributes(make_cluster, monkeypatch, cho
     assert (inner["attributes"]["tenant"], inner["attributes"]["team"]) == ("green", "mine")
     (root,) = [it for it in oracle.read(run.run_dir, "spans.jsonl") if it["name"][:4] == "run "]
     assert root["attributes"]["team"] == "a"
+
+
+def start_a_process() -> tuple[str, str, str]:
+    code = "import os; print(os.environ.get('TRACEPARENT'))"
+    command = [sys.executable, "-c", code]
+    own = {**os.environ, "TRACEPARENT": "mine"}
+    found = [
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+        for env in (None, own)
+    ]
+    return f"{trace.get_current_span().get_span_context().span_id:016x}", found[0], found[1]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_processes_of_tasks_get_the_context_where_asked(client, monkeypatch, asked):
+    inherited = f"00-{CALLER.trace_id:032x}-{CALLER.span_id:016x}-01"
+    monkeypatch.setenv("TRACEPARENT", inherited)
+    with scalable.instrument(client, recorder="thread", task_environment=asked):
+        span_id, found, own = client.submit(start_a_process, pure=False).result()
+    assert found.split("-")[2] == span_id if asked else found == inherited
+    assert own == "mine"

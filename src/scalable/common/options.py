@@ -39,6 +39,7 @@ class InstrumentOptions(TypedDict, total=False):
     redact_off: str | None
     crash_upload: str | None
     baggage_attributes: str | None
+    task_environment: bool | None
     span_budget: int | None
     task_events: bool | None
     running_after: float | None
@@ -290,6 +291,14 @@ class Settings(RecorderOptions):
         "Entries of OpenTelemetry's baggage that become attributes of submissions, of attempts and "
         "of the spans of their code.",
         "none",
+    )
+    task_environment: bool = _option(
+        False,
+        "SCALABLE_TASK_ENVIRONMENT",
+        _boolean,
+        _ON_OR_OFF,
+        "Set TRACEPARENT, TRACESTATE and BAGGAGE for processes that tasks start with `subprocess`.",
+        "off",
     )
     crash_upload: str | None = _option(
         None,

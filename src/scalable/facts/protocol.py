@@ -41,6 +41,8 @@ NANNY_PLUGIN_NAME: Final = "scalable-nanny"
 PLACEMENT: Final = "placement"
 #: Key of the carrier that holds the entries of baggage that are attributes of its tasks' spans.
 LABELS: Final = "labels"
+#: Key of the carrier that asks for its context in the environment of processes that tasks start.
+ENVIRONMENT: Final = "environment"
 #: Key of the carrier with the spans above a nested submission, the nearest first, as
 #: :func:`~scalable.facts.identity.lineage_of` reads them.
 LINEAGE: Final = "above"

@@ -41,7 +41,14 @@ from scalable.facts.identity import (
     carrier_of,
     lineage_text,
 )
-from scalable.facts.protocol import ANNOTATION, LABELS, LINEAGE, PLACEMENT, SUPPRESSED
+from scalable.facts.protocol import (
+    ANNOTATION,
+    ENVIRONMENT,
+    LABELS,
+    LINEAGE,
+    PLACEMENT,
+    SUPPRESSED,
+)
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
@@ -218,6 +225,8 @@ def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, A
         fields[LINEAGE] = _lineage(attempt)
         if is_suppressed():
             fields[SUPPRESSED] = 1
+        if ENVIRONMENT in carried(attempt.carrier):
+            fields[ENVIRONMENT] = 1
         labels = labels_of(attempt)
         if labels:
             fields[LABELS] = labels | chosen_baggage(labels)

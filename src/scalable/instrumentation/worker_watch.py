@@ -18,6 +18,7 @@ from scalable.common.guard import Guard
 from scalable.common.options import sdk_disabled
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation.child_environment import popen_patch
 from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.outbox import Outbox, Reports
 from scalable.instrumentation.own_exports import OwnExports
@@ -83,6 +84,7 @@ class Watch:
         self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
         self._watch_threads()
         propagation.install()
+        popen_patch.apply()
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._logs.start()
@@ -146,6 +148,7 @@ class Watch:
             if timer is not None:
                 timer.cancel()
         propagation.remove()
+        popen_patch.undo()
         for name, pool in list(worker.executors.items()):
             if isinstance(pool, ContextPool):
                 worker.executors[name] = pool.pool

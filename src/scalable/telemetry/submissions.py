@@ -16,7 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from scalable.common.carriers import chosen_baggage, inject, is_suppressed
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import carrier_of, task_id
-from scalable.facts.protocol import DASK_SPANS, LABELS, LAYERS, SUPPRESSED
+from scalable.facts.protocol import DASK_SPANS, ENVIRONMENT, LABELS, LAYERS, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.ids import SecureIdGenerator, random_flag
 from scalable.telemetry.spans import Sampling, sampled_like, span_context
@@ -111,6 +111,7 @@ class Submission:
         ids: IdGenerator,
         inherited: Mapping[str, object],
         labels: Collection[str],
+        environment: bool,
     ) -> None:
         parent = current_span(context)
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
@@ -139,6 +140,8 @@ class Submission:
             if name not in self.baggage:
                 context = baggage.set_baggage(name, value, context)
         fields: dict[str, Any] = {"run": run}
+        if environment:
+            fields[ENVIRONMENT] = 1
         chosen = chosen_baggage(labels, context)
         if chosen:
             fields[LABELS] = chosen
@@ -271,8 +274,11 @@ class Submissions(SentGraphs):
         clock: Callable[[], float] = time,
         inherited: Mapping[str, object] = MappingProxyType({}),
         labels: Collection[str] = (),
+        environment: bool = False,
     ) -> None:
         super().__init__()
+        #: Processes that tasks start get the context in their environment.
+        self._environment = environment
         #: Entries of baggage that become attributes.
         self._labels = labels
         #: Baggage of the program, which that of the caller's context extends.
@@ -309,6 +315,7 @@ class Submissions(SentGraphs):
                 self._ids,
                 self._inherited,
                 self._labels,
+                self._environment,
             )
             self._opened.append(submission.ids)
             if not joins:
