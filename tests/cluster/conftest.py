@@ -51,12 +51,11 @@ def make_cluster() -> Iterator[Callable[..., tuple[LocalCluster, Client]]]:
 def close(cluster: LocalCluster) -> None:
     """Close it as leaving its context does.
 
-    Before 2026.8 a nanny whose first close fails stays in the status "closing", and every later
-    close waits for ever. The first one fails where a killed process takes over a second to end,
-    as on a loaded machine.
+    Before 2026.8 that may wait for ever: for a nanny that began a worker process again twice at
+    once, after deaths in quick succession, or for one whose first close failed.
     """
     try:
-        cluster.close(timeout=60)
+        cluster.close(timeout=30)
     except TimeoutError:
         if Version(distributed.__version__) >= Version("2026.8"):
             raise
