@@ -42,6 +42,7 @@ def samples(page: str) -> Iterator[Sample]:
 
 
 ALL = [sample for page in PAGES for sample in samples(page)]
+#: Files that are no manifests are fenced as `yml`.
 MANIFESTS = [sample for sample in ALL if sample.language == "yaml"]
 
 

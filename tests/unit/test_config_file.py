@@ -280,7 +280,7 @@ def test_the_experimental_name_of_the_variable_is_known_too():
 def test_the_file_in_the_documentation_is_valid(write, monkeypatch):
     monkeypatch.setenv("COLLECTOR", "http://collector:4318")
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
-    block = page.read_text().partition("<!-- configuration file -->\n```yaml\n")[2]
+    block = page.read_text().partition("<!-- configuration file -->\n```yml\n")[2]
     write(block.partition("```")[0])
     warnings: list[str] = []
     found = routes(warnings)
