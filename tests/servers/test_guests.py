@@ -95,6 +95,8 @@ def test_sentrys_transactions_have_all_spans_and_each_has_the_baggage(tmp_path: 
     assert len({span["context"]["span_id"] for span in spans}) == len(spans) == sent
     named = [span["name"] for span in spans if span["attributes"].get("user.name") == "ann"]
     assert Counter(named) == {"map traced": 1, **children}
+    (asked,) = [span["attributes"] for span in spans if span["name"] == "map traced"]
+    assert (asked["dask.graph.tasks"], asked["dask.graph.layers"]) == (12, 1)
     failed = [it for it in spans if it["status"]["status_code"] == "ERROR"]
     assert Counter(it["name"] for it in failed) == {"traced": 1, "within": 1}
 

@@ -44,6 +44,17 @@ def test_a_collection_arrives_as_its_layers_at_a_small_budget(collector: Collect
         it["span_id"] for it in submissions.values()
     }
     assert submissions["compute sum-aggregate"]["attributes"]["dask.span.name"] == ["prepare"]
+    # The submissions say how large their graphs are.
+    known = {it["task_id"] for it in done.run.records(TASKS) if it["state"] == "submitted"}
+    sizes = {name: it["attributes"]["dask.graph.tasks"] for name, it in submissions.items()}
+    assert sizes == {"compute sum-aggregate": len(known) - 150, "map double": 150}
+    assert submissions["map double"]["attributes"]["dask.graph.layers"] == 1
+    shown = sum(
+        it["parent_span_id"] == submissions["compute sum-aggregate"]["span_id"] for it in layers
+    )
+    # Layers of one task have no span.
+    in_all = submissions["compute sum-aggregate"]["attributes"]["dask.graph.layers"]
+    assert shown <= in_all <= shown + 2
     # They say of all tasks what the budget says of a few.
     names = Counter(it["task_name"] for it in done.run.records(TASKS) if it["state"] == "succeeded")
     counted: Counter[str] = Counter()

@@ -96,6 +96,8 @@ def test_a_run_arrives_whole(collector: Collector, tmp_path: Path, protocol: str
         assert span["name"].startswith(f"{operation} ")
         assert f"client.{operation}(" in line
         assert span["attributes"]["code.function.name"].startswith("__main__.")
+    submitted = [it for it in done.run.records(TASKS) if it["state"] == "submitted"]
+    assert sum(it["attributes"]["dask.graph.tasks"] for it in submissions) == len(submitted)
     total = next(span for span in consumers.values() if span["name"] == "add")
     assert len(total["links"]) == 30
 

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from scalable import facts
 from scalable.common.guard import Guard
+from scalable.facts.identity import carried
 from scalable.instrumentation import propagation
 from scalable.instrumentation.child_spans import ChildSpans
 from scalable.instrumentation.outbox import Outbox
@@ -26,7 +27,8 @@ from scalable.instrumentation.relay_sdk import RelaySdk
 from scalable.telemetry.ledger.ledger import Ledger
 from scalable.telemetry.relay_decoder import RelayDecoder
 from scalable.telemetry.span_router import SpanRouter
-from scalable.telemetry.spans import SpanFactory, span_context
+from scalable.telemetry.spans import SpanFactory, parent_of, span_context
+from scalable.telemetry.submission_spans import SubmissionSpans
 from scalable.telemetry.submissions import Submissions
 from scalable_runs.redact import Redactor
 
@@ -141,6 +143,8 @@ class Cluster:
         self.ready: list[Pending] = []
         self.running: list[Attempt] = []
         self.submitted = 0
+        #: Tasks of each submission.
+        self.sizes: Counter[int] = Counter()
         self.run_ids = 0
         self.nesting = chance.choice((0.0, 0.1, 0.3))
         self.users = chance.choice((0.0, 0.3, 1.0))
@@ -157,7 +161,12 @@ class Cluster:
             self.ready.append(Pending(key, name, carrier, depth))
 
     def submit_as_client(self) -> None:
-        self.submit(self.submissions.carrier(), self.chance.randint(1, 40))
+        carrier = self.submissions.carrier()
+        before = self.submitted
+        self.submit(carrier, self.chance.randint(1, 40))
+        parent = parent_of(carried(carrier))
+        assert parent is not None
+        self.sizes[parent.span_id] += self.submitted - before
 
     def code(self, attempt: Attempt) -> Iterator[None]:
         """User code: spans within spans, tasks that are submitted from within."""
@@ -306,13 +315,24 @@ class Recording:
         self.sent = Sent()
         shipper: Any = self.sent
         self.router.shippers.append(shipper)
+        self.submission_spans = SubmissionSpans(
+            RUN,
+            "streams",
+            self.root,
+            self.spans,
+            redact,
+            self.ledger.tasks.graph_sizes,
+            lambda span, context: None,
+            self.router.send,
+        )
         #: Ids of all attempts that ended, and of those that the budget does not count.
         self.ended: set[int] = set()
         self.outside: set[int] = set()
 
-    def take(self, batch: list[Any], now: float) -> None:
+    def take(self, batch: list[Any], now: float, *, drained: bool) -> None:
         self.ledger.take(batch, now)
         self.emit()
+        self.submission_spans.release(now, exact=True, drained=drained)
 
     def emit(self) -> None:
         self.router.export_foreign(self.relay.drain().spans)
@@ -327,9 +347,8 @@ class Recording:
         self.router.export(output, self.submissions.opened())
 
     def submitted(self, now: float, *, everything: bool) -> None:
-        for done in self.submissions.ended(now, all_of_them=everything):
-            span = self.spans.span("submit", done.ids, done.parent, done.start, done.last, {})
-            self.ledger.sink.add_span(span)
+        ended = self.submissions.ended(now, all_of_them=everything)
+        self.submission_spans.note(ended, 0.0, now)
 
     def close(self, now: float, *, complete: bool, told: bool) -> dict[str, int]:
         """`told`: the program has said which submissions are complete, and was not killed."""
@@ -337,6 +356,7 @@ class Recording:
         if told:
             self.submitted(now, everything=True)
         self.emit()
+        self.submission_spans.release(now, exact=complete, everything=True)
         counts = self.router.settle()
         self.ledger.sink.add_span(self.spans.span("run", self.root, None, 1.0, now, {}))
         self.emit()
@@ -367,6 +387,14 @@ def check(sent: list[ReadableSpan], outside: set[int], recording: Recording, lim
         assert all(count <= limit for count in by_trace.values())
 
 
+def check_sizes(sent: list[ReadableSpan], sizes: Counter[int]) -> None:
+    """No submission says a number of tasks that is not its own."""
+    for span in sent:
+        size = (span.attributes or {}).get("dask.graph.tasks")
+        assert span.context is not None
+        assert size is None or size == sizes[span.context.span_id]
+
+
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 40, 5_000])
 def test_no_span_is_sent_without_its_parent(limit: int):
     for seed in range(20):
@@ -382,11 +410,12 @@ def test_no_span_is_sent_without_its_parent(limit: int):
                 count = chance.randint(0, len(cluster.facts))
                 batch = [cluster.facts.popleft() for _ in range(count)]
                 recording.submitted(cluster.now, everything=False)
-                recording.take(batch, cluster.now)
+                recording.take(batch, cluster.now, drained=not cluster.facts)
         complete = chance.random() < 0.7
-        recording.take([*cluster.facts] if complete else [], cluster.now)
+        recording.take([*cluster.facts] if complete else [], cluster.now, drained=complete)
         counts = recording.close(cluster.now, complete=complete, told=chance.random() < 0.7)
         # Of attempts whose end nobody has told, the recorder does not know the children either.
         exported = cluster.exported if complete else []
         check([*recording.sent.spans, *exported], cluster.outside, recording, limit)
+        check_sizes(recording.sent.spans, cluster.sizes)
         assert counts["scalable.spans.sent"] <= len(recording.ended)

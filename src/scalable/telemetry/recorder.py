@@ -11,7 +11,7 @@ from typing import Any, Final
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace import SpanKind
 
 from scalable import facts
 from scalable.common.options import RecorderOptions
@@ -30,7 +30,8 @@ from scalable.telemetry.router import SignalRouter
 from scalable.telemetry.routes import Routes, exception_signal
 from scalable.telemetry.run_health import RunHealth
 from scalable.telemetry.spans import SpanFactory, span_context
-from scalable.telemetry.submissions import Sent, SentGraphs, ids_of
+from scalable.telemetry.submission_spans import SubmissionSpans
+from scalable.telemetry.submissions import SentGraphs, ids_of
 from scalable.telemetry.usage import user_metrics
 from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.plain import iso
@@ -141,6 +142,16 @@ class Recorder(RecorderLoop):
             exceptions=exception_signal(routes.environ),
             components=identity.components,
         )
+        self._submission_spans = SubmissionSpans(
+            identity.run_id,
+            identity.project,
+            self._root,
+            self._spans,
+            redact,
+            self._ledger.tasks.graph_sizes,
+            self._router.submitted,
+            self._router.send_spans if self._router.sends_spans else None,
+        )
         preference = routes.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
         self._relay = RelayDecoder(
             resource,
@@ -187,6 +198,7 @@ class Recorder(RecorderLoop):
         self._ledger.workers.unwatched.update(resumed.unwatched)
         self._puller.after, self._first_new = resumed.after, resumed.news
         self._health.restarts = resumed.restarts
+        self._submission_spans.exact_from = self._clock()
         self._position = Position(resumed.after, self._writer.last_numbers(), 0)
 
     # -- for the application's threads ----------------------------------------------------------
@@ -250,8 +262,11 @@ class Recorder(RecorderLoop):
             times = map(facts.time_of, reversed(batch.facts))
             self._lag = max(0.0, now - next((time for time in times if time is not None), now))
         self._ledger.tick(now)
-        self._note_submissions(self._submissions.ended(self._clock()))
+        self._note_submissions()
         self._emit()
+        self._submission_spans.release(
+            monotonic(), exact=not self._puller.dropped, drained=self._puller.is_drained
+        )
         self._update_run()
         if self._puller.after >= self._first_new:
             self._writer.written.clear()
@@ -280,27 +295,9 @@ class Recorder(RecorderLoop):
             moved = [fact._replace(time=fact.time + self._puller.offset) for fact in noted]
             self._ledger.take(moved, now)
 
-    def _note_submissions(self, ended: Sequence[Sent]) -> None:
-        for submission in ended:
-            is_root = submission.parent is None
-            self._router.submitted(submission.ids, submission.context)
-            self._ledger.sink.add_span(
-                self._spans.span(
-                    self._redact.short(submission.name)
-                    or semconv.SPAN_SUBMIT.format(operation="submit", name=self._identity.project),
-                    submission.ids,
-                    submission.parent,
-                    submission.start + self._puller.offset,
-                    submission.last + self._puller.offset,
-                    {
-                        **self._redact.attributes(submission.attributes),
-                        semconv.RUN_ID: self._identity.run_id,
-                        semconv.GRAPH_COUNT: submission.graphs,
-                    },
-                    kind=semconv.KIND_SUBMIT,
-                    links=(Link(self._root),) if is_root else (),
-                )
-            )
+    def _note_submissions(self, *, all_of_them: bool = False) -> None:
+        ended = self._submissions.ended(self._clock(), all_of_them=all_of_them)
+        self._submission_spans.note(ended, self._puller.offset, monotonic())
 
     def _emit(self) -> None:
         """Export all signals, and pass what is for the directory to the kernel."""
@@ -382,8 +379,9 @@ class Recorder(RecorderLoop):
         if unknown and closing.status == "completed":
             # How the run ended is unknown.
             closing.status = "lost"
-        self._note_submissions(self._submissions.ended(self._clock(), all_of_them=True))
+        self._note_submissions(all_of_them=True)
         self._emit()
+        self._submission_spans.release(monotonic(), exact=is_complete, everything=True)
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
         if not puller.is_drained:
@@ -425,6 +423,7 @@ class Recorder(RecorderLoop):
     def _leave(self) -> None:
         self._take_noted(self._puller.now)
         self._emit()
+        self._submission_spans.release(monotonic(), exact=False, everything=True)
         self._ledger.keep_logs()
         self._writer.request_sync()
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)

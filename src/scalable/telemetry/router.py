@@ -162,10 +162,19 @@ class SignalRouter:
 
     # -- signals --------------------------------------------------------------------------------
 
-    def submitted(self, ids: SpanContext, context: Context | None) -> None:
-        """A submission's span follows; it began in `context`, if that is known here."""
-        if self._ordered is not None and ids.trace_flags.sampled:
+    def submitted(self, span: ReadableSpan, context: Context | None) -> None:
+        """Write the span of a submission, which is sent later.
+
+        It began in `context`, if that is known here.
+        """
+        self._span_file.export([span])
+        ids = span.context
+        if self._ordered is not None and ids is not None and ids.trace_flags.sampled:
             self._ordered.order.submitted(ids, context)
+
+    def send_spans(self, spans: Sequence[ReadableSpan]) -> None:
+        """Send spans of the run that were written before."""
+        self._spans.send(spans)
 
     def export(self, output: Output, opened: Sequence[SpanContext]) -> None:
         """Write and send the ledger's signals in order; `opened` are spans of open submissions."""

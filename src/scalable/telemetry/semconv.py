@@ -102,6 +102,11 @@ TASK_CPU: Final = "dask.attempt.cpu.time"
 
 #: Graphs of a submission.
 GRAPH_COUNT: Final = "dask.graph.count"
+#: Tasks of the graphs of a submission that the scheduler did not have before. Absent in the run
+#: directory, and where their number is not known for certain.
+GRAPH_TASKS: Final = "dask.graph.tasks"
+#: Layers (Dask's task groups) that these tasks are in; absent for single submits.
+GRAPH_LAYERS: Final = "dask.graph.layers"
 #: What was called: `submit`, `map`, `compute`, `persist` or `get`.
 SUBMIT_OPERATION: Final = "dask.submission.operation"
 #: Names of Dask's own spans (`distributed.span()`), outermost first.

@@ -60,6 +60,11 @@ class SpanRouter:
         for batch in output.batches:
             self._send(self._chosen(batch.spans))
 
+    def send(self, spans: Sequence[ReadableSpan]) -> None:
+        """Send spans of the run itself."""
+        if self.shippers:
+            self._send(self._chosen(spans))
+
     def is_sent(self, ids: SpanContext) -> bool:
         """Whether the span of an attempt was sent, or will be for certain."""
         return bool(self.shippers) and self._budget.is_sent(ids)

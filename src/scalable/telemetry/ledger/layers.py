@@ -36,20 +36,22 @@ class Layers:
         #: Layers with a span that was not sent yet, by its id, and the end of the last attempt.
         self._unsent: dict[int, tuple[Layer, float]] = {}
 
-    def enter(self, task: Task, found: Carried) -> None:
-        """A task was submitted."""
+    def enter(self, task: Task, found: Carried) -> bool:
+        """A task was submitted; returns whether it is the first one of its layer."""
         parent = found.parent
         if parent is None or not found.has_layers:
-            return
+            return False
         group = _group_of(task.shown, task.name)
         key = (parent[1], group)
         layer = self._layers.get(key)
+        is_new = layer is None
         if layer is None:
             layer = self._layers[key] = Layer(group, task.name, parent)
             if len(self._layers) > MAX_LAYERS:
                 self._layers.popitem(last=False)
         layer.open += 1
         task.layer = layer
+        return is_new
 
     def parent_of(self, task: Task) -> SpanContext | None:
         """Parent span of a task's attempts; None: the run's root."""

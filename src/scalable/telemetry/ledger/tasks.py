@@ -15,6 +15,7 @@ from scalable.telemetry import semconv
 from scalable.telemetry.deaths import Deaths, Presence, presences
 from scalable.telemetry.ledger.attempts import Attempts
 from scalable.telemetry.ledger.carriers import CarrierReader
+from scalable.telemetry.ledger.graph_sizes import GraphSizes
 from scalable.telemetry.ledger.layers import Layers
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
@@ -62,6 +63,7 @@ class TaskBook:
         self._sends_spans = sends_spans
         self.tasks: dict[str, Task] = {}
         self.layers = Layers(sink, sends_spans=sends_spans)
+        self.graph_sizes = GraphSizes()
         self.attempts = Attempts(
             sink,
             self.tasks,
@@ -146,8 +148,10 @@ class TaskBook:
         is_new = self._sends_spans and self._carriers.is_new(carrier)
         found = self._carriers.read(carrier)
         task = self.tasks[key] = Task(key, self._redact.identity(key), name, found.parent)
-        self.layers.enter(task, found)
+        new_layer = self.layers.enter(task, found)
         if self._sends_spans:
+            if found.parent is not None and not found.lineage:
+                self.graph_sizes.add(found.parent[1], new_layer=new_layer)
             task.dependencies = dependencies[:MAX_LINKS]
             output = self._sink.output
             output.submitted[(found.parent or self._sink.root)[0]] += 1
