@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from opentelemetry.util import _importlib_metadata
 
-def installed(site: Path, group: str, *points: str) -> None:
-    """Add a distribution with entry points (``name = module:object``) of a group."""
+
+def installed(monkeypatch: pytest.MonkeyPatch, site: Path, group: str, *points: str) -> None:
+    """Add a distribution with entry points (``name = module:object``) of a group, for a test."""
+    monkeypatch.syspath_prepend(site)
+    # OpenTelemetry looks once for what is installed in a process.
+    cached = getattr(_importlib_metadata, "_original_entry_points_cached", None)
+    if hasattr(cached, "__wrapped__"):
+        monkeypatch.setattr(
+            _importlib_metadata, "_original_entry_points_cached", cached.__wrapped__
+        )
     info = site / f"{group.replace('_', '-')}.plugin-1.0.dist-info"
     info.mkdir(parents=True)
     info.joinpath("entry_points.txt").write_text("\n".join([f"[{group}]", *points]) + "\n")

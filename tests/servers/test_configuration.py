@@ -107,8 +107,7 @@ def shape(span: dict[str, Any], names: dict[str, str]) -> tuple[Any, ...]:
 def test_variables_file_and_code_give_equal_spans(
     collector: Collector, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.syspath_prepend(tmp_path)
-    installed(tmp_path, "opentelemetry_id_generator", "dated = unit.test_ids:DatedIds")
+    installed(monkeypatch, tmp_path, "opentelemetry_id_generator", "dated = unit.test_ids:DatedIds")
     (tmp_path / "otel.yaml").write_text(FILE)
     runs: dict[str, RunReader] = {}
     with monkeypatch.context() as patch:

@@ -75,8 +75,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("OTEL_CONFIG_FILE", str(path))
         return path
 
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    installed(tmp_path / "site", "opentelemetry_id_generator", "dated = unit.test_ids:DatedIds")
+    installed(
+        monkeypatch,
+        tmp_path / "site",
+        "opentelemetry_id_generator",
+        "dated = unit.test_ids:DatedIds",
+    )
     return write
 
 

@@ -40,9 +40,10 @@ class BrokenIds(IdGenerator):
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
     points = ("dated = unit.test_ids:DatedIds", "broken = unit.test_ids:BrokenIds")
-    installed(tmp_path, "opentelemetry_id_generator", *points, "absent = not_there:Ids")
+    installed(
+        monkeypatch, tmp_path, "opentelemetry_id_generator", *points, "absent = not_there:Ids"
+    )
 
 
 @pytest.mark.usefixtures("plugins")

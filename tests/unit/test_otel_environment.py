@@ -78,3 +78,23 @@ def test_the_environment_is_as_it_was_after_the_block(monkeypatch):
         fail()
     assert within == [("tracecontext", None)]
     assert dict(os.environ) == before
+
+
+def test_blocks_of_several_threads_overlap(monkeypatch):
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "many")
+    before = dict(os.environ)
+    first, second = usable_environment(), usable_environment()
+    with first:
+        second.__enter__()
+    assert "OTEL_SPAN_LINK_COUNT_LIMIT" not in os.environ, "the second block has not ended"
+    second.__exit__(None, None, None)
+    assert dict(os.environ) == before
+
+
+def test_a_process_forked_within_a_block_has_all_variables(monkeypatch):
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "many")
+    with usable_environment():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT") == "many" else 1)
+        assert os.waitpid(pid, 0)[1] == 0

@@ -75,8 +75,9 @@ def test_without_an_exporter_for_json_the_other_encoding_of_http_is_used():
 
 
 def test_an_exporter_for_json_is_used_where_there_is_one(tmp_path: Path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    installed(tmp_path, "opentelemetry_traces_exporter", "otlp_json_http = json:JSONEncoder")
+    installed(
+        monkeypatch, tmp_path, "opentelemetry_traces_exporter", "otlp_json_http = json:JSONEncoder"
+    )
     environ = {"OTEL_TRACES_EXPORTER": "otlp", PROTOCOL: "http/json"}
     assert chosen(environ) == {"traces": ["otlp_json_http"]}
 
@@ -103,9 +104,8 @@ def test_a_service_that_nobody_named_is_named_after_the_project():
 
 
 def test_the_detector_names_the_service_unless_the_user_did(monkeypatch, tmp_path: Path):
-    monkeypatch.syspath_prepend(tmp_path)
     target = "scalable.resource_detector:ProjectResourceDetector"
-    installed(tmp_path, "opentelemetry_resource_detector", f"scalable = {target}")
+    installed(monkeypatch, tmp_path, "opentelemetry_resource_detector", f"scalable = {target}")
     monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "scalable")
     monkeypatch.setenv("SCALABLE_PROJECT", "tides")
     attributes = Resource.create().attributes

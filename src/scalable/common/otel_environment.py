@@ -8,12 +8,15 @@ so it is hidden from them, with one warning for the user.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
+
+from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 
 #: Variables that name entry points: their group, and whether a list is allowed.
 _NAMES: Final = {
@@ -74,6 +77,53 @@ def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None
     return not problems
 
 
+class _Hidden:
+    """Variables that blocks of this process hide; entered and left by any thread.
+
+    What the first block hides is there again after the last one: blocks of several threads overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = unlocked_in_forks(threading.Lock())
+        self._blocks = 0
+        self._values: dict[str, str] = {}
+        let_go_in_forks(self)
+
+    def enter(self, warn: Callable[[str], None] | None) -> None:
+        with self._lock:
+            wanted = dict(os.environ)
+            usable(wanted, warn)
+            changed = {
+                name: value for name, value in os.environ.items() if wanted.get(name) != value
+            }
+            self._values = {**changed, **self._values}
+            self._blocks += 1
+            for name in changed:
+                if name in wanted:
+                    os.environ[name] = wanted[name]
+                else:
+                    del os.environ[name]
+
+    def leave(self) -> None:
+        with self._lock:
+            if self._blocks:
+                self._blocks -= 1
+                self._restore()
+
+    def after_fork(self) -> None:
+        """In a forked process, there are no other threads whose blocks end."""
+        self._blocks = 0
+        self._restore()
+
+    def _restore(self) -> None:
+        if not self._blocks:
+            os.environ.update(self._values)
+            self._values = {}
+
+
+_hidden: Final = _Hidden()
+
+
 @contextmanager
 def usable_environment(warn: Callable[[str], None] | None = None) -> Generator[None]:
     """Hide from this process, within the block, what OpenTelemetry cannot use.
@@ -81,20 +131,11 @@ def usable_environment(warn: Callable[[str], None] | None = None) -> Generator[N
     For short blocks that import or set up parts of OpenTelemetry: other threads see the same
     environment. If all variables can be used, nothing is changed.
     """
-    wanted = dict(os.environ)
-    if usable(wanted, warn):
-        yield
-        return
-    hidden = {name: value for name, value in os.environ.items() if wanted.get(name) != value}
-    for name in hidden:
-        if name in wanted:
-            os.environ[name] = wanted[name]
-        else:
-            del os.environ[name]
+    _hidden.enter(warn)
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        _hidden.leave()
 
 
 @cache
