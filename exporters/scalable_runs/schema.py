@@ -205,6 +205,9 @@ class TaskRecord(AnyRecord, Placement, total=False):
     duration_s: Annotated[Seconds, "Execution alone, on the worker's clock."]
     queue_s: Annotated[SignedSeconds, "From ready to running."]
     transfer_s: Annotated[Seconds, "Time to fetch the task's inputs from other workers."]
+    disk_write_s: Annotated[
+        Seconds, "Time to store the result after the attempt, if results were written to disk."
+    ]
     phases_start: Annotated[Time, "Start of the first noticeable phase; see spans.jsonl."]
     cpu_s: Annotated[Seconds, "CPU time of the task's own thread."]
     nbytes: Annotated[Bytes, "Size of the result, as Dask estimates it."]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any
 
+import dask
 import pytest
-from distributed import Worker
+from distributed import Client, Event, LocalCluster, Worker
 from opentelemetry import trace
 
 import scalable
@@ -69,6 +71,75 @@ def test_what_an_attempt_records_is_within_it(make_cluster, move: Any, ahead: fl
     times = [span["start_time"], span["end_time"], log["timestamp"], cost["timestamp"]]
     for at in map(seconds_of, times):
         assert start <= at <= end
+
+
+class Slow:
+    """A result that takes a while to send, to read and to write."""
+
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+        self.data = os.urandom(10_000)
+
+    def __sizeof__(self) -> int:
+        return len(self.data)
+
+    def __reduce__(self) -> Any:
+        time.sleep(self.wait)
+        return restored, (self.wait,)
+
+
+def restored(wait: float) -> Slow:
+    time.sleep(wait)
+    return Slow(wait)
+
+
+def hold() -> None:
+    Event("release").wait()
+
+
+def passed_on(it: Slow) -> Slow:
+    return it
+
+
+def test_phases_lie_within_their_attempt():
+    """Though Dask has measured the clock anew since a transfer, and has the result on disk."""
+    with (
+        dask.config.set({"distributed.worker.memory.target": 1e-7}),  # each result goes to disk
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit="4GB"
+        ) as cluster,
+        Client(cluster) as client,
+        scalable.instrument(client) as run,
+    ):
+        first, second = client.scheduler_info()["workers"]
+        data = client.submit(Slow, 0.05, workers=[first])
+        client.submit(int, workers=[second]).result()
+        held = client.submit(hold, workers=[second], pure=False)
+        client.run(set_delay, WRONG, workers=[second])
+        done = client.submit(passed_on, data, workers=[second])
+        while second not in client.who_has([data])[data.key]:
+            time.sleep(0.01)
+        client.run(set_delay, 0.0, workers=[second])
+        Event("release", client=client).set()
+        held.result()
+        done.result()
+        key = done.key
+    (line,) = [
+        line
+        for line in oracle.read(run.run_dir, "tasks.jsonl")
+        if line["task_id"] == key and line["state"] == "succeeded"
+    ]
+    phases = {
+        it["name"]: it
+        for it in oracle.read(run.run_dir, "spans.jsonl")
+        if it.get("parent_span_id") == line["span_id"]
+    }
+    assert set(phases) <= {"transfer", "disk-read"}
+    assert "disk-read" in phases
+    for span in phases.values():
+        assert line["phases_start"] <= span["start_time"] <= span["end_time"] <= line["timestamp"]
+    assert line["transfer_s"] >= 0.05
+    assert line["disk_write_s"] >= 0.05
 
 
 def test_a_worker_begins_when_its_nanny_started_it(make_cluster):

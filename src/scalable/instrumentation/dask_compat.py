@@ -276,19 +276,28 @@ def parse_startstops(
 ) -> tuple[float | None, float | None, tuple[Phase, ...], Any]:
     """Start and stop of the task's own code, phases around it, CPU time of its thread.
 
-    A list of `action`, `start` and `stop`; the task's own code is ``compute``.
+    A list of `action`, `start` and `stop` in the order in which they ended; the task's own code is
+    ``compute``. What Dask kept of an earlier execution of the task is left out, and so are later
+    transfers: Dask adds a transfer to any one of the tasks that need the key, also to one that has
+    ended.
     """
     start = stop = cpu = None
     phases: list[Phase] = []
+    later: list[Phase] = []
     for item in startstops or ():
         shift: Any = item.get(CLOCK_SHIFT)
         if shift.__class__ is not float:
             shift = 0.0
         begin, end = item["start"] + shift, item["stop"] + shift
-        if item["action"] == "compute":
+        action = item["action"]
+        if action == "compute":
+            if start is not None:
+                phases = [phase for phase in later if phase[0] != "disk-write"]
+                later = []
             start, stop, cpu = begin, end, item.get(THREAD_CPU)
-        elif len(phases) < MAX_PHASES:
-            phases.append((item["action"][:100], begin, end))
+        elif len(phases) + len(later) < MAX_PHASES:
+            (phases if start is None else later).append((action[:100], begin, end))
+    phases += [phase for phase in later if phase[0] != "transfer"]
     return start, stop, tuple(phases), cpu
 
 

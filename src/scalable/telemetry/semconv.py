@@ -95,6 +95,8 @@ TASK_DURATION: Final = "dask.attempt.duration"
 TASK_QUEUED: Final = "dask.attempt.queue.duration"
 #: Time to fetch the task's inputs from other workers. In seconds.
 TASK_TRANSFER: Final = "dask.attempt.transfer.duration"
+#: Time to store the result after the attempt, if results were written to disk. In seconds.
+TASK_DISK_WRITE: Final = "dask.attempt.disk_write.duration"
 #: CPU time of the task's own thread. In seconds.
 TASK_CPU: Final = "dask.attempt.cpu.time"
 
@@ -248,7 +250,7 @@ COST_ITEMS: Final = "scalable.cost.line_items"
 
 #: What the attempt did.
 PHASE_NAME: Final = "dask.phase.name"
-#: Duration of the phase. In seconds.
+#: Duration of the phase, as measured; its span ends with the attempt at the latest. In seconds.
 PHASE_DURATION: Final = "dask.phase.duration"
 #: Single transfers (or reads) that a phase is made of.
 PHASE_COUNT: Final = "dask.phase.count"
@@ -385,6 +387,7 @@ DOUBLES: Final = frozenset(
         TASK_DURATION,
         TASK_QUEUED,
         TASK_TRANSFER,
+        TASK_DISK_WRITE,
         TASK_CPU,
         REQUESTED_CPUS,
         WORKER_HEARTBEAT_AGE,
@@ -483,6 +486,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     TASK_DURATION: ("task.duration_s",),
     TASK_QUEUED: ("queue_s",),
     TASK_TRANSFER: ("transfer_s",),
+    TASK_DISK_WRITE: ("disk_write_s",),
     TASK_CPU: ("cpu_s",),
     COMPONENT: ("component",),
     TAG: ("tag",),

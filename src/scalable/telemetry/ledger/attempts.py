@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -12,6 +12,13 @@ from opentelemetry.trace import Link, SpanContext
 from scalable import facts
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.layers import Layers
+from scalable.telemetry.ledger.phases import (
+    DISK_WRITE,
+    TRANSFER,
+    Interval,
+    phases_within,
+    time_of,
+)
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
@@ -143,9 +150,12 @@ class Attempts:
         if ready:
             attributes[semconv.TASK_QUEUED] = _microseconds(start - ready)
         if phases:
-            transfer = _covered((a, b) for action, a, b in phases if action == "transfer")
+            transfer = time_of(TRANSFER, phases)
             if transfer:
                 attributes[semconv.TASK_TRANSFER] = _microseconds(transfer)
+            written = time_of(DISK_WRITE, phases)
+            if written:
+                attributes[semconv.TASK_DISK_WRITE] = _microseconds(written)
         if cpu is not None:
             attributes[semconv.TASK_CPU] = _microseconds(cpu)
         if duration < USAGE_MIN_DURATION:
@@ -185,11 +195,14 @@ class Attempts:
         if worker is not None:
             attributes[semconv.WORKER_NAME] = worker.name
         parts: Sequence[ReadableSpan] = ()
-        if phases:
-            parts = self._phases(ids, phases, start, stop)
+        by_action = phases_within(phases, stop) if phases else None
+        if by_action:
+            began = min(begin for intervals in by_action.values() for begin, _ in intervals)
+            began = min(start, began)
+            parts = self._phases(ids, by_action, phases, stop - began)
             if parts:
                 # The span includes its phases; the duration is that of the task's code alone.
-                start = min(start, *(begin for _, begin, _ in phases))
+                start = began
                 attributes[semconv.SPAN_STARTED] = iso_time(nanoseconds(start))
         span = sink.span(
             task.name,
@@ -238,22 +251,25 @@ class Attempts:
         return [Link(it.ids) for it in makers if it and it.ids and it.final == "succeeded"]
 
     def _phases(
-        self, ids: SpanContext, all_phases: Sequence[facts.Phase], start: float, stop: float
+        self,
+        ids: SpanContext,
+        by_action: Mapping[str, Sequence[Interval]],
+        measured: Sequence[facts.Phase],
+        whole: float,
     ) -> list[ReadableSpan]:
-        """Spans of phases that took a noticeable share of an attempt."""
-        by_action: dict[str, list[tuple[float, float]]] = {}
-        for action, begin, end in all_phases:
-            by_action.setdefault(action, []).append((begin, end))
-        whole = max(stop, start) - min(start, *(begin for _, begin, _ in all_phases))
+        """Spans of phases that took a noticeable share of an attempt, which took `whole` seconds.
+
+        Their durations are as they were `measured`; the spans lie within the attempt.
+        """
         spans: list[ReadableSpan] = []
         for number, (action, intervals) in enumerate(by_action.items()):
-            took = _covered(intervals)
+            took = time_of(action, measured)
             if took < PHASE_MIN_DURATION or took < PHASE_MIN_SHARE * whole:
                 continue
             attributes = {
                 semconv.PHASE_NAME: action,
                 semconv.PHASE_DURATION: _microseconds(took),
-                semconv.PHASE_COUNT: len(intervals),
+                semconv.PHASE_COUNT: sum(name == action for name, _, _ in measured),
             }
             spans.append(
                 self._sink.span(
@@ -271,14 +287,3 @@ class Attempts:
 def _microseconds(seconds: float) -> float:
     """A duration to the microsecond, never negative; `round` would cost three times as much."""
     return int(seconds * 1e6 + 0.5) / 1e6 if seconds > 0.0 else 0.0
-
-
-def _covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of time intervals: transfers from several workers overlap."""
-    total = 0.0
-    end = float("-inf")
-    for start, stop in sorted(intervals):
-        if stop > end:
-            total += stop - max(start, end)
-            end = stop
-    return total
