@@ -15,9 +15,11 @@ import pytest
 from scalable.telemetry import semconv
 from scalable_runs.reader import find_runs
 from scalable_runs.schema import TASKS
+from servers import otlp_json
 from servers.harness import Collector
 from servers.installed import entry_points
 from servers.programs import run_program
+from servers.test_export import export
 
 TASKS_OF_USER = """
 import os
@@ -100,6 +102,25 @@ def test_spans_that_are_relayed_have_their_parents(
         (stand_in,) = [span for span in spans if semconv.STAND_IN in span["attributes"]]
         (within,) = [span for span in spans if span["parent_span_id"] == stand_in["span_id"]]
         assert (within["name"], by_parent(spans, stand_in)["status"]) == ("within", "error")
+    send_again(tmp_path, budget)
+
+
+def send_again(tmp_path: Path, budget: int) -> None:
+    """Later, from the directory: the rules are the same."""
+    for chosen in (["--span-budget", str(budget)], ["--all"]):
+        done = export(tmp_path, "--file", "run.jsonl", *chosen)
+        assert done.returncode == 0, done.stderr
+        spans = otlp_json.spans(tmp_path / "run.jsonl")
+        check(spans)
+        sent = Counter(span["trace_id"] for span in spans if span["kind"] == "consumer")
+        left_out = sum(span["attributes"].get(semconv.ROLLUP_COUNT, 0) for span in spans)
+        assert sum(sent.values()) + left_out == 400 + 4 + 8 + 2
+        names = Counter(span["name"] for span in spans)
+        if chosen == ["--all"]:
+            assert names["outer"] == names["inner"] == 408
+        else:
+            assert max(sent.values()) == budget
+            assert names["outer"] <= budget
 
 
 def by_parent(spans: list[dict[str, Any]], span: dict[str, Any]) -> dict[str, Any]:

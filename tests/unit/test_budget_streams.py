@@ -1,11 +1,15 @@
-"""Random streams through ledger and budget: of what is sent, every parent is sent as well."""
+"""Random streams through ledger and budget: of what is sent, every parent is sent as well.
+
+That is so of what is sent during the run, and of what is sent later from its directory.
+"""
 
 from __future__ import annotations
 
 import contextvars
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,6 +19,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from run_builder import RunBuilder
 from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.identity import carried
@@ -25,12 +30,17 @@ from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.relay_providers import RelayProviders
 from scalable.instrumentation.relay_sdk import RelaySdk
 from scalable.telemetry.ledger.ledger import Ledger
+from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.relay_decoder import RelayDecoder
+from scalable.telemetry.resend import resend
 from scalable.telemetry.span_router import SpanRouter
 from scalable.telemetry.spans import SpanFactory, parent_of, span_context
 from scalable.telemetry.submission_spans import SubmissionSpans
 from scalable.telemetry.submissions import Submissions
+from scalable_runs.otel.encode import encode_logs, encode_spans
+from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
+from scalable_runs.schema import TASKS, Record
 
 RUN = "run-1"
 NAMES = ("inc", "add", "load", "fit")
@@ -292,7 +302,8 @@ class Cluster:
 class Recording:
     """Ledger, relay and budget, put together as the recorder does it."""
 
-    def __init__(self, limit: int, submissions: Submissions) -> None:
+    def __init__(self, limit: int, submissions: Submissions, *, writes: bool = False) -> None:
+        self.writes = writes
         resource = Resource({})
         self.root = span_context(1, 1)
         guard = Guard()
@@ -322,9 +333,11 @@ class Recording:
             self.spans,
             redact,
             self.ledger.tasks.graph_sizes,
-            lambda span, context: None,
+            lambda span, context: self.write(encode_spans([span], RECORD_MAP)),
             self.router.send,
         )
+        #: What a run directory has of it.
+        self.records: list[Record] = []
         #: Ids of all attempts that ended, and of those that the budget does not count.
         self.ended: set[int] = set()
         self.outside: set[int] = set()
@@ -335,8 +348,14 @@ class Recording:
         self.submission_spans.release(now, exact=True, drained=drained)
 
     def emit(self) -> None:
-        self.router.export_foreign(self.relay.drain().spans)
+        relayed = self.relay.drain().spans
+        self.router.export_foreign(relayed)
         output = self.ledger.sink.drain()
+        if self.writes:
+            self.write(encode_spans(relayed, RECORD_MAP))
+            for signals in output.batches:
+                self.write(encode_logs(signals.logs, RECORD_MAP))
+                self.write(encode_spans(signals.spans, RECORD_MAP))
         self.outside |= {span_id for _, span_id in output.exporting}
         self.ended |= {
             span.context.span_id
@@ -345,6 +364,10 @@ class Recording:
             if span.context is not None and "dask.task.key" in (span.attributes or {})
         }
         self.router.export(output, self.submissions.opened())
+
+    def write(self, files: Mapping[str, Sequence[Record]]) -> None:
+        for records in files.values():
+            self.records += records
 
     def submitted(self, now: float, *, everything: bool) -> None:
         ended = self.submissions.ended(now, all_of_them=everything)
@@ -395,27 +418,100 @@ def check_sizes(sent: list[ReadableSpan], sizes: Counter[int]) -> None:
         assert size is None or size == sizes[span.context.span_id]
 
 
+def run(cluster: Cluster, recording: Recording, *, complete: bool, told: bool) -> dict[str, int]:
+    """Run tasks at random and record them; returns what the root says."""
+    chance = cluster.chance
+    for step in range(chance.choice((50, 400))):
+        if step % chance.choice((40, 150)) == 0:
+            cluster.submit_as_client()
+        cluster.step()
+        if chance.random() < 0.1:
+            count = chance.randint(0, len(cluster.facts))
+            batch = [cluster.facts.popleft() for _ in range(count)]
+            recording.submitted(cluster.now, everything=False)
+            recording.take(batch, cluster.now, drained=not cluster.facts)
+    recording.take([*cluster.facts] if complete else [], cluster.now, drained=complete)
+    return recording.close(cluster.now, complete=complete, told=told)
+
+
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 40, 5_000])
 def test_no_span_is_sent_without_its_parent(limit: int):
     for seed in range(20):
         chance = Random(1_000 * limit + seed)
         cluster = Cluster(chance)
-        submissions = cluster.submissions
-        recording = Recording(limit, submissions)
-        for step in range(chance.choice((50, 400))):
-            if step % chance.choice((40, 150)) == 0:
-                cluster.submit_as_client()
-            cluster.step()
-            if chance.random() < 0.1:
-                count = chance.randint(0, len(cluster.facts))
-                batch = [cluster.facts.popleft() for _ in range(count)]
-                recording.submitted(cluster.now, everything=False)
-                recording.take(batch, cluster.now, drained=not cluster.facts)
-        complete = chance.random() < 0.7
-        recording.take([*cluster.facts] if complete else [], cluster.now, drained=complete)
-        counts = recording.close(cluster.now, complete=complete, told=chance.random() < 0.7)
+        recording = Recording(limit, cluster.submissions)
+        complete, told = chance.random() < 0.7, chance.random() < 0.7
+        counts = run(cluster, recording, complete=complete, told=told)
         # Of attempts whose end nobody has told, the recorder does not know the children either.
         exported = cluster.exported if complete else []
         check([*recording.sent.spans, *exported], cluster.outside, recording, limit)
         check_sizes(recording.sent.spans, cluster.sizes)
         assert counts["scalable.spans.sent"] <= len(recording.ended)
+
+
+class Taken:
+    """Takes what is sent of a directory."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def send(self, signal: str, batch: Any) -> None:
+        if signal == "traces":
+            self.spans += batch
+
+    def close(self) -> None:
+        pass
+
+
+def test_no_span_is_sent_later_without_its_parent(tmp_path: Path):
+    users = nested = left_out = 0
+    for seed in range(30):
+        chance = Random(seed)
+        cluster = Cluster(chance)
+        recording = Recording(0, cluster.submissions, writes=True)
+        complete, told = chance.random() < 0.7, chance.random() < 0.7
+        run(cluster, recording, complete=complete, told=told)
+        builder = RunBuilder(
+            tmp_path, f"run-20260101T000000Z-seed-{seed:08d}", trace_id=f"{1:032x}"
+        )
+        lost = 0.02 * (seed % 3)  # what a recorder that was killed had not written
+        builder.add(
+            *(
+                record
+                for record in recording.records
+                if record["event_type"] != "span" or chance.random() >= lost
+            )
+        )
+        directory = builder.finish(10.0)
+        known = attempts_of(directory)
+        for limit in (None, 0, 1, 3, 40):
+            taken = Taken()
+            resent = resend(RunReader(directory), taken, span_budget=limit)
+            assert not resent.left_out
+            recording.ended, recording.outside = known, set()
+            check(taken.spans, set(), recording, len(known) if limit is None else limit)
+            if limit is None:
+                assert resent.attempts == len(known)
+                assert not resent.user_spans_left_out
+                ids = {span.context.span_id for span in taken.spans if span.context is not None}
+                assert known <= ids
+            names = Counter(span.name for span in taken.spans)
+            users += names["inner"] + names["user"]
+            nested += sum(
+                span.parent is not None and span.parent.span_id in known
+                for span in taken.spans
+                if span.context is not None and span.context.span_id in known
+            )
+            left_out += resent.user_spans_left_out
+    assert users > 500
+    assert nested > 50
+    assert left_out > 100
+
+
+def attempts_of(directory: Path) -> set[int]:
+    """Ids of the attempts of a run, ended or not."""
+    return {
+        int(record["span_id"], 16)
+        for record in RunReader(directory).records(TASKS)
+        if "span_id" in record and record["state"] != "submitted"
+    }

@@ -100,3 +100,9 @@ def export(
             "--all sends them one by one.",
             err=True,
         )
+    if resent.user_spans_left_out:
+        echo(
+            f"{resent.user_spans_left_out:,} spans of user code were left out with their attempts; "
+            "--all sends them too.",
+            err=True,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -52,7 +52,15 @@ class SpanBudget:
     children that its worker exports itself is sent at any budget.
     """
 
-    def __init__(self, run: str, limit: int, factory: SpanFactory) -> None:
+    def __init__(
+        self,
+        run: str,
+        limit: int,
+        factory: SpanFactory,
+        parents: Container[int] | None = None,
+    ) -> None:
+        #: Attempts that have children; None: they are not known beforehand.
+        self._parents = parents
         self._run = run
         self._limit = limit
         self._live = live(limit)
@@ -352,8 +360,9 @@ class SpanBudget:
             self._remember(context[1], USER_SPAN)
 
     def _remember(self, span_id: int, kind: str) -> None:
-        self._left[span_id] = kind
-        if len(self._left) > MAX_LEFT:
+        if self._parents is None or span_id in self._parents:
+            self._left[span_id] = kind
+        if self._parents is None and len(self._left) > MAX_LEFT:
             del self._left[next(iter(self._left))]
 
     # -- the end --------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -20,6 +22,7 @@ from scalable.telemetry.earlier_names import renamed
 from scalable.telemetry.exported import exported_log, exported_span
 from scalable.telemetry.metering import result_of
 from scalable.telemetry.record_map import RECORD_MAP
+from scalable.telemetry.recorded_tree import Parent, RecordedTree, is_ours, is_phase
 from scalable.telemetry.routes import make_resource
 from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 from scalable_runs.otel.additions import AddedSpan
@@ -58,6 +61,8 @@ class Resent:
     attempts: int = 0
     #: Attempts that rollup spans summarise.
     summarized: int = 0
+    #: Spans of user code in attempts that were left out, or beyond the budget.
+    user_spans_left_out: int = 0
     log_records: int = 0
     metric_points: int = 0
     #: Records that cannot be sent.
@@ -96,41 +101,6 @@ def resend(
     return _Resending(reader, destination, span_budget, progress).run()
 
 
-@dataclass(slots=True)
-class _Parent:
-    """The parent span of attempts, as far as their records describe it."""
-
-    trace_id: int
-    first: int
-    last: int
-    is_attempt: bool = False
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """What a first reading of tasks.jsonl finds."""
-
-    by_trace: dict[int, int] = field(default_factory=dict[int, int])
-    parents: dict[int, _Parent] = field(default_factory=dict[int, _Parent])
-    last: int = 0
-    #: Attempts that are parents of user code's spans.
-    pinned: list[SpanContext] = field(default_factory=list[SpanContext])
-
-    def add(self, ids: SpanContext, parent: SpanContext | None, at: int) -> None:
-        """Note an attempt that ended."""
-        self.by_trace[ids.trace_id] = self.by_trace.get(ids.trace_id, 0) + 1
-        if parent is not None:
-            found = self.parents.setdefault(parent.span_id, _Parent(ids.trace_id, at, at))
-            found.first, found.last = min(found.first, at), max(found.last, at)
-        self.mark(ids.span_id)
-
-    def mark(self, span_id: int) -> None:
-        """Note that a span is an attempt: most of its tasks have ended before it does."""
-        parent = self.parents.get(span_id)
-        if parent is not None:
-            parent.is_attempt = True
-
-
 class _Resending:
     """Sends one run once; called by one thread."""
 
@@ -152,39 +122,41 @@ class _Resending:
         self._resource = make_resource(self._run_id, self._project, redact)
         self._spans = SpanFactory(self._resource)
         self._all = span_budget is None
-        self._budget = SpanBudget(self._run_id, span_budget or 0, self._spans)
+        limit = sys.maxsize if span_budget is None else span_budget
+        self._tree = RecordedTree()
+        self._budget = SpanBudget(self._run_id, limit, self._spans, self._tree.attempts)
         self._resent = Resent()
         self._waiting: list[ReadableSpan] = []
         self._read = 0
         often = (TASKS, SPANS, FAILURES, WORKERS)
-        files = (*often, *often, SPANS, FAILURES, LOGS, METRICS)
+        files = (*often, *often, SPANS, SPANS, FAILURES, LOGS, METRICS)
         self._size = sum(reader.size(file) for file in files)
 
     def run(self) -> Resent:
-        attempts = self._scan_attempts()
+        tree = self._scan()
         root = self._root_ids()
         tracebacks = self._tracebacks()
-        for ids in attempts.pinned:
-            self._budget.pin(ids)
-        known = self._send_other_spans(attempts)
+        known = self._send_other_spans(tree)
         if root is not None:
             if root.span_id not in known:
-                self._send([self._missing_root(root, attempts)])
+                self._send([self._missing_root(root, tree)])
             known.add(root.span_id)
             self._budget.parent(root)
-        for span_id, parent in attempts.parents.items():
+        for span_id, parent in tree.parents.items():
             ids = span_context(parent.trace_id, span_id)
-            if parent.is_attempt:
-                self._budget.pin(ids)
+            if parent.is_attempt or tree.is_user_span(span_id):
+                self._budget.learn(parent.trace_id, tree.lineage(span_id))
                 continue
             self._budget.parent(ids)
             if span_id not in known:
                 self._send([self._missing_submission(ids, parent, root)])
-        self._send_attempts(attempts, tracebacks)
+        self._send_attempts(tree, tracebacks)
+        self._send_user_spans(tree)
+        self._send(self._budget.settle())
         if not self._all:
-            self._send(self._budget.settle())
             self._resent.attempts = self._budget.sent
             self._resent.summarized = self._budget.summarized
+        self._resent.user_spans_left_out = self._budget.user_spans_left_out
         self._send_phases()
         self._flush(0)
         for file, make in (
@@ -223,33 +195,32 @@ class _Resending:
             if item is not None:
                 yield item
 
-    def _scan_attempts(self) -> _Attempts:
-        """Count attempts by trace, and find their parent spans."""
-        attempts = _Attempts()
-        above_user_spans = {
-            parent.span_id
-            for record in self._records(SPANS)
-            if (parent := parent_of(record)) is not None and not _is_ours(record)
-        }
-        running: dict[str, int] = {}
+    def _scan(self) -> RecordedTree:
+        """Count attempts by trace, and find what is above spans."""
+        tree = self._tree
+        for record in self._records(SPANS):
+            with suppress(*UNDECODABLE):  # counted where it would be sent
+                tree.add_span(renamed(record))
+        tree.end_of_spans()
         for record in self._records(TASKS):
             task_id, state, ids = record.get("task_id"), record.get("state"), context_of(record)
             at = parse_nanoseconds(record.get("timestamp"))
-            attempts.last = max(attempts.last, at)
+            tree.last = max(tree.last, at)
             if ids is None or not isinstance(task_id, str):
                 continue
             if state == "running":
-                running[task_id] = ids.span_id
+                tree.begin_attempt(task_id, ids, parent_of(record))
             elif state in _ENDS:
-                running.pop(task_id, None)
-                if ids.span_id in above_user_spans:
-                    attempts.pinned.append(ids)
-                attempts.add(ids, parent_of(record), at)
-        for span_id in running.values():
-            attempts.mark(span_id)
-        for trace_id, count in attempts.by_trace.items():
+                tree.end_attempt(task_id, ids, parent_of(record), at)
+        tree.end_of_tasks()
+        if tree.has_unknown():
+            for record in self._reader.records(TASKS):
+                ids = context_of(record)
+                if ids is not None and record.get("state") in _ENDS:
+                    tree.mark(ids, parent_of(record))
+        for trace_id, count in tree.by_trace.items():
             self._budget.expect(trace_id, count)
-        return attempts
+        return tree
 
     def _root_ids(self) -> SpanContext | None:
         """Return the root's ids: records of the run as a whole, such as workers', carry them."""
@@ -271,38 +242,50 @@ class _Resending:
 
     # -- spans ------------------------------------------------------------------------------------
 
-    def _send_other_spans(self, attempts: _Attempts) -> set[int]:
-        """Send submissions, workers, the root and user code; return ids that others refer to.
+    def _send_other_spans(self, tree: RecordedTree) -> set[int]:
+        """Send submissions, layers, workers and the root; return ids that others refer to.
 
         Phases wait for their attempts: if an attempt is left out, so are its phases.
         """
         known: set[int] = set()
-        pinned = {ids.span_id for ids in attempts.pinned}
 
         def make(record: Record) -> ReadableSpan | None:
-            if _is_phase(record):
+            if is_phase(record) or not is_ours(record):
                 return None
             span = decode_span(renamed(record), self._resource, SCOPE)
-            parent = span.parent
-            if (
-                not self._all
-                and parent is not None
-                and not _is_ours(record)
-                and parent.span_id in pinned
-                and not self._budget.is_sent(parent)
-            ):
-                return None
-            span_id = span.context.span_id  # pyright: ignore[reportOptionalMemberAccess]
-            if span_id in attempts.parents or parent is None:
-                known.add(span_id)
+            context: Any = span.context
+            if context.span_id in tree.parents or span.parent is None:
+                known.add(context.span_id)
             return span
 
         self._send(self._made(SPANS, make))
         return known
 
+    def _send_user_spans(self, tree: RecordedTree) -> None:
+        """Send spans of user code whose attempts are sent; others wait for those held back."""
+
+        def make(record: Record) -> ReadableSpan | None:
+            if is_phase(record) or is_ours(record):
+                return None
+            return decode_span(record, self._resource, SCOPE)
+
+        def attempt_of(span: ReadableSpan) -> int:
+            context: Any = span.context
+            return tree.attempt_of(context.span_id)
+
+        def is_below_tasks(span: ReadableSpan) -> bool:
+            context: Any = span.context
+            return context.trace_id in tree.by_trace
+
+        for batch in _batches(self._made(SPANS, make), key=is_below_tasks):
+            if is_below_tasks(batch[0]):
+                self._send(self._budget.take_user_spans(batch, attempt_of))
+            else:
+                self._send(batch)  # in a trace that began elsewhere
+
     def _send_phases(self) -> None:
         def make(record: Record) -> ReadableSpan | None:
-            if not _is_phase(record):
+            if not is_phase(record):
                 return None
             span = decode_span(renamed(record), self._resource, SCOPE)
             is_sent = self._all or (span.parent is not None and self._budget.is_sent(span.parent))
@@ -310,9 +293,7 @@ class _Resending:
 
         self._send(self._made(SPANS, make))
 
-    def _send_attempts(
-        self, attempts: _Attempts, tracebacks: Mapping[tuple[str, int], str]
-    ) -> None:
+    def _send_attempts(self, tree: RecordedTree, tracebacks: Mapping[tuple[str, int], str]) -> None:
         running: dict[str, Record] = {}
 
         def make(record: Record) -> ReadableSpan | None:
@@ -326,7 +307,7 @@ class _Resending:
             return None
 
         for span in self._made(TASKS, make):
-            self._send_attempt(span)
+            self._send_attempt(span, tree)
         for record in running.values():
             if record.get("span_id") is None:
                 continue
@@ -337,15 +318,18 @@ class _Resending:
                 "error_message": "the recorder was gone before this attempt ended",
             }
             try:
-                span = self._attempt(lost, record, tracebacks, end=self._last_sign(attempts))
+                span = self._attempt(lost, record, tracebacks, end=self._last_sign(tree))
             except UNDECODABLE:
                 self._resent.left_out += 1
             else:
-                self._send_attempt(span)
+                self._send_attempt(span, tree)
 
-    def _send_attempt(self, span: ReadableSpan) -> None:
+    def _send_attempt(self, span: ReadableSpan, tree: RecordedTree) -> None:
         if self._all:
             self._resent.attempts += 1
+            context: Any = span.context
+            if context.span_id in tree.attempts:
+                self._budget.parent(context)
             self._send((span,))
         else:
             self._send(self._budget.take((Group(span, ()),)))
@@ -396,20 +380,20 @@ class _Resending:
         added = additions_of(record)
         return span if added is None else AddedSpan(span, added)
 
-    def _missing_root(self, root: SpanContext, attempts: _Attempts) -> ReadableSpan:
+    def _missing_root(self, root: SpanContext, tree: RecordedTree) -> ReadableSpan:
         """Make the root of a run whose recorder died before closing it."""
         return self._spans.span(
             semconv.SPAN_RUN.format(project=self._project),
             root,
             None,
             parse_nanoseconds(self._reader.document.get("started_at")) / 1e9,
-            self._last_sign(attempts) / 1e9,
+            self._last_sign(tree) / 1e9,
             {semconv.RUN_ID: self._run_id, semconv.RUN_STATUS: str(self._reader.status)},
             error=str(self._reader.status),
         )
 
     def _missing_submission(
-        self, ids: SpanContext, parent: _Parent, root: SpanContext | None
+        self, ids: SpanContext, parent: Parent, root: SpanContext | None
     ) -> ReadableSpan:
         """Make a submission that its recorder had not written when it died."""
         return self._spans.span(
@@ -423,11 +407,11 @@ class _Resending:
             links=(Link(root),) if root is not None else (),
         )
 
-    def _last_sign(self, attempts: _Attempts) -> int:
+    def _last_sign(self, tree: RecordedTree) -> int:
         document = self._reader.document
         recorder: Any = document.get("recorder") or {}
         signs = (document.get("finished_at"), recorder.get("heartbeat_at"))
-        return max(attempts.last, *map(parse_nanoseconds, signs))
+        return max(tree.last, *map(parse_nanoseconds, signs))
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -474,15 +458,6 @@ class _Resending:
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
-
-
-def _is_ours(record: Record) -> bool:
-    scope: Any = record.get("scope") or {}
-    return scope.get("name") == semconv.SCOPE_NAME
-
-
-def _is_phase(record: Record) -> bool:
-    return semconv.PHASE_NAME in (record.get("attributes") or {})
 
 
 def _task_id(record: Record) -> str:

@@ -1,0 +1,186 @@
+"""What is above each span of a recorded run, as far as a span budget has to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from opentelemetry.trace import SpanContext
+
+from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
+from scalable.telemetry import semconv
+from scalable_runs.otel.decode import context_of, parent_of
+from scalable_runs.plain import parse_nanoseconds
+from scalable_runs.schema import Record
+
+#: Spans above one another that are followed at most: a damaged record may have them in a circle.
+MAX_DEPTH: Final = 1_000
+
+
+@dataclass(slots=True)
+class Parent:
+    """The parent span of attempts or of layers, as far as their records describe it."""
+
+    trace_id: int
+    first: int
+    last: int
+    is_attempt: bool = False
+
+    def note(self, at: int) -> None:
+        """Note the time of a child."""
+        self.first, self.last = min(self.first, at), max(self.last, at)
+
+
+@dataclass(slots=True)
+class _Child:
+    """A span of user code, for which the attempt above a lost parent is looked for."""
+
+    task: str
+    end: int
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class RecordedTree:
+    """Reads records of spans, then those of tasks; used by one thread.
+
+    It keeps ids of spans of user code and of parents, not of all attempts.
+    """
+
+    #: Attempts by trace, and the parents of attempts and layers.
+    by_trace: dict[int, int] = field(default_factory=dict[int, int])
+    parents: dict[int, Parent] = field(default_factory=dict[int, Parent])
+    #: Time of the last record of a task.
+    last: int = 0
+    #: Attempts with children, and the span above each; 0 for none.
+    attempts: dict[int, int] = field(default_factory=dict[int, int])
+    #: Spans of the run's own other than attempts.
+    _ours: set[int] = field(default_factory=set[int])
+    #: Spans of user code, and the span above each.
+    _users: dict[int, int] = field(default_factory=dict[int, int])
+    #: Parents of spans of user code that are none themselves: attempts, or spans that were lost.
+    _above: dict[int, _Child] = field(default_factory=dict[int, _Child])
+    _by_task: dict[str, list[_Child]] = field(default_factory=dict[str, list[_Child]])
+    #: Attempts that have not ended: their ids and parents by task.
+    _running: dict[str, tuple[SpanContext, SpanContext | None]] = field(
+        default_factory=dict[str, Any]
+    )
+
+    def add_span(self, record: Record) -> None:
+        """Note a span of spans.jsonl; all of them come before the tasks."""
+        ids, parent = context_of(record), parent_of(record)
+        if ids is None or is_phase(record):
+            return
+        if is_ours(record):
+            self._ours.add(ids.span_id)
+            if parent is not None and semconv.LAYER_NAME in (record.get("attributes") or {}):
+                self._note_parent(parent, parse_nanoseconds(record.get("start_time")))
+        else:
+            self._users[ids.span_id] = 0 if parent is None else parent.span_id
+            if parent is not None:
+                task = str((record.get("attributes") or {}).get(semconv.TASK_KEY) or "")
+                child = _Child(task, parse_nanoseconds(record.get("end_time")))
+                self._above.setdefault(parent.span_id, child)
+
+    def end_of_spans(self) -> None:
+        """All spans have been added."""
+        for span_id in self._above.keys() & self._users.keys():
+            del self._above[span_id]
+        for child in self._above.values():
+            if child.task:
+                self._by_task.setdefault(child.task, []).append(child)
+
+    def begin_attempt(self, task_id: str, ids: SpanContext, parent: SpanContext | None) -> None:
+        """Note an attempt that started."""
+        self._running[task_id] = ids, parent
+
+    def end_attempt(
+        self, task_id: str, ids: SpanContext, parent: SpanContext | None, at: int
+    ) -> None:
+        """Note an attempt that ended."""
+        self._running.pop(task_id, None)
+        self.by_trace[ids.trace_id] = self.by_trace.get(ids.trace_id, 0) + 1
+        if parent is not None:
+            self._note_parent(parent, at)
+        self.mark(ids, parent)
+        for child in self._by_task.get(task_id, ()):
+            # The first attempt that ended after the span.
+            if child.end <= at and not child.attempt:
+                self._place(child, ids, parent)
+
+    def end_of_tasks(self) -> None:
+        """All tasks have been read: the attempts left have not ended."""
+        for task_id, (ids, parent) in self._running.items():
+            self.by_trace[ids.trace_id] = self.by_trace.get(ids.trace_id, 0) + 1
+            self.mark(ids, parent)
+            for child in self._by_task.get(task_id, ()):
+                if not child.attempt:
+                    self._place(child, ids, parent)
+        self._running.clear()
+
+    def has_unknown(self) -> bool:
+        """Whether an attempt may have ended before the first one below it did."""
+        return any(
+            not parent.is_attempt and span_id not in self._ours and span_id not in self._users
+            for span_id, parent in self.parents.items()
+        )
+
+    def mark(self, ids: SpanContext, parent: SpanContext | None) -> None:
+        """Note that a span is an attempt: most of its tasks have ended before it does."""
+        span_id = ids.span_id
+        found = self.parents.get(span_id)
+        if found is not None:
+            found.is_attempt = True
+        if found is not None or span_id in self._above:
+            self.attempts[span_id] = 0 if parent is None else parent.span_id
+
+    def _note_parent(self, parent: SpanContext, at: int) -> None:
+        self.parents.setdefault(parent.span_id, Parent(parent.trace_id, at, at)).note(at)
+
+    def _place(self, child: _Child, ids: SpanContext, parent: SpanContext | None) -> None:
+        child.attempt = ids.span_id
+        self.attempts[ids.span_id] = 0 if parent is None else parent.span_id
+
+    # -- what was found ---------------------------------------------------------------------------
+
+    def is_user_span(self, span_id: int) -> bool:
+        """Whether a span is one of user code."""
+        return span_id in self._users
+
+    def attempt_of(self, span_id: int) -> int:
+        """The attempt that a span of user code belongs to; 0 if none is known."""
+        for above in self.lineage(self._users.get(span_id, 0)):
+            if above.kind == ATTEMPT:
+                return above.span_id
+        return 0
+
+    def lineage(self, span_id: int) -> tuple[Above, ...]:
+        """The attempts and spans of user code from `span_id` upwards, the nearest first."""
+        return tuple(self._upwards(span_id))
+
+    def _upwards(self, span_id: int) -> Iterator[Above]:
+        for _ in range(MAX_DEPTH):
+            found = self.parents.get(span_id)
+            if span_id in self._users:
+                yield Above(USER_SPAN, span_id)
+                span_id = self._users[span_id]
+            elif span_id in self.attempts or (found is not None and found.is_attempt):
+                yield Above(ATTEMPT, span_id)
+                span_id = self.attempts.get(span_id, 0)
+            elif (child := self._above.get(span_id)) is not None and child.attempt:
+                yield Above(USER_SPAN, span_id)  # it was lost with its worker
+                span_id = child.attempt
+            else:
+                return
+
+
+def is_ours(record: Record) -> bool:
+    """Whether the record of a span is not one of user code."""
+    scope: Any = record.get("scope") or {}
+    return scope.get("name") == semconv.SCOPE_NAME
+
+
+def is_phase(record: Record) -> bool:
+    """Whether the record of a span is that of a phase."""
+    return semconv.PHASE_NAME in (record.get("attributes") or {})
