@@ -375,3 +375,32 @@ def test_an_attempt_that_runs_is_seen_before_it_ends(
     assert marker["attributes"]["dask.task.span_id"] == attempt["span_id"]
     assert marker["parent_span_id"] == attempt["parent_span_id"]
     assert marker["end"] < attempt["end"]
+
+
+COUNTING = """
+from opentelemetry import metrics
+def count(x):
+    metrics.get_meter("of.the.user").create_counter("rows").add(x)
+    return x
+"""
+
+
+def test_exemplars_of_what_is_not_sent_name_no_span(collector: Collector, tmp_path: Path):
+    done = run_program(
+        tmp_path,
+        "result = sum(client.gather(client.map(count, range(1, 4))))",
+        {
+            **endpoint(collector, "http/protobuf"),
+            "SCALABLE_SPAN_BUDGET": "0",
+            "OTEL_METRICS_EXEMPLAR_FILTER": "always_on",
+        },
+        setup=COUNTING,
+    )
+    collector.stop()
+    assert done.said["result"] == 6
+    assert not [span for span in collector.spans() if span["kind"] == "consumer"]
+    for name in ("rows", "dask.task.duration"):
+        points = collector.metric_points(name)
+        exemplars = [exemplar for point in points for exemplar in point["exemplars"]]
+        assert exemplars, name
+        assert {(it["trace_id"], it["span_id"]) for it in exemplars} == {("", "")}

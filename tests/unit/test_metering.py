@@ -121,6 +121,19 @@ def test_exemplars_lead_to_the_slowest_attempt():
     }
 
 
+def test_without_a_span_that_is_sent_there_are_exemplars_if_all_are_wanted():
+    meter = Meter()
+    attempts = [ended(duration_s=1.0), ended(duration_s=9.0, span_id="c" * 16)]
+    reader = Reader(Resource({}), 0)
+    found: list[set[tuple[float, int | None, int | None]]] = []
+    for sent in (0, int("c" * 16, 16)):
+        meter.add("tasks.jsonl", attempts)
+        meter.note_exemplars(attempts, lambda ids, sent=sent: ids.span_id == sent, all_of_them=True)
+        (point,) = points(reader, snapshot(meter), 1, "dask.task.duration")
+        found.append({(e.value, e.span_id, e.trace_id) for e in point.exemplars})
+    assert found == [{(9.0, None, None)}, {(9.0, int("c" * 16, 16), 1)}]
+
+
 def test_names_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metering, "MAX_NAMES", 3)
     meter = Meter()

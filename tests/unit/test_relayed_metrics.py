@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opentelemetry.sdk.metrics import MeterProvider
+import pytest
+from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -22,6 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from scalable.telemetry import semconv
+from scalable.telemetry.metric_readers import keep_exemplars
 from scalable.telemetry.relayed_metrics import RelayedMetrics
 
 SCOPE = InstrumentationScope("of.the.user")
@@ -73,3 +75,20 @@ def test_sums_and_gauges_of_each_worker_arrive_and_histograms_are_named():
     }
     assert ["'sizes'" in told[0], "'not a name'" in told[1]] == [True, True]
     provider.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("unlinked", "kept"),
+    [(False, [(1, 7, 8)]), (True, [(1, 7, 8), (2, None, None), (3, None, None)])],
+)
+def test_exemplars_name_only_spans_that_are_sent(unlinked: bool, kept: list[Any]):
+    exemplars = [
+        Exemplar({"why": "sent"}, 1, 5, 7, 8),
+        Exemplar({"why": "left out"}, 2, 5, 6, 8),
+        Exemplar({"why": "outside of spans"}, 3, 5),
+    ]
+    point = NumberDataPoint({}, 1, 2, 6, exemplars)
+    metric = Metric("rows", "", "", Sum([point], CUMULATIVE, True))
+    keep_exemplars(collected("a", metric), lambda trace, span: span == 7, unlinked=unlinked)
+    assert [(each.value, each.span_id, each.trace_id) for each in point.exemplars] == kept
+    assert all(each.filtered_attributes for each in point.exemplars)

@@ -167,12 +167,11 @@ def _point_item(point: Any, shift: int) -> PointItem:
             (
                 exemplar.value,
                 exemplar.time_unix_nano + shift,
-                f"{exemplar.trace_id:032x}",
-                f"{exemplar.span_id:016x}",
+                f"{exemplar.trace_id or 0:032x}",
+                f"{exemplar.span_id or 0:016x}",
                 attributes_of(exemplar.filtered_attributes),
             )
             for exemplar in point.exemplars
-            if exemplar.trace_id and exemplar.span_id
         ],
     }
     if isinstance(point, HistogramDataPoint):

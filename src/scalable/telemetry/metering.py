@@ -97,6 +97,8 @@ class Distribution:
     #: The slowest and the latest value of the last interval that have an exemplar.
     slowest: Exemplar | None = None
     latest: Exemplar | None = None
+    #: The slowest value that has one without a span.
+    unlinked: Exemplar | None = None
     exemplars: list[Exemplar] = field(default_factory=list[Exemplar])
 
     def add(self, value: float) -> None:
@@ -115,6 +117,10 @@ class Distribution:
 
     def note(self, exemplar: Exemplar, *, is_latest: bool) -> None:
         """Keep an exemplar of the last interval, if it is the slowest or the latest."""
+        if exemplar.span_id is None:
+            if self.unlinked is None or exemplar.value > self.unlinked.value:
+                self.unlinked = exemplar
+            return
         if is_latest:
             self.latest = exemplar
         if self.slowest is None or exemplar.value > self.slowest.value:
@@ -126,7 +132,7 @@ class Distribution:
         self.high = max(self.high, self.last_high)
         exemplars = [self.slowest, self.latest]
         if self.latest is self.slowest:
-            exemplars.pop()
+            exemplars[1] = self.unlinked if self.slowest is None else None
         taken = replace(
             self,
             buckets=self.buckets.copy(),
@@ -134,7 +140,7 @@ class Distribution:
             exemplars=[exemplar for exemplar in exemplars if exemplar is not None],
         )
         self.last_low, self.last_high = math.inf, -1.0
-        self.slowest = self.latest = None
+        self.slowest = self.latest = self.unlinked = None
         return taken
 
     def since(self, before: Self) -> Self:
@@ -235,9 +241,17 @@ class Meter:
             self._output[name,] += size
 
     def note_exemplars(
-        self, attempts: Sequence[Record], is_sent: Callable[[SpanContext], bool]
+        self,
+        attempts: Sequence[Record],
+        is_sent: Callable[[SpanContext], bool],
+        *,
+        all_of_them: bool = False,
     ) -> None:
-        """Choose exemplars from attempts that were added, once it is decided which are sent."""
+        """Choose exemplars from attempts that were added, once it is decided which are sent.
+
+        With `all_of_them`, attempts that are not sent have exemplars without a span. They are used
+        where there is no other.
+        """
         looks = MAX_LOOKS
         latest: set[int] = set()
         for record in reversed(attempts):
@@ -254,9 +268,14 @@ class Meter:
                 return
             looks -= 1
             ids = span_context(int(record["trace_id"], 16), int(record["span_id"], 16))
-            if not is_sent(ids):
+            is_linked = is_sent(ids)
+            if not is_linked and not all_of_them:
                 continue
             at, key = parse_nanoseconds(record["timestamp"]), {semconv.TASK_KEY: record["task_id"]}
+            if not is_linked:
+                for values, value in wanted:
+                    values.note(Exemplar(key, value, at), is_latest=False)
+                continue
             for values, value in wanted:
                 exemplar = Exemplar(key, value, at, ids.span_id, ids.trace_id)
                 values.note(exemplar, is_latest=id(values) not in latest)

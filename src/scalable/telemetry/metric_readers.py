@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry import metrics as api
 from opentelemetry.context import Context
 from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Buckets,
@@ -309,16 +310,26 @@ def _attributes(instrument: Instrument, key: Attributes) -> dict[str, str]:
     return dict(zip(instrument.attributes, key, strict=False))
 
 
-def keep_exemplars(data: MetricsData, is_expected: Callable[[int, int], bool]) -> None:
-    """Remove from relayed metrics the exemplars of spans that are not sent."""
+def keep_exemplars(
+    data: MetricsData, is_expected: Callable[[int, int], bool], *, unlinked: bool = False
+) -> None:
+    """Remove from relayed metrics the exemplars of spans that are not sent.
+
+    With `unlinked` they stay, without the ids of the span.
+    """
+
+    def kept(exemplar: Exemplar) -> Exemplar | None:
+        trace_id, span_id = exemplar.trace_id, exemplar.span_id
+        if trace_id and span_id and is_expected(trace_id, span_id):
+            return exemplar
+        if not unlinked:
+            return None
+        return Exemplar(exemplar.filtered_attributes, exemplar.value, exemplar.time_unix_nano)
+
     for of_resource in data.resource_metrics:
         for of_scope in of_resource.scope_metrics:
             for metric in of_scope.metrics:
                 for point in metric.data.data_points:
                     exemplars: Any = point.exemplars
                     if exemplars:
-                        exemplars[:] = [
-                            each
-                            for each in exemplars
-                            if is_expected(each.trace_id or 0, each.span_id or 0)
-                        ]
+                        exemplars[:] = filter(None, map(kept, exemplars))

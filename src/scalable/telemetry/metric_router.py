@@ -72,6 +72,8 @@ class MetricRouter:
         self._shippers: list[tuple[Shipper[MetricsData], Reader]] = []
         #: Whether OTEL_METRICS_EXEMPLAR_FILTER allows exemplars.
         self._has_exemplars = True
+        #: Whether it allows those of what is not sampled: they name no span.
+        self.has_unlinked_exemplars = False
         self._interval = 0.0
         self._next_sent = self._next_written = self._next_shown = 0.0
         #: When metrics were last sent, and how many task names there were.
@@ -93,8 +95,9 @@ class MetricRouter:
     ) -> None:
         """Start to collect for exporters and the application's provider, if there is one."""
         self._interval = interval = _interval(environ)
-        # Those without a span that is sent would lead nowhere, also with `always_on`.
-        self._has_exemplars = environ.get(EXEMPLAR_FILTER, "").strip().lower() != "always_off"
+        exemplars = environ.get(EXEMPLAR_FILTER, "").strip().lower()
+        self._has_exemplars = exemplars != "always_off"
+        self.has_unlinked_exemplars = exemplars == "always_on"
         now = monotonic()
         # At once: what has counted nothing yet begins with 0.
         self._next_sent = now
@@ -119,7 +122,7 @@ class MetricRouter:
         """
         attempts, self._attempts = self._attempts, []
         if attempts and self._shippers and self._has_exemplars:
-            self._meter.note_exemplars(attempts, is_sent)
+            self._meter.note_exemplars(attempts, is_sent, all_of_them=self.has_unlinked_exemplars)
         if attempts and self._application is not None:
             self._application.record(self._identity, attempts, self._meter.shown, is_sent)
 

@@ -9,6 +9,7 @@ from time import monotonic, sleep, time
 from typing import Any, Final
 
 from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
@@ -316,16 +317,18 @@ class Recorder(RecorderLoop):
         # Spans of user code come before the end of their attempt, with which they are sent. An
         # error in them must not affect the run's own signals.
         relayed_logs: Sequence[ReadableLogRecord] = ()
+        relayed_metrics: Sequence[MetricsData] = ()
         with self.guard.watch("relay"):
             relayed = self._relay.drain()
-            relayed_logs = relayed.logs
+            relayed_logs, relayed_metrics = relayed.logs, relayed.metrics
             self._router.foreign_spans(relayed.spans)
-            for data in relayed.metrics:
-                self._router.foreign_metrics(data)
         self._router.export(self._ledger.sink.drain(), self._submissions.opened())
         with self.guard.watch("relay"):
             # It is known now what was submitted, and so whether their spans have room.
             self._router.foreign_logs(relayed_logs)
+        with self.guard.watch("relay"):
+            for data in relayed_metrics:
+                self._router.foreign_metrics(data)
 
     def _collect(self, last_until: float | None = None) -> None:
         figures = Figures(

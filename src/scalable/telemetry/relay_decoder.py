@@ -260,7 +260,13 @@ class RelayDecoder:
     def _point(self, item: MetricItem, point: PointItem, worker: str) -> Any:
         attributes = self._redact.attributes(point["attributes"])
         exemplars = [
-            Exemplar(self._redact.attributes(given), value, time, int(span, 16), int(trace, 16))
+            Exemplar(
+                self._redact.attributes(given),
+                value,
+                time,
+                int(span, 16) or None,
+                int(trace, 16) or None,
+            )
             for value, time, trace, span, given in point["exemplars"]
         ]
         is_histogram = item["kind"] == "histogram"

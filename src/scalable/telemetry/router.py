@@ -227,7 +227,8 @@ class SignalRouter:
 
     def foreign_metrics(self, data: MetricsData) -> None:
         """Write and send metric points that user code made."""
-        keep_exemplars(data, self._spans.is_expected)
+        unlinked = self._metrics.has_unlinked_exemplars
+        keep_exemplars(data, self._spans.is_expected, unlinked=unlinked)
         self._metrics.export(data)
 
     def _on_records(self, file: str, records: Sequence[Record]) -> None:
