@@ -83,9 +83,8 @@ def test_a_configuration_file_activates_it_with_options(
     instrumentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     package = pytest.importorskip("opentelemetry.configuration")
-    monkeypatch.syspath_prepend(tmp_path)
     target = "scalable.autoinstrument:DaskInstrumentor"
-    installed(tmp_path, "opentelemetry_instrumentor", f"dask = {target}")
+    installed(monkeypatch, tmp_path, "opentelemetry_instrumentor", f"dask = {target}")
     file = tmp_path / "otel.yaml"
     file.write_text(
         'file_format: "1.0"\n'
