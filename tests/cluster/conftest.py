@@ -51,8 +51,8 @@ def make_cluster() -> Iterator[Callable[..., tuple[LocalCluster, Client]]]:
 def close(cluster: LocalCluster) -> None:
     """Close it as leaving its context does.
 
-    Before 2026.8 that may wait for ever: for a nanny that began a worker process again twice at
-    once, after deaths in quick succession, or for one whose first close failed.
+    Before 2026.8 that may wait for ever: for a nanny that begins its worker process twice at once,
+    or for one whose first close failed.
     """
     try:
         cluster.close(timeout=30)
