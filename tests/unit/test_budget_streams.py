@@ -41,6 +41,7 @@ from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import TASKS, Record
+from taken import Taken
 
 RUN = "run-1"
 NAMES = ("inc", "add", "load", "fit")
@@ -447,20 +448,6 @@ def test_no_span_is_sent_without_its_parent(limit: int):
         check([*recording.sent.spans, *exported], cluster.outside, recording, limit)
         check_sizes(recording.sent.spans, cluster.sizes)
         assert counts["scalable.spans.sent"] <= len(recording.ended)
-
-
-class Taken:
-    """Takes what is sent of a directory."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def send(self, signal: str, batch: Any) -> None:
-        if signal == "traces":
-            self.spans += batch
-
-    def close(self) -> None:
-        pass
 
 
 def test_no_span_is_sent_later_without_its_parent(tmp_path: Path):

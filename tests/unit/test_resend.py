@@ -6,29 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
 
 from run_builder import RunBuilder, at, task
 from scalable.telemetry import semconv
 from scalable.telemetry.resend import Resent, resend
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import Record
+from taken import Taken
 
 TRACE = "b" * 32
 OURS = {"name": semconv.SCOPE_NAME}
 USERS = {"name": "of.the.user"}
-
-
-class Taken:
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def send(self, signal: str, batch: Any) -> None:
-        if signal == "traces":
-            self.spans += batch
-
-    def close(self) -> None:
-        pass
 
 
 def ids(number: int, parent: int = 0, trace: str = TRACE) -> dict[str, str]:

@@ -86,12 +86,8 @@ class TracerProviderSink:
                     self._end(item)
             except Exception as error:
                 failed += is_end
-                why = why or f"a span processor of the application: {_described(error)}"
-        if not _flush(self._provider):
-            text = "the application's span processors could not be flushed"
-            raise UndeliverableError(text, permanent=True)
-        if why:
-            raise UndeliverableError(why, permanent=True, count=failed)
+                why = why or f"{type(error).__name__}: {error}"
+        _finish(self._provider, "span", why, failed)
 
     def shutdown(self) -> None:
         """Do nothing: the provider belongs to the application."""
@@ -204,12 +200,8 @@ class LoggerProviderSink:
                 logger.emit(record)
             except Exception as error:
                 failed += 1
-                why = why or f"a log record processor of the application: {_described(error)}"
-        if not _flush(self._provider):
-            text = "the application's log record processors could not be flushed"
-            raise UndeliverableError(text, permanent=True)
-        if why:
-            raise UndeliverableError(why, permanent=True, count=failed)
+                why = why or f"{type(error).__name__}: {error}"
+        _finish(self._provider, "log record", why, failed)
 
     def shutdown(self) -> None:
         """Do nothing: the provider belongs to the application."""
@@ -219,6 +211,16 @@ def identity_of(resource: Resource) -> dict[str, Any]:
     """Run, project and worker as attributes, for signals that cannot have their own resource."""
     attributes = resource.attributes
     return {name: attributes[name] for name in _IDENTITY if name in attributes}
+
+
+def _finish(provider: Any, kind: str, why: str, failed: int) -> None:
+    """Flush a provider after a batch; raise if it did not, or if a processor raised before."""
+    if not _flush(provider):
+        text = f"the application's {kind} processors could not be flushed"
+        raise UndeliverableError(text, permanent=True)
+    if why:
+        text = f"a {kind} processor of the application: {why}"
+        raise UndeliverableError(text, permanent=True, count=failed)
 
 
 def _flush(provider: Any) -> bool:
@@ -231,10 +233,6 @@ def _flush(provider: Any) -> bool:
     # In older SDKs a processor without a flush of its own counts as one that failed.
     means_it = SpanProcessor().force_flush() is True
     return answer is not False or not (means_it or monotonic() - began >= FLUSH_TIMEOUT)
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _forget(known: dict[int, Any]) -> None:
