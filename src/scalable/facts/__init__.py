@@ -5,7 +5,7 @@ element is its kind: a hook makes one small object, and Dask packs it as it is. 
 since the epoch on the scheduler's clock; a key is made by :func:`~scalable.facts.identity.task_id`.
 
 The most frequent fact, that a task was forgotten after its success or failure, is a bare string,
-its key. :func:`key_of` and :func:`time_of` read facts of every form.
+its key. :func:`time_of` reads facts of every form.
 """
 
 from __future__ import annotations
@@ -423,18 +423,6 @@ _TYPES: Final[dict[int, Any]] = {
 _new: Final[Any] = tuple.__new__
 #: Kinds that every task has: they stay plain tuples, which the garbage collector need not track.
 _PLAIN: Final = frozenset({SUBMITTED, SUCCEEDED})
-#: Kinds of facts about a task, which have its key as third element.
-_OF_TASKS: Final = frozenset(
-    {*range(SUBMITTED, WORKER_READY), ATTEMPT_ERROR, CHILDREN_EXPORTED, USER_EVENT}
-)
-
-
-def key_of(fact: Fact) -> str | None:
-    """Key of the task that a fact is about; None if it is about none."""
-    if isinstance(fact, str):
-        return fact
-    fields = cast("tuple[Any, ...]", fact)
-    return fields[2] if fields[0] in _OF_TASKS else None
 
 
 def time_of(fact: Fact) -> float | None:
