@@ -1,4 +1,4 @@
-"""What Dask shows as the user's code (``Computation.code``) is as without the package."""
+"""What Dask shows of a computation, its code and its annotations, is as without the package."""
 
 from __future__ import annotations
 
@@ -149,3 +149,13 @@ def test_dask_shows_the_code_of_the_user_whatever_it_leaves_out(cluster):
     with Client(cluster) as client, scalable.instrument(client, recorder="thread"):
         with dask.config.set(ignored):
             assert shown(client, submit) == bare
+
+
+def test_dask_shows_the_annotations_of_the_user(cluster):
+    def annotations(dask_scheduler: Any) -> dict[str, Any]:
+        return dict(dask_scheduler.computations[-1].annotations)
+
+    with Client(cluster) as client, scalable.instrument(client, recorder="thread"):
+        with dask.annotate(color="blue"):
+            submit(client)
+        assert client.run_on_scheduler(annotations) == {"color": "blue"}

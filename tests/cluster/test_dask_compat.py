@@ -311,6 +311,18 @@ def test_annotate_graph(client, scheduler):
     assert given == {"color": "blue"}
 
 
+def test_forget_annotation(client, scheduler):
+    with dask.annotate(color="blue", size="large"):
+        client.submit(int, 2).result()
+        shown = scheduler.computations[-1].annotations
+        assert shown["size"] == "large"
+        dask_compat.forget_annotation(scheduler, "size")
+    assert "size" not in shown
+    assert shown["color"] == "blue"
+    none_kept: Any = SimpleNamespace(computations=())
+    dask_compat.forget_annotation(none_kept, "size")
+
+
 def test_hide_frames():
     name = "distributed.diagnostics.computations.ignore-modules"
     with dask.config.set({name: [*dask.config.get(name)]}):

@@ -223,6 +223,16 @@ def send_to_worker(scheduler: Scheduler, address: str, message: Mapping[str, Any
         scheduler.worker_send(address, dict(message))
 
 
+def forget_annotation(scheduler: Scheduler, name: str) -> None:
+    """Remove an annotation from what Dask shows of a graph, in a hook `update_graph`.
+
+    The last of ``computations``, if there is any, is that of the graph; ``Computation.annotations``
+    has the annotations of all its graphs. Tasks have theirs in ``TaskState.annotations``.
+    """
+    if scheduler.computations:
+        scheduler.computations[-1].annotations.pop(name, None)
+
+
 def registered_at(scheduler: Scheduler, address: str) -> float:
     """When a worker registered: its topic has the event ``add-worker``; now if it is gone."""
     with suppress(Exception):

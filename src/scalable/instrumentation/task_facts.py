@@ -126,6 +126,7 @@ class TaskFacts:
     ) -> None:
         """Hook: the scheduler received a graph; new tasks are noted at their first transition."""
         try:
+            dask_compat.forget_annotation(scheduler, ANNOTATION)
             if client == self._client:
                 self.graphs += 1
             self._graph_is_ours = ours = self._whole_cluster or client == self._client
