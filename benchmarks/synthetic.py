@@ -1,8 +1,8 @@
 """Synthetic runs: a small simulated cluster whose facts go through the real recorder.
 
-A :class:`~scalable.telemetry.recorder.Recorder` pulls the facts as from a scheduler. They become
-signals in its ledger, records in the exporters and lines in the writer. The same shape and seed
-give the same facts on any machine.
+A :class:`~scalable.telemetry.recorder.recorder.Recorder` pulls the facts as from a scheduler. They
+become signals in its ledger, records in the exporters and lines in the writer. The same shape and
+seed give the same facts on any machine.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from scalable import facts
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, Fact
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.puller import PULL_SIZE
-from scalable.telemetry.recorder import Recorder, RunIdentity
-from scalable.telemetry.routes import find_routes, make_resource
-from scalable.telemetry.submissions import Submissions
+from scalable.telemetry.configuration.routes import find_routes, make_resource
+from scalable.telemetry.recorder.puller import PULL_SIZE
+from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
+from scalable.telemetry.submissions.submissions import Submissions
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import run_document
 from scalable_runs.schema import RunStatus

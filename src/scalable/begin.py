@@ -28,13 +28,13 @@ from scalable.documents import RunDocuments, environment, packages, provider_of
 from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
-from scalable.telemetry.deaths import OnDeath
-from scalable.telemetry.ids import find_id_generator, random_flag
-from scalable.telemetry.process import Process, RecorderProcess
-from scalable.telemetry.recorder import Recorder, RunIdentity
-from scalable.telemetry.routes import Routes, find_routes, make_resource
-from scalable.telemetry.submissions import Submissions, current_span, plain_ids
-from scalable.telemetry.worker_logs import LOGS_DIRECTORY
+from scalable.telemetry.configuration.ids import find_id_generator, random_flag
+from scalable.telemetry.configuration.routes import Routes, find_routes, make_resource
+from scalable.telemetry.deaths.deaths import OnDeath
+from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
+from scalable.telemetry.process.process import Process, RecorderProcess
+from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
+from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document

@@ -23,7 +23,10 @@ def configured_options() -> dict[str, Any]:
         return {}
     # The SDK is imported only where a file is configured.
     with usable_environment():
-        from scalable.telemetry.config_file import ConfigurationFileError, read_configuration
+        from scalable.telemetry.configuration.config_file import (
+            ConfigurationFileError,
+            read_configuration,
+        )
 
         try:
             options = read_configuration(path, os.environ).options

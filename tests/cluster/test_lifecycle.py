@@ -244,8 +244,8 @@ def test_unwritable_directory_lets_the_work_go_on(client, tmp_path, caplog):
     [
         "begin.find_routes",
         "begin.make_resource",
-        "telemetry.process.RecorderProcess.start",
-        "telemetry.recorder.Recorder.start",
+        "telemetry.process.process.RecorderProcess.start",
+        "telemetry.recorder.recorder.Recorder.start",
         "api._hook_client",
     ],
 )

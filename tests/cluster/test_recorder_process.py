@@ -34,9 +34,9 @@ from scalable.analysis.load import read_journals
 from scalable.common import processes
 from scalable.instrumentation import user_events
 from scalable.instrumentation.user_events import client_event
-from scalable.telemetry import process as process_module
-from scalable.telemetry.process import RecorderProcess
-from scalable.telemetry.recorder import Recorder
+from scalable.telemetry.process import process as process_module
+from scalable.telemetry.process.process import RecorderProcess
+from scalable.telemetry.recorder.recorder import Recorder
 from scalable_runs.reader import RunReader, find_runs, resolve_run
 
 

@@ -29,8 +29,8 @@ from scalable.instrumentation.worker_watch import Watch
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
-from scalable.telemetry.router import SignalRouter
-from scalable.telemetry.submissions import Submissions
+from scalable.telemetry.recorder.router import SignalRouter
+from scalable.telemetry.submissions.submissions import Submissions
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 

@@ -203,7 +203,7 @@ def test_closing_scheduler_waits_for_a_remote_recorder(notes_dir):
 def test_tasks_that_wait_without_any_worker_are_reported_while_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, notes_dir: Path
 ):
-    from scalable.telemetry import run_health
+    from scalable.telemetry.recorder import run_health
 
     monkeypatch.setattr(run_health, "WORKERLESS_AFTER", 0.5)
     command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--name", "w7"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scalable.telemetry.destinations import FileDestination
-from scalable.telemetry.resend import resend
+from scalable.telemetry.resend.destinations import FileDestination
+from scalable.telemetry.resend.resend import resend
 from scalable_runs.reader import RunReader
 from semconv.model import load
 from servers import otlp_json

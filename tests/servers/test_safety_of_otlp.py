@@ -200,7 +200,7 @@ def test_a_collector_that_comes_back_gets_what_it_missed(collector: Collector, t
             first = sum(client.gather(client.map(double, range(50))))
             ask("stop", "stopped")
             second = sum(client.gather(client.map(double, range(50, 100))))
-            from scalable.telemetry.shipping import Shipper
+            from scalable.telemetry.export.shipping import Shipper
             shippers = run._recorder._router._spans.shippers
             while not any(shipper.counts.failures for shipper in shippers):
                 time.sleep(0.02)

@@ -19,12 +19,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext
 
 from scalable.telemetry import semconv
-from scalable.telemetry.application import TracerProviderSink
+from scalable.telemetry.export.application import TracerProviderSink
+from scalable.telemetry.export.provider_tracers import sdk_tracer
+from scalable.telemetry.export.shipping import Limits
+from scalable.telemetry.export.sinks import Begun
 from scalable.telemetry.ledger.signals import Output, Signals, _no_output
-from scalable.telemetry.provider_tracers import sdk_tracer
-from scalable.telemetry.shipping import Limits
-from scalable.telemetry.sinks import Begun
-from scalable.telemetry.span_order import (
+from scalable.telemetry.signals.spans import SCOPE, SpanFactory, event, span_context
+from scalable.telemetry.spans.span_order import (
     HOLD,
     HOLD_KNOWN,
     LINGER,
@@ -32,7 +33,6 @@ from scalable.telemetry.span_order import (
     OrderedShipper,
     SpanOrder,
 )
-from scalable.telemetry.spans import SCOPE, SpanFactory, event, span_context
 
 TRACE = 0xABC
 RUN = Resource({semconv.RUN_ID: "run-1", semconv.PROJECT: "tides", "service.name": "app"})

@@ -13,14 +13,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Link, TraceState
 
 from scalable.facts.identity import attempt_span_id
-from scalable.telemetry.budget import Group, SpanBudget
-from scalable.telemetry.exported import exported_log
+from scalable.telemetry.export.exported import exported_log
+from scalable.telemetry.export.shipping import Shipper, limits_from
+from scalable.telemetry.export.sinks import ExporterSink
 from scalable.telemetry.ledger.signals import Output
-from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.shipping import Shipper, limits_from
-from scalable.telemetry.sinks import ExporterSink
-from scalable.telemetry.span_router import SpanRouter
-from scalable.telemetry.spans import SpanFactory, span_context
+from scalable.telemetry.signals.logs import EventFactory
+from scalable.telemetry.signals.spans import SpanFactory, span_context
+from scalable.telemetry.spans.budget import Group, SpanBudget
+from scalable.telemetry.spans.span_router import SpanRouter
 
 FACTORY = SpanFactory(Resource({}))
 PARENT = span_context(7, 1)
@@ -150,7 +150,7 @@ def test_links_lead_only_to_what_was_sent():
 
 
 def test_traces_have_budgets_of_their_own_and_old_ones_are_forgotten(monkeypatch):
-    monkeypatch.setattr("scalable.telemetry.budget.MAX_TRACES", 3)
+    monkeypatch.setattr("scalable.telemetry.spans.budget.MAX_TRACES", 3)
     budget = SpanBudget("run", 2, FACTORY)
     sent: list[ReadableSpan] = []
     for trace in range(1, 11):

@@ -30,13 +30,13 @@ from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.relay_providers import RelayProviders
 from scalable.instrumentation.relay_sdk import RelaySdk
 from scalable.telemetry.ledger.ledger import Ledger
+from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.record_map import RECORD_MAP
-from scalable.telemetry.relay_decoder import RelayDecoder
-from scalable.telemetry.resend import resend
-from scalable.telemetry.span_router import SpanRouter
-from scalable.telemetry.spans import SpanFactory, parent_of, span_context
-from scalable.telemetry.submission_spans import SubmissionSpans
-from scalable.telemetry.submissions import Submissions
+from scalable.telemetry.resend.resend import resend
+from scalable.telemetry.signals.spans import SpanFactory, parent_of, span_context
+from scalable.telemetry.spans.span_router import SpanRouter
+from scalable.telemetry.submissions.submission_spans import SubmissionSpans
+from scalable.telemetry.submissions.submissions import Submissions
 from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor

@@ -19,14 +19,14 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, ParentBased
 from scalable.common.options import resolve
 from scalable.common.otel_environment import configuration_file
 from scalable.configured import configured_options
-from scalable.telemetry import destinations
-from scalable.telemetry.config_file import FileConfiguration, read_configuration
-from scalable.telemetry.destinations import OtlpDestination
-from scalable.telemetry.exporters import load_exporter
-from scalable.telemetry.ids import find_id_generator
-from scalable.telemetry.limits import AttributeLimits, SignalLimits
-from scalable.telemetry.routes import Routes, find_routes, make_resource
-from scalable.telemetry.shipping import Limits
+from scalable.telemetry.configuration.config_file import FileConfiguration, read_configuration
+from scalable.telemetry.configuration.exporters import load_exporter
+from scalable.telemetry.configuration.ids import find_id_generator
+from scalable.telemetry.configuration.limits import AttributeLimits, SignalLimits
+from scalable.telemetry.configuration.routes import Routes, find_routes, make_resource
+from scalable.telemetry.export.shipping import Limits
+from scalable.telemetry.resend import destinations
+from scalable.telemetry.resend.destinations import OtlpDestination
 from scalable_runs.redact import Redactor
 from sites import installed
 

@@ -13,9 +13,9 @@ import pytest
 from scalable import facts
 from scalable.common import spool
 from scalable.instrumentation.tee import EMPTY_EXPIRY, EXPIRY, Log, remove_expired
-from scalable.telemetry.deaths import LOG_WAIT, NANNY_WAIT, Deaths
+from scalable.telemetry.deaths.deaths import LOG_WAIT, NANNY_WAIT, Deaths
+from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.semconv import CAUSE, EXIT_CODE, NOT_KNOWN, WORKER_MEMORY_PEAK
-from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.redact import Redactor
 from scalable_runs.stores.file import FileStore
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scalable.telemetry import semconv
-from scalable.telemetry.exported import exported_attributes
+from scalable.telemetry.export.exported import exported_attributes
 
 
 def test_attributes_for_the_directory_alone_are_not_sent():

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
-from scalable.telemetry.ids import SecureIdGenerator, find_id_generator
-from scalable.telemetry.routes import find_routes
+from scalable.telemetry.configuration.ids import SecureIdGenerator, find_id_generator
+from scalable.telemetry.configuration.routes import find_routes
 from sites import installed
 
 VARIABLE = "OTEL_PYTHON_ID_GENERATOR"

@@ -14,7 +14,7 @@ from scalable.telemetry.ledger import Ledger, UnknownEnds
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT, LEAVE_WAIT
 from scalable.telemetry.ledger.workers import HELLO_WAIT
 from scalable.telemetry.record_map import RECORD_MAP
-from scalable.telemetry.spans import span_context
+from scalable.telemetry.signals.spans import span_context
 from scalable_runs.otel.encode import encode_logs, encode_spans
 from scalable_runs.redact import Redactor
 from scalable_runs.summary import RunSummary

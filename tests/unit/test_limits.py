@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link
 
-from scalable.telemetry.limits import SignalLimits, limits_of
-from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.spans import SpanFactory, event, span_context
+from scalable.telemetry.configuration.limits import SignalLimits, limits_of
+from scalable.telemetry.signals.logs import EventFactory
+from scalable.telemetry.signals.spans import SpanFactory, event, span_context
 
 ENVIRONMENTS = [
     {},

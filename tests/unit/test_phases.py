@@ -15,7 +15,7 @@ from scalable.instrumentation import dask_compat
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.record_map import RECORD_MAP
-from scalable.telemetry.spans import nanoseconds, span_context
+from scalable.telemetry.signals.spans import nanoseconds, span_context
 from scalable_runs.otel.encode import encode_spans
 from scalable_runs.redact import Redactor
 

@@ -14,9 +14,9 @@ from benchmarks import synthetic
 from benchmarks.synthetic import Shape
 from cluster import tasks
 from scalable import facts
-from scalable.telemetry import wire
-from scalable.telemetry.recorder import CHUNK
-from scalable.telemetry.router import SignalRouter
+from scalable.telemetry.recorder import wire
+from scalable.telemetry.recorder.recorder import CHUNK
+from scalable.telemetry.recorder.router import SignalRouter
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, FAILURES, TASKS
 

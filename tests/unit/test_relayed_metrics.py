@@ -23,8 +23,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from scalable.telemetry import semconv
-from scalable.telemetry.metric_readers import keep_exemplars
-from scalable.telemetry.relayed_metrics import RelayedMetrics
+from scalable.telemetry.metrics.metric_readers import keep_exemplars
+from scalable.telemetry.metrics.relayed_metrics import RelayedMetrics
 
 SCOPE = InstrumentationScope("of.the.user")
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA

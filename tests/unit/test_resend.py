@@ -9,7 +9,7 @@ import pytest
 
 from run_builder import RunBuilder, at, task
 from scalable.telemetry import semconv
-from scalable.telemetry.resend import Resent, resend
+from scalable.telemetry.resend.resend import Resent, resend
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import Record
 from taken import Taken

@@ -16,10 +16,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from scalable.telemetry import instruments
-from scalable.telemetry.self_metrics import shipper_metrics
-from scalable.telemetry.shipping import Limits, Shipper, SignalName
-from scalable.telemetry.sinks import ExporterSink, UndeliverableError
-from scalable.telemetry.spans import SCOPE
+from scalable.telemetry.export.shipping import Limits, Shipper, SignalName
+from scalable.telemetry.export.sinks import ExporterSink, UndeliverableError
+from scalable.telemetry.metrics.self_metrics import shipper_metrics
+from scalable.telemetry.signals.spans import SCOPE
 
 PROCESSOR = "scalable.telemetry.shipping.Shipper"
 

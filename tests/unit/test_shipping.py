@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from scalable.telemetry.shipping import MAX_BYTES, Limits, Shipper, limits_from
-from scalable.telemetry.sinks import ExporterSink, UndeliverableError
+from scalable.telemetry.export.shipping import MAX_BYTES, Limits, Shipper, limits_from
+from scalable.telemetry.export.sinks import ExporterSink, UndeliverableError
 
 
 class Sink:
@@ -68,7 +68,7 @@ def test_nothing_put_starts_no_thread():
 
 
 def test_what_was_not_taken_is_sent_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("scalable.telemetry.shipping.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("scalable.telemetry.export.shipping.FIRST_PAUSE", 0.01)
     sink, told = Sink(UndeliverableError("away"), UndeliverableError("still away")), []
     one = shipper(sink, told)
     one.put(range(5))

@@ -11,8 +11,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceFlags
 
-from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.spans import SCOPE, SpanFactory, event, nanoseconds, span_context
+from scalable.telemetry.signals.logs import EventFactory
+from scalable.telemetry.signals.spans import SCOPE, SpanFactory, event, nanoseconds, span_context
 
 RESOURCE = Resource({"service.name": "x"})
 IDS = span_context(1 << 100, 7, TraceFlags(3))

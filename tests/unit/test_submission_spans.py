@@ -10,15 +10,15 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.graph_sizes import MAX_SIZES, GraphSizes
-from scalable.telemetry.spans import SpanFactory, span_context
-from scalable.telemetry.submission_spans import (
+from scalable.telemetry.signals.spans import SpanFactory, span_context
+from scalable.telemetry.submissions.submission_spans import (
     LINGER,
     LINGER_SEVERAL,
     MAX_HELD,
     MAX_WAIT,
     SubmissionSpans,
 )
-from scalable.telemetry.submissions import Sent
+from scalable.telemetry.submissions.submissions import Sent
 from scalable_runs.redact import Redactor
 
 

@@ -13,8 +13,14 @@ from opentelemetry.trace import NonRecordingSpan, TraceFlags, TraceState
 
 from scalable.facts.graphs import CallSite, DaskSpan, GraphRequest
 from scalable.facts.identity import carried
-from scalable.telemetry.spans import Sampling, parent_of, span_context
-from scalable.telemetry.submissions import MAX_OPEN, SUBMISSION_WINDOW, Sent, Submissions, name_of
+from scalable.telemetry.signals.spans import Sampling, parent_of, span_context
+from scalable.telemetry.submissions.submissions import (
+    MAX_OPEN,
+    SUBMISSION_WINDOW,
+    Sent,
+    Submissions,
+    name_of,
+)
 
 
 @pytest.fixture

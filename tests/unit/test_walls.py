@@ -135,6 +135,23 @@ ROOMS = (
 )
 
 
+#: Packages of the telemetry: each may import those before it. "" is its modules that are in none.
+TELEMETRY = (
+    "",
+    "signals",
+    "export",
+    "configuration",
+    "deaths",
+    "ledger",
+    "metrics",
+    "spans",
+    "submissions",
+    "recorder",
+    "process",
+    "resend",
+)
+
+
 def room_of(module: str) -> Room | None:
     for room in ROOMS:
         for member in room.modules:
@@ -240,11 +257,15 @@ def test_no_module_imports_through_a_wall():
             "instrumentation must not import opentelemetry.sdk.trace.Span",
         ),
         (
-            "scalable.telemetry.recorder",
-            "from ..instrumentation.plugin import X",
+            "scalable.telemetry.recorder.router",
+            "from ...instrumentation.plugin import X",
             "telemetry must not import scalable.instrumentation.plugin",
         ),
-        ("scalable.telemetry.recorder", "from distributed import Client", "telemetry must not"),
+        (
+            "scalable.telemetry.recorder.router",
+            "from distributed import Client",
+            "telemetry must not",
+        ),
         (
             "scalable.analysis",
             "import importlib\nimportlib.import_module('dask.array')",
@@ -273,9 +294,9 @@ def test_no_module_imports_through_a_wall():
             "exporter:2: run store's SDK side must not import scalable",
         ),
         (
-            "scalable.telemetry.recorder",
+            "scalable.telemetry.recorder.router",
             "import scalable\nscalable.__version__\nscalable.instrument",
-            "recorder:3: telemetry must not import scalable",
+            "router:3: telemetry must not import scalable",
         ),
         ("scalable", "from distributed import Client", "public face must not import distributed"),
         ("scalable.helpers", "", "scalable.helpers is in no room"),
@@ -291,7 +312,7 @@ def test_the_check_sees_a_breach(module: str, source: str, said: str):
             "scalable.analysis",
             "scalable.cli.report",
             "scalable.instrumentation.plugin",
-            "scalable.telemetry.recorder",
+            "scalable.telemetry.recorder.router",
             "scalable_runs",
             "scalable_runs.schema",
             "scalable_runs.reader",
@@ -331,6 +352,25 @@ def test_no_modules_import_each_other_in_a_circle():
                 seen.add(one)
                 todo.extend(below[one])
     assert circles == []
+
+
+def test_packages_of_the_telemetry_import_only_those_before_them():
+    sources, packages = our_sources()
+    prefix = "scalable.telemetry."
+
+    def place(module: str) -> int:
+        package, dot, _ = module.removeprefix(prefix).partition(".")
+        return TELEMETRY.index(package if dot or module in packages else "")
+
+    found: list[str] = []
+    for module in filter(lambda module: module.startswith(prefix), sources):
+        for line, name in imports_of(sources[module], module, is_package=module in packages):
+            parts = name.split(".")
+            above = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            target = next((module for module in above if module in sources), "")
+            if target.startswith(prefix) and place(target) > place(module):
+                found.append(f"{module}:{line}: {target}")
+    assert found == []
 
 
 def test_a_class_of_more_than_400_lines_gives_a_reason():

@@ -16,9 +16,10 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from scalable import facts
-from scalable.telemetry import child, wire
-from scalable.telemetry.outgoing import Unconfirmed
-from scalable.telemetry.submissions import Sent
+from scalable.telemetry.process import child
+from scalable.telemetry.process.outgoing import Unconfirmed
+from scalable.telemetry.recorder import wire
+from scalable.telemetry.submissions.submissions import Sent
 
 MESSAGES = [
     ("pull", 1, 2, 0.5, (0, 0, 0)),
@@ -281,7 +282,7 @@ def test_a_program_that_ended_behind_an_open_pipe_is_noticed(pipe):
 
 def test_a_recorder_of_another_version_refuses():
     message = ("make", wire.VERSION + 1, {"program": os.getpid()})
-    command = "from scalable.telemetry.child import main; main()"
+    command = "from scalable.telemetry.process.child import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", command], input=wire.frame(message), capture_output=True, check=True
     )

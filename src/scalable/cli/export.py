@@ -68,8 +68,8 @@ def export(
         raise click.UsageError("--otlp and --file exclude each other: give one of them.")
     # Before OpenTelemetry is imported, and for good: the command is a process of its own.
     usable(os.environ, lambda sentence: echo(f"Warning: {sentence}.", err=True))
-    from scalable.telemetry.destinations import FileDestination, OtlpDestination, ResendError
-    from scalable.telemetry.resend import resend
+    from scalable.telemetry.resend.destinations import FileDestination, OtlpDestination, ResendError
+    from scalable.telemetry.resend.resend import resend
 
     reader = choice.open()
     try:

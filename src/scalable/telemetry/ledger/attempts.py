@@ -24,7 +24,7 @@ from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.workers import Worker
 from scalable.telemetry.ledger.written import WrittenSpans
 from scalable.telemetry.record_map import GIGABYTE
-from scalable.telemetry.spans import event, nanoseconds
+from scalable.telemetry.signals.spans import event, nanoseconds
 from scalable_runs.otel.additions import AddedSpan
 from scalable_runs.plain import iso_time
 from scalable_runs.redact import Redactor

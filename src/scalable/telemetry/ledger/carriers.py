@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanContext
 from scalable.facts.identity import Above, carried, lineage_of
 from scalable.facts.protocol import LABELS, LAYERS, PLACEMENT, SUPPRESSED
 from scalable.telemetry import semconv
-from scalable.telemetry.spans import not_sent, parent_of
+from scalable.telemetry.signals.spans import not_sent, parent_of
 from scalable_runs.redact import Redactor
 
 #: Carriers whose content is kept.

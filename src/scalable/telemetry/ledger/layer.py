@@ -6,7 +6,7 @@ from collections import Counter
 
 from opentelemetry.trace import SpanContext
 
-from scalable.telemetry.rollups import Rollup
+from scalable.telemetry.signals.rollups import Rollup
 
 
 class Layer:

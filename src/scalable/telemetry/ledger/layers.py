@@ -14,7 +14,7 @@ from scalable.telemetry.ledger.carriers import Carried
 from scalable.telemetry.ledger.layer import Layer
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
-from scalable.telemetry.rollups import ROLLUP_BOUNDS
+from scalable.telemetry.signals.rollups import ROLLUP_BOUNDS
 
 #: Seconds after its last attempt when the span of a layer is sent: a lost result is often found to
 #: be lost at once.

@@ -12,15 +12,15 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.texts import qualified
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths import Certificate, Deaths
+from scalable.telemetry.configuration.routes import ExceptionSignal
+from scalable.telemetry.deaths.deaths import Certificate, Deaths
+from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.restore import RestoredTasks
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
 from scalable.telemetry.ledger.user_events import record_user_event
 from scalable.telemetry.ledger.workers import WorkerBook
-from scalable.telemetry.routes import ExceptionSignal
-from scalable.telemetry.worker_logs import WorkerLogs
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import TASKS
 

@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, attempt_span_id
 from scalable.telemetry import semconv
-from scalable.telemetry.logs import EventFactory
-from scalable.telemetry.spans import SpanFactory
-from scalable.telemetry.usage import UsagePoint, UserPoint
+from scalable.telemetry.signals.logs import EventFactory
+from scalable.telemetry.signals.spans import SpanFactory
+from scalable.telemetry.signals.usage import UsagePoint, UserPoint
 
 
 class Signals(NamedTuple):

@@ -9,7 +9,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 from scalable import facts
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.layer import Layer
-from scalable.telemetry.spans import NOT_SENT, not_sent
+from scalable.telemetry.signals.spans import NOT_SENT, not_sent
 
 _NOT_SENT: Final = not_sent(INVALID_SPAN_CONTEXT)
 

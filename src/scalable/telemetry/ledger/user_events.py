@@ -9,7 +9,7 @@ from scalable.telemetry import semconv
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
 from scalable.telemetry.record_map import EVENT_USER, RECORD_MAP
-from scalable.telemetry.usage import UserPoint
+from scalable.telemetry.signals.usage import UserPoint
 from scalable_runs.redact import Redactor
 
 

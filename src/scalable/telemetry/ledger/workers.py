@@ -12,10 +12,10 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.texts import printable
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths import Certificate, Deaths
+from scalable.telemetry.deaths.deaths import Certificate, Deaths
 from scalable.telemetry.ledger.signals import SignalSink
-from scalable.telemetry.spans import event
-from scalable.telemetry.usage import UsagePoint
+from scalable.telemetry.signals.spans import event
+from scalable.telemetry.signals.usage import UsagePoint
 from scalable_runs.plain import seconds_of
 from scalable_runs.redact import Redactor
 

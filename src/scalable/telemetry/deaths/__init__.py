@@ -1,0 +1,1 @@
+"""Why workers died, and the logs that they left."""

@@ -1,0 +1,1 @@
+"""The recorder: pulls facts, makes signals of them, and routes these."""

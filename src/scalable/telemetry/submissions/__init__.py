@@ -1,0 +1,1 @@
+"""Submissions: calls of the client that send graphs, and their spans."""
