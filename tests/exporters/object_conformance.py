@@ -1,0 +1,159 @@
+"""What every place of objects must do: the tests of one class, over a fixture `store`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from scalable_runs.stores import RunStore
+
+HOSTILE = ("", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", "a\ud800b")
+
+
+class ObjectConformance:
+    """Subclasses give a fixture `store`: an empty place."""
+
+    def test_an_object_is_read_whole_or_in_part(self, store: RunStore):
+        store.put("runs/a.txt", b"0123456789")
+        assert store.get("runs/a.txt") == b"0123456789"
+        assert store.get("runs/a.txt", 4) == b"456789"
+        assert store.get("runs/a.txt", 4, 3) == b"456"
+        assert store.get("runs/a.txt", 8, 100) == b"89"
+        assert store.get("runs/a.txt", 3, 0) == b""
+
+    @pytest.mark.parametrize("start", [3, 4, 100])
+    def test_behind_the_end_there_is_nothing(self, store: RunStore, start: int):
+        store.put("a", b"012")
+        assert store.get("a", start) == b""
+        assert store.get("a", start, 5) == b""
+
+    def test_an_empty_object_is_an_object(self, store: RunStore):
+        assert store.create("empty", b"")
+        assert store.get("empty") == b""
+        assert store.get("empty", 0, 10) == b""
+        assert [entry.size for entry in store.list()] == [0]
+        assert not store.create("empty", b"x")
+
+    def test_what_is_not_there_is_not_found(self, store: RunStore):
+        for read in (lambda: store.get("a"), lambda: store.get("a/b", 1, 2)):
+            with pytest.raises(FileNotFoundError):
+                read()
+        store.delete("a")
+        store.delete("a/b")
+        assert list(store.list()) == []
+        assert list(store.list("a/", "a/b")) == []
+
+    def test_put_replaces_as_a_whole_and_changes_the_version(self, store: RunStore):
+        store.put("a", b"long content")
+        (before,) = store.list()
+        store.put("a", b"short")
+        (after,) = store.list()
+        assert store.get("a") == b"short"
+        assert (after.key, after.size) == ("a", 5)
+        assert before.version != after.version
+        assert before.version
+        assert [after] == list(store.list())
+
+    def test_create_makes_only_what_is_absent(self, store: RunStore):
+        assert store.create("writers/w/epoch-1", b"first")
+        assert not store.create("writers/w/epoch-1", b"second")
+        assert not store.create("writers/w/epoch-1", b"first")
+        assert store.get("writers/w/epoch-1") == b"first"
+        store.put("other", b"x")
+        assert not store.create("other", b"y")
+        store.delete("other")
+        assert store.create("other", b"z")
+        assert store.get("other") == b"z"
+
+    def test_of_32_writers_at_a_barrier_exactly_one_makes_an_object(self, store: RunStore):
+        barrier = threading.Barrier(32)
+
+        def attempt(number: int) -> bool:
+            barrier.wait()
+            return store.create("epoch", str(number).encode())
+
+        with ThreadPoolExecutor(32) as pool:
+            won = list(pool.map(attempt, range(32)))
+        assert won.count(True) == 1
+        assert store.get("epoch") == str(won.index(True)).encode()
+
+    def test_a_listing_is_in_the_order_of_keys(self, store: RunStore):
+        keys = ["a", "a-b", "b/1", "b/10", "b/2", "b-/x", "b./x", "b0/x", "c d", "z/é/x", "z/日本"]
+        for key in reversed(keys):
+            store.put(key, key.encode())
+        assert [entry.key for entry in store.list()] == sorted(keys)
+        assert [entry.size for entry in store.list()] == [len(key.encode()) for key in sorted(keys)]
+
+    def test_a_listing_has_what_begins_with_the_prefix_and_comes_after_a_key(self, store: RunStore):
+        keys = ["r/a/1", "r/a/2", "r/a-b/1", "r/ab/1", "r/b", "r-/1", "s"]
+        for key in keys:
+            store.put(key, b"x")
+
+        def listed(prefix: str, after: str = "") -> list[str]:
+            return [entry.key for entry in store.list(prefix, after)]
+
+        prefixes = ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/ab", "r/b", "r/c", "t", "r/a/1/x"]
+        for prefix in prefixes:
+            for after in ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/a/10", "r/a~", "r/b", "s", "z"]:
+                wanted = [key for key in sorted(keys) if key.startswith(prefix) and key > after]
+                assert listed(prefix, after) == wanted, (prefix, after)
+
+    def test_a_listing_says_when_an_object_was_written(self, store: RunStore):
+        store.put("a", b"x")
+        store.put("b", b"x")
+        first, second = store.list()
+        assert first.modified <= second.modified
+        assert first.modified > 1_600_000_000
+
+    def test_keys_may_have_any_other_letter(self, store: RunStore):
+        keys = ["a b/%41/+&=?#;:@,!$'()[]{}~^|\"<>\\é日.jsonl.zst", "...", "a/..b", "-", "%2e%2e/x"]
+        for key in keys:
+            assert store.create(key, key.encode())
+        assert [entry.key for entry in store.list()] == sorted(keys)
+        assert [store.get(key).decode() for key in keys] == keys
+        for key in keys:
+            store.delete(key)
+        assert list(store.list()) == []
+
+    @pytest.mark.parametrize("key", HOSTILE)
+    def test_what_is_no_key_is_refused(self, store: RunStore, key: str):
+        calls: list[Callable[[], object]] = [
+            lambda: store.get(key),
+            lambda: store.put(key, b"x"),
+            lambda: store.create(key, b"x"),
+            lambda: store.delete(key),
+        ]
+        for call in calls:
+            with pytest.raises(OSError, match="not the key of an object"):
+                call()
+        assert list(store.list()) == []
+
+    def test_threads_share_it_and_see_what_others_wrote(self, store: RunStore):
+        def work(number: int) -> None:
+            for turn in range(3):
+                store.put(f"t/{number:02}", f"{number} {turn}".encode())
+                assert store.get(f"t/{number:02}") == f"{number} {turn}".encode()
+                assert f"t/{number:02}" in [entry.key for entry in store.list("t/")]
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        assert len(list(store.list("t/"))) == 8
+
+    def test_an_object_of_some_megabytes_is_moved_whole(self, store: RunStore):
+        data = bytes(range(256)) * (9 * 4096)
+        assert store.create("large", data)
+        assert store.get("large") == data
+        assert store.get("large", len(data) - 3) == data[-3:]
+
+    def test_nothing_is_left_of_what_was_deleted(self, store: RunStore):
+        for key in ("run/chunks/w/1", "run/chunks/w/2", "run/run.json"):
+            store.put(key, b"x")
+        store.delete("run/chunks/w/1")
+        store.delete("run/chunks/w/1")
+        assert [entry.key for entry in store.list("run/")] == ["run/chunks/w/2", "run/run.json"]
+        store.delete("run/chunks/w/2")
+        store.delete("run/run.json")
+        assert list(store.list()) == []
