@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, cast
 
 import orjson
@@ -19,6 +20,7 @@ from scalable_runs import fields, journal, schema
 from scalable_runs._process import EXIT_TIMEOUT, is_alive
 from scalable_runs.plain import parse_time
 from scalable_runs.problems import FileProblems
+from scalable_runs.run_parts import MAX_OPEN, InSips, by_time, combined, file_of, latest, state_of
 from scalable_runs.scan import JournalScan
 from scalable_runs.schema import JournalMark, Record, RunStatus
 from scalable_runs.stores.base import Store, joined
@@ -37,6 +39,8 @@ class RunReader:
         The run's directory, or its store; it may be damaged, see :attr:`problems`.
     wait
         Seconds to wait at most for a recorder that is about to end.
+    writer
+        The writer whose part of a run `run` is, if the run has several.
 
     Attributes
     ----------
@@ -46,12 +50,16 @@ class RunReader:
         The run's directory, if it has one.
     run_id
         As in run.json, otherwise the name of the place.
+    parts
+        The parts of a run that several programs write: a reader for each, by the writer's name.
+        What follows is of all of them together.
     document
-        run.json; empty if it cannot be read.
+        run.json; empty if it cannot be read. Files of parts are named `writers/<writer>/<file>`.
     owner
         owner.json; empty if it cannot be read.
     status
-        As in run.json, but `lost` for a `running` run whose recorder has ended.
+        As in run.json, but `lost` for a `running` run whose recorder has ended. A run of several
+        writers is only lost if all of them are.
     started_at, finished_at
         None if unknown.
     last_seen_at
@@ -61,9 +69,16 @@ class RunReader:
         read to its end. Files without problems are not in it.
     """
 
-    def __init__(self, run: str | os.PathLike[str] | Store, *, wait: float = EXIT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        run: str | os.PathLike[str] | Store,
+        *,
+        wait: float = EXIT_TIMEOUT,
+        writer: str | None = None,
+    ) -> None:
         self.store: Store = FileStore(run) if isinstance(run, (str, os.PathLike)) else run
         self.path: Path = Path(self.store.location)
+        self.writer = writer
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
         self.document: dict[str, Any] = self._read_document(schema.RUN, schema.RunDocument) or {}
@@ -72,10 +87,22 @@ class RunReader:
             self.owner = self._read_document(schema.OWNER, schema.Owner) or {}
         self._named_run_id: str | None = self.document.get("run_id") or None
         self.run_id: str = self._named_run_id or _encodable(self.path.name)
-        self.started_at: datetime | None = parse_time(self.document.get("started_at"))
-        self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
-        self.last_seen_at: datetime | None = self.finished_at or self._last_seen()
-        self.status: RunStatus = self._status()
+        self.parts: dict[str, RunReader] = {}
+        #: The marks of the files that are not those of a part.
+        self._own_marks = self.marks()
+        if writer is None:
+            self.parts = self._find_parts()
+        if not self.parts:
+            self.started_at: datetime | None = parse_time(self.document.get("started_at"))
+            self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
+            self.last_seen_at: datetime | None = self.finished_at or self._last_seen()
+            self.status: RunStatus = self._status()
+            return
+        self.document = self._combined()
+        self.status = self.document["status"]
+        self.started_at = parse_time(self.document.get("started_at"))
+        self.finished_at = parse_time(self.document["finished_at"])
+        self.last_seen_at = self.finished_at or latest([p.last_seen_at for p in self._parts()])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id} {self.status}>"
@@ -87,17 +114,36 @@ class RunReader:
 
     def files(self) -> list[str]:
         """Return the existing journals of this run, in the order of the contract."""
-        segments = self.store.segments()
-        return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in segments]
+        found = set(self.store.segments())
+        found.update(*(part.files() for part in self._parts()))
+        return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in found]
 
     def size(self, file: str) -> int:
         """Return the present size of a journal, to show the progress of a scan."""
-        return sum(self.file_size(name) for name in self.store.segments().get(file, ()))
+        own = sum(self.file_size(name) for name in self.store.segments().get(file, ()))
+        return own + sum(part.size(file) for part in self._parts())
 
     def file_size(self, name: str) -> int:
         """Return the present size of a file of this run; 0 if it does not exist."""
-        entry = self.store.stat(name)
+        store, file = self.place_of(name)
+        entry = store.stat(file)
         return entry.size if entry is not None else 0
+
+    def place_of(self, name: str, writer: str | None = None) -> tuple[Store, str]:
+        """Return the store that has a file of this run, and the file's name there.
+
+        Parameters
+        ----------
+        name
+            Its name, which begins with `writers/<writer>/` for a file of a part.
+        writer
+            The writer of the record that names it; names in records are those in its part.
+        """
+        if writer is None and name.startswith(f"{schema.WRITERS}/"):
+            _, writer, *rest = name.split("/", 2)
+            name = "".join(rest)
+        part = self.parts.get(writer or "")
+        return (self.store, name) if part is None else (part.store, name)
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None if it is missing or cannot be read."""
@@ -112,7 +158,14 @@ class RunReader:
             problems = self.problems[schema.SUMMARY] = FileProblems(schema.SUMMARY, broken=1)
             problems.unreadable = "its fields are not those of a summary"
             return None
+        if document is not None and self.parts and not self._covers_parts(document):
+            return None
         return document
+
+    def _covers_parts(self, summary: dict[str, Any]) -> bool:
+        """Whether a summary was made of all parts as they are: another may have joined since."""
+        run: Any = summary.get("run")
+        return isinstance(run, dict) and run.get("journal") == self.document["journal"]
 
     def records(
         self, file: str, *, progress: Callable[[int], None] | None = None
@@ -132,12 +185,31 @@ class RunReader:
         dict
             A record. Fields may be missing; those of a wrong type are null.
         """
+        sources = [self] if self.store.segments().get(file) or not self.parts else []
+        sources += self._parts()
+        if len(sources) == 1:
+            yield from sources[0]._own_records(file, progress)
+        else:
+            many = len(sources) if len(sources) > MAX_OPEN else 0
+            yield from by_time([source._own_records(file, progress, many) for source in sources])
+        for part in self._parts():
+            self._take_problems(part)
+
+    def _own_records(
+        self, file: str, progress: Callable[[int], None] | None, parts: int = 0
+    ) -> Iterator[Record]:
+        """Read a journal without those of parts; `parts` are read besides if they are many."""
         self.problems.pop(file, None)
         scan = JournalScan(
-            self.store, file, run_id=self._named_run_id, is_live=self.is_live, progress=progress
+            InSips(self.store, parts) if parts else self.store,
+            file,
+            run_id=self._named_run_id,
+            is_live=self.is_live,
+            progress=progress,
+            writer=self.writer,
         )
         segments = self.store.segments().get(file, [])
-        marks = self.marks()
+        marks = self._own_marks
         try:
             yield from scan.records(
                 segments,
@@ -157,11 +229,42 @@ class RunReader:
             name: mark
             for name, mark in marks.items()
             # A key may be any text: only names of journal files are valid.
-            if journal.segment_of(name)[0] in journal.NAMES and fields.fits(mark, row)
+            if journal.segment_of(self.place_of(name)[1])[0] in journal.NAMES
+            and fields.fits(mark, row)
         }
 
+    # Parts
+
+    def _parts(self) -> list[RunReader]:
+        return list(self.parts.values())
+
+    def _find_parts(self) -> dict[str, RunReader]:
+        merged: Any = self.document.get("merged") or ()
+        # All of them together wait no longer than a single one.
+        deadline = monotonic() + self._wait
+        return {
+            name: RunReader(store, wait=max(0.0, deadline - monotonic()), writer=name)
+            for name, store in self.store.parts().items()
+            if name not in merged
+        }
+
+    def _combined(self) -> dict[str, Any]:
+        writers = dict(self.document.get("writers") or {})
+        for name, part in self.parts.items():
+            writers[name] = state_of(
+                part.document, part.status, part.started_at, part.finished_at, part.last_seen_at
+            )
+            self._take_problems(part)
+        documents = {name: part.document for name, part in self.parts.items()}
+        return combined(self.document, documents, writers)
+
+    def _take_problems(self, part: RunReader) -> None:
+        for name in [name for name in self.problems if self.place_of(name)[0] is part.store]:
+            del self.problems[name]
+        self.problems |= {problems.name: problems for problems in part.problems.values()}
+
     def _read_document(self, name: str, declaration: type | None = None) -> dict[str, Any] | None:
-        problems = FileProblems(name)
+        problems = FileProblems(name if self.writer is None else file_of(self.writer, name))
         self.problems.pop(name, None)
         try:
             document: Any = orjson.loads(joined(self.store.read(name)))

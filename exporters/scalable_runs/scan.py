@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import orjson
 
 from scalable_runs import fields
 from scalable_runs.problems import MAX_GAPS, FileProblems, Gap
+from scalable_runs.run_parts import file_of
 from scalable_runs.schema import (
     DECLARATION_OF,
     SCHEMA_VERSION,
@@ -17,12 +18,20 @@ from scalable_runs.schema import (
     JournalMark,
     Record,
 )
-from scalable_runs.stores.base import Hole, Store
+from scalable_runs.stores.base import Hole
 
 #: A longer line is not a record: it is skipped without being kept in memory.
 MAX_LINE: Final = 16 * 1024 * 1024
 
 _NO_MARK: Final[JournalMark] = {"bytes": 0, "seq": 0, "crc32": 0}
+
+
+class Readable(Protocol):
+    """Reads files as a store does."""
+
+    def read(self, name: str) -> Iterator[bytes | Hole]:
+        """Yield a file's content; see :meth:`scalable_runs.stores.base.Store.read`."""
+        ...
 
 
 class JournalScan:
@@ -31,7 +40,7 @@ class JournalScan:
     Parameters
     ----------
     store
-        The run's store.
+        The run's store, or what reads its files.
     journal
         Name of the journal.
     run_id
@@ -40,6 +49,8 @@ class JournalScan:
         Whether the run is being written: then half a line at its end is not damage.
     progress
         Called with the bytes read since the last call.
+    writer
+        The writer whose part of a run it is, if the run has several.
 
     Attributes
     ----------
@@ -49,22 +60,23 @@ class JournalScan:
 
     def __init__(
         self,
-        store: Store,
+        store: Readable,
         journal: str,
         *,
         run_id: str | None,
         is_live: bool,
         progress: Callable[[int], None] | None = None,
+        writer: str | None = None,
     ) -> None:
         self.run_id = run_id
-        self.problems = FileProblems(journal)
+        self.problems = FileProblems(journal if writer is None else file_of(writer, journal))
         self._store = store
         self._is_live = is_live
         self._progress = progress
         self._shapes = fields.Shapes(fields.row_of(DECLARATION_OF.get(journal, AnyRecord)))
         #: The numbers of each writer, and of the writer of the last record.
-        self._order = _Order(None, self.problems)
-        self._orders: dict[str | None, _Order] = {None: self._order}
+        self._order = _Order(writer, self.problems)
+        self._orders: dict[str | None, _Order] = {writer: self._order}
 
     def records(
         self, segments: Sequence[str], marks: Mapping[str, JournalMark]

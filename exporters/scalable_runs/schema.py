@@ -81,6 +81,10 @@ UPLOADS: Final = "uploads.jsonl"
 #: Made with O_EXCL by the one process that writes a run; see :mod:`scalable_runs.writer`.
 OWNER: Final = "owner.json"
 
+#: Folder of a run that several programs write: each writer has a folder of its own there, which has
+#: the files of a run.
+WRITERS: Final = "writers"
+
 EventType: TypeAlias = Literal[
     "task",
     "worker",
@@ -553,6 +557,17 @@ class Environment(TypedDict, total=False):
     resource: Annotated[Anything, "Attributes of the resource, in a run written by an SDK."]
 
 
+class RunWriterState(TypedDict, total=False):
+    """One of the programs that write a run together."""
+
+    status: Annotated[RunStatus, "As of a run; `lost` if the program or its recorder was killed."]
+    started_at: Annotated[Time, "When it joined the run."]
+    finished_at: Annotated[Time | None, "When it left the run."]
+    host: Annotated[Text | None, "Host of the program."]
+    pid: Annotated[Count | None, "Its process id."]
+    last_seen_at: Annotated[Time | None, "Its last sign of life."]
+
+
 class RunDocument(TypedDict):
     """run.json: description and state of the run, and how much of each file is safely on disk."""
 
@@ -576,6 +591,11 @@ class RunDocument(TypedDict):
     recorder: NotRequired[Annotated[Recorder, "Process that the run belongs to."]]
     telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
     journal: NotRequired[Annotated[dict[str, JournalMark], anything, "Synced part of each file."]]
+    root_span_id: NotRequired[Annotated[HexId, "The run's root span, in a run of several writers."]]
+    writers: NotRequired[
+        Annotated[dict[str, RunWriterState], "The programs that write the run, if several may."]
+    ]
+    merged: NotRequired[Annotated[Texts, "Writers whose records are in the plain files."]]
 
 
 # -- owner.json -----------------------------------------------------------------------------------

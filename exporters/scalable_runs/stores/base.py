@@ -272,7 +272,7 @@ class Store(Protocol):
         """Return size and age of a document, segment or attachment; None if there is none."""
         ...
 
-    def read(self, name: str, start: int = 0) -> Iterator[bytes | Hole]:
+    def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes | Hole]:
         """Yield the content of a document, segment or attachment in blocks of bounded size.
 
         Parameters
@@ -281,11 +281,21 @@ class Store(Protocol):
             Its name.
         start
             Bytes to skip.
+        length
+            Bytes to read at most, though a hole may be longer; None: to the end.
 
         Raises
         ------
         OSError
             It cannot be read. FileNotFoundError: there is none.
+        """
+        ...
+
+    def parts(self) -> Mapping[str, Store]:
+        """Return the parts of a run that several programs write: each writer's store, by its name.
+
+        A part is a run with one writer; its files are in :data:`scalable_runs.schema.WRITERS` of
+        the run. There are none if the run has one writer, or cannot be read.
         """
         ...
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -441,9 +442,14 @@ class FileStore:
             return None
         return Entry(found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
-    def read(self, name: str, start: int = 0) -> Iterator[bytes | Hole]:
+    def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes | Hole]:
         """Yield blocks of a regular file; what else has its name is never waited for."""
-        return _blocks(self._inside(name), start)
+        return _blocks(self._inside(name), start, length)
+
+    def parts(self) -> dict[str, FileStore]:
+        """Return the directories in `writers`; links are left out."""
+        parts = FileRoot(self.path / schema.WRITERS)
+        return {name: part for name in sorted(parts.ids()) if (part := parts.find_made(name))}
 
     def _new(self, name: str) -> Path:
         """Return the path of an attachment, whose folders exist then."""
@@ -486,14 +492,16 @@ def _replacing(path: Path) -> Generator[BinaryIO]:
         raise
 
 
-def _blocks(path: Path, start: int) -> Iterator[bytes | Hole]:
+def _blocks(path: Path, start: int, length: int | None) -> Iterator[bytes | Hole]:
+    left = sys.maxsize if length is None else length
     fd = os.open(path, _READ)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError("it is not a regular file")
         if start:
             os.lseek(fd, start, os.SEEK_SET)
-        while block := os.read(fd, BLOCK):
+        while block := os.read(fd, min(BLOCK, left)):
+            left -= len(block)
             yield block
             if hole := _skip_hole(fd, block):
                 yield Hole(hole)
@@ -561,6 +569,18 @@ class FileRoot:
         except OSError:
             return None
         return FileStore(path) if is_directory else None
+
+    def find_made(self, run_id: str) -> FileStore | None:
+        """Return the directory of a run unless it is just being made."""
+        store = self.find(run_id)
+        # The last document that a new run gets is its run.json; somebody may have removed it.
+        is_made = store is not None and (schema.RUN in store.names() or _has_lines(store))
+        return store if is_made else None
+
+
+def _has_lines(store: FileStore) -> bool:
+    names = (name for segments in store.segments().values() for name in segments)
+    return any((entry := store.stat(name)) is not None and entry.size for name in names)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

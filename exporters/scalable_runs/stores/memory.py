@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from scalable_runs import journal
+from scalable_runs import journal, schema
 from scalable_runs.journal import Segment
 from scalable_runs.problems import LossCounter
 from scalable_runs.schema import JournalMark
@@ -48,6 +48,8 @@ class MemoryStore:
         self._marks: dict[str, JournalMark] = {}
         self._losses = LossCounter()
         self._exists = False
+        #: Stores of several writers, by name.
+        self._parts: dict[str, MemoryStore] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -123,6 +125,7 @@ class MemoryStore:
             self._exists = False
             self._files.clear()
             self._modified.clear()
+            self._parts.clear()
 
     @contextmanager
     def attach(self, name: str, *, append: bool = False) -> Generator[BinaryIO]:
@@ -159,14 +162,30 @@ class MemoryStore:
             data = self._files.get(name)
             return None if data is None else Entry(len(data), self._modified[name])
 
-    def read(self, name: str, start: int = 0) -> Iterator[bytes]:
+    def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield all of it as it is now."""
         with self._lock:
             if name not in self._files:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            data = bytes(memoryview(self._files[name])[start:])
+            end = None if length is None else start + length
+            data = bytes(memoryview(self._files[name])[start:end])
         for at in range(0, len(data), _BLOCK):
             yield data[at : at + _BLOCK]
+
+    def parts(self) -> dict[str, MemoryStore]:
+        """Return the parts that have begun, in the order of their names."""
+        with self._lock:
+            parts = sorted(self._parts.items())
+        return {name: part for name, part in parts if schema.RUN in part.names()}
+
+    def part(self, writer: str) -> MemoryStore:
+        """Return the store of one of several writers of this run, made now if there is none."""
+        with self._lock:
+            found = self._parts.get(writer)
+            if found is None:
+                location = f"{self.location}/{schema.WRITERS}/{writer}"
+                found = self._parts[writer] = MemoryStore(location)
+            return found
 
     def _put(self, name: str, data: bytes) -> None:
         self._files[name] = bytearray(data)
