@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 
 from scalable_runs import schema
 from scalable_runs._process import EXIT_TIMEOUT
 from scalable_runs.plain import parse_time
 from scalable_runs.run_reader import RunReader
-from scalable_runs.stores.base import StoreRoot
 from scalable_runs.stores.file import FileRoot, is_run
+from scalable_runs.stores.places import Place, open_root
 
 __all__ = ["AmbiguousRunError", "RunNotFoundError", "find_runs", "is_run", "resolve_run"]
 
@@ -35,13 +33,14 @@ class AmbiguousRunError(LookupError):
         self.matching = matching
 
 
-def find_runs(runs_dir: str | os.PathLike[str] | StoreRoot) -> list[RunReader]:
+def find_runs(runs_dir: Place) -> list[RunReader]:
     """Return the runs in a place, newest first by the time they started.
 
     Parameters
     ----------
     runs_dir
-        The place of runs: a directory, or another one. If it does not exist there are none.
+        The place of runs, see :func:`~scalable_runs.stores.places.spec_of`: mostly a directory.
+        If it does not exist there are none.
 
     Returns
     -------
@@ -50,9 +49,9 @@ def find_runs(runs_dir: str | os.PathLike[str] | StoreRoot) -> list[RunReader]:
         symbolic links that lead out of `runs_dir`, are left out. If `runs_dir` is itself a run,
         only that run.
     """
-    if isinstance(runs_dir, (str, os.PathLike)) and is_run(runs_dir):
-        return [RunReader(runs_dir)]
-    root = _root(runs_dir)
+    root = open_root(runs_dir)
+    if isinstance(root, FileRoot) and is_run(root.path):
+        return [RunReader(root.path)]
     stores = [store for run_id in root.ids() if (store := root.find(run_id)) is not None]
     # All of them together wait no longer than a single one.
     deadline = monotonic() + EXIT_TIMEOUT
@@ -60,15 +59,13 @@ def find_runs(runs_dir: str | os.PathLike[str] | StoreRoot) -> list[RunReader]:
     return sorted(runs, key=_start_key, reverse=True)
 
 
-def resolve_run(
-    runs_dir: str | os.PathLike[str] | StoreRoot, run_id: str | None = None
-) -> RunReader:
+def resolve_run(runs_dir: Place, run_id: str | None = None) -> RunReader:
     """Return one run of a place.
 
     Parameters
     ----------
     runs_dir
-        The place of runs: a directory, or another one.
+        The place of runs, as for :func:`find_runs`.
     run_id
         The run's id or the beginning of it; None: the run that started last.
 
@@ -79,7 +76,7 @@ def resolve_run(
     AmbiguousRunError
         The ids of several runs begin with that text.
     """
-    root = _root(runs_dir)
+    root = open_root(runs_dir)
     where = root.location
     if run_id is not None and schema.RUN_ID_PATTERN.fullmatch(run_id) is None:
         raise RunNotFoundError(
@@ -91,7 +88,7 @@ def resolve_run(
         store = root.find(run_id)
         if store is not None:
             return RunReader(store)
-    runs = find_runs(runs_dir)
+    runs = find_runs(root)
     if not runs:
         reason = "has no runs" if root.exists() else "does not exist"
         raise RunNotFoundError(
@@ -113,12 +110,6 @@ def resolve_run(
     raise AmbiguousRunError(
         f"{run_id!r} begins {', '.join(ids[:5])}{more}: give more of the id", ids
     )
-
-
-def _root(runs_dir: str | os.PathLike[str] | StoreRoot) -> StoreRoot:
-    if isinstance(runs_dir, (str, os.PathLike)):
-        return FileRoot(Path(runs_dir))
-    return runs_dir
 
 
 def _start_key(run: RunReader) -> tuple[datetime, str]:

@@ -27,7 +27,7 @@ from scalable_runs.lines import LineBuffer
 from scalable_runs.problems import LossCounter, Problem
 from scalable_runs.schema import JournalMark, Owner, Record, RunDocument
 from scalable_runs.stores.base import Found, RunGoneError, Store, joined
-from scalable_runs.stores.file import FileStore
+from scalable_runs.stores.places import Place, store_of
 from scalable_runs.sync_loop import SyncLoop
 
 __all__ = ["Found", "Problem", "RunWriter", "identity"]
@@ -80,7 +80,7 @@ class RunWriter:
     @classmethod
     def create(
         cls,
-        runs_dir: str | os.PathLike[str] | Store,
+        runs_dir: Place | Store,
         run: RunDocument,
         *,
         manifest: str = "",
@@ -96,7 +96,8 @@ class RunWriter:
         Parameters
         ----------
         runs_dir
-            The directory of runs, created if missing; or the store of this run.
+            The place of runs, see :func:`~scalable_runs.stores.places.spec_of`: mostly a
+            directory, created if missing; or the store of this run.
         run
             run.json; its `run_id` names the directory.
         manifest, plan, lock
@@ -132,7 +133,7 @@ class RunWriter:
             schema.PLAN: plain.dumps(dict(plan or {}), _PRETTY),
             schema.LOCK: _utf8(lock),
         }
-        store = _store_of(runs_dir, run_id)
+        store = store_of(runs_dir, run_id, writer)
         problems = LossCounter(on_problem)
         made = cls(store, dict(run), documents, problems, sync_interval, program, writer)
         made._create()
@@ -143,7 +144,7 @@ class RunWriter:
     @classmethod
     def resume(
         cls,
-        runs_dir: str | os.PathLike[str] | Store,
+        runs_dir: Place | Store,
         run: RunDocument,
         found: Mapping[str, Found],
         *,
@@ -167,7 +168,7 @@ class RunWriter:
         OSError
             The run cannot be opened or written.
         """
-        store = _store_of(runs_dir, str(run.get("run_id")))
+        store = store_of(runs_dir, str(run.get("run_id")))
         left: dict[str, Any] = dict(run)
         telemetry: Mapping[str, Any] = left.pop("telemetry", None) or {}
         marks: Mapping[str, JournalMark] = left.pop("journal", None) or {}
@@ -471,12 +472,6 @@ def _take(counts: Counter[Any], key: Any) -> bool:
         return False
     counts[key] -= 1
     return True
-
-
-def _store_of(runs_dir: str | os.PathLike[str] | Store, run_id: str) -> Store:
-    if isinstance(runs_dir, (str, os.PathLike)):
-        return FileStore(Path(runs_dir).absolute() / run_id)
-    return runs_dir
 
 
 def _documents_of(store: Store) -> dict[str, bytes]:

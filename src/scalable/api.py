@@ -138,15 +138,15 @@ def begin_run(client: Client, settings: Settings, documents: RunDocuments) -> In
 
 def record_failed_start(
     settings: Settings, documents: RunDocuments, error: BaseException, phase: str
-) -> Path:
-    """Write a run directory that says why a session did not start, and return its path.
+) -> Instrumentation:
+    """Record a run that says why a session did not start, and return it, closed.
 
-    Raises OSError if the directory cannot be created.
+    Raises OSError if it cannot be created.
     """
     instrumentation = _begin(None, settings, documents)
     instrumentation.fail(phase, error)
     instrumentation.close("failed")
-    return instrumentation.run_dir
+    return instrumentation
 
 
 def uninstrument(client: Client | None = None) -> None:
@@ -180,8 +180,10 @@ class Instrumentation:
     ----------
     run_id : str
         Id of the run.
-    run_dir : pathlib.Path
-        Its directory.
+    run_dir : pathlib.Path or None
+        Its directory on this machine, if it has one.
+    location : str
+        Where it is, for people.
     trace_id : str
         Trace id of the run's root span, 32 hexadecimal digits.
     enabled : bool
@@ -192,7 +194,9 @@ class Instrumentation:
 
     def __init__(self, recording: Recording) -> None:
         self.run_id = recording.run_id
-        self.run_dir = recording.run_dir
+        self.run_dir: Path | None = recording.run_dir
+        self.location = recording.location
+        self._store = recording.store
         self.trace_id = recording.trace_id
         self._settings = recording.settings
         self._client = recording.client
@@ -341,7 +345,7 @@ class Instrumentation:
         from scalable_runs.parquet import write_snapshots
 
         try:
-            write_snapshots(self.run_dir)
+            write_snapshots(self._store)
         except Exception as error:
             logger.warning("scalable: parquet copies of run %s failed: %s", self.run_id, error)
 
@@ -390,13 +394,13 @@ class Instrumentation:
             await asyncio.to_thread(self._close, status, exception if status == "failed" else None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.run_id!r} {self._status}, in {self.run_dir}>"
+        return f"<{type(self).__name__} {self.run_id!r} {self._status}, in {self.location}>"
 
     def _repr_html_(self) -> str:
         rows = {
             "Run": self.run_id,
             "Status": self._status,
-            "Directory": str(self.run_dir),
+            "Directory" if self.run_dir is not None else "Place": self.location,
             "Trace": self.trace_id,
         }
         cells = "".join(
@@ -413,7 +417,8 @@ class _Off(Instrumentation):
 
     def __init__(self) -> None:
         self.run_id = ""
-        self.run_dir = Path()
+        self.run_dir = None
+        self.location = ""
         self.trace_id = "0" * 32
         self._connection = None
         self._unhook = _nothing

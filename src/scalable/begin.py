@@ -39,7 +39,7 @@ from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.stores.base import Store
-from scalable_runs.stores.file import FileStore
+from scalable_runs.stores.places import store_of
 from scalable_runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -76,10 +76,18 @@ class Recording:
     recorder: Recorder | RecorderProcess
     uploads: CrashUploads | None
 
+    #: The run, for this process to read.
+    store: Store
+
     @property
-    def run_dir(self) -> Path:
-        """The run's directory."""
+    def run_dir(self) -> Path | None:
+        """The run's directory on this machine, if it has one."""
         return self.recorder.run_dir
+
+    @property
+    def location(self) -> str:
+        """Where the run is, for people."""
+        return self.recorder.location
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +95,10 @@ class _Parts:
     """What a recorder is made of, in this process or its own."""
 
     identity: RunIdentity
-    #: Arguments of :meth:`RunWriter.create`.
+    #: Arguments of :meth:`RunWriter.create`: plain values.
     files: dict[str, Any]
+    #: The run, for this process.
+    store: Store
     settings: Settings
     resource: Resource
     submissions: Submissions
@@ -160,11 +170,11 @@ def begin(
         documents.components,
     )
     files = _files(identity, settings, documents, redact)
-    if using.store is not None:
-        files["runs_dir"] = using.store
+    store = using.store or store_of(settings.place, run_id)
     parts = _Parts(
         identity,
         files,
+        store,
         settings,
         make_resource(run_id, identity.project, redact, routes.resource),
         submissions,
@@ -177,14 +187,14 @@ def begin(
     if connection is not None:
         undo.callback(connection.disconnect, recorder.guard)
         connection.connect()
-    uploads = _uploads(recorder.run_dir, parts)
+    uploads = _uploads(parts)
     recorder.start(
         connection.source if connection is not None else using.source,
         None if uploads is None else _submit_to(uploads),
     )
     undo.callback(recorder.close, "failed", settings.close_timeout)
     trace_id = f"{identity.trace_id:032x}"
-    return Recording(run_id, trace_id, settings, client, connection, recorder, uploads)
+    return Recording(run_id, trace_id, settings, client, connection, recorder, uploads, store)
 
 
 def _routes(settings: Settings, warn: Callable[[str], None]) -> Routes:
@@ -234,7 +244,7 @@ def _files(
         manifest_path=documents.manifest_path,
     )
     return {
-        "runs_dir": str(settings.runs_dir.absolute()),
+        "runs_dir": settings.place.plain(),
         "run": redact.attributes(run),
         "manifest": redact(documents.manifest),
         "plan": redact.attributes(documents.plan),
@@ -247,7 +257,7 @@ def _recorder(
 ) -> Recorder | RecorderProcess:
     """Create the recorder in `process` if the settings allow it, else in this one."""
     if process is not None:
-        if parts.routes.portable:
+        if parts.routes.portable and parts.settings.place.portable:
             recorder = RecorderProcess.begin(
                 process,
                 parts.files,
@@ -259,7 +269,8 @@ def _recorder(
             if recorder is not None:
                 return recorder
         process.end()
-    writer = RunWriter.create(**parts.files, on_problem=lambda problem: parts.warn(problem.message))
+    files: dict[str, Any] = {**parts.files, "runs_dir": parts.store}
+    writer = RunWriter.create(**files, on_problem=lambda problem: parts.warn(problem.message))
     undo.callback(writer.close, status="failed")
     return Recorder(
         parts.identity,
@@ -288,14 +299,14 @@ def _portable_options(parts: _Parts) -> dict[str, Any]:
     }
 
 
-def _uploads(run_dir: Path, parts: _Parts) -> CrashUploads | None:
+def _uploads(parts: _Parts) -> CrashUploads | None:
     """The service that sends crash logs, if the user asked for it."""
     url = parts.settings.crash_upload
     if url is None:
         return None
     try:
         return CrashUploads(
-            FileStore(run_dir),
+            parts.store,
             parts.identity.run_id,
             url,
             redact=parts.redact.lines,

@@ -126,6 +126,11 @@ class Store(Protocol):
     #: of the run's directory.
     location: str
 
+    @property
+    def directory(self) -> Path | None:
+        """The run's directory on this machine, if it has one."""
+        ...
+
     # Writing
 
     def create(
@@ -301,10 +306,27 @@ class Store(Protocol):
 
 
 class StoreRoot(Protocol):
-    """The place of many runs; used by readers, on any thread."""
+    """The place of many runs; used by readers on any thread, and by who begins a run."""
 
-    #: Names the place for people.
+    #: Names the place for people, without secrets.
     location: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether several programs may write one run; each of them has a name then."""
+        ...
+
+    def new(self, run_id: str, writer: str | None = None) -> Store:
+        """Return the place of a run, or of a writer's part of it, which need not exist yet.
+
+        Parameters
+        ----------
+        run_id
+            The run's id.
+        writer
+            The writer's name, where several may write the run.
+        """
+        ...
 
     def exists(self) -> bool:
         """Whether there is such a place."""

@@ -110,6 +110,11 @@ class FileStore:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.location!r})"
 
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self.path
+
     # Beginning
 
     def create(
@@ -542,6 +547,15 @@ class FileRoot:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.location = str(path)
+
+    @property
+    def shared(self) -> bool:
+        """A run has one writer."""
+        return False
+
+    def new(self, run_id: str, writer: str | None = None) -> FileStore:
+        """Return the directory of that name, which need not exist."""
+        return FileStore(self.path / run_id)
 
     def exists(self) -> bool:
         """Whether it is a directory."""

@@ -55,6 +55,10 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.location!r})"
 
+    @property
+    def directory(self) -> None:
+        """There is none."""
+
     def create(
         self, documents: Mapping[str, bytes], journals: Mapping[str, int], losses: LossCounter
     ) -> None:
@@ -208,6 +212,15 @@ class MemoryRoot:
     def __init__(self, name: str = "memory") -> None:
         self.location = name
         self._stores: dict[str, MemoryStore] = {}
+
+    @property
+    def shared(self) -> bool:
+        """A run has one writer."""
+        return False
+
+    def new(self, run_id: str, writer: str | None = None) -> MemoryStore:
+        """Return the store of a run, made now if there is none."""
+        return self._stores.get(run_id) or self.add(run_id)
 
     def add(self, run_id: str) -> MemoryStore:
         """Return a new store for a run."""

@@ -74,6 +74,6 @@ def demo(runs_dir: Path, workers: int) -> None:
     echo(answer_text(outcome))
     report = load_report(open_run(runs_dir, outcome.run_id))
     echo(render_text(report, **layout(None)), nl=False, styled=wants_color())
-    echo(f"\nThe run: {outcome.run_dir}")
+    echo(f"\nThe run: {outcome.location}")
     if not outcome.as_pandas:
         raise CommandError("The cluster and plain pandas computed different answers.")

@@ -193,8 +193,8 @@ def _in_session(session: Any, execute: Any, args: tuple[str, ...], *, progress: 
         finally:
             provide(None)
         session.close_after(status, error)
-    if session.run_dir is not None:
-        echo(f"The run: {session.run_dir} ({session.status})", err=True)
+    if session.location is not None:
+        echo(f"The run: {session.location} ({session.status})", err=True)
     return code
 
 
@@ -225,7 +225,7 @@ def _second_stops() -> Generator[None]:
 @contextmanager
 def _progress(session: Any, *, wanted: bool) -> Generator[None]:
     """Show on a terminal how many tasks are done, if the work takes longer than a second."""
-    if not wanted or not sys.stderr.isatty() or session.run_dir is None:
+    if not wanted or not sys.stderr.isatty() or session.location is None:
         yield
         return
     from rich.console import Console

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, get_type_hints
 
+from scalable_runs.stores.places import FILE_SYSTEM, StoreSpec
+
 Scope = Literal["client", "cluster"]
 Host = Literal["process", "thread"]
 
@@ -327,6 +329,11 @@ class Settings(RecorderOptions):
     tracer_provider: Any = _provider("tracer", "spans")
     meter_provider: Any = _provider("meter", "metrics")
     logger_provider: Any = _provider("logger", "log records")
+
+    @property
+    def place(self) -> StoreSpec:
+        """Where the run is kept."""
+        return StoreSpec(FILE_SYSTEM, local=str(self.runs_dir.absolute()))
 
     @property
     def has_providers(self) -> bool:

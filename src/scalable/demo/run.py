@@ -54,7 +54,8 @@ class Outcome:
     rejected: tuple[str, ...]
     #: Plain pandas, without a cluster, computes the same numbers.
     as_pandas: bool
-    run_dir: Path
+    #: Where the run is, for people.
+    location: str
     run_id: str
 
 
@@ -93,7 +94,7 @@ def run(
         rows=rows,
         rejected=rejected,
         as_pandas=_same(rows, expected(data)),
-        run_dir=run.run_dir,
+        location=run.location,
         run_id=run.run_id,
     )
 

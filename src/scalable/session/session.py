@@ -41,12 +41,15 @@ class StartError(SessionError):
     Attributes
     ----------
     run_dir : pathlib.Path or None
-        Directory of the failed run.
+        Directory of the failed run, if it has one.
+    location : str or None
+        Where the failed run is, if it was recorded.
     """
 
-    def __init__(self, message: str, run_dir: Path | None) -> None:
+    def __init__(self, message: str, run_dir: Path | None, location: str | None = None) -> None:
         super().__init__(message)
         self.run_dir = run_dir
+        self.location = location
 
 
 class ScalableSession:
@@ -78,7 +81,8 @@ class ScalableSession:
         telemetry = {"project": manifest.root.project.name, **manifest.telemetry}
         self._settings = resolve(options, manifest=telemetry, configured=configured_options())
         self._run: Instrumentation | None = None
-        self._run_dir: Path | None = None
+        #: The run, once it has begun; also of a session that did not start.
+        self._recorded: Instrumentation | None = None
         self._cleanup = contextlib.ExitStack()
         self._state = "new"
         self._start_failed = False
@@ -166,13 +170,18 @@ class ScalableSession:
 
     @property
     def run_dir(self) -> Path | None:
-        """Directory of the run; None before the start, or if telemetry is off."""
-        return self._run_dir
+        """Directory of the run; None before the start, without one, or if telemetry is off."""
+        return self._recorded.run_dir if self._recorded is not None else None
+
+    @property
+    def location(self) -> str | None:
+        """Where the run is, for people; None before the start, or if telemetry is off."""
+        return self._recorded.location if self._recorded is not None else None
 
     @property
     def run_id(self) -> str | None:
-        """Id of the run."""
-        return self._run_dir.name if self._run_dir is not None else None
+        """Id of the run; None before the start, or if telemetry is off."""
+        return self._recorded.run_id if self._recorded is not None else None
 
     @property
     def status(self) -> str:
@@ -185,7 +194,7 @@ class ScalableSession:
 
     def __repr__(self) -> str:
         manifest = self.manifest
-        where = f", in {self._run_dir}" if self._run_dir is not None else ""
+        where = f", in {self.location}" if self.location is not None else ""
         return (
             f"<{type(self).__name__} {manifest.root.project.name!r} on {manifest.target_name} "
             f"({manifest.provider.name}) {self.status}{where}>"
@@ -275,7 +284,7 @@ class ScalableSession:
             return
         run.outlive_client()
         self._run = run
-        self._run_dir = run.run_dir
+        self._recorded = run
         if plan.estimate is not None and plan.groups:
             fields = plan.estimate.record_fields()
             self.record_cost(region=self.manifest.target.region, **fields)
@@ -301,15 +310,16 @@ class ScalableSession:
             from scalable.api import record_failed_start
 
             with _logged("record the failed start"):
-                self._run_dir = record_failed_start(
+                self._recorded = record_failed_start(
                     self._settings, documents(self.manifest, start.plan), error, "session.start"
                 )
         self._end("cancelled" if cancelled else "failed", stop=not start.asynchronous)
         if not isinstance(error, Exception):
             raise error
-        where = f"; the run's record: {self._run_dir}" if self._run_dir is not None else ""
+        where = f"; the run's record: {self.location}" if self.location is not None else ""
         reason = str(error) or type(error).__name__
-        raise StartError(f"the session did not start: {reason}{where}", self._run_dir) from error
+        message = f"the session did not start: {reason}{where}"
+        raise StartError(message, self.run_dir, self.location) from error
 
     # -- end --------------------------------------------------------------------------------------
 

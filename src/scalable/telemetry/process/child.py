@@ -205,7 +205,8 @@ def main() -> None:
         writer = resumed.writer
     else:
         writer = RunWriter.create(**about, on_problem=program.warn_of)
-    program.send("made", str(writer.path))
+    directory = writer.store.directory
+    program.send("made", None if directory is None else str(directory), writer.store.location)
     start = next(messages, None)
     if start is None:
         os._exit(0)

@@ -134,7 +134,9 @@ class RecorderProcess:
         self.guard = Guard()
         #: Set once the process is gone.
         self.finished = threading.Event()
-        self.run_dir = Path()
+        #: The run's directory on this machine, if it has one, and where it is, for people.
+        self.run_dir: Path | None = None
+        self.location = ""
         #: How the run ended, once its record is finished.
         self.status = "running"
         self._use(process)
@@ -142,7 +144,8 @@ class RecorderProcess:
         self._submissions = submissions
         self._parts = parts
         self._warn = warn
-        self._runs_dir = ""
+        #: Plain values that name the place of runs.
+        self._runs_dir: Mapping[str, Any] = {}
         self._source: FactSource | None = None
         self._on_death: OnDeath | None = None
         self._condition = unlocked_in_forks(threading.Condition())
@@ -342,7 +345,8 @@ class RecorderProcess:
                 self._flush_done = max(self._flush_done, number)
                 self._condition.notify_all()
         elif kind == "made":
-            self.run_dir = Path(content[0])
+            directory, self.location = content
+            self.run_dir = None if directory is None else Path(directory)
             if self._died:
                 self._gaps.append(wire.restart(self._died))
                 self._last_facts = monotonic()

@@ -97,7 +97,9 @@ class Recorder(RecorderLoop):
         clock: Callable[[], float] = time,
     ) -> None:
         super().__init__(f"scalable-recorder-{identity.run_id[-8:]}", warn, clock)
-        self.run_dir = writer.path
+        #: The run's directory on this machine, if it has one, and where it is, for people.
+        self.run_dir = writer.store.directory
+        self.location = writer.store.location
         self.summary = RunSummary()
         self._identity = identity
         self._writer = writer

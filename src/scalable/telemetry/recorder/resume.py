@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from scalable.telemetry.recorder import wire
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import SPANS, TASKS, WORKERS, Record, Restart, RunDocument
+from scalable_runs.stores.places import Place, store_of
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Found, Problem, RunWriter, identity
 
@@ -49,7 +49,7 @@ class Resumed(NamedTuple):
 
 
 def resume(
-    runs_dir: str,
+    runs_dir: Place,
     run_id: str,
     position: tuple[int, Mapping[str, int], int],
     *,
@@ -68,7 +68,8 @@ def resume(
     cannot be read or written.
     """
     after, numbers, _ = position
-    reader = RunReader(Path(runs_dir) / run_id)
+    store = store_of(runs_dir, run_id)
+    reader = RunReader(store)
     if not reader.document:
         raise OSError(f"run.json of {run_id} cannot be read")
     summary = RunSummary()
@@ -92,7 +93,7 @@ def resume(
     errors.subtract(remote_errors)
     document["telemetry"] = {**telemetry, "errors": dict(+errors)}
     writer = RunWriter.resume(
-        runs_dir, cast("RunDocument", document), found, program=program, on_problem=on_problem
+        store, cast("RunDocument", document), found, program=program, on_problem=on_problem
     )
     writer.written = written
     all_restarts: list[Restart] = [*cast("Iterable[Restart]", restarts), wire.restart(died)]
