@@ -389,15 +389,6 @@ class ScalableSession:
                 with _logged("close an asynchronous client or cluster"):
                     await asyncio.wait_for(cast("Any", one).close(), _CLOSE_TIMEOUT)
 
-    def _status_after(self, error: BaseException | None) -> str:
-        """Return the status after a block that raised `error`, which is recorded."""
-        from scalable.api import status_after
-
-        status = status_after(error)
-        if status == "failed" and error is not None and self._run is not None:
-            self._run.fail("session.context", error)
-        return status
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -408,7 +399,7 @@ class ScalableSession:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(self._status_after(exception))
+        self.close(_status_after(self._run, exception))
 
     async def __aenter__(self) -> Self:
         await self.start_async()
@@ -420,7 +411,7 @@ class ScalableSession:
         exception: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close_async(self._status_after(exception))
+        await self.close_async(_status_after(self._run, exception))
 
     # -- records ----------------------------------------------------------------------------------
 
@@ -457,6 +448,16 @@ class ScalableSession:
 
         run.note(client_event(event_type, fields))
         return True
+
+
+def _status_after(run: Instrumentation | None, error: BaseException | None) -> str:
+    """Return the status after a block that raised `error`, which the run records."""
+    from scalable.api import status_after
+
+    status = status_after(error)
+    if status == "failed" and error is not None and run is not None:
+        run.fail("session.context", error)
+    return status
 
 
 @contextlib.contextmanager
