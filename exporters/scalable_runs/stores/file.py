@@ -94,7 +94,7 @@ class FileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = self.directory = Path(path)
         self.location = str(path)
         self._losses = LossCounter()
         self._directory: Directory | None = None
@@ -109,11 +109,6 @@ class FileStore:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.location!r})"
-
-    @property
-    def directory(self) -> Path:
-        """The run's directory."""
-        return self.path
 
     # Beginning
 
