@@ -11,7 +11,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from opentelemetry.sdk.metrics.export import MetricsData
 
-from scalable.telemetry.export.sinks import Begun, Sink, UndeliverableError, log_filter
+from scalable.telemetry.export.exporter_logs import log_filter
+from scalable.telemetry.export.sinks import Begun, Sink, UndeliverableError
 
 T = TypeVar("T")
 

@@ -18,8 +18,9 @@ from scalable.common.otel_environment import FILE_VARIABLES
 from scalable.telemetry.configuration.exporters import EXTRA, load_exporter
 from scalable.telemetry.configuration.limits import LimitedExporter
 from scalable.telemetry.configuration.routes import Routes, find_routes
+from scalable.telemetry.export.exporter_logs import log_filter
 from scalable.telemetry.export.shipping import SignalName
-from scalable.telemetry.export.sinks import ExporterSink, UndeliverableError, log_filter
+from scalable.telemetry.export.sinks import ExporterSink, UndeliverableError
 
 #: Tries to send a batch, and seconds between them.
 TRIES: Final = 3
