@@ -24,7 +24,8 @@ from scalable import facts
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, Fact
 from scalable.facts.identity import carrier_of
-from scalable.telemetry.configuration.routes import find_routes, make_resource
+from scalable.telemetry.configuration.resource import make_resource
+from scalable.telemetry.configuration.routes import find_routes
 from scalable.telemetry.recorder.puller import PULL_SIZE
 from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions

@@ -29,7 +29,8 @@ from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.configuration.ids import find_id_generator, random_flag
-from scalable.telemetry.configuration.routes import Routes, find_routes, make_resource
+from scalable.telemetry.configuration.resource import make_resource
+from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.deaths.deaths import OnDeath
 from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
 from scalable.telemetry.process.process import Process, RecorderProcess

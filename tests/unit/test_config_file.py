@@ -23,7 +23,8 @@ from scalable.telemetry.configuration.config_file import FileConfiguration, read
 from scalable.telemetry.configuration.exporters import load_exporter
 from scalable.telemetry.configuration.ids import find_id_generator
 from scalable.telemetry.configuration.limits import AttributeLimits, SignalLimits
-from scalable.telemetry.configuration.routes import Routes, find_routes, make_resource
+from scalable.telemetry.configuration.resource import make_resource
+from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.export.shipping import Limits
 from scalable.telemetry.resend import destinations
 from scalable.telemetry.resend.destinations import OtlpDestination

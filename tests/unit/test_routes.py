@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, Samp
 from opentelemetry.trace import TraceFlags, TraceState
 
 from scalable.telemetry import semconv
-from scalable.telemetry.configuration.routes import exception_signal, find_routes, make_resource
+from scalable.telemetry.configuration.resource import make_resource
+from scalable.telemetry.configuration.routes import exception_signal, find_routes
 from scalable.telemetry.signals.spans import span_context
 from scalable_runs.redact import Redactor
 from sites import installed

@@ -48,6 +48,15 @@ def configuration_file(environ: Mapping[str, str]) -> str:
     return next((path for name in FILE_VARIABLES if (path := environ.get(name, "").strip())), "")
 
 
+def number_of(environ: Mapping[str, str], name: str, default: float) -> float:
+    """A variable's number; `default` where there is none of 0 or more."""
+    try:
+        number = float(environ.get(name) or default)
+    except ValueError:
+        return default
+    return number if 0 <= number < float("inf") else default
+
+
 def usable(environ: MutableMapping[str, str], warn: Callable[[str], None] | None = None) -> bool:
     """Remove from `environ` what OpenTelemetry cannot use; return True if nothing was changed.
 

@@ -19,15 +19,13 @@ from typing import Any, Final
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
-from scalable.telemetry.configuration.exporters import ConfiguredExporter
+from scalable.telemetry.configuration.exporters import OURS, ConfiguredExporter
 from scalable.telemetry.configuration.limits import DEFAULT_COUNT, AttributeLimits, SignalLimits
-from scalable.telemetry.export.shipping import Limits, SignalName
+from scalable.telemetry.export.shipping import BATCH, DELAYS, QUEUE, Limits, SignalName
 
 #: What to install where a file is configured and the SDK cannot read it.
 EXTRA: Final = "pip install 'scalable-otel[file-configuration]'"
 
-#: Name of the exporter of the run's directory, which is always written.
-_OURS: Final = "scalable_runs"
 #: Exporters that another process can use as well as this one.
 _PORTABLE: Final = ("otlp_http", "otlp_grpc")
 _SCOPE: Final = "opentelemetry.configuration"
@@ -36,12 +34,6 @@ _REPLACED: Final = (
     *("OTEL_BSP_", "OTEL_BLRP_", "OTEL_METRIC", "OTEL_TRACES_", "OTEL_LOGS_"),
     *("OTEL_PYTHON_ID_GENERATOR", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"),
 )
-
-#: Items that wait to be sent, sent at once, and seconds between two exports, where the file does
-#: not say; as for the variables.
-_DELAYS: Final[dict[SignalName, float]] = {"traces": 5.0, "logs": 1.0}
-QUEUE: Final = 10_000
-_BATCH: Final = 512
 
 
 class ConfigurationFileError(Exception):
@@ -230,7 +222,7 @@ class _FileReader:
         for processor in () if provider is None else provider.processors:
             batch, simple = processor.batch, processor.simple
             if batch is not None:
-                queue = _queue_of(batch, _DELAYS[signal])
+                queue = _queue_of(batch, DELAYS[signal])
             elif simple is not None:
                 queue = Limits(QUEUE, 1, 0.0)
             else:
@@ -257,7 +249,7 @@ class _FileReader:
 
     def _take_exporter(self, signal: SignalName, config: Any, queue: Limits | None) -> None:
         name, mapping = _chosen(config)
-        if name == _OURS:
+        if name == OURS:
             given = mapping if isinstance(mapping, Mapping) else {}
             self._of_directory |= {
                 key: value for key, value in given.items() if key in ("runs_dir", "project")
@@ -294,7 +286,7 @@ def _queue_of(batch: Any, delay: float) -> Limits:
     capacity = max(1, batch.max_queue_size or QUEUE)
     if batch.schedule_delay is not None:
         delay = batch.schedule_delay / 1e3
-    return Limits(capacity, min(batch.max_export_batch_size or _BATCH, capacity), delay)
+    return Limits(capacity, min(batch.max_export_batch_size or BATCH, capacity), delay)
 
 
 def _limits(parsed: Any) -> SignalLimits:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.metrics.export import MetricExporter
 
@@ -17,8 +18,17 @@ from scalable.telemetry.export.shipping import Limits, SignalName
 #: What to install where an OTLP exporter is configured and missing.
 EXTRA: Final = "pip install 'scalable-otel[otlp]'"
 
+#: Name of the exporter of the run's directory, which is always written.
+OURS: Final = "scalable_runs"
 #: Package of the OTLP exporters.
 _OTLP: Final = "opentelemetry.exporter.otlp."
+
+_PROTOCOLS: Final = {
+    "grpc": "otlp_proto_grpc",
+    "http/protobuf": "otlp_proto_http",
+    "http/json": "otlp_json_http",
+}
+_JSON: Final = "http/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,69 @@ class ConfiguredExporter:
     def of(cls, point: EntryPoint) -> Self:
         """The exporter of an entry point, which its variables configure."""
         return cls(point.name, point.module.startswith(_OTLP), lambda: point.load()())
+
+
+def exporters_named(
+    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
+) -> list[ConfiguredExporter]:
+    """The exporters of a signal that variables name, besides that of the run's directory."""
+    names = _exporter_names(environ, signal, warn)
+    return [point for name in names if (point := _entry_point(signal, name, warn))]
+
+
+def _exporter_names(
+    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
+) -> list[str]:
+    text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    if not text:
+        endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        text = "otlp" if any(environ.get(name, "").strip() for name in endpoints) else "none"
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [
+        _by_protocol(environ, signal, warn) if name == "otlp" else name
+        for name in names
+        if name not in ("none", OURS)
+    ]
+
+
+def _by_protocol(
+    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
+) -> str:
+    """Name of the OTLP exporter; the specification's default protocol is http/protobuf."""
+    prefix = "OTEL_EXPORTER_OTLP"
+    protocol = environ.get(f"{prefix}_{signal.upper()}_PROTOCOL", "").strip()
+    protocol = protocol or environ.get(f"{prefix}_PROTOCOL", "").strip()
+    if protocol == _JSON and not entry_points(
+        group=f"opentelemetry_{signal}_exporter", name=_PROTOCOLS[_JSON]
+    ):
+        # A receiver of one of the two accepts the other at the same address.
+        warn(f"the exporter for OTLP as {_JSON} is not installed: http/protobuf is used")
+        protocol = "http/protobuf"
+    if protocol:
+        return _PROTOCOLS.get(protocol, protocol)
+    endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
+        f"{prefix}_ENDPOINT", ""
+    )
+    # 4317 is the port of gRPC alone, which is the default protocol of other languages.
+    return _PROTOCOLS["grpc" if _port(endpoint) == 4317 else "http/protobuf"]
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").port
+    except ValueError:
+        return None
+
+
+def _entry_point(
+    signal: SignalName, name: str, warn: Callable[[str], None]
+) -> ConfiguredExporter | None:
+    found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
+    if found is None:
+        hint = f"; {EXTRA}" if name.startswith("otlp") else ""
+        warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
+        return None
+    return ConfiguredExporter.of(found)
 
 
 @contextmanager

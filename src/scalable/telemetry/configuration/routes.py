@@ -6,10 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.resources import Resource
@@ -24,30 +21,19 @@ from opentelemetry.trace import (
 )
 
 from scalable.common.otel_environment import configuration_file
-from scalable.telemetry import semconv
 from scalable.telemetry.configuration.config_file import (
     ConfigurationFileError,
     read_configuration,
 )
-from scalable.telemetry.configuration.exporters import EXTRA, ConfiguredExporter
+from scalable.telemetry.configuration.exporters import ConfiguredExporter, exporters_named
 from scalable.telemetry.configuration.limits import SignalLimits, limits_of
 from scalable.telemetry.export.provider_tracers import sdk_tracer, tracer_of
 from scalable.telemetry.export.shipping import SignalName
 from scalable.telemetry.signals.spans import SCOPE, Sampling, sampled_like
-from scalable_runs.redact import Redactor
 
 SIGNALS: Final[tuple[SignalName, ...]] = ("traces", "metrics", "logs")
 
-#: Name of the exporter of the run's directory, which is always written.
-_OURS: Final = "scalable_runs"
 ExceptionSignal: TypeAlias = Literal["spans", "logs", "both"]
-
-_PROTOCOLS: Final = {
-    "grpc": "otlp_proto_grpc",
-    "http/protobuf": "otlp_proto_http",
-    "http/json": "otlp_json_http",
-}
-_JSON: Final = "http/json"
 
 
 @dataclass(slots=True)
@@ -180,8 +166,7 @@ def _add_variables(routes: Routes, warn: Callable[[str], None]) -> None:
     for signal in SIGNALS:
         if signal in routes.providers:
             continue
-        names = _exporter_names(routes.environ, signal, warn)
-        found = [point for name in names if (point := _entry_point(signal, name, warn))]
+        found = exporters_named(routes.environ, signal, warn)
         if found:
             routes.exporters[signal] = found
 
@@ -229,87 +214,6 @@ def _sampler(*configured: str | None) -> Sampler:
     forked, for ever.
     """
     return TracerProvider(resource=Resource({}), shutdown_on_exit=False).sampler
-
-
-def _exporter_names(
-    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
-) -> list[str]:
-    text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
-    if not text:
-        endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-        text = "otlp" if any(environ.get(name, "").strip() for name in endpoints) else "none"
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [
-        _by_protocol(environ, signal, warn) if name == "otlp" else name
-        for name in names
-        if name not in ("none", _OURS)
-    ]
-
-
-def _by_protocol(
-    environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
-) -> str:
-    """Name of the OTLP exporter; the specification's default protocol is http/protobuf."""
-    prefix = "OTEL_EXPORTER_OTLP"
-    protocol = environ.get(f"{prefix}_{signal.upper()}_PROTOCOL", "").strip()
-    protocol = protocol or environ.get(f"{prefix}_PROTOCOL", "").strip()
-    if protocol == _JSON and not entry_points(
-        group=f"opentelemetry_{signal}_exporter", name=_PROTOCOLS[_JSON]
-    ):
-        # A receiver of one of the two accepts the other at the same address.
-        warn(f"the exporter for OTLP as {_JSON} is not installed: http/protobuf is used")
-        protocol = "http/protobuf"
-    if protocol:
-        return _PROTOCOLS.get(protocol, protocol)
-    endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
-        f"{prefix}_ENDPOINT", ""
-    )
-    # 4317 is the port of gRPC alone, which is the default protocol of other languages.
-    return _PROTOCOLS["grpc" if _port(endpoint) == 4317 else "http/protobuf"]
-
-
-def _port(endpoint: str) -> int | None:
-    try:
-        return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").port
-    except ValueError:
-        return None
-
-
-def _entry_point(
-    signal: SignalName, name: str, warn: Callable[[str], None]
-) -> ConfiguredExporter | None:
-    found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
-    if found is None:
-        hint = f"; {EXTRA}" if name.startswith("otlp") else ""
-        warn(f"the exporter {name!r} that OTEL_* asks for is not installed{hint}")
-        return None
-    return ConfiguredExporter.of(found)
-
-
-def make_resource(
-    run: str, project: str, redact: Redactor, base: Resource | None = None
-) -> Resource:
-    """The resource of a run: the environment (``OTEL_SERVICE_NAME``, …) has precedence.
-
-    `base` is the application's own, or a configuration file's, which takes the environment's place.
-    """
-    attributes: Mapping[str, Any] = {semconv.RUN_ID: run, semconv.PROJECT: project}
-    resource = Resource.create(attributes) if base is None else base.merge(Resource(attributes))
-    service = str(resource.attributes.get("service.name", ""))
-    if not service or service.startswith("unknown_service"):
-        # Nobody has named the service: the SDK did.
-        resource = resource.merge(Resource({"service.name": project}))
-    if not resource.attributes.get(semconv.SERVICE_INSTANCE):
-        instance = _instance_of(os.getpid())
-        resource = resource.merge(Resource({semconv.SERVICE_INSTANCE: instance}))
-    schema_url = resource.schema_url or semconv.SCHEMA_URL
-    return Resource(redact.attributes(resource.attributes), schema_url)
-
-
-@lru_cache(maxsize=1)
-def _instance_of(pid: int) -> str:
-    """The instance that this process is, as in the SDK's own resources; older ones have none."""
-    return str(Resource.create({}).attributes.get(semconv.SERVICE_INSTANCE) or uuid4())
 
 
 def exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:

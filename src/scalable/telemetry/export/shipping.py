@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from opentelemetry.sdk.metrics.export import MetricsData
 
+from scalable.common.otel_environment import number_of
 from scalable.telemetry.export.exporter_logs import log_filter
 from scalable.telemetry.export.sinks import Begun, Sink, UndeliverableError
 
@@ -18,6 +19,11 @@ T = TypeVar("T")
 
 SignalName = Literal["traces", "metrics", "logs"]
 
+#: Where nothing else is configured: items that wait to be sent at most, items sent at once, and
+#: seconds between two exports.
+QUEUE: Final = 10_000
+BATCH: Final = 512
+DELAYS: Final[Mapping[SignalName, float]] = {"traces": 5.0, "logs": 1.0}
 #: Maximum bytes in one queue, from the lengths of texts and :data:`ITEM_BYTES` per item.
 MAX_BYTES: Final = 64 * 2**20
 ITEM_BYTES: Final = 1_000
@@ -46,18 +52,10 @@ def limits_from(
     `capacity` is the default without a variable. It is larger than that of the specification,
     because a recorder adds thousands of spans at once.
     """
-    delay = _number(environ, f"{prefix}_SCHEDULE_DELAY", delay * 1e3) / 1e3
-    capacity = max(1, int(_number(environ, f"{prefix}_MAX_QUEUE_SIZE", capacity)))
-    batch = max(1, int(_number(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", 512)))
+    delay = number_of(environ, f"{prefix}_SCHEDULE_DELAY", delay * 1e3) / 1e3
+    capacity = max(1, int(number_of(environ, f"{prefix}_MAX_QUEUE_SIZE", capacity)))
+    batch = max(1, int(number_of(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", BATCH)))
     return Limits(capacity, min(batch, capacity), delay)
-
-
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        number = float(environ.get(name) or default)
-    except ValueError:
-        return default
-    return number if 0 <= number < float("inf") else default
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext
 
-from scalable.common.otel_environment import EXEMPLAR_FILTER
+from scalable.common.otel_environment import EXEMPLAR_FILTER, number_of
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.export.application import identity_of
@@ -195,11 +195,7 @@ class MetricRouter:
 
 
 def _interval(environ: Mapping[str, str]) -> float:
-    try:
-        interval = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or 60_000) / 1e3
-    except ValueError:
-        return 60.0
-    return interval if interval > 0 else 60.0
+    return number_of(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1e3 or 60.0
 
 
 def _health(

@@ -21,7 +21,14 @@ from scalable.telemetry.configuration.limits import LimitedExporter
 from scalable.telemetry.configuration.routes import Routes, exception_signal
 from scalable.telemetry.export.application import LoggerProviderSink, TracerProviderSink
 from scalable.telemetry.export.exported import exported_log, exported_span
-from scalable.telemetry.export.shipping import Limits, Shipper, SignalName, limits_from
+from scalable.telemetry.export.shipping import (
+    DELAYS,
+    QUEUE,
+    Limits,
+    Shipper,
+    SignalName,
+    limits_from,
+)
 from scalable.telemetry.export.sinks import ExporterSink, Sink
 from scalable.telemetry.ledger.signals import Output
 from scalable.telemetry.metrics.metric_readers import keep_exemplars
@@ -35,8 +42,6 @@ from scalable_runs.otel.exporter import RunsLogExporter, RunsMetricExporter, Run
 from scalable_runs.schema import Record
 from scalable_runs.writer import RunWriter
 
-#: Items that wait to be sent at most, unless OTEL_BSP_* or OTEL_BLRP_* set it.
-QUEUE: Final = 10_000
 #: Share of the time for sending, at the end, that is kept for metrics.
 METRICS_SHARE: Final = 0.25
 
@@ -103,7 +108,7 @@ class SignalRouter:
     def open(self) -> None:
         """Load and start what is configured; on the recorder's thread, as imports take a while."""
         routes, providers = self._routes, self._routes.providers
-        queue = limits_from(routes.environ, "OTEL_BSP", QUEUE, 5.0)
+        queue = limits_from(routes.environ, "OTEL_BSP", QUEUE, DELAYS["traces"])
         for sink, limits in self._exporter_sinks("traces", routes.limits.spans, queue):
             self._spans.shippers.append(Shipper("traces", sink, limits, self._trouble))
         if "traces" in providers:
@@ -112,7 +117,7 @@ class SignalRouter:
                 "traces", sink, queue, self._trouble, budget=self._span_budget
             )
             self._spans.shippers.append(self._ordered)
-        queue = limits_from(routes.environ, "OTEL_BLRP", QUEUE, 1.0)
+        queue = limits_from(routes.environ, "OTEL_BLRP", QUEUE, DELAYS["logs"])
         logs = self._exporter_sinks("logs", routes.limits.logs, queue)
         if "logs" in providers:
             logs.append((LoggerProviderSink(providers["logs"]), queue))

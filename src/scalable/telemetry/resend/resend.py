@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext
 
 from scalable.telemetry import semconv
-from scalable.telemetry.configuration.routes import make_resource
+from scalable.telemetry.configuration.resource import make_resource
 from scalable.telemetry.export.exported import exported_log, exported_span
 from scalable.telemetry.metrics.metering import result_of
 from scalable.telemetry.record_map import RECORD_MAP
