@@ -506,7 +506,7 @@ def _begin_guarded(
 def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
-    from scalable.telemetry.process.process import spawn
+    from scalable.telemetry.process.spawning import spawn
     from scalable_runs.rundoc import new_run_id
 
     started = time()

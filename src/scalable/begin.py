@@ -33,7 +33,8 @@ from scalable.telemetry.configuration.resource import make_resource
 from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.deaths.deaths import OnDeath
 from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
-from scalable.telemetry.process.process import Process, RecorderProcess
+from scalable.telemetry.process.process import RecorderProcess
+from scalable.telemetry.process.spawning import Process
 from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
 from scalable_runs.parquet import EXTRA

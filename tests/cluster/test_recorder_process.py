@@ -35,6 +35,7 @@ from scalable.common import processes
 from scalable.instrumentation import user_events
 from scalable.instrumentation.user_events import client_event
 from scalable.telemetry.process import process as process_module
+from scalable.telemetry.process import spawning
 from scalable.telemetry.process.process import RecorderProcess
 from scalable.telemetry.recorder.recorder import Recorder
 from scalable_runs.reader import RunReader, find_runs, resolve_run
@@ -254,11 +255,11 @@ def test_a_recorder_that_hangs_blocks_nothing(client, notes_dir):
 def test_where_there_can_be_no_process_it_is_a_thread(client, monkeypatch, caplog, missing):
     caplog.set_level(logging.INFO, "scalable")
     if missing == "program":
-        monkeypatch.setattr(process_module, "get_executable", lambda: "/does/not/exist")
+        monkeypatch.setattr(spawning, "get_executable", lambda: "/does/not/exist")
     elif missing == "module":
-        monkeypatch.setattr(process_module, "_BOOTSTRAP", "import nothing_of_this_name")
+        monkeypatch.setattr(spawning, "_BOOTSTRAP", "import nothing_of_this_name")
     elif missing == "answer":
-        monkeypatch.setattr(process_module, "_BOOTSTRAP", "import sys; sys.stdin.buffer.read()")
+        monkeypatch.setattr(spawning, "_BOOTSTRAP", "import sys; sys.stdin.buffer.read()")
         monkeypatch.setattr(process_module, "START_TIMEOUT", 0.2)
     else:
         monkeypatch.setattr(sys, "frozen", True, raising=False)

@@ -9,38 +9,32 @@ facts and writes them to a pipe (:mod:`scalable.telemetry.recorder.wire`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import marshal
 import os
 import select
-import subprocess
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from multiprocessing.spawn import get_executable
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from scalable import facts
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
-from scalable.common.processes import EXIT_TIMEOUT, Detached
+from scalable.common.processes import EXIT_TIMEOUT
 from scalable.facts.texts import ErrorTexts
 from scalable.telemetry.process.outgoing import OutgoingFacts, Unconfirmed
+from scalable.telemetry.process.spawning import Process, capacity_of, spawn
 from scalable.telemetry.recorder import wire
 from scalable.telemetry.recorder.puller import ANSWER_TIMEOUT
-from scalable_runs import schema
+from scalable.telemetry.submissions.submissions import Submissions, plain_ids
 
-# No heavy modules are imported here, so that the process can be started before they are.
 if TYPE_CHECKING:
     from scalable.facts import FactSource
     from scalable.telemetry.deaths.deaths import OnDeath
     from scalable.telemetry.recorder.recorder import RunIdentity
-    from scalable.telemetry.submissions.submissions import Submissions
     from scalable_runs.schema import RunStatus
 
 #: Seconds that the process has to create the run's directory; enough for a machine with a hundred
@@ -54,64 +48,8 @@ RESTARTS_WITHIN: Final = 600.0
 FLUSH_AGAIN: Final = 30.0
 #: Failure records of the program's own that are kept for a successor.
 MAX_FAILURES: Final = 100
-#: Bytes of a pipe; half of it may be filled with facts that the process has not taken.
-PIPE_SIZE: Final = 1024 * 1024
-#: fcntl(2), Linux only.
-_F_SETPIPE_SZ: Final = 1031
-_F_GETPIPE_SZ: Final = 1032
-
-#: What the interpreter runs, with the module search path of this one. `-S` prevents what the site
-#: module would load, such as automatic instrumentation.
-_BOOTSTRAP: Final = (
-    "import marshal, sys; sys.path[:] = marshal.load(sys.stdin.buffer); "
-    "from scalable.telemetry.process.child import main; main()"
-)
-#: Shown by `ps`.
-_TITLE: Final = "scalable-recorder"
 
 logger = logging.getLogger("scalable")
-
-Process: TypeAlias = Detached
-
-
-def spawn(run_id: str) -> Process | None:
-    """Start a process for a :class:`RecorderProcess`; None where that is not possible."""
-    executable = get_executable()
-    if not executable or getattr(sys, "frozen", False):
-        # It would start this program again.
-        return None
-    try:
-        process = Detached(
-            [os.fsdecode(executable), "-S", "-c", _BOOTSTRAP, _TITLE, run_id],
-            stderr=subprocess.DEVNULL,
-            # A terminal's Ctrl-C is for the program, and the recorder records what it does then.
-            # Not a session of its own: Linux may schedule each session as one.
-            process_group=0,
-        )
-    except (OSError, MemoryError, subprocess.SubprocessError) as error:
-        logger.info("scalable: the recorder's process could not be started: %r", error)
-        return None
-    with contextlib.suppress(OSError):
-        wire.write_bytes(process.stdin.fileno(), marshal.dumps(_search_path()))
-    return process
-
-
-def _search_path() -> list[str]:
-    """Module search path of this interpreter, and where this package was found."""
-    path = [str(place) for place in sys.path]
-    files = [module.__file__ for module in (facts, schema)]
-    ours = {str(Path(file).parents[1]) for file in files if file is not None}
-    return [*sorted(ours - set(path)), *path]
-
-
-def _capacity(descriptor: int) -> int:
-    """Bytes that a pipe holds, after widening it where the system allows."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            return fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_SIZE)
-        with contextlib.suppress(OSError):
-            return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
-    return 65_536
 
 
 class RecorderProcess:
@@ -181,7 +119,7 @@ class RecorderProcess:
     def _use(self, process: Process) -> None:
         self._process = process
         self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
-        self._room = _capacity(self._stdin) // 2
+        self._room = capacity_of(self._stdin) // 2
 
     # -- beginning ------------------------------------------------------------------------------
 
@@ -408,8 +346,6 @@ class RecorderProcess:
         return flushing or self._close is not None
 
     def _send_submissions(self) -> None:
-        from scalable.telemetry.submissions.submissions import plain_ids
-
         opened = [plain_ids(ids) for ids in self._submissions.opened()]
         is_last = self._close is not None
         ended = [sent.plain() for sent in self._submissions.ended(time(), all_of_them=is_last)]
