@@ -13,7 +13,8 @@ from scalable.common.guard import Guard
 from scalable.facts.texts import qualified
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.routes import ExceptionSignal
-from scalable.telemetry.deaths.deaths import Certificate, Deaths
+from scalable.telemetry.deaths.certificates import Certificate
+from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.restore import RestoredTasks

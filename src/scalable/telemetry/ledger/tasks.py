@@ -12,7 +12,8 @@ from scalable import facts
 from scalable.causes import Case, classify
 from scalable.facts.texts import qualified, shortened
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths.deaths import Deaths, Presence, presences
+from scalable.telemetry.deaths.certificates import Presence, presences
+from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.ledger.attempts import Attempts
 from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.graph_sizes import GraphSizes

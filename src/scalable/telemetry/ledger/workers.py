@@ -12,7 +12,8 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.texts import printable
 from scalable.telemetry import semconv
-from scalable.telemetry.deaths.deaths import Certificate, Deaths
+from scalable.telemetry.deaths.certificates import Certificate
+from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.signals.spans import event
 from scalable.telemetry.signals.usage import UsagePoint

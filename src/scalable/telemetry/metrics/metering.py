@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts import Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
-from scalable.telemetry.deaths.deaths import LOST_REASONS
+from scalable.telemetry.deaths.certificates import LOST_REASONS
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.signals.spans import span_context
 from scalable_runs.plain import parse_nanoseconds

@@ -20,7 +20,8 @@ from scalable.facts import Batch, FactSource, UserEvent
 from scalable.facts.texts import ErrorTexts
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.routes import Routes, exception_signal
-from scalable.telemetry.deaths.deaths import NANNY_WAIT, Certificate, OnDeath
+from scalable.telemetry.deaths.certificates import Certificate
+from scalable.telemetry.deaths.deaths import NANNY_WAIT, OnDeath
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
