@@ -37,7 +37,8 @@ class Object(NamedTuple):
 
 def is_key(key: str) -> bool:
     """Whether a text is a key: relative, leading nowhere else, and to be written in UTF-8."""
-    if not is_inside(key):
+    # Some storages take a backslash for a slash.
+    if not is_inside(key) or "\\" in key:
         return False
     try:
         key.encode()
@@ -69,8 +70,9 @@ class RunStore(ABC):
 
     Any thread of one process calls it, several at a time; it is not used in a forked child.
 
-    *Keys* are names joined by `/`: text in UTF-8, no name empty, `.` or `..`. Their order is that
-    of their UTF-8 bytes, which is the order of `str` in Python. No key is a folder of another.
+    *Keys* are names joined by `/`: text in UTF-8, no name empty, `.` or `..`, and without
+    backslash. Their order is that of their UTF-8 bytes, which is the order of `str` in Python. No
+    key is a folder of another.
 
     *Objects* are old or new at any moment, never mixed, and what a call has returned is seen by
     each later call of any program. They have some MB at most.
