@@ -1,0 +1,111 @@
+"""Says which of several shippers of one run may go on.
+
+Chunks need no fence: they are never replaced, and readers trim what two shippers brought twice.
+Documents do: an older run.json must not replace a newer one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import orjson
+
+from scalable_runs.remote.keys import RunKeys
+from scalable_runs.stores.run_store import RunStore
+
+#: Who ships a run: its recorder, or a command that was started by hand.
+Role = Literal["recorder", "sync"]
+
+_MAX_CONTENT: Final = 4096
+
+
+class SupersededError(OSError):
+    """Another process ships this run now."""
+
+
+class Fence:
+    """The epochs of one writer's stream; used by one thread.
+
+    A shipper takes the next epoch when it begins, and looks for higher ones later. A command yields
+    to whoever comes after it. A recorder yields only to another recorder: a command ends soon, and
+    the run goes on.
+
+    Parameters
+    ----------
+    store
+        The place.
+    keys
+        The keys of the run.
+    role
+        Who ships.
+    """
+
+    def __init__(self, store: RunStore, keys: RunKeys, role: Role) -> None:
+        self._store = store
+        self._keys = keys
+        self._role: Role = role
+        self._epoch = 0
+
+    def take(self) -> None:
+        """Take the next epoch.
+
+        Raises
+        ------
+        OSError
+            The place does not answer.
+        """
+        epochs = self._epochs()
+        number = max(epochs, default=0) + 1
+        recorder = self._recorder_of(max(epochs)) if epochs else 0
+        while True:
+            about = {
+                "recorder": number if self._role == "recorder" else recorder,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            }
+            if self._store.create(self._keys.epoch(number), orjson.dumps(about)):
+                break
+            number += 1
+        self._epoch = number
+        for epoch in epochs:
+            self._store.delete(self._keys.epoch(epoch))
+
+    def hold(self, taken_over: Callable[[], None]) -> None:
+        """Check that no other shipper has come.
+
+        Parameters
+        ----------
+        taken_over
+            Called where a command has come meanwhile and this is a recorder, which goes on.
+
+        Raises
+        ------
+        SupersededError
+            There is one, to which this one yields.
+        OSError
+            The place does not answer.
+        """
+        highest = max(self._epochs(), default=0)
+        if highest <= self._epoch:
+            return
+        if self._role == "sync" or self._recorder_of(highest) > self._epoch:
+            raise SupersededError("another process copies this run now")
+        taken_over()
+        self.take()
+
+    def _epochs(self) -> list[int]:
+        found = (self._keys.epoch_of(entry.key) for entry in self._store.list(self._keys.epochs))
+        return [epoch for epoch in found if epoch is not None]
+
+    def _recorder_of(self, epoch: int) -> int:
+        """Return the last epoch of a recorder, as the taker of another one knew it."""
+        try:
+            content: Any = orjson.loads(
+                self._store.get(self._keys.epoch(epoch), length=_MAX_CONTENT)
+            )
+            return int(content["recorder"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            return 0
