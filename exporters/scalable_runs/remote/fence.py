@@ -49,6 +49,11 @@ class Fence:
         self._role: Role = role
         self._epoch = 0
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether this shipper has begun."""
+        return self._epoch > 0
+
     def take(self) -> None:
         """Take the next epoch.
 

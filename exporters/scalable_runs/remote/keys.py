@@ -18,9 +18,8 @@ from scalable_runs.stores.run_store import Object
 
 #: The writer of a run that has one writer.
 MAIN: Final = "main"
-#: Folder of the chunks, and of the parts and epochs of writers.
+#: Folder of the chunks.
 CHUNKS: Final = "chunks"
-WRITERS: Final = "writers"
 #: What a compressed plain file has behind its name.
 COMPRESSED: Final = ".zst"
 #: Local file of a run: what its copy lacks. It is not copied.
@@ -53,7 +52,7 @@ class RunKeys:
     @property
     def files(self) -> str:
         """What the keys of documents, plain files and attachments begin with."""
-        part = "" if self.writer is None else f"{WRITERS}/{self.writer}/"
+        part = "" if self.writer is None else f"{schema.WRITERS}/{self.writer}/"
         return f"{self.run_id}/{part}"
 
     @property
@@ -64,7 +63,7 @@ class RunKeys:
     @property
     def epochs(self) -> str:
         """What the keys of the epochs begin with."""
-        return f"{self.run_id}/{WRITERS}/{self.writer or MAIN}/epoch-"
+        return f"{self.run_id}/{schema.WRITERS}/{self.writer or MAIN}/epoch-"
 
     def epoch(self, number: int) -> str:
         """Return the key of an epoch."""
@@ -93,13 +92,13 @@ class RunKeys:
             if not entry.key.startswith(self.files) or not is_inside(name):
                 continue
             folder = name.partition("/")[0]
-            if "/" not in name or folder not in (CHUNKS, WRITERS):
+            if "/" not in name or folder not in (CHUNKS, schema.WRITERS):
                 yield name, entry
 
 
 def writers_of(run_id: str, entries: Iterable[Object]) -> list[str]:
     """Return the writers whose parts of a run are among some objects."""
-    start = f"{run_id}/{WRITERS}/"
+    start = f"{run_id}/{schema.WRITERS}/"
     found: set[str] = set()
     for entry in entries:
         if entry.key.startswith(start):

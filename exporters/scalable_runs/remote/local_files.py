@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from scalable_runs import schema
 from scalable_runs.remote.chunks import MAX_PIECE, PIECE, is_file
-from scalable_runs.remote.keys import CHUNKS, STATE, WRITERS
+from scalable_runs.remote.keys import CHUNKS, STATE
 from scalable_runs.stores.base import Hole, Store, joined
 
 #: Documents that are brought once, and again where they have changed.
@@ -87,12 +87,8 @@ class LocalFiles:
 
     def part(self, file: str, start: int, length: int) -> bytes:
         """Return some bytes of a file; fewer at its end."""
-        found = bytearray()
-        for block in self.store.read(file, start):
-            found += bytes(block.length) if isinstance(block, Hole) else block
-            if len(found) >= length:
-                break
-        return bytes(found[:length])
+        blocks = self.store.read(file, start, length)
+        return b"".join(bytes(b.length) if isinstance(b, Hole) else b for b in blocks)[:length]
 
     def attachments(self) -> list[tuple[str, int, float]]:
         """Return name, size and age of what else is in the run's directory, if it has one."""
@@ -103,7 +99,7 @@ class LocalFiles:
         for folder, folders, names in os.walk(path):
             inside = os.path.relpath(folder, path)
             if inside == ".":
-                folders[:] = [one for one in folders if one not in (CHUNKS, WRITERS)]
+                folders[:] = [one for one in folders if one not in (CHUNKS, schema.WRITERS)]
             folders[:] = [one for one in folders if not one.startswith(".")]
             for name in names:
                 relative = name if inside == "." else f"{inside}/{name}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Final
 
 from scalable_runs import journal, schema
 from scalable_runs.remote.cache import ReadCache
-from scalable_runs.remote.keys import CHUNKS, WRITERS
+from scalable_runs.remote.keys import CHUNKS
 from scalable_runs.remote.store import RemoteStore
+from scalable_runs.stores.base import Store, StoreRoot
 from scalable_runs.stores.run_store import Object, RunStore
 
 #: Keys of one folder that is not a run that are listed before the rest of it is passed over.
@@ -28,16 +30,33 @@ class RemoteRoot:
         The place.
     cache
         Keeps what was read on this machine; None: nothing is kept.
+    local
+        The directory of runs on this machine in which a new run is recorded, before it is brought
+        to the place.
     """
 
-    def __init__(self, objects: RunStore, cache: ReadCache | None = None) -> None:
+    def __init__(
+        self, objects: RunStore, cache: ReadCache | None = None, local: StoreRoot | None = None
+    ) -> None:
         self.objects = objects
         self.location = objects.location
+        self._local = local
         self._cache = cache
         self._listed: dict[str, list[Object]] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.location!r})"
+
+    @property
+    def shared(self) -> bool:
+        """Whether several programs may write one run."""
+        return self.objects.shared and self._local is not None and self._local.shared
+
+    def new(self, run_id: str, writer: str | None = None) -> Store:
+        """Return where a run is recorded on this machine."""
+        if self._local is None:
+            raise OSError(errno.EROFS, "a run is recorded on this machine and copied from there")
+        return self._local.new(run_id, writer)
 
     def exists(self) -> bool:
         """Whether the place answers."""
@@ -97,6 +116,6 @@ def _is_run(run_id: str, entries: list[Object]) -> bool:
         name = entry.key[start:]
         if name == schema.RUN or name in journal.NAMES:
             return True
-        if name.partition("/")[0] in (CHUNKS, WRITERS) and name.endswith(".jsonl.zst"):
+        if name.partition("/")[0] in (CHUNKS, schema.WRITERS) and name.endswith(".jsonl.zst"):
             return True
     return False

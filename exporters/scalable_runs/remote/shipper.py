@@ -144,8 +144,6 @@ class Shipper:
 
         Raises
         ------
-        SupersededError
-            Another process copies this run.
         OSError
             The place does not answer; the next call goes on where this one stopped.
         """
@@ -160,7 +158,7 @@ class Shipper:
         ends = self._position.ends if self._position is not None else {}
         complete = self._plain.put_all(self._there(), ends)
         self._put_document(schema.SUMMARY, self.files.document(schema.SUMMARY))
-        self._fence.hold(self._forget)
+        # No fence: this one is the last, whoever puts it.
         self._put_document(schema.RUN, run)
         self._has_all = True
         if complete:
@@ -199,7 +197,8 @@ class Shipper:
 
     def _begin(self) -> None:
         if self._position is None:
-            self._fence.take()
+            if not self._fence.is_taken:
+                self._fence.take()
             self._position = find_position(self._store, self.keys, self.files)
             there = self._there()
             for name, size, modified in self.files.attachments():

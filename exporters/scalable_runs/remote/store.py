@@ -59,7 +59,7 @@ class RemoteStore:
         cache: ReadCache | None = None,
     ) -> None:
         self.keys = RunKeys(run_id, writer)
-        part = "" if writer is None else f"/writers/{writer}"
+        part = "" if writer is None else f"/{schema.WRITERS}/{writer}"
         self.location = f"{objects.location.rstrip('/')}/{run_id}{part}"
         self._objects = objects
         self._cache = cache
@@ -111,8 +111,18 @@ class RemoteStore:
         except OSError:
             return None
 
-    def read(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """Yield a file in parts that were asked for one after another."""
+    def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a file in parts; the next ones are asked for in advance."""
+        if length is None:
+            yield from self._whole(name, start)
+            return
+        for block in self._whole(name, start):
+            yield block[:length]
+            length -= len(block)
+            if length <= 0:
+                return
+
+    def _whole(self, name: str, start: int) -> Iterator[bytes]:
         if not is_inside(name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         for _ in range(_MAX_TURNS):
