@@ -24,9 +24,10 @@ from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
 from scalable.telemetry.metrics import metering, metric_readers, metric_router
-from scalable.telemetry.metrics.metering import Meter, Snapshot
+from scalable.telemetry.metrics.metering import Meter
 from scalable.telemetry.metrics.metric_readers import SHOWN_AFTER, ApplicationInstruments, Reader
 from scalable.telemetry.metrics.metric_router import Figures, MetricRouter
+from scalable.telemetry.metrics.snapshot import Snapshot
 from scalable_runs.summary import NameCounts, RunSummary
 
 DELTA = {

@@ -48,7 +48,7 @@ def configuration_file(environ: Mapping[str, str]) -> str:
     return next((path for name in FILE_VARIABLES if (path := environ.get(name, "").strip())), "")
 
 
-def number_of(environ: Mapping[str, str], name: str, default: float) -> float:
+def number_in(environ: Mapping[str, str], name: str, default: float) -> float:
     """A variable's number; `default` where there is none of 0 or more."""
     try:
         number = float(environ.get(name) or default)

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from opentelemetry.sdk.metrics.export import MetricsData
 
-from scalable.common.otel_environment import number_of
+from scalable.common.otel_environment import number_in
 from scalable.telemetry.export.exporter_logs import log_filter
 from scalable.telemetry.export.sinks import Begun, Sink, UndeliverableError
 
@@ -52,9 +52,9 @@ def limits_from(
     `capacity` is the default without a variable. It is larger than that of the specification,
     because a recorder adds thousands of spans at once.
     """
-    delay = number_of(environ, f"{prefix}_SCHEDULE_DELAY", delay * 1e3) / 1e3
-    capacity = max(1, int(number_of(environ, f"{prefix}_MAX_QUEUE_SIZE", capacity)))
-    batch = max(1, int(number_of(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", BATCH)))
+    delay = number_in(environ, f"{prefix}_SCHEDULE_DELAY", delay * 1e3) / 1e3
+    capacity = max(1, int(number_in(environ, f"{prefix}_MAX_QUEUE_SIZE", capacity)))
+    batch = max(1, int(number_in(environ, f"{prefix}_MAX_EXPORT_BATCH_SIZE", BATCH)))
     return Limits(capacity, min(batch, capacity), delay)
 
 

@@ -34,14 +34,14 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_conte
 
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
-from scalable.telemetry.metrics.metering import (
+from scalable.telemetry.metrics.metering import result_of
+from scalable.telemetry.metrics.snapshot import (
     SCALE,
     Attributes,
     Distribution,
     Snapshot,
     Value,
     number_of,
-    result_of,
 )
 from scalable.telemetry.signals.spans import SCOPE, span_context
 from scalable_runs.schema import Record

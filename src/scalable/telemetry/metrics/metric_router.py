@@ -10,17 +10,18 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext
 
-from scalable.common.otel_environment import EXEMPLAR_FILTER, number_of
+from scalable.common.otel_environment import EXEMPLAR_FILTER, number_in
 from scalable.facts import SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.export.application import identity_of
 from scalable.telemetry.export.shipping import Limits, Shipper
 from scalable.telemetry.export.sinks import ExporterSink
 from scalable.telemetry.instrument import Instrument
-from scalable.telemetry.metrics.metering import Attributes, Meter, is_end
+from scalable.telemetry.metrics.metering import Meter, is_end
 from scalable.telemetry.metrics.metric_readers import ApplicationInstruments, Reader
 from scalable.telemetry.metrics.relayed_metrics import RelayedMetrics
 from scalable.telemetry.metrics.self_metrics import shipper_metrics
+from scalable.telemetry.metrics.snapshot import Attributes
 from scalable.telemetry.signals.spans import nanoseconds
 from scalable.telemetry.signals.usage import UsagePoint, usage_metrics
 from scalable_runs.otel.exporter import RunsMetricExporter
@@ -195,7 +196,7 @@ class MetricRouter:
 
 
 def _interval(environ: Mapping[str, str]) -> float:
-    return number_of(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1e3 or 60.0
+    return number_in(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1e3 or 60.0
 
 
 def _health(

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from scalable.telemetry import instruments
 from scalable.telemetry.export.shipping import Shipper, SignalName
 from scalable.telemetry.instrument import Instrument
-from scalable.telemetry.metrics.metering import Attributes
+from scalable.telemetry.metrics.snapshot import Attributes
 
 #: Value of `error.type` for what did not fit into a queue.
 QUEUE_FULL: Final = "queue_full"
