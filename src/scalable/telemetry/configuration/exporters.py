@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.sdk.metrics.export import MetricExporter
 
@@ -57,13 +57,28 @@ def exporters_named(
     return [point for name in names if (point := _entry_point(signal, name, warn))]
 
 
+def endpoint_of(environ: Mapping[str, str], signal: SignalName) -> str:
+    """Where variables say that OTLP of a signal is sent; an empty text if they do not."""
+    return _otlp_setting(environ, signal, "ENDPOINT")
+
+
+def address_of(endpoint: str) -> SplitResult:
+    """The parts of an endpoint, which gRPC may have without a scheme."""
+    return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+
+
+def _otlp_setting(environ: Mapping[str, str], signal: SignalName, what: str) -> str:
+    """A setting of OTLP: the signal's own has precedence over that of all signals."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}")
+    return next((text for name in names if (text := environ.get(name, "").strip())), "")
+
+
 def _exporter_names(
     environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
 ) -> list[str]:
     text = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
     if not text:
-        endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-        text = "otlp" if any(environ.get(name, "").strip() for name in endpoints) else "none"
+        text = "otlp" if endpoint_of(environ, signal) else "none"
     names = [name.strip() for name in text.split(",") if name.strip()]
     return [
         _by_protocol(environ, signal, warn) if name == "otlp" else name
@@ -76,9 +91,7 @@ def _by_protocol(
     environ: Mapping[str, str], signal: SignalName, warn: Callable[[str], None]
 ) -> str:
     """Name of the OTLP exporter; the specification's default protocol is http/protobuf."""
-    prefix = "OTEL_EXPORTER_OTLP"
-    protocol = environ.get(f"{prefix}_{signal.upper()}_PROTOCOL", "").strip()
-    protocol = protocol or environ.get(f"{prefix}_PROTOCOL", "").strip()
+    protocol = _otlp_setting(environ, signal, "PROTOCOL")
     if protocol == _JSON and not entry_points(
         group=f"opentelemetry_{signal}_exporter", name=_PROTOCOLS[_JSON]
     ):
@@ -87,16 +100,13 @@ def _by_protocol(
         protocol = "http/protobuf"
     if protocol:
         return _PROTOCOLS.get(protocol, protocol)
-    endpoint = environ.get(f"{prefix}_{signal.upper()}_ENDPOINT") or environ.get(
-        f"{prefix}_ENDPOINT", ""
-    )
     # 4317 is the port of gRPC alone, which is the default protocol of other languages.
-    return _PROTOCOLS["grpc" if _port(endpoint) == 4317 else "http/protobuf"]
+    return _PROTOCOLS["grpc" if _port(endpoint_of(environ, signal)) == 4317 else "http/protobuf"]
 
 
 def _port(endpoint: str) -> int | None:
     try:
-        return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").port
+        return address_of(endpoint).port
     except ValueError:
         return None
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from scalable.common.otel_environment import FILE_VARIABLES
-from scalable.telemetry.configuration.exporters import EXTRA, load_exporter
+from scalable.telemetry.configuration.exporters import EXTRA, address_of, endpoint_of, load_exporter
 from scalable.telemetry.configuration.limits import LimitedExporter
 from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.export.exporter_logs import log_filter
@@ -73,11 +73,7 @@ class OtlpDestination:
             environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
         routes = find_routes(environ, problems.append)
         self._sinks: dict[SignalName, list[ExporterSink[Any]]] = {}
-        self._addresses = {
-            signal: environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-            or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-            for signal in routes.exporters
-        }
+        self._addresses = {signal: endpoint_of(environ, signal) for signal in routes.exporters}
         with _environment(environ):
             for signal, points in routes.exporters.items():
                 exporters = [load_exporter(signal, point, problems.append) for point in points]
@@ -188,7 +184,7 @@ def _unreachable(address: str) -> str | None:
 
     An exporter reports only that it failed, not why.
     """
-    parts = urlsplit(address if "//" in address else f"//{address}")
+    parts = address_of(address)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         if parts.hostname is not None:
