@@ -7,8 +7,10 @@ from scalable_runs.runs import (
     AmbiguousRunError,
     RunNotFoundError,
     find_runs,
+    find_stores,
     is_run,
     resolve_run,
+    started,
 )
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "RunNotFoundError",
     "RunReader",
     "find_runs",
+    "find_stores",
     "is_run",
     "parse_time",
     "resolve_run",
+    "started",
 ]

@@ -9,10 +9,19 @@ from scalable_runs import schema
 from scalable_runs._process import EXIT_TIMEOUT
 from scalable_runs.plain import parse_time
 from scalable_runs.run_reader import RunReader
-from scalable_runs.stores.file import FileRoot, is_run
+from scalable_runs.stores.base import Store, StoreRoot
+from scalable_runs.stores.file import FileRoot, FileStore, is_run
 from scalable_runs.stores.places import Place, open_root
 
-__all__ = ["AmbiguousRunError", "RunNotFoundError", "find_runs", "is_run", "resolve_run"]
+__all__ = [
+    "AmbiguousRunError",
+    "RunNotFoundError",
+    "find_runs",
+    "find_stores",
+    "is_run",
+    "resolve_run",
+    "started",
+]
 
 
 class RunNotFoundError(LookupError):
@@ -49,14 +58,20 @@ def find_runs(runs_dir: Place) -> list[RunReader]:
         symbolic links that lead out of `runs_dir`, are left out. If `runs_dir` is itself a run,
         only that run.
     """
-    root = open_root(runs_dir)
-    if isinstance(root, FileRoot) and is_run(root.path):
-        return [RunReader(root.path)]
-    stores = [store for run_id in root.ids() if (store := root.find(run_id)) is not None]
     # All of them together wait no longer than a single one.
     deadline = monotonic() + EXIT_TIMEOUT
-    runs = [RunReader(store, wait=max(0.0, deadline - monotonic())) for store in stores]
+    runs = [
+        RunReader(store, wait=max(0.0, deadline - monotonic()))
+        for store in find_stores(open_root(runs_dir)).values()
+    ]
     return sorted(runs, key=_start_key, reverse=True)
+
+
+def find_stores(root: StoreRoot) -> dict[str, Store]:
+    """Return the stores of all runs in a place, by name; if it is itself a run, only that one."""
+    if isinstance(root, FileRoot) and is_run(root.path):
+        return {root.path.name: FileStore(root.path)}
+    return {run_id: store for run_id in root.ids() if (store := root.find(run_id)) is not None}
 
 
 def resolve_run(runs_dir: Place, run_id: str | None = None) -> RunReader:
@@ -112,10 +127,14 @@ def resolve_run(runs_dir: Place, run_id: str | None = None) -> RunReader:
     )
 
 
+def started(
+    run_id: str, started_at: datetime | None, last_seen: datetime | None = None
+) -> datetime:
+    """Return when a run started, as far as it is known: else what its id says."""
+    if started_at is None and (match := schema.RUN_ID_TIME.match(run_id)):
+        started_at = parse_time(f"{match[1]}+00:00")
+    return started_at or last_seen or datetime.fromtimestamp(0, UTC)
+
+
 def _start_key(run: RunReader) -> tuple[datetime, str]:
-    started = run.started_at
-    if started is None and (match := schema.RUN_ID_TIME.match(run.path.name)):
-        started = parse_time(f"{match[1]}+00:00")
-    if started is None:
-        started = run.last_seen_at or datetime.fromtimestamp(0, UTC)
-    return started, run.path.name
+    return started(run.path.name, run.started_at, run.last_seen_at), run.path.name

@@ -144,3 +144,14 @@ class Directory:
         self._free_reserve()
         with contextlib.suppress(OSError):
             os.close(self.fd)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a run's directory, which is no run any more from the first moment."""
+    import shutil
+
+    away = path.with_name(f".{path.name}.removed")
+    if away.exists():  # an earlier removal was interrupted
+        shutil.rmtree(away)
+    path.rename(away)
+    shutil.rmtree(away)

@@ -25,7 +25,14 @@ from scalable_runs import journal, schema
 from scalable_runs.journal import Segment
 from scalable_runs.problems import LossCounter
 from scalable_runs.schema import JournalMark
-from scalable_runs.stores._directory import CREATE, OPEN_DIRECTORY, RESERVE, TEMPORARY, Directory
+from scalable_runs.stores._directory import (
+    CREATE,
+    OPEN_DIRECTORY,
+    RESERVE,
+    TEMPORARY,
+    Directory,
+    remove_directory,
+)
 from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced, is_inside
 
 #: Bytes read at once.
@@ -389,10 +396,8 @@ class FileStore:
                     os.close(fd)
 
     def delete(self) -> None:
-        """Remove the directory."""
-        import shutil
-
-        shutil.rmtree(self.path)
+        """Remove the directory, which is no run any more from the first moment."""
+        remove_directory(self.path)
 
     @contextmanager
     def attach(self, name: str, *, append: bool = False) -> Generator[BinaryIO]:

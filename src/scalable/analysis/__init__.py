@@ -9,13 +9,16 @@ from scalable.analysis.json_renderer import json_text, path_text, render_json
 from scalable.analysis.load import load_report
 from scalable.analysis.overview import Overview, load_overviews
 from scalable.analysis.report import Report
+from scalable.analysis.run_list import RunFilter, list_runs
 from scalable.analysis.text_renderer import render_overviews, render_text
 
 __all__ = [
     "Attempt",
     "Overview",
     "Report",
+    "RunFilter",
     "json_text",
+    "list_runs",
     "load_attempts",
     "load_overviews",
     "load_report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
 
@@ -41,6 +41,13 @@ class Overview:
     failures: int | None
     readable: bool
 
+    @property
+    def last_at(self) -> datetime | None:
+        """When it ended, or the last time that is known of it."""
+        if self.finished_at is None and self.started_at is not None:
+            return self.started_at + timedelta(seconds=self.duration_s or 0.0)
+        return self.finished_at
+
 
 def load_overviews(readers: Iterable[RunReader], max_read: int = MAX_READ) -> Iterator[Overview]:
     """Yield an overview of each run.
@@ -57,10 +64,11 @@ def load_overviews(readers: Iterable[RunReader], max_read: int = MAX_READ) -> It
             if size <= left:
                 left -= size
                 document = read_journals(reader).document(reader.document)
-        yield _overview(reader, cast("SummaryDocument | None", document))
+        yield overview_of(reader, cast("SummaryDocument | None", document))
 
 
-def _overview(reader: RunReader, document: SummaryDocument | None) -> Overview:
+def overview_of(reader: RunReader, document: SummaryDocument | None) -> Overview:
+    """Return the overview of a run; without its summary the numbers of tasks are not known."""
     duration = document["timing"]["wall_s"] if document else None
     end = reader.finished_at or reader.last_seen_at
     if duration is None and end is not None and reader.started_at is not None:

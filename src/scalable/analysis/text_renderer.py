@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise, takewhile
 from typing import Final
 
 from scalable.analysis import units
@@ -267,12 +268,15 @@ _ID_TO_SECOND: Final = len("run-20260102T030405")
 
 def _beginnings(ids: Sequence[str]) -> list[str]:
     """Cut each id as short as it can be given to `--run-id`."""
-    cut: list[str] = []
-    for run_id in ids:
-        length = _ID_TO_SECOND
-        while length < len(run_id) and any(
-            other.startswith(run_id[:length]) for other in ids if other != run_id
-        ):
-            length += 1
-        cut.append(run_id[:length])
-    return cut
+    # Of all the others, the neighbours in the alphabet have most in common.
+    ordered = sorted(set(ids))
+    needed = dict.fromkeys(ordered, _ID_TO_SECOND)
+    for before, after in pairwise(ordered):
+        common = sum(1 for _ in takewhile(_are_equal, zip(before, after, strict=False))) + 1
+        needed[before] = max(needed[before], common)
+        needed[after] = max(needed[after], common)
+    return [run_id[: needed[run_id]] for run_id in ids]
+
+
+def _are_equal(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "diagnose": "Say what went wrong in one run, and what to do about it.",
     "crash-logs": "List, show or send the logs of workers that died.",
     "runs": "List the recorded runs, newest first.",
+    "clean": "Remove recorded runs that are no longer needed.",
     "init": "Write a commented manifest.",
     "validate": "Check a manifest.",
     "schema": "Print the manifest's JSON schema, for editors.",

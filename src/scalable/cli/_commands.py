@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from scalable.cli._terminal import echo, plain_json, wants_color
+from scalable.cli._terminal import confirm, echo, plain_json, wants_color
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -117,3 +118,28 @@ def write_file(path: Path, text: str, *, mode: str = "w", what: str = "file") ->
         raise CommandError(
             f"{path} cannot be written: {error.strerror}. Name another {what} by --output."
         ) from None
+
+
+def ask(question: str) -> None:
+    """End the command unless the answer is yes."""
+    try:
+        if not confirm(question):
+            raise CommandError("Nothing was removed.")
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise CommandError(
+            "There is no terminal to ask on: --yes removes without asking."
+        ) from None
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for people."""
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 1000:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} TB"

@@ -100,15 +100,18 @@ def wants_color() -> bool:
 
 
 @contextmanager
-def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
+def progress_bar(
+    what: str, *, of_bytes: bool = True
+) -> Generator[Callable[[int, int], None] | None]:
     """Show a progress bar on standard error if the work takes longer than a second.
 
-    Yields a function that takes how much is done, and how much there is; None without a terminal.
+    Yields a function that takes how much is done, and how much there is, in bytes or in things;
+    None without a terminal.
     """
     if not sys.stderr.isatty():
         yield None
         return
-    bar = _Bar(what)
+    bar = _Bar(what, of_bytes)
     try:
         yield bar.advance
     finally:
@@ -118,8 +121,9 @@ def progress_bar(what: str) -> Generator[Callable[[int, int], None] | None]:
 class _Bar:
     """A progress bar of rich, which is imported only when the bar appears."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, of_bytes: bool = True) -> None:
         self._what = what
+        self._of_bytes = of_bytes
         self._due = time.monotonic() + _PROGRESS_DELAY
         self._progress: Any = None
         self._task: Any = None
@@ -136,12 +140,18 @@ class _Bar:
 
     def _start(self, done: int, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeRemainingColumn,
+        )
 
         self._progress = Progress(
             "{task.description}",
             BarColumn(),
-            DownloadColumn(),
+            DownloadColumn() if self._of_bytes else MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._commands import CommandError, HelpGroup, completed, deliver_json, json_option
+from scalable.cli._commands import HelpGroup, ask, completed, deliver_json, json_option, size_text
+from scalable.cli._filters import Age
 from scalable.cli._manifest import session_errors
-from scalable.cli._terminal import confirm, echo
+from scalable.cli._terminal import echo
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -25,8 +24,6 @@ Examples:
   scalable cache clear --older-than 30d
   scalable cache clear --function convert --yes
 """
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def _directory_option(command: Any) -> Any:
@@ -85,9 +82,11 @@ def info(directory: Path | None, as_json: bool) -> None:
         echo(f"{store.directory} holds nothing.")
     else:
         count = plural(sum(map(len, sizes.values())), "result")
-        echo(f"{store.directory}: {count}, {_size(total)} of at most {_size(store.limit)}\n")
+        echo(
+            f"{store.directory}: {count}, {size_text(total)} of at most {size_text(store.limit)}\n"
+        )
         for name, found in sorted(sizes.items(), key=lambda item: -sum(item[1])):
-            echo(f"{_size(sum(found)):>10}  {len(found):>7,}  {terminal_line(name)}")
+            echo(f"{size_text(sum(found)):>10}  {len(found):>7,}  {terminal_line(name)}")
 
 
 @cache.command(epilog=_EPILOG, short_help="Remove kept results.")
@@ -98,41 +97,29 @@ def info(directory: Path | None, as_json: bool) -> None:
     shell_complete=_complete_functions,
     help="Only results of this function.",
 )
-@click.option("--older-than", metavar="AGE", help="Only results not used for this time: 12h, 30d.")
+@click.option(
+    "--older-than",
+    type=Age(),
+    metavar="AGE",
+    help="Only results not used for this time: 12h, 30d.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def clear(directory: Path | None, function: str | None, older_than: str | None, yes: bool) -> None:
+def clear(
+    directory: Path | None, function: str | None, older_than: float | None, yes: bool
+) -> None:
     """Remove kept results: all of them, those of a function, or those not used for a while."""
     from scalable.analysis.units import plural
 
-    age = None
-    if older_than is not None:
-        match = _AGE.fullmatch(older_than.strip())
-        if match is None:
-            raise click.UsageError(f"--older-than cannot be {older_than!r}: write 12h or 30d.")
-        age = float(match[1]) * _SECONDS[match[2]]
     store = _store(directory)
     if not yes:
-        matching = store.matching(function, age)
+        matching = store.matching(function, older_than)
         if not matching:
             echo(f"{store.directory} holds nothing to remove.", err=True)
             return
-        size = _size(sum(entry.size for entry in matching))
-        _ask(f"Remove {plural(len(matching), 'result')}, {size}, from {store.directory}?")
-    count, freed = store.clear(function, age)
-    echo(f"Removed {plural(count, 'result')}, {_size(freed)}.")
-
-
-def _ask(question: str) -> None:
-    """End the command unless the answer is yes."""
-    try:
-        if not confirm(question):
-            raise CommandError("Nothing was removed.")
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise  # Ctrl-C
-        raise CommandError(
-            "There is no terminal to ask on: --yes removes without asking."
-        ) from None
+        size = size_text(sum(entry.size for entry in matching))
+        ask(f"Remove {plural(len(matching), 'result')}, {size}, from {store.directory}?")
+    count, freed = store.clear(function, older_than)
+    echo(f"Removed {plural(count, 'result')}, {size_text(freed)}.")
 
 
 def _store(directory: Path | None) -> Store:
@@ -149,14 +136,3 @@ def _store(directory: Path | None) -> Store:
             local = load_manifest().root.project.local_cache
             directory = Path(local) if local is not None else None
         return Store(cache_directory(directory))
-
-
-def _size(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 1000:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:.1f} TB"

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from scalable.cli._commands import deliver, json_option
+from scalable.cli._filters import filter_options
 from scalable.cli._runs import HOW_TO_RECORD, check_readable, no_runs, runs_dir_option
 from scalable.cli._terminal import echo, layout
+
+if TYPE_CHECKING:
+    from scalable.analysis import RunFilter
 
 _EPILOG = """\b
 Examples:
   scalable runs
+  scalable runs --status lost --since 7d
+  scalable runs --project flights --limit 20
   scalable runs --json | jq -r '.[] | select(.status == "lost") | .run_id'
 """
 
 
 @click.command(epilog=_EPILOG)
 @runs_dir_option
+@filter_options
 @json_option
 @click.option(
     "--limit",
@@ -26,7 +34,7 @@ Examples:
     metavar="N",
     help="Only the newest N runs.",
 )
-def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
+def runs(runs_dir: Path, which: RunFilter, as_json: bool, limit: int | None) -> None:
     """List the recorded runs, newest first.
 
     A run that is not finished has no summary yet: its tasks are counted if its journals are small,
@@ -34,19 +42,28 @@ def runs(runs_dir: Path, as_json: bool, limit: int | None) -> None:
     """
     from dataclasses import asdict
 
-    from scalable.analysis import json_text, load_overviews, path_text, render_overviews
-    from scalable_runs.reader import find_runs
+    from scalable.analysis import (
+        RunFilter,
+        json_text,
+        list_runs,
+        load_overviews,
+        path_text,
+        render_overviews,
+    )
+    from scalable_runs.stores.places import open_root
 
     check_readable(runs_dir)
-    readers = find_runs(runs_dir)
-    overviews = list(load_overviews(readers[:limit]))
+    root = open_root(runs_dir)
+    overviews, matching = list_runs(root, which, limit=limit, count=load_overviews)
     if as_json:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
         deliver(json_text(rows), as_json=True)
     elif overviews:
         page = layout(None)
         deliver(render_overviews(overviews, page["width"], page["color"], strict=page["strict"]))
-    if not overviews:
+    if not overviews and which != RunFilter() and root.ids():
+        echo(f"No run in {root.location} is like that.", err=True)
+    elif not overviews:
         echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
-    elif len(readers) > len(overviews) and not as_json:
-        echo(f"… and {len(readers) - len(overviews):,} older", err=True)
+    elif matching > len(overviews) and not as_json:
+        echo(f"… and {matching - len(overviews):,} older", err=True)
