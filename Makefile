@@ -3,7 +3,7 @@
 # make core    its core on other Pythons on this machine, and on the oldest Dask and OpenTelemetry
 # make check   lint, format and types
 # make bench   measure every budget and print the table; make bench-quick takes two minutes
-# make servers install the servers that some tests start (collector, Jaeger, Prometheus, Slurm)
+# make servers install the servers that some tests start (collector, Jaeger, storages, …)
 # make docs    generate tables of the pages in docs, Grafana dashboards and alert rules from the code
 # make semconv generate the constants of names, and all tables of names, from semconv/
 # make chaos   kill recorded programs at random moments; N=1000 for more of them

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from scalable_runs.stores import RunStore
+from scalable_runs.stores.probe import check_exclusive
 
 HOSTILE = (
     "",
@@ -93,6 +94,11 @@ class ObjectConformance:
             won = list(pool.map(attempt, range(32)))
         assert won.count(True) == 1
         assert store.get("epoch") == str(won.index(True)).encode()
+
+    def test_it_may_have_several_writers(self, store: RunStore):
+        assert store.shared
+        check_exclusive(store)
+        assert list(store.list()) == []
 
     def test_a_listing_is_in_the_order_of_keys(self, store: RunStore):
         keys = ["a", "a-b", "b/1", "b/10", "b/2", "b-/x", "b./x", "b0/x", "c d", "z/é/x", "z/日本"]

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from servers.faulty_proxy import FaultyProxy
 from servers.harness import Collector, Jaeger, Prometheus, Server, Slurm
+from servers.storages import Azurite, FakeGoogle, Storage, VersityGateway
 
 
 @pytest.fixture
@@ -63,3 +65,47 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         yield server
     finally:
         server.stop()
+
+
+def _storage(kind: type[Storage], factory: pytest.TempPathFactory) -> Iterator[Any]:
+    server = kind(factory.mktemp(kind.name))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+# One of each for all tests, which take prefixes of their own and do not stop it. A test names it
+# among its arguments: asked for later, it would count as left behind by the test.
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGateway]:
+    """A storage that speaks S3, for all tests."""
+    yield from _storage(VersityGateway, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A storage of Azure's kind, for all tests."""
+    yield from _storage(Azurite, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def fake_google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGoogle]:
+    """A storage of Google's kind, for all tests."""
+    yield from _storage(FakeGoogle, tmp_path_factory)
+
+
+@pytest.fixture
+def start_s3(servers: Callable[..., Any]) -> Callable[[], VersityGateway]:
+    """A storage that speaks S3 and may be killed, paused and started again."""
+    return lambda: servers(VersityGateway)
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[[VersityGateway], FaultyProxy]]:
+    """A proxy before a storage, that answers as a test says."""
+    with ExitStack() as stack:
+        yield lambda server: stack.enter_context(FaultyProxy(server.ports[0]))

@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -134,16 +135,31 @@ class Server:
         assert process is not None
         deadline = time.monotonic() + TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
-            if http_get(self.health_url())[0] == 200:
+            if self.is_ready():
                 return True
             threading.Event().wait(0.05)
         return False
+
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        return http_get(self.health_url())[0] == 200
+
+    def pause(self) -> None:
+        """Let it do nothing until `resume`: its connections stay open and are not answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ask it to end, and kill it if it does not; what it had to write is written then."""
         process, self._process = self._process, None
         if process is None:
             return
+        process.send_signal(signal.SIGCONT)
         _end(process)
 
     def kill(self) -> None:

@@ -44,6 +44,12 @@ COLLECTOR_VERSION = PINNED["COLLECTOR_VERSION"]
 JAEGER_VERSION = PINNED["JAEGER_VERSION"]
 #: Jaeger 2 has no Go module of its own: this one was released of the same commit.
 JAEGER_MODULE_VERSION = "1.76.0"
+#: S3-compatible storage that creates objects exclusively; no Go of before 1.25 builds it.
+VERSITYGW_VERSION = "1.8.0"
+#: Azure Blob Storage, in memory and a file; made for Node.js 22, and works with 20.
+AZURITE_VERSION = "3.37.0"
+#: Google Cloud Storage.
+FAKE_GCS_VERSION = "1.56.1"
 #: Debian's, as it needs no compiler; its `promtool` checks the alert rules.
 PROMETHEUS_VERSION = "2.42"
 SLURM_VERSION = "22.05"
@@ -199,6 +205,41 @@ def _install_jaeger(job: Job) -> None:
     job.build("Jaeger", go, package, source, job.target / "jaeger")
 
 
+_VERSITYGW_PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
+_FAKE_GCS_PACKAGE = "github.com/fsouza/fake-gcs-server"
+
+
+def _install_versitygw(job: Job) -> None:
+    _install_go(job, _VERSITYGW_PACKAGE, VERSITYGW_VERSION)
+
+
+def _install_fake_gcs(job: Job) -> None:
+    _install_go(job, _FAKE_GCS_PACKAGE, FAKE_GCS_VERSION)
+
+
+def _install_go(job: Job, package: str, version: str) -> None:
+    """Build a program that its Go module offers as it is."""
+    job.run(
+        f"compiling {package.rpartition('/')[2]}",
+        [job.go(), "install", "-v", "-trimpath", "-ldflags=-s -w", f"{package}@v{version}"],
+        env={"GOBIN": str(job.target)},
+        progress=lambda lines: f"{lines} packages",
+    )
+
+
+def _install_azurite(job: Job) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InstallError("npm is not on PATH: install Node.js 20 or newer")
+    job.run(
+        "getting Azurite",
+        [
+            *(npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"),
+            *("--prefix", str(job.target), f"azurite@{AZURITE_VERSION}"),
+        ],
+    )
+
+
 def _install_prometheus(job: Job) -> None:
     if not _unpack_debian(job, ("prometheus",), PROMETHEUS_VERSION):
         _link_prometheus_on_path(job)
@@ -323,6 +364,30 @@ SERVERS: Mapping[str, Server] = {
             _SLURM_WRAPPER,
             "some seconds",
             _install_slurm,
+        ),
+        Server(
+            "azurite",
+            AZURITE_VERSION,
+            "node_modules/.bin/azurite-blob",
+            "npm package",
+            "2 minutes",
+            _install_azurite,
+        ),
+        Server(
+            "versitygw",
+            VERSITYGW_VERSION,
+            "versitygw",
+            _VERSITYGW_PACKAGE,
+            "3 minutes",
+            _install_versitygw,
+        ),
+        Server(
+            "fake-gcs",
+            FAKE_GCS_VERSION,
+            "fake-gcs-server",
+            _FAKE_GCS_PACKAGE,
+            "3 minutes",
+            _install_fake_gcs,
         ),
         Server(
             "collector",

@@ -190,36 +190,38 @@ class CloudObjects(RunStore):
         """List objects, a thousand at a time."""
         found = self._listed(self._above + prefix, self._above + after)
         if not self.is_ordered:
-            found = iter(sorted(found))
+            # What a repeated listing has found again is the same.
+            found = iter(sorted({entry.key: entry for entry in found}.values()))
         for entry in found:
             yield entry._replace(key=entry.key[len(self._above) :])
 
     def _listed(self, prefix: str, after: str) -> Iterator[Object]:
         last = after
-        pages = None
+        pages, before = None, ""
         while True:
-            page, pages = self._page(pages, prefix, last)
+            page, listing = self._page(pages, prefix, last)
+            if listing is not pages:
+                pages, before = listing, ""
             if not page:
                 return
             for meta in page:
                 path = meta["path"]
-                if not path.startswith(prefix):
+                if self.is_ordered:
+                    self._check_order(meta, before)
+                    before = path
                     # What is behind the keys that begin with the prefix is not asked for.
-                    if self.is_ordered and path > prefix:
+                    if path > prefix and not path.startswith(prefix):
                         return
-                    continue
-                if path <= (last if self.is_ordered else after) or not is_key(path):
-                    self._check_order(meta, after)
-                    continue
-                last = max(last, path)
-                yield _object(meta)
+                if path.startswith(prefix) and is_key(path) and path > last:
+                    last = path if self.is_ordered else after
+                    yield _object(meta)
 
-    def _check_order(self, meta: ObjectMeta, after: str) -> None:
+    def _check_order(self, meta: ObjectMeta, before: str) -> None:
         """Object stores list in the order of keys; folders as some tools mark them look different.
 
         Such a mark is an empty object whose name ends with a slash, which the library removes.
         """
-        if meta["path"] > after and meta["size"]:
+        if meta["path"] < before and meta["size"]:
             raise OSError(f"{self.location} does not list objects in the order of their keys")
 
     def _page(self, pages: Any, prefix: str, last: str) -> tuple[Sequence[ObjectMeta], Any]:

@@ -1,0 +1,29 @@
+"""Objects in real object storages, which are killed, paused, and reached through bad networks."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from exporters.object_conformance import ObjectConformance
+from scalable_runs.stores import RunStore
+from servers.storages import Azurite, FakeGoogle, VersityGateway
+
+
+class TestS3(ObjectConformance):
+    @pytest.fixture
+    def store(self, versitygw: VersityGateway) -> RunStore:
+        return versitygw.store(f"conformance/{uuid.uuid4().hex}")
+
+
+class TestAzure(ObjectConformance):
+    @pytest.fixture
+    def store(self, azurite: Azurite) -> RunStore:
+        return azurite.store(uuid.uuid4().hex)
+
+
+class TestGoogle(ObjectConformance):
+    @pytest.fixture
+    def store(self, fake_google: FakeGoogle) -> RunStore:
+        return fake_google.store(uuid.uuid4().hex)
