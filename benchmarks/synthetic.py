@@ -27,7 +27,8 @@ from scalable.facts.identity import carrier_of
 from scalable.telemetry.configuration.resource import make_resource
 from scalable.telemetry.configuration.routes import find_routes
 from scalable.telemetry.recorder.puller import PULL_SIZE
-from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
+from scalable.telemetry.recorder.recorder import Recorder
+from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import run_document

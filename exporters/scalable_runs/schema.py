@@ -591,7 +591,13 @@ class RunDocument(TypedDict):
     recorder: NotRequired[Annotated[Recorder, "Process that the run belongs to."]]
     telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
     journal: NotRequired[Annotated[dict[str, JournalMark], anything, "Synced part of each file."]]
-    root_span_id: NotRequired[Annotated[HexId, "The run's root span, in a run of several writers."]]
+    root_span_id: NotRequired[
+        Annotated[HexId, "The run's root span, or the writer's, if several programs write the run."]
+    ]
+    parent_span_id: NotRequired[Annotated[HexId, "The span that the root span is a child of."]]
+    parent_flags: NotRequired[Annotated[Count, "Flags of that span."]]
+    tracestate: NotRequired[Annotated[Text, "Trace state of that span."]]
+    trace_flags: NotRequired[Annotated[Count, "Flags of the trace, besides the sampler's."]]
     writers: NotRequired[
         Annotated[dict[str, RunWriterState], "The programs that write the run, if several may."]
     ]

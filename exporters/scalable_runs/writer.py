@@ -26,6 +26,7 @@ from scalable_runs._process import this_process
 from scalable_runs.lines import LineBuffer
 from scalable_runs.problems import LossCounter, Problem
 from scalable_runs.schema import JournalMark, Owner, Record, RunDocument
+from scalable_runs.sharing import SharedRun, shared_run
 from scalable_runs.stores.base import Found, RunGoneError, Store, joined
 from scalable_runs.stores.places import Place, store_of
 from scalable_runs.sync_loop import SyncLoop
@@ -65,6 +66,8 @@ class RunWriter:
     unless much is buffered. A daemon thread syncs and writes run.json. In a forked child every
     method does nothing: the run belongs to the process that created it.
 
+    Long because its methods are public, and half of its lines describe them.
+
     Attributes
     ----------
     store
@@ -73,6 +76,8 @@ class RunWriter:
         The run's directory, if it has one.
     run_id
         Its id.
+    shared
+        The run as a whole, if several programs write it; `store` is this writer's part then.
     losses, uncertain, errors
         Counts, as in :class:`~scalable_runs.problems.LossCounter`.
     """
@@ -90,8 +95,11 @@ class RunWriter:
         on_problem: Callable[[Problem], None] | None = None,
         program: int | None = None,
         writer: str | None = None,
+        common: Mapping[str, Any] | None = None,
     ) -> RunWriter:
         """Create a run, with every document but summary.json, and start writing.
+
+        Where several programs may write a run, this one joins it; the first makes it.
 
         Parameters
         ----------
@@ -110,7 +118,9 @@ class RunWriter:
             Id of the process that the run belongs to, if this process only writes it: the run is
             lost when either of them has ended. Default: this process.
         writer
-            Name of this writer in its records, if the run has several.
+            Name of this writer in its records, if the run has several; by default a new one.
+        common
+            Fields of run.json of such a run as a whole that differ from those of `run`.
 
         Raises
         ------
@@ -133,9 +143,15 @@ class RunWriter:
             schema.PLAN: plain.dumps(dict(plan or {}), _PRETTY),
             schema.LOCK: _utf8(lock),
         }
-        store = store_of(runs_dir, run_id, writer)
         problems = LossCounter(on_problem)
+        shared = shared_run(runs_dir, run_id, writer)
+        if shared is not None:
+            writer = shared.writer
+            joined_run = shared.join(run, documents, common or {})
+            run = cast("RunDocument", {**run, "trace_id": joined_run.get("trace_id", "")})
+        store = store_of(runs_dir, run_id, writer)
         made = cls(store, dict(run), documents, problems, sync_interval, program, writer)
+        made.shared = shared
         made._create()
         made._lines.exists = True
         made._loop.start()
@@ -151,6 +167,7 @@ class RunWriter:
         sync_interval: float = 5.0,
         on_problem: Callable[[Problem], None] | None = None,
         program: int | None = None,
+        writer: str | None = None,
     ) -> RunWriter:
         """Continue a run whose writer has died, in new files (`tasks.1.jsonl`).
 
@@ -160,7 +177,7 @@ class RunWriter:
             run.json of the dead writer; its counts of losses and errors are kept.
         found
             The contents of each journal.
-        runs_dir, sync_interval, on_problem, program
+        runs_dir, sync_interval, on_problem, program, writer
             As for :meth:`create`.
 
         Raises
@@ -168,13 +185,16 @@ class RunWriter:
         OSError
             The run cannot be opened or written.
         """
-        store = store_of(runs_dir, str(run.get("run_id")))
+        run_id = str(run.get("run_id"))
+        shared = shared_run(runs_dir, run_id, writer)
+        store = store_of(runs_dir, run_id, writer)
         left: dict[str, Any] = dict(run)
         telemetry: Mapping[str, Any] = left.pop("telemetry", None) or {}
         marks: Mapping[str, JournalMark] = left.pop("journal", None) or {}
         problems = LossCounter(on_problem)
         problems.continue_from(telemetry, journal.NAMES)
-        made = cls(store, left, _documents_of(store), problems, sync_interval, program, None)
+        made = cls(store, left, _documents_of(store), problems, sync_interval, program, writer)
+        made.shared = shared
         for file, there in found.items():
             made._lines.continue_after(file, there)
         made._marks = {
@@ -201,6 +221,8 @@ class RunWriter:
         self.store = store
         self.run_id = str(run["run_id"])
         self.path = Path(store.location)
+        #: The run as a whole, if several programs write it.
+        self.shared: SharedRun | None = None
         #: Existing lines that will be appended again, by journal and :func:`identity`.
         self.written: dict[str, Counter[Any]] = {}
         self._pid = os.getpid()
@@ -222,6 +244,11 @@ class RunWriter:
         interval = min(sync_interval, _MAX_HEARTBEAT_GAP)
         name = f"scalable-runs-sync-{self.run_id[-8:]}"
         self._loop = SyncLoop(name, interval, self._sync, self._finish)
+
+    @property
+    def run_store(self) -> Store:
+        """The store of the run as a whole."""
+        return self.store if self.shared is None else self.shared.store
 
     def __repr__(self) -> str:
         state = "closed" if self._lines.is_closed else "open"
@@ -372,6 +399,8 @@ class RunWriter:
             **self._documents,
             schema.RUN: plain.dumps(self._run_document(), _PRETTY),
         }
+        if self.shared is not None:
+            self.shared.make_again()
         self.store.create(documents, journals, self._problems)
 
     # Called on the sync loop's thread
@@ -447,9 +476,18 @@ class RunWriter:
             self._write_summary,
             self._replace_run,
             self.store.close,
+            self._leave,
         ):
             self._guarded(step)
         self._problems.report()
+
+    def _leave(self) -> None:
+        """The part is complete: close the run if nobody else writes it."""
+        status = self._run.get("status")
+        if self.shared is None or status not in schema.RUN_STATUSES or status == "running":
+            return
+        self.shared.leave(status, str(self._run.get("finished_at") or plain.iso(time.time())))
+        self.shared.complete()
 
     def _write_summary(self) -> None:
         if self._summary is None:

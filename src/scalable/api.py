@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, Warnings
-from scalable.common.options import InstrumentOptions, Settings, resolve
+from scalable.common.options import InstrumentOptions, OptionError, Settings, resolve
 from scalable.common.otel_environment import usable_environment
 from scalable.configured import configured_options
 from scalable.documents import RunDocuments
@@ -59,6 +59,9 @@ def instrument(
         Name of the project, part of the run's id. Default: the working directory's name.
     runs_dir : path, optional
         Where the run's directory is made. Default: ``.scalable/runs``.
+    run_id : str, optional
+        Id of the run: by default a new one. Programs with the same id write one run together if
+        the run store is ``chunked-fs`` or ``chunked-object``; with others the run must be new.
     scope : {"client", "cluster"}, optional
         Record what this client causes, nested tasks included (default), or all tasks.
     enabled : bool, optional
@@ -493,6 +496,9 @@ def _begin_guarded(
     """Begin a run; if that fails, warn, and the program continues without a record."""
     try:
         instrumentation = _begin(client, settings, documents)
+    except FileExistsError as error:
+        # Only an id that the user gave can be that of another run.
+        raise OptionError(_taken(settings)) from error
     except OSError as error:
         logger.warning("scalable records nothing: %s", error)
         return _OFF
@@ -503,6 +509,14 @@ def _begin_guarded(
     return instrumentation
 
 
+def _taken(settings: Settings) -> str:
+    return (
+        f"run_id cannot be {settings.run_id!r}: there is such a run in {settings.runs_dir}. Give "
+        "another id, or remove that run. Programs that write one run together need another store: "
+        "SCALABLE_RUN_STORE=chunked-fs"
+    )
+
+
 def _begin(
     client: Client | None, settings: Settings, documents: RunDocuments | None = None
 ) -> Instrumentation:
@@ -510,7 +524,7 @@ def _begin(
     from scalable_runs.rundoc import new_run_id
 
     started = time()
-    run_id = new_run_id(settings.project.lower(), started)
+    run_id = settings.run_id or new_run_id(settings.project.lower(), started)
     warn = Warnings(f"scalable, run {run_id}: ")
     with usable_environment(warn), ExitStack() as undo:
         process = None

@@ -35,11 +35,13 @@ from scalable.telemetry.deaths.deaths import OnDeath
 from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
 from scalable.telemetry.process.process import RecorderProcess
 from scalable.telemetry.process.spawning import Process
-from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
+from scalable.telemetry.recorder.recorder import Recorder
+from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
 from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
+from scalable_runs.sharing import new_writer_name, shared_run
 from scalable_runs.stores.base import Store
 from scalable_runs.stores.places import store_of
 from scalable_runs.writer import RunWriter
@@ -136,8 +138,11 @@ def begin(
     routes = _routes(settings, warn)
     ids = using.ids or find_id_generator(routes.environ, routes.id_generator, warn)
     started_in = read_environment(os.environ, warn)
+    writer = new_writer_name() if settings.place.shared and using.store is None else ""
+    # On a cluster, and in ids of spans: several writers of a run may have the same tasks.
+    key = f"{run_id}.{writer}" if writer else run_id
     submissions = Submissions(
-        run_id,
+        key,
         routes.sample,
         ids=ids,
         clock=using.clock,
@@ -149,7 +154,7 @@ def begin(
     if client is not None:
         connection = ClusterConnection(
             client,
-            run_id,
+            key,
             scope=settings.scope,
             sample_interval=settings.sample_interval,
             log_level=settings.log_level,
@@ -170,9 +175,12 @@ def begin(
         None if parent is None else plain_ids(parent),
         chosen_baggage(settings.baggage_attributes, started_in),
         documents.components,
+        writer,
+        ids.generate_span_id() if writer else 0,
     )
     files = _files(identity, settings, documents, redact)
-    store = using.store or store_of(settings.place, run_id)
+    store = using.store or store_of(settings.place, run_id, writer or None)
+    whole = shared_run(settings.place, run_id, writer) if writer else None
     parts = _Parts(
         identity,
         files,
@@ -195,7 +203,9 @@ def begin(
         None if uploads is None else _submit_to(uploads),
     )
     undo.callback(recorder.close, "failed", settings.close_timeout)
-    trace_id = f"{identity.trace_id:032x}"
+    trace_id = f"{recorder.identity.trace_id:032x}"
+    if whole is not None:
+        store = whole.store
     return Recording(run_id, trace_id, settings, client, connection, recorder, uploads, store)
 
 
@@ -245,12 +255,16 @@ def _files(
         environment=environment(),
         manifest_path=documents.manifest_path,
     )
+    if identity.writer:
+        run["root_span_id"] = f"{identity.root_span_id:016x}"
     return {
         "runs_dir": settings.place.plain(),
         "run": redact.attributes(run),
         "manifest": redact(documents.manifest),
         "plan": redact.attributes(documents.plan),
         "lock": f"{documents.lock}\n",
+        "writer": identity.writer or None,
+        "common": identity.common() if identity.writer else None,
     }
 
 
@@ -271,11 +285,13 @@ def _recorder(
             if recorder is not None:
                 return recorder
         process.end()
-    files: dict[str, Any] = {**parts.files, "runs_dir": parts.store}
+    identity = parts.identity
+    place = parts.settings.place if identity.writer else parts.store
+    files: dict[str, Any] = {**parts.files, "runs_dir": place}
     writer = RunWriter.create(**files, on_problem=lambda problem: parts.warn(problem.message))
     undo.callback(writer.close, status="failed")
     return Recorder(
-        parts.identity,
+        identity if writer.shared is None else identity.joined(writer.shared.run),
         writer,
         parts.resource,
         parts.submissions,

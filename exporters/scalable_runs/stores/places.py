@@ -50,6 +50,11 @@ class StoreSpec:
     root: StoreRoot | None = field(default=None, repr=False, compare=False)
 
     @property
+    def shared(self) -> bool:
+        """Whether several programs may write one run there."""
+        return self.type in _SHARED if self.root is None else self.root.shared
+
+    @property
     def portable(self) -> bool:
         """Whether another process can open the place."""
         return self.root is None and self.type != BUFFERED
@@ -71,10 +76,18 @@ class StoreSpec:
 
 FILE_SYSTEM: Final = "file-system"
 BUFFERED: Final = "buffered"
+CHUNKED_FS: Final = "chunked-fs"
+_SHARED: Final = frozenset({CHUNKED_FS})
 
 
 def _open_files(spec: StoreSpec) -> StoreRoot:
     return FileRoot(spec.config.get("log_folder") or spec.local or DEFAULT_FOLDER)
+
+
+def _open_shared_files(spec: StoreSpec) -> StoreRoot:
+    from scalable_runs.stores.shared import SharedFileRoot
+
+    return SharedFileRoot(_open_files(spec).location)
 
 
 def _open_memory(spec: StoreSpec) -> StoreRoot:
@@ -86,6 +99,7 @@ def _open_memory(spec: StoreSpec) -> StoreRoot:
 _TYPES: Final[dict[str, Callable[[StoreSpec], StoreRoot]]] = {
     FILE_SYSTEM: _open_files,
     BUFFERED: _open_memory,
+    CHUNKED_FS: _open_shared_files,
 }
 
 

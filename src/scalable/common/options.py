@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, get_type_hints
 
+from scalable_runs.schema import RUN_ID_PATTERN
 from scalable_runs.stores.places import FILE_SYSTEM, StoreSpec
 
 Scope = Literal["client", "cluster"]
@@ -34,6 +35,7 @@ class InstrumentOptions(TypedDict, total=False):
 
     project: str | None
     runs_dir: str | os.PathLike[str] | None
+    run_id: str | None
     scope: Scope | None
     enabled: bool | None
     sample_interval: float | None
@@ -94,6 +96,14 @@ def _path(value: Any) -> Path:
     if "\0" in str(path) or not str(value) or "://" in str(value):
         raise ValueError(value)
     return path.expanduser()
+
+
+def _run_id(value: Any) -> str:
+    # A number may come from YAML.
+    text = str(value).strip() if type(value) is int else value.strip()
+    if RUN_ID_PATTERN.fullmatch(text) is None:
+        raise ValueError(value)
+    return text
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
@@ -246,6 +256,15 @@ class Settings(RecorderOptions):
         "a path on this machine",
         "Directory in which each run gets a directory of its own.",
         "`.scalable/runs`",
+    )
+    run_id: str | None = _option(
+        None,
+        "SCALABLE_RUN_ID",
+        _run_id,
+        "up to 128 letters, digits, '.', '_' and '-', the first a letter or a digit",
+        "Id of the run. Programs with the same id write one run together if the run store is "
+        "`chunked-fs` or `chunked-object`; with others it must be new.",
+        "made of the time, the project and random digits",
     )
     scope: Scope = _option(
         "client",

@@ -29,6 +29,8 @@ OTHER_ERRORS: Final = "_OTHER"
 RUN_ID: Final = "scalable.run.id"
 #: How the run ended.
 RUN_STATUS: Final = "scalable.run.status"
+#: Name of one of several programs that write a run together.
+WRITER: Final = "scalable.run.writer"
 #: Name of the project.
 PROJECT: Final = "scalable.project.name"
 #: Where the failure happened: `task_execution`, `worker_lost`, `scheduler_lost`, `session.start`,
@@ -435,6 +437,9 @@ EVENT_COST: Final = "scalable.cost.recorded"
 
 #: The whole run; the root of its trace.
 SPAN_RUN: Final = "run {project}"
+#: What one of several programs recorded of a run that they write together; child of the run's root,
+#: which the last of them sends.
+SPAN_WRITER: Final = "writer {project}"
 #: A call that sends a graph: `submit`, `map`, `compute`, `persist` or `get`, with the name of the
 #: function or collection; single submits of one line, in a loop, are one. Child of the caller's
 #: span, or the root of a trace of its own that is linked to the run.

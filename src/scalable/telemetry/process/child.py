@@ -205,8 +205,9 @@ def main() -> None:
         writer = resumed.writer
     else:
         writer = RunWriter.create(**about, on_problem=program.warn_of)
-    directory = writer.store.directory
-    program.send("made", None if directory is None else str(directory), writer.store.location)
+    directory, location = writer.run_store.directory, writer.run_store.location
+    joined = None if writer.shared is None else writer.shared.run
+    program.send("made", None if directory is None else str(directory), location, joined)
     start = next(messages, None)
     if start is None:
         os._exit(0)
@@ -264,7 +265,8 @@ def _recorder(
 
     from scalable.common.options import RecorderOptions
     from scalable.telemetry.configuration.routes import find_routes
-    from scalable.telemetry.recorder.recorder import Recorder, RunIdentity
+    from scalable.telemetry.recorder.recorder import Recorder
+    from scalable.telemetry.recorder.run_roots import RunIdentity
     from scalable_runs.redact import Redactor
 
     return Recorder(

@@ -34,7 +34,7 @@ from scalable.telemetry.submissions.submissions import Submissions, plain_ids
 if TYPE_CHECKING:
     from scalable.facts import FactSource
     from scalable.telemetry.deaths.deaths import OnDeath
-    from scalable.telemetry.recorder.recorder import RunIdentity
+    from scalable.telemetry.recorder.run_roots import RunIdentity
     from scalable_runs.schema import RunStatus
 
 #: Seconds that the process has to create the run's directory; enough for a machine with a hundred
@@ -78,7 +78,8 @@ class RecorderProcess:
         #: How the run ended, once its record is finished.
         self.status = "running"
         self._use(process)
-        self._identity = identity
+        #: As it is once the process has made the run, or joined it.
+        self.identity = identity
         self._submissions = submissions
         self._parts = parts
         self._warn = warn
@@ -162,7 +163,7 @@ class RecorderProcess:
         This object's thread uses `source`, and calls `on_death` for each lost worker.
         """
         self._source, self._on_death = source, on_death
-        start = wire.plain(("start", asdict(self._identity), self._parts, source is not None))
+        start = wire.plain(("start", asdict(self.identity), self._parts, source is not None))
         self._start = start
         self._post(start)
 
@@ -283,7 +284,9 @@ class RecorderProcess:
                 self._flush_done = max(self._flush_done, number)
                 self._condition.notify_all()
         elif kind == "made":
-            directory, self.location = content
+            directory, self.location, joined = content
+            if joined and not self._died:
+                self.identity = self.identity.joined(joined)
             self.run_dir = None if directory is None else Path(directory)
             if self._died:
                 self._gaps.append(wire.restart(self._died))
@@ -371,7 +374,7 @@ class RecorderProcess:
         delay = RESTART_DELAYS[len(self._restarts)]
         if delay and self._close is None:
             self.finished.wait(delay)
-        process = spawn(self._identity.run_id)
+        process = spawn(self.identity.run_id)
         if process is None:
             return False
         self._use(process)
@@ -385,7 +388,8 @@ class RecorderProcess:
         """Send a successor all that is not in the run's files."""
         about = {
             "runs_dir": self._runs_dir,
-            "run_id": self._identity.run_id,
+            "run_id": self.identity.run_id,
+            "writer": self.identity.writer or None,
             "position": self._unconfirmed.position,
             "news": outgoing.after,
             "remote_errors": dict(outgoing.errors),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -12,13 +11,11 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind
 
 from scalable import facts
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, FactSource, UserEvent
 from scalable.facts.texts import ErrorTexts
-from scalable.telemetry import semconv
 from scalable.telemetry.configuration.routes import Routes, exception_signal
 from scalable.telemetry.deaths.certificates import Certificate
 from scalable.telemetry.deaths.deaths import NANNY_WAIT, OnDeath
@@ -32,13 +29,14 @@ from scalable.telemetry.recorder.recorder_loop import RecorderLoop
 from scalable.telemetry.recorder.resume import Position, Resumed
 from scalable.telemetry.recorder.router import SignalRouter
 from scalable.telemetry.recorder.run_health import RunHealth
+from scalable.telemetry.recorder.run_roots import RunIdentity, RunRoots
 from scalable.telemetry.signals.spans import SpanFactory, span_context
 from scalable.telemetry.signals.usage import user_metrics
 from scalable.telemetry.submissions.submission_spans import SubmissionSpans
-from scalable.telemetry.submissions.submissions import SentGraphs, ids_of
+from scalable.telemetry.submissions.submissions import SentGraphs
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import Record
+from scalable_runs.schema import Record, RunStatus
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import RunWriter
 
@@ -53,26 +51,6 @@ POSITION_WAIT: Final = 8.0
 #: Wait at close for reports of attempts that have just begun, in seconds: a worker sends them
 #: within one and a half times its `ANNOUNCE_AFTER`.
 SETTLE: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class RunIdentity:
-    """A run's names and ids."""
-
-    run_id: str
-    project: str
-    provider: str
-    trace_id: int
-    root_span_id: int
-    started: float
-    #: Flags of its trace, besides that of the sampler.
-    trace_flags: int = 0
-    #: The span that the program was started in, by :func:`plain_ids`; None: the run begins a trace.
-    parent: tuple[int, int, int, bool, str] | None = None
-    #: Attributes of the root span, from the baggage that the program was started with.
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
-    #: What each component of the manifest asks for: ``cpus``, ``memory``, ``walltime``.
-    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
 
 
 class Recorder(RecorderLoop):
@@ -99,40 +77,33 @@ class Recorder(RecorderLoop):
     ) -> None:
         super().__init__(f"scalable-recorder-{identity.run_id[-8:]}", warn, clock)
         #: The run's directory on this machine, if it has one, and where it is, for people.
-        self.run_dir = writer.store.directory
-        self.location = writer.store.location
+        self.run_dir = writer.run_store.directory
+        self.location = writer.run_store.location
         self.summary = RunSummary()
-        self._identity = identity
+        self.identity = identity
         self._writer = writer
         self._resource = resource
         self._submissions = submissions
         self._yield_seconds = yield_seconds
         self._on_death: OnDeath | None = None
         self._redact = redact
-        self._root_parent = None if identity.parent is None else ids_of(identity.parent)
-        flags, state, self._sampler_attributes = routes.sample(
-            identity.trace_id,
-            self._root_parent,
-            semconv.SPAN_RUN.format(project=identity.project),
-            kind=SpanKind.INTERNAL,
-        )
-        self._root = span_context(
-            identity.trace_id, identity.root_span_id, flags | identity.trace_flags, state
-        )
         self._spans = SpanFactory(resource)
+        self._roots = RunRoots(identity, routes.sample, self._spans, redact)
+        self._root = self._roots.own
         self._router = SignalRouter(
             writer,
             resource,
             self._on_records,
             root=self._root,
             run=identity.run_id,
+            key=identity.key,
             routes=routes,
             options=options,
             warn=warn,
             clock=clock,
         )
         self._ledger = Ledger(
-            identity.run_id,
+            identity.key,
             self._root,
             resource,
             provider=identity.provider,
@@ -245,7 +216,7 @@ class Recorder(RecorderLoop):
     def _open(self) -> None:
         self._router.open()
         if not self._health.restarts:
-            started = self._identity.started
+            started = self.identity.started
             self._router.announce(started, self._root_span("running", started, {}))
 
     def _deaths_pending(self) -> bool:
@@ -390,6 +361,8 @@ class Recorder(RecorderLoop):
         self._submission_spans.release(monotonic(), exact=is_complete, everything=True)
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
+        self._leave_shared_run(closing.status, now)
+        self._emit()
         if not puller.is_drained:
             self.guard.errors["close:timeout"] += 1
             self._warn(
@@ -427,31 +400,32 @@ class Recorder(RecorderLoop):
             self._guarded_step()
 
     def _leave(self) -> None:
-        self._take_noted(self._puller.now)
+        now = self._puller.now
+        self._take_noted(now)
         self._emit()
         self._submission_spans.release(monotonic(), exact=False, everything=True)
+        if self._writer.shared is not None:
+            self._ledger.sink.add_span(self._root_span("lost", now, {}))
+            self._leave_shared_run("lost", now)
+            self._emit()
         self._ledger.keep_logs()
         self._writer.request_sync()
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)
         self._writer.sync(MIN_SEND_TIMEOUT)
 
     def _root_span(self, status: str, now: float, counts: Mapping[str, int]) -> ReadableSpan:
-        identity = self._identity
-        return self._spans.span(
-            semconv.SPAN_RUN.format(project=identity.project),
-            self._root,
-            self._root_parent,
-            identity.started + self._puller.offset,
-            now,
-            {
-                **self._redact.attributes({**identity.labels, **self._sampler_attributes}),
-                semconv.RUN_ID: identity.run_id,
-                semconv.RUN_STATUS: status,
-                semconv.PROVIDER: identity.provider,
-                **counts,
-            },
-            error=status if status in ("failed", "lost") else None,
-        )
+        return self._roots.span(status, self.identity.started + self._puller.offset, now, counts)
+
+    def _leave_shared_run(self, status: RunStatus, now: float) -> None:
+        """Where several programs write the run: the last of them to leave it closes it."""
+        shared = self._writer.shared
+        if shared is None:
+            return
+        with self.guard.watch("shared_run"):
+            closing = shared.leave(status, iso(now))
+            if closing is not None:
+                for span in self._roots.of_run(closing, now):
+                    self._ledger.sink.add_span(span)
 
     def _make_summary(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """Called by the writer's thread, which continues without a summary if this raises."""

@@ -58,6 +58,7 @@ def resume(
     died: float,
     restarts: Iterable[Mapping[str, Any]],
     program: int,
+    writer: str | None = None,
     on_problem: Callable[[Problem], None],
 ) -> Resumed:
     """Read a run whose recorder died at `died` (seconds since the epoch) and become its writer.
@@ -68,8 +69,8 @@ def resume(
     cannot be read or written.
     """
     after, numbers, _ = position
-    store = store_of(runs_dir, run_id)
-    reader = RunReader(store)
+    store = store_of(runs_dir, run_id, writer)
+    reader = RunReader(store, writer=writer)
     if not reader.document:
         raise OSError(f"run.json of {run_id} cannot be read")
     summary = RunSummary()
@@ -92,13 +93,18 @@ def resume(
     errors = Counter(telemetry.get("errors") or {})
     errors.subtract(remote_errors)
     document["telemetry"] = {**telemetry, "errors": dict(+errors)}
-    writer = RunWriter.resume(
-        store, cast("RunDocument", document), found, program=program, on_problem=on_problem
+    run_writer = RunWriter.resume(
+        store if writer is None else runs_dir,
+        cast("RunDocument", document),
+        found,
+        program=program,
+        on_problem=on_problem,
+        writer=writer,
     )
-    writer.written = written
+    run_writer.written = written
     all_restarts: list[Restart] = [*cast("Iterable[Restart]", restarts), wire.restart(died)]
     return Resumed(
-        writer,
+        run_writer,
         summary,
         state.records(),
         after,

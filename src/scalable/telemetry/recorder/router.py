@@ -65,6 +65,7 @@ class SignalRouter:
         *,
         root: SpanContext,
         run: str,
+        key: str,
         routes: Routes,
         options: RecorderOptions,
         warn: Callable[[str], None],
@@ -85,7 +86,7 @@ class SignalRouter:
         self._span_file = RunsSpanExporter(writer, **shared)
         self._log_file = RunsLogExporter(writer, **shared)
         self._metric_file = RunsMetricExporter(writer, **shared)
-        self._spans = SpanRouter(run, root, resource, options.span_budget)
+        self._spans = SpanRouter(key, root, resource, options.span_budget)
         self._metrics = MetricRouter(resource, self._metric_file, clock)
         self._span_budget = options.span_budget
         #: To the application's tracer provider.

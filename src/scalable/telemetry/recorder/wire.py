@@ -24,7 +24,7 @@ From the program:
 From the recorder:
 
 ==============  ================================================================================
-``made``        the run's directory if it has one, its location
+``made``        the run's directory if it has one, its location, its run.json if it was joined
 ``taken``       number of the next fact wanted, progress, position (what is in the run's files)
 ``flushed``     number of the flush, progress
 ``finished``    errors, progress, status
@@ -55,7 +55,7 @@ Message: TypeAlias = tuple[Any, ...]
 
 #: Version of the messages. If the package was upgraded while a program ran, its recorder may have
 #: another version, and then refuses.
-VERSION: Final = 3
+VERSION: Final = 4
 #: Facts in one message: converting more would block the program's event loop for milliseconds.
 FACTS_AT_ONCE: Final = 500
 #: Closing continues while facts arrive, up to this many times its timeout.
