@@ -23,9 +23,15 @@ from opentelemetry.sdk.resources import Resource
 from scalable.facts import SAMPLE, SCHEDULER_SAMPLE, Sample, SchedulerSample
 from scalable.telemetry import instruments, semconv
 from scalable.telemetry.instrument import TASK_BOUNDS, Instrument
-from scalable.telemetry.metrics import metering, metric_readers, metric_router
+from scalable.telemetry.metrics import (
+    application_instruments,
+    metering,
+    metric_readers,
+    metric_router,
+)
+from scalable.telemetry.metrics.application_instruments import SHOWN_AFTER, ApplicationInstruments
 from scalable.telemetry.metrics.metering import Meter
-from scalable.telemetry.metrics.metric_readers import SHOWN_AFTER, ApplicationInstruments, Reader
+from scalable.telemetry.metrics.metric_readers import Reader
 from scalable.telemetry.metrics.metric_router import Figures, MetricRouter
 from scalable.telemetry.metrics.snapshot import Snapshot
 from scalable_runs.summary import NameCounts, RunSummary
@@ -305,7 +311,7 @@ def test_the_last_state_is_collected_before_a_run_is_withdrawn(monkeypatch: pyte
     assert [p.value for p in points_of(last, instruments.WORKER_THREADS)] == [0]
     assert len(points_of(last, instruments.WORKER_MEMORY)) == 1
     later = monotonic() + SHOWN_AFTER + 1
-    monkeypatch.setattr("scalable.telemetry.metrics.metric_readers.monotonic", lambda: later)
+    monkeypatch.setattr(application_instruments, "monotonic", lambda: later)
     provider.force_flush()
     assert all(points_of(more, instruments.TASK_COUNT) == [] for more in exporter.seen[1:])
     provider.shutdown()

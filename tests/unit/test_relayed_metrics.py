@@ -23,8 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from scalable.telemetry import semconv
-from scalable.telemetry.metrics.metric_readers import keep_exemplars
-from scalable.telemetry.metrics.relayed_metrics import RelayedMetrics
+from scalable.telemetry.metrics.relayed_metrics import RelayedMetrics, keep_exemplars
 
 SCOPE = InstrumentationScope("of.the.user")
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA

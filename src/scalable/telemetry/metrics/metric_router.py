@@ -17,8 +17,9 @@ from scalable.telemetry.export.application import identity_of
 from scalable.telemetry.export.shipping import Limits, Shipper
 from scalable.telemetry.export.sinks import ExporterSink
 from scalable.telemetry.instrument import Instrument
+from scalable.telemetry.metrics.application_instruments import ApplicationInstruments
 from scalable.telemetry.metrics.metering import Meter, is_end
-from scalable.telemetry.metrics.metric_readers import ApplicationInstruments, Reader
+from scalable.telemetry.metrics.metric_readers import Reader
 from scalable.telemetry.metrics.relayed_metrics import RelayedMetrics
 from scalable.telemetry.metrics.self_metrics import shipper_metrics
 from scalable.telemetry.metrics.snapshot import Attributes

@@ -1,10 +1,11 @@
-"""Metrics of user code in workers, in a meter provider of the application."""
+"""Metrics of user code in workers, for exporters and the application's meter provider."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -96,3 +97,28 @@ def _numbers(metric: Metric) -> Iterator[NumberDataPoint]:
     for point in metric.data.data_points:
         if isinstance(point, NumberDataPoint):
             yield point
+
+
+def keep_exemplars(
+    data: MetricsData, is_expected: Callable[[int, int], bool], *, unlinked: bool = False
+) -> None:
+    """Remove from relayed metrics the exemplars of spans that are not sent.
+
+    With `unlinked` they stay, without the ids of the span.
+    """
+
+    def kept(exemplar: Exemplar) -> Exemplar | None:
+        trace_id, span_id = exemplar.trace_id, exemplar.span_id
+        if trace_id and span_id and is_expected(trace_id, span_id):
+            return exemplar
+        if not unlinked:
+            return None
+        return Exemplar(exemplar.filtered_attributes, exemplar.value, exemplar.time_unix_nano)
+
+    for of_resource in data.resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                for point in metric.data.data_points:
+                    exemplars: Any = point.exemplars
+                    if exemplars:
+                        exemplars[:] = filter(None, map(kept, exemplars))

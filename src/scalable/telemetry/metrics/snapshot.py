@@ -104,3 +104,8 @@ Snapshot: TypeAlias = dict[Instrument, dict[Attributes, Value]]
 def number_of(value: Value | None) -> float:
     """Value of a sum or gauge; 0 if there is none."""
     return 0 if value is None or isinstance(value, Distribution) else value
+
+
+def attributes_of(instrument: Instrument, key: Attributes) -> dict[str, str]:
+    """The attributes of an instrument by name, from their values."""
+    return dict(zip(instrument.attributes, key, strict=False))

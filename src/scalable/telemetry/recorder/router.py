@@ -31,8 +31,8 @@ from scalable.telemetry.export.shipping import (
 )
 from scalable.telemetry.export.sinks import ExporterSink, Sink
 from scalable.telemetry.ledger.signals import Output
-from scalable.telemetry.metrics.metric_readers import keep_exemplars
 from scalable.telemetry.metrics.metric_router import Figures, MetricRouter
+from scalable.telemetry.metrics.relayed_metrics import keep_exemplars
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.signals.logs import EventFactory
 from scalable.telemetry.signals.spans import NOT_SENT, span_context
