@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -12,19 +12,7 @@ import orjson
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
-from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
-    Histogram,
-    HistogramDataPoint,
-    Metric,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
+from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -38,26 +26,21 @@ from opentelemetry.trace import (
 )
 
 from scalable import facts
-from scalable.facts.relay_items import LogItem, MetricItem, Payload, PointItem, Position, SpanItem
+from scalable.facts.relay_items import LogItem, Payload, Position, SpanItem
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.relayed_points import PointDecoder
 from scalable.telemetry.ledger.written import events_of, links_of
 from scalable.telemetry.signals.spans import NOT_SENT
 from scalable_runs.redact import Redactor
 
 #: Resources and scopes that are cached.
 _MAX_KEPT: Final = 256
-#: Time series of user metrics that are summed up; beyond it the oldest begins anew.
-_MAX_SERIES: Final = 10_000
-_CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
-_DELTA: Final = AggregationTemporality.DELTA
 _NO_CONTEXT: Final = Context({"": None})
 _SIGNALS: Final = {
     facts.RELAY_SPANS: "spans",
     facts.RELAY_LOGS: "log_records",
     facts.RELAY_METRICS: "metrics",
 }
-
-
 #: Attributes of the client's resource that describe its process, or where that runs.
 _OF_A_PROCESS: Final = (
     *("process.", "host.", "os.", "device.", "container.", "k8s.", "telemetry."),
@@ -139,11 +122,10 @@ class RelayDecoder:
         self._program = program
         self._redact = redact
         self._log_level = log_level
-        self._delta = delta
         self._limits = LogRecordLimits()
         self._resource = lru_cache(_MAX_KEPT)(self._make_resource)
         self._scope = lru_cache(_MAX_KEPT)(self._make_scope)
-        self._series: OrderedDict[Any, PointItem] = OrderedDict()
+        self._points = PointDecoder(redact, self._scope, delta=delta)
         self._waiting = RelayedSignals([], [], [])
         #: What workers had to leave out, by signal.
         self.dropped: Counter[str] = Counter()
@@ -166,7 +148,7 @@ class RelayDecoder:
                 if item.get("level") is None or item["level"] >= self._log_level
             )
         else:
-            self._waiting.metrics.append(self._metrics(items, fact.worker, resource))
+            self._waiting.metrics.append(self._points.decode(items, fact.worker, resource))
 
     def drain(self) -> RelayedSignals:
         """Remove and return the signals decoded since the last call."""
@@ -233,87 +215,6 @@ class RelayDecoder:
             record.span_id = int(item["span"] or "0", 16)
             record.trace_flags = _flags(item)
         return ReadableLogRecord(record, resource, self._scope(*item["scope"]), limits=self._limits)
-
-    # -- metrics ----------------------------------------------------------------------------------
-
-    def _metrics(self, items: list[MetricItem], worker: str, resource: Resource) -> MetricsData:
-        scopes: dict[InstrumentationScope, list[Metric]] = {}
-        for item in items:
-            points: list[Any] = [self._point(item, point, worker) for point in item["points"]]
-            if item["kind"] == "sum":
-                delta = self._delta and item.get("delta", False)
-                data = Sum(points, _DELTA if delta else _CUMULATIVE, item.get("monotonic", False))
-            elif item["kind"] == "histogram":
-                data = Histogram(points, _DELTA if self._delta else _CUMULATIVE)
-            else:
-                data = Gauge(points)
-            texts = (item["name"], item["description"], item["unit"])
-            name, description, unit = map(self._redact.value, texts)
-            metric = Metric(name, description, unit, data)
-            scopes.setdefault(self._scope(*item["scope"]), []).append(metric)
-        of_scopes = [
-            ScopeMetrics(scope, metrics, scope.schema_url or "")
-            for scope, metrics in scopes.items()
-        ]
-        return MetricsData([ResourceMetrics(resource, of_scopes, "")])
-
-    def _point(self, item: MetricItem, point: PointItem, worker: str) -> Any:
-        attributes = self._redact.attributes(point["attributes"])
-        exemplars = [
-            Exemplar(
-                self._redact.attributes(given),
-                value,
-                time,
-                int(span, 16) or None,
-                int(trace, 16) or None,
-            )
-            for value, time, trace, span, given in point["exemplars"]
-        ]
-        is_histogram = item["kind"] == "histogram"
-        if (is_histogram or item.get("delta")) and not self._delta:
-            self._sum_up(item, point, worker)
-        times = (point["start"], point["time"])
-        if not is_histogram:
-            return NumberDataPoint(attributes, *times, point.get("value", 0), exemplars)
-        parts: Any = point
-        return HistogramDataPoint(
-            attributes,
-            *times,
-            parts["count"],
-            parts["sum"],
-            parts["buckets"],
-            parts["bounds"],
-            parts["min"],
-            parts["max"],
-            exemplars,
-        )
-
-    def _sum_up(self, item: MetricItem, point: PointItem, worker: str) -> None:
-        """Turn a point of what was added into the sum since its series began."""
-        key = (
-            worker,
-            item["name"],
-            item["unit"],
-            item["kind"],
-            tuple(item["scope"]),
-            orjson.dumps(point["attributes"], option=orjson.OPT_SORT_KEYS),
-            tuple(point.get("bounds", ())),
-        )
-        new: Any = point
-        sums: Any = self._series.get(key)
-        if sums is not None:
-            new["start"] = sums["start"]
-            for name in ("value", "count", "sum"):
-                if name in new:
-                    new[name] += sums[name]
-            if "buckets" in new:
-                pairs = zip(new["buckets"], sums["buckets"], strict=True)
-                new["buckets"] = [one + other for one, other in pairs]
-                new["min"] = min(new["min"], sums["min"])
-                new["max"] = max(new["max"], sums["max"])
-        elif len(self._series) >= _MAX_SERIES:
-            self._series.popitem(last=False)
-        self._series[key] = new
 
     # -- what many have in common -----------------------------------------------------------------
 
