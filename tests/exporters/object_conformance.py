@@ -115,9 +115,8 @@ class ObjectConformance:
         def listed(prefix: str, after: str = "") -> list[str]:
             return [entry.key for entry in store.list(prefix, after)]
 
-        prefixes = ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/ab", "r/b", "r/c", "t", "r/a/1/x"]
-        for prefix in prefixes:
-            for after in ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/a/10", "r/a~", "r/b", "s", "z"]:
+        for prefix in ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/b", "r/c", "r/a/1/x"]:
+            for after in ["", "r/a/", "r/a/1", "r/a/10", "r/a~", "s"]:
                 wanted = [key for key in sorted(keys) if key.startswith(prefix) and key > after]
                 assert listed(prefix, after) == wanted, (prefix, after)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from exporters.object_conformance import ObjectConformance
 from scalable_runs.stores import RunStore
 from scalable_runs.stores.directory import DirectoryObjects
 from scalable_runs.stores.memory_objects import MemoryObjects
+from scalable_runs.stores.objects import AzureObjects, GoogleObjects, S3Objects
 
 
 class TestMemory(ObjectConformance):
@@ -133,6 +135,13 @@ def test_a_full_disk_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.M
     assert store.get("a") == b"old"
     assert list(files(tmp_path)) == ["a"]
     assert store.create("b", b"new")
+
+
+@pytest.mark.parametrize("kind", [S3Objects, GoogleObjects, AzureObjects])
+def test_without_the_library_the_error_names_the_extra(kind: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(OSError, match=r"pip install 'scalable-otel\[store\]'"):
+        kind(kind.Config("bucket"))
 
 
 @pytest.mark.parametrize("kind", [MemoryObjects, directory])

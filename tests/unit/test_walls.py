@@ -169,23 +169,32 @@ def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[tuple[
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name == "scalable" and alias.asname is None:
-                    yield from attributes_of(tree, "scalable")
-                else:
-                    yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            above = module.split(".")[: -node.level + is_package or None] if node.level else []
-            for alias in node.names:
-                yield node.lineno, ".".join(filter(None, [*above, node.module, alias.name]))
-        elif (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func).endswith("import_module")
-            and node.args
-            and isinstance(node.args[0], ast.Constant)
+        if isinstance(node, ast.Import) and any(
+            alias.name == "scalable" and alias.asname is None for alias in node.names
         ):
-            yield node.lineno, str(node.args[0].value)
+            yield from attributes_of(tree, "scalable")
+        yield from imports_of_node(node, module, is_package=is_package)
+
+
+def imports_of_node(
+    node: ast.AST, module: str, *, is_package: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of every import that a node of a module's tree is."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if alias.name != "scalable" or alias.asname is not None:
+                yield node.lineno, alias.name
+    elif isinstance(node, ast.ImportFrom):
+        above = module.split(".")[: -node.level + is_package or None] if node.level else []
+        for alias in node.names:
+            yield node.lineno, ".".join(filter(None, [*above, node.module, alias.name]))
+    elif (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("import_module")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    ):
+        yield node.lineno, str(node.args[0].value)
 
 
 def attributes_of(tree: ast.Module, name: str) -> Iterator[tuple[int, str]]:
@@ -447,6 +456,28 @@ def brought_along(code: str) -> set[str]:
 
 def test_brought_along_sees_what_an_import_brings():
     assert brought_along("import opentelemetry.trace") == {"opentelemetry"}
+
+
+def test_what_is_not_fork_safe_is_imported_in_one_place_when_a_store_is_opened():
+    """A process that has used `obstore` must not fork: programs, schedulers and workers do."""
+    found: dict[str, set[bool]] = {}
+    for module, source in our_sources()[0].items():
+        if "obstore" not in source:
+            continue
+        tree = ast.parse(source)
+        late: set[int] = set()
+        for node in ast.walk(tree):
+            for_checkers = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            if for_checkers:
+                node.body.clear()
+            elif isinstance(node, ast.FunctionDef):
+                late |= {id(inside) for inside in ast.walk(node)}
+        for node in ast.walk(tree):
+            names = [name for _, name in imports_of_node(node, module)]
+            if any(name.split(".")[0] == "obstore" for name in names):
+                found.setdefault(module, set()).add(id(node) in late)
+    # In the module of Amazon's profiles only where a profile needs Amazon's own library.
+    assert found == {"scalable_runs.stores.aws": {True}, "scalable_runs.stores.cloud": {True}}
 
 
 def test_importing_scalable_imports_neither_dask_nor_opentelemetry():

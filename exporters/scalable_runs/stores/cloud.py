@@ -14,7 +14,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +39,8 @@ _LONGEST_PAUSE: Final = 10.0
 #: Servers that ask for less traffic say so in seconds.
 _PAUSE_WHEN_ASKED: Final = 1.0
 _PAGE: Final = 1000
+#: The process whose threads the library has; children that are forked have none of them.
+_loaded_in: Final[dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class CloudConfig:
 
     bucket_name: str
     prefix: str = ""
-    endpoint: str = ""
+    # An address may be written with a password in it, which is refused later.
+    endpoint: str = field(default="", repr=False)
     allow_http: bool | None = None
     timeout: float = 120.0
 
@@ -313,7 +316,12 @@ def _obstore() -> Any:
     except ImportError:
         pass
     else:
-        return library
+        if _loaded_in.setdefault("pid", os.getpid()) == os.getpid():
+            return library
+        raise OSError(
+            "this process was forked from one that uses object storage, whose library cannot go "
+            "on here: start processes by `spawn` or `forkserver`"
+        )
     raise OSError("object storage needs a library: pip install 'scalable-otel[store]'")
 
 
@@ -325,10 +333,12 @@ def _allows_http(allowed: bool | None, endpoint: str) -> bool:
 
 
 def _shown(endpoint: str) -> str:
-    """Return an address without what may be secret in it."""
+    """Return an address as people read it."""
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("endpoint must be an address such as https://storage.example.org:9000")
+    if parts.username or parts.password:
+        raise ValueError("endpoint must contain no credentials: they have options of their own")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
