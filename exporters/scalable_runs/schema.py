@@ -513,6 +513,14 @@ class Restart(TypedDict):
     gap_s: Annotated[Seconds, "Time until the other one continued."]
 
 
+class RemoteCopy(TypedDict, total=False):
+    """What the copy of the run in another place lacked when run.json was written."""
+
+    missing_bytes: Annotated[Count, Unit("By"), "Bytes of lines that were not there."]
+    errors: Annotated[Count, "Times that the place did not answer."]
+    error: Annotated[Text, "Why, the last time."]
+
+
 class Telemetry(TypedDict):
     """What the record lacks: counts by cause, and the recorder's own errors."""
 
@@ -534,6 +542,9 @@ class Telemetry(TypedDict):
     usage_left_out: NotRequired[Annotated[Count, "Short attempts not in resources.jsonl."]]
     not_sent: NotRequired[Annotated[dict[str, Count], "What the collector did not get, by signal."]]
     sent: NotRequired[Annotated[dict[str, Count], "Those that a collector got."]]
+    remote: NotRequired[
+        Annotated[dict[str, RemoteCopy], anything, "Copies of the run, by their place."]
+    ]
 
 
 class JournalMark(TypedDict):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
+from itertools import repeat
 from typing import Final
 
 from scalable_runs.remote.chunks import PIECE
@@ -20,6 +22,9 @@ from scalable_runs.stores.run_store import Object, RunStore
 LARGE: Final = 64 * 1024 * 1024
 #: A file that is still larger when compressed stays in its chunks.
 _MAX_OBJECT: Final = 128 * 1024 * 1024
+#: Smaller files are put at the same time.
+_SMALL: Final = 1024 * 1024
+_THREADS: Final = 8
 
 
 class PlainFiles:
@@ -63,12 +68,14 @@ class PlainFiles:
         OSError
             A file cannot be read here or put there.
         """
-        complete = True
-        for file in self._files.journals():
-            # A disk may have lost what the place has.
-            has_all = self._files.size(file) >= ends.get(file, 0)
-            complete &= has_all and self._put(file, there)
-        return complete and not ends.keys() - set(self._files.journals())
+        files = self._files.journals()
+        # A disk may have lost what the place has.
+        whole = [file for file in files if self._files.size(file) >= ends.get(file, 0)]
+        small = [file for file in whole if self._files.size(file) <= _SMALL]
+        with ThreadPoolExecutor(_THREADS, "scalable-copy") as pool:
+            arrived = list(pool.map(self._put, small, repeat(there)))
+        arrived += [self._put(file, there) for file in whole if file not in small]
+        return all(arrived) and len(whole) == len(files) and not ends.keys() - set(files)
 
     def _put(self, file: str, there: Mapping[str, Object]) -> bool:
         size = self._files.size(file)
@@ -117,6 +124,6 @@ class PlainFiles:
 
 def delete_all(store: RunStore, keys: RunKeys) -> None:
     """Delete the chunks; those that cannot be are left to the next one who tries."""
-    for _, entry in keys.chunks_of(list(store.list(keys.chunks))):
-        with suppress(OSError):
-            store.delete(entry.key)
+    entries = [entry for _, entry in keys.chunks_of(list(store.list(keys.chunks)))]
+    with suppress(OSError), ThreadPoolExecutor(_THREADS, "scalable-copy") as pool:
+        list(pool.map(store.delete, [entry.key for entry in entries]))

@@ -20,7 +20,7 @@ from scalable_runs.remote.keys import COMPRESSED, STATE, RunKeys
 from scalable_runs.remote.local_files import DOCUMENTS, MAX_ATTACHMENT, LocalFiles
 from scalable_runs.remote.plain_files import PlainFiles, delete_all
 from scalable_runs.remote.position import Position, find_position
-from scalable_runs.stores.base import Store
+from scalable_runs.stores.base import Store, joined
 from scalable_runs.stores.file import FileStore
 from scalable_runs.stores.run_store import Object, RunStore
 
@@ -147,7 +147,7 @@ class Shipper:
         OSError
             The place does not answer; the next call goes on where this one stopped.
         """
-        if self.is_complete():
+        if self._role == "sync" and self.is_complete():
             self._has_all = True
             delete_all(self._store, self.keys)
             return True
@@ -190,8 +190,13 @@ class Shipper:
 
     def note_state(self, state: CopyState) -> None:
         """Write what the copy lacks into the run's directory, for whoever lists the runs."""
+        states = read_states(self.files.store)
+        states[state.location] = state
+        document = {place: asdict(one) for place, one in states.items()}
         with suppress(OSError), self.files.store.attach(STATE) as file:
-            file.write(orjson.dumps(asdict(state), option=orjson.OPT_APPEND_NEWLINE))
+            file.write(
+                orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+            )
 
     # Steps
 
@@ -274,6 +279,18 @@ class Shipper:
             if data is not None:
                 self._store.put(self.keys.files + name, data)
                 self._put[name] = (size, modified)
+
+
+def read_states(store: Store) -> dict[str, CopyState]:
+    """Return what the copies of a run on this machine lack, by their place.
+
+    It is as of the last time that somebody looked: to know it, the place must be listed.
+    """
+    try:
+        document: Any = orjson.loads(joined(store.read(STATE)))
+        return {str(place): CopyState(**state) for place, state in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def is_final(run: bytes) -> bool:

@@ -24,6 +24,7 @@ from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metrics.metric_router import Figures
+from scalable.telemetry.recorder.copies import Copies
 from scalable.telemetry.recorder.puller import Closing
 from scalable.telemetry.recorder.recorder_loop import RecorderLoop
 from scalable.telemetry.recorder.resume import Position, Resumed
@@ -72,6 +73,7 @@ class Recorder(RecorderLoop):
         warn: Callable[[str], None],
         routes: Routes,
         options: RecorderOptions,
+        copies: Copies | None = None,
         yield_seconds: float = YIELD_SECONDS,
         clock: Callable[[], float] = time,
     ) -> None:
@@ -87,6 +89,7 @@ class Recorder(RecorderLoop):
         self._yield_seconds = yield_seconds
         self._on_death: OnDeath | None = None
         self._redact = redact
+        self._copies = copies or Copies(identity.run_id, warn)
         self._spans = SpanFactory(resource)
         self._roots = RunRoots(identity, routes.sample, self._spans, redact)
         self._root = self._roots.own
@@ -138,7 +141,7 @@ class Recorder(RecorderLoop):
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
         self._health = RunHealth(
-            self.guard, self._puller, self._ledger, self._router, self._relay, warn
+            self.guard, self._puller, self._ledger, self._router, self._relay, self._copies, warn
         )
         self._telemetry: dict[str, Any] = {}
         #: Where a successor would begin if this recorder died now, and since when.
@@ -373,6 +376,7 @@ class Recorder(RecorderLoop):
             self._warn(f"{puller.dropped} facts were dropped: they were not fetched in time")
         # Sync the disk first; sending gets the rest of the time.
         self._writer.request_sync()
+        self._copies.request()
         deadline = max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT)
         self._router.finish(deadline, self._collect)
         puller.close()
@@ -382,6 +386,7 @@ class Recorder(RecorderLoop):
             finished_at=iso(now),
             telemetry=self._health.document(),
         )
+        self._copies.finish(closing.deadline)
 
     def _settle(self, closing: Closing) -> None:
         """Wait for late reports of starts, cancellations and deaths."""
@@ -412,6 +417,7 @@ class Recorder(RecorderLoop):
         self._writer.request_sync()
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)
         self._writer.sync(MIN_SEND_TIMEOUT)
+        self._copies.leave()
 
     def _root_span(self, status: str, now: float, counts: Mapping[str, int]) -> ReadableSpan:
         return self._roots.span(status, self.identity.started + self._puller.offset, now, counts)

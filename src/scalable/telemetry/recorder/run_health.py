@@ -12,6 +12,7 @@ from scalable.common.guard import Guard
 from scalable.facts import PROTOCOL
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
+from scalable.telemetry.recorder.copies import Copies
 from scalable.telemetry.recorder.puller import FactPuller
 from scalable.telemetry.recorder.router import SignalRouter
 from scalable_runs.schema import Restart
@@ -33,6 +34,7 @@ class RunHealth:
         ledger: Ledger,
         router: SignalRouter,
         relay: RelayDecoder,
+        copies: Copies,
         warn: Callable[[str], None],
     ) -> None:
         self._guard = guard
@@ -40,6 +42,7 @@ class RunHealth:
         self._ledger = ledger
         self._router = router
         self._relay = relay
+        self._copies = copies
         self._warn = warn
         #: The deaths of recorders of the run before this one.
         self.restarts: Sequence[Restart] = ()
@@ -61,6 +64,7 @@ class RunHealth:
             "usage_left_out": self._ledger.tasks.attempts.usage_left_out,
             "not_sent": self._router.not_sent(),
             "sent": self._router.sent(),
+            "remote": self._copies.document(),
         }
         return {
             "dropped": dropped | self._relay.dropped,

@@ -1,0 +1,64 @@
+"""The places that a run is copied to while it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from scalable_runs.remote.background import Shipping
+
+#: Shortest time for copying what is left at close, in seconds.
+MIN_FINISH_TIMEOUT: Final = 0.5
+#: Longest time for copying what is left of a run whose program is gone, in seconds.
+LEAVE_TIMEOUT: Final = 10.0
+
+
+class Copies:
+    """The copies of one run; called by the recorder's thread, which waits only at the end.
+
+    Parameters
+    ----------
+    run_id
+        The run's id.
+    warn
+        Tells the user.
+    shippings
+        What brings it to each place.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        warn: Callable[[str], None],
+        shippings: Sequence[Shipping] = (),
+    ) -> None:
+        self._run_id = run_id
+        self._shippings = shippings
+        self._warn = warn
+
+    def document(self) -> dict[str, Any]:
+        """Return what each copy lacks, by its place."""
+        return {shipping.location: shipping.document() for shipping in self._shippings}
+
+    def request(self) -> None:
+        """Ask for what is in the files now to be copied."""
+        for shipping in self._shippings:
+            shipping.request()
+
+    def finish(self, deadline: float) -> None:
+        """Copy what is left of a closed run; later `scalable sync` can do that."""
+        for shipping in self._shippings:
+            shipping.begin_finish()
+        end = max(deadline, monotonic() + MIN_FINISH_TIMEOUT)
+        for shipping in self._shippings:
+            if not shipping.finish(max(0.0, end - monotonic())):
+                self._warn(
+                    f"the copy of the run in {shipping.location} is not complete; the run is, on "
+                    f"this machine. Later: scalable sync {self._run_id}"
+                )
+
+    def leave(self) -> None:
+        """Copy what was received of a run that stays open."""
+        for shipping in self._shippings:
+            shipping.finish(LEAVE_TIMEOUT)
