@@ -130,14 +130,7 @@ class Recorder(RecorderLoop):
             self._router.submitted,
             self._router.send_spans if self._router.sends_spans else None,
         )
-        preference = routes.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
-        self._relay = RelayDecoder(
-            resource,
-            redact=redact,
-            log_level=options.log_level,
-            program=(writer.owner["host"], writer.owner["pid"]),
-            delta=preference.lower() == "delta",
-        )
+        self._relay = _relay_decoder(writer, resource, redact, routes, options)
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
         self._health = RunHealth(
@@ -455,3 +448,20 @@ class Recorder(RecorderLoop):
             )
         except BaseException as error:
             self.guard.count("give_up", error)
+
+
+def _relay_decoder(
+    writer: RunWriter,
+    resource: Resource,
+    redact: Redactor,
+    routes: Routes,
+    options: RecorderOptions,
+) -> RelayDecoder:
+    preference = routes.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
+    return RelayDecoder(
+        resource,
+        redact=redact,
+        log_level=options.log_level,
+        program=(writer.owner["host"], writer.owner["pid"]),
+        delta=preference.lower() == "delta",
+    )
