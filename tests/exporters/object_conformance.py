@@ -116,7 +116,7 @@ class ObjectConformance:
             return [entry.key for entry in store.list(prefix, after)]
 
         for prefix in ["", "r", "r/", "r/a", "r/a/", "r/a/1", "r/b", "r/c", "r/a/1/x"]:
-            for after in ["", "r/a/", "r/a/1", "r/a/10", "r/a~", "s"]:
+            for after in ["", "r/a/", "r/a/1", "r/a/10", "r/a/\U0010ffff", "r/a~", "s"]:
                 wanted = [key for key in sorted(keys) if key.startswith(prefix) and key > after]
                 assert listed(prefix, after) == wanted, (prefix, after)
 
