@@ -32,7 +32,7 @@ from distributed.versions import get_versions
 from benchmarks.clusters import noop
 from benchmarks.table import Row, mean_and_error
 from scalable.facts.identity import carrier_of
-from scalable.facts.protocol import ANNOTATION, THREAD_CPU
+from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, THREAD_CPU
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin, plugin_name
 
 _RUN = "run-20260101T000000Z-bench-00000000"
@@ -267,7 +267,7 @@ class Answering:
             "thread": 1,
             "startstops": (
                 {"action": "compute", "start": now, "stop": now + 1e-5}
-                | ({THREAD_CPU: 1e-5} if self.reports else {}),
+                | ({THREAD_CPU: 1e-5, CLOCK_SHIFT: -1e-4} if self.reports else {}),
             ),
             "stimulus_id": f"task-finished-{now}",
         }

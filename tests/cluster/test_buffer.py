@@ -14,7 +14,15 @@ from distributed import Client, LocalCluster, Scheduler, wait
 
 from scalable import facts
 from scalable.facts.identity import carrier_of
-from scalable.facts.protocol import ANNOTATION, LEAVE_OP, PULL_OP, STREAM_OP
+from scalable.facts.protocol import (
+    ANNOTATION,
+    CLOCK_SHIFT,
+    EXPORTS_CHILDREN,
+    LEAVE_OP,
+    PULL_OP,
+    STREAM_OP,
+    THREAD_CPU,
+)
 from scalable.instrumentation import fact_buffer, task_facts
 from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT, total_size
 from scalable.instrumentation.hub import Hub
@@ -177,6 +185,51 @@ def test_a_success_that_makes_no_sense_is_a_success_all_the_same(monkeypatch, st
         assert (fact.key, fact.run_id, fact.worker, fact.cpu) == ("a", 3, "tcp://x", None)
         assert fact.start == fact.stop == fact.time
         assert sum(answer["errors"].values()) == 1
+
+    on_a_scheduler(check)
+
+
+@pytest.mark.parametrize(
+    ("more", "times", "cpu", "exports"),
+    [
+        ({}, (10.0, 11.0), None, False),
+        ({THREAD_CPU: 0.5}, (10.0, 11.0), 0.5, False),
+        ({THREAD_CPU: 0.5, CLOCK_SHIFT: 7.0}, (17.0, 18.0), 0.5, False),
+        ({CLOCK_SHIFT: 7.0}, (17.0, 18.0), None, False),
+        ({THREAD_CPU: 0.5, CLOCK_SHIFT: 7.0, EXPORTS_CHILDREN: True}, (17.0, 18.0), 0.5, True),
+        ({EXPORTS_CHILDREN: True}, (10.0, 11.0), None, True),
+        ({THREAD_CPU: "0.5", CLOCK_SHIFT: "7.0"}, (10.0, 11.0), None, False),
+    ],
+)
+def test_a_worker_reports_with_a_success_what_it_has_to_say(more, times, cpu, exports):
+    def check(plugin, scheduler):
+        scheduler.tasks["a"] = SimpleNamespace(run_id=3)
+        plugin.tasks.known["a"] = 1.0
+        report = {"action": "compute", "start": 10.0, "stop": 11.0, **more}
+        plugin.transition("a", "processing", "memory", worker="tcp://x", startstops=(report,))
+        del scheduler.tasks["a"]
+        answer = plugin.pull(1)
+        *before, last = answer["facts"]
+        fact = facts.Succeeded._make(last)
+        assert ((fact.start, fact.stop), fact.cpu) == (times, cpu)
+        assert [tuple(it) for it in before] == [(facts.CHILDREN_EXPORTED, ANY, "a", 3)] * exports
+        assert not answer["errors"]
+
+    on_a_scheduler(check)
+
+
+def test_successes_beyond_the_bound_are_dropped_and_counted(monkeypatch):
+    def check(plugin, scheduler):
+        scheduler.tasks["a"] = SimpleNamespace(run_id=3)
+        for limit in (10**6, 0):
+            monkeypatch.setattr(fact_buffer, "BUFFER_LIMIT", limit)
+            plugin.tasks.known["a"] = 1.0
+            plugin.transition("a", "processing", "memory", worker="tcp://x")
+            plugin.transition("a", "released", "forgotten")
+        del scheduler.tasks["a"]
+        assert plugin.buffer.bytes == total_size(plugin.buffer.waiting)
+        answer = plugin.pull(1)
+        assert (len(answer["facts"]), answer["dropped"]) == (2, 2)
 
     on_a_scheduler(check)
 

@@ -14,7 +14,7 @@ from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
 from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, EXPORTS_CHILDREN, THREAD_CPU
 from scalable.facts.texts import MAX_TEXT, module_of, printable, shortened, split_repr
-from scalable.instrumentation import dask_compat
+from scalable.instrumentation import dask_compat, fact_buffer
 from scalable.instrumentation.fact_buffer import (
     KEY_BYTES,
     SUBMITTED_BYTES,
@@ -170,72 +170,88 @@ class TaskFacts:
                 if finish == "waiting":
                     return
             if finish == "memory":
-                if start == "processing":
-                    known[key] = _ENDED
-                    now = begin = end = time()
-                    phases: tuple[facts.Phase, ...] = ()
-                    cpu = None
-                    try:
-                        if startstops:
-                            item = startstops[0]
-                            if EXPORTS_CHILDREN in startstops[-1]:
-                                self._note_exports(key)
-                            if len(startstops) == 1 and item["action"] == "compute":
-                                begin, end, cpu = item["start"], item["stop"], item.get(THREAD_CPU)
-                                shift = item.get(CLOCK_SHIFT)
+                if start != "processing":
+                    return
+                known[key] = _ENDED
+                now = begin = end = time()
+                phases: tuple[facts.Phase, ...] = ()
+                cpu = None
+                try:
+                    if startstops:
+                        item = startstops[-1]
+                        if THREAD_CPU in item and len(startstops) == 1:
+                            # The usual case: nothing but the task's own code, in a thread.
+                            begin, end, cpu = item["start"], item["stop"], item[THREAD_CPU]
+                            if CLOCK_SHIFT in item:
+                                shift = item[CLOCK_SHIFT]
                                 if shift.__class__ is float:
                                     begin += shift
                                     end += shift
-                            else:
-                                began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
-                                begin, end = began or now, ended or now
-                            if cpu.__class__ is not float:
-                                cpu = None
-                    except BaseException as error:
-                        # The attempt has succeeded: its fact is noted without these details.
-                        self._guard.failed("succeeded", error)
-                    name = task_id(key)
-                    size = SUCCEEDED_BYTES + len(name) + len(typename)
-                    fact = (
-                        SUCCEEDED,
-                        now,
-                        name,
-                        self._tasks[key].run_id,
-                        worker,
-                        begin,
-                        end,
-                        ready,
-                        phases,
-                        nbytes,
-                        typename,
-                        cpu,
-                    )
-                    if phases:
-                        self._buffer.note(fact)
-                    else:
-                        self._add(fact, size)
+                        else:
+                            began, ended, phases, cpu = dask_compat.parse_startstops(startstops)
+                            begin, end = began or now, ended or now
+                        if EXPORTS_CHILDREN in item:
+                            self._note_exports(key)
+                        if cpu.__class__ is not float:
+                            cpu = None
+                except BaseException as error:
+                    # The attempt has succeeded: its fact is noted without these details.
+                    self._guard.failed("succeeded", error)
+                name = task_id(key)
+                fact = (
+                    SUCCEEDED,
+                    now,
+                    name,
+                    self._tasks[key].run_id,
+                    worker,
+                    begin,
+                    end,
+                    ready,
+                    phases,
+                    nbytes,
+                    typename,
+                    cpu,
+                )
+                if phases:
+                    self._buffer.note(fact)
+                    return
+                size = SUCCEEDED_BYTES + len(name) + len(typename)
+            elif finish == "released":
+                if start == "processing":
+                    self._left_worker(key, stimulus_id)
+                return
+            elif finish == "forgotten":
+                del known[key]
+                fact = task_id(key)
+                if ready != _ENDED:
+                    self._buffer.note((facts.FORGOTTEN, time(), fact))
+                    return
+                size = KEY_BYTES + len(fact)
             elif finish == "processing":
                 if start == "waiting":
                     known[key] = time()
-            elif finish == "forgotten":
-                del known[key]
-                name = task_id(key)
-                if ready == _ENDED:
-                    self._add(name, KEY_BYTES + len(name))
-                else:
-                    self._buffer.note((facts.FORGOTTEN, time(), name))
+                return
             elif finish == "waiting":
                 if start != "waiting":  # else the scheduler found that it must queue
                     known[key] = 0.0
                     self._buffer.note((facts.WAITING, time(), task_id(key)))
-            elif finish == "released":
-                if start == "processing":
-                    self._left_worker(key, stimulus_id)
+                return
             elif finish == "erred":
                 self._erred(key, start, {**kwargs, "worker": worker, "startstops": startstops})
                 known[key] = _ENDED
-            elif start == "waiting":  # queued, no-worker: runnable, but no worker can take it yet
-                known[key] = time()
+                return
+            else:
+                if start == "waiting":  # queued, no-worker: runnable, but no worker can take it yet
+                    known[key] = time()
+                return
+            # As FactBuffer.add.
+            buffer = self._buffer
+            size += buffer.bytes
+            if size > fact_buffer.BUFFER_LIMIT:
+                buffer.dropped += 1
+            else:
+                buffer.bytes = size
+                buffer.waiting.append(fact)
         except BaseException as error:
             self._guard.failed("transition", error)
 
