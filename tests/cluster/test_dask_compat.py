@@ -615,6 +615,12 @@ def test_report_times__moved_and_others():
     )
 
 
+def test_report_times__nothing_to_add():
+    task: Any = SimpleNamespace(startstops=[{"action": "compute", "start": 10.0, "stop": 11.0}])
+    dask_compat.report_times(task, None, 0.0, 0.0)
+    assert task.startstops == [{"action": "compute", "start": 10.0, "stop": 11.0}]
+
+
 def test_round_trip(client, worker):
     """Exact where no heartbeat was missed."""
 

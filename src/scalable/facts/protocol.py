@@ -21,7 +21,7 @@ SENT_METRIC: Final = "scalable-sent"
 #: thread. The name is that of Dask's own metric.
 THREAD_CPU: Final = "thread-cpu"
 #: Another entry: seconds to add to that start and stop. Dask has moved them by its last measurement
-#: of the scheduler's clock, or not at all.
+#: of the scheduler's clock, or not at all. Left out where there is nothing to add.
 CLOCK_SHIFT: Final = "scalable-shift"
 #: Stream message with which the scheduler sends a worker the settings of its runs.
 CONFIG_OP: Final = "scalable-config"

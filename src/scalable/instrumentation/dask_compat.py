@@ -415,13 +415,13 @@ def report_times(task: WorkerTaskState, cpu: float | None, shift: float, ahead: 
     """
     reports: list[Any] = task.startstops
     for report in reports:
-        action = report["action"]
-        if action == "compute":
-            report[CLOCK_SHIFT] = shift
+        if report["action"] == "compute":
             if cpu is not None:
                 report[THREAD_CPU] = cpu
-        else:
-            report[CLOCK_SHIFT] = shift if action == "transfer" else ahead
+            if shift:
+                report[CLOCK_SHIFT] = shift
+        elif moved := shift if report["action"] == "transfer" else ahead:
+            report[CLOCK_SHIFT] = moved
 
 
 def report_exports(task: WorkerTaskState) -> None:

@@ -35,8 +35,6 @@ class Execution:
     ahead = 0.0
     #: What Dask adds to the times of its code instead.
     dask_delay = 0.0
-    #: Its code opened spans that the process exports itself; set by the thread that opens them.
-    exports = False
     #: Its start; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs; set by its thread.
@@ -60,6 +58,8 @@ class Execution:
     def __init__(self, task: TaskState) -> None:
         self.task = task
         self.run_id: int = task.run_id
+        #: Its code opened spans that the process exports itself; set by the thread that opens them.
+        self.exports = False
 
     def describe(self, error: BaseException, *, is_shortened: bool) -> None:
         """Keep what Dask does not keep of `error`: its class, and its details if it is long."""

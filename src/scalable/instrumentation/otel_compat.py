@@ -16,8 +16,13 @@ from scalable.instrumentation.patching import Patch
 
 Signal = Literal["traces", "metrics", "logs"]
 
+#: Where the API keeps the tracer provider that was set for this process, and the name there; None
+#: until one is set. For code that runs for each task, where a call costs 0.3 µs.
+TRACES: Final = vars(trace)
+TRACER_PROVIDER: Final = "_TRACER_PROVIDER"
+
 _PROVIDERS: Final[dict[Signal, tuple[Any, str]]] = {
-    "traces": (trace, "_TRACER_PROVIDER"),
+    "traces": (trace, TRACER_PROVIDER),
     "metrics": (otel_metrics, "_METER_PROVIDER"),
     "logs": (otel_logs, "_LOGGER_PROVIDER"),
 }

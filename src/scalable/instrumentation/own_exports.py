@@ -6,7 +6,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from scalable.common.guard import Guard
-from scalable.instrumentation import otel_compat
+from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
 
 #: Providers of this process that have our processor; it stays there, as none can be removed.
 _watched: Final[WeakSet[Any]] = WeakSet()
@@ -21,17 +21,18 @@ class OwnExports:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._provider: Any = None
+        #: The provider that :meth:`follow` has found.
+        self.provider: Any = None
 
     def follow(self) -> bool:
         """Look at the process's provider; True if it has one since the last call.
 
         What its spans were children of until now is not known then.
         """
-        provider = otel_compat.otel_provider("traces")
-        if provider is self._provider:
+        provider = TRACES[TRACER_PROVIDER]
+        if provider is self.provider:
             return False
-        self._provider = provider
+        self.provider = provider
         add: Any = getattr(provider, "add_span_processor", None)
         if add is None:
             return False

@@ -17,9 +17,6 @@ from scalable.instrumentation.worker_watch import Watch
 if TYPE_CHECKING:
     from distributed import Worker
 
-#: States of a task on its worker in which its code runs, or may still run.
-_UNDER_WAY: Final = frozenset({"executing", "long-running", "cancelled", "resumed"})
-
 #: A plugin that reports to the scheduler that this package cannot be imported.
 _FALLBACK: Final = f"""
 import logging, time
@@ -61,24 +58,17 @@ class ScalableWorkerPlugin(WorkerPlugin):
         self._tear_down(worker)
         self._end_capture(worker)
 
-    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        """A task changed its state; only states in which its code may run matter."""
-        if start in _UNDER_WAY:
-            watch = self._watch
-            if watch is not None:
-                try:
-                    watch.moved(key, start, finish)
-                except BaseException as error:
-                    self.guard.failed("moved", error)
-
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
         self._watch = Watch(worker, self.guard)
         worker.metrics[SENT_METRIC] = self._watch.heartbeat
+        # Dask calls it directly, six times per task.
+        self.transition = self._watch.transition
 
     @guarded("worker_teardown")
     def _tear_down(self, worker: Worker) -> None:
         worker.metrics.pop(SENT_METRIC, None)
+        vars(self).pop("transition", None)
         if self._watch is not None:
             self._watch.stop()
             self._watch = None

@@ -20,6 +20,7 @@ from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.child_environment import popen_patch
 from scalable.instrumentation.executions import ActiveThreads, Execution
+from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
 from scalable.instrumentation.outbox import Outbox, Reports
 from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.process_pools import ContextPool
@@ -43,6 +44,8 @@ TIDY_INTERVAL: Final = 0.5
 
 #: States of a task after its code has ended.
 _ENDS: Final = frozenset({"memory", "error", "rescheduled"})
+#: States in which its code runs, or may still run.
+_UNDER_WAY: Final = frozenset({"executing", "long-running", "cancelled", "resumed"})
 #: States in which Dask accepts the result of a task and reports it to the scheduler.
 _WANTED: Final = frozenset({"executing", "long-running"})
 
@@ -201,7 +204,7 @@ class Watch:
         execution = self._executions[key] = Execution(task)
         execution.outbox = self._outbox
         execution.ahead = self.clock.seconds
-        execution.dask_delay = dask_compat.clock_delay(self._worker)
+        execution.dask_delay = self._worker.scheduler_delay
         if self._timer is None:
             self._timer = self._loop.call_later(ANNOUNCE_AFTER, self._on_timer)
         annotations = task.annotations
@@ -248,44 +251,56 @@ class Watch:
             if self._slots is not None:
                 self._slots.end(execution.slot)
 
-    def moved(self, key: Any, start: str, finish: str) -> None:
-        """A task left a state in which its code ran, or may still run.
-
-        If Dask drops the result, because the task was cancelled or is needed from another worker,
-        the scheduler learns of the execution only from this report.
-        """
-        if finish in _ENDS:
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Hook: a task changed its state. Six calls per task."""
+        if start not in _UNDER_WAY:
+            return
+        try:
+            if finish not in _ENDS:
+                if finish == "released":
+                    self._released(key)
+                return
             execution = self._executions.pop(key, None)
             if execution is None:
                 return
-            if self._own_exports.follow():
+            exports = self._own_exports
+            if TRACES[TRACER_PROVIDER] is not exports.provider and exports.follow():
                 # It was set while these ran, maybe before they opened spans.
                 for each in (execution, *self._executions.values()):
                     each.exports = each.began
             if execution.exports:
                 self._report_exports(execution, by_dask=finish == "memory" and start in _WANTED)
             # Before Dask's own message, so that records of a run's last task are not too late.
-            if self._outbox.waiting or (self._relay is not None and self._relay.measured):
-                if self._relay is not None:
-                    self._relay.collect()
+            relay = self._relay
+            if self._outbox.waiting or (relay is not None and relay.measured):
+                if relay is not None:
+                    relay.collect()
                 self._outbox.flush()
-            ahead = execution.ahead
-            dask_compat.report_times(
-                execution.task, execution.cpu, ahead - execution.dask_delay, ahead
-            )
-            if execution.cpu is not None and finish == "memory" and start in _WANTED:
-                return  # the common case
-            if execution.elsewhere and self._slots is not None:
-                self._slots.end(execution.slot)
-            if finish == "error" and start in _WANTED:
-                self._report_error(execution)
-            elif finish == "rescheduled" or start not in _WANTED:
-                self._announce_if_begun(execution)
-        elif finish == "released":
-            execution = self._executions.get(key)
-            if execution is not None:
-                execution.dropped = True
-                self._announce_if_begun(execution)
+            ahead, cpu = execution.ahead, execution.cpu
+            dask_compat.report_times(execution.task, cpu, ahead - execution.dask_delay, ahead)
+            if cpu is None or finish != "memory" or start not in _WANTED:
+                self.moved(execution, start, finish)
+        except BaseException as error:
+            self._guard.failed("moved", error)
+
+    def moved(self, execution: Execution, start: str, finish: str) -> None:
+        """An execution has failed, ran in no thread of this process, or its result is not wanted.
+
+        If Dask drops the result, because the task was cancelled or is needed from another worker,
+        the scheduler learns of the execution only from this report.
+        """
+        if execution.elsewhere and self._slots is not None:
+            self._slots.end(execution.slot)
+        if finish == "error" and start in _WANTED:
+            self._report_error(execution)
+        elif finish == "rescheduled" or start not in _WANTED:
+            self._announce_if_begun(execution)
+
+    def _released(self, key: Any) -> None:
+        execution = self._executions.get(key)
+        if execution is not None:
+            execution.dropped = True
+            self._announce_if_begun(execution)
 
     # -- what user code and loggers record --------------------------------------------------------
 
