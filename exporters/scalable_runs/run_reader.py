@@ -36,7 +36,7 @@ class RunReader:
     Parameters
     ----------
     run
-        The run's directory, or its store; it may be damaged, see :attr:`problems`.
+        The run's directory, its packed file, or its store; it may be damaged, see :attr:`problems`.
     wait
         Seconds to wait at most for a recorder that is about to end.
     writer
@@ -76,7 +76,7 @@ class RunReader:
         wait: float = EXIT_TIMEOUT,
         writer: str | None = None,
     ) -> None:
-        self.store: Store = FileStore(run) if isinstance(run, (str, os.PathLike)) else run
+        self.store: Store = _store_of(run)
         self.path: Path = Path(self.store.location)
         self.writer = writer
         self._wait = wait
@@ -309,6 +309,17 @@ class RunReader:
             )
             alive = silence < _MAX_SILENCE_S
         return "running" if alive else "lost"
+
+
+def _store_of(run: str | os.PathLike[str] | Store) -> Store:
+    if not isinstance(run, (str, os.PathLike)):
+        return run
+    path = Path(run)
+    if not path.name.endswith(schema.PACKED) or path.is_dir():
+        return FileStore(run)
+    from scalable_runs.packed.store import PackedStore
+
+    return PackedStore(path)
 
 
 def _nul_bytes(error: ValueError) -> int:

@@ -124,6 +124,8 @@ WorkerState: TypeAlias = Literal["launched", "ready", "lost", "removed"]
 RunStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "lost"]
 RUN_STATUSES: Final = frozenset({"running", "completed", "failed", "cancelled", "lost"})
 
+#: End of a packed run's name, after its id.
+PACKED: Final = ".tar.zst"
 #: A run id is a plain file name: no separator, no leading dot, limited in length.
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: The time that most run ids begin with.

@@ -11,6 +11,8 @@ from store_world import create, task
 from scalable_runs.parquet import write_snapshots
 from scalable_runs.schema import TASKS
 
+NAMES = "dictionary<values=string, indices=int32, ordered=0>"
+
 
 def test_declared_columns_have_the_type_of_the_schema_and_others_that_of_their_values(
     tmp_path: Path,
@@ -28,7 +30,11 @@ def test_declared_columns_have_the_type_of_the_schema_and_others_that_of_their_v
     types = {field.name: str(field.type) for field in table.schema}
     expected = {
         **{"duration_s": "double", "nbytes": "int64", "cpu_s": "double", "attempt": "int64"},
-        **{"dependencies": "string", "mine": "string", "extra": "int64", "timestamp": "string"},
+        **{"dependencies": "string", "mine": "string", "extra": "int64"},
+        **{
+            "timestamp": "timestamp[us, tz=UTC]",
+            "state": "dictionary<values=string, indices=int32, ordered=0>",
+        },
     }
     assert {name: types[name] for name in expected} == expected
     rows = table.to_pylist()

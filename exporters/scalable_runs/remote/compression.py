@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
-from typing import Final
+from typing import BinaryIO, Final
 
 #: How to install what copies of runs need.
 EXTRA: Final = "pip install 'scalable-otel[store]'"
@@ -80,6 +80,12 @@ def decompressed_parts(parts: Iterator[bytes]) -> Iterator[bytes]:
             yield data
     except zstandard.ZstdError as error:
         raise ValueError(f"not a zstd frame: {error}") from None
+
+
+def stream(file: BinaryIO) -> BinaryIO:
+    """Return a file that reads the content of frames that follow one another in another file."""
+    reader: BinaryIO = _zstandard().ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return reader
 
 
 class _Parts:

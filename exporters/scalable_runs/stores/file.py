@@ -33,7 +33,16 @@ from scalable_runs.stores._directory import (
     Directory,
     remove_directory,
 )
-from scalable_runs.stores.base import Entry, Found, Hole, OpenError, RunGoneError, Synced, is_inside
+from scalable_runs.stores.base import (
+    Entry,
+    Found,
+    Hole,
+    OpenError,
+    RunGoneError,
+    Store,
+    Synced,
+    is_inside,
+)
 
 #: Bytes read at once.
 BLOCK: Final = 256 * 1024
@@ -562,21 +571,47 @@ class FileRoot:
         return self.path.is_dir()
 
     def ids(self) -> list[str]:
-        """Return the directories that hold something of a run; links are left out."""
+        """Return the directories that hold something of a run, and packed ones; no links."""
         try:
             with os.scandir(self.path) as entries:
-                return [
+                found = [
                     entry.name
                     for entry in entries
                     if schema.RUN_ID_PATTERN.fullmatch(entry.name)
-                    and entry.is_dir(follow_symlinks=False)
-                    and (schema.RUN_ID_TIME.match(entry.name) or is_run(entry.path))
+                    and (
+                        entry.name.endswith(schema.PACKED)
+                        or (
+                            entry.is_dir(follow_symlinks=False)
+                            and (schema.RUN_ID_TIME.match(entry.name) or is_run(entry.path))
+                        )
+                    )
                 ]
         except OSError:
             return []
+        packed = {
+            name.removesuffix(schema.PACKED) for name in found if name.endswith(schema.PACKED)
+        }
+        return [
+            *(name for name in found if not name.endswith(schema.PACKED)),
+            *packed.difference(found),
+        ]
 
-    def find(self, run_id: str) -> FileStore | None:
-        """Return the directory of that name; a link is none."""
+    def find(self, run_id: str) -> Store | None:
+        """Return the directory of that name, or the packed run; a link is none."""
+        return self._find_directory(run_id) or self._find_packed(run_id)
+
+    def _find_packed(self, run_id: str) -> Store | None:
+        path = self.path / f"{run_id}{schema.PACKED}"
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
+        except OSError:
+            return None
+        from scalable_runs.packed.store import PackedStore
+
+        return PackedStore(path)
+
+    def _find_directory(self, run_id: str) -> FileStore | None:
         path = self.path / run_id
         try:
             is_directory = stat.S_ISDIR(path.lstat().st_mode)
@@ -586,7 +621,7 @@ class FileRoot:
 
     def find_made(self, run_id: str) -> FileStore | None:
         """Return the directory of a run unless it is just being made."""
-        store = self.find(run_id)
+        store = self._find_directory(run_id)
         # The last document that a new run gets is its run.json; somebody may have removed it.
         is_made = store is not None and (schema.RUN in store.names() or _has_lines(store))
         return store if is_made else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Callable
@@ -135,7 +136,7 @@ def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
 
 def _why_no_run(reader: RunReader) -> str:
     problems = reader.problems.get("run.json")
-    if problems is None or "run.json" not in reader.store.names():
+    if problems is None or problems.unreadable == os.strerror(errno.ENOENT):
         return "it has neither run.json nor journals"
     return f"run.json cannot be read ({problems.unreadable}), and there are no journals"
 
@@ -148,11 +149,17 @@ def _run_at_path(name: str | None) -> RunReader | None:
         return None
     path = Path(name).expanduser()
     if os.sep in name or name in (".", ".."):
-        if not path.is_dir():
+        if not path.is_dir() and not _is_packed(path):
             raise CommandError(f"{name} is not the directory of a run: it does not exist.")
         return RunReader(path.resolve() if path.name in ("", "..") else path)
     # In the directory of runs, an id is also a path.
-    return RunReader(path) if (path / "run.json").is_file() else None
+    return RunReader(path) if (path / "run.json").is_file() or _is_packed(path) else None
+
+
+def _is_packed(path: Path) -> bool:
+    from scalable_runs.schema import PACKED
+
+    return path.name.endswith(PACKED) and path.is_file()
 
 
 def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -1,0 +1,1 @@
+"""Runs as one file each: a `.tar.zst` that is read in place."""
