@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -53,11 +54,23 @@ class VersityGateway(Storage):
     secret_key = "versity%/secret+key"
     region = "us-east-1"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: tuple[Path, Path] | None = None) -> None:
         super().__init__(directory)
         self._program = program(self.name)
+        #: Files of a certificate and its key, to speak TLS.
+        self._tls = tls
         self.files = directory / "files"
         (self.files / BUCKET).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def endpoint(self) -> str:
+        return super().endpoint.replace("http:", "https:") if self._tls else super().endpoint
+
+    def is_ready(self) -> bool:
+        if not self._tls:
+            return super().is_ready()
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.ports[0])) == 0
 
     def settings(self, prefix: str = "", **changes: Any) -> dict[str, Any]:
         keys = {"access_key": self.access_key, "secret_key": self.secret_key}
@@ -74,12 +87,13 @@ class VersityGateway(Storage):
         }
 
     def command(self) -> Sequence[str]:
+        tls = ["--cert", str(self._tls[0]), "--key", str(self._tls[1])] if self._tls else []
         return [
             "env",
             f"ROOT_ACCESS_KEY_ID={self.access_key}",
             f"ROOT_SECRET_ACCESS_KEY={self.secret_key}",
             *(self._program, "--port", f"127.0.0.1:{self.ports[0]}", "--health", "/health"),
-            *("--region", self.region, "--keep-alive", "--quiet", "posix", str(self.files)),
+            *("--region", self.region, *tls, "--keep-alive", "--quiet", "posix", str(self.files)),
         ]
 
 

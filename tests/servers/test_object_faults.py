@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import threading
 import traceback
 import uuid
@@ -101,6 +103,42 @@ def test_a_storage_that_never_answers_ends_in_a_sentence(start_s3: Callable[[], 
     for error in errors:
         assert isinstance(error, TimeoutError)
         assert "does not answer in time" in str(error)
+
+
+def test_a_certificate_is_trusted_if_its_authority_is_named(
+    servers: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    authority, certificate = (tmp_path / name for name in ("authority.pem", "certificate.pem"))
+    key = certificate.with_suffix(".key")
+    certified(authority, authority.with_suffix(".key"), "CA:TRUE")
+    signed = ("-CA", authority, "-CAkey", authority.with_suffix(".key"))
+    certified(certificate, key, "CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1", *signed)
+    server: VersityGateway = servers(VersityGateway, tls=(certificate, key))
+    with pytest.raises(ConnectionError, match=r"the certificate of .* is not trusted: name its"):
+        server.store().put("a", b"1")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+    store = server.store()
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+
+
+def certified(path: Path, key: Path, kind: str, *more: str | Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", f"/CN={path.stem}"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", key, "-out", path),
+            *("-addext", f"basicConstraints=critical,{kind}", *more),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_where_tls_is_not_spoken_the_sentence_says_so(versitygw: VersityGateway):
+    store = versitygw.store(endpoint=versitygw.endpoint.replace("http:", "https:"))
+    refused(store, ConnectionError, "does not speak TLS: write http:// in endpoint")
 
 
 def test_where_nobody_listens_the_sentence_names_the_place():

@@ -192,8 +192,8 @@ def failure_of(text: str) -> Failure:
     status = _STATUS.search(text)
     code = _CODE.search(text)
     kind = _KIND.search(text)
-    # A range that begins at the end is refused by the library, too.
-    behind = "Wanted range starting at" in text
+    # The library, too, refuses a range that begins at the end, and what some answer instead of 416.
+    behind = "Wanted range starting at" in text or '"bytes 0--1/0"' in text
     return Failure(
         416 if behind else int(status[1] or status[2]) if status else 0,
         (code[1] or code[2]) if code else "",
