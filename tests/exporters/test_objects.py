@@ -99,6 +99,7 @@ def test_a_pipe_in_a_directory_keeps_nobody_waiting(tmp_path: Path):
 def test_what_a_killed_writer_left_is_no_object(tmp_path: Path):
     store = directory(tmp_path)
     (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
+    (tmp_path / ".nfs000000000001").write_bytes(b"removed while it was open")
     (tmp_path / os.fsdecode(b"not-utf8-\xff")).write_bytes(b"x")
     store.put("a", b"1")
     assert [entry.key for entry in store.list()] == ["a"]

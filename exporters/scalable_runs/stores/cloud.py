@@ -14,7 +14,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from urllib.parse import urlsplit
@@ -64,13 +64,28 @@ class CloudConfig:
 
     bucket_name: str
     prefix: str = ""
-    # An address may be written with a password in it, which is refused later.
-    endpoint: str = field(default="", repr=False)
+    endpoint: str = ""
     allow_http: bool | None = None
     timeout: float = 120.0
 
     #: Other names of options, as other tools call them.
     SYNONYMS: ClassVar[dict[str, str]] = {"bucket": "bucket_name", "endpoint_url": "endpoint"}
+
+    def __post_init__(self) -> None:
+        if not is_key(self.bucket_name) or "/" in self.bucket_name:
+            raise ValueError(f"bucket_name must be the name of a bucket: {self.bucket_name!r}")
+        if self.folder and not is_key(self.folder):
+            raise ValueError(f"prefix must be names joined by `/`: {self.prefix!r}")
+        if self.endpoint:
+            _shown(self.endpoint)
+        _allows_http(self.allow_http, self.endpoint)
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout must be a number of seconds: {self.timeout!r}")
+
+    @property
+    def folder(self) -> str:
+        """The prefix without slashes around it."""
+        return self.prefix.strip("/")
 
 
 class CloudObjects(RunStore):
@@ -97,18 +112,13 @@ class CloudObjects(RunStore):
     is_ordered: ClassVar[bool] = True
 
     def __init__(self, config: CloudConfig) -> None:
-        if not config.bucket_name or not is_key(config.bucket_name) or "/" in config.bucket_name:
-            raise ValueError(f"bucket_name must be the name of a bucket: {config.bucket_name!r}")
-        prefix = config.prefix.strip("/")
-        if prefix and not is_key(prefix):
-            raise ValueError(f"prefix must be names joined by `/`: {config.prefix!r}")
         self._bucket = config.bucket_name
-        self._above = f"{prefix}/" if prefix else ""
+        self._above = f"{config.folder}/" if config.folder else ""
         self._timeout = config.timeout
         self._request_timeout = min(_REQUEST_TIMEOUT, config.timeout / 2)
         self._closed = threading.Event()
         self._pid = os.getpid()
-        self.location = f"{self.scheme}://{self._bucket}/{prefix}".rstrip("/")
+        self.location = f"{self.scheme}://{self._bucket}/{config.folder}".rstrip("/")
         endpoint = self._endpoint(config)
         if endpoint:
             self.location += f" at {_shown(endpoint)}"

@@ -249,4 +249,5 @@ def _walk_into(fd: int, name: str, path: str, prefix: str, after: str) -> Iterat
 
 
 def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    # NFS gives files that are removed while they are open such names.
+    return name.startswith(".nfs") or (name.startswith(".") and name.endswith(".tmp"))

@@ -47,7 +47,13 @@ class S3Objects(CloudObjects):
             "aws_access_key_id": "access_key",
             "aws_secret_access_key": "secret_key",
             "aws_session_token": "session_token",
+            "region_name": "region",
         }
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if bool(self.access_key) != bool(self.secret_key):
+                raise ValueError("access_key and secret_key go together: give both or neither")
 
     scheme: ClassVar[str] = "s3"
 
@@ -58,8 +64,6 @@ class S3Objects(CloudObjects):
     def _open(
         self, config: Config, endpoint: str, client: ClientConfig, retries: RetryConfig
     ) -> ObjectStore:
-        if bool(config.access_key) != bool(config.secret_key):
-            raise ValueError("access_key and secret_key go together: give both or neither")
         found, self._found = self._found, aws.Found()
         provider = found.provider
         if config.access_key:
