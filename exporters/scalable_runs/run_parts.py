@@ -182,6 +182,7 @@ def state_of(
         "host": recorder.get("host"),
         "pid": recorder.get("pid"),
         "last_seen_at": _iso(last_seen_at),
+        **({"root_span_id": span} if (span := document.get("root_span_id")) else {}),
     }
 
 

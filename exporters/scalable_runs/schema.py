@@ -579,6 +579,7 @@ class RunWriterState(TypedDict, total=False):
     host: Annotated[Text | None, "Host of the program."]
     pid: Annotated[Count | None, "Its process id."]
     last_seen_at: Annotated[Time | None, "Its last sign of life."]
+    root_span_id: Annotated[HexId, "The span above all that it recorded."]
 
 
 class RunDocument(TypedDict):
@@ -716,6 +717,7 @@ class SlowAttempt(TypedDict):
     state: Annotated[Word, "How it ended."]
     attempt: NotRequired[Annotated[Count | None, "Number of the attempt."]]
     worker: NotRequired[Annotated[Text | None, "Address of the worker."]]
+    writer: NotRequired[Annotated[Text, "Its writer, in a run with several writers."]]
     duration_s: Annotated[Seconds, "Execution alone."]
     queue_s: NotRequired[Annotated[SignedSeconds | None, "From ready to running."]]
     timestamp: NotRequired[Annotated[Text | None, FIXED, "Its end."]]
@@ -746,6 +748,7 @@ class CacheSummary(TypedDict):
 class WorkerSummary(TypedDict):
     """The workers at one address."""
 
+    writer: NotRequired[Annotated[Text, "Its writer, in a run with several writers."]]
     worker: Annotated[Text | None, "Address of the worker."]
     worker_id: Annotated[Text | None, "Name of the worker."]
     host: Annotated[Text | None, "Host that the worker is on."]
@@ -813,6 +816,7 @@ class UnfinishedTask(TypedDict):
     task_name: Annotated[Text, "Name that tasks of one kind share."]
     attempt: Annotated[Count, "Number of the attempt."]
     worker: Annotated[Text | None, "Address of the worker."]
+    writer: NotRequired[Annotated[Text, "Its writer, in a run with several writers."]]
     since: Annotated[Word, "Start of the attempt."]
 
 

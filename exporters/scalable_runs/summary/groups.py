@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from scalable_runs import fields
 from scalable_runs.plain import cut, parse_seconds
@@ -21,6 +21,7 @@ from scalable_runs.summary.names import (
     name_of_key,
 )
 from scalable_runs.summary.values import ratio
+from scalable_runs.writers import qualified
 
 #: Causes of failure counted apart; further ones are counted by class, then as `OTHER`.
 MAX_FAILURE_GROUPS: Final = 200
@@ -48,6 +49,8 @@ class Worker:
 
     address: str | None
     worker_id: str | None = None
+    #: The writer of the run that it belongs to, if the run has several.
+    writer: str | None = None
     state: str | None = None
     busy_s: float = 0.0
     attempts: int = 0
@@ -101,7 +104,7 @@ class Worker:
         details = self._details
         nthreads = details.get("nthreads")
         memory_limit = details.get("memory_limit_bytes")
-        return {
+        row: WorkerSummary = {
             "worker": self.address,
             "worker_id": self.worker_id,
             "host": details.get("host"),
@@ -120,6 +123,9 @@ class Worker:
             "memory_gb_max": self._memory_gb or None,
             "cpu_max": None,
         }
+        if self.writer is not None:
+            row["writer"] = self.writer
+        return row
 
 
 @dataclass(slots=True)
@@ -134,16 +140,17 @@ class Workers:
     """Workers by address, or by name until they have one, and what they used."""
 
     def __init__(self) -> None:
-        self.by_key: dict[str, Worker] = {}
-        self._usage: dict[str, _Usage] = {}
+        self.by_key: dict[_Key, Worker] = {}
+        self._usage: dict[_Key, _Usage] = {}
 
-    def at(self, address: object) -> Worker | None:
+    def at(self, address: object, writer: str | None = None) -> Worker | None:
         """Return the worker at an address; None without an address, or with too many workers."""
         if not is_address(address):
             return None
-        worker = self.by_key.get(address)
+        key = _key(address, writer)
+        worker = self.by_key.get(key)
         if worker is None and len(self.by_key) < MAX_WORKERS:
-            worker = self.by_key[address] = Worker(address)
+            worker = self.by_key[key] = Worker(address, writer=writer)
         return worker
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -155,15 +162,17 @@ class Workers:
         worker_id = record.get("worker_id")
         if worker_id is not None:
             worker_id = str(worker_id)
-        key = address or worker_id
-        if not isinstance(key, str):
-            raise TypeError(key)
+        name, writer = address or worker_id, record.get("writer")
+        if not isinstance(name, str):
+            raise TypeError(name)
+        key = _key(name, writer)
         worker = self.by_key.get(key)
-        if worker_id is not None and worker_id != key:
+        if worker_id is not None and worker_id != name:
             # It was launched under its name alone and now has an address.
-            launched = self.by_key.get(worker_id)
+            before = _key(worker_id, writer)
+            launched = self.by_key.get(before)
             if launched is not None and launched.address is None:
-                del self.by_key[worker_id]
+                del self.by_key[before]
                 if worker is None:
                     worker = self.by_key[key] = launched
                 else:
@@ -171,17 +180,20 @@ class Workers:
         if worker is None:
             if len(self.by_key) >= MAX_WORKERS:
                 return
-            worker = self.by_key[key] = Worker(address)
+            worker = self.by_key[key] = Worker(address, writer=writer)
         worker.address = address or worker.address
         worker.add(state, record)
 
-    def add_usage(self, entity: str, memory_gb: float, cpu: float = 0.0) -> None:
+    def add_usage(
+        self, entity: str, memory_gb: float, cpu: float = 0.0, *, writer: str | None = None
+    ) -> None:
         """Add usage of a worker, by its address or name."""
-        usage = self._usage.get(entity)
+        key = _key(entity, writer)
+        usage = self._usage.get(key)
         if usage is None:
             if len(self._usage) >= MAX_WORKERS:
                 return
-            usage = self._usage[entity] = _Usage()
+            usage = self._usage[key] = _Usage()
         usage.memory_gb = max(usage.memory_gb, memory_gb)
         usage.cpu = max(usage.cpu, cpu)
 
@@ -191,13 +203,24 @@ class Workers:
         for worker in self.by_key.values():
             row = worker.document(begin, end)
             for entity in (worker.address, worker.worker_id):
-                usage = self._usage.get(entity or "")
+                usage = self._usage.get(_key(entity or "", worker.writer))
                 if usage is not None:
                     row["memory_gb_max"] = max(row["memory_gb_max"] or 0, usage.memory_gb) or None
                     row["cpu_max"] = max(row.get("cpu_max") or 0.0, usage.cpu)
             rows.append(row)
         # Sorted, since the order of arrival depends on which journal is read first.
-        return sorted(rows, key=lambda row: (row["worker"] or "", row["worker_id"] or ""))
+        return sorted(
+            rows,
+            key=lambda row: (row.get("writer") or "", row["worker"] or "", row["worker_id"] or ""),
+        )
+
+
+#: The address or name of a worker, and the writer if the run has several: each has a cluster.
+_Key: TypeAlias = str | tuple[str, str]
+
+
+def _key(name: str, writer: str | None) -> _Key:
+    return name if writer is None else (writer, name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -234,7 +257,7 @@ class _FailureGroup:
             self.task_names.add(details.get("task_name") or name_of_key(task_id))
         worker = details.get("worker")
         if worker is not None:
-            self.workers.add(worker)
+            self.workers.add(qualified(worker, record.get("writer")))
         traceback = details.get("traceback")
         if traceback and self.traceback is None:
             self.traceback = cut(traceback, _MAX_TRACEBACK)
@@ -279,7 +302,7 @@ class Failures:
         group.task_names.add(task_name)
         worker: Any = record.get("worker")
         if is_address(worker):
-            group.workers.add(worker)
+            group.workers.add(qualified(worker, record.get("writer")))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a record of failures.jsonl."""
@@ -294,7 +317,7 @@ class Failures:
         if is_loss:
             # The message names the worker, so losses are grouped by reason.
             pattern = str(details.get("reason") or "")
-            self._add_memory_peak(details)
+            self._add_memory_peak(details, record.get("writer"))
         else:
             pattern = failure_pattern(failure_class, message)[1]
         # The phase is in the key: the failure that ended a run is not one more failed attempt.
@@ -333,11 +356,11 @@ class Failures:
             kept[text] = None
             self._messages_left -= len(text)
 
-    def _add_memory_peak(self, details: Mapping[str, Any]) -> None:
+    def _add_memory_peak(self, details: Mapping[str, Any], writer: str | None) -> None:
         peak = max(details.get("memory_peak_bytes") or 0, details.get("memory_bytes") or 0)
         address: Any = details.get("worker")
         if peak and is_address(address):
-            self._workers.add_usage(address, peak / 1e9)
+            self._workers.add_usage(address, peak / 1e9, writer=writer)
 
 
 class Costs:

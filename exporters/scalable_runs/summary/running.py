@@ -271,7 +271,8 @@ class RunSummary:
         if record.get("entity_type") == "worker":
             # The address if there is one: workers may have had the same name one after the other.
             entity = str(record.get("worker") or record["entity_id"])
-            self._workers.add_usage(entity, memory, record.get("observed_cpu") or 0.0)
+            cpu = record.get("observed_cpu") or 0.0
+            self._workers.add_usage(entity, memory, cpu, writer=record.get("writer"))
         else:
             self._task_memory = max(self._task_memory, memory)
 

@@ -77,6 +77,8 @@ class NameTotals:
         return row | {"duration": self.duration.document(), "queue": self.queue.document()}
 
 
+#: A task: its id, and the writer if the run has several: their clusters may have equal keys.
+TaskKey: TypeAlias = str | tuple[str, str]
 #: The last attempt of a task that runs: its number, name, worker and start. Tuples are made faster
 #: than objects.
 _Attempt: TypeAlias = tuple[int, NameTotals, str | None, str]
@@ -96,8 +98,8 @@ class Tasks:
         self.names: dict[str, NameTotals] = {}
         #: The number of attempts made so far, of each waiting task: a graph of a million tasks
         #: waits at once, and an integer takes the least memory.
-        self.waiting: dict[str, int] = {}
-        self.running: dict[str, _Attempt] = {}
+        self.waiting: dict[TaskKey, int] = {}
+        self.running: dict[TaskKey, _Attempt] = {}
         #: Hashes of tasks that were computed again; None if there are too many.
         self.recomputed: set[int] | None = set()
         self.slowest = Slowest()
@@ -118,6 +120,9 @@ class Tasks:
                 task_id = record["task_id"]
                 if task_id is None:
                     raise ValueError("task_id")
+                writer = get("writer")
+                if writer is not None:
+                    task_id = (writer, task_id)
                 given: Any = get("task_name")
                 name = names.get(given) or self._name(given)
                 attempt = get("attempt")
@@ -169,7 +174,7 @@ class Tasks:
         if record.get("recomputed") and record["state"] != "cancelled":
             name.recomputed += 1
             if self.recomputed is not None:
-                self.recomputed.add(hash(record["task_id"]))
+                self.recomputed.add(hash(_key_of(record)))
                 if len(self.recomputed) > MAX_RECOMPUTED:
                     self.recomputed = None
 
@@ -178,7 +183,7 @@ class Tasks:
         name: NameTotals,
         record: Mapping[str, Any],
         state: str,
-        task_id: str,
+        task_id: TaskKey,
         attempt: int | None,
     ) -> None:
         entry = self.running.pop(task_id, None)
@@ -203,7 +208,9 @@ class Tasks:
                 raise ValueError(duration)
             name.duration.append(duration)
             address: Any = get("worker")
-            worker = self._workers.by_key.get(address) or self._workers.at(address)
+            writer = get("writer")
+            key = address if writer is None else (writer, address)
+            worker = self._workers.by_key.get(key) or self._workers.at(address, writer)
             if worker is not None:
                 worker.busy_s += duration
                 worker.attempts += 1
@@ -235,7 +242,7 @@ class Tasks:
                 name.rescheduled += bool(record.get("rescheduled"))
             else:
                 name.lost += 1
-            self.waiting[record["task_id"]] = attempt
+            self.waiting[_key_of(record)] = attempt
         # A lost attempt is a failure of its worker, not of the task.
         if state != "lost" and record.get("error_type") is not None:
             self._failures.add_task(name.name, record)
@@ -249,7 +256,7 @@ class Tasks:
             return
         name.cut_short += 1
         name.cut_short_s += end - begin
-        worker = self._workers.at(address)
+        worker = self._workers.at(address, record.get("writer"))
         if worker is not None:
             worker.busy_s += end - begin
             worker.attempts += 1
@@ -264,16 +271,25 @@ class Tasks:
     def oldest(self, limit: int) -> list[UnfinishedTask]:
         """Return the tasks that run, the longest running first."""
         oldest = heapq.nsmallest(limit, self.running.items(), key=lambda item: item[1][3])
-        return [
-            {
+        rows: list[UnfinishedTask] = []
+        for key, (attempt, name, worker, since) in oldest:
+            task_id = key if isinstance(key, str) else key[1]
+            row: UnfinishedTask = {
                 "task_id": task_id,
                 "task_name": name_of_key(task_id) if name.name == OTHER else name.name,
                 "attempt": attempt,
                 "worker": worker if is_address(worker) else None,
                 "since": since,
             }
-            for task_id, (attempt, name, worker, since) in oldest
-        ]
+            if not isinstance(key, str):
+                row["writer"] = key[0]
+            rows.append(row)
+        return rows
+
+
+def _key_of(record: Mapping[str, Any]) -> TaskKey:
+    writer = record.get("writer")
+    return record["task_id"] if writer is None else (writer, record["task_id"])
 
 
 def _ended_an_attempt(state: str, record: Mapping[str, Any]) -> bool:

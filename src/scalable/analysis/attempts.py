@@ -37,6 +37,8 @@ class Attempt(NamedTuple):
     state: str
     #: Class of the cause, of an attempt that failed.
     cause: str | None = None
+    #: The writer that recorded it, if the run has several: each has tasks and workers of its own.
+    writer: str | None = None
 
     @property
     def elapsed_s(self) -> float | None:
@@ -71,7 +73,8 @@ def load_attempts(reader: RunReader) -> Iterator[Attempt]:
     for record in reader.records(TASKS):
         attempt = tracker.add(cast("TaskRecord", record))
         if attempt is not None:
-            yield attempt._replace(cause=causes.get((attempt.task_id, attempt.attempt)))
+            of = attempt.task_id, attempt.attempt, attempt.writer
+            yield attempt._replace(cause=causes.get(of))
     yield from tracker.open()
 
 
@@ -79,7 +82,8 @@ class AttemptTracker:
     """Puts the lines of attempts together; fed record by record, in the order of the journal."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Attempt] = {}
+        #: By task, and by writer if there are several.
+        self._open: dict[tuple[str, str | None], Attempt] = {}
 
     def add(self, record: TaskRecord) -> Attempt | None:
         """Take in a record of tasks.jsonl; return the attempt that it ends, if it ends one."""
@@ -87,11 +91,12 @@ class AttemptTracker:
         if task_id is None or state is None or state == "submitted":
             return None
         at = parse_time(record.get("timestamp"))
+        key = task_id, record.get("writer")
         if state == "running":
             if len(self._open) < MAX_OPEN:
-                self._open[task_id] = _attempt(task_id, state, record, start=at)
+                self._open[key] = _attempt(task_id, state, record, start=at)
             return None
-        begun = self._open.pop(task_id, None)
+        begun = self._open.pop(key, None)
         number = record.get("attempt") or 0
         if begun is None and (state == "cancelled" or "blame" in record or number < 1):
             return None  # the task ended without another attempt
@@ -126,6 +131,7 @@ def _attempt(
         record.get("queue_s"),
         record.get("transfer_s"),
         state,
+        writer=record.get("writer"),
     )
 
 
@@ -138,14 +144,14 @@ def _earlier(end: datetime | None, duration: float | None) -> datetime | None:
         return None
 
 
-def _causes(reader: RunReader) -> dict[tuple[str, int], str]:
+def _causes(reader: RunReader) -> dict[tuple[str, int, str | None], str]:
     """Return the causes of failures by task and attempt."""
-    causes: dict[tuple[str, int], str] = {}
+    causes: dict[tuple[str, int, str | None], str] = {}
     for record in reader.records(FAILURES):
         failure = cast("FailureRecord", record)
         details = failure.get("details") or {}
         task_id = failure.get("task_id") or details.get("task_id")
         cause, number = details.get("cause"), details.get("attempt")
         if task_id and cause and number and len(causes) < MAX_CAUSES:
-            causes[task_id, number] = cause
+            causes[task_id, number, failure.get("writer")] = cause
     return causes

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from scalable.analysis.units import plural
-from scalable_runs.reader import RunReader
+from scalable_runs.reader import RunReader, parse_time
 from scalable_runs.schema import SummaryCounts
 from scalable_runs.summary import MAX_NAMES, OTHER
+
+#: Lost writers that are named; the others are counted.
+_MAX_WRITERS: Final = 10
 
 
 def missing(reader: RunReader, counts: SummaryCounts) -> Iterator[str]:
     """Yield what the record lacks."""
+    yield from writer_sentences(lost_writers(reader.document))
     yield from problem_sentences(reader)
     yield from _losses(reader.document.get("telemetry") or {})
     unusable = counts.get("unusable_events")
     if unusable:
         yield f"{plural(unusable, 'record')} could not be understood, and are not in the numbers."
+
+
+def lost_writers(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the programs that wrote the run with others and were killed, by their names."""
+    writers: Mapping[str, Mapping[str, Any]] = run.get("writers") or {}
+    return {name: one for name, one in writers.items() if one.get("status") == "lost"}
+
+
+def writer_sentences(lost: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Name lost writers, a sentence each; of many the first."""
+    for name, one in islice(lost.items(), _MAX_WRITERS):
+        seen = parse_time(one.get("last_seen_at"))
+        last = "" if seen is None else f"; last sign of life at {seen:%H:%M:%S} UTC"
+        yield f"The writer {name} (process {one.get('pid')} on {one.get('host')}) is gone{last}."
+    if len(lost) > _MAX_WRITERS:
+        yield f"{len(lost) - _MAX_WRITERS:,} more writers are gone."
 
 
 def problem_sentences(reader: RunReader) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable.analysis.gaps import missing, notes
@@ -31,11 +31,14 @@ from scalable_runs.schema import (
 )
 from scalable_runs.schema import FailureGroup as FailureSummary
 from scalable_runs.summary import RunSummary
+from scalable_runs.writers import told_apart
 
 #: Called with the bytes that a scan has read, and the bytes in all.
 Progress: TypeAlias = Callable[[int, int], None]
 #: Sees the records of a journal on their way into the summary.
 Tap: TypeAlias = Callable[[str, Iterator[Record]], Iterator[Record]]
+
+_Row = TypeVar("_Row", bound=Mapping[str, Any])
 
 _FAILURES_FIRST: Final = tuple(sorted(JOURNALS, key=(FAILURES, WORKERS).__contains__, reverse=True))
 _UNFINISHED: Final = frozenset({"running", "lost"})
@@ -147,10 +150,10 @@ def _report(
         resources=document["resources"],
         cache=document["cache"],
         tasks=timing["tasks"],
-        slowest=timing["slowest"],
+        slowest=_told_apart(timing["slowest"]),
         failures=failures,
-        workers=document["resources"]["workers"],
-        unfinished=document["unfinished"]["tasks"],
+        workers=_told_apart(document["resources"]["workers"]),
+        unfinished=_told_apart(document["unfinished"]["tasks"]),
         missing=tuple(missing(reader, counts)),
         notes=tuple(notes(reader, counts, timing["tasks"])),
         unknown=0 if reader.status == "running" else _unknown(counts),
@@ -164,6 +167,11 @@ def _report(
             "metrics": {row.name: {"count": row.count, **row.detail} for row in metrics},
         },
     )
+
+
+def _told_apart(rows: list[_Row]) -> list[_Row]:
+    """Return rows whose tasks and workers have names that are unique in the run."""
+    return [cast("_Row", told_apart(cast("Record", row))) for row in rows]
 
 
 def _failure_group(row: FailureSummary) -> FailureGroup:

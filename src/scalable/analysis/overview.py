@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
 
+from scalable.analysis.gaps import lost_writers
 from scalable.analysis.load import read_journals
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import JOURNALS, SCHEMA_VERSION, SummaryDocument
@@ -28,6 +29,8 @@ class Overview:
         Tasks seen and tasks failed; None where that is not known without a long scan.
     readable
         Whether this is a run at all: its run.json could be read.
+    writers_lost
+        How many of the programs that wrote the run, though not all of them, were killed.
     """
 
     run_id: str
@@ -40,6 +43,7 @@ class Overview:
     tasks: int | None
     failures: int | None
     readable: bool
+    writers_lost: int = 0
 
     @property
     def last_at(self) -> datetime | None:
@@ -84,4 +88,5 @@ def overview_of(reader: RunReader, document: SummaryDocument | None) -> Overview
         tasks=document["counts"]["tasks"] if document else None,
         failures=document["counts"]["tasks_failed"] if document else None,
         readable=bool(reader.document),
+        writers_lost=0 if reader.status == "lost" else len(lost_writers(reader.document)),
     )

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from scalable.analysis import units
 from scalable.analysis.frames import relevant_frames
+from scalable.analysis.gaps import lost_writers
 from scalable.analysis.messages import message_and_values
 from scalable.analysis.report import FailureGroup, Report, worker_label
 from scalable.analysis.sections import (
@@ -116,6 +117,10 @@ def _facts(report: Report) -> Iterator[Fact]:
         yield Fact("When", f"{report.started_at:%Y-%m-%d %H:%M:%S}{end} UTC")
     if where := where_words(report):
         yield Fact("Where", where)
+    if writers := report.document["run"].get("writers"):
+        lost = len(lost_writers(report.document["run"]))
+        words = f", {lost:,} of them killed" if lost else ""
+        yield Fact("Writers", f"{plural(len(writers), 'program')}{words}")
     yield Fact("Tasks", tasks_words(report))
     if counts["attempts"]:
         yield Fact("Attempts", _attempts(report))

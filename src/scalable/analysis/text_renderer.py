@@ -237,7 +237,7 @@ def render_overviews(
         [
             run_id,
             fit(terminal_line(run.project) or "-", _MAX_PROJECT if strict else 200),
-            run.status if run.readable else "unreadable",
+            _status(run),
             "-" if run.started_at is None else f"{run.started_at:%Y-%m-%d %H:%M}",
             units.seconds(run.duration_s),
             _cell(run.tasks, "count"),
@@ -260,6 +260,12 @@ def render_overviews(
         styles = _STYLES[STATUS_TONES.get(status, "warning")]
         lines.append(line.replace(status, paint(status, *styles), 1) if color else line)
     return "\n".join(lines) + "\n"
+
+
+def _status(run: Overview) -> str:
+    if not run.readable:
+        return "unreadable"
+    return f"{run.status}, {run.writers_lost:,} lost" if run.writers_lost else run.status
 
 
 _MAX_PROJECT: Final = 24

@@ -10,6 +10,7 @@ from typing import Any, Final
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, UPLOADS
 from scalable_runs.stores.base import Store, joined
+from scalable_runs.writers import told_apart
 
 #: Outcomes that are read: the last ones.
 MAX_OUTCOMES: Final = 10_000
@@ -33,7 +34,7 @@ def deaths(reader: RunReader) -> Iterator[dict[str, Any]]:
     """Yield the details of each lost worker, and when it was `lost_at`; the first death first."""
     for record in reader.records(FAILURES):
         if record.get("failure_class") == "WorkerLost":
-            details: dict[str, Any] = record.get("details") or {}
+            details: dict[str, Any] = told_apart(record).get("details") or {}
             yield {
                 **details,
                 "worker_id": details.get("worker_id") or details.get("worker"),
@@ -46,7 +47,10 @@ def crash_logs(reader: RunReader) -> Iterator[CrashLog]:
     """Yield the logs that are in the run, the first death first."""
     for death in deaths(reader):
         log = death.get("stderr_path")
-        if log and reader.store.stat(log) is not None:
+        if not log:
+            continue
+        store, name = reader.place_of(log)
+        if store.stat(name) is not None:
             yield CrashLog(death["worker_id"] or "", log, death["cause"], death["lost_at"])
 
 

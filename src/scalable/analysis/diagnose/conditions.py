@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
 from scalable.analysis.diagnose.observations import Observations
 from scalable.analysis.diagnose.wording import (
@@ -16,6 +18,7 @@ from scalable.analysis.diagnose.wording import (
     top,
 )
 from scalable.analysis.findings import Evidence, Finding
+from scalable.analysis.gaps import lost_writers, writer_sentences
 from scalable.analysis.report import Report
 from scalable.analysis.units import plural
 from scalable.analysis.words import has_no_workers, no_workers_words, unknown_words
@@ -28,6 +31,8 @@ def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
     """Yield the findings on how the run ended."""
     if report.status == "lost" and not report.lost_scheduler:
         yield _unfinished(report)
+    if writers := lost_writers(report.document["run"]):
+        yield _lost_writers(report, writers)
     if report.unknown and report.status != "lost" and not seen.of_kind("scheduler"):
         yield _unknown_end(report)
     if has_no_workers(report):
@@ -39,6 +44,28 @@ def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
     if report.counts.get("tasks_rescheduled"):
         yield _rescheduled(report)
     yield from _closed_at_work(report, seen)
+
+
+def _lost_writers(report: Report, writers: Mapping[str, Mapping[str, Any]]) -> Finding:
+    """Some of the programs that wrote the run were killed; the others went on."""
+    count = len(writers)
+    return Finding(
+        severity="error",
+        category="writer_lost",
+        title=f"{plural(count, 'program')} of {len(report.document['run']['writers']):,} that "
+        "wrote this run ended without closing it",
+        count=count,
+        evidence=Evidence(
+            sentences=tuple(islice(writer_sentences(writers), MAX_IDS)),
+            last_at=max(
+                filter(None, (parse_time(one.get("last_seen_at")) for one in writers.values())),
+                default=None,
+            ),
+            files=(RUN,),
+        ),
+        suggestion="They were killed, or their hosts went down: what they had recorded is in the "
+        "run. Look at the logs of the host and the batch system.",
+    )
 
 
 def incomplete_record(report: Report) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from scalable_runs.schema import (
     WorkerRecord,
 )
 from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
+from scalable_runs.writers import told_apart
 
 #: Journals of tasks up to this size are read for what differs between failures and successes; of
 #: larger finished runs only summary.json and failures.jsonl are used.
@@ -165,7 +166,7 @@ class Observations:
     def failures(self, records: Iterable[Record]) -> Iterator[Record]:
         """Group failures by cause and root."""
         for record in records:
-            self._failure(cast("FailureRecord", record))
+            self._failure(cast("FailureRecord", told_apart(record)))
             yield record
 
     def _failure(self, record: FailureRecord) -> None:
@@ -228,7 +229,7 @@ class Observations:
     def workers(self, records: Iterable[Record]) -> Iterator[Record]:
         """Keep the last line of each worker."""
         for record in records:
-            line = cast("WorkerRecord", record)
+            line = cast("WorkerRecord", told_apart(record))
             address = line.get("worker")
             if address is not None and len(self.worker_lines) < 10_000:
                 self.worker_lines[address] = line
@@ -245,7 +246,7 @@ class Observations:
         lost_after: dict[str, float] = {}
         for record in records:
             yield record
-            line = cast("TaskRecord", record)
+            line = cast("TaskRecord", told_apart(record))
             task_id, state = line.get("task_id"), line.get("state")
             if task_id is None or state is None:
                 continue

@@ -13,6 +13,7 @@ from scalable.telemetry import semconv
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import Record
+from scalable_runs.writers import qualified
 
 #: Spans above one another that are followed at most: a damaged record may have them in a circle.
 MAX_DEPTH: Final = 1_000
@@ -80,6 +81,8 @@ class RecordedTree:
             self._users[ids.span_id] = 0 if parent is None else parent.span_id
             if parent is not None:
                 task = str((record.get("attributes") or {}).get(semconv.TASK_KEY) or "")
+                if task:
+                    task = qualified(task, record.get("writer"))
                 child = _Child(task, parse_nanoseconds(record.get("end_time")))
                 self._above.setdefault(parent.span_id, child)
 

@@ -42,6 +42,7 @@ from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
+from scalable_runs.writers import qualified
 
 #: Items sent at once.
 BATCH: Final = 512
@@ -118,6 +119,8 @@ class _Resending:
         self._run_id = reader.run_id
         self._project = str(document.get("project_name") or "run")
         self._trace_id = hex_id(document.get("trace_id"), 32)
+        #: Of a run with several writers: the root spans, and whose they are; the run's has no name.
+        self._tops = _tops(document)
         redact = Redactor.from_environment(os.environ)
         self._resource = make_resource(self._run_id, self._project, redact)
         self._spans = SpanFactory(self._resource)
@@ -137,6 +140,11 @@ class _Resending:
         root = self._root_ids()
         tracebacks = self._tracebacks()
         known = self._send_other_spans(tree)
+        for top in self._missing_tops(known, tree):
+            context: Any = top.context
+            self._send([top])
+            known.add(context.span_id)
+            self._budget.parent(context)
         if root is not None:
             if root.span_id not in known:
                 self._send([self._missing_root(root, tree)])
@@ -203,10 +211,10 @@ class _Resending:
                 tree.add_span(renamed(record))
         tree.end_of_spans()
         for record in self._records(TASKS):
-            task_id, state, ids = record.get("task_id"), record.get("state"), context_of(record)
+            task_id, state, ids = _key(record), record.get("state"), context_of(record)
             at = parse_nanoseconds(record.get("timestamp"))
             tree.last = max(tree.last, at)
-            if ids is None or not isinstance(task_id, str):
+            if ids is None or not task_id:
                 continue
             if state == "running":
                 tree.begin_attempt(task_id, ids, parent_of(record))
@@ -224,6 +232,9 @@ class _Resending:
 
     def _root_ids(self) -> SpanContext | None:
         """Return the root's ids: records of the run as a whole, such as workers', carry them."""
+        for span_id, writer in self._tops.items():
+            if not writer:
+                return span_context(self._trace_id, span_id)
         for file in (WORKERS, FAILURES):
             for record in self._records(file):
                 ids = context_of(record)
@@ -236,7 +247,7 @@ class _Resending:
         for record in self._records(FAILURES):
             details = record.get("details") or {}
             if details.get("traceback") and len(found) < MAX_TRACEBACKS:
-                key = (str(record.get("task_id")), details.get("attempt") or 0)
+                key = (_key(record), details.get("attempt") or 0)
                 found[key] = cut(details["traceback"], _MAX_TRACEBACK)
         return found
 
@@ -254,6 +265,11 @@ class _Resending:
                 return None
             span = decode_span(renamed(record), self._resource, SCOPE)
             context: Any = span.context
+            if context.span_id in self._tops:
+                # Each program that closed the run has written one, and one for each lost writer.
+                if context.span_id in known or not self._tops[context.span_id]:
+                    return None
+                known.add(context.span_id)
             if context.span_id in tree.parents or span.parent is None:
                 known.add(context.span_id)
             return span
@@ -299,9 +315,9 @@ class _Resending:
         def make(record: Record) -> ReadableSpan | None:
             state = record.get("state")
             if state == "running":
-                running[_task_id(record)] = record
+                running[_known_key(record)] = record
             elif state in _ENDS:
-                began = running.pop(_task_id(record), None)
+                began = running.pop(_known_key(record), None)
                 if record.get("span_id") is not None:
                     return self._attempt(record, began, tracebacks)
             return None
@@ -359,7 +375,7 @@ class _Resending:
         if error is not None:
             message = cut(record.get("error_message") or "", MAX_VALUE)
             exception = {semconv.EXCEPTION_TYPE: error, semconv.EXCEPTION_MESSAGE: message}
-            traceback = tracebacks.get((record["task_id"], record.get("attempt") or 0))
+            traceback = tracebacks.get((_key(record), record.get("attempt") or 0))
             if traceback is not None:
                 exception[semconv.EXCEPTION_STACKTRACE] = traceback
             events = (event(semconv.EVENT_FAILURE, end / 1e9, exception),)
@@ -380,17 +396,50 @@ class _Resending:
         added = additions_of(record)
         return span if added is None else AddedSpan(span, added)
 
-    def _missing_root(self, root: SpanContext, tree: RecordedTree) -> ReadableSpan:
+    def _missing_root(
+        self, root: SpanContext, tree: RecordedTree, parent: SpanContext | None = None
+    ) -> ReadableSpan:
         """Make the root of a run whose recorder died before closing it."""
+        status = str(self._reader.status)
         return self._spans.span(
             semconv.SPAN_RUN.format(project=self._project),
             root,
-            None,
+            parent,
             parse_nanoseconds(self._reader.document.get("started_at")) / 1e9,
             self._last_sign(tree) / 1e9,
-            {semconv.RUN_ID: self._run_id, semconv.RUN_STATUS: str(self._reader.status)},
-            error=str(self._reader.status),
+            {semconv.RUN_ID: self._run_id, semconv.RUN_STATUS: status},
+            error=None if status == "completed" else status,
         )
+
+    def _missing_tops(self, known: set[int], tree: RecordedTree) -> Iterator[ReadableSpan]:
+        """Make the root of a run with several writers, and those that its writers did not write."""
+        document = self._reader.document
+        run = self._root_ids() if self._tops else None
+        if run is None:
+            return
+        above = hex_id(document.get("parent_span_id"), 16)
+        parent = span_context(self._trace_id, above) if above else None
+        yield self._missing_root(run, tree, parent)
+        for span_id, name in self._tops.items():
+            if not name or span_id in known:
+                continue
+            writer = document["writers"][name]
+            status = str(writer.get("status"))
+            started = parse_nanoseconds(writer.get("started_at"))
+            end = writer.get("finished_at") or writer.get("last_seen_at")
+            yield self._spans.span(
+                semconv.SPAN_WRITER.format(project=self._project),
+                span_context(self._trace_id, span_id),
+                run,
+                started / 1e9,
+                max(started, parse_nanoseconds(end)) / 1e9,
+                {
+                    semconv.RUN_ID: self._run_id,
+                    semconv.RUN_STATUS: status,
+                    semconv.WRITER: name,
+                },
+                error=status,
+            )
 
     def _missing_submission(
         self, ids: SpanContext, parent: Parent, root: SpanContext | None
@@ -458,6 +507,26 @@ class _Resending:
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
+
+
+def _tops(document: Mapping[str, Any]) -> dict[int, str]:
+    writers: Mapping[str, Mapping[str, Any]] = document.get("writers") or {}
+    found = {hex_id(one.get("root_span_id"), 16): name for name, one in writers.items()}
+    if writers:
+        found[hex_id(document.get("root_span_id"), 16)] = ""
+    found.pop(0, None)
+    return found
+
+
+def _key(record: Record) -> str:
+    """Name a task uniquely in the run; empty if the record names none."""
+    task_id = record.get("task_id")
+    return qualified(task_id, record.get("writer")) if isinstance(task_id, str) else ""
+
+
+def _known_key(record: Record) -> str:
+    _task_id(record)
+    return _key(record)
 
 
 def _task_id(record: Record) -> str:
