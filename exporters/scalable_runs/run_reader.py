@@ -139,11 +139,12 @@ class RunReader:
         writer
             The writer of the record that names it; names in records are those in its part.
         """
+        inside = name
         if writer is None and name.startswith(f"{schema.WRITERS}/"):
             _, writer, *rest = name.split("/", 2)
-            name = "".join(rest)
+            inside = "".join(rest)
         part = self.parts.get(writer or "")
-        return (self.store, name) if part is None else (part.store, name)
+        return (self.store, name) if part is None else (part.store, inside)
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None if it is missing or cannot be read."""

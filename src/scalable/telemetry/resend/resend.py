@@ -424,20 +424,17 @@ class _Resending:
             if not name or span_id in known:
                 continue
             writer = document["writers"][name]
-            status = str(writer.get("status"))
             started = parse_nanoseconds(writer.get("started_at"))
-            end = writer.get("finished_at") or writer.get("last_seen_at")
+            end = parse_nanoseconds(writer.get("finished_at") or writer.get("last_seen_at"))
+            status = str(writer.get("status"))
+            about = {semconv.RUN_ID: self._run_id, semconv.RUN_STATUS: status, semconv.WRITER: name}
             yield self._spans.span(
                 semconv.SPAN_WRITER.format(project=self._project),
                 span_context(self._trace_id, span_id),
                 run,
                 started / 1e9,
-                max(started, parse_nanoseconds(end)) / 1e9,
-                {
-                    semconv.RUN_ID: self._run_id,
-                    semconv.RUN_STATUS: status,
-                    semconv.WRITER: name,
-                },
+                max(started, end) / 1e9,
+                about,
                 error=status,
             )
 
