@@ -57,6 +57,9 @@ def runs(runs_dir: Path, which: RunFilter, as_json: bool, limit: int | None) -> 
     overviews, matching = list_runs(root, which, limit=limit, count=load_overviews)
     if as_json:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
+        for row in rows:
+            if not row["writers_lost"]:  # of a run with one writer, it is never anything else
+                del row["writers_lost"]
         deliver(json_text(rows), as_json=True)
     elif overviews:
         page = layout(None)
