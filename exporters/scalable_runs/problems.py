@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
+from scalable_runs.journal import segment_of
+from scalable_runs.schema import FILE_OF
+
 #: Gaps listed one by one; all of them are counted.
 MAX_GAPS: Final = 10
 
@@ -222,6 +225,38 @@ class FileProblems:
             yield f"{_count(self.repeated, 'repeated line')} skipped"
         if self.disordered:
             yield f"{_count(self.disordered, 'line')} with a wrong sequence number"
+
+
+def contradiction(summary: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Say why a summary is not that of a run; nothing if it may be.
+
+    Parameters
+    ----------
+    summary
+        summary.json.
+    run
+        run.json, whose marks have the numbers of lines.
+    """
+    of_run, run_id = cast("dict[str, Any]", summary.get("run") or {}), run.get("run_id")
+    if run_id is not None and of_run.get("run_id", run_id) != run_id:
+        return f"it is the summary of another run, {of_run.get('run_id')!r}"
+    telemetry = cast("dict[str, Any]", run.get("telemetry") or {})
+    lacks_lines = any(
+        telemetry.get(name) for name in ("dropped", "errors", "uncertain", "restarts")
+    )
+    lines: Counter[str] = Counter()
+    for name, mark in cast("dict[str, Any]", run.get("journal") or {}).items():
+        seq = cast("Any", mark).get("seq") if isinstance(mark, dict) else None
+        journal = segment_of(name)[0]
+        lines[journal] = max(lines[journal], seq if type(seq) is int else 0)
+    counts = cast("dict[str, Any]", summary.get("counts") or {})
+    for event, journal in FILE_OF.items():
+        count = counts.get(f"{event}_events")
+        if type(count) is not int or not lines[journal]:
+            continue
+        if count > lines[journal] or (count < lines[journal] and not lacks_lines):
+            return f"it counts {count:,} records of {journal}, which has {lines[journal]:,}"
+    return ""
 
 
 def _gap(gap: Gap) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, cast
@@ -19,7 +20,7 @@ import orjson
 from scalable_runs import fields, journal, schema
 from scalable_runs._process import EXIT_TIMEOUT, is_alive
 from scalable_runs.plain import parse_time
-from scalable_runs.problems import FileProblems
+from scalable_runs.problems import FileProblems, contradiction
 from scalable_runs.run_parts import MAX_OPEN, InSips, by_time, combined, file_of, latest, state_of
 from scalable_runs.scan import JournalScan
 from scalable_runs.schema import JournalMark, Record, RunStatus
@@ -82,9 +83,9 @@ class RunReader:
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
         self.document: dict[str, Any] = self._read_document(schema.RUN, schema.RunDocument) or {}
-        self.owner: dict[str, Any] = {}
-        if schema.OWNER in self.store.names():
-            self.owner = self._read_document(schema.OWNER, schema.Owner) or {}
+        if not getattr(self.store, "reads_are_requests", False):
+            # Only an open run needs it, but what is damaged is told.
+            _ = self.owner
         self._named_run_id: str | None = self.document.get("run_id") or None
         self.run_id: str = self._named_run_id or _encodable(self.path.name)
         self.parts: dict[str, RunReader] = {}
@@ -111,6 +112,13 @@ class RunReader:
     def is_live(self) -> bool:
         """Whether the run is being recorded now."""
         return self.status == "running"
+
+    @cached_property
+    def owner(self) -> dict[str, Any]:
+        """The content of owner.json."""
+        if schema.OWNER not in self.store.names():
+            return {}
+        return self._read_document(schema.OWNER, schema.Owner) or {}
 
     def files(self) -> list[str]:
         """Return the existing journals of this run, in the order of the contract."""
@@ -160,6 +168,10 @@ class RunReader:
             problems.unreadable = "its fields are not those of a summary"
             return None
         if document is not None and self.parts and not self._covers_parts(document):
+            return None
+        if document is not None and (lie := contradiction(document, self.document)):
+            problems = self.problems[schema.SUMMARY] = FileProblems(schema.SUMMARY, broken=1)
+            problems.unreadable = lie
             return None
         return document
 

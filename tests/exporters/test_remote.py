@@ -7,6 +7,7 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 import pytest
 import zstandard
 from remote_world import (
@@ -22,7 +23,10 @@ from remote_world import (
 )
 from store_world import RUN_ID, create, run_document
 
-from scalable_runs.reader import find_runs, resolve_run
+from run_builder import RunBuilder, eventful
+from scalable.analysis import load_report, render_json
+from scalable_runs.reader import RunReader, find_runs, resolve_run
+from scalable_runs.remote.cache import ReadCache
 from scalable_runs.remote.compression import decompressed, decompressed_parts
 from scalable_runs.remote.fence import SupersededError
 from scalable_runs.remote.position import OtherRunError
@@ -104,6 +108,45 @@ def test_what_is_there_is_not_brought_again(tmp_path: Path):
     objects.requests.clear()
     assert sync(shipper(objects, path)).complete
     assert objects.requests == {"list": 2, "get": 1}
+
+
+def eventful_run(runs_dir: Path) -> Path:
+    builder = RunBuilder(runs_dir, RUN_ID)
+    eventful(builder)
+    return builder.finish(10)
+
+
+def test_a_report_of_a_closed_run_reads_two_small_objects(tmp_path: Path):
+    objects = Counting()
+    run = eventful_run(tmp_path / "runs")
+    assert sync(shipper(objects, run)).complete
+    objects.requests.clear()
+    cache = ReadCache(tmp_path / "cache")
+    there = render_json(load_report(RunReader(RemoteStore(objects, run.name, cache=cache))))
+    here = render_json(load_report(RunReader(run)))
+    here["report"]["path"] = there["report"]["path"]
+    assert there == here
+    assert objects.requests == {"list": 1, "get": 2}
+    # The second time even they are here.
+    load_report(RunReader(RemoteStore(objects, run.name, cache=cache)))
+    assert objects.requests == {"list": 2, "get": 2}
+
+
+@pytest.mark.parametrize("lie", ["another run", "more", "fewer"])
+def test_a_summary_that_lies_about_its_run_is_not_believed(tmp_path: Path, lie: str):
+    objects = MemoryObjects()
+    sync(shipper(objects, eventful_run(tmp_path)))
+    key = f"{RUN_ID}/summary.json"
+    summary = orjson.loads(objects.get(key))
+    if lie == "another run":
+        summary["run"]["run_id"] = "run-20260101T000000Z-other-00000000"
+    else:
+        summary["counts"]["task_events"] += 7 if lie == "more" else -7
+    objects.put(key, orjson.dumps(summary))
+    reader = RunReader(RemoteStore(objects, RUN_ID))
+    assert reader.summary() is None
+    sentence = reader.problems["summary.json"].sentences()[0]
+    assert "another run" in sentence or "records of tasks.jsonl" in sentence
 
 
 def test_a_crashed_run_is_brought_with_lines_that_were_not_synced(tmp_path: Path):

@@ -49,6 +49,9 @@ class RemoteStore:
         Keeps what was read, on this machine.
     """
 
+    #: A reader reads only what it needs.
+    reads_are_requests: Final = True
+
     def __init__(
         self,
         objects: RunStore,
@@ -60,6 +63,7 @@ class RemoteStore:
     ) -> None:
         self.keys = RunKeys(run_id, writer)
         part = "" if writer is None else f"/{schema.WRITERS}/{writer}"
+        self.directory: Path | None = None
         self.location = f"{objects.location.rstrip('/')}/{run_id}{part}"
         self._objects = objects
         self._cache = cache
