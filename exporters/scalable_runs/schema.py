@@ -118,6 +118,8 @@ TaskState: TypeAlias = Literal[
 ]
 #: A task's last line is one of these once its run is closed.
 FINAL_STATES: Final = frozenset({"succeeded", "failed", "cancelled"})
+#: States that end an attempt, or a task that had none.
+ENDS: Final = FINAL_STATES | {"retried", "lost"}
 
 WorkerState: TypeAlias = Literal["launched", "ready", "lost", "removed"]
 

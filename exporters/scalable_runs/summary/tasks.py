@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from scalable_runs.plain import parse_seconds
 from scalable_runs.schema import (
-    FINAL_STATES,
+    ENDS,
     NameSummary,
     SlowAttempt,
     UnfinishedTask,
@@ -33,8 +33,6 @@ MAX_RECOMPUTED: Final = 100_000
 #: Raised by values of types that no record has.
 UNUSABLE: Final = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
-#: States that end an attempt, or a task that had none.
-_ENDS: Final = FINAL_STATES | {"retried", "lost"}
 #: Ends of an attempt that may have come before its code was done.
 _CUT_SHORT: Final = frozenset({"lost", "failed", "cancelled"})
 #: Older records number the tasks of one map: slow[0], slow[1], …
@@ -147,7 +145,7 @@ class Tasks:
                             name.count += 1
                         else:
                             self._reopen(name, record)
-                elif state in _ENDS:
+                elif state in ENDS:
                     self._end(name, record, state, task_id, attempt)
                 else:
                     raise ValueError(state)

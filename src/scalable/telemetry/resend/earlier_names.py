@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from scalable.telemetry import semconv
+from scalable.telemetry.resend.recorded_tree import is_ours
 from scalable_runs.schema import Record
 
 
@@ -14,8 +15,7 @@ def renamed(record: Record) -> Record:
 
     Only signals of the run's own scope are changed; those of user code are as they were.
     """
-    scope: Any = record.get("scope") or {}
-    if scope.get("name") != semconv.SCOPE_NAME:
+    if not is_ours(record):
         return record
     changed: dict[str, Any] = dict(record)
     _rename_attributes(changed)

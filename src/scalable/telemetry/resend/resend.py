@@ -41,7 +41,7 @@ from scalable_runs.otel.decode import (
 from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
+from scalable_runs.schema import ENDS, FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
 from scalable_runs.writers import qualified
 
 #: Items sent at once.
@@ -218,13 +218,13 @@ class _Resending:
                 continue
             if state == "running":
                 tree.begin_attempt(task_id, ids, parent_of(record))
-            elif state in _ENDS:
+            elif state in ENDS:
                 tree.end_attempt(task_id, ids, parent_of(record), at)
         tree.end_of_tasks()
         if tree.has_unknown():
             for record in self._reader.records(TASKS):
                 ids = context_of(record)
-                if ids is not None and record.get("state") in _ENDS:
+                if ids is not None and record.get("state") in ENDS:
                     tree.mark(ids, parent_of(record))
         for trace_id, count in tree.by_trace.items():
             self._budget.expect(trace_id, count)
@@ -316,7 +316,7 @@ class _Resending:
             state = record.get("state")
             if state == "running":
                 running[_known_key(record)] = record
-            elif state in _ENDS:
+            elif state in ENDS:
                 began = running.pop(_known_key(record), None)
                 if record.get("span_id") is not None:
                     return self._attempt(record, began, tracebacks)
@@ -502,7 +502,6 @@ class _Resending:
         return decode_log(renamed(record), self._resource, SCOPE)
 
 
-_ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "retried", "lost"})
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
 
 
