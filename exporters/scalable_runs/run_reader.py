@@ -8,7 +8,7 @@ files and lines of any size. Only JSON is decoded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -122,13 +122,13 @@ class RunReader:
 
     def files(self) -> list[str]:
         """Return the existing journals of this run, in the order of the contract."""
-        found = set(self.store.segments())
+        found = set(self._own_segments())
         found.update(*(part.files() for part in self._parts()))
         return [file for file in (*schema.JOURNALS, *schema.SIGNALS) if file in found]
 
     def size(self, file: str) -> int:
         """Return the present size of a journal, to show the progress of a scan."""
-        own = sum(self.file_size(name) for name in self.store.segments().get(file, ()))
+        own = sum(self.file_size(name) for name in self._own_segments().get(file, ()))
         return own + sum(part.size(file) for part in self._parts())
 
     def file_size(self, name: str) -> int:
@@ -198,7 +198,7 @@ class RunReader:
         dict
             A record. Fields may be missing; those of a wrong type are null.
         """
-        sources = [self] if self.store.segments().get(file) or not self.parts else []
+        sources = [self] if self._own_segments().get(file) or not self.parts else []
         sources += self._parts()
         if len(sources) == 1:
             yield from sources[0]._own_records(file, progress)
@@ -247,6 +247,11 @@ class RunReader:
         }
 
     # Parts
+
+    def _own_segments(self) -> Mapping[str, list[str]]:
+        """The journals besides those of parts: a merge makes them, and counts once it is done."""
+        is_merging = self.parts and "merged" not in self.document
+        return {} if is_merging else self.store.segments()
 
     def _parts(self) -> list[RunReader]:
         return list(self.parts.values())

@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, str]] = {
     "pack": "Make one file of a run, which every command reads in place.",
     "unpack": "Make a directory of a packed run.",
     "convert": "Write a run's journals as parquet, CSV or a DuckDB database.",
+    "merge": "Merge the parts of a run that several programs wrote.",
     "init": "Write a commented manifest.",
     "validate": "Check a manifest.",
     "schema": "Print the manifest's JSON schema, for editors.",
