@@ -463,7 +463,7 @@ def listed(versitygw: VersityGateway, proxy: FaultyProxy, *entries: tuple[str, i
 def test_an_object_with_a_hostile_name_is_told(
     versitygw: VersityGateway, proxy: FaultyProxy, key: str
 ):
-    with pytest.raises(OSError, match="contains an object with an unusable name"):
+    with pytest.raises(OSError, match=f"contains an object with an unusable name, '{key}': remove"):
         listed(versitygw, proxy, ("p/a", 1), (key, 1))
 
 

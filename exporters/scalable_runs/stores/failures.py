@@ -67,13 +67,16 @@ class Failure(NamedTuple):
     kind
         Of the transport's error, if there was no answer: `Connect`, `Timeout`, …
     hint
-        What else the library's text reveals: a region, a key, what failed below HTTP.
+        What failed below HTTP, of :data:`_BELOW_HTTP`.
+    about
+        The region that would be right, or the key that is wrong.
     """
 
     status: int = 0
     code: str = ""
     kind: str = ""
     hint: str = ""
+    about: str = ""
 
     @property
     def is_temporary(self) -> bool:
@@ -121,7 +124,7 @@ class Failure(NamedTuple):
     def _explained(self, place: str, bucket: str) -> tuple[type[OSError], str]:
         if self.hint in _BELOW_HTTP:
             kind, sentence = _BELOW_HTTP[self.hint]
-            return kind, sentence.format(place=place)
+            return kind, sentence.format(place=place, about=self.about[:200])
         if self.code in _NO_PLACE:
             return FileNotFoundError, f"there is no bucket {bucket} in {place}: make it first"
         if self.code in _NO_KEY:
@@ -133,7 +136,7 @@ class Failure(NamedTuple):
         if self.code in _CLOCK:
             return PermissionError, f"the clocks of this host and {place} differ: set this host's"
         if self.code in _ELSEWHERE or self.status in (301, 307, 308):
-            region = f" to {self.hint}" if self.hint else ""
+            region = f" to {self.about}" if self.about else ""
             return OSError, f"{place} is in another region: set region{region}"
         if self.code in _FULL or self.status == 507:
             return OSError, f"{place} is full: make room or raise its quota"
@@ -175,8 +178,8 @@ _BELOW_HTTP: Final[dict[str, tuple[type[OSError], str]]] = {
     "dns": (ConnectionError, "there is no host of the name in {place}: check endpoint"),
     "path": (
         OSError,
-        "{place} contains an object with an unusable name, such as one with `..` or `//`: "
-        "remove it or choose another prefix",
+        "{place} contains an object with an unusable name, {about!r}: remove it or choose another "
+        "prefix",
     ),
 }
 
@@ -199,12 +202,11 @@ def failure_of(text: str) -> Failure:
         (code[1] or code[2]) if code else "",
         kind[1] if kind and not status else "",
         _hint(text, bool(status)),
+        about[1] if (about := _REGION.search(text) or _BAD_KEY.search(text)) else "",
     )
 
 
 def _hint(text: str, is_answered: bool) -> str:
-    if region := _REGION.search(text):
-        return region[1]
     if _METADATA.search(text):
         return "credentials"
     if _BAD_KEY.search(text):
