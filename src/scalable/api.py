@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, Warnings
-from scalable.common.options import InstrumentOptions, OptionError, Settings, resolve
+from scalable.common.options import PLACES, InstrumentOptions, OptionError, Settings, resolve
 from scalable.common.otel_environment import usable_environment
 from scalable.configured import configured_options
 from scalable.documents import RunDocuments
@@ -62,6 +62,12 @@ def instrument(
     run_id : str, optional
         Id of the run: by default a new one. Programs with the same id write one run together if
         the run store is ``chunked-fs`` or ``chunked-object``; with others the run must be new.
+    run_store : str, mapping or object, optional
+        Where and how the run is kept: a URL (``s3://bucket/prefix``, ``gs://…``, ``az://…``,
+        ``file:///…``, ``memory://``), the name of a type (``buffered``), a mapping with ``type``
+        and ``config``, or an object. Default: a directory in `runs_dir`.
+    runs_dir_remote : str or path, optional
+        Where a copy of the run is kept: a URL of an object storage, or a mounted directory.
     scope : {"client", "cluster"}, optional
         Record what this client causes, nested tasks included (default), or all tasks.
     enabled : bool, optional
@@ -247,8 +253,9 @@ class Instrumentation:
 
     def warn_of_ignored(self, settings: Settings, options: Mapping[str, Any]) -> None:
         """Name the options of a further `instrument()` that have no effect on this run."""
+        # The values given for places may hold secrets, which their settings do not show.
         ignored = [
-            f"{name}={value!r}"
+            f"{name}={getattr(settings, name) if name in PLACES else value!r}"
             for name, value in options.items()
             if value is not None and getattr(settings, name) != getattr(self._settings, name)
         ]

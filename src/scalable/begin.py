@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import dask.config
 from opentelemetry import baggage
@@ -38,7 +37,6 @@ from scalable.telemetry.process.spawning import Process
 from scalable.telemetry.recorder.recorder import Recorder
 from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
-from scalable_runs.parquet import EXTRA
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.sharing import new_writer_name, shared_run
@@ -48,9 +46,6 @@ from scalable_runs.writer import RunWriter
 
 if TYPE_CHECKING:
     from distributed import Client
-
-#: Requests a copy of the run elsewhere.
-_REMOTE_VARIABLE: Final = "SCALABLE_RUNS_DIR_REMOTE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +226,11 @@ def _as_found(
 
 def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
     """Warn now of requested files that will be missing when the run has ended."""
-    remote = os.environ.get(_REMOTE_VARIABLE, "").strip()
-    if remote:
+    if settings.copy is not None:
         warn(
-            f"{_REMOTE_VARIABLE}={remote!r} is not supported yet: the run stays in "
-            f"{settings.runs_dir}; copy it when it has ended, with rsync or a tool of the store"
+            f"copies of runs are not supported yet: the run stays in {settings.runs_dir}; copy it "
+            f"to {settings.copy.location} when it has ended, with rsync or a tool of the store"
         )
-    if settings.parquet and find_spec("pyarrow") is None:
-        warn(f"there will be no parquet copies: pyarrow is not installed: {EXTRA}")
 
 
 def _files(

@@ -117,7 +117,11 @@ ROOMS = (
             "scalable.resource_detector",
             "scalable.testing",
         ),
-        doors=("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
+        doors=(
+            *("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
+            # A file that names a run store is YAML, like a manifest.
+            "manifest",
+        ),
     ),
     Room(
         "run store's SDK side",

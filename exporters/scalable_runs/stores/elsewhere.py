@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scalable_runs.stores.base import Store, StoreRoot
-
-if TYPE_CHECKING:
-    from scalable_runs.stores.places import StoreSpec
+from scalable_runs.stores.run_store import RunStore
 
 
-def open_elsewhere(spec: StoreSpec) -> StoreRoot:
-    """Return the runs of a place of objects, and if it is written here, those on this machine."""
-    if not spec.local:
-        return _remote(spec)
-    return BothRoots(spec)
-
-
-def _remote(spec: StoreSpec) -> StoreRoot:
+def open_elsewhere(objects: RunStore) -> StoreRoot:
+    """Return the runs of a place of objects, to be read."""
     cache: Any = import_module("scalable_runs.remote.cache")
     root: Any = import_module("scalable_runs.remote.root")
-    return root.RemoteRoot(spec.objects(), cache.ReadCache(cache.default_directory()))
+    return root.RemoteRoot(objects, cache.ReadCache(cache.default_directory()))
 
 
 class BothRoots:
-    """Runs on this machine and the place that they are copied to.
+    """Runs on this machine and in the place that they are copied to.
 
     Implements :class:`~scalable_runs.stores.base.StoreRoot`; used by one thread. A run that one
     program writes is read here if it is here: it is never behind. Of a run that several write this
     machine may have only some parts, so it is read there first.
+
+    Parameters
+    ----------
+    location
+        Names the place for people.
+    here
+        The runs on this machine.
+    there
+        Returns the others; called when they are needed.
+    shared
+        Whether several programs may write one run.
     """
 
-    def __init__(self, spec: StoreSpec) -> None:
-        self._spec = spec
-        self._here = spec.writing()
+    def __init__(
+        self, location: str, here: StoreRoot, there: Callable[[], StoreRoot], shared: bool
+    ) -> None:
+        self.location = location
+        self.shared = shared
+        self._here = here
+        self._open = there
         self._there: StoreRoot | None = None
-        self.location = spec.location
-
-    @property
-    def shared(self) -> bool:
-        """As the place says."""
-        return self._spec.shared
 
     def new(self, run_id: str, writer: str | None = None) -> Store:
         """Return where a run is written on this machine."""
@@ -63,5 +65,5 @@ class BothRoots:
 
     def _remote(self) -> StoreRoot:
         if self._there is None:
-            self._there = _remote(self._spec)
+            self._there = self._open()
         return self._there

@@ -21,6 +21,7 @@ from scalable_runs.stores.types import (
     ALIASES,
     Buffered,
     FileSystem,
+    Named,
     StoreType,
     absolute,
     built_in,
@@ -92,6 +93,11 @@ class StoreSpec:
         return self.given is not None or (self.root is None and _is_elsewhere(self._type))
 
     @property
+    def is_cloud(self) -> bool:
+        """Whether it is an object storage that needs a library."""
+        return self.is_elsewhere and self.given is None and self._type.is_cloud(self.config)
+
+    @property
     def folder(self) -> str:
         """The directory of runs on this machine, if there is one."""
         if isinstance(self.root, FileRoot):
@@ -141,9 +147,14 @@ class StoreSpec:
         """Return the place to be read: what is elsewhere, and what is on this machine."""
         if not self.is_elsewhere:
             return self.writing()
-        from scalable_runs.stores.elsewhere import open_elsewhere
+        from scalable_runs.stores.elsewhere import BothRoots, open_elsewhere
 
-        return open_elsewhere(self)
+        def there() -> StoreRoot:
+            return open_elsewhere(cast("RunStore", self.objects()))
+
+        if not self.local:
+            return there()
+        return BothRoots(self.location, self.writing(), there, self.shared)
 
 
 def _is_elsewhere(kind: StoreType) -> bool:
@@ -226,7 +237,10 @@ def chosen(text: str) -> StoreSpec:
     PlaceError
         It is neither.
     """
-    return _of_text(text) if "://" in text else _of_mapping({"type": text})
+    if "://" in text:
+        return _of_text(text)
+    find_type(text)
+    return _of_mapping({"type": text})
 
 
 def copied_to(text: str) -> StoreSpec:
@@ -237,13 +251,26 @@ def copied_to(text: str) -> StoreSpec:
     PlaceError
         It is neither.
     """
-    spec = _of_text(text) if "://" in text else StoreSpec(FILE_SYSTEM, {"log_folder": text})
-    if spec.type == FILE_SYSTEM:
-        folder = str(Path(spec.config["log_folder"]).expanduser())
-        return _of_mapping({"type": "object", "config": {"provider": "directory", "path": folder}})
-    if not spec.is_elsewhere:
+    named = of_url(text) if "://" in text else Named(FILE_SYSTEM, {"log_folder": text})
+    config = dict(named.config)
+    if named.type == BUFFERED:
         raise PlaceError("memory keeps no copies: give a URL of a storage, or a directory")
-    return spec
+    if named.type != FILE_SYSTEM:
+        return _of_mapping({"type": named.type, "config": config})
+    config |= {"provider": "directory", "path": absolute(config.pop("log_folder"))}
+    return _of_mapping({"type": "object", "config": config})
+
+
+def secret_settings(given: Mapping[str, Any]) -> list[str]:
+    """Return the keys in `config` of a mapping whose values are secret, by any of their names."""
+    config: Any = given.get("config")
+    try:
+        kind = find_type(str(given.get("type")))
+        secrets = kind.secrets(config)
+        synonyms = kind.synonyms(config)
+    except PlaceError:
+        return []
+    return [name for name in config if synonyms.get(name, name) in secrets]
 
 
 def open_root(place: Place) -> StoreRoot:

@@ -78,6 +78,17 @@ def settings_of(declaration: type) -> Iterator[Setting]:
         )
 
 
+def synonyms_of(*declarations: type) -> dict[str, str]:
+    """Return other names of what dataclasses declare, with the names."""
+    known = {setting.name for one in declarations for setting in settings_of(one)}
+    return {
+        other: name
+        for one in declarations
+        for other, name in cast("Any", getattr(one, "SYNONYMS", {})).items()
+        if other not in known
+    }
+
+
 def checked(given: Mapping[str, Any], *declarations: type) -> dict[str, Any]:
     """Return given settings by the names that dataclasses declare.
 
@@ -94,12 +105,7 @@ def checked(given: Mapping[str, Any], *declarations: type) -> dict[str, Any]:
         A name is unknown, a value has the wrong type, or one is missing.
     """
     known = {setting.name: setting for one in declarations for setting in settings_of(one)}
-    synonyms = {
-        other: name
-        for one in declarations
-        for other, name in cast("Any", getattr(one, "SYNONYMS", {})).items()
-        if other not in known
-    }
+    synonyms = synonyms_of(*declarations)
     found: dict[str, Any] = {}
     names: dict[str, str] = {}
     for name, value in given.items():

@@ -19,7 +19,7 @@ from scalable_runs.hints import suggestion
 from scalable_runs.stores.base import StoreRoot
 from scalable_runs.stores.file import FileRoot
 from scalable_runs.stores.run_store import NoOptions, RunStore
-from scalable_runs.stores.settings import PlaceError, checked, made, settings_of
+from scalable_runs.stores.settings import PlaceError, checked, made, settings_of, synonyms_of
 
 #: Third parties register their subclasses of :class:`RunStore` in this group of entry points.
 GROUP: Final = "scalable.run_stores"
@@ -69,6 +69,14 @@ class StoreType(ABC):
         """Return the names of settings that are secret."""
         declared = [one for each in self.declarations(config) for one in settings_of(each)]
         return {setting.name for setting in declared if setting.secret}
+
+    def synonyms(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Return other names of settings."""
+        return synonyms_of(*self.declarations(config))
+
+    def is_cloud(self, config: Mapping[str, Any]) -> bool:
+        """Whether the place is an object storage that needs a library."""
+        return False
 
     @abstractmethod
     def root(self, config: Mapping[str, Any], local: str) -> StoreRoot:
@@ -211,6 +219,10 @@ class Objects(StoreType):
             raise PlaceError(f"there is no provider {provider!r}; {hint}", "config.provider")
         return _loaded(PROVIDERS[provider])
 
+    def is_cloud(self, config: Mapping[str, Any]) -> bool:
+        """Whether the provider is an object storage."""
+        return config.get("provider", Provider.provider) in SCHEMES.values()
+
     def declarations(self, config: Mapping[str, Any]) -> tuple[type, ...]:
         """Return those of the provider, and those that all have."""
         return (self.place_class(config).Config, Provider)
@@ -259,6 +271,10 @@ class ThirdParty(Objects):
     def place_class(self, config: Mapping[str, Any]) -> type[RunStore]:
         """Return the class that was registered."""
         return self._place
+
+    def is_cloud(self, config: Mapping[str, Any]) -> bool:
+        """Whatever it needs, its own package brings."""
+        return False
 
     def declarations(self, config: Mapping[str, Any]) -> tuple[type, ...]:
         """Return those of the class, and those that all have."""

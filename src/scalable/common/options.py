@@ -1,7 +1,7 @@
 """The options of ``instrument()``: each declared once, with variable, default and meaning.
 
-Precedence is argument, environment, manifest, OpenTelemetry's configuration file, default. The
-table in the documentation is made by :func:`documentation`.
+Precedence is argument, environment, manifest, configuration file (of a run store or of
+OpenTelemetry), default. The table in the documentation is made by :func:`documentation`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_type_hints
 
+from scalable.common import run_stores
+from scalable.common.run_stores import FromFile, Origin
 from scalable_runs.schema import RUN_ID_PATTERN
-from scalable_runs.stores.places import FILE_SYSTEM, StoreSpec
+from scalable_runs.stores.places import FILE_SYSTEM, PlaceError, StoreSpec
 
 Scope = Literal["client", "cluster"]
 Host = Literal["process", "thread"]
@@ -36,6 +38,8 @@ class InstrumentOptions(TypedDict, total=False):
     project: str | None
     runs_dir: str | os.PathLike[str] | None
     run_id: str | None
+    run_store: Any
+    runs_dir_remote: Any
     scope: Scope | None
     enabled: bool | None
     sample_interval: float | None
@@ -253,7 +257,7 @@ class Settings(RecorderOptions):
         Path(".scalable/runs"),
         "SCALABLE_RUNS_DIR",
         _path,
-        "a path on this machine",
+        "a path on this machine; `run_store` names other places",
         "Directory in which each run gets a directory of its own.",
         "`.scalable/runs`",
     )
@@ -265,6 +269,24 @@ class Settings(RecorderOptions):
         "Id of the run. Programs with the same id write one run together if the run store is "
         "`chunked-fs` or `chunked-object`; with others it must be new.",
         "made of the time, the project and random digits",
+    )
+    run_store: StoreSpec | None = _option(
+        None,
+        "SCALABLE_RUN_STORE",
+        run_stores.run_store,
+        "a URL (s3://bucket/prefix, gs://, az://, file://, memory://), or the name of a type; in "
+        "a file also a mapping with `type` and `config`, as an argument that or an object",
+        "Where and how the run is kept. Default: a directory in `runs_dir`.",
+        "file-system",
+    )
+    runs_dir_remote: StoreSpec | None = _option(
+        None,
+        "SCALABLE_RUNS_DIR_REMOTE",
+        run_stores.remote,
+        "a URL of an object storage, or the path of a mounted directory",
+        "Where a copy of the run is kept; it is brought there while the run goes on. "
+        "`?compress=true` at the end of a URL compresses its files.",
+        "none",
     )
     scope: Scope = _option(
         "client",
@@ -352,7 +374,12 @@ class Settings(RecorderOptions):
     @property
     def place(self) -> StoreSpec:
         """Where the run is kept."""
-        return StoreSpec(FILE_SYSTEM, local=str(self.runs_dir.absolute()))
+        return (self.run_store or StoreSpec(FILE_SYSTEM)).beside(self.runs_dir)
+
+    @property
+    def copy(self) -> StoreSpec | None:
+        """Where the run is copied while it is written."""
+        return self.place if self.place.is_elsewhere else self.runs_dir_remote
 
     @property
     def has_providers(self) -> bool:
@@ -368,6 +395,11 @@ OPTIONS: Final = tuple(
     for name in InstrumentOptions.__annotations__
 )
 
+#: Options whose values name places, and may hold secrets.
+PLACES: Final = ("run_store", "runs_dir_remote")
+#: Options that are sections of the manifest, beside `telemetry`.
+SECTIONS: Final = ("run_store",)
+
 #: The options that plain data can give, for OpenTelemetry's declarative configuration.
 FileOptions: Final = make_dataclass(
     "FileOptions",
@@ -381,52 +413,93 @@ FileOptions: Final = make_dataclass(
 )
 
 
+class Resolved(NamedTuple):
+    """The options of a run, and where each value comes from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+
+
 def resolve(
     given: Mapping[str, Any],
     environ: Mapping[str, str] | None = None,
     manifest: Mapping[str, Any] | None = None,
     configured: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Resolve the options of a run: arguments, environment, the manifest's `telemetry` section,
-    what is `configured` in a file of OpenTelemetry's.
+    """Resolve the options of a run: arguments, environment, the manifest's `telemetry` section and
+    `run_store`, what is `configured` in a file.
 
     A value of None counts as not given.
 
     Raises
     ------
     OptionError
-        A value is not allowed.
+        A value is not allowed, or needs a package that is not installed.
     TypeError
         There is no option of that name.
     """
+    return resolve_all(given, environ, manifest, configured).settings
+
+
+def resolve_all(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    configured: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Resolve the options of a run as :func:`resolve`, with the origin of each."""
     environment = os.environ if environ is None else environ
+    in_manifest = {} if manifest is None else manifest
+    _check_names(given, in_manifest)
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for option in OPTIONS:
+        value, origin = given.get(option.name), Origin(0, f"{option.name}=")
+        if value is None and option.variable:
+            value = environment.get(option.variable, "").strip() or None
+            origin = Origin(1, option.variable)
+        if value is None:
+            value = in_manifest.get(option.name)
+            origin = Origin(2, _in_manifest(option.name))
+        if value is None and configured:
+            value, origin = configured.get(option.name), Origin(3, f"dask.{option.name}")
+            if isinstance(value, FromFile):
+                origin = Origin(3, value.name)
+                value = value.value
+        if value is None:
+            origin = Origin(4, "default")
+        values[option.name] = _parsed(option, value, origin.name)
+        origins[option.name] = origin
+    if sdk_disabled(environment) and given.get("enabled") is None:
+        values["enabled"] = False
+        origins["enabled"] = Origin(1, "OTEL_SDK_DISABLED")
+    values["project"] = values["project"] or _directory_name()
+    wrong = run_stores.settle(values, origins)
+    if wrong is None and values["enabled"]:
+        wrong = run_stores.missing_library(values, origins)
+    if wrong is not None:
+        raise OptionError(wrong)
+    return Resolved(Settings(**values), origins)
+
+
+def _check_names(given: Mapping[str, Any], in_manifest: Mapping[str, Any]) -> None:
     known = {option.name for option in OPTIONS}
     for name in given:
         if name not in known:
             raise TypeError(
                 f"instrument() has no option {name!r}; it has {', '.join(sorted(known))}"
             )
-    in_manifest = {} if manifest is None else manifest
     settable = {option.name for option in OPTIONS if option.variable}
     for name in in_manifest:
         if name not in settable:
             raise OptionError(
                 f"telemetry.{name} is not an option; allowed: {', '.join(sorted(settable))}"
             )
-    values: dict[str, Any] = {}
-    for option in OPTIONS:
-        value, origin = given.get(option.name), f"{option.name}="
-        if value is None and option.variable:
-            value, origin = environment.get(option.variable, "").strip() or None, option.variable
-        if value is None:
-            value, origin = in_manifest.get(option.name), f"telemetry.{option.name}"
-        if value is None and configured:
-            value, origin = configured.get(option.name), f"dask.{option.name}"
-        values[option.name] = _parsed(option, value, origin)
-    if sdk_disabled(environment) and given.get("enabled") is None:
-        values["enabled"] = False
-    values["project"] = values["project"] or _directory_name()
-    return Settings(**values)
+
+
+def _in_manifest(name: str) -> str:
+    """Return where an option stands in the manifest."""
+    return name if name in SECTIONS else f"telemetry.{name}"
 
 
 def project_name(environ: Mapping[str, str]) -> str:
@@ -463,5 +536,8 @@ def _parsed(option: Option, value: Any, origin: str) -> Any:
         return option.default
     try:
         return option.parse(value)
+    except PlaceError as error:
+        # The value may hold secrets: only what is wrong is told.
+        raise OptionError(f"{origin.removesuffix('=')}: {error}") from None
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise OptionError(f"{origin} cannot be {value!r}; allowed: {option.allowed}") from error

@@ -9,12 +9,13 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, ValidationError
 
 from scalable.common.hints import suggestion
-from scalable.common.options import OPTIONS
+from scalable.common.options import OPTIONS, SECTIONS
 from scalable.manifest import lock
 from scalable.manifest.errors import Problem
 from scalable.manifest.model import Root, Target
 from scalable.manifest.overlays import merge
 from scalable.manifest.providers import Provider, ProviderError, find_provider, provider_names
+from scalable.manifest.run_store import checked_store, hide_secrets
 from scalable.manifest.source import Path, Source, TooManyProblemsError, kind_of
 from scalable.manifest.wording import findings
 
@@ -23,7 +24,10 @@ MAX_NAMED: Final = 200
 #: Means: inside a Slurm job the slurm target, else the local one.
 AUTO: Final = "auto"
 
-_SECTIONS: Final = ("version", "project", "targets", "components", "tasks", "overlays", "telemetry")
+_SECTIONS: Final = (
+    *("version", "project", "targets", "components", "tasks", "overlays", "telemetry"),
+    *SECTIONS,
+)
 #: What an overlay cannot change.
 _FIXED: Final = ("version", "overlays")
 
@@ -85,6 +89,8 @@ class MergedManifest:
         self.targets: dict[str, tuple[Target, type[Provider]]] = {}
         #: Options of ``instrument()``.
         self.telemetry: dict[str, Any] = {}
+        #: The option `run_store`: a text or a mapping.
+        self.run_store: Any = None
 
     def check(self) -> None:
         """Add everything that is wrong to the problems, until there are too many."""
@@ -93,11 +99,12 @@ class MergedManifest:
                 if key not in _SECTIONS:
                     self._problem((key,), f"unknown key; {suggestion(key, _SECTIONS)}")
             self._check_overlays()
-            sections = ("version", "project", "components", "tasks")
+            sections = ("version", "project", "components", "tasks", *SECTIONS)
             data = {key: self._data[key] for key in sections if key in self._data}
             self.root = cast("Root | None", self._validated(Root, data, ()))
             self._check_targets()
             self._check_telemetry()
+            self._check_run_store()
             self._check_references()
             self._check_tags()
 
@@ -167,12 +174,18 @@ class MergedManifest:
             self.targets[name] = (cast("Target", model), provider)
 
     def _check_telemetry(self) -> None:
-        known = {option.name: option for option in OPTIONS if option.variable}
+        known = {
+            option.name: option
+            for option in OPTIONS
+            if option.variable and option.name not in SECTIONS
+        }
         for name, value in self._mapping(("telemetry",), self._data.get("telemetry")).items():
             place: Path = ("telemetry", name)
             option = known.get(name)
             if option is None:
-                self._problem(place, f"unknown key; {suggestion(name, known)}")
+                moved = "it is a section of its own, beside `telemetry`"
+                hint = moved if name in SECTIONS else suggestion(name, known)
+                self._problem(place, f"unknown key; {hint}")
             elif value is not None:
                 plain = lock.plain(value)
                 try:
@@ -181,6 +194,24 @@ class MergedManifest:
                 except (ValueError, TypeError):
                     message = f"cannot be {kind_of(value)}; allowed: {option.allowed}"
                     self._problem(place, message, at_value=True)
+
+    def _check_run_store(self) -> None:
+        given = self._data.get("run_store")
+        place: Path = ("run_store",)
+        if given is None or any(one.key.startswith(place[0]) for one in self._source.problems):
+            return
+        value = lock.plain(given)
+        hide_secrets(self._source, place, value)
+        for name in self._overlays:
+            hide_secrets(self._source, ("overlays", name, *place), value)
+
+        def report(below: Path, message: str, at_value: bool) -> None:
+            at = (*place, *below)
+            if not (at_value and self._is_unread(at)):
+                self._problem(at, message, at_value=at_value)
+
+        if checked_store(value, report) is not None:
+            self.run_store = value
 
     def _check_references(self) -> None:
         components = as_mapping(self._data.get("components"))

@@ -40,6 +40,14 @@ class Manifest:
     copy: str
     #: Provider of every target.
     targets: dict[str, str] = field(default_factory=dict[str, str])
+    #: The option `run_store`: a text or a mapping, which may hold secrets.
+    run_store: Any = field(default=None, repr=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of ``instrument()``, with the project's name and the run store."""
+        found = {"project": self.root.project.name, **self.telemetry}
+        return found if self.run_store is None else {**found, "run_store": self.run_store}
 
     def make_provider(self) -> Provider:
         """Return a provider for the chosen target."""
@@ -145,6 +153,7 @@ def parse_manifest(
         lock.digest(merged.canonical()),
         source.redacted(),
         targets,
+        merged.run_store,
     )
 
 

@@ -214,6 +214,23 @@ class RemoteTarget(Target):
     )
 
 
+def _run_store(value: Any) -> Any:
+    value = _text(value)
+    return {"type": value} if isinstance(value, str) else value
+
+
+class RunStore(Section):
+    """Where and how runs are kept."""
+
+    type: Text = Field(
+        description="file-system, buffered, chunked-fs, object (minio), chunked-object "
+        "(chunked-minio), or one that another package brings; or a URL."
+    )
+    config: dict[Text, Any] | None = Field(
+        None, description="Its settings; `scalable config --stores` lists them.", repr=False
+    )
+
+
 class Root(Section):
     """Everything but the targets, whose options depend on their provider."""
 
@@ -221,3 +238,7 @@ class Root(Section):
     project: Project
     components: dict[Name, Component] = Field(default_factory=dict[str, Component])
     tasks: dict[Text, Task] = Field(default_factory=dict[str, Task])
+    run_store: Annotated[
+        RunStore | None,
+        BeforeValidator(_run_store, json_schema_input_type=str | RunStore | None),
+    ] = Field(None, description="Where and how runs are kept: a URL, a type, or a mapping.")

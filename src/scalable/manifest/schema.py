@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from scalable.common.options import OPTIONS
+from scalable.common.options import OPTIONS, SECTIONS
 from scalable.manifest.model import Root
 from scalable.manifest.providers import ProviderError, find_provider, provider_names
 
@@ -57,7 +57,7 @@ def manifest_schema() -> dict[str, Any]:
         "properties": {
             option.name: {"description": f"{option.meaning} ({option.allowed})"}
             for option in OPTIONS
-            if option.variable
+            if option.variable and option.name not in SECTIONS
         },
     }
     schema: dict[str, Any] = {

@@ -98,6 +98,8 @@ class Source:
     problems: list[Problem] = field(default_factory=list[Problem])
     unread: set[Path] = field(default_factory=set[Path])
     secret_spans: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
+    #: Where the scalars are in the text, for those that turn out to be secret.
+    spans: dict[Path, tuple[int, int]] = field(default_factory=dict[Path, tuple[int, int]])
 
     def problem(
         self, path: Path, message: str, *, at_value: bool = False, mark: Mark | None = None
@@ -118,6 +120,12 @@ class Source:
             self.problems.append(Problem(self.file, 0, 0, "", more))
         if self.is_full:
             raise TooManyProblemsError
+
+    def hide(self, path: Path) -> None:
+        """Leave a value out of :meth:`redacted`, unless it is just a variable."""
+        span = self.spans.get(path)
+        if span is not None:
+            self.secret_spans.add(span)
 
     @property
     def is_full(self) -> bool:
@@ -274,7 +282,7 @@ class _Reader:
             source.keys[below] = _mark(key_node)
             source.values.pop(below, None)
             found[key] = self.value(value_node, below)
-            self._note_secret(key, value_node)
+            self._note_secret(key, value_node, below)
         return {**merged, **found}
 
     def _merged(self, node: Any, path: Path) -> dict[str, Any]:
@@ -287,11 +295,14 @@ class _Reader:
                 self._source.problem(path, "`<<` merges mappings only", at_value=True)
         return merged
 
-    def _note_secret(self, key: str, node: Any) -> None:
-        if isinstance(node, yaml.ScalarNode) and node.value and is_secret_name(key):
+    def _note_secret(self, key: str, node: Any, path: Path) -> None:
+        if isinstance(node, yaml.ScalarNode) and node.value:
             alone = _VARIABLE.fullmatch(str(node.value))
             if not (alone and alone["name"] and alone["default"] is None):
-                self._source.secret_spans.add((node.start_mark.index, node.end_mark.index))
+                span = (node.start_mark.index, node.end_mark.index)
+                self._source.spans[path] = span
+                if is_secret_name(key):
+                    self._source.secret_spans.add(span)
 
     def _scalar(self, node: Any, path: Path) -> Any:
         text, tag = str(node.value), str(node.tag)

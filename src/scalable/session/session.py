@@ -78,8 +78,8 @@ class ScalableSession:
         self.manifest = manifest
         self.client: ScalableClient | None = None
         self.cluster: Any = None
-        telemetry = {"project": manifest.root.project.name, **manifest.telemetry}
-        self._settings = resolve(options, manifest=telemetry, configured=configured_options())
+        configured = configured_options()
+        self._settings = resolve(options, manifest=manifest.options, configured=configured)
         self._run: Instrumentation | None = None
         #: The run, once it has begun; also of a session that did not start.
         self._recorded: Instrumentation | None = None
