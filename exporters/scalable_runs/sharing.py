@@ -26,7 +26,7 @@ from scalable_runs.run_parts import common_status
 from scalable_runs.run_reader import RunReader
 from scalable_runs.schema import RunDocument, RunStatus
 from scalable_runs.stores.base import joined
-from scalable_runs.stores.places import open_root
+from scalable_runs.stores.places import spec_of
 from scalable_runs.stores.shared import SharedRoot, SharedStore
 from scalable_runs.summary import RunSummary
 
@@ -74,7 +74,7 @@ def shared_run(place: Any, run_id: str, writer: str | None) -> SharedRun | None:
     """
     if hasattr(place, "append"):
         return None
-    root = open_root(place)
+    root = spec_of(place).writing()
     if not root.shared:
         return None
     store = cast("SharedRoot", root).run(run_id)

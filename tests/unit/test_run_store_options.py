@@ -225,7 +225,9 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch, caplog):
     assert configured_options() == {}
     assert "RUNNABLE_CONFIGURATION_FILE" in caplog.text
     monkeypatch.setenv("SCALABLE_CONFIGURATION_FILE", str(tmp_path / "none.yaml"))
-    with pytest.raises(OptionError, match=r"SCALABLE_CONFIGURATION_FILE=.* cannot be read: No such"):
+    with pytest.raises(
+        OptionError, match=r"SCALABLE_CONFIGURATION_FILE=.* cannot be read: No such"
+    ):
         configured_options()
 
 
