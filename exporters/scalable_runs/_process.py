@@ -13,9 +13,10 @@ import signal
 import socket
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
-from scalable_runs.schema import Owner
+if TYPE_CHECKING:
+    from scalable_runs.schema import Owner
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: `starttime`, counted from the field behind the command name in /proc/<pid>/stat (proc(5)).

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_type_hints
 
 from scalable.common import run_stores
+from scalable.common.otel_environment import sdk_disabled
 from scalable.common.run_stores import FromFile, Origin
 from scalable_runs.schema import RUN_ID_PATTERN
 from scalable_runs.stores.places import FILE_SYSTEM, PlaceError, StoreSpec
@@ -516,12 +517,6 @@ def documentation() -> str:
         cells = (f"`{option.name}`", variable, option.default_text, option.allowed, option.meaning)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-def sdk_disabled(environ: Mapping[str, str]) -> bool:
-    """OpenTelemetry's switch: nothing is recorded."""
-    # By the specification "true", in any case, is true and everything else is false.
-    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 def _directory_name() -> str:

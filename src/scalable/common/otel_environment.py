@@ -43,6 +43,12 @@ _NO_LIMIT: Final = ""
 FILE_VARIABLES: Final = ("OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE")
 
 
+def sdk_disabled(environ: Mapping[str, str]) -> bool:
+    """OpenTelemetry's switch: nothing is recorded."""
+    # By the specification "true", in any case, is true and everything else is false.
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
 def configuration_file(environ: Mapping[str, str]) -> str:
     """Path of the configuration file that the environment names, or an empty text."""
     return next((path for name in FILE_VARIABLES if (path := environ.get(name, "").strip())), "")

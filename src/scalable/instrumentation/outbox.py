@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from scalable import facts
 from scalable.common.forks import let_go_in_forks
-from scalable.common.options import sdk_disabled
+from scalable.common.otel_environment import sdk_disabled
 from scalable.instrumentation.process_resource import ProcessResource
 from scalable.instrumentation.relay_values import encode
 

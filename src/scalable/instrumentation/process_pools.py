@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from scalable.common.guard import Guard
-from scalable.common.options import sdk_disabled
+from scalable.common.otel_environment import sdk_disabled
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox, Source
 from scalable.instrumentation.own_exports import OwnExports

@@ -15,7 +15,7 @@ from distributed.metrics import thread_time
 from scalable import facts
 from scalable.common.clocks import ClockShift, boot_id
 from scalable.common.guard import Guard
-from scalable.common.options import sdk_disabled
+from scalable.common.otel_environment import sdk_disabled
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, propagation
 from scalable.instrumentation.child_environment import popen_patch
