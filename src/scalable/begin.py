@@ -1,6 +1,7 @@
 """Creates the parts of a run: its directory, recorder, connection to the cluster and services.
 
-This module imports all that a run needs, and so is imported only when a run begins.
+This module imports what the program needs for a run, and so is imported only when a run begins. The
+recorder's own modules, and those of the upload of crash logs, are imported where they are used.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
-from scalable.crash_upload.logs import CrashLog
-from scalable.crash_upload.uploads import CrashUploads
 from scalable.documents import RunDocuments, environment, packages, provider_of
 from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
@@ -30,11 +29,8 @@ from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.configuration.ids import find_id_generator, random_flag
 from scalable.telemetry.configuration.resource import make_resource
 from scalable.telemetry.configuration.routes import Routes, find_routes
-from scalable.telemetry.deaths.deaths import OnDeath
-from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
 from scalable.telemetry.process.process import RecorderProcess
 from scalable.telemetry.process.spawning import Process
-from scalable.telemetry.recorder.recorder import Recorder
 from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
 from scalable_runs.redact import Redactor
@@ -42,10 +38,13 @@ from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.sharing import new_writer_name, shared_run
 from scalable_runs.stores.base import Store
 from scalable_runs.stores.places import store_of
-from scalable_runs.writer import RunWriter
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from scalable.crash_upload.uploads import CrashUploads
+    from scalable.telemetry.deaths.deaths import OnDeath
+    from scalable.telemetry.recorder.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +276,11 @@ def _recorder(
             if recorder is not None:
                 return recorder
         process.end()
+    # Not at the top: where a process records, the program never needs these, and they are as many
+    # as all others.
+    from scalable.telemetry.recorder.recorder import Recorder
+    from scalable_runs.writer import RunWriter
+
     identity = parts.identity
     place = parts.settings.place if identity.writer else parts.store
     files: dict[str, Any] = {**parts.files, "runs_dir": place}
@@ -314,6 +318,8 @@ def _uploads(parts: _Parts) -> CrashUploads | None:
     url = parts.settings.crash_upload
     if url is None:
         return None
+    from scalable.crash_upload.uploads import CrashUploads
+
     try:
         return CrashUploads(
             parts.store,
@@ -329,6 +335,9 @@ def _uploads(parts: _Parts) -> CrashUploads | None:
 
 
 def _submit_to(uploads: CrashUploads) -> OnDeath:
+    from scalable.crash_upload.logs import CrashLog
+    from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
+
     def on_death(name: str, log: str | None, cause: str) -> None:
         if log is not None and log.startswith(LOGS_DIRECTORY):
             uploads.submit(CrashLog(name, log, cause))

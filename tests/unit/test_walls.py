@@ -488,6 +488,41 @@ def test_importing_scalable_imports_neither_dask_nor_opentelemetry():
     assert brought_along("import scalable") == set()
 
 
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        (
+            "scalable.begin",
+            {
+                "opentelemetry.sdk._logs",
+                "opentelemetry.sdk.metrics",
+                "scalable.causes",
+                "scalable.crash_upload",
+                "scalable.telemetry.deaths",
+                "scalable.telemetry.ledger",
+                "scalable.telemetry.recorder.recorder",
+                "scalable_runs.otel",
+                "scalable_runs.writer",
+            },
+        ),
+        (
+            "scalable.instrumentation.worker_plugin",
+            {
+                "opentelemetry.sdk",
+                "scalable.common.options",
+                "scalable.telemetry",
+                "scalable_runs.schema",
+            },
+        ),
+    ],
+)
+def test_a_run_begins_without_modules_that_it_may_not_need(module: str, unneeded: set[str]):
+    """``instrument()`` waits for the imports of the program and of its workers."""
+    result = python(f"import sys, {module}; print(*sys.modules)")
+    assert result.returncode == 0, result.stderr
+    assert unneeded & set(result.stdout.split()) == set()
+
+
 def test_help_imports_neither_dask_nor_opentelemetry():
     assert (
         brought_along(

@@ -11,8 +11,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Self
 from urllib.parse import SplitResult, urlsplit
 
-from opentelemetry.sdk.metrics.export import MetricExporter
-
 from scalable.telemetry.export.shipping import Limits, SignalName
 
 #: What to install where an OTLP exporter is configured and missing.
@@ -147,10 +145,13 @@ def load_exporter(
         hint = f"; {EXTRA}" if isinstance(error, ImportError) else ""
         warn(f"the exporter {chosen.name!r} cannot be used: {type(error).__name__}: {error}{hint}")
         return None
-    if signal == "metrics" and not isinstance(made, MetricExporter):
-        warn(
-            f"the exporter {chosen.name!r} is read and not sent to: give instrument() a "
-            "meter_provider that has it"
-        )
-        return None
+    if signal == "metrics":
+        from opentelemetry.sdk.metrics.export import MetricExporter
+
+        if not isinstance(made, MetricExporter):
+            warn(
+                f"the exporter {chosen.name!r} is read and not sent to: give instrument() a "
+                "meter_provider that has it"
+            )
+            return None
     return made

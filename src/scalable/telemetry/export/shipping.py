@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
-from opentelemetry.sdk.metrics.export import MetricsData
-
 from scalable.common.otel_environment import number_in
 from scalable.telemetry.export.exporter_logs import log_filter
 from scalable.telemetry.export.sinks import Begun, Sink, UndeliverableError
@@ -86,10 +84,12 @@ def count_of(item: Any) -> int:
     """What an item counts: a collection of metrics as many as it has points."""
     if type(item) is Begun:
         return 0  # its span is an item too
-    if type(item) is MetricsData:
+    # Of the SDK's MetricsData. Its module takes 10 ms to import, and the program sends nothing.
+    resources: Any = getattr(item, "resource_metrics", None)
+    if resources is not None:
         return sum(
             len(metric.data.data_points)
-            for resource in item.resource_metrics
+            for resource in resources
             for scope in resource.scope_metrics
             for metric in scope.metrics
         )
