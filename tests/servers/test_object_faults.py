@@ -220,7 +220,7 @@ def test_a_listing_that_is_cut_goes_on_behind_the_last_key(
     found = store.list()
     first = next(found)
     proxy.add(path="list-type", cut="middle")
-    proxy.add(path="list-type", status=503)
+    proxy.add(path="list-type", status=500)
     assert [first.key, *(entry.key for entry in found)] == keys
     assert sum("list-type" in request.path for request in proxy.requests) == 4
 
