@@ -308,8 +308,12 @@ class CloudObjects(RunStore):
     def _attempt(self, attempt: Callable[[], _T]) -> _T | Failure:
         try:
             return attempt()
-        except (self._library.exceptions.BaseError, OSError, ValueError) as error:
-            return failure_of(str(error))
+        except Exception as error:
+            failure, kind = failure_of(str(error)), type(error).__name__
+            if any(failure):
+                return failure
+            # What gives the credentials may raise anything; its text is not passed on.
+            return Failure(hint="credentials" * (kind == "UnauthenticatedError"), about=kind)
 
 
 def _object(meta: ObjectMeta) -> Object:

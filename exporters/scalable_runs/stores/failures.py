@@ -69,7 +69,7 @@ class Failure(NamedTuple):
     hint
         What failed below HTTP, of :data:`_BELOW_HTTP`.
     about
-        The region that would be right, or the key that is wrong.
+        The region that would be right, the key that is wrong, or what is known else.
     """
 
     status: int = 0
@@ -116,6 +116,8 @@ class Failure(NamedTuple):
         """
         kind, sentence = self._explained(place, bucket)
         said = " ".join(filter(None, (str(self.status or ""), self.code)))
+        if not said and not self.hint:
+            said = self.kind or self.about
         text = f"{sentence} ({said})" if said else sentence
         if self.code in _FULL or self.status == 507:
             return OSError(errno.ENOSPC, text)
