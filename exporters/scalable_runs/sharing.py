@@ -43,7 +43,7 @@ _PRETTY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_INDEN
 #: Bytes of journals of which the last writer makes a summary: some tenths of a second.
 MAX_SUMMED_UP: Final = 32 * 1024 * 1024
 #: Seconds to wait for the last lines of others that have left as well.
-_LAST_LINES: Final = 1.0
+LAST_LINES: Final = 1.0
 
 
 class Closing(NamedTuple):
@@ -189,7 +189,7 @@ class SharedRun:
         """
         if self._closing is None:
             return
-        deadline = monotonic() + _LAST_LINES
+        deadline = monotonic() + LAST_LINES
         while (reader := RunReader(self.store, wait=0)).is_live:
             if monotonic() > deadline:
                 return

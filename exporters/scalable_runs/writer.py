@@ -486,8 +486,12 @@ class RunWriter:
         status = self._run.get("status")
         if self.shared is None or status not in schema.RUN_STATUSES or status == "running":
             return
-        self.shared.leave(status, str(self._run.get("finished_at") or plain.iso(time.time())))
-        self.shared.complete()
+        try:
+            self.shared.leave(status, str(self._run.get("finished_at") or plain.iso(time.time())))
+            self.shared.complete()
+        except OSError as error:
+            # The part is complete all the same, and readers need nothing else.
+            self._problems.failed("leave", "", error)
 
     def _write_summary(self) -> None:
         if self._summary is None:

@@ -11,7 +11,9 @@ from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS, RunDocument
 from scalable_runs.stores import _directory
 from scalable_runs.stores import file as file_store
+from scalable_runs.stores import shared as shared_files
 from scalable_runs.stores.base import Store
+from scalable_runs.stores.places import StoreSpec
 from scalable_runs.writer import RunWriter
 
 RUN_ID = "run-20261121T163303Z-store-0123abcd"
@@ -68,9 +70,15 @@ def create(runs_dir: Path | Store, run_id: str = RUN_ID, **options: Any) -> RunW
     return RunWriter.create(runs_dir, run_document(run_id), **options)
 
 
+def create_shared(runs_dir: Path, writer: str = "w", **options: Any) -> RunWriter:
+    """Write a part of a run that several programs may write."""
+    place = StoreSpec("chunked-fs", {"log_folder": str(runs_dir.absolute())})
+    return RunWriter.create(place, run_document(), writer=writer, **options)
+
+
 def patch_os(monkeypatch: Any, replaced: Any) -> None:
     """Have the file store make its system calls through another `os`."""
-    for module in (file_store, _directory):
+    for module in (file_store, _directory, shared_files):
         monkeypatch.setattr(module, "os", replaced)
 
 

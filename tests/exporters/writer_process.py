@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from store_world import create, failure, task
+from store_world import create, create_shared, failure, task
 
 from scalable_runs import sync_loop
 from scalable_runs.schema import FAILURES, TASKS
 from scalable_runs.stores import _directory
 from scalable_runs.stores import file as file_store
+from scalable_runs.stores import shared as shared_files
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--unwritable", action="store_true")
     parser.add_argument("--as-nobody", action="store_true")
     parser.add_argument("--wait", action="store_true", help="wait for a line before closing")
+    parser.add_argument("--shared", action="store_true", help="as one of several writers")
     parser.add_argument("--kill-at", help="CALL:N, where there is no strace")
     options = parser.parse_args()
     if options.as_nobody:
@@ -44,7 +46,10 @@ def main() -> None:
         kill_at(options.kill_at)
     # Two syncs in a row are what is tested here, not how seldom they are.
     sync_loop.MIN_GAP = 0.0  # type: ignore[misc]
-    writer = create(options.runs_dir, sync_interval=10)
+    if options.shared:
+        writer = create_shared(options.runs_dir, sync_interval=10)
+    else:
+        writer = create(options.runs_dir, sync_interval=10)
     say("created")
     if options.limit_file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.limit_file_size, resource.RLIM_INFINITY))
@@ -93,7 +98,7 @@ def kill_at(where: str) -> None:
 
     replaced: Any = Os()
     setattr(replaced, name, call)
-    file_store.os = _directory.os = replaced
+    file_store.os = _directory.os = shared_files.os = replaced
 
 
 if __name__ == "__main__":

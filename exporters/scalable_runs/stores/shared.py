@@ -70,8 +70,8 @@ class SharedFileStore(FileStore):
         if path.exists():
             return False
         temporary = path.with_name(TEMPORARY.format(f"{path.name}.{secrets.token_hex(8)}"))
-        _write_new(temporary, data)
         try:
+            _write_new(temporary, data)
             return _linked(temporary, path, data)
         finally:
             temporary.unlink(missing_ok=True)
