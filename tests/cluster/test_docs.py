@@ -75,7 +75,7 @@ SAYS = {
     ],
     "docs/diagnose.md": ["completed"],
     "docs/run-directory.md": ["count", "completed"],
-    "docs/testing.md": ["power succeeded 1", "2026-01-01T00:00:01.500000Z cancelled"],
+    "docs/testing.md": ["power succeeded 1", "2026-01-01T00:00:01.500000Z cancelled", ""],
 }
 
 

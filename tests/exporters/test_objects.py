@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from exporters.object_conformance import ObjectConformance
+from scalable.testing import RunStoreConformance
 from scalable_runs.stores import RunStore
 from scalable_runs.stores.directory import DirectoryObjects
 from scalable_runs.stores.memory_objects import MemoryObjects
 from scalable_runs.stores.objects import AzureObjects, GoogleObjects, S3Objects
 
 
-class TestMemory(ObjectConformance):
+class TestMemory(RunStoreConformance):
     @pytest.fixture
     def store(self) -> RunStore:
         return MemoryObjects()
@@ -28,13 +28,13 @@ def directory(path: Path) -> DirectoryObjects:
     return DirectoryObjects(DirectoryObjects.Config(str(path)))
 
 
-class TestDirectory(ObjectConformance):
+class TestDirectory(RunStoreConformance):
     @pytest.fixture
     def store(self, tmp_path: Path) -> RunStore:
         return directory(tmp_path / "remote")
 
 
-class TestDirectoryWithoutLinks(ObjectConformance):
+class TestDirectoryWithoutLinks(RunStoreConformance):
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
         def no_links(*args: Any, **more: Any) -> None:

@@ -6,24 +6,24 @@ import uuid
 
 import pytest
 
-from exporters.object_conformance import ObjectConformance
+from scalable.testing import RunStoreConformance
 from scalable_runs.stores import RunStore
 from servers.storages import Azurite, FakeGoogle, VersityGateway
 
 
-class TestS3(ObjectConformance):
+class TestS3(RunStoreConformance):
     @pytest.fixture
     def store(self, versitygw: VersityGateway) -> RunStore:
         return versitygw.store(f"conformance/{uuid.uuid4().hex}")
 
 
-class TestAzure(ObjectConformance):
+class TestAzure(RunStoreConformance):
     @pytest.fixture
     def store(self, azurite: Azurite) -> RunStore:
         return azurite.store(uuid.uuid4().hex)
 
 
-class TestGoogle(ObjectConformance):
+class TestGoogle(RunStoreConformance):
     @pytest.fixture
     def store(self, fake_google: FakeGoogle) -> RunStore:
         return fake_google.store(uuid.uuid4().hex)

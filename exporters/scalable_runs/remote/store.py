@@ -9,26 +9,25 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final
 
 import orjson
 
 from scalable_runs import journal, schema
-from scalable_runs.problems import LossCounter
 from scalable_runs.remote.cache import ReadCache
 from scalable_runs.remote.cached_objects import CachedObjects
 from scalable_runs.remote.chunked_files import ChunkedFiles, ChunksGoneError
 from scalable_runs.remote.compression import decompressed_parts
 from scalable_runs.remote.keys import COMPRESSED, RunKeys, writers_of
-from scalable_runs.schema import JournalMark
-from scalable_runs.stores.base import Entry, Found, Synced, is_inside
+from scalable_runs.stores.base import Entry, is_inside
+from scalable_runs.stores.read_only import ReadOnly
 from scalable_runs.stores.run_store import Object, RunStore
 
 #: Times that a file is read on after the run was closed meanwhile.
 _MAX_TURNS: Final = 3
 
 
-class RemoteStore:
+class RemoteStore(ReadOnly):
     """A run, or a writer's part of one, as it is in a place of objects.
 
     Implements the reading half of :class:`~scalable_runs.stores.base.Store`, and attachments. Used
@@ -51,6 +50,10 @@ class RemoteStore:
 
     #: A reader reads only what it needs.
     reads_are_requests: Final = True
+    #: It has no directory.
+    directory: Path | None = None
+    # A run is recorded on this machine, and its copy is brought by a shipper.
+    why: ClassVar[str] = "a copy of a run is not written directly"
 
     def __init__(
         self,
@@ -228,38 +231,6 @@ class RemoteStore:
         self._objects.delete(last)
         self._look_again()
 
-    # Writing: a run is recorded on this machine, and its copy is brought by a shipper
-
-    def create(
-        self, documents: Mapping[str, bytes], journals: Mapping[str, int], losses: LossCounter
-    ) -> None:
-        """Raise OSError."""
-        raise _is_copy()
-
-    def reopen(
-        self, found: Mapping[str, Found], marks: Mapping[str, JournalMark], losses: LossCounter
-    ) -> None:
-        """Raise OSError."""
-        raise _is_copy()
-
-    def append(self, journal: str, lines: bytes) -> int:
-        """Raise OSError."""
-        raise _is_copy()
-
-    def sync(self) -> Synced:
-        """Raise OSError."""
-        raise _is_copy()
-
-    def replace(self, name: str, data: bytes) -> None:
-        """Raise OSError."""
-        raise _is_copy()
-
-    def seal(self) -> None:
-        """There is nothing to end."""
-
-    def close(self) -> None:
-        """There is nothing to release."""
-
 
 def _is_compressed(name: str) -> bool:
     return name.endswith(f".jsonl{COMPRESSED}")
@@ -273,7 +244,3 @@ def _decompressed(parts: Iterator[bytes], start: int) -> Iterator[bytes]:
             start = max(0, start - len(data))
     except ValueError as error:
         raise OSError(str(error)) from None
-
-
-def _is_copy() -> OSError:
-    return OSError(errno.EROFS, "a copy of a run is not written directly")

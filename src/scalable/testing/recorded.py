@@ -1,13 +1,4 @@
-"""Record runs in tests: in memory, with a clock that moves only on request and ids that count.
-
-Examples
---------
->>> from scalable.testing import record_in_memory
->>> with record_in_memory(client) as run:  # doctest: +SKIP
-...     client.submit(pow, 2, 3).result()
->>> [line["state"] for line in run.lines("tasks.jsonl")]  # doctest: +SKIP
-['submitted', 'running', 'succeeded']
-"""
+"""Runs recorded in memory, with a clock that moves only on request and ids that count."""
 
 from __future__ import annotations
 

@@ -1,17 +1,31 @@
-"""What every place of objects must do: the tests of one class, over a fixture `store`."""
+"""What every run store must do, as tests."""
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, cast
 
 import pytest
 
-from scalable_runs.stores import RunStore
+from scalable_runs.reader import RunReader, find_runs, resolve_run
+from scalable_runs.remote.root import RemoteRoot
+from scalable_runs.remote.shipper import Shipper
+from scalable_runs.remote.store import RemoteStore
+from scalable_runs.rundoc import as_found, run_document
+from scalable_runs.schema import FAILURES, TASKS
+from scalable_runs.stores.base import joined
+from scalable_runs.stores.file import FileStore
 from scalable_runs.stores.probe import check_exclusive
+from scalable_runs.stores.run_store import Object, RunStore
+from scalable_runs.writer import RunWriter
 
-HOSTILE = (
+#: Texts that are no keys.
+HOSTILE: Final = (
     "",
     "/",
     "/a",
@@ -28,8 +42,21 @@ HOSTILE = (
 )
 
 
-class ObjectConformance:
-    """Subclasses give a fixture `store`: an empty place."""
+LOG: Final = "logs/worker/stderr.log"
+
+
+class RunStoreConformance:
+    """The tests that every :class:`~scalable_runs.stores.RunStore` passes, ours and others.
+
+    A subclass gives one fixture, `store`: an empty place, for each test a new one.
+
+    Examples
+    --------
+    >>> class TestMyStore(RunStoreConformance):
+    ...     @pytest.fixture
+    ...     def store(self, tmp_path):
+    ...         return MyStore(MyStore.Config(path=str(tmp_path / "runs")))
+    """
 
     def test_an_object_is_read_whole_or_in_part(self, store: RunStore):
         store.put("runs/a.txt", b"0123456789")
@@ -96,7 +123,8 @@ class ObjectConformance:
         assert store.get("epoch") == str(won.index(True)).encode()
 
     def test_it_may_have_several_writers(self, store: RunStore):
-        assert store.shared
+        if not store.shared:
+            pytest.skip("a run in it has one writer")
         check_exclusive(store)
         assert list(store.list()) == []
 
@@ -176,3 +204,140 @@ class ObjectConformance:
         store.delete("run/chunks/w/2")
         store.delete("run/run.json")
         assert list(store.list()) == []
+
+    # Runs in it
+
+    def test_a_run_in_it_is_the_run_that_was_recorded(self, store: RunStore, tmp_path: Path):
+        path = _recorded(tmp_path, "run-1", closed=True)
+        assert _copied(store, path)
+        assert _read(RemoteStore(store, "run-1")) == _read(FileStore(path))
+
+    def test_a_run_in_it_is_read_while_it_is_recorded(self, store: RunStore, tmp_path: Path):
+        writer = _writer(tmp_path, "run-1")
+        shipper = Shipper(store, writer.path, role="recorder")
+        for turn in range(1, 4):
+            _append(writer, 20)
+            assert writer.sync(30)
+            shipper.ship()
+            found = list(RunReader(RemoteStore(store, "run-1")).records(TASKS))
+            assert [record["seq"] for record in found] == list(range(1, 20 * turn + 1))
+        writer.close(status="completed")
+        assert shipper.finish()
+        assert _read(RemoteStore(store, "run-1")) == _read(FileStore(writer.path))
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_copy_that_is_interrupted_anywhere_is_finished_later(
+        self, store: RunStore, tmp_path: Path, seed: int
+    ):
+        path = _recorded(tmp_path, "run-1", closed=True)
+        failing = _Failing(store, seed)
+        for _ in range(20):
+            with suppress(ConnectionError):
+                _copied(failing, path)
+        assert _copied(store, path)
+        assert _read(RemoteStore(store, "run-1")) == _read(FileStore(path))
+        assert not list(store.list("run-1/chunks/"))
+
+    def test_many_runs_are_found_and_one_is_removed(self, store: RunStore, tmp_path: Path):
+        names = [f"run-2026010{day}T000000Z-a-0000000{day}" for day in (1, 2, 3)]
+        for name in names:
+            assert _copied(store, _recorded(tmp_path, name, closed=True))
+        root = RemoteRoot(store)
+        assert [run.run_id for run in find_runs(root)] == names[::-1]
+        assert resolve_run(root, names[0][:13]).run_id == names[0]
+        RemoteStore(store, names[1]).delete()
+        assert [run.run_id for run in find_runs(RemoteRoot(store))] == [names[2], names[0]]
+        assert not list(store.list(f"{names[1]}/"))
+
+
+class _Failing(RunStore):
+    """A place that fails by chance, before something is done or after it."""
+
+    def __init__(self, store: RunStore, seed: int) -> None:
+        self.location = store.location
+        self._store = store
+        self._random = random.Random(seed)
+
+    def _fail(self) -> None:
+        if self._random.random() < 0.1:
+            raise ConnectionError("the connection was lost")
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        self._fail()
+        return self._store.get(key, start, length)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fail()
+        self._store.put(key, data)
+        self._fail()
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._fail()
+        created = self._store.create(key, data)
+        self._fail()
+        return created
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Object]:
+        self._fail()
+        return self._store.list(prefix, after)
+
+    def delete(self, key: str) -> None:
+        self._fail()
+        self._store.delete(key)
+        self._fail()
+
+
+def _writer(runs_dir: Path, run_id: str) -> RunWriter:
+    found = as_found("conformance", "local", ())
+    document = run_document(
+        run_id,
+        project="conformance",
+        target=found.target,
+        provider="local",
+        lock=found.lock,
+        started=1_767_225_600.0,
+        trace_id="1" * 32,
+        environment={},
+        manifest_path=None,
+    )
+    return RunWriter.create(runs_dir / "local", document)
+
+
+def _append(writer: RunWriter, number: int) -> None:
+    first = writer.last_numbers().get(TASKS, 0) + 1
+    at = "2026-01-01T00:00:00.000000Z"
+    for n in range(first, first + number):
+        task = {"task_id": f"inc-{n}", "task_name": "inc", "state": "succeeded", "attempt": 1}
+        record = {"event_type": "task", "timestamp": at, **task, "note": "é" * 300}
+        writer.append(TASKS, [cast("Any", record)])
+    failure = {"event_type": "failure", "timestamp": at, "failure_class": "error"}
+    writer.append(FAILURES, [cast("Any", failure)])
+
+
+def _recorded(runs_dir: Path, run_id: str, *, closed: bool) -> Path:
+    writer = _writer(runs_dir, run_id)
+    _append(writer, 300)
+    with writer.store.attach(LOG) as file:
+        file.write(b"Killed\n")
+    if closed:
+        writer.close({"counts": {"tasks": 300}}, status="completed")
+    return writer.path
+
+
+def _copied(store: RunStore, path: Path) -> bool:
+    shipper = Shipper(store, path)
+    shipper.ship()
+    return shipper.finish()
+
+
+def _read(store: Any) -> dict[str, Any]:
+    """All that a reader says of a run."""
+    reader = RunReader(store)
+    return {
+        "document": reader.document,
+        "status": reader.status,
+        "summary": reader.summary(),
+        "records": {file: list(reader.records(file)) for file in reader.files()},
+        "log": joined(reader.store.read(LOG)) if reader.store.stat(LOG) else None,
+        "problems": {name: found.sentences() for name, found in reader.problems.items()},
+    }
