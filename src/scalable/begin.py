@@ -32,7 +32,8 @@ from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.process.process import RecorderProcess
 from scalable.telemetry.process.spawning import Process
 from scalable.telemetry.recorder.run_roots import RunIdentity
-from scalable.telemetry.submissions.submissions import Submissions, current_span, plain_ids
+from scalable.telemetry.signals.spans import current_span, plain_ids
+from scalable.telemetry.submissions.submissions import Submissions
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.sharing import new_writer_name, shared_run
@@ -153,6 +154,7 @@ def begin(
             sample_interval=settings.sample_interval,
             log_level=settings.log_level,
             carrier=submissions.carrier,
+            blocks=submissions,
             problem=warn,
         )
     if documents is None:

@@ -275,6 +275,36 @@ def test_graph_patch(client):
     assert len(sent) == 7
 
 
+def test_span_patch():
+    seen: list[Any] = []
+
+    class Module:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(dask, name)
+
+        @contextmanager
+        def annotate(self, **annotations: Any) -> Iterator[None]:
+            seen.append(annotations["span"])
+            with dask.annotate(**annotations):
+                yield
+            seen.append(None)
+
+    patch = dask_compat.span_patch(lambda original: Module())
+    patch.apply()
+    try:
+        with distributed.span("a") as first, distributed.span("b", "c") as last:
+            assert dask.get_annotations()["span"] == seen[-1]
+    finally:
+        patch.undo()
+    with distributed.span("d"):
+        pass
+    one, two, *ends = seen
+    assert (one["name"], one["ids"]) == (("a",), (first,))
+    assert two["name"] == ("a", "b", "c")
+    assert two["ids"][::2] == (first, last)
+    assert ends == [None, None]
+
+
 def test_is_graph(client):
     found: list[Any] = []
     with graphs_of(client, found.append):

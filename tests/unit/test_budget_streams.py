@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from run_builder import RunBuilder
 from scalable import facts
 from scalable.common.guard import Guard
+from scalable.facts.graphs import DaskSpan, GraphRequest
 from scalable.facts.identity import carried
 from scalable.instrumentation import propagation
 from scalable.instrumentation.child_spans import ChildSpans
@@ -33,6 +34,7 @@ from scalable.telemetry.ledger.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.resend.resend import resend
+from scalable.telemetry.signals.dask_spans import LeftSpan
 from scalable.telemetry.signals.spans import SpanFactory, parent_of, span_context
 from scalable.telemetry.spans.span_router import SpanRouter
 from scalable.telemetry.submissions.submission_spans import SubmissionSpans
@@ -138,9 +140,10 @@ class Pending:
 class Cluster:
     """Runs random tasks with the package's own propagation and relay; makes the facts of it."""
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, run: str = RUN) -> None:
         self.chance = chance
-        self.submissions = Submissions(RUN, clock=lambda: self.now)
+        self.run = run
+        self.submissions = Submissions(run, clock=lambda: self.now)
         self.now = 1_000.0
         self.facts: deque[Any] = deque()
         #: What some of the workers export themselves.
@@ -161,6 +164,11 @@ class Cluster:
         self.users = chance.choice((0.0, 0.3, 1.0))
         self.failing = chance.choice((0.0, 0.1, 0.6))
         self.losing = chance.choice((0.0, 0.01, 0.05))
+        self.spanning = chance.choice((0.0, 0.3, 0.7))
+        #: Blocks of `span()` by name and id: those that are open, and those that were left.
+        self.blocks: list[tuple[str, str]] = []
+        self.left: list[tuple[str, str]] = []
+        self.entered = 0
 
     def submit(self, carrier: str | None, count: int, depth: int = 0) -> None:
         for _ in range(count):
@@ -172,12 +180,30 @@ class Cluster:
             self.ready.append(Pending(key, name, carrier, depth))
 
     def submit_as_client(self) -> None:
-        carrier = self.submissions.carrier()
+        carrier = self.submissions.carrier(self.request())
         before = self.submitted
         self.submit(carrier, self.chance.randint(1, 40))
         parent = parent_of(carried(carrier))
         assert parent is not None
         self.sizes[parent.span_id] += self.submitted - before
+
+    def request(self) -> GraphRequest:
+        """A graph in blocks of `span()`: some are entered first, and some are left."""
+        while self.blocks and self.chance.random() < 0.4:
+            self.left.append(self.blocks.pop())
+            self.submissions.left([self.left[-1][1]])
+        while len(self.blocks) < 3 and self.chance.random() < self.spanning:
+            self.entered += 1
+            self.blocks.append((self.chance.choice(NAMES), f"block-{self.entered}"))
+            if self.chance.random() < 0.7:
+                self.submissions.entered([self.blocks[-1][1]])
+        blocks = self.blocks
+        if self.left and self.chance.random() < 0.1:  # in a copy of the context of a block
+            blocks = [*blocks, self.chance.choice(self.left)]
+        if not blocks:
+            return GraphRequest("submit", (), 0)
+        names, ids = zip(*blocks, strict=True)
+        return GraphRequest("submit", (), 0, span=DaskSpan(names, ids))
 
     def code(self, attempt: Attempt) -> Iterator[None]:
         """User code: spans within spans, tasks that are submitted from within."""
@@ -303,8 +329,9 @@ class Cluster:
 class Recording:
     """Ledger, relay and budget, put together as the recorder does it."""
 
-    def __init__(self, limit: int, submissions: Submissions, *, writes: bool = False) -> None:
+    def __init__(self, limit: int, cluster: Cluster, *, writes: bool = False) -> None:
         self.writes = writes
+        run, submissions = cluster.run, cluster.submissions
         resource = Resource({})
         self.root = span_context(1, 1)
         guard = Guard()
@@ -312,7 +339,7 @@ class Recording:
         redact = Redactor()
         self.spans = SpanFactory(resource)
         self.ledger = Ledger(
-            RUN,
+            run,
             self.root,
             resource,
             provider="local",
@@ -323,12 +350,12 @@ class Recording:
         )
         self.relay = RelayDecoder(resource, redact=redact, log_level=0)
         self.ledger.on(facts.RELAY_SPANS, self.relay.take)
-        self.router = SpanRouter(RUN, self.root, resource, limit)
+        self.router = SpanRouter(run, self.root, resource, limit)
         self.sent = Sent()
         shipper: Any = self.sent
         self.router.shippers.append(shipper)
         self.submission_spans = SubmissionSpans(
-            RUN,
+            run,
             "streams",
             self.root,
             self.spans,
@@ -337,6 +364,9 @@ class Recording:
             lambda span, context: self.write(encode_spans([span], RECORD_MAP)),
             self.router.send,
         )
+        self.blocks = self.ledger.tasks.blocks
+        self.block_ids: list[int] = []
+        self.left: list[LeftSpan] = []
         #: What a run directory has of it.
         self.records: list[Record] = []
         #: Ids of all attempts that ended, and of those that the budget does not count.
@@ -344,9 +374,17 @@ class Recording:
         self.outside: set[int] = set()
 
     def take(self, batch: list[Any], now: float, *, drained: bool) -> None:
+        self.open_blocks(now)
         self.ledger.take(batch, now)
+        self.submitted(now, everything=False)
         self.emit()
         self.submission_spans.release(now, exact=True, drained=drained)
+        self.blocks.tick(now, self.submission_spans.blocks(), exact=True)
+
+    def open_blocks(self, now: float, *, everything: bool = False) -> None:
+        opened, left = self.submissions.blocks(now, all_of_them=everything)
+        self.left += left
+        self.block_ids += [each.ids.span_id for each in self.blocks.open(opened, 0.0)]
 
     def emit(self) -> None:
         relayed = self.relay.drain().spans
@@ -373,14 +411,23 @@ class Recording:
     def submitted(self, now: float, *, everything: bool) -> None:
         ended = self.submissions.ended(now, all_of_them=everything)
         self.submission_spans.note(ended, 0.0, now)
+        for each in ended:
+            if each.block is not None:
+                below = each.parent == each.block
+                self.blocks.submitted(each.block, each.ids, each.last, below=below)
+        self.blocks.leave(self.left)
+        self.left.clear()
 
     def close(self, now: float, *, complete: bool, told: bool) -> dict[str, int]:
         """`told`: the program has said which submissions are complete, and was not killed."""
         self.ledger.close(now, complete=complete)
         if told:
+            self.open_blocks(now, everything=True)
             self.submitted(now, everything=True)
         self.emit()
         self.submission_spans.release(now, exact=complete, everything=True)
+        self.blocks.close(exact=complete)
+        self.emit()
         counts = self.router.settle()
         self.ledger.sink.add_span(self.spans.span("run", self.root, None, 1.0, now, {}))
         self.emit()
@@ -419,6 +466,23 @@ def check_sizes(sent: list[ReadableSpan], sizes: Counter[int]) -> None:
         assert size is None or size == sizes[span.context.span_id]
 
 
+def check_blocks(recording: Recording) -> None:
+    """Each block has one span, with the submissions in it, and its counts add up."""
+    spans = {it.context.span_id: it for it in recording.sent.spans if it.context is not None}
+    blocks = [it for it in spans.values() if "dask.span.blocks" in (it.attributes or {})]
+    assert sorted(it.context.span_id for it in blocks if it.context) == sorted(recording.block_ids)
+    for block in blocks:
+        about: Any = block.attributes
+        if "dask.span.tasks.known" in about:
+            ends = ("succeeded", "failed", "cancelled")
+            known = sum(about[f"dask.span.tasks.{end}"] for end in ends)
+            assert about["dask.span.tasks.known"] == known
+    for span in spans.values():
+        parent = spans.get(span.parent.span_id) if span.parent is not None else None
+        if parent in blocks:
+            assert (span.start_time or 0) >= (parent.start_time or 0)
+
+
 def run(cluster: Cluster, recording: Recording, *, complete: bool, told: bool) -> dict[str, int]:
     """Run tasks at random and record them; returns what the root says."""
     chance = cluster.chance
@@ -429,7 +493,6 @@ def run(cluster: Cluster, recording: Recording, *, complete: bool, told: bool) -
         if chance.random() < 0.1:
             count = chance.randint(0, len(cluster.facts))
             batch = [cluster.facts.popleft() for _ in range(count)]
-            recording.submitted(cluster.now, everything=False)
             recording.take(batch, cluster.now, drained=not cluster.facts)
     recording.take([*cluster.facts] if complete else [], cluster.now, drained=complete)
     return recording.close(cluster.now, complete=complete, told=told)
@@ -440,13 +503,14 @@ def test_no_span_is_sent_without_its_parent(limit: int):
     for seed in range(20):
         chance = Random(1_000 * limit + seed)
         cluster = Cluster(chance)
-        recording = Recording(limit, cluster.submissions)
+        recording = Recording(limit, cluster)
         complete, told = chance.random() < 0.7, chance.random() < 0.7
         counts = run(cluster, recording, complete=complete, told=told)
         # Of attempts whose end nobody has told, the recorder does not know the children either.
         exported = cluster.exported if complete else []
         check([*recording.sent.spans, *exported], cluster.outside, recording, limit)
         check_sizes(recording.sent.spans, cluster.sizes)
+        check_blocks(recording)
         assert counts["scalable.spans.sent"] <= len(recording.ended)
 
 
@@ -454,13 +518,12 @@ def test_no_span_is_sent_later_without_its_parent(tmp_path: Path):
     users = nested = left_out = 0
     for seed in range(30):
         chance = Random(seed)
-        cluster = Cluster(chance)
-        recording = Recording(0, cluster.submissions, writes=True)
+        run_id = f"run-20260101T000000Z-seed-{seed:08d}"
+        cluster = Cluster(chance, run_id)
+        recording = Recording(0, cluster, writes=True)
         complete, told = chance.random() < 0.7, chance.random() < 0.7
         run(cluster, recording, complete=complete, told=told)
-        builder = RunBuilder(
-            tmp_path, f"run-20260101T000000Z-seed-{seed:08d}", trace_id=f"{1:032x}"
-        )
+        builder = RunBuilder(tmp_path, run_id, trace_id=f"{1:032x}")
         lost = 0.02 * (seed % 3)  # what a recorder that was killed had not written
         builder.add(
             *(

@@ -55,3 +55,5 @@ EXPORTS_CHILDREN: Final = "scalable-children"
 LAYERS: Final = "layers"
 #: Key of the carrier of a graph in Dask's own spans: their names and ids, outermost first.
 DASK_SPANS: Final = "spans"
+#: Key of the carrier of a graph in a block of ``distributed.span()``: id of the block's span.
+BLOCK: Final = "block"

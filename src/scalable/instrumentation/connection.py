@@ -14,7 +14,8 @@ from scalable.common.guard import Guard
 from scalable.facts import FactSource
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.protocol import DRAIN_OP, LEAVE_OP, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
-from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation import dask_blocks, dask_compat, propagation
+from scalable.instrumentation.dask_blocks import BlockListener
 from scalable.instrumentation.dask_compat import is_on_loop, run_on
 from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
@@ -33,8 +34,9 @@ class ClusterConnection:
     """Connects one run to the cluster of one client.
 
     Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
-    event loop is sent there. `carrier` makes the annotation of the client's next graph. `problem`
-    is called with a sentence that says what could not be attached, and where.
+    event loop is sent there. `carrier` makes the annotation of the client's next graph; `blocks`
+    hears of the blocks of Dask's ``span()``. `problem` is called with a sentence that says what
+    could not be attached, and where.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class ClusterConnection:
         sample_interval: float,
         log_level: int,
         carrier: Callable[[GraphRequest], str | None],
+        blocks: BlockListener,
         problem: Callable[[str], None],
     ) -> None:
         self.client = client
         self.run = run
         self._problem = problem
         self._carrier = carrier
+        self._blocks = blocks
         self._sent = GraphCount()
         self._plugin = ScalableSchedulerPlugin(
             run,
@@ -96,6 +100,7 @@ class ClusterConnection:
             return
         propagation.install()
         propagation.set_source(self.client, self._carrier, self._sent.add)
+        dask_blocks.listen(self._blocks)
         self._connected = True
         try:
             if self._local is not None:
@@ -195,6 +200,7 @@ class ClusterConnection:
         self._connected = False
         propagation.set_source(self.client, None)
         propagation.remove()
+        dask_blocks.unlisten(self._blocks)
         try:
             if self._local is not None:
                 self._disconnect_local(self._local)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import dask.config
 import distributed
 from dask.utils import parse_timedelta
-from distributed import Client, Nanny, Scheduler, Status, Worker, default_client
+from distributed import Client, Nanny, Scheduler, Status, Worker, default_client, spans
 from distributed import core as distributed_core
 from distributed.protocol.pickle import loads
 from packaging.requirements import Requirement
@@ -165,6 +165,15 @@ def graph_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Pat
     (``_get_computation_code``): Dask does not see a frame of ours there.
     """
     return Patch(Client, "_send_to_scheduler", wrap)
+
+
+def span_patch(wrap: Callable[[Any], Any]) -> Patch:
+    """Replace the module ``dask`` as ``distributed.span()`` sees it, which calls its `annotate`.
+
+    Programs have a reference of their own to ``distributed.span``: wrapping that would not reach
+    them.
+    """
+    return Patch(spans, "dask", wrap)
 
 
 def is_graph(message: Any) -> bool:

@@ -18,14 +18,12 @@ class Patch:
     owner : object
         The module or class.
     name : str
-        Its attribute, a function.
+        Its attribute, a function, or a module whose functions it calls.
     wrap : callable
-        Makes the wrapper of the original function.
+        Makes what takes the place of the original.
     """
 
-    def __init__(
-        self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def __init__(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         self._owner = owner
         self._name = name
         self._wrap = wrap
@@ -40,7 +38,9 @@ class Patch:
             self._users += 1
             if self._users == 1:
                 self._original = getattr(self._owner, self._name)
-                self._wrapper = functools.wraps(self._original)(self._wrap(self._original))
+                self._wrapper = self._wrap(self._original)
+                if callable(self._original):  # not a module
+                    functools.update_wrapper(self._wrapper, self._original)
                 setattr(self._owner, self._name, self._wrapper)
 
     def undo(self) -> None:

@@ -43,6 +43,7 @@ from scalable.facts.identity import (
 )
 from scalable.facts.protocol import (
     ANNOTATION,
+    BLOCK,
     ENVIRONMENT,
     LABELS,
     LINEAGE,
@@ -225,8 +226,10 @@ def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, A
         fields[LINEAGE] = _lineage(attempt)
         if is_suppressed():
             fields[SUPPRESSED] = 1
-        if ENVIRONMENT in carried(attempt.carrier):
-            fields[ENVIRONMENT] = 1
+        above = carried(attempt.carrier)
+        for name in (ENVIRONMENT, BLOCK):
+            if name in above:
+                fields[name] = above[name]
         labels = labels_of(attempt)
         if labels:
             fields[LABELS] = labels | chosen_baggage(labels)

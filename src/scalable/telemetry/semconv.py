@@ -283,6 +283,26 @@ LAYER_RETRIED: Final = "dask.layer.retried"
 #: Of the attempts, those that ended with their worker and whose task ran again.
 LAYER_LOST: Final = "dask.layer.lost"
 
+# -- Blocks of Dask's `span()` -------------------------------------------------------------------
+
+#: Blocks that the span represents: more than one for those that share it.
+DASK_SPAN_BLOCKS: Final = "dask.span.blocks"
+#: Tasks that were submitted in the block. This and the other counts include the blocks within it,
+#: and are absent where some are unknown.
+DASK_SPAN_TASKS: Final = "dask.span.tasks.known"
+#: Of the tasks, those that succeeded.
+DASK_SPAN_SUCCEEDED: Final = "dask.span.tasks.succeeded"
+#: Of the tasks, those that failed.
+DASK_SPAN_FAILED: Final = "dask.span.tasks.failed"
+#: Of the tasks, those that were cancelled.
+DASK_SPAN_CANCELLED: Final = "dask.span.tasks.cancelled"
+#: Attempts of the block's tasks that have ended.
+DASK_SPAN_ATTEMPTS: Final = "dask.span.attempts"
+#: Of the attempts, those that raised and whose task ran again.
+DASK_SPAN_RETRIED: Final = "dask.span.retried"
+#: Of the attempts, those that ended with their worker and whose task ran again.
+DASK_SPAN_LOST: Final = "dask.span.lost"
+
 # -- Rollups -------------------------------------------------------------------------------------
 
 #: Attempts that a rollup span represents.
@@ -445,6 +465,11 @@ SPAN_WRITER: Final = "writer {project}"
 #: span, or the root of a trace of its own that is linked to the run.
 SPAN_SUBMIT: Final = "{operation} {name}"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
+#: A block of code that the program names with Dask's `distributed.span()`, from the first
+#: submission in it to the last end of their attempts; its submissions are its children. Child of
+#: the block around it, else of the caller's span, else the root of a trace of its own that is
+#: linked to the run. Of many blocks of one name in a row, the later ones share a span.
+SPAN_DASK: Final = "{name}"
 #: The tasks of one layer of a graph (Dask's task group), from the first start to the last end, with
 #: a histogram of the durations of all attempts; child of the submission. Graphs of one task and
 #: single submits have none. Tasks that run again after it was sent have a further one.

@@ -220,7 +220,10 @@ class Attempts:
             added = self.written.pop(task)
             if added is not None:
                 span = AddedSpan(span, added)
-        self._layers.attempt(task, span, attributes[semconv.TASK_STATE], stop)
+        state = attributes[semconv.TASK_STATE]
+        self._layers.attempt(task, span, state, stop)
+        if task.block is not None:
+            task.block.attempt(state, stop)
         sink.attempt(task.key, span, parts)
         task.running = False
 

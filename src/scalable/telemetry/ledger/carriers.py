@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, carried, lineage_of
-from scalable.facts.protocol import LABELS, LAYERS, PLACEMENT, SUPPRESSED
+from scalable.facts.protocol import BLOCK, LABELS, LAYERS, PLACEMENT, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.signals.spans import not_sent, parent_of
 from scalable_runs.redact import Redactor
@@ -31,6 +31,8 @@ class Carried(NamedTuple):
     has_layers: bool = False
     #: Attributes of the spans of its tasks, from baggage.
     labels: dict[str, Any] | None = None
+    #: Id of the span of the block of Dask's that it is in; 0 for none.
+    block: int = 0
 
 
 class CarrierReader:
@@ -65,6 +67,7 @@ class CarrierReader:
                 lineage_of(fields),
                 bool(fields.get(LAYERS)),
                 self._redact.attributes(labels) if isinstance(labels, dict) else None,
+                _id_of(fields.get(BLOCK)),
             )
         return found
 
@@ -82,3 +85,10 @@ class CarrierReader:
         return self._redact.attributes(
             {name: value for name, value in asked.items() if value is not None}
         )
+
+
+def _id_of(text: Any) -> int:
+    try:
+        return int(text or "0", 16)
+    except (TypeError, ValueError):  # a peer may send anything
+        return 0

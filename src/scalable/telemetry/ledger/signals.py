@@ -57,7 +57,9 @@ class SignalSink:
         resource: Resource,
         provider: str,
     ) -> None:
+        #: What span ids are derived from: the run's id, and the name of one of several writers.
         self.run = run
+        self.run_id = str(resource.attributes.get(semconv.RUN_ID, run))
         self.root = root
         self.provider = provider
         self.span = SpanFactory(resource).span

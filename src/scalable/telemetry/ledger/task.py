@@ -8,6 +8,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.block import Block
 from scalable.telemetry.ledger.layer import Layer
 from scalable.telemetry.signals.spans import NOT_SENT, not_sent
 
@@ -52,6 +53,8 @@ class Task:
     left: facts.Unassigned | None = None
     #: The layer of its graph, if that may have a span.
     layer: Layer | None = None
+    #: The block of Dask's that it was submitted in.
+    block: Block | None = None
     #: Its last attempt that was taken back before it was known whether it had started.
     taken_back: facts.Unassigned | None = None
 
@@ -68,6 +71,8 @@ class Task:
         self.final = state
         if self.layer is not None:
             self.layer.ended(state)
+        if self.block is not None:
+            self.block.ended(state)
 
     @property
     def no_span(self) -> SpanContext | None:
@@ -82,6 +87,8 @@ class Task:
         """Undo its final state."""
         if self.layer is not None and self.final is not None:
             self.layer.reopened(self.final)
+        if self.block is not None and self.final is not None:
+            self.block.reopened(self.final)
         self.special = True
         self.reopens = self.final
         self.recomputed = self.final == "succeeded"

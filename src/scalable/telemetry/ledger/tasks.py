@@ -15,6 +15,7 @@ from scalable.telemetry import semconv
 from scalable.telemetry.deaths.certificates import Presence, presences
 from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.ledger.attempts import Attempts
+from scalable.telemetry.ledger.blocks import Blocks
 from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.graph_sizes import GraphSizes
 from scalable.telemetry.ledger.layers import Layers
@@ -64,6 +65,7 @@ class TaskBook:
         self._sends_spans = sends_spans
         self.tasks: dict[str, Task] = {}
         self.layers = Layers(sink, sends_spans=sends_spans)
+        self.blocks = Blocks(sink, redact)
         self.graph_sizes = GraphSizes()
         self.attempts = Attempts(
             sink,
@@ -150,9 +152,11 @@ class TaskBook:
         found = self._carriers.read(carrier)
         task = self.tasks[key] = Task(key, self._redact.identity(key), name, found.parent)
         new_layer = self.layers.enter(task, found)
+        self.blocks.enter(task, found)
+        is_counted = self._sends_spans or found.block
+        if is_counted and found.parent is not None and not found.lineage:
+            self.graph_sizes.add(found.parent[1], new_layer=new_layer)
         if self._sends_spans:
-            if found.parent is not None and not found.lineage:
-                self.graph_sizes.add(found.parent[1], new_layer=new_layer)
             task.dependencies = dependencies[:MAX_LINKS]
             output = self._sink.output
             output.submitted[(found.parent or self._sink.root)[0]] += 1

@@ -289,11 +289,14 @@ def _handle(
 ) -> None:
     """Handle a message of the program that is not about its source of facts."""
     from scalable import facts
-    from scalable.telemetry.submissions.submissions import Sent, ids_of
+    from scalable.telemetry.signals.dask_spans import LeftSpan, OpenedSpan
+    from scalable.telemetry.signals.spans import ids_of
+    from scalable.telemetry.submissions.submissions import Sent
 
     if kind == "submissions":
-        opened, ended = content
-        submissions.add(map(ids_of, opened), map(Sent.of, ended))
+        opened, ended, (begun, left) = content
+        blocks = map(OpenedSpan.of, begun), [LeftSpan(*each) for each in left]
+        submissions.add(map(ids_of, opened), map(Sent.of, ended), blocks)
         recorder.count_message()
     elif kind == "note":
         for fact in facts.decode(content):

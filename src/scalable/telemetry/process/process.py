@@ -29,7 +29,8 @@ from scalable.telemetry.process.outgoing import OutgoingFacts, Unconfirmed
 from scalable.telemetry.process.spawning import Process, capacity_of, spawn
 from scalable.telemetry.recorder import wire
 from scalable.telemetry.recorder.puller import ANSWER_TIMEOUT
-from scalable.telemetry.submissions.submissions import Submissions, plain_ids
+from scalable.telemetry.signals.spans import plain_ids
+from scalable.telemetry.submissions.submissions import Submissions
 
 if TYPE_CHECKING:
     from scalable.facts import FactSource
@@ -349,11 +350,13 @@ class RecorderProcess:
         return flushing or self._close is not None
 
     def _send_submissions(self) -> None:
-        opened = [plain_ids(ids) for ids in self._submissions.opened()]
-        is_last = self._close is not None
-        ended = [sent.plain() for sent in self._submissions.ended(time(), all_of_them=is_last)]
-        if opened or ended:
-            self._send_kept(("submissions", opened, ended))
+        submissions, is_last = self._submissions, self._close is not None
+        opened = [plain_ids(ids) for ids in submissions.opened()]
+        begun, left = submissions.blocks(time(), all_of_them=is_last)
+        ended = [sent.plain() for sent in submissions.ended(time(), all_of_them=is_last)]
+        if opened or ended or begun or left:
+            blocks = [block.plain() for block in begun], [tuple(each) for each in left]
+            self._send_kept(("submissions", opened, ended, blocks))
 
     def _send_kept(self, message: wire.Message) -> None:
         frame = wire.frame(message)
@@ -403,6 +406,7 @@ class RecorderProcess:
         for frame in (*frames, *self._unconfirmed.for_successor()):
             wire.write_bytes(self._stdin, frame)
         outgoing.repeat_state()
+        self._submissions.repeat_blocks()
         if self._flush_done < self._flush_asked:
             self._flush_until = monotonic() + FLUSH_AGAIN
             self._waiting.append(("flush", self._flush_asked, FLUSH_AGAIN))

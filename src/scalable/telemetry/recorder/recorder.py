@@ -31,6 +31,7 @@ from scalable.telemetry.recorder.resume import Position, Resumed
 from scalable.telemetry.recorder.router import SignalRouter
 from scalable.telemetry.recorder.run_health import RunHealth
 from scalable.telemetry.recorder.run_roots import RunIdentity, RunRoots
+from scalable.telemetry.recorder.submitted_work import SubmittedWork
 from scalable.telemetry.signals.spans import SpanFactory, span_context
 from scalable.telemetry.signals.usage import user_metrics
 from scalable.telemetry.submissions.submission_spans import SubmissionSpans
@@ -120,7 +121,7 @@ class Recorder(RecorderLoop):
             exceptions=exception_signal(routes.environ),
             components=identity.components,
         )
-        self._submission_spans = SubmissionSpans(
+        spans = SubmissionSpans(
             identity.run_id,
             identity.project,
             self._root,
@@ -130,6 +131,8 @@ class Recorder(RecorderLoop):
             self._router.submitted,
             self._router.send_spans if self._router.sends_spans else None,
         )
+        blocks, puller = self._ledger.tasks.blocks, self._puller
+        self._work = SubmittedWork(submissions, spans, blocks, self._router, puller, clock)
         self._relay = _relay_decoder(writer, resource, redact, routes, options)
         for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
             self._ledger.on(kind, self._relay.take)
@@ -162,14 +165,14 @@ class Recorder(RecorderLoop):
         self.summary = resumed.summary
         self._ledger.restore(resumed.records)
         for trace_id, span_id in resumed.parents:
-            # Layers of the one that died, and submissions that the program sends again.
+            # Layers of the one that died; submissions and blocks that the program sends again.
             ids = span_context(trace_id, span_id, self._root.trace_flags)
             self._ledger.sink.output.parents.append((ids, ()))
         self._ledger.tasks.attempts.usage_left_out = resumed.usage_left_out
         self._ledger.workers.unwatched.update(resumed.unwatched)
         self._puller.after, self._first_new = resumed.after, resumed.news
         self._health.restarts = resumed.restarts
-        self._submission_spans.exact_from = self._clock()
+        self._work.resume(resumed.blocks)
         self._position = Position(resumed.after, self._writer.last_numbers(), 0)
 
     # -- for the application's threads ----------------------------------------------------------
@@ -223,6 +226,7 @@ class Recorder(RecorderLoop):
         self._messages_taken = self._messages
         now = self._puller.now
         self._take_noted(now)
+        self._work.open_blocks()
         if batch is not None:
             for start in range(0, len(batch.facts), CHUNK):
                 if start:
@@ -233,11 +237,9 @@ class Recorder(RecorderLoop):
             times = map(facts.time_of, reversed(batch.facts))
             self._lag = max(0.0, now - next((time for time in times if time is not None), now))
         self._ledger.tick(now)
-        self._note_submissions()
+        self._work.note()
         self._emit()
-        self._submission_spans.release(
-            monotonic(), exact=not self._puller.dropped, drained=self._puller.is_drained
-        )
+        self._work.release()
         self._update_run()
         if self._puller.after >= self._first_new:
             self._writer.written.clear()
@@ -265,10 +267,6 @@ class Recorder(RecorderLoop):
             noted = [self._noted.popleft() for _ in range(len(self._noted))]
             moved = [fact._replace(time=fact.time + self._puller.offset) for fact in noted]
             self._ledger.take(moved, now)
-
-    def _note_submissions(self, *, all_of_them: bool = False) -> None:
-        ended = self._submissions.ended(self._clock(), all_of_them=all_of_them)
-        self._submission_spans.note(ended, self._puller.offset, monotonic())
 
     def _emit(self) -> None:
         """Export all signals, and pass what is for the directory to the kernel."""
@@ -352,9 +350,10 @@ class Recorder(RecorderLoop):
         if unknown and closing.status == "completed":
             # How the run ended is unknown.
             closing.status = "lost"
-        self._note_submissions(all_of_them=True)
+        self._work.note(all_of_them=True)
         self._emit()
-        self._submission_spans.release(monotonic(), exact=is_complete, everything=True)
+        self._work.close(exact=is_complete)
+        self._emit()
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
         self._leave_shared_run(closing.status, now)
@@ -401,11 +400,12 @@ class Recorder(RecorderLoop):
         now = self._puller.now
         self._take_noted(now)
         self._emit()
-        self._submission_spans.release(monotonic(), exact=False, everything=True)
+        self._work.close(exact=False)
+        self._ledger.tasks.layers.close()
         if self._writer.shared is not None:
             self._ledger.sink.add_span(self._root_span("lost", now, {}))
             self._leave_shared_run("lost", now)
-            self._emit()
+        self._emit()
         self._ledger.keep_logs()
         self._writer.request_sync()
         self._router.finish(monotonic() + MIN_SEND_TIMEOUT)

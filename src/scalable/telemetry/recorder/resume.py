@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
+from scalable.telemetry import semconv
 from scalable.telemetry.recorder import wire
+from scalable.telemetry.signals.dask_spans import block_above
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import SPANS, TASKS, WORKERS, Record, Restart, RunDocument
@@ -44,8 +46,10 @@ class Resumed(NamedTuple):
     restarts: list[Restart]
     usage_left_out: int
     unwatched: Mapping[str, str]
-    #: Parents of attempts, by trace and span id, that have no line yet.
+    #: Parents of attempts and submissions, by trace and span id, that have no line yet.
     parents: Sequence[tuple[int, int]] = ()
+    #: Ids of the spans of Dask's blocks that have a line.
+    blocks: frozenset[int] = frozenset()
 
 
 def resume(
@@ -113,6 +117,7 @@ def resume(
         telemetry.get("usage_left_out", 0),
         telemetry.get("unwatched_workers") or {},
         parents.missing(),
+        frozenset(parents.blocks),
     )
 
 
@@ -139,11 +144,16 @@ class _Journal:
 
 
 class _Parents:
-    """Finds spans that attempts have as their parents, and that were not written."""
+    """Finds spans that attempts, and submissions in Dask's blocks, have as their parents.
+
+    Of these, those that were not written are wanted.
+    """
 
     def __init__(self) -> None:
         self._named: dict[int, int] = {}
         self._written: set[int] = set()
+        #: Written spans of Dask's blocks.
+        self.blocks: set[int] = set()
 
     def follow(self, file: str, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
@@ -155,7 +165,10 @@ class _Parents:
         ids, parent = context_of(record), parent_of(record)
         if ids is not None:
             self._written.add(ids.span_id)
-        if file == TASKS and parent is not None and len(self._named) < MAX_PARENTS:
+            if semconv.DASK_SPAN_BLOCKS in (record.get("attributes") or {}):
+                self.blocks.add(ids.span_id)
+        is_known = file == TASKS or block_above(record) is not None
+        if is_known and parent is not None and len(self._named) < MAX_PARENTS:
             self._named[parent.span_id] = parent.trace_id
 
     def missing(self) -> list[tuple[int, int]]:

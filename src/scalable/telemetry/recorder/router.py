@@ -178,6 +178,11 @@ class SignalRouter:
         if self._ordered is not None and ids is not None and ids.trace_flags.sampled:
             self._ordered.order.submitted(ids, context)
 
+    def began(self, span: ReadableSpan, context: Context | None) -> None:
+        """A span began in `context`, if that is known here, and is exported when it ends."""
+        if self._ordered is not None and span.context and span.context.trace_flags.sampled:
+            self._ordered.order.begin(exported_span(span), context)
+
     def send_spans(self, spans: Sequence[ReadableSpan]) -> None:
         """Send spans of the run that were written before."""
         self._spans.send(spans)

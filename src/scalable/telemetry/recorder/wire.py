@@ -13,7 +13,7 @@ From the program:
 ``start``       identity, options, whether there is a source of facts
 ``facts``       facts, number of the next one, whether there are more, dropped, errors, clock
 ``trouble``     whether the scheduler is gone, or only late; why
-``submissions`` submissions begun, submissions ended
+``submissions`` submissions begun, submissions ended, spans of blocks opened and left
 ``note``        an event of the program's own code
 ``fail``        a failure that belongs to no task
 ``flush``       number, timeout; all that the scheduler knew has been sent before

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
 from scalable.telemetry import semconv
+from scalable.telemetry.signals.dask_spans import RecordedBlock, block_above
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import Record
@@ -21,12 +22,14 @@ MAX_DEPTH: Final = 1_000
 
 @dataclass(slots=True)
 class Parent:
-    """The parent span of attempts or of layers, as far as their records describe it."""
+    """The parent of attempts, layers or submissions, as far as their records describe it."""
 
     trace_id: int
     first: int
     last: int
     is_attempt: bool = False
+    #: What is known of it if it is the span of a block of Dask's.
+    block: RecordedBlock | None = None
 
     def note(self, at: int) -> None:
         """Note the time of a child."""
@@ -49,7 +52,7 @@ class RecordedTree:
     It keeps ids of spans of user code and of parents, not of all attempts.
     """
 
-    #: Attempts by trace, and the parents of attempts and layers.
+    #: Attempts by trace, and the parents of attempts, layers, and submissions in Dask's blocks.
     by_trace: dict[int, int] = field(default_factory=dict[int, int])
     parents: dict[int, Parent] = field(default_factory=dict[int, Parent])
     #: Time of the last record of a task.
@@ -77,6 +80,10 @@ class RecordedTree:
             self._ours.add(ids.span_id)
             if parent is not None and semconv.LAYER_NAME in (record.get("attributes") or {}):
                 self._note_parent(parent, parse_nanoseconds(record.get("start_time")))
+            elif parent is not None and (block := block_above(record)) is not None:
+                self._note_parent(parent, parse_nanoseconds(record.get("start_time")))
+                self._note_parent(parent, parse_nanoseconds(record.get("end_time")))
+                self.parents[parent.span_id].block = block
         else:
             self._users[ids.span_id] = 0 if parent is None else parent.span_id
             if parent is not None:
@@ -88,11 +95,25 @@ class RecordedTree:
 
     def end_of_spans(self) -> None:
         """All spans have been added."""
+        self._add_blocks()
         for span_id in self._above.keys() & self._users.keys():
             del self._above[span_id]
         for child in self._above.values():
             if child.task:
                 self._by_task.setdefault(child.task, []).append(child)
+
+    def _add_blocks(self) -> None:
+        """Add the blocks around those whose spans were not recorded."""
+        for span_id, parent in list(self.parents.items()):
+            block = parent.block
+            while block is not None and span_id not in self._ours:
+                block = block.around
+                if block is not None:
+                    span_id = block.span_id
+                    new = Parent(parent.trace_id, parent.first, parent.last, block=block)
+                    above = self.parents.setdefault(span_id, new)
+                    above.note(parent.first)
+                    above.note(parent.last)
 
     def begin_attempt(self, task_id: str, ids: SpanContext, parent: SpanContext | None) -> None:
         """Note an attempt that started."""
@@ -125,7 +146,9 @@ class RecordedTree:
     def has_unknown(self) -> bool:
         """Whether an attempt may have ended before the first one below it did."""
         return any(
-            not parent.is_attempt and span_id not in self._ours and span_id not in self._users
+            not (parent.is_attempt or parent.block)
+            and span_id not in self._ours
+            and span_id not in self._users
             for span_id, parent in self.parents.items()
         )
 

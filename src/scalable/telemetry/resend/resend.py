@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import SpanContext
 
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.resource import make_resource
@@ -22,7 +22,8 @@ from scalable.telemetry.metrics.metering import result_of
 from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.resend.destinations import Destination, ResendError
 from scalable.telemetry.resend.earlier_names import renamed
-from scalable.telemetry.resend.recorded_tree import Parent, RecordedTree, is_ours, is_phase
+from scalable.telemetry.resend.missing import missing_parent
+from scalable.telemetry.resend.recorded_tree import RecordedTree, is_ours, is_phase
 from scalable.telemetry.signals.spans import SCOPE, SpanFactory, event, span_context
 from scalable.telemetry.spans.budget import Group, SpanBudget
 from scalable_runs.otel.additions import AddedSpan
@@ -157,7 +158,8 @@ class _Resending:
                 continue
             self._budget.parent(ids)
             if span_id not in known:
-                self._send([self._missing_submission(ids, parent, root)])
+                about = (self._run_id, self._project, ids, parent, root)
+                self._send([missing_parent(self._spans, *about)])
         self._send_attempts(tree, tracebacks)
         self._send_user_spans(tree)
         self._send(self._budget.settle())
@@ -437,21 +439,6 @@ class _Resending:
                 about,
                 error=status,
             )
-
-    def _missing_submission(
-        self, ids: SpanContext, parent: Parent, root: SpanContext | None
-    ) -> ReadableSpan:
-        """Make a submission that its recorder had not written when it died."""
-        return self._spans.span(
-            semconv.SPAN_SUBMIT.format(operation="submit", name=self._project),
-            ids,
-            None,
-            parent.first / 1e9,
-            parent.first / 1e9,
-            {semconv.RUN_ID: self._run_id},
-            kind=semconv.KIND_SUBMIT,
-            links=(Link(root),) if root is not None else (),
-        )
 
     def _last_sign(self, tree: RecordedTree) -> int:
         document = self._reader.document

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -52,6 +53,10 @@ class Sampling(NamedTuple):
     attributes: Mapping[str, Any] = MappingProxyType({})
 
 
+#: Decides on a span from the id of its trace, its parent, its name and its attributes.
+Sample: TypeAlias = Callable[[int, SpanContext | None, str, Mapping[str, Any]], Sampling]
+
+
 def sampled_like(parent: SpanContext | None) -> Sampling:
     """As the parent; sampled without one."""
     if parent is None:
@@ -64,6 +69,25 @@ def span_context(
 ) -> SpanContext:
     """Ids of a span, sampled by default."""
     return SpanContext(trace_id, span_id, False, TraceFlags(flags), state)
+
+
+def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool, str]:
+    """Return what another process needs of a span."""
+    state = ids.trace_state.to_header()
+    return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote, state
+
+
+def ids_of(values: tuple[int, int, int, bool, str]) -> SpanContext:
+    """The reverse of :func:`plain_ids`."""
+    trace_id, span_id, flags, is_remote, state = values
+    kept = TraceState.from_header([state]) if state else None
+    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags), kept)
+
+
+def current_span(context: Context) -> SpanContext | None:
+    """Ids of the span that is current in a context; None without one."""
+    current = trace.get_current_span(context).get_span_context()
+    return current if current.is_valid else None
 
 
 def parent_of(carrier: Mapping[str, Any]) -> SpanContext | None:

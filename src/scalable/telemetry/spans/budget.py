@@ -90,8 +90,14 @@ class SpanBudget:
         trace.arrive(ids.span_id)
         trace.first = trace.first or ids
 
+    def arrived(self, span: ReadableSpan) -> None:
+        """Note that a span other than an attempt is sent."""
+        if span.context is not None:
+            self.parent(span.context)
+            self._trace(span.context.trace_id).note_child(span)
+
     def opened(self, ids: SpanContext) -> None:
-        """Note a submission, whose span comes when it is complete: attempts are its children."""
+        """Note a span that comes when it is complete, such as a submission; it has children."""
         trace = self._trace(ids.trace_id)
         trace.first = trace.first or ids
         if not trace.has(ids.span_id):

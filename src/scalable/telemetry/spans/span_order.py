@@ -48,8 +48,8 @@ class _Trace:
 class SpanOrder:
     """Puts spans into the order of a tree; called by the recorder's thread only.
 
-    The run's root and submissions are open for as long as their tasks run. Any other span begins
-    and ends at once, with the children that have arrived between the two.
+    The run's root, blocks of Dask's and submissions are open for as long as their tasks run. Any
+    other span begins and ends at once, with the children that have arrived between the two.
     """
 
     def __init__(self, budget: int) -> None:
@@ -75,9 +75,9 @@ class SpanOrder:
         ended = sum(type(item) is not Begun for item in self._out)
         return len(self._held) + len(self._ending) + ended
 
-    def begin(self, span: ReadableSpan) -> None:
+    def begin(self, span: ReadableSpan, context: Context | None = None) -> None:
         """A span begins that stays open until :meth:`add` gets it with its end."""
-        self._out.append(Begun(span, None))
+        self._out.append(Begun(span, context))
         self._open.add(_id(span))
 
     def submitted(self, ids: SpanContext, context: Context | None) -> None:

@@ -93,8 +93,7 @@ class SpanRouter:
             elif semconv.PHASE_NAME in attributes and groups:
                 groups[-1] = Group(groups[-1].attempt, (*groups[-1].phases, span))
             else:
-                if span.context is not None:
-                    budget.parent(span.context)
+                budget.arrived(span)
                 others.append(budget.with_known_links(span) if span.links else span)
         return [*budget.take(groups), *others, *budget.forgotten()]
 

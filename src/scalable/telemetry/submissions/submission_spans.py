@@ -75,7 +75,7 @@ class SubmissionSpans:
         """Submissions are complete; `offset` leads from the client's clock to the scheduler's."""
         for submission in ended:
             self._write(self._span(submission, offset), submission.context)
-            if self._send is not None:
+            if self._send is not None or submission.block is not None:
                 self._held[submission.ids.span_id] = _Held(submission, offset, now)
 
     def release(
@@ -85,7 +85,7 @@ class SubmissionSpans:
 
         `exact`: no task was left out of what is reported; `drained`: no further report is there.
         """
-        if not self._held or self._send is None:
+        if not self._held:
             return
         out: list[ReadableSpan] = []
         for span_id, held in list(self._held.items()):
@@ -102,8 +102,13 @@ class SubmissionSpans:
             out.append(self._span(held.submission, held.offset, totals))
             del self._held[span_id]
             self._sizes.forget(span_id)
-        if out:
+        if out and self._send is not None:
             self._send(out)
+
+    def blocks(self) -> set[int]:
+        """Ids of the spans of Dask's blocks with submissions that wait."""
+        blocks = (held.submission.block for held in self._held.values())
+        return {block.span_id for block in blocks if block is not None}
 
     def _totals(self, span_id: int) -> Mapping[str, Any]:
         size = self._sizes.get(span_id)
@@ -118,6 +123,10 @@ class SubmissionSpans:
     def _span(
         self, submission: Sent, offset: float, totals: Mapping[str, Any] = _NOTHING
     ) -> ReadableSpan:
+        links: list[SpanContext] = [] if submission.parent is not None else [self._root]
+        block = submission.block
+        if block is not None and block != submission.parent:
+            links.append(block)
         return self._spans.span(
             self._redact.short(submission.name)
             or semconv.SPAN_SUBMIT.format(operation="submit", name=self._project),
@@ -132,5 +141,5 @@ class SubmissionSpans:
                 **totals,
             },
             kind=semconv.KIND_SUBMIT,
-            links=(Link(self._root),) if submission.parent is None else (),
+            links=tuple(map(Link, links)),
         )

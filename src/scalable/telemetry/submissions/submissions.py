@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import time
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from scalable.common.carriers import chosen_baggage, inject, is_suppressed
-from scalable.facts.graphs import GraphRequest
+from scalable.facts.graphs import DaskSpan, GraphRequest
 from scalable.facts.identity import carrier_of, task_id
-from scalable.facts.protocol import DASK_SPANS, ENVIRONMENT, LABELS, LAYERS, SUPPRESSED
+from scalable.facts.protocol import BLOCK, DASK_SPANS, ENVIRONMENT, LABELS, LAYERS, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.ids import SecureIdGenerator, random_flag
-from scalable.telemetry.signals.spans import Sampling, sampled_like, span_context
+from scalable.telemetry.signals.dask_spans import LeftSpan, OpenedSpan
+from scalable.telemetry.signals.spans import (
+    Sample,
+    Sampling,
+    current_span,
+    ids_of,
+    plain_ids,
+    sampled_like,
+    span_context,
+)
+from scalable.telemetry.submissions.open_spans import OpenSpan, OpenSpans
 from scalable_runs.summary import name_of_key
 
 #: Graphs of one line within this time, under one parent, share a span: to a person a loop of 10,000
@@ -27,9 +37,6 @@ from scalable_runs.summary import name_of_key
 SUBMISSION_WINDOW: Final = 1.0
 #: Submissions that further graphs may join.
 MAX_OPEN: Final = 64
-
-#: Decides on a span from the id of its trace, its parent, its name and its attributes.
-Sample: TypeAlias = Callable[[int, SpanContext | None, str, Mapping[str, Any]], Sampling]
 
 
 def _sampled_like_parent(trace_id: int, parent: SpanContext | None, *about: Any) -> Sampling:
@@ -55,31 +62,21 @@ class Sent(NamedTuple):
     context: Context | None = None
     #: Name of its span; empty if nothing is known of it.
     name: str = ""
+    #: Span of the block of Dask's that it is in, where there is one.
+    block: SpanContext | None = None
 
     def plain(self) -> tuple[Any, ...]:
         """The same as plain values."""
-        parent = None if self.parent is None else plain_ids(self.parent)
+        parents = [None if it is None else plain_ids(it) for it in (self.parent, self.block)]
         others = (self.start, self.last, self.graphs, dict(self.attributes), None, self.name)
-        return plain_ids(self.ids), parent, *others
+        return plain_ids(self.ids), *parents, *others
 
     @classmethod
     def of(cls, values: tuple[Any, ...]) -> Self:
         """The reverse of :meth:`plain`."""
-        ids, parent, *rest = values
-        return cls(ids_of(ids), None if parent is None else ids_of(parent), *rest)
-
-
-def plain_ids(ids: SpanContext) -> tuple[int, int, int, bool, str]:
-    """Return what another process needs of a span."""
-    state = ids.trace_state.to_header()
-    return ids.trace_id, ids.span_id, int(ids.trace_flags), ids.is_remote, state
-
-
-def ids_of(values: tuple[int, int, int, bool, str]) -> SpanContext:
-    """The reverse of :func:`plain_ids`."""
-    trace_id, span_id, flags, is_remote, state = values
-    kept = TraceState.from_header([state]) if state else None
-    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags), kept)
+        ids, parent, block, *rest = values
+        parents = [None if it is None else ids_of(it) for it in (parent, block)]
+        return cls(ids_of(ids), parents[0], *rest)._replace(block=parents[1])
 
 
 class Submission:
@@ -88,6 +85,8 @@ class Submission:
     __slots__ = (
         "attributes",
         "baggage",
+        "block",
+        "caller",
         "carrier",
         "context",
         "graphs",
@@ -112,10 +111,17 @@ class Submission:
         inherited: Mapping[str, object],
         labels: Collection[str],
         environment: bool,
+        block: OpenSpan | None,
     ) -> None:
-        parent = current_span(context)
+        #: The caller's span, and that of the block that it is in.
+        self.caller = parent = current_span(context)
+        self.block = block
+        if block is not None and block.caller == parent:
+            parent = block.ids
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
         self.name = name_of(request)
+        if block is not None:
+            request = request._replace(span=DaskSpan(block.opened.names, block.opened.dask_ids))
         asked = attributes_of(request)
         about = {semconv.RUN_ID: run, **asked}
         flags, state, added = sample(trace_id, parent, self.name or request.operation, about)
@@ -150,6 +156,8 @@ class Submission:
             fields[LAYERS] = 1
         if request.span is not None:
             fields[DASK_SPANS] = request.span
+        if block is not None:
+            fields[BLOCK] = f"{block.ids.span_id:016x}"
         if self.suppressed:
             fields[SUPPRESSED] = 1
         inject(fields, trace.set_span_in_context(NonRecordingSpan(self.ids), context))
@@ -161,7 +169,7 @@ class Submission:
             return False
         if context is not self.context:
             # Contexts are immutable.
-            if self.parent != current_span(context) or self.baggage != baggage.get_all(context):
+            if self.caller != current_span(context) or self.baggage != baggage.get_all(context):
                 return False
             if self.suppressed is not is_suppressed(context):
                 return False
@@ -184,6 +192,7 @@ class Submission:
             self.attributes,
             self.context,
             name,
+            None if self.block is None else self.block.ids,
         )
 
 
@@ -225,12 +234,6 @@ def _prefix(request: GraphRequest) -> Any:
     return None
 
 
-def current_span(context: Context) -> SpanContext | None:
-    """Ids of the span that is current in a context; None without one."""
-    current = trace.get_current_span(context).get_span_context()
-    return current if current.is_valid else None
-
-
 class SentGraphs:
     """Submissions, each returned once.
 
@@ -242,18 +245,37 @@ class SentGraphs:
         self._lock = threading.Lock()
         self._opened: list[SpanContext] = []
         self._ended: list[Sent] = []
+        self._blocks: tuple[list[OpenedSpan], list[LeftSpan]] = [], []
 
-    def add(self, opened: Iterable[SpanContext], ended: Iterable[Sent]) -> None:
-        """Add submissions of clients of another process."""
+    def add(
+        self,
+        opened: Iterable[SpanContext],
+        ended: Iterable[Sent],
+        blocks: tuple[Iterable[OpenedSpan], Iterable[LeftSpan]] = ((), ()),
+    ) -> None:
+        """Add submissions, and spans of blocks, of clients of another process."""
         with self._lock:
             self._opened += opened
             self._ended += ended
+            for known, new in zip(self._blocks, blocks, strict=True):
+                known.extend(new)  # type: ignore[arg-type]
 
     def opened(self) -> list[SpanContext]:
-        """Return ids of the submissions begun since the last call."""
+        """Return ids of the submissions, and the blocks around them, begun since the last call."""
         with self._lock:
             opened, self._opened = self._opened, []
         return opened
+
+    def blocks(
+        self, now: float, *, all_of_them: bool = False
+    ) -> tuple[list[OpenedSpan], list[LeftSpan]]:
+        """Return spans of blocks that were opened, and that were left, since the last call.
+
+        It is called before :meth:`ended`, which returns all submissions of a block that was left.
+        """
+        with self._lock:
+            blocks, self._blocks = self._blocks, ([], [])
+        return blocks
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
         """Return complete submissions, each once."""
@@ -287,7 +309,8 @@ class Submissions(SentGraphs):
         self._sample = sample or _sampled_like_parent
         self._ids = ids or SecureIdGenerator()
         self._clock = clock
-        #: Those that further graphs may join, by line and Dask's span.
+        self._spans = OpenSpans(run, self._sample, self._ids)
+        #: Those that further graphs may join, by line and the block of Dask's that they are in.
         self._open: dict[Any, Submission] = {}
 
     def carrier(self, request: GraphRequest = _UNKNOWN) -> str:
@@ -298,8 +321,12 @@ class Submissions(SentGraphs):
         """
         context = get_current()
         now = self._clock()
-        key = (request.site, request.span)
         with self._lock:
+            block = None
+            if request.span is not None:
+                block = self._spans.find(request.span, context, now)
+                self._opened += self._spans.begun()
+            key = (request.site, block or request.span)
             joins = request.is_part or request.operation == "submit"
             submission = self._open.get(key) if joins else None
             if submission is not None:
@@ -316,6 +343,7 @@ class Submissions(SentGraphs):
                 self._inherited,
                 self._labels,
                 self._environment,
+                block,
             )
             self._opened.append(submission.ids)
             if not joins:
@@ -325,6 +353,35 @@ class Submissions(SentGraphs):
                 self._ended.append(self._open.pop(next(iter(self._open))).sent())
             self._open[key] = submission
             return submission.carrier
+
+    def entered(self, dask_ids: Sequence[str]) -> None:
+        """Blocks of Dask's were entered at once, outermost first; called by any thread."""
+        caller = current_span(get_current())
+        with self._lock:
+            self._spans.entered(dask_ids, caller)
+
+    def left(self, dask_ids: Sequence[str]) -> None:
+        """Blocks were left: no graph is sent in them any more; called by any thread."""
+        with self._lock:
+            self._spans.left(dask_ids)
+
+    def blocks(
+        self, now: float, *, all_of_them: bool = False
+    ) -> tuple[list[OpenedSpan], list[LeftSpan]]:
+        """Return spans of blocks that were opened, and that were left, since the last call."""
+        with self._lock:
+            opened, left = self._spans.drain(now, all_of_them=all_of_them)
+            over = {each.span_id for each in left}
+            for key, submission in list(self._open.items()) if over else ():
+                block = submission.block
+                if block is not None and block.ids.span_id in over:
+                    self._ended.append(self._open.pop(key).sent())
+        return opened, left
+
+    def repeat_blocks(self) -> None:
+        """Return all open spans of blocks once more, to a recorder that follows another one."""
+        with self._lock:
+            self._opened += self._spans.repeat()
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[Sent]:
         """Return complete submissions, each once."""
