@@ -27,6 +27,7 @@ PARTS: Final = {
     "hold": "benchmarks.hooks:longest_hold",
     "recorder": "benchmarks.recording:recorder",
     "report": "benchmarks.reports:report",
+    "stores": "benchmarks.stores:stores",
     "driver": "benchmarks.overhead:in_the_driver",
     "noop": "benchmarks.overhead:noop_tasks",
     "short": "benchmarks.overhead:short_tasks",

@@ -28,7 +28,7 @@ def report(directory: Path, quick: bool) -> list[Row]:
         peak = 0.0
         where = ["--run-id", run.name, "--runs-dir", str(runs_dir)]
         for _ in range(count):
-            wall, megabytes, found = _timed(
+            wall, megabytes, found = timed(
                 ["-m", "scalable.cli", "report", *where, "--format", "json"]
             )
             walls.append(wall)
@@ -71,7 +71,7 @@ def _synthetic(runs_dir: Path, tasks: int, crash: bool) -> Path:
     return Path(answer.stdout.decode().strip())
 
 
-def _timed(arguments: list[str]) -> tuple[float, float, str]:
+def timed(arguments: list[str]) -> tuple[float, float, str]:
     """Wall time in seconds, peak memory in MB, and output of a Python program."""
     read, write = os.pipe()
     began = time.perf_counter()
