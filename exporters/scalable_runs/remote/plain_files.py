@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
@@ -48,7 +48,12 @@ class PlainFiles:
         #: Sizes of the files that were seen to have arrived.
         self._arrived: dict[str, int] = {}
 
-    def put_all(self, there: Mapping[str, Object], ends: Mapping[str, int]) -> bool:
+    def put_all(
+        self,
+        there: Mapping[str, Object],
+        ends: Mapping[str, int],
+        progress: Callable[[int], None],
+    ) -> bool:
         """Put all files, and check that they arrived.
 
         Parameters
@@ -57,6 +62,8 @@ class PlainFiles:
             What is in the place, by the name in the run.
         ends
             How much of each file the chunks have.
+        progress
+            Called with the bytes of each file that is there, on any thread.
 
         Returns
         -------
@@ -73,11 +80,11 @@ class PlainFiles:
         whole = [file for file in files if self._files.size(file) >= ends.get(file, 0)]
         small = [file for file in whole if self._files.size(file) <= _SMALL]
         with ThreadPoolExecutor(_THREADS, "scalable-copy") as pool:
-            arrived = list(pool.map(self._put, small, repeat(there)))
-        arrived += [self._put(file, there) for file in whole if file not in small]
+            arrived = list(pool.map(self._put, small, repeat(there), repeat(progress)))
+        arrived += [self._put(file, there, progress) for file in whole if file not in small]
         return all(arrived) and len(whole) == len(files) and not ends.keys() - set(files)
 
-    def _put(self, file: str, there: Mapping[str, Object]) -> bool:
+    def _put(self, file: str, there: Mapping[str, Object], progress: Callable[[int], None]) -> bool:
         size = self._files.size(file)
         if self._arrived.get(file) == size:
             return True
@@ -99,6 +106,7 @@ class PlainFiles:
         if other in there:
             self._store.delete(self._keys.files + other)
         self._arrived[file] = size
+        progress(size)
         return True
 
     def _compressed(self, file: str) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,6 +102,8 @@ class Shipper:
         self._pending: Chunk | None = None
         #: What was put of each document and attachment: its content, or size and age.
         self._put: dict[str, Any] = {}
+        #: Called with the bytes of lines that were brought since the last call.
+        self.progress: Callable[[int], None] | None = None
         self._problems: dict[str, str] = {}
         #: Files that were cut here after they were copied.
         self._cut: set[str] = set()
@@ -131,10 +133,7 @@ class Shipper:
         # Before the lines: what it says to be synced must be there when it is.
         run = self.files.document(schema.RUN)
         self._put_lines()
-        for name in DOCUMENTS:
-            self._put_document(name, self.files.document(name))
-        if attachments:
-            self._put_attachments()
+        self._put_others(attachments=attachments)
         if run is not None and not is_final(run) and self._put.get(schema.RUN) != run:
             self._fence.hold(self._forget)
             self._put_document(schema.RUN, run)
@@ -151,12 +150,19 @@ class Shipper:
             self._has_all = True
             delete_all(self._store, self.keys)
             return True
-        self.ship()
         run = self.files.document(schema.RUN)
         if run is None or not is_final(run):
+            self.ship()
             return False
+        self._begin()
+        if self._role == "recorder":
+            # What is small and compressed is there soon; the process may not have much time.
+            self._put_lines()
         ends = self._position.ends if self._position is not None else {}
-        complete = self._plain.put_all(self._there(), ends)
+        complete = self._plain.put_all(self._there(), ends, self._report)
+        if not complete:
+            self._put_lines()
+        self._put_others()
         self._put_document(schema.SUMMARY, self.files.document(schema.SUMMARY))
         # No fence: this one is the last, whoever puts it.
         self._put_document(schema.RUN, run)
@@ -227,6 +233,7 @@ class Shipper:
             if chunk is None:
                 return
             self._put_chunk(chunk)
+            self._report(sum(chunk.ends.values()) - sum(position.ends.values()))
             position = self._position = Position(chunk.name.last + 1, chunk.ends)
             self._pending = None
 
@@ -260,6 +267,16 @@ class Shipper:
         sizes = [entry.size for entry in self._store.list(key) if entry.key == key]
         if sizes != [len(chunk.data)]:
             self._store.put(key, chunk.data)
+
+    def _put_others(self, *, attachments: bool = True) -> None:
+        for name in DOCUMENTS:
+            self._put_document(name, self.files.document(name))
+        if attachments:
+            self._put_attachments()
+
+    def _report(self, length: int) -> None:
+        if self.progress is not None:
+            self.progress(length)
 
     def _put_document(self, name: str, data: bytes | None) -> None:
         if data is not None and self._put.get(name) != data:
