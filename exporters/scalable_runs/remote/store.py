@@ -48,6 +48,7 @@ class RemoteStore(ReadOnly):
         Keeps what was read, on this machine.
     """
 
+    why: ClassVar[str] = "a copy of a run is not written directly"
     #: A reader reads only what it needs.
     reads_are_requests: Final = True
     #: It has no directory.

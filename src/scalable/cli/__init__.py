@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "diagnose": "Say what went wrong in one run, and what to do about it.",
     "crash-logs": "List, show or send the logs of workers that died.",
     "runs": "List the recorded runs, newest first.",
+    "sync": "Copy what the place of copies lacks of runs.",
     "clean": "Remove recorded runs that are no longer needed.",
     "pack": "Make one file of a run, which every command reads in place.",
     "unpack": "Make a directory of a packed run.",
