@@ -125,7 +125,6 @@ def begin(
     function or its caller fails. Raises OSError if the run's directory cannot be created.
     """
     using = substitutes or Substitutes()
-    _warn_of_missing(settings, warn)
     values = {} if documents is None else documents.values
     redact = Redactor.from_environment(
         os.environ, dask.config.config, values, off=settings.redact_off
@@ -225,15 +224,6 @@ def _as_found(
     )
 
 
-def _warn_of_missing(settings: Settings, warn: Callable[[str], None]) -> None:
-    """Warn now of requested files that will be missing when the run has ended."""
-    if settings.copy is not None:
-        warn(
-            f"copies of runs are not supported yet: the run stays in {settings.runs_dir}; copy it "
-            f"to {settings.copy.location} when it has ended, with rsync or a tool of the store"
-        )
-
-
 def _files(
     identity: RunIdentity, settings: Settings, documents: RunDocuments, redact: Redactor
 ) -> dict[str, Any]:
@@ -280,6 +270,7 @@ def _recorder(
         process.end()
     # Not at the top: where a process records, the program never needs these, and they are as many
     # as all others.
+    from scalable.telemetry.recorder.copies import start_copies
     from scalable.telemetry.recorder.recorder import Recorder
     from scalable_runs.writer import RunWriter
 
@@ -297,6 +288,7 @@ def _recorder(
         warn=parts.warn,
         routes=parts.routes,
         options=parts.settings,
+        copies=start_copies(parts.settings.copy, writer, parts.warn),
         clock=parts.clock,
     )
 
@@ -312,6 +304,7 @@ def _portable_options(parts: _Parts) -> dict[str, Any]:
         "redact_off": sorted(parts.settings.redact_off),
         "secrets": sorted(parts.redact.secrets),
         "redact_salt": parts.redact.salt,
+        "copy": None if parts.settings.copy is None else parts.settings.copy.plain(),
     }
 
 

@@ -143,6 +143,19 @@ class StoreSpec:
             return None
         return self.given or self._type.objects(self.config)
 
+    def opened(self) -> RunStore:
+        """Return the place to which runs are copied, opened.
+
+        Raises
+        ------
+        OSError
+            It cannot be opened, or keeps no copies.
+        """
+        found = self.objects()
+        if found is None:
+            raise OSError(f"{self.location} keeps no copies of runs")
+        return found
+
     def open(self) -> StoreRoot:
         """Return the place to be read: what is elsewhere, and what is on this machine."""
         if not self.is_elsewhere:

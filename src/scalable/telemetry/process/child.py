@@ -265,10 +265,13 @@ def _recorder(
 
     from scalable.common.options import RecorderOptions
     from scalable.telemetry.configuration.routes import find_routes
+    from scalable.telemetry.recorder.copies import start_copies
     from scalable.telemetry.recorder.recorder import Recorder
     from scalable.telemetry.recorder.run_roots import RunIdentity
     from scalable_runs.redact import Redactor
+    from scalable_runs.stores.places import spec_of
 
+    copy = parts["copy"]
     return Recorder(
         RunIdentity(**identity),
         writer,
@@ -280,6 +283,7 @@ def _recorder(
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),
         options=RecorderOptions(**parts["options"]),
+        copies=start_copies(None if copy is None else spec_of(copy), writer, program.warn),
         yield_seconds=0.0,
     )
 

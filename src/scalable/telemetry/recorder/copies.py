@@ -6,12 +6,42 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from scalable_runs.remote.background import Shipping
+from scalable_runs.remote.background import Shipping, start_shipping
+from scalable_runs.stores.places import StoreSpec
+from scalable_runs.writer import RunWriter
 
 #: Shortest time for copying what is left at close, in seconds.
 MIN_FINISH_TIMEOUT: Final = 0.5
 #: Longest time for copying what is left of a run whose program is gone, in seconds.
 LEAVE_TIMEOUT: Final = 10.0
+
+
+def start_copies(place: StoreSpec | None, writer: RunWriter, warn: Callable[[str], None]) -> Copies:
+    """Begin to copy a run that is written on this machine.
+
+    Parameters
+    ----------
+    place
+        Where to; None: nowhere.
+    writer
+        Writes the run, or this program's part of it.
+    warn
+        Tells the user.
+    """
+    shippings: list[Shipping] = []
+    if place is not None:
+        shippings.append(
+            start_shipping(
+                place.location,
+                place.opened,
+                writer.store,
+                run_id=writer.run_id,
+                writer=None if writer.shared is None else writer.shared.writer,
+                compress=bool(place.config.get("compress")),
+                warn=warn,
+            )
+        )
+    return Copies(writer.run_id, warn, shippings)
 
 
 class Copies:
