@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from scalable.telemetry import semconv
 from scalable.telemetry.recorder import wire
-from scalable.telemetry.signals.dask_spans import block_above
+from scalable.telemetry.submissions.recorded_blocks import block_above
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import SPANS, TASKS, WORKERS, Record, Restart, RunDocument

@@ -7,8 +7,8 @@ from opentelemetry.trace import Link, SpanContext
 
 from scalable.telemetry import semconv
 from scalable.telemetry.resend.recorded_tree import Parent
-from scalable.telemetry.signals.dask_spans import RecordedBlock
 from scalable.telemetry.signals.spans import NANOSECONDS, SpanFactory, span_context
+from scalable.telemetry.submissions.recorded_blocks import RecordedBlock
 
 
 def missing_parent(

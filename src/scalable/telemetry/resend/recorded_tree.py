@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
 from scalable.telemetry import semconv
-from scalable.telemetry.signals.dask_spans import RecordedBlock, block_above
+from scalable.telemetry.submissions.recorded_blocks import RecordedBlock, block_above
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.plain import parse_nanoseconds
 from scalable_runs.schema import Record

@@ -10,9 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import attempt_span_id
-from scalable.telemetry import semconv
 from scalable.telemetry.signals.spans import ids_of, plain_ids
-from scalable_runs.otel.decode import parent_of
 
 #: Blocks within each other that are told apart; those further inside belong to the last of these.
 MAX_DEPTH: Final = 16
@@ -60,42 +58,3 @@ class LeftSpan(NamedTuple):
     span_id: int
     #: How many blocks it represents.
     blocks: int
-
-
-class RecordedBlock(NamedTuple):
-    """The span of a block, as far as the record of a span below it describes it."""
-
-    #: The run, or one of its writers.
-    run: str
-    trace_id: int
-    names: tuple[str, ...]
-    dask_ids: tuple[str, ...]
-
-    @property
-    def span_id(self) -> int:
-        """Id of its span."""
-        return dask_span_number(self.run, self.trace_id, self.dask_ids[-1])
-
-    @property
-    def around(self) -> RecordedBlock | None:
-        """The block around it; None if it is the outermost one."""
-        if len(self.dask_ids) < 2:
-            return None
-        return self._replace(names=self.names[:-1], dask_ids=self.dask_ids[:-1])
-
-
-def block_above(record: Mapping[str, Any]) -> RecordedBlock | None:
-    """The block whose span is the parent of a submission, or of a block; None if none is."""
-    attributes: Mapping[str, Any] = record.get("attributes") or {}
-    parent = parent_of(record) if semconv.DASK_SPAN_ID in attributes else None
-    if parent is None:
-        return None
-    names = tuple(map(str, attributes.get(semconv.DASK_SPAN_NAME) or ()))
-    dask_ids = tuple(map(str, attributes[semconv.DASK_SPAN_ID] or ()))
-    run, writer = str(record.get("run_id")), record.get("writer")
-    depth = min(len(names), len(dask_ids), MAX_DEPTH)
-    run = f"{run}.{writer}" if writer else run
-    block = RecordedBlock(run, parent.trace_id, names[:depth], dask_ids[:depth]) if depth else None
-    while block is not None and block.span_id != parent.span_id:
-        block = block.around
-    return block
