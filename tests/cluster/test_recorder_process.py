@@ -22,7 +22,7 @@ import dask
 import psutil
 import pytest
 from dask.sizeof import sizeof
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, span
 from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -164,6 +164,42 @@ def test_another_recorder_goes_on_with_the_run_of_one_that_was_killed(client, no
     assert (run.run_dir / "tasks.1.jsonl").exists()
     workers = oracle.read(run.run_dir, "workers.jsonl")
     assert [line["state"] for line in workers] == ["launched", "ready"]
+
+
+@pytest.mark.lenient
+def test_blocks_of_dask_outlive_a_recorder_that_was_killed(client):
+    """One is open all the time, one was left before its span could be written, one was written."""
+
+    def blocks() -> list[dict]:
+        records = RunReader(run.run_dir).records("spans.jsonl")
+        return [it for it in records if "dask.span.blocks" in it["attributes"]]
+
+    with scalable.instrument(client) as run:
+        with span("all"):
+            with span("written"):
+                client.submit(operator.neg, 1, pure=False).result()
+            tasks.wait_until(lambda: run.flush() and blocks())
+            with span("left"):
+                client.submit(operator.neg, 2, pure=False).result()
+            assert run.flush()
+            kill_recorder(run)
+            client.submit(operator.neg, 3, pure=False).result()
+            with span("later"):
+                client.submit(operator.neg, 4, pure=False).result()
+            assert run.flush(30)
+    check_restarted(run, 1)
+    found = {it["name"]: it for it in blocks()}
+    assert len(found) == len(blocks()) == 4
+    top = found.pop("all")
+    assert {it["parent_span_id"] for it in found.values()} == {top["span_id"]}
+    # Some tasks may have been counted by the one that was killed.
+    has_counts = {name for name, it in found.items() if "dask.span.tasks.known" in it["attributes"]}
+    assert {"written"} <= has_counts <= {"written", "later"}
+    assert "dask.span.tasks.known" not in top["attributes"]
+    known = {it["span_id"] for it in RunReader(run.run_dir).records("spans.jsonl")}
+    for record in RunReader(run.run_dir).records("spans.jsonl"):
+        assert record.get("parent_span_id") in {*known, None}
+        assert record["end_time"] <= top["end_time"] or record["trace_id"] != top["trace_id"]
 
 
 @pytest.mark.lenient
