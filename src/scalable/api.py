@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from scalable.begin import Recording
     from scalable.facts import UserEvent
+    from scalable_runs.reader import RunReader
     from scalable_runs.schema import RunStatus
 
 logger = logging.getLogger("scalable")
@@ -250,6 +251,27 @@ class Instrumentation:
             False if it took longer.
         """
         return True if self._closed else self._recorder.flush(timeout)
+
+    def reader(self) -> RunReader:
+        """A reader of the run as it is now, wherever it is kept.
+
+        Raises
+        ------
+        ValueError
+            Telemetry is switched off.
+        """
+        if not self.enabled:
+            raise ValueError("there is no run to read: telemetry is switched off")
+        from scalable_runs.reader import RunReader
+
+        return RunReader(self._store)
+
+    def report(self) -> str:
+        """The report of the run as it is now, as text; as :meth:`reader`."""
+        reader = self.reader()
+        from scalable.analysis import load_report, render_text
+
+        return render_text(load_report(reader))
 
     def warn_of_ignored(self, settings: Settings, options: Mapping[str, Any]) -> None:
         """Name the options of a further `instrument()` that have no effect on this run."""
@@ -535,7 +557,7 @@ def _begin(
     warn = Warnings(f"scalable, run {run_id}: ")
     with usable_environment(warn), ExitStack() as undo:
         process = None
-        if client is not None and settings.recorder == "process" and not settings.has_providers:
+        if client is not None and settings.recorder == "process" and settings.is_portable:
             process = spawn(run_id)
             if process is not None:
                 undo.callback(process.end)

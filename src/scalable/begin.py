@@ -38,7 +38,7 @@ from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.sharing import new_writer_name, shared_run
 from scalable_runs.stores.base import Store
-from scalable_runs.stores.places import store_of
+from scalable_runs.stores.places import BUFFERED, store_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -127,7 +127,7 @@ def begin(
     using = substitutes or Substitutes()
     values = {} if documents is None else documents.values
     redact = Redactor.from_environment(
-        os.environ, dask.config.config, values, off=settings.redact_off
+        os.environ, dask.config.config, values, settings.secrets, off=settings.redact_off
     )
     routes = _routes(settings, warn)
     ids = using.ids or find_id_generator(routes.environ, routes.id_generator, warn)
@@ -255,8 +255,9 @@ def _recorder(
     parts: _Parts, process: Process | None, undo: ExitStack
 ) -> Recorder | RecorderProcess:
     """Create the recorder in `process` if the settings allow it, else in this one."""
+    given = parts.settings.given
     if process is not None:
-        if parts.routes.portable and parts.settings.place.portable:
+        if parts.routes.portable and given is None:
             recorder = RecorderProcess.begin(
                 process,
                 parts.files,
@@ -268,6 +269,11 @@ def _recorder(
             if recorder is not None:
                 return recorder
         process.end()
+    if given is not None and given.type != BUFFERED and parts.settings.recorder == "process":
+        parts.warn(
+            f"the run store is an object of this program ({given.type}), so the recorder is a "
+            "thread of it; with a URL or a mapping it is a process of its own"
+        )
     # Not at the top: where a process records, the program never needs these, and they are as many
     # as all others.
     from scalable.telemetry.recorder.copies import start_copies

@@ -119,8 +119,8 @@ ROOMS = (
         ),
         doors=(
             *("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
-            # A file that names a run store is YAML, like a manifest.
-            "manifest",
+            # A file that names a run store is YAML, like a manifest; a run can report itself.
+            *("manifest", "analysis"),
         ),
     ),
     Room(

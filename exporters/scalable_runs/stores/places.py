@@ -118,6 +118,13 @@ class StoreSpec:
         config = {key: "***" if key in secrets else value for key, value in self.config.items()}
         return {"type": self.type, "config": config} if config else {"type": self.type}
 
+    def secrets(self) -> dict[str, str]:
+        """Return the secret settings."""
+        if self.root is not None or self.given is not None:
+            return {}
+        names = self._type.secrets(self.config)
+        return {name: str(value) for name, value in self.config.items() if name in names and value}
+
     def plain(self) -> dict[str, Any]:
         """Return plain values from which :func:`spec_of` makes an equal one."""
         return {"type": self.type, "config": dict(self.config), "local": self.local}

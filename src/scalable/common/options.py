@@ -383,10 +383,29 @@ class Settings(RecorderOptions):
         return self.place if self.place.is_elsewhere else self.runs_dir_remote
 
     @property
+    def given(self) -> StoreSpec | None:
+        """The place that is an object of this program, if one is: another process has it not."""
+        places = [place for place in (self.place, self.copy) if place is not None]
+        return next((place for place in places if not place.portable), None)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Values in the settings of places that no text may have, by names that say so."""
+        places = [place for place in (self.place, self.copy) if place is not None]
+        return {
+            f"{name}_secret": value for place in places for name, value in place.secrets().items()
+        }
+
+    @property
     def has_providers(self) -> bool:
         """Whether a provider was given."""
         given = (self.tracer_provider, self.meter_provider, self.logger_provider)
         return any(provider is not None for provider in given)
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether a process of its own can record the run."""
+        return not self.has_providers and self.given is None
 
 
 _FIELDS: Final = {each.name: each for each in fields(Settings)}
