@@ -239,6 +239,9 @@ def _remove_parts(place: Path, writers: tuple[str, ...]) -> tuple[str, ...]:
         journals = {file for files in store.segments().values() for file in files}
         for file in sorted(journals | {*_DOCUMENTS, schema.SUMMARY, schema.OWNER, schema.RUN}):
             (part / file).unlink(missing_ok=True)
+        for path in part.glob(".*"):  # of a writer that was killed
+            if path.is_file():
+                path.unlink(missing_ok=True)
         for path, _, _ in os.walk(part, topdown=False):
             with suppress(OSError):
                 Path(path).rmdir()  # an empty one

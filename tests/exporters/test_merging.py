@@ -122,7 +122,10 @@ def test_a_lost_writer_stays_named(tmp_path: Path) -> None:
     document["status"] = "running"
     document["recorder"]["pid"] = 2**22 + 1
     (lost / schema.RUN).write_text(json.dumps(document))
+    (lost / ".reserve").write_bytes(bytes(100))
     merge(RunReader(run))
+    assert not (lost / ".reserve").exists()
+    assert RunReader(run).summary() is not None
     assert RunReader(run).document["writers"]["b"]["status"] == "lost"
     assert RunReader(run).status == "completed"
 
@@ -179,7 +182,7 @@ merge(RunReader(Path(sys.argv[1])))
 
 def test_a_merge_that_is_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
     whole = records(make_run(tmp_path / "whole", 9))
-    batch = range(0, 60, 2)
+    batch = range(0, 60, 4)
     programs = {
         step: subprocess.Popen(
             [sys.executable, "-c", _KILLED, make_run(tmp_path / str(step), 9), str(step)]

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
-from scalable.analysis.gaps import missing, notes
+from scalable.analysis.gaps import lost_writers, missing, notes
 from scalable.analysis.recorded import artifacts_of, metrics_of
 from scalable.analysis.report import (
     ENDED_THE_RUN,
@@ -78,6 +78,8 @@ def load_report(
     loaded = _report(reader, document, "scan")
     if scan or reader.status in _UNFINISHED or "recorder" not in reader.document:
         return loaded
+    if lost_writers(reader.document):
+        return loaded  # nobody knows where their lines end
     note = "summary.json is missing or does not fit: counted from the journals."
     return replace(loaded, notes=(*loaded.notes, note))
 

@@ -161,7 +161,10 @@ def worker_label(address: str | None, name: str | None) -> str:
     >>> worker_label("inproc://10.0.0.7/4711/4", "0")
     '0'
     """
-    scheme, _, place = (address or "").rpartition("://")
+    address, of, writer = (address or "").partition(" of ")
+    if of:  # by `qualified`, in a run with several writers
+        return f"{worker_label(address, name)}{of}{writer}"
+    scheme, _, place = address.rpartition("://")
     if not address or not place:
         return name or address or "-"
     if not name or name in (address, place):

@@ -70,10 +70,11 @@ def _lost_writers(report: Report, writers: Mapping[str, Mapping[str, Any]]) -> F
 
 def incomplete_record(report: Report) -> Iterator[Finding]:
     """Yield a finding if the record lacks something."""
+    told = set(writer_sentences(lost_writers(report.document["run"])))
     missing = [
         sentence
         for sentence in report.missing
-        if not (report.lost_scheduler and "scheduler_gone" in sentence)
+        if sentence not in told and not (report.lost_scheduler and "scheduler_gone" in sentence)
     ]
     if missing:
         yield Finding(
