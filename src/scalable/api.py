@@ -207,6 +207,7 @@ class Instrumentation:
         self.run_dir: Path | None = recording.run_dir
         self.location = recording.location
         self._store = recording.store
+        self._part = recording.part
         self.trace_id = recording.trace_id
         self._settings = recording.settings
         self._client = recording.client
@@ -377,7 +378,7 @@ class Instrumentation:
         from scalable_runs.parquet import write_snapshots
 
         try:
-            write_snapshots(self._store)
+            write_snapshots(self._part)
         except Exception as error:
             logger.warning("scalable: parquet copies of run %s failed: %s", self.run_id, error)
 

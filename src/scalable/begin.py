@@ -77,6 +77,8 @@ class Recording:
 
     #: The run, for this process to read.
     store: Store
+    #: What this program writes of it: all, or its part.
+    part: Store
 
     @property
     def run_dir(self) -> Path | None:
@@ -199,9 +201,10 @@ def begin(
     )
     undo.callback(recorder.close, "failed", settings.close_timeout)
     trace_id = f"{recorder.identity.trace_id:032x}"
-    if whole is not None:
-        store = whole.store
-    return Recording(run_id, trace_id, settings, client, connection, recorder, uploads, store)
+    run_store = store if whole is None else whole.store
+    return Recording(
+        run_id, trace_id, settings, client, connection, recorder, uploads, run_store, store
+    )
 
 
 def _routes(settings: Settings, warn: Callable[[str], None]) -> Routes:

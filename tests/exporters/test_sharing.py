@@ -90,6 +90,7 @@ def test_the_last_to_leave_closes_the_run(tmp_path: Path) -> None:
     assert summary is not None
     assert summary["counts"]["task_events"] == 3
     assert summary["run"]["status"] == reader.status == "failed"
+    assert all(mark["bytes"] == reader.file_size(name) for name, mark in reader.marks().items())
 
 
 def test_a_program_may_join_after_the_run_was_closed(tmp_path: Path) -> None:

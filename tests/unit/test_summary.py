@@ -774,3 +774,51 @@ def test_files_that_no_number_is_made_of_are_ignored() -> None:
     summary = RunSummary()
     assert summary.add_all("spans.jsonl", [{"timestamp": at(99)}]) == 0
     assert summary.document(RUN)["last_at"] is None
+
+
+def test_writers_of_one_run_may_have_the_same_tasks_and_workers() -> None:
+    """Each program that writes a run has a cluster of its own."""
+    summary = RunSummary()
+    address = "tcp://127.0.0.1:4001"
+    for writer in ("a", "b"):
+        summary.add(
+            "workers.jsonl",
+            {
+                "timestamp": "2026-01-01T00:00:00.000000Z",
+                "writer": writer,
+                "worker": address,
+                "worker_id": "0",
+                "state": "ready",
+            },
+        )
+    for second, (writer, state) in enumerate(
+        [
+            ("a", "submitted"),
+            ("b", "submitted"),
+            ("a", "running"),
+            ("b", "running"),
+            ("a", "succeeded"),
+        ]
+    ):
+        summary.add(
+            "tasks.jsonl",
+            {
+                "timestamp": f"2026-01-01T00:00:0{second}.000000Z",
+                "writer": writer,
+                "task_id": "inc-1",
+                "task_name": "inc",
+                "state": state,
+                "attempt": 0 if state == "submitted" else 1,
+                "worker": address,
+                **({"duration_s": 2.0} if state == "succeeded" else {}),
+            },
+        )
+    document = summary.document({})
+    counts = document["counts"]
+    assert (counts["tasks"], counts["tasks_succeeded"], counts["tasks_running"]) == (2, 1, 1)
+    assert [
+        (row.get("writer"), row["worker"], row["attempts"])
+        for row in document["resources"]["workers"]
+    ] == [("a", address, 1), ("b", address, 0)]
+    assert [row.get("writer") for row in document["unfinished"]["tasks"]] == ["b"]
+    assert [row.get("writer") for row in document["timing"]["slowest"]] == ["a"]

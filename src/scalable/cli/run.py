@@ -81,6 +81,11 @@ class _RunCommand(click.Command):
     help="Where to record the run.",
 )
 @click.option(
+    "--run-id",
+    metavar="ID",
+    help="Id of the run, which several programs may write together. Default: a new one.",
+)
+@click.option(
     "--crash-upload", metavar="URL", help="Send the logs of workers that died to this address."
 )
 @click.option("--log-level", metavar="LEVEL", help="Least severe log record to keep, or OFF.")
@@ -101,6 +106,7 @@ def run(
     dry_run: bool,
     no_progress: bool,
     runs_dir: Path | None,
+    run_id: str | None,
     crash_upload: str | None,
     log_level: str | None,
     no_telemetry: bool,
@@ -117,6 +123,7 @@ def run(
     manifest = one_manifest(given, manifest)
     options: Any = {
         "runs_dir": runs_dir,
+        "run_id": run_id,
         "crash_upload": crash_upload,
         "log_level": log_level,
         "enabled": False if no_telemetry else None,
