@@ -13,10 +13,11 @@ from store_world import RUN_ID, create, failure
 
 from scalable_runs.remote import background
 from scalable_runs.remote.background import Shipping, start_shipping
-from scalable_runs.remote.shipper import read_states
+from scalable_runs.remote.shipper import Shipper, read_states
 from scalable_runs.remote.store import RemoteStore
 from scalable_runs.schema import FAILURES
 from scalable_runs.stores.file import FileStore
+from scalable_runs.stores.memory_objects import MemoryObjects
 from scalable_runs.writer import RunWriter
 
 
@@ -113,6 +114,33 @@ def test_a_place_that_hangs_does_not_hold_up_the_end(writer: RunWriter):
 
 def assert_true(value: bool) -> None:
     assert value
+
+
+class CreatesTwice(MemoryObjects):
+    def create(self, key: str, data: bytes) -> bool:
+        self.put(key, data)
+        return True
+
+
+def test_a_place_that_creates_one_object_twice_is_refused_and_not_asked_again(writer: RunWriter):
+    objects, warned = CreatesTwice(), list[str]()
+    shipping = start_shipping("the place", lambda: objects, writer.path, warn=warned.append)
+    assert not shipping.flush(30)
+    assert not shipping.finish(30)
+    (sentence,) = warned
+    assert "lets two writers create the same object" in sentence
+    assert list(objects.list()) == []
+
+
+def test_a_place_is_tried_once(writer: RunWriter):
+    objects = MemoryObjects()
+    tried: list[str] = []
+    create = objects.create
+    objects.create = lambda key, data: tried.append(key) or create(key, data)  # type: ignore[method-assign]
+    for _ in range(2):
+        Shipper(objects, writer.path).ship()
+    assert len({key for key in tried if ".probe" in key}) == 2
+    assert not [entry for entry in objects.list() if ".probe" in entry.key]
 
 
 def test_a_recorder_that_was_replaced_stops(writer: RunWriter):

@@ -15,6 +15,7 @@ from scalable_runs.remote.chunks import FULL
 from scalable_runs.remote.fence import SupersededError
 from scalable_runs.remote.shipper import Shipper, is_final
 from scalable_runs.stores.base import Store
+from scalable_runs.stores.probe import NotExclusiveError
 from scalable_runs.stores.run_store import RunStore
 
 #: Seconds between two rounds.
@@ -28,6 +29,9 @@ _ATTACHMENTS_EVERY: Final = 6
 #: First and longest pause after an error, in seconds.
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
+
+#: Errors after which the copy is not continued by this process.
+_FINAL: Final = (SupersededError, NotExclusiveError)
 
 
 class Shipping:
@@ -134,7 +138,7 @@ class Shipping:
                 with self._condition:
                     self._condition.wait(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
-        except SupersededError as error:
+        except _FINAL as error:
             self._note(error)
         finally:
             self._ended.set()
@@ -185,10 +189,10 @@ class Shipping:
         return self._shipper
 
     def _try(self, step: Callable[[], None]) -> bool:
-        """Do a step; count and tell what it raises. SupersededError is raised."""
+        """Do a step; count and tell what it raises. What no other attempt mends is raised."""
         try:
             step()
-        except SupersededError:
+        except _FINAL:
             raise
         except Exception as error:
             self._note(error)

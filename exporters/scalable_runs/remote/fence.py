@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from scalable_runs.remote.keys import RunKeys
+from scalable_runs.stores.probe import check_once
 from scalable_runs.stores.run_store import RunStore
 
 #: Who ships a run: its recorder, or a command that was started by hand.
@@ -59,9 +60,12 @@ class Fence:
 
         Raises
         ------
+        NotExclusiveError
+            The place would give one epoch to two.
         OSError
             The place does not answer.
         """
+        check_once(self._store)
         epochs = self._epochs()
         number = max(epochs, default=0) + 1
         recorder = self._recorder_of(max(epochs)) if epochs else 0

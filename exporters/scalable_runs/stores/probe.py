@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
+from weakref import WeakValueDictionary
 
 from scalable_runs.stores.run_store import RunStore
 
@@ -17,6 +18,17 @@ _WRITERS: Final = 4
 
 class NotExclusiveError(OSError):
     """A storage lets two writers create one object."""
+
+
+#: Storages of this process that were tried, by identity: they need not be hashable.
+_TRIED: Final[WeakValueDictionary[int, RunStore]] = WeakValueDictionary()
+
+
+def check_once(store: RunStore) -> None:
+    """Try a storage that says it may have several writers; what was tried is not tried again."""
+    if store.shared and id(store) not in _TRIED:
+        check_exclusive(store)
+        _TRIED[id(store)] = store
 
 
 def check_exclusive(store: RunStore) -> None:
