@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice, repeat
 from typing import Final
 
 from scalable_runs import journal, schema
 from scalable_runs.remote.cache import ReadCache
+from scalable_runs.remote.compression import compressed, decompressed_parts
 from scalable_runs.remote.keys import CHUNKS
 from scalable_runs.remote.store import RemoteStore
 from scalable_runs.stores.base import Store, StoreRoot
@@ -15,6 +19,13 @@ from scalable_runs.stores.run_store import Object, RunStore
 
 #: Keys of one folder that is not a run that are listed before the rest of it is passed over.
 _MAX_FOREIGN: Final = 1_000
+#: An index of the runs, which readers share. No run has this name.
+_INDEX: Final = ".index.json.zst"
+#: Bytes of the index, and how many MiB it has when it is not compressed.
+_MAX_INDEX: Final = 16 * 1024 * 1024
+_MAX_INDEX_PARTS: Final = 256
+#: Documents that are read at the same time.
+_THREADS: Final = 16
 #: Comes after every key of a folder.
 _END: Final = "\U0010ffff"
 
@@ -82,6 +93,36 @@ class RemoteRoot:
         if not entries:
             return None
         return RemoteStore(self.objects, run_id, entries=entries, cache=self._cache)
+
+    # What a listing of many runs needs
+
+    def prefetch(self, stores: Iterable[Store], names: Sequence[str]) -> None:
+        """Read documents of many runs at the same time, for who reads them one after another.
+
+        Errors are passed over: they come again when the document is read.
+        """
+        found = [store for store in stores if isinstance(store, RemoteStore)]
+        if len(found) > 1:
+            with ThreadPoolExecutor(_THREADS, "scalable-read") as pool:
+                for name in names:
+                    list(pool.map(RemoteStore.prefetch, found, repeat(name)))
+
+    def kept_index(self) -> bytes:
+        """Return what :meth:`keep_index` kept, of whichever reader was the last; empty if nothing.
+
+        It is as old as that, so each row must be compared with the listing.
+        """
+        with suppress(OSError, ValueError):
+            data = self.objects.get(_INDEX, 0, _MAX_INDEX)
+            return b"".join(islice(decompressed_parts(iter([data])), _MAX_INDEX_PARTS))
+        return b""
+
+    def keep_index(self, data: bytes) -> None:
+        """Keep an index of the runs in the place, for other readers; it need not be possible."""
+        with suppress(OSError):
+            packed = compressed(data)
+            if len(packed) <= _MAX_INDEX:
+                self.objects.put(_INDEX, packed)
 
     def _folders(self) -> Iterator[tuple[str, list[Object]]]:
         """Yield the objects of each folder; large folders that are no runs are not listed."""

@@ -25,6 +25,8 @@ from scalable_runs.stores.run_store import Object, RunStore
 
 #: Times that a file is read on after the run was closed meanwhile.
 _MAX_TURNS: Final = 3
+#: Bytes of a document that is read before it is asked for.
+_SMALL: Final = 1024 * 1024
 
 
 class RemoteStore(ReadOnly):
@@ -72,6 +74,7 @@ class RemoteStore(ReadOnly):
         self._objects = objects
         self._cache = cache
         self._reader = CachedObjects(objects, cache)
+        self._prefetched: dict[str, bytes] = {}
         self._entries = None if entries is None else list(entries)
 
     def __repr__(self) -> str:
@@ -142,7 +145,16 @@ class RemoteStore(ReadOnly):
                 self._look_again()
         raise OSError("its objects are replaced again and again while it is read")
 
+    def prefetch(self, name: str) -> None:
+        """Read a small document that will be read; any thread may call it."""
+        entry = self._files.get(name)
+        if entry is not None and entry.size <= _SMALL:
+            with suppress(OSError):
+                self._prefetched[name] = self._reader.get(entry, 0, entry.size)
+
     def _read(self, name: str, start: int) -> Iterator[bytes]:
+        if not start and (data := self._prefetched.pop(name, None)) is not None:
+            return iter((data,))
         entry, is_chunked = self._source(name)
         if is_chunked:
             return self._chunks.read(name, start)
@@ -194,6 +206,7 @@ class RemoteStore(ReadOnly):
 
     def _look_again(self) -> None:
         self._entries = None
+        self._prefetched.clear()
         for name in ("_chunks", "_files", "_marks"):
             self.__dict__.pop(name, None)
 

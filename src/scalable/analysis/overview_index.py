@@ -35,19 +35,31 @@ class OverviewIndex:
         self._path = path
         self._rows = rows
         self._used: dict[str, list[Any]] = {}
-        self._is_new = False
+        self._news = 0
 
     @classmethod
     def open(cls, location: str) -> Self:
         """Return the index of a place; an empty one if there is none that can be read."""
         path = _path_of(location)
-        rows: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        content = b""
+        with contextlib.suppress(OSError):
             if path is not None:
-                found: Any = orjson.loads(path.read_bytes())
-                if found["version"] == _VERSION and found["fields"] == list(_FIELDS):
-                    rows = found["rows"]
-        return cls(path, rows if isinstance(cast("Any", rows), dict) else {})
+                content = path.read_bytes()
+        return cls(path, _rows_of(content))
+
+    def take_in(self, content: bytes) -> None:
+        """Take in the rows of another index of this place; it may be damaged."""
+        self._rows = _rows_of(content) | self._rows
+
+    def content(self) -> bytes:
+        """Return what was used or found, for :meth:`take_in`."""
+        content = {"version": _VERSION, "fields": _FIELDS, "rows": self._used}
+        return orjson.dumps(content, option=orjson.OPT_UTC_Z)
+
+    @property
+    def news(self) -> int:
+        """How many runs were put since it was opened."""
+        return self._news
 
     def get(self, name: str, stamp: Stamp) -> Overview | None:
         """Return what is known of a run, if it has not changed since; without its path."""
@@ -68,23 +80,31 @@ class OverviewIndex:
         """Remember a run that has ended."""
         values = asdict(replace(run, path=Path()))
         self._used[name] = [stamp, [values[name] for name in _FIELDS]]
-        self._is_new = True
+        self._news += 1
 
     def save(self) -> None:
         """Write what was used or found, if that is more than a few runs; errors are no matter."""
-        if self._path is None or not self._is_new or len(self._used) < _MIN_RUNS:
+        if self._path is None or not self._news or len(self._used) < _MIN_RUNS:
             return
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-        content = {"version": _VERSION, "fields": _FIELDS, "rows": self._used}
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(orjson.dumps(content, option=orjson.OPT_UTC_Z))
+                file.write(self.content())
             temporary.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _rows_of(content: bytes) -> dict[str, list[Any]]:
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        found: Any = orjson.loads(content)
+        is_known = found["version"] == _VERSION and found["fields"] == list(_FIELDS)
+        if is_known and isinstance(found["rows"], dict):
+            return cast("dict[str, list[Any]]", found["rows"])
+    return {}
 
 
 def _path_of(location: str) -> Path | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import orjson
 
@@ -23,6 +23,8 @@ from scalable_runs.stores.base import Store, StoreRoot, joined
 #: Counts the tasks of runs.
 Count: TypeAlias = Callable[[Iterable[RunReader]], Iterable[Overview]]
 
+#: So many runs that an index does not know are read without more ado.
+_FEW: Final = 50
 _ENDED: Final = RUN_STATUSES - {"running", "lost"}
 
 
@@ -63,6 +65,17 @@ def _is_named(run_id: str, name: str) -> bool:
     return run_id.startswith(name) or f"-{name}-" in run_id
 
 
+@runtime_checkable
+class _Distant(Protocol):
+    """A place in which each read is a request, and which keeps an index for all its readers."""
+
+    def prefetch(self, stores: Iterable[Store], names: Sequence[str]) -> None: ...
+
+    def kept_index(self) -> bytes: ...
+
+    def keep_index(self, data: bytes) -> None: ...
+
+
 class _Named(NamedTuple):
     """A run and the name of its place."""
 
@@ -83,8 +96,27 @@ class _Listing:
 
     def runs(self, root: StoreRoot) -> list[_Named]:
         """All runs, newest first; those that did not end may lack their numbers."""
-        runs = [_Named(name, self._run(name, store)) for name, store in find_stores(root).items()]
+        stores = find_stores(root)
+        if isinstance(root, _Distant):
+            self._look_ahead(root, stores)
+        runs = [_Named(name, self._run(name, store)) for name, store in stores.items()]
         return sorted(runs, key=_start_key, reverse=True)
+
+    def _look_ahead(self, root: _Distant, stores: Mapping[str, Store]) -> None:
+        """Read at the same time what the index does not know, where each read is a request."""
+        unknown = self._unknown(stores)
+        if len(unknown) > _FEW:
+            self._index.take_in(root.kept_index())
+            unknown = self._unknown(stores)
+        root.prefetch([stores[name] for name in unknown], (RUN, SUMMARY))
+
+    def _unknown(self, stores: Mapping[str, Store]) -> list[str]:
+        stamps = {name: _stamp(store) for name, store in stores.items()}
+        return [
+            name
+            for name, stamp in stamps.items()
+            if stamp is None or self._index.get(name, stamp) is None
+        ]
 
     def _run(self, name: str, store: Store) -> Overview:
         stamp = _stamp(store)
@@ -122,6 +154,7 @@ def list_runs(
 
     What is known of runs that have ended is kept in an index in the user's cache, with the size
     and the time of the files it was read from: 10,000 runs are then listed without opening one.
+    A place of objects keeps such an index too, for readers that have none.
 
     Parameters
     ----------
@@ -145,6 +178,8 @@ def list_runs(
     found = [one for one in listing.runs(root) if which is None or which.takes(one.run)]
     shown = listing.complete(found[:limit], count)
     index.save()
+    if index.news > _FEW and isinstance(root, _Distant):
+        root.keep_index(index.content())
     return shown, len(found)
 
 
