@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from scalable_runs.hints import suggestion
-from scalable_runs.redact import is_secret_name
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
@@ -64,6 +63,9 @@ class Setting(NamedTuple):
 
 def settings_of(declaration: type) -> Iterator[Setting]:
     """Yield what a dataclass declares; fields with ``repr=False`` are secret."""
+    # Not at the top: the patterns of that package take 16 ms to compile.
+    from scalable_runs.redact import is_secret_name
+
     hints = typing.get_type_hints(declaration)
     for field in dataclasses.fields(declaration):
         default: Any = field.default

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from scalable_runs.parquet import EXTRA as PARQUET_EXTRA
 from scalable_runs.stores.places import StoreSpec, chosen, copied_to, spec_of
 
 #: What brings the libraries of object storages.
@@ -94,7 +93,9 @@ def settle(values: dict[str, Any], origins: Mapping[str, Origin]) -> str | None:
 def missing_library(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str | None:
     """Return what the options need that is not installed, as a sentence."""
     if values["parquet"] and find_spec("pyarrow") is None:
-        return f"{origins['parquet'].name} needs pyarrow, which is not installed: {PARQUET_EXTRA}"
+        from scalable_runs.parquet import EXTRA
+
+        return f"{origins['parquet'].name} needs pyarrow, which is not installed: {EXTRA}"
     for name in ("run_store", "runs_dir_remote"):
         store: StoreSpec | None = values[name]
         if store is None or not store.is_elsewhere:
