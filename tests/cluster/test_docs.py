@@ -173,7 +173,8 @@ SHOWN = sorted(
 ELSEWHERE = (
     *("scalable demo", "scalable diagnose --ai", "scalable export", "scalable cache clear --old"),
     *("scalable crash-logs upload run-", "scalable crash-logs upload --no-redact"),
-    "scalable run steps.py --target hpc",
+    *("scalable run steps.py --target hpc", "scalable pack", "scalable unpack", "scalable sync"),
+    *("scalable clean", "scalable convert --to duckdb", "scalable merge"),
 )
 
 

@@ -34,3 +34,8 @@ class TestSqlite(RunStoreConformance):
 
         store = sqlite_run_store.SqliteStore
         return store(store.Config(str(tmp_path / "runs.db")))
+
+
+def test_the_page_shows_the_example_as_it_is() -> None:
+    page = (EXAMPLE.parents[1] / "run-stores.md").read_text()
+    assert f"```py\n{(EXAMPLE / 'sqlite_run_store.py').read_text()}```" in page

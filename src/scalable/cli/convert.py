@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   scalable convert --to parquet
-  scalable convert run-20261128 --to csv --output tables/
+  scalable convert run-20260102 --to csv --output tables/
   scalable convert --to duckdb --output run.duckdb
   duckdb run.duckdb "SELECT task_name, sum(duration_s) FROM tasks GROUP BY 1"
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   scalable pack                        the latest run
-  scalable pack run-20261128 --keep    and keep its directory
-  scalable report run-20261128         reads the packed run in place
-  scalable unpack run-20261128
+  scalable pack run-20260102 --keep    and keep its directory
+  scalable report run-20260102         reads the packed run in place
+  scalable unpack run-20260102
 
 Any tar unpacks the file as well: tar --zstd -xf RUN.tar.zst
 """

@@ -22,7 +22,7 @@ Examples:
   scalable sync run-20260102 --to s3://bucket/runs
   scalable sync --all --to /mnt/shared/runs
   scalable sync --all --json | jq '.[] | select(.complete | not)'
-\b
+
 Exit code 1 if something could not be copied. It can be repeated at any time, also while the run is
 recorded.
 """

@@ -10,8 +10,8 @@ from scalable.cli._terminal import echo, progress_bar
 
 _EPILOG = """\b
 Examples:
-  scalable unpack run-20261128
-  scalable unpack ./run-20261128T060000Z-flights-0a1b2c3d.tar.zst --keep
+  scalable unpack run-20260102
+  scalable unpack ./run-20260102T060000Z-flights-0a1b2c3d.tar.zst --keep
 """
 
 
