@@ -221,15 +221,21 @@ def check(run_dir: Any, seen: list[Seen]) -> None:
         assert one.trace_id == f"{CALLER.trace_id:032x}"
         assert one.flags & TraceFlags.SAMPLED
         assert one.tenant == "blue"
-    submitted = next(
-        span["span_id"]
-        for span in oracle.read(run_dir, "spans.jsonl")
-        if span["kind"] == "producer" and span.get("parent_span_id") == f"{CALLER.span_id:016x}"
-    )
+    above = submissions(run_dir)
+    submitted = next(it for it, parent in above.items() if parent == f"{CALLER.span_id:016x}")
     outer, nested = seen[0], [one for one in seen if one.key != seen[0].key]
     if outer.parent_id:
         assert outer.parent_id == submitted
-    assert {one.parent_id for one in nested} <= {outer.span_id}
+    assert {above[one.parent_id] for one in nested} <= {outer.span_id}
+
+
+def submissions(run_dir: Any) -> dict[str, str | None]:
+    """The submissions of a run, and the span above each."""
+    return {
+        span["span_id"]: span.get("parent_span_id")
+        for span in oracle.read(run_dir, "spans.jsonl")
+        if span["kind"] == "producer"
+    }
 
 
 def test_nested_tasks_hang_below_the_span_that_is_open_where_they_are_sent(make_cluster):
@@ -242,7 +248,7 @@ def test_nested_tasks_hang_below_the_span_that_is_open_where_they_are_sent(make_
     _, client = make_cluster()
     with scalable.instrument(client) as run:
         opened, found = client.submit(outer).result()
-    assert found.parent_id == opened
+    assert submissions(run.run_dir)[found.parent_id] == opened
     (mine,) = [it for it in oracle.read(run.run_dir, "spans.jsonl") if it["name"] == "mine"]
     assert mine["span_id"] == opened
 

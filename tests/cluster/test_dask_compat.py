@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -341,16 +342,26 @@ def test_annotate_graph(client, scheduler):
     assert given == {"color": "blue"}
 
 
-def test_forget_annotation(client, scheduler):
-    with dask.annotate(color="blue", size="large"):
-        client.submit(int, 2).result()
-        shown = scheduler.computations[-1].annotations
-        assert shown["size"] == "large"
-        dask_compat.forget_annotation(scheduler, "size")
-    assert "size" not in shown
-    assert shown["color"] == "blue"
+def test_shown_annotations(client, scheduler):
+    class Plugin(SchedulerPlugin):
+        def update_graph(self, scheduler: Scheduler, **kwargs: Any) -> None:
+            shown = dask_compat.shown_annotations(scheduler)
+            seen.put(dict(shown))
+            del shown["size"]
+
+    seen: Queue[dict[str, Any]] = Queue()
+    on_loop(client, lambda: scheduler.add_plugin(Plugin(), name="shown"))
+    try:
+        for number in range(2):  # the second graph has no new task
+            with dask.annotate(color="blue", size=number):
+                future = client.compute(dask.delayed(int)(2, dask_key_name="shown"))
+                assert seen.get(timeout=30) == {"color": "blue", "size": number}
+                future.result()
+    finally:
+        on_loop(client, lambda: scheduler.remove_plugin("shown"))
+    assert scheduler.computations[-1].annotations == {"color": "blue"}
     none_kept: Any = SimpleNamespace(computations=())
-    dask_compat.forget_annotation(none_kept, "size")
+    assert dask_compat.shown_annotations(none_kept) == {}
 
 
 def test_hide_frames():

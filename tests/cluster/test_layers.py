@@ -163,6 +163,8 @@ def test_a_span_of_dask_is_on_the_submission(client):
             wait(client.map(inc, range(4), pure=False))
             assert client.submit(nested, 1).result() == 9
     recorded = Recorded(run.run_dir)
-    (submission,) = recorded.named("map inc")
+    submission, inner = recorded.named("map inc")
+    assert "dask.submission.task" not in submission["attributes"]
+    assert inner["attributes"]["dask.submission.task"].startswith("nested-")
     assert submission["attributes"]["dask.span.name"] == ["prepare", "clean"]
     assert submission["attributes"]["dask.span.id"][-1] == last

@@ -9,8 +9,10 @@ import contextvars
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from random import Random
+from time import time
 from typing import Any
 
 import pytest
@@ -23,13 +25,14 @@ from run_builder import RunBuilder
 from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts.graphs import DaskSpan, GraphRequest
-from scalable.facts.identity import carried
+from scalable.facts.identity import ATTEMPT, EXPORTED, carried
 from scalable.instrumentation import propagation
 from scalable.instrumentation.child_spans import ChildSpans
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.process_resource import process_resource
 from scalable.instrumentation.relay_providers import RelayProviders
 from scalable.instrumentation.relay_sdk import RelaySdk
+from scalable.instrumentation.task_submissions import carrier_of_task
 from scalable.telemetry.ledger.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.record_map import RECORD_MAP
@@ -124,6 +127,7 @@ class Attempt:
     outbox: Any = None
     exports: bool = False
     ahead = 0.0
+    submissions: Any = None
     code: Iterator[None] = field(init=False)
     context: contextvars.Context = field(default_factory=contextvars.Context)
 
@@ -181,11 +185,14 @@ class Cluster:
 
     def submit_as_client(self) -> None:
         carrier = self.submissions.carrier(self.request())
-        before = self.submitted
-        self.submit(carrier, self.chance.randint(1, 40))
+        count = self.chance.randint(1, 40)
+        self.submit(carrier, count)
+        self.count(carrier, count)
+
+    def count(self, carrier: str, count: int) -> None:
         parent = parent_of(carried(carrier))
         assert parent is not None
-        self.sizes[parent.span_id] += self.submitted - before
+        self.sizes[parent.span_id] += count
 
     def request(self) -> GraphRequest:
         """A graph in blocks of `span()`: some are entered first, and some are left."""
@@ -228,9 +235,16 @@ class Cluster:
                 self.submit_nested(attempt)
 
     def submit_nested(self, attempt: Attempt) -> None:
-        client: Any = object()
-        carrier = propagation._carrier_of(client, None, {})  # pyright: ignore[reportPrivateUsage]
-        self.submit(carrier, self.chance.randint(1, 5), attempt.depth + 1)
+        attempt.ahead = self.now - time()
+        operation = self.chance.choice(("submit", "map", "compute"))
+        count = 1 if operation == "submit" else self.chance.randint(0, 5)
+        for _ in range(self.chance.randint(1, 3)):
+            lineage = propagation._lineage(attempt)  # pyright: ignore[reportPrivateUsage]
+            carrier = carrier_of_task(attempt, GraphRequest(operation, ("x-1",), 1), lineage)
+            if self.chance.random() < 0.9:  # a scheduler that keeps no history does not say it
+                self.facts.append(facts.TaskGraph(facts.TASK_GRAPH, self.now, carrier))
+            self.submit(carrier, count, attempt.depth + 1)
+            self.count(carrier, count)
 
     def begin(self) -> None:
         pending = self.ready.pop(self.chance.randrange(len(self.ready)))
@@ -361,6 +375,7 @@ class Recording:
             self.spans,
             redact,
             self.ledger.tasks.graph_sizes,
+            self.ledger.tasks.graphs,
             lambda span, context: self.write(encode_spans([span], RECORD_MAP)),
             self.router.send,
         )
@@ -396,6 +411,9 @@ class Recording:
                 self.write(encode_logs(signals.logs, RECORD_MAP))
                 self.write(encode_spans(signals.spans, RECORD_MAP))
         self.outside |= {span_id for _, span_id in output.exporting}
+        for _, lineage in output.parents:
+            if any(above.kind == EXPORTED for above in lineage):
+                self.outside |= {above.span_id for above in lineage if above.kind == ATTEMPT}
         self.ended |= {
             span.context.span_id
             for signals in output.batches
@@ -410,7 +428,7 @@ class Recording:
 
     def submitted(self, now: float, *, everything: bool) -> None:
         ended = self.submissions.ended(now, all_of_them=everything)
-        self.submission_spans.note(ended, 0.0, now)
+        self.submission_spans.note(ended, 0.0, now, inf if everything else now)
         for each in ended:
             if each.block is not None:
                 below = each.parent == each.block
@@ -424,6 +442,7 @@ class Recording:
         if told:
             self.open_blocks(now, everything=True)
             self.submitted(now, everything=True)
+        self.submission_spans.note((), 0.0, now, inf)
         self.emit()
         self.submission_spans.release(now, exact=complete, everything=True)
         self.blocks.close(exact=complete)
@@ -547,11 +566,7 @@ def test_no_span_is_sent_later_without_its_parent(tmp_path: Path):
                 assert known <= ids
             names = Counter(span.name for span in taken.spans)
             users += names["inner"] + names["user"]
-            nested += sum(
-                span.parent is not None and span.parent.span_id in known
-                for span in taken.spans
-                if span.context is not None and span.context.span_id in known
-            )
+            nested += sum("dask.submission.task" in (span.attributes or {}) for span in taken.spans)
             left_out += resent.user_spans_left_out
     assert users > 500
     assert nested > 50

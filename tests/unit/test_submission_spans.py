@@ -9,7 +9,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.carriers import CarrierReader
 from scalable.telemetry.ledger.graph_sizes import MAX_SIZES, GraphSizes
+from scalable.telemetry.ledger.task_graphs import TaskGraphs
 from scalable.telemetry.signals.spans import SpanFactory, span_context
 from scalable.telemetry.submissions.submission_spans import (
     LINGER,
@@ -36,6 +38,7 @@ class Recorded:
             SpanFactory(Resource({})),
             Redactor(),
             self.sizes,
+            TaskGraphs(CarrierReader("run-1", {}, Redactor()), lambda found: None),
             lambda span, context: self.written.append(span),
             self.sent.extend if sends else None,
         )

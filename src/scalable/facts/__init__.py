@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 from scalable.facts.texts import MAX_TEXT, shortened
 
 #: Version of facts and of the messages that carry them; each change of their form raises it.
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 #: The oldest version that this one can read, and that can read this one.
 OLDEST_PROTOCOL: Final = 1
 
@@ -308,6 +308,15 @@ class ChildrenExported(NamedTuple):
     run_id: int
 
 
+class TaskGraph(NamedTuple):
+    """The scheduler received a graph that a task sent; noted before its tasks."""
+
+    kind: int
+    time: float
+    #: As the tasks of the graph have it.
+    carrier: str
+
+
 class RelayBatch(NamedTuple):
     """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process.
 
@@ -358,6 +367,7 @@ Fact: TypeAlias = (
     | SchedulerClosed
     | AttemptError
     | ChildrenExported
+    | TaskGraph
     | RelayBatch
     | WorkerExit
     | WorkerEvent
@@ -385,6 +395,7 @@ ATTEMPT_ERROR: Final = 14
 SCHEDULER_SAMPLE: Final = 15
 SCHEDULER_CLOSED: Final = 16
 CHILDREN_EXPORTED: Final = 17
+TASK_GRAPH: Final = 18
 RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
@@ -410,6 +421,7 @@ _TYPES: Final[dict[int, Any]] = {
     RESTARTED: Restarted,
     SCHEDULER_CLOSED: SchedulerClosed,
     CHILDREN_EXPORTED: ChildrenExported,
+    TASK_GRAPH: TaskGraph,
     ATTEMPT_ERROR: AttemptError,
     RELAY_SPANS: RelayBatch,
     RELAY_LOGS: RelayBatch,

@@ -101,32 +101,33 @@ def _carried(carrier: str) -> Mapping[str, Any]:
     return fields if fields.__class__ is dict else _NO_FIELDS
 
 
-#: Kinds of a span above a nested submission: an attempt, a span of user code that its worker relays
-#: to the recorder, and one that its worker exports itself.
+#: Kinds of a span above tasks that a task submits: the submission, an attempt, a span of user code
+#: that its worker relays to the recorder, and one that its worker exports itself.
+SUBMISSION: Final = "s"
 ATTEMPT: Final = "t"
 USER_SPAN: Final = "u"
 EXPORTED: Final = "e"
-#: Spans above a nested submission that a carrier names at most.
+#: Spans that a carrier names at most.
 MAX_LINEAGE: Final = 64
 
 
 class Above(NamedTuple):
-    """A span above a nested submission."""
+    """A span above tasks that a task submits."""
 
     kind: str
     span_id: int
 
 
 def lineage_text(nearest: Iterable[Above], further: str) -> str:
-    """The spans above a submission: the `nearest` ones, then those above its attempt."""
+    """The spans above tasks: the `nearest` ones, then those above their attempt."""
     near = [f"{kind}{span_id:016x}" for kind, span_id in nearest]
     return ",".join([*near, *filter(None, further.split(","))][:MAX_LINEAGE])
 
 
 def lineage_of(carrier: Mapping[str, Any]) -> tuple[Above, ...]:
-    """The spans above a submission that a carrier names, the nearest first.
+    """The spans above tasks that a task submits, as a carrier names them, the nearest first.
 
-    Empty for what the program submits: its parent is the submission's span.
+    Empty for what the program submits: the parent of its tasks is the submission's span.
     """
     found: list[Above] = []
     for entry in str(carrier.get(LINEAGE) or "").split(",")[:MAX_LINEAGE]:
@@ -134,7 +135,7 @@ def lineage_of(carrier: Mapping[str, Any]) -> tuple[Above, ...]:
             above = Above(entry[:1], int(entry[1:], 16))
         except ValueError:  # a peer may send anything
             break
-        if above.kind not in (ATTEMPT, USER_SPAN, EXPORTED):
+        if above.kind not in (SUBMISSION, ATTEMPT, USER_SPAN, EXPORTED):
             break
         found.append(above)
     return tuple(found)

@@ -46,6 +46,9 @@ ENVIRONMENT: Final = "environment"
 #: Key of the carrier with the spans above a nested submission, the nearest first, as
 #: :func:`~scalable.facts.identity.lineage_of` reads them.
 LINEAGE: Final = "above"
+#: Key of the carrier of a graph that a task sent: what for, as
+#: :class:`~scalable.facts.graphs.TaskRequest` has it. The carrier's span is that of the submission.
+SENT: Final = "sent"
 #: Key of the carrier of what was submitted where instrumentation is suppressed: it is recorded, and
 #: sent nowhere.
 SUPPRESSED: Final = "suppressed"

@@ -39,6 +39,8 @@ class RunningAttempt(Protocol):
     outbox: Any
     #: Its code opened spans that the process exports itself.
     exports: bool
+    #: Submissions of its code that further graphs may join; None before the first one.
+    submissions: dict[Any, Any] | None
 
     @property
     def key(self) -> str:

@@ -232,14 +232,13 @@ def send_to_worker(scheduler: Scheduler, address: str, message: Mapping[str, Any
         scheduler.worker_send(address, dict(message))
 
 
-def forget_annotation(scheduler: Scheduler, name: str) -> None:
-    """Remove an annotation from what Dask shows of a graph, in a hook `update_graph`.
+def shown_annotations(scheduler: Scheduler) -> dict[str, Any]:
+    """Annotations that Dask shows of a graph, in a hook `update_graph`; others may be there too.
 
     The last of ``computations``, if there is any, is that of the graph; ``Computation.annotations``
     has the annotations of all its graphs. Tasks have theirs in ``TaskState.annotations``.
     """
-    if scheduler.computations:
-        scheduler.computations[-1].annotations.pop(name, None)
+    return scheduler.computations[-1].annotations if scheduler.computations else {}
 
 
 def registered_at(scheduler: Scheduler, address: str) -> float:

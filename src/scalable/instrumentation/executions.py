@@ -35,6 +35,8 @@ class Execution:
     ahead = 0.0
     #: What Dask adds to the times of its code instead.
     dask_delay = 0.0
+    #: Submissions of its code that further graphs may join; made by the thread that sends one.
+    submissions: dict[Any, Any] | None = None
     #: Its start; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs; set by its thread.

@@ -38,6 +38,7 @@ class TaskContext:
     #: Takes what the code records; set in the process of the pool.
     outbox: Any = None
     exports: bool = False
+    submissions: dict[Any, Any] | None = None
 
 
 class TaskResult(NamedTuple):

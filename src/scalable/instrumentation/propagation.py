@@ -23,13 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from scalable.common.carriers import (
-    chosen_baggage,
-    extract,
-    inject,
-    is_suppressed,
-    suppressing,
-)
+from scalable.common.carriers import extract, inject, suppressing
 from scalable.common.guard import Guard
 from scalable.facts.graphs import GraphRequest
 from scalable.facts.identity import (
@@ -41,19 +35,12 @@ from scalable.facts.identity import (
     carrier_of,
     lineage_text,
 )
-from scalable.facts.protocol import (
-    ANNOTATION,
-    BLOCK,
-    ENVIRONMENT,
-    LABELS,
-    LINEAGE,
-    PLACEMENT,
-    SUPPRESSED,
-)
+from scalable.facts.protocol import ANNOTATION, LABELS, LINEAGE, PLACEMENT, SUPPRESSED
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
 from scalable.instrumentation.dask_compat import is_graph
+from scalable.instrumentation.task_submissions import carrier_of_task
 
 #: Contexts kept by carrier: all tasks of one submission have the same.
 _MAX_CONTEXTS: Final = 1024
@@ -163,7 +150,8 @@ def _annotating(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, message)
         carrier = None
         try:
-            carrier = _carrier_of(self, currentframe(), message)
+            if not _has_carrier(message):
+                carrier = _carrier_of(self, currentframe(), message)
             if carrier is not None:
                 dask_compat.annotate_graph(message, ANNOTATION, carrier)
         except BaseException as error:
@@ -196,7 +184,7 @@ _truncation: Final = dask_compat.truncation_patch(_describing)
 
 
 def _lineage(attempt: RunningAttempt) -> str:
-    """The spans above what the code of an attempt submits now.
+    """The spans above a submission that the code of an attempt makes now.
 
     The recorder sends a span only with those above it, and may not have received them yet.
     """
@@ -216,24 +204,23 @@ def _lineage(attempt: RunningAttempt) -> str:
     return lineage_text(above, str(carried(attempt.carrier).get(LINEAGE) or ""))
 
 
+def _has_carrier(message: Mapping[str, Any]) -> bool:
+    """Whether a graph has its carrier: a client that is connecting sends its messages again."""
+    return "run" in carried(dask_compat.graph_annotations(message).get(ANNOTATION))
+
+
 def _carrier_of(client: Client, frame: FrameType | None, message: Mapping[str, Any]) -> str | None:
     attempt = current_attempt.get()
     if attempt is not None and attempt.carrier is not None:
         # The parent of what a task submits is the span that is current there: one that its code
         # has opened, or the attempt.
-        fields: dict[str, Any] = {"run": run_of(attempt)}
-        inject(fields)
-        fields[LINEAGE] = _lineage(attempt)
-        if is_suppressed():
-            fields[SUPPRESSED] = 1
-        above = carried(attempt.carrier)
-        for name in (ENVIRONMENT, BLOCK):
-            if name in above:
-                fields[name] = above[name]
-        labels = labels_of(attempt)
-        if labels:
-            fields[LABELS] = labels | chosen_baggage(labels)
-        carrier: str | None = carrier_of(fields)
+        carrier: str | None
+        if get_current_span().get_span_context().is_valid:
+            carrier = carrier_of_task(attempt, request_of(frame, message), _lineage(attempt))
+        else:
+            fields: dict[str, Any] = {"run": run_of(attempt)}
+            inject(fields)
+            carrier = carrier_of(fields)
     else:
         source = getattr(client, SOURCE_ATTRIBUTE, None)
         carrier = source(request_of(frame, message)) if source is not None else None

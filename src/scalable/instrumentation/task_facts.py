@@ -12,7 +12,7 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.facts import MAX_FACT, SUBMITTED, SUCCEEDED
 from scalable.facts.identity import carried, task_id
-from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, EXPORTS_CHILDREN, THREAD_CPU
+from scalable.facts.protocol import ANNOTATION, CLOCK_SHIFT, EXPORTS_CHILDREN, SENT, THREAD_CPU
 from scalable.facts.texts import MAX_TEXT, module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat, fact_buffer
 from scalable.instrumentation.fact_buffer import (
@@ -126,7 +126,9 @@ class TaskFacts:
     ) -> None:
         """Hook: the scheduler received a graph; new tasks are noted at their first transition."""
         try:
-            dask_compat.forget_annotation(scheduler, ANNOTATION)
+            shown = dask_compat.shown_annotations(scheduler)
+            if ANNOTATION in shown:
+                self._note_graph(shown)
             if client == self._client:
                 self.graphs += 1
             self._graph_is_ours = ours = self._whole_cluster or client == self._client
@@ -281,6 +283,18 @@ class TaskFacts:
                 yield
 
     # -- submission ---------------------------------------------------------------------------
+
+    def _note_graph(self, shown: dict[str, Any]) -> None:
+        """Keep the annotation of a graph of this run out of what Dask shows; note a task's graph.
+
+        That of another run is left to the plugin of that run.
+        """
+        carrier = shown[ANNOTATION]
+        fields = carried(carrier)
+        if fields.get("run") == self._run:
+            del shown[ANNOTATION]
+            if SENT in fields:
+                self._buffer.note((facts.TASK_GRAPH, time(), carrier))
 
     def _note_new(self, key: Any) -> bool:
         """Note a task at its first transition; False if it does not belong to this run."""

@@ -46,6 +46,9 @@ SPANS_SUMMARIZED: Final = "scalable.spans.summarized"
 SPANS_UNSAMPLED: Final = "scalable.spans.unsampled"
 #: On the run's root: spans of user code that were left out, with their attempt or as too many.
 SPANS_FOREIGN_LEFT_OUT: Final = "scalable.spans.user_left_out"
+#: On the run's root: submissions of tasks, and layers of their graphs, that were left out with the
+#: attempts above or below them.
+SPANS_NESTED_LEFT_OUT: Final = "scalable.spans.nested_left_out"
 
 # -- Task ----------------------------------------------------------------------------------------
 
@@ -113,6 +116,8 @@ GRAPH_TASKS: Final = "dask.graph.tasks"
 GRAPH_LAYERS: Final = "dask.graph.layers"
 #: What was called: `submit`, `map`, `compute`, `persist` or `get`.
 SUBMIT_OPERATION: Final = "dask.submission.operation"
+#: Key of the task whose code sent the graph; absent for graphs of the program.
+SUBMIT_TASK: Final = "dask.submission.task"
 #: Names of Dask's own spans (`distributed.span()`), outermost first.
 DASK_SPAN_NAME: Final = "dask.span.name"
 #: Ids of Dask's own spans, as its dashboard and its scheduler have them.
@@ -462,7 +467,8 @@ SPAN_RUN: Final = "run {project}"
 SPAN_WRITER: Final = "writer {project}"
 #: A call that sends a graph: `submit`, `map`, `compute`, `persist` or `get`, with the name of the
 #: function or collection; single submits of one line, in a loop, are one. Child of the caller's
-#: span, or the root of a trace of its own that is linked to the run.
+#: span, or the root of a trace of its own that is linked to the run. In a task, a child of the
+#: attempt or of a span that its code has opened.
 SPAN_SUBMIT: Final = "{operation} {name}"
 KIND_SUBMIT: Final = SpanKind.PRODUCER
 #: A block of code that the program names with Dask's `distributed.span()`, from the first

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import Above, carried, lineage_of
+from scalable.facts.graphs import TaskRequest, task_request_of
+from scalable.facts.identity import SUBMISSION, Above, carried, lineage_of
 from scalable.facts.protocol import BLOCK, LABELS, LAYERS, PLACEMENT, SUPPRESSED
 from scalable.telemetry import semconv
 from scalable.telemetry.signals.spans import not_sent, parent_of
@@ -25,7 +26,7 @@ class Carried(NamedTuple):
     parent: SpanContext | None = None
     #: What its tasks request, as attributes.
     placement: dict[str, Any] | None = None
-    #: The spans above a nested submission, the nearest first.
+    #: Of what a task submits: the submission and the spans above it, the nearest first.
     lineage: tuple[Above, ...] = ()
     #: Whether the layers of its graph have spans.
     has_layers: bool = False
@@ -33,6 +34,14 @@ class Carried(NamedTuple):
     labels: dict[str, Any] | None = None
     #: Id of the span of the block of Dask's that it is in; 0 for none.
     block: int = 0
+    #: What a task asked for; its submission is the parent. None for graphs of the program.
+    sent: TaskRequest | None = None
+
+    @property
+    def submission(self) -> SpanContext | None:
+        """The parent, if it is a submission of this run, and not the task of an older worker."""
+        is_one = not self.lineage or self.lineage[0].kind == SUBMISSION
+        return self.parent if is_one else None
 
 
 class CarrierReader:
@@ -68,6 +77,7 @@ class CarrierReader:
                 bool(fields.get(LAYERS)),
                 self._redact.attributes(labels) if isinstance(labels, dict) else None,
                 _id_of(fields.get(BLOCK)),
+                task_request_of(fields),
             )
         return found
 

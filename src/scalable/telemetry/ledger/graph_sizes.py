@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 #: Submissions whose sizes are kept at most.
-MAX_SIZES: Final = 4096
+MAX_SIZES: Final = 10_000
 
 
 class GraphSize:

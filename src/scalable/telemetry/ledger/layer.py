@@ -6,6 +6,7 @@ from collections import Counter
 
 from opentelemetry.trace import SpanContext
 
+from scalable.facts.identity import Above
 from scalable.telemetry.signals.rollups import Rollup
 
 
@@ -16,14 +17,28 @@ class Layer:
     have ended; if some of them run again later, they have a further span, of another `number`.
     """
 
-    __slots__ = ("group", "ids", "is_used", "name", "number", "open", "parent", "rollup", "states")
+    __slots__ = (
+        *("group", "ids", "is_used", "lineage", "name", "number", "open", "parent", "rollup"),
+        *("states", "task"),
+    )
 
-    def __init__(self, group: str, name: str, parent: SpanContext) -> None:
+    def __init__(
+        self,
+        group: str,
+        name: str,
+        parent: SpanContext,
+        lineage: tuple[Above, ...] = (),
+        task: str = "",
+    ) -> None:
         #: Dask's name of the group, and of its tasks.
         self.group = group
         self.name = name
         #: Span of the submission.
         self.parent = parent
+        #: The task that submitted the graph, as it is recorded, and the spans above its tasks, the
+        #: nearest first; empty for graphs of the program.
+        self.task = task
+        self.lineage = lineage
         self.number = 0
         #: Its own span, once an attempt has it as its parent.
         self.ids: SpanContext | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from math import isfinite
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
+from scalable.facts.identity import SUBMISSION, Above
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.carriers import Carried
 from scalable.telemetry.ledger.layer import Layer
@@ -29,8 +31,10 @@ class Layers:
     Only graphs whose carrier says so have layers: single submits have none.
     """
 
-    def __init__(self, sink: SignalSink, *, sends_spans: bool) -> None:
+    def __init__(self, sink: SignalSink, shown: Callable[[str], str], *, sends_spans: bool) -> None:
         self._sink = sink
+        #: Returns a task's key as it is recorded.
+        self._shown = shown
         self._sends_spans = sends_spans
         self._layers: OrderedDict[tuple[int, str], Layer] = OrderedDict()
         #: Layers with a span that was not sent yet, by its id, and the end of the last attempt.
@@ -46,7 +50,8 @@ class Layers:
         layer = self._layers.get(key)
         is_new = layer is None
         if layer is None:
-            layer = self._layers[key] = Layer(group, task.name, parent)
+            by = "" if found.sent is None else self._shown(found.sent.task)
+            layer = self._layers[key] = Layer(group, task.name, parent, found.lineage, by)
             if len(self._layers) > MAX_LAYERS:
                 self._layers.popitem(last=False)
         layer.open += 1
@@ -68,7 +73,8 @@ class Layers:
             ids = layer.ids = self._sink.ids(name, layer.number, layer.parent)
             self._unsent[ids[1]] = layer, task.start
             if self._sends_spans:
-                self._sink.output.parents.append((ids, ()))
+                above = (Above(SUBMISSION, ids[1]), *layer.lineage) if layer.lineage else ()
+                self._sink.output.parents.append((ids, above))
         return layer.ids
 
     def attempt(self, task: Task, span: ReadableSpan, state: str, stop: float) -> None:
@@ -109,6 +115,8 @@ class Layers:
             semconv.LAYER_RETRIED: states["retried"],
             semconv.LAYER_LOST: states["lost"],
         }
+        if layer.task:
+            attributes[semconv.SUBMIT_TASK] = layer.task
         if rollup.count:
             attributes |= {
                 semconv.ROLLUP_SUM: round(rollup.total, 6),

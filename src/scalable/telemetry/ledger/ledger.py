@@ -103,6 +103,7 @@ class Ledger:
             facts.BLAMED: tasks.blamed,
             facts.UNASSIGNED: tasks.unassigned,
             facts.CHILDREN_EXPORTED: self._children_exported,
+            facts.TASK_GRAPH: lambda fact, _: tasks.graphs.received(fact),
             facts.WAITING: tasks.waiting,
             facts.FORGOTTEN: lambda fact, now: tasks.forget(fact.key, fact.time, now),
             facts.RESTARTED: tasks.restarted,
@@ -160,7 +161,8 @@ class Ledger:
     @property
     def is_settled(self) -> bool:
         """Whether all facts until now have become signals."""
-        waiting = self.tasks.pending_cancellations or self.tasks.attempts.written.kept
+        tasks = self.tasks
+        waiting = tasks.pending_cancellations or tasks.attempts.written.kept or tasks.graphs.pending
         return self.workers.is_settled and not waiting
 
     def close(self, now: float, *, complete: bool = True) -> UnknownEnds:

@@ -16,11 +16,12 @@ from scalable.telemetry.deaths.certificates import Presence, presences
 from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.ledger.attempts import Attempts
 from scalable.telemetry.ledger.blocks import Blocks
-from scalable.telemetry.ledger.carriers import CarrierReader
+from scalable.telemetry.ledger.carriers import Carried, CarrierReader
 from scalable.telemetry.ledger.graph_sizes import GraphSizes
 from scalable.telemetry.ledger.layers import Layers
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
+from scalable.telemetry.ledger.task_graphs import TaskGraphs
 from scalable.telemetry.ledger.workers import WorkerBook
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import MAX_ERROR_MESSAGE
@@ -64,9 +65,10 @@ class TaskBook:
         self._carriers = carriers
         self._sends_spans = sends_spans
         self.tasks: dict[str, Task] = {}
-        self.layers = Layers(sink, sends_spans=sends_spans)
+        self.layers = Layers(sink, redact.identity, sends_spans=sends_spans)
         self.blocks = Blocks(sink, redact)
         self.graph_sizes = GraphSizes()
+        self.graphs = TaskGraphs(carriers, self._announce)
         self.attempts = Attempts(
             sink,
             self.tasks,
@@ -153,15 +155,18 @@ class TaskBook:
         task = self.tasks[key] = Task(key, self._redact.identity(key), name, found.parent)
         new_layer = self.layers.enter(task, found)
         self.blocks.enter(task, found)
-        is_counted = self._sends_spans or found.block
-        if is_counted and found.parent is not None and not found.lineage:
-            self.graph_sizes.add(found.parent[1], new_layer=new_layer)
+        if found.sent is not None:
+            self.graphs.note(found, time, name=name)
+        submission = found.submission
+        is_counted = self._sends_spans or (found.block and found.sent is None)
+        if submission is not None and is_counted:
+            self.graph_sizes.add(submission[1], new_layer=new_layer)
         if self._sends_spans:
             task.dependencies = dependencies[:MAX_LINKS]
             output = self._sink.output
             output.submitted[(found.parent or self._sink.root)[0]] += 1
-            if is_new and found.parent is not None:
-                output.parents.append((found.parent, found.lineage))
+            if is_new and found.sent is None:
+                self._announce(found)
         if found.labels is not None:
             task.labels = found.labels
         if found.placement is not None:
@@ -177,6 +182,11 @@ class TaskBook:
         if known_before:
             attributes[semconv.TASK_KNOWN_BEFORE] = True
         self._sink.task_event(key, time, attributes, task.no_span)
+
+    def _announce(self, found: Carried) -> None:
+        """The parent of tasks is known, and what is above it."""
+        if self._sends_spans and found.parent is not None:
+            self._sink.output.parents.append((found.parent, found.lineage))
 
     def started(self, fact: facts.Started, now: float) -> None:
         """A worker started to execute a task."""

@@ -91,6 +91,11 @@ class FactPuller:
         """Nothing more can be had."""
         return not self.more and not self.is_silent
 
+    @property
+    def complete_until(self) -> float:
+        """The scheduler's time until which all facts are known; 0 while there are more."""
+        return self.now if self.is_drained else 0.0
+
     def pull(self, closing: Closing | None) -> Batch | None:
         """The next facts; None where there was no answer."""
         self.more = False

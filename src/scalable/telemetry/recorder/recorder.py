@@ -128,6 +128,7 @@ class Recorder(RecorderLoop):
             self._spans,
             redact,
             self._ledger.tasks.graph_sizes,
+            self._ledger.tasks.graphs,
             self._router.submitted,
             self._router.send_spans if self._router.sends_spans else None,
         )
@@ -399,6 +400,7 @@ class Recorder(RecorderLoop):
     def _leave(self) -> None:
         now = self._puller.now
         self._take_noted(now)
+        self._work.note(all_of_them=True)
         self._emit()
         self._work.close(exact=False)
         self._ledger.tasks.layers.close()

@@ -175,7 +175,10 @@ class SignalRouter:
         """
         self._span_file.export([span])
         ids = span.context
-        if self._ordered is not None and ids is not None and ids.trace_flags.sampled:
+        of_task = semconv.SUBMIT_TASK in (span.attributes or {})
+        if self._ordered is None or ids is None or of_task:
+            return
+        if ids.trace_flags.sampled:
             self._ordered.order.submitted(ids, context)
 
     def began(self, span: ReadableSpan, context: Context | None) -> None:

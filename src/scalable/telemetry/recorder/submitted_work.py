@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 from scalable.telemetry.ledger.blocks import Blocks
@@ -53,7 +54,8 @@ class SubmittedWork:
             self.open_blocks(all_of_them=True)
         offset = self._puller.offset
         ended = self._submissions.ended(self._clock(), all_of_them=all_of_them)
-        self._spans.note(ended, offset, monotonic())
+        until = inf if all_of_them else self._puller.complete_until
+        self._spans.note(ended, offset, monotonic(), until)
         for ids, parent, last, block in ((it.ids, it.parent, it.last, it.block) for it in ended):
             if block is not None:
                 self._blocks.submitted(block, ids, last + offset, below=parent == block)

@@ -18,8 +18,12 @@ def missing_parent(
     ids: SpanContext,
     parent: Parent,
     root: SpanContext | None,
+    first: SpanContext | None = None,
 ) -> ReadableSpan:
-    """Make a submission, or the span of a block of Dask's, with the times of its children."""
+    """Make a submission, or the span of a block of Dask's, with the times of its children.
+
+    The submission is below the `first` span of its trace, if there is one.
+    """
     links = (Link(root),) if root is not None else ()
     if parent.block is not None:
         return _missing_block(factory, run, ids, parent, parent.block, links)
@@ -27,12 +31,12 @@ def missing_parent(
     return factory.span(
         semconv.SPAN_SUBMIT.format(operation="submit", name=project),
         ids,
-        None,
+        first,
         start,
         start,
         {semconv.RUN_ID: run},
         kind=semconv.KIND_SUBMIT,
-        links=links,
+        links=links if first is None else (),
     )
 
 

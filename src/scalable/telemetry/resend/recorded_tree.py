@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
+from scalable.facts.identity import ATTEMPT, SUBMISSION, USER_SPAN, Above
 from scalable.telemetry import semconv
 from scalable.telemetry.submissions.recorded_blocks import RecordedBlock, block_above
 from scalable_runs.otel.decode import context_of, parent_of
@@ -36,9 +36,23 @@ class Parent:
         self.first, self.last = min(self.first, at), max(self.last, at)
 
 
+class Nested(NamedTuple):
+    """The submission of a task, or a layer of its graph."""
+
+    trace_id: int
+    #: The span above it.
+    above: int
+    #: Times in nanoseconds.
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class _Child:
-    """A span of user code, for which the attempt above a lost parent is looked for."""
+    """A span of user code, or the submission of a task, below a parent that may be an attempt.
+
+    If that was lost, the attempt above it is looked for.
+    """
 
     task: str
     end: int
@@ -61,9 +75,11 @@ class RecordedTree:
     attempts: dict[int, int] = field(default_factory=dict[int, int])
     #: Spans of the run's own other than attempts.
     _ours: set[int] = field(default_factory=set[int])
+    #: Submissions of tasks and layers of their graphs, by id.
+    nested: dict[int, Nested] = field(default_factory=dict[int, Any])
     #: Spans of user code, and the span above each.
     _users: dict[int, int] = field(default_factory=dict[int, int])
-    #: Parents of spans of user code that are none themselves: attempts, or spans that were lost.
+    #: Parents of both that are neither: attempts, or spans that were lost.
     _above: dict[int, _Child] = field(default_factory=dict[int, _Child])
     _by_task: dict[str, list[_Child]] = field(default_factory=dict[str, list[_Child]])
     #: Attempts that have not ended: their ids and parents by task.
@@ -76,27 +92,32 @@ class RecordedTree:
         ids, parent = context_of(record), parent_of(record)
         if ids is None or is_phase(record):
             return
+        attributes: Record = record.get("attributes") or {}
         if is_ours(record):
             self._ours.add(ids.span_id)
-            if parent is not None and semconv.LAYER_NAME in (record.get("attributes") or {}):
+            if parent is None:
+                return
+            if semconv.LAYER_NAME in attributes:
                 self._note_parent(parent, parse_nanoseconds(record.get("start_time")))
-            elif parent is not None and (block := block_above(record)) is not None:
+            if semconv.SUBMIT_TASK in attributes:
+                times = (record.get("start_time"), record.get("end_time"))
+                self.nested[ids.span_id] = Nested(
+                    ids.trace_id, parent.span_id, *map(parse_nanoseconds, times)
+                )
+                self._note_above(parent, attributes[semconv.SUBMIT_TASK], record)
+            elif (block := block_above(record)) is not None:
                 self._note_parent(parent, parse_nanoseconds(record.get("start_time")))
                 self._note_parent(parent, parse_nanoseconds(record.get("end_time")))
                 self.parents[parent.span_id].block = block
         else:
             self._users[ids.span_id] = 0 if parent is None else parent.span_id
             if parent is not None:
-                task = str((record.get("attributes") or {}).get(semconv.TASK_KEY) or "")
-                if task:
-                    task = qualified(task, record.get("writer"))
-                child = _Child(task, parse_nanoseconds(record.get("end_time")))
-                self._above.setdefault(parent.span_id, child)
+                self._note_above(parent, attributes.get(semconv.TASK_KEY), record)
 
     def end_of_spans(self) -> None:
         """All spans have been added."""
         self._add_blocks()
-        for span_id in self._above.keys() & self._users.keys():
+        for span_id in self._above.keys() & (self._users.keys() | self.nested.keys()):
             del self._above[span_id]
         for child in self._above.values():
             if child.task:
@@ -164,6 +185,11 @@ class RecordedTree:
     def _note_parent(self, parent: SpanContext, at: int) -> None:
         self.parents.setdefault(parent.span_id, Parent(parent.trace_id, at, at)).note(at)
 
+    def _note_above(self, parent: SpanContext, task: object, child: Record) -> None:
+        key = qualified(str(task), child.get("writer")) if task else ""
+        end = parse_nanoseconds(child.get("end_time"))
+        self._above.setdefault(parent.span_id, _Child(key, end))
+
     def _place(self, child: _Child, ids: SpanContext, parent: SpanContext | None) -> None:
         child.attempt = ids.span_id
         self.attempts[ids.span_id] = 0 if parent is None else parent.span_id
@@ -182,7 +208,10 @@ class RecordedTree:
         return 0
 
     def lineage(self, span_id: int) -> tuple[Above, ...]:
-        """The attempts and spans of user code from `span_id` upwards, the nearest first."""
+        """What is between `span_id` and a submission of the program, the nearest first.
+
+        These are attempts, spans of user code, submissions of tasks, and layers of their graphs.
+        """
         return tuple(self._upwards(span_id))
 
     def _upwards(self, span_id: int) -> Iterator[Above]:
@@ -191,6 +220,12 @@ class RecordedTree:
             if span_id in self._users:
                 yield Above(USER_SPAN, span_id)
                 span_id = self._users[span_id]
+            elif span_id in self.nested:
+                yield Above(SUBMISSION, span_id)
+                span_id = self.nested[span_id].above
+                if not self._is_known(span_id):
+                    yield Above(ATTEMPT, span_id)  # it has no record
+                    return
             elif span_id in self.attempts or (found is not None and found.is_attempt):
                 yield Above(ATTEMPT, span_id)
                 span_id = self.attempts.get(span_id, 0)
@@ -200,11 +235,21 @@ class RecordedTree:
             else:
                 return
 
+    def _is_known(self, span_id: int) -> bool:
+        found = self._above.get(span_id)
+        kinds = (self._users, self.nested, self.attempts, self.parents)
+        return any(span_id in kind for kind in kinds) or (found is not None and found.attempt > 0)
+
 
 def is_ours(record: Record) -> bool:
     """Whether the record of a span is not one of user code."""
     scope: Any = record.get("scope") or {}
     return scope.get("name") == semconv.SCOPE_NAME
+
+
+def is_nested(record: Record) -> bool:
+    """Whether the record of a span is that of a task's submission, or a layer of its graph."""
+    return is_ours(record) and semconv.SUBMIT_TASK in (record.get("attributes") or {})
 
 
 def is_phase(record: Record) -> bool:

@@ -23,7 +23,7 @@ from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.resend.destinations import Destination, ResendError
 from scalable.telemetry.resend.earlier_names import renamed
 from scalable.telemetry.resend.missing import missing_parent
-from scalable.telemetry.resend.recorded_tree import RecordedTree, is_ours, is_phase
+from scalable.telemetry.resend.recorded_tree import RecordedTree, is_nested, is_ours, is_phase
 from scalable.telemetry.signals.spans import SCOPE, SpanFactory, event, span_context
 from scalable.telemetry.spans.budget import Group, SpanBudget
 from scalable_runs.otel.additions import AddedSpan
@@ -132,6 +132,8 @@ class _Resending:
         self._resent = Resent()
         self._waiting: list[ReadableSpan] = []
         self._read = 0
+        #: The first span without a parent of each trace.
+        self._first: dict[int, SpanContext] = {}
         often = (TASKS, SPANS, FAILURES, WORKERS)
         files = (*often, *often, SPANS, SPANS, FAILURES, LOGS, METRICS)
         self._size = sum(reader.size(file) for file in files)
@@ -151,7 +153,11 @@ class _Resending:
                 self._send([self._missing_root(root, tree)])
             known.add(root.span_id)
             self._budget.parent(root)
+        for span_id, it in tree.nested.items():
+            self._budget.recorded(it.trace_id, tree.lineage(span_id), it.start, it.end)
         for span_id, parent in tree.parents.items():
+            if span_id in tree.nested:
+                continue
             ids = span_context(parent.trace_id, span_id)
             if parent.is_attempt or tree.is_user_span(span_id):
                 self._budget.learn(parent.trace_id, tree.lineage(span_id))
@@ -159,7 +165,8 @@ class _Resending:
             self._budget.parent(ids)
             if span_id not in known:
                 about = (self._run_id, self._project, ids, parent, root)
-                self._send([missing_parent(self._spans, *about)])
+                above = self._first.get(parent.trace_id)
+                self._send([missing_parent(self._spans, *about, above)])
         self._send_attempts(tree, tracebacks)
         self._send_user_spans(tree)
         self._send(self._budget.settle())
@@ -167,7 +174,7 @@ class _Resending:
             self._resent.attempts = self._budget.sent
             self._resent.summarized = self._budget.summarized
         self._resent.user_spans_left_out = self._budget.user_spans_left_out
-        self._send_phases()
+        self._send_dependent()
         self._flush(0)
         for file, make in (
             (WORKERS, partial(self._event, semconv.EVENT_WORKER)),
@@ -258,12 +265,13 @@ class _Resending:
     def _send_other_spans(self, tree: RecordedTree) -> set[int]:
         """Send submissions, layers, workers and the root; return ids that others refer to.
 
-        Phases wait for their attempts: if an attempt is left out, so are its phases.
+        Phases, submissions of tasks and layers of their graphs wait for attempts: they may be left
+        out with these.
         """
         known: set[int] = set()
 
         def make(record: Record) -> ReadableSpan | None:
-            if is_phase(record) or not is_ours(record):
+            if is_phase(record) or not is_ours(record) or is_nested(record):
                 return None
             span = decode_span(renamed(record), self._resource, SCOPE)
             context: Any = span.context
@@ -272,6 +280,8 @@ class _Resending:
                 if context.span_id in known or not self._tops[context.span_id]:
                     return None
                 known.add(context.span_id)
+            if span.parent is None:
+                self._first.setdefault(context.trace_id, context)
             if context.span_id in tree.parents or span.parent is None:
                 known.add(context.span_id)
             return span
@@ -301,15 +311,20 @@ class _Resending:
             else:
                 self._send(batch)  # in a trace that began elsewhere
 
-    def _send_phases(self) -> None:
+    def _send_dependent(self) -> None:
+        """Send phases, submissions of tasks and layers of their graphs that the budget chose."""
+
         def make(record: Record) -> ReadableSpan | None:
-            if not is_phase(record):
-                return None
-            span = decode_span(renamed(record), self._resource, SCOPE)
-            is_sent = self._all or (span.parent is not None and self._budget.is_sent(span.parent))
-            return span if is_sent else None
+            if is_phase(record):
+                is_sent = self._all or self._is_sent(parent_of(record))
+            else:
+                is_sent = is_nested(record) and self._is_sent(context_of(record))
+            return decode_span(renamed(record), self._resource, SCOPE) if is_sent else None
 
         self._send(self._made(SPANS, make))
+
+    def _is_sent(self, ids: SpanContext | None) -> bool:
+        return ids is not None and self._budget.is_sent(ids)
 
     def _send_attempts(self, tree: RecordedTree, tracebacks: Mapping[tuple[str, int], str]) -> None:
         running: dict[str, Record] = {}

@@ -12,15 +12,13 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanContext, StatusCode
 
-from scalable.facts.identity import ATTEMPT, attempt_span_id
+from scalable.facts.identity import ATTEMPT, SUBMISSION, attempt_span_id
 from scalable.telemetry import semconv
 from scalable.telemetry.instrument import TASK_BOUNDS
 from scalable.telemetry.signals.spans import NANOSECONDS, SpanFactory
 
 #: Bucket bounds of a rollup's histogram, in seconds: a few of the metrics'.
 ROLLUP_BOUNDS: Final = TASK_BOUNDS[::3]
-#: Kind of a parent that is no attempt and no span of user code: a submission.
-SUBMISSION: Final = "s"
 
 _NAMES: Final = {ATTEMPT: "attempt", SUBMISSION: "submit"}
 

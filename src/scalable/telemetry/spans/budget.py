@@ -11,19 +11,18 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import ATTEMPT, USER_SPAN, Above
+from scalable.facts.identity import ATTEMPT, SUBMISSION, USER_SPAN, Above
 from scalable.telemetry import semconv
 from scalable.telemetry.signals.rollups import (
-    SUBMISSION,
     Due,
     Rollup,
     rollup_number,
     rollup_span,
-    stand_in_span,
     task_name_of,
     with_links,
 )
-from scalable.telemetry.signals.spans import SpanFactory, span_context
+from scalable.telemetry.signals.spans import SpanFactory
+from scalable.telemetry.spans.nested import NestedSpans
 from scalable.telemetry.spans.trace_tree import MAX_NAMES, Group, Held, TraceTree, live
 from scalable_runs.otel.additions import AddedSpan
 
@@ -49,7 +48,8 @@ class SpanBudget:
     A span is sent only if its parent is sent as well, now or later: spans of user code share the
     fate of their attempt, and an attempt takes a place for each attempt above it that still runs.
     A parent that was promised and is never received is replaced by a stand-in. An attempt with
-    children that its worker exports itself is sent at any budget.
+    children that its worker exports itself is sent at any budget. Submissions of tasks, and layers
+    of their graphs, are sent if an attempt below them is, and need no place.
     """
 
     def __init__(
@@ -70,6 +70,8 @@ class SpanBudget:
         self._traces: OrderedDict[int, TraceTree] = OrderedDict()
         #: Kind of what was left out and may have children.
         self._left: dict[int, str] = {}
+        #: Submissions of tasks, and layers of their graphs.
+        self.nested = NestedSpans(self._left)
         self._waiting = 0
         self._ready: list[ReadableSpan] = []
         #: Attempts sent, and attempts that rollups summarise.
@@ -104,8 +106,15 @@ class SpanBudget:
             trace.due[ids.span_id] = Due(SUBMISSION)
 
     def learn(self, trace_id: int, lineage: Sequence[Above]) -> None:
-        """Note the spans above a nested submission, the nearest first."""
+        """Note the spans above tasks that a task submits, the nearest first."""
         self._trace(trace_id).learn(lineage)
+
+    def recorded(self, trace_id: int, lineage: Sequence[Above], first: int, last: int) -> None:
+        """Note the submission of a task, or a layer of its graph, that the caller sends.
+
+        It asks :meth:`is_sent` whether to, after :meth:`settle`. Times are in nanoseconds.
+        """
+        self.nested.record(self._trace(trace_id), lineage, first, last)
 
     def exports(self, trace_id: int, span_id: int) -> None:
         """The worker of an attempt exports children of it: the attempt is sent at any budget."""
@@ -193,6 +202,14 @@ class SpanBudget:
                 self._wait(trace, attempt, span)
         return out
 
+    def take_nested(self, spans: Iterable[ReadableSpan]) -> list[ReadableSpan]:
+        """Submissions of tasks, and layers of their graphs; returns what is to be sent now."""
+        out: list[ReadableSpan] = []
+        for span in spans:
+            context: Any = span.context
+            self.nested.take(self._trace(context[0]), span, out)
+        return out
+
     def settle(self) -> list[ReadableSpan]:
         """The run ends: what was held back as far as there is room, rollups and stand-ins."""
         out: list[ReadableSpan] = []
@@ -252,8 +269,8 @@ class SpanBudget:
             if held is not None and held.group is not None:
                 group, held.group = held.group, None
                 self._send(trace, group, out)
-            elif not trace.has(each.span_id):  # not sent with the attempt above it
-                trace.expect(each)
+            elif not (self.nested.send(trace, each.span_id, out) or trace.has(each.span_id)):
+                trace.expect(each)  # it was not sent with the attempt above it
         return True
 
     # -- sending --------------------------------------------------------------------------------
@@ -386,6 +403,7 @@ class SpanBudget:
         trace.slowest.clear()
         trace.sample.clear()
         self._settle_waiting(trace, chosen)
+        self._settle_nested(trace, chosen)
         out += sorted(chosen, key=lambda span: span.end_time or 0)
         trace.settled += 1
         for name, rollup in trace.rollups.items():
@@ -395,7 +413,7 @@ class SpanBudget:
             trace.note_child(span)
             out.append(span)
         trace.rollups.clear()
-        self._stand_in(trace_id, trace, out)
+        out += trace.stand_ins(trace_id, self._factory)
 
     def _settle_waiting(self, trace: TraceTree, out: list[ReadableSpan]) -> None:
         """Send user code's spans of attempts whose end is unknown, as far as there is room."""
@@ -406,26 +424,13 @@ class SpanBudget:
             else:
                 self._leave_out_waiting(trace, attempt)
 
-    def _stand_in(self, trace_id: int, trace: TraceTree, out: list[ReadableSpan]) -> None:
-        """Replace the parents that were promised and not received."""
-        for due in trace.due.values():
-            if not due.last:
-                continue
-            above, seen = due.above, set[int]()
-            while above not in seen and (upper := trace.due.get(above)) is not None:
-                seen.add(above)
-                upper.note(due.first, due.last)
-                above = upper.above
-            if trace.first is not None and (upper := trace.due.get(trace.first.span_id)):
-                upper.note(due.first, due.last)
-        for span_id, due in trace.due.items():
-            if not due.last:
-                continue  # a submission of which nothing was sent
-            parent = None
-            if due.kind != SUBMISSION:
-                parent = trace.parent_now(trace_id, span_context(trace_id, due.above))
-            ids = trace.ids(trace_id, span_id)
-            out.append(stand_in_span(self._factory, ids, parent, due))
-        trace.sent_ids.update(trace.due)
-        trace.due.clear()
-        trace.places = 0
+    def _settle_nested(self, trace: TraceTree, out: list[ReadableSpan]) -> None:
+        """Send submissions of attempts that were sent, as far as there is room."""
+        for span_id in list(trace.nested):
+            if trace.has(span_id):
+                continue  # it was sent with one below it
+            room = trace.nested_sent < self._user_limit
+            if room and self._ensure(trace, span_id, out, self._limit):
+                trace.nested_sent += 1
+            else:
+                self.nested.drop(trace, span_id)

@@ -15,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
+from scalable.facts.identity import SUBMISSION
 from scalable.telemetry import semconv
 from scalable.telemetry.export.shipping import Begun, Shipper
 from scalable.telemetry.ledger.signals import Output
@@ -88,7 +89,7 @@ class SpanOrder:
     def note(self, output: Output) -> None:
         """Count the tasks that were submitted and the attempts that ended; note what will come."""
         for ids, lineage in output.parents:
-            if not lineage:
+            if not lineage or lineage[0].kind == SUBMISSION:
                 self._coming[ids.span_id] = None
                 _forget(self._coming, MAX_KNOWN)
         for trace_id, count in output.submitted.items():

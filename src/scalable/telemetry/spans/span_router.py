@@ -83,6 +83,7 @@ class SpanRouter:
         """Return what is sent of one batch; the phases of an attempt follow it."""
         budget = self._budget
         groups: list[Group] = []
+        nested: list[ReadableSpan] = []
         others: list[ReadableSpan] = []
         for span in spans:
             attributes = span.attributes or {}
@@ -92,10 +93,13 @@ class SpanRouter:
                 groups.append(Group(span, ()))
             elif semconv.PHASE_NAME in attributes and groups:
                 groups[-1] = Group(groups[-1].attempt, (*groups[-1].phases, span))
+            elif semconv.SUBMIT_TASK in attributes:
+                nested.append(span)
             else:
                 budget.arrived(span)
                 others.append(budget.with_known_links(span) if span.links else span)
-        return [*budget.take(groups), *others, *budget.forgotten()]
+        chosen = budget.take(groups)
+        return [*chosen, *budget.take_nested(nested), *others, *budget.forgotten()]
 
     def export_foreign(self, spans: Sequence[ReadableSpan]) -> None:
         """Send spans of user code in a worker process, with the attempts that they belong to.
@@ -127,6 +131,7 @@ class SpanRouter:
             semconv.SPANS_SUMMARIZED: self._budget.summarized,
             semconv.SPANS_UNSAMPLED: self._unsampled,
             semconv.SPANS_FOREIGN_LEFT_OUT: self._budget.user_spans_left_out,
+            semconv.SPANS_NESTED_LEFT_OUT: self._budget.nested.left_out,
         }
         return {name: count for name, count in counts.items() if count or name.endswith(".sent")}
 

@@ -9,9 +9,16 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
-from scalable.facts.identity import ATTEMPT, EXPORTED, Above
-from scalable.telemetry.signals.rollups import Due, Rollup, duration_of, has_failed, task_name_of
-from scalable.telemetry.signals.spans import span_context
+from scalable.facts.identity import ATTEMPT, EXPORTED, SUBMISSION, Above
+from scalable.telemetry.signals.rollups import (
+    Due,
+    Rollup,
+    duration_of,
+    has_failed,
+    stand_in_span,
+    task_name_of,
+)
+from scalable.telemetry.signals.spans import SpanFactory, span_context
 
 #: Attempts of each task name that are sent as they come.
 FIRST_OF_A_NAME: Final = 3
@@ -83,6 +90,10 @@ class TraceTree:
     held_count: int = 0
     slowest: list[tuple[float, int, Held]] = field(default_factory=list[Any])
     sample: list[tuple[int, int, Held]] = field(default_factory=list[Any])
+    #: Submissions of tasks, and layers of their graphs, that are sent if a span below them is; of
+    #: those that somebody else sends, what is known of them.
+    nested: dict[int, ReadableSpan | Due] = field(default_factory=dict[int, Any])
+    nested_sent: int = 0
     #: Spans of user code that wait for the decision on their attempt.
     waiting: dict[int, list[ReadableSpan]] = field(default_factory=dict[int, list[ReadableSpan]])
     rollups: dict[str, Rollup] = field(default_factory=dict[str, Rollup])
@@ -105,7 +116,7 @@ class TraceTree:
         return span_context(trace_id, span_id, state=state)
 
     def learn(self, lineage: Sequence[Above]) -> None:
-        """Note the spans above a nested submission, the nearest first."""
+        """Note the spans above tasks that a task submits, the nearest first."""
         exported = False
         for number, (kind, span_id) in enumerate(lineage):
             if kind == EXPORTED:
@@ -202,12 +213,16 @@ class TraceTree:
             self.places -= 1
         return due
 
-    def note_child(self, child: ReadableSpan) -> None:
+    def note_child(self, child: ReadableSpan | Due) -> None:
         """A child of a span that is due was sent."""
-        if child.parent is not None:
-            due = self.due.get(child.parent.span_id)
-            if due is not None:
-                due.note(child.start_time or 0, child.end_time or 0)
+        if isinstance(child, Due):
+            above, first, last = child.above, child.first, child.last
+        else:
+            above = 0 if child.parent is None else child.parent.span_id
+            first, last = child.start_time or 0, child.end_time or 0
+        due = self.due.get(above)
+        if due is not None:
+            due.note(first, last)
 
     def nearest(self, span_id: int) -> int | None:
         """The nearest span from `span_id` upwards that was sent; None if none is known."""
@@ -228,3 +243,29 @@ class TraceTree:
             return wanted
         nearest = self.nearest(wanted.span_id)
         return self.first if nearest is None else self.ids(trace_id, nearest)
+
+    def stand_ins(self, trace_id: int, factory: SpanFactory) -> list[ReadableSpan]:
+        """Replacements of the parents that were promised and not received."""
+        out: list[ReadableSpan] = []
+        for due in self.due.values():
+            if not due.last:
+                continue
+            above, seen = due.above, set[int]()
+            while above not in seen and (upper := self.due.get(above)) is not None:
+                seen.add(above)
+                upper.note(due.first, due.last)
+                above = upper.above
+            if self.first is not None and (upper := self.due.get(self.first.span_id)):
+                upper.note(due.first, due.last)
+        for span_id, due in self.due.items():
+            if not due.last:
+                continue  # a submission of which nothing was sent
+            parent = None
+            if due.kind != SUBMISSION or due.above:
+                parent = self.parent_now(trace_id, span_context(trace_id, due.above))
+            ids = self.ids(trace_id, span_id)
+            out.append(stand_in_span(factory, ids, parent, due))
+        self.sent_ids.update(self.due)
+        self.due.clear()
+        self.places = 0
+        return out

@@ -14,8 +14,9 @@ from opentelemetry.trace import Link, SpanContext
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.graph_sizes import GraphSizes
 from scalable.telemetry.ledger.layers import MAX_LAYERS
-from scalable.telemetry.signals.spans import SpanFactory
-from scalable.telemetry.submissions.submissions import Sent
+from scalable.telemetry.ledger.task_graphs import TaskGraphs, TaskSubmission
+from scalable.telemetry.signals.spans import SpanFactory, span_context
+from scalable.telemetry.submissions.submissions import Sent, attributes_of, called
 from scalable_runs.redact import Redactor
 
 #: Seconds without a further task after which the tasks of one graph are complete: the scheduler
@@ -27,7 +28,7 @@ LINGER_SEVERAL: Final = 2.0
 #: graph. Of one whose tasks the scheduler has already, none comes.
 MAX_WAIT: Final = 10.0
 #: Submissions that wait at most.
-MAX_HELD: Final = 500
+MAX_HELD: Final = 5_000
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -56,6 +57,7 @@ class SubmissionSpans:
         spans: SpanFactory,
         redact: Redactor,
         sizes: GraphSizes,
+        graphs: TaskGraphs,
         write: Callable[[ReadableSpan, Context | None], None],
         send: Callable[[Sequence[ReadableSpan]], None] | None,
     ) -> None:
@@ -65,14 +67,24 @@ class SubmissionSpans:
         self._spans = spans
         self._redact = redact
         self._sizes = sizes
+        self._graphs = graphs
         self._write = write
         self._send = send
         self._held: dict[int, _Held] = {}
         #: Of submissions begun before this time, a predecessor may have counted some tasks.
         self.exact_from = 0.0
 
-    def note(self, ended: Iterable[Sent], offset: float, now: float) -> None:
-        """Submissions are complete; `offset` leads from the client's clock to the scheduler's."""
+    def note(
+        self, ended: Iterable[Sent], offset: float, now: float, complete_until: float = 0.0
+    ) -> None:
+        """Submissions are complete; `offset` leads from the client's clock to the scheduler's.
+
+        Those of tasks are known to be until the scheduler's time `complete_until`.
+        """
+        self._note(ended, offset, now)
+        self._note(map(_sent, self._graphs.complete(complete_until)), 0.0, now)
+
+    def _note(self, ended: Iterable[Sent], offset: float, now: float) -> None:
         for submission in ended:
             self._write(self._span(submission, offset), submission.context)
             if self._send is not None or submission.block is not None:
@@ -127,6 +139,11 @@ class SubmissionSpans:
         block = submission.block
         if block is not None and block != submission.parent:
             links.append(block)
+        attributes = self._redact.attributes(submission.attributes)
+        if semconv.SUBMIT_TASK in attributes:
+            # As the key is elsewhere in the record.
+            task = str(submission.attributes[semconv.SUBMIT_TASK])
+            attributes[semconv.SUBMIT_TASK] = self._redact.identity(task)
         return self._spans.span(
             self._redact.short(submission.name)
             or semconv.SPAN_SUBMIT.format(operation="submit", name=self._project),
@@ -135,7 +152,7 @@ class SubmissionSpans:
             submission.start + offset,
             submission.last + offset,
             {
-                **self._redact.attributes(submission.attributes),
+                **attributes,
                 semconv.RUN_ID: self._run,
                 semconv.GRAPH_COUNT: submission.graphs,
                 **totals,
@@ -143,3 +160,19 @@ class SubmissionSpans:
             kind=semconv.KIND_SUBMIT,
             links=tuple(map(Link, links)),
         )
+
+
+def _sent(submission: TaskSubmission) -> Sent:
+    """The submission of a task, its times on the scheduler's clock."""
+    ids, sent = submission.ids, submission.sent
+    request = sent.request
+    about = {**submission.labels, **attributes_of(request), semconv.SUBMIT_TASK: sent.task}
+    return Sent(
+        ids,
+        span_context(ids.trace_id, sent.parent, ids.trace_flags, ids.trace_state),
+        sent.start,
+        max(sent.start, sent.last),
+        max(1, submission.graphs),
+        about,
+        name=called(request.operation, request.outputs, others=submission.others),
+    )

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from scalable.common.carriers import chosen_baggage, inject, is_suppressed
-from scalable.facts.graphs import DaskSpan, GraphRequest
+from scalable.facts.graphs import SUBMISSION_WINDOW, DaskSpan, GraphRequest
 from scalable.facts.identity import carrier_of, task_id
 from scalable.facts.protocol import BLOCK, DASK_SPANS, ENVIRONMENT, LABELS, LAYERS, SUPPRESSED
 from scalable.telemetry import semconv
@@ -32,9 +32,6 @@ from scalable.telemetry.signals.spans import (
 from scalable.telemetry.submissions.open_spans import OpenSpan, OpenSpans
 from scalable_runs.summary import name_of_key
 
-#: Graphs of one line within this time, under one parent, share a span: to a person a loop of 10,000
-#: `client.submit` calls is one submission.
-SUBMISSION_WINDOW: Final = 1.0
 #: Submissions that further graphs may join.
 MAX_OPEN: Final = 64
 
@@ -202,11 +199,16 @@ _AND_OTHERS: Final = " and others"
 
 def name_of(request: GraphRequest) -> str:
     """Name of the span: what was called, and for which function or collection."""
-    if not request.outputs:
+    return called(request.operation, map(task_id, request.outputs))
+
+
+def called(operation: str, outputs: Iterable[str], *, others: bool = False) -> str:
+    """Name of the span of a call, from the texts of its outputs."""
+    names = list(dict.fromkeys(map(name_of_key, outputs)))
+    if not names:
         return ""
-    names = dict.fromkeys(name_of_key(task_id(output)) for output in request.outputs)
-    name = f"{request.operation} {next(iter(names))}"
-    return f"{name}{_AND_OTHERS}" if len(names) > 1 else name
+    name = f"{operation} {names[0]}"
+    return f"{name}{_AND_OTHERS}" if others or len(names) > 1 else name
 
 
 def attributes_of(request: GraphRequest) -> dict[str, Any]:
@@ -327,7 +329,7 @@ class Submissions(SentGraphs):
                 block = self._spans.find(request.span, context, now)
                 self._opened += self._spans.begun()
             key = (request.site, block or request.span)
-            joins = request.is_part or request.operation == "submit"
+            joins = request.may_join
             submission = self._open.get(key) if joins else None
             if submission is not None:
                 if submission.takes(request, context, now):
