@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from scalable_runs import schema
+from scalable_runs import fields, schema
 from scalable_runs.schema import Record, RunStatus
 from scalable_runs.stores.base import Hole, Store
 
@@ -96,7 +96,7 @@ def combined(
         State of each writer, also of those without a part of their own any more.
     """
     documents = list(parts.values())
-    status = common_status([state["status"] for state in writers.values()])
+    status = common_status([state.get("status", "lost") for state in writers.values()])
     ends = [state["finished_at"] for state in writers.values() if state.get("finished_at")]
     of_all: Mapping[str, Any] = next((one for one in documents if one), {})
     common = {name: value for name, value in of_all.items() if name not in _OF_ONE_WRITER}
@@ -164,6 +164,15 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         if isinstance(one[name], int) and isinstance(other[name], int):
             both[name] = one[name] + other[name]
     return both
+
+
+def usable_states(writers: Any) -> dict[str, Any]:
+    """Return the states of writers that are ones, of `writers` in a run.json."""
+    if not isinstance(writers, dict):
+        return {}
+    row = fields.row_of(schema.RunWriterState)
+    found = cast("dict[str, Any]", writers)
+    return {name: state for name, state in found.items() if fields.fits(state, row)}
 
 
 def state_of(

@@ -21,7 +21,16 @@ from scalable_runs import fields, journal, schema
 from scalable_runs._process import EXIT_TIMEOUT, is_alive
 from scalable_runs.plain import parse_time
 from scalable_runs.problems import FileProblems, contradiction
-from scalable_runs.run_parts import MAX_OPEN, InSips, by_time, combined, file_of, latest, state_of
+from scalable_runs.run_parts import (
+    MAX_OPEN,
+    InSips,
+    by_time,
+    combined,
+    file_of,
+    latest,
+    state_of,
+    usable_states,
+)
 from scalable_runs.scan import JournalScan
 from scalable_runs.schema import JournalMark, Record, RunStatus
 from scalable_runs.stores.base import Store, joined
@@ -86,6 +95,8 @@ class RunReader:
         if not getattr(self.store, "reads_are_requests", False):
             # Only an open run needs it, but what is damaged is told.
             _ = self.owner
+        if "writers" in self.document:
+            self.document["writers"] = usable_states(self.document["writers"])
         self._named_run_id: str | None = self.document.get("run_id") or None
         self.run_id: str = self._named_run_id or _encodable(self.path.name)
         self.parts: dict[str, RunReader] = {}

@@ -615,7 +615,9 @@ class RunDocument(TypedDict):
     tracestate: NotRequired[Annotated[Text, "Trace state of that span."]]
     trace_flags: NotRequired[Annotated[Count, "Flags of the trace, besides the sampler's."]]
     writers: NotRequired[
-        Annotated[dict[str, RunWriterState], "The programs that write the run, if several may."]
+        Annotated[
+            dict[str, RunWriterState], anything, "The programs that write the run, if several may."
+        ]
     ]
     merged: NotRequired[Annotated[Texts, "Writers whose records are in the plain files."]]
 

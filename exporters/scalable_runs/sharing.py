@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
-from scalable_runs import plain, schema
+from scalable_runs import fields, plain, schema
 from scalable_runs._process import this_process
 from scalable_runs.run_parts import common_status
 from scalable_runs.run_reader import RunReader
@@ -130,6 +130,7 @@ class SharedRun:
         }
         self._make({**documents, schema.RUN: plain.dumps(own, _PRETTY)})
         found = self._read(schema.RUN)
+        fields.clean(found, fields.row_of(RunDocument))
         if "root_span_id" not in found:
             raise FileExistsError(
                 errno.EEXIST,
@@ -176,7 +177,8 @@ class SharedRun:
             if part.status == "lost":
                 lost[name] = part.document
         for name in marked:
-            states[name] = self._read(f"{_CLOSED}/{name}.json").get("status") or "lost"
+            said: Any = self._read(f"{_CLOSED}/{name}.json").get("status")
+            states[name] = said if said in schema.RUN_STATUSES else "lost"
         closing = Closing(common_status(list(states.values())), lost)
         if self._claims(states, closing.status, finished_at):
             self._closing = closing

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store_world import RUN_ID, run_document, task
 
+from scalable.analysis import load_report
 from scalable_runs import schema
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS
@@ -139,3 +144,61 @@ def test_a_thousand_parts_are_read_with_few_open_files(tmp_path: Path) -> None:
     assert len(records) == 2_997
     assert times == sorted(times)
     assert set(Counter(record.get("writer") for record in records).values()) == {3}
+
+
+def test_a_damaged_run_of_several_writers_is_read_as_far_as_possible(tmp_path: Path) -> None:
+    run = FileRun(tmp_path / "whole")
+    for name in ("a", "b", "c"):
+        writer = join(run.part(name), name)
+        writer.append(TASKS, [task(number) for number in range(1, 6)])
+        writer.close({"counts": {}}, status="completed")
+    (run.path / schema.RUN).write_bytes((run.path / "writers" / "a" / schema.RUN).read_bytes())
+    files = sorted(path for path in run.path.rglob("*.json*") if path.stat().st_size)
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    for number in range(60):
+        copy = tmp_path / str(number)
+        shutil.copytree(run.path, copy)
+        for path in chance.sample(files, 2):
+            damaged = copy / path.relative_to(run.path)
+            data = bytearray(damaged.read_bytes())
+            where = chance.randrange(len(data))
+            how = chance.randrange(4)
+            if how == 0:
+                data[where] ^= 1 << chance.randrange(8)
+            elif how == 1:
+                del data[where:]
+            elif how == 2:
+                data[where:where] = chance.choice((b"null", b'"', b"[]", b"{", b"\0" * 9, b"1e999"))
+            else:
+                damaged.unlink()
+                continue
+            damaged.write_bytes(data)
+        reader = RunReader(copy)
+        found = list(reader.records(TASKS))
+        assert len(found) <= 15, (seed, number)
+        assert reader.status in schema.RUN_STATUSES, (seed, number)
+        for problems in reader.problems.values():
+            assert problems.sentences(), (seed, number)
+        load_report(reader)
+
+
+@pytest.mark.parametrize(
+    "writers", [[], {"x": {}}, {"x": None}, {"x": {"status": 7}}, {"x": {"status": "gone"}}, "a"]
+)
+def test_writers_that_are_none_are_left_out(tmp_path: Path, writers: Any) -> None:
+    run = FileRun(tmp_path)
+    join(run.part("a"), "a").close(status="completed")
+    (run.path / schema.RUN).write_text(json.dumps({**run_document(), "writers": writers}))
+    reader = RunReader(run.store)
+    assert reader.document["writers"]["a"]["status"] == "completed"
+    assert reader.status in ("completed", "lost")
+    load_report(reader)
+
+
+def test_a_link_in_the_place_of_all_parts_is_not_followed(tmp_path: Path) -> None:
+    elsewhere, run = FileRun(tmp_path / "elsewhere"), FileRun(tmp_path / "here")
+    join(elsewhere.part("a"), "a").close(status="completed")
+    run.path.mkdir(parents=True)
+    (run.path / schema.WRITERS).symlink_to(elsewhere.path / schema.WRITERS)
+    assert RunReader(run.store).parts == {}

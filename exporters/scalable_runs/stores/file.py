@@ -463,6 +463,8 @@ class FileStore:
     def parts(self) -> dict[str, FileStore]:
         """Return the directories in `writers`; links are left out."""
         parts = FileRoot(self.path / schema.WRITERS)
+        if parts.path.is_symlink():
+            return {}
         return {name: part for name in sorted(parts.ids()) if (part := parts.find_made(name))}
 
     def _new(self, name: str) -> Path:
