@@ -119,6 +119,19 @@ def record(event: str, span_id: int = 0, **more: Any) -> Item:
     }
 
 
+def block(dask_id: str, *, succeeded: int, attempts: int) -> dict[str, Any]:
+    """Attributes of a block of Dask's `span()`."""
+    return {
+        semconv.DASK_SPAN_ID: [dask_id],
+        semconv.DASK_SPAN_BLOCKS: 1,
+        semconv.DASK_SPAN_TASKS: succeeded,
+        semconv.DASK_SPAN_SUCCEEDED: succeeded,
+        semconv.DASK_SPAN_FAILED: 0,
+        semconv.DASK_SPAN_CANCELLED: 0,
+        semconv.DASK_SPAN_ATTEMPTS: attempts,
+    }
+
+
 def good() -> Received:
     """A run of five attempts: one fails and is made again, two are in a rollup."""
     failed = {
@@ -143,6 +156,8 @@ def good() -> Received:
         attempt(6, "read-2", 40, 50, 2),
         span(7, "read (others)", 2, 10, 60, attributes=rollup),
         {**span(8, "parse", 4, 9, 19), **of_user},
+        span(9, "etl", 1, 5, 60, attributes=block("a", succeeded=2, attempts=3)),
+        span(10, "map read", 9, 6, 7, "producer", attributes={semconv.DASK_SPAN_ID: ["a"]}),
     ]
     result = {semconv.TASK_NAME: "read", semconv.TASK_RESULT: "success"}
     values = {
@@ -270,6 +285,10 @@ FAULTS: list[tuple[str, str, Callable[[Received], Any]]] = [
     ("a root that miscounts", "root", attribute("spans", 0, semconv.SPANS_SENT, 4)),
     ("a sum that is wrong", "sums", change("points", 2, value=4)),
     ("a state that is wrong", "sums", change("points", 5, value=3)),
+    ("a submission out of its block", "blocks", change("spans", 9, parent_span_id=f"{1:016x}")),
+    ("a block that miscounts", "blocks", attribute("spans", 8, semconv.DASK_SPAN_TASKS, 3)),
+    ("two successes of an attempt", "blocks", attribute("spans", 8, semconv.DASK_SPAN_ATTEMPTS, 1)),
+    ("a block twice", "blocks", lambda it: it.spans.append({**it.spans[8], "span_id": "a" * 16})),
     ("a start that was not sent", "log records", change("records", 0, event_name="x")),
 ]  # fmt: skip
 

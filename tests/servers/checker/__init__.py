@@ -5,7 +5,7 @@ Each rule is a function that yields what does not obey it; its docstring is the 
 
 from __future__ import annotations
 
-from servers.checker import directory, metrics, names, resources, spans
+from servers.checker import blocks, directory, metrics, names, resources, spans
 from servers.checker.model import Finding, Received, Run
 
 __all__ = ["Finding", "Received", "Run", "check", "report"]
@@ -13,7 +13,7 @@ __all__ = ["Finding", "Received", "Run", "check", "report"]
 
 def check(received: Received, run: Run | None = None) -> list[Finding]:
     """Apply every rule; those on the directory need a run, which must be the only one."""
-    rules = (*spans.RULES, *resources.RULES, *metrics.RULES, *names.RULES)
+    rules = (*spans.RULES, *blocks.RULES, *resources.RULES, *metrics.RULES, *names.RULES)
     found = [finding for rule in rules for finding in rule(received)]
     if run is not None:
         found += [finding for rule in directory.RULES for finding in rule(received, run)]
