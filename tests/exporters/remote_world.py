@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store_world import RUN_ID, create, failure, task
-
+from exporters.store_world import RUN_ID, create, failure, task
 from scalable_runs.reader import RunReader
 from scalable_runs.remote.shipper import Shipper
 from scalable_runs.remote.store import RemoteStore

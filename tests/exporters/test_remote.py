@@ -10,7 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 import zstandard
-from remote_world import (
+
+from exporters.remote_world import (
     Counting,
     Faults,
     Killed,
@@ -21,8 +22,7 @@ from remote_world import (
     lost_connection,
     shipper,
 )
-from store_world import RUN_ID, create, run_document
-
+from exporters.store_world import RUN_ID, create, run_document
 from run_builder import RunBuilder, eventful
 from scalable.analysis import load_report, render_json
 from scalable_runs.reader import RunReader, find_runs, resolve_run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import orjson
 import pytest
-from remote_world import Counting
 
+from exporters.remote_world import Counting
 from run_builder import RunBuilder, eventful
 from scalable.analysis import list_runs
 from scalable_runs.remote.root import RemoteRoot

@@ -8,9 +8,9 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
-from remote_world import Counting, contents, everything, fill, lost_connection
-from store_world import RUN_ID, create, failure
 
+from exporters.remote_world import Counting, contents, everything, fill, lost_connection
+from exporters.store_world import RUN_ID, create, failure
 from scalable_runs.remote import background
 from scalable_runs.remote.background import Shipping, start_shipping
 from scalable_runs.remote.shipper import Shipper, read_states
