@@ -120,6 +120,11 @@ class RunReader:
         return f"<{type(self).__name__} {self.run_id} {self.status}>"
 
     @property
+    def place(self) -> Path | str:
+        """The run's directory, or where it is, for people."""
+        return self.path if self.store.directory is not None else self.store.location
+
+    @property
     def is_live(self) -> bool:
         """Whether the run is being recorded now."""
         return self.status == "running"

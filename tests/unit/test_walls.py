@@ -86,7 +86,17 @@ ROOMS = (
     Room(
         "session",
         ("scalable.session",),
-        doors=("manifest", "cache", "composition", "instrumentation", "common", *RUNS),
+        doors=(
+            *(
+                "manifest",
+                "cache",
+                "composition",
+                "configuration files",
+                "instrumentation",
+                "common",
+            ),
+            *RUNS,
+        ),
         never=OTEL,
     ),
     Room(
@@ -101,26 +111,34 @@ ROOMS = (
         # What a command starts it imports when it is called; see the tests of imports below.
         doors=(
             *("analysis", "cache", "common", "crash upload", "demo", "manifest", "public face"),
+            "configuration files",
             *("run store", "session", "telemetry"),
         ),
         never=DASK | OTEL,
     ),
     Room("demo", ("scalable.demo",), doors=("public face",), never=OTEL),
     Room(
+        # What they say holds where a run begins, and where runs are read.
+        "configuration files",
+        ("scalable.configured",),
+        # One that names a run store is YAML, like a manifest.
+        doors=("common", "manifest", "telemetry"),
+        never=DASK | OTEL,
+    ),
+    Room(
         "composition",
         (
             "scalable.api",
             "scalable.autoinstrument",
             "scalable.begin",
-            "scalable.configured",
             "scalable.documents",
             "scalable.resource_detector",
             "scalable.testing",
         ),
         doors=(
             *("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
-            # A file that names a run store is YAML, like a manifest; a run can report itself.
-            *("manifest", "analysis"),
+            # A run can report itself.
+            *("analysis", "configuration files"),
         ),
     ),
     Room(

@@ -16,7 +16,7 @@ from scalable_runs.hints import suggestion
 from scalable_runs.stores.base import Store, StoreRoot
 from scalable_runs.stores.file import FileRoot
 from scalable_runs.stores.run_store import RunStore
-from scalable_runs.stores.settings import PlaceError
+from scalable_runs.stores.settings import PlaceError, without_password
 from scalable_runs.stores.types import (
     ALIASES,
     Buffered,
@@ -115,7 +115,10 @@ class StoreSpec:
         if self.root is not None or self.given is not None:
             return {"type": self.type, "location": self.location}
         secrets = self._type.secrets(self.config)
-        config = {key: "***" if key in secrets else value for key, value in self.config.items()}
+        config = {
+            key: "***" if key in secrets else without_password(value)
+            for key, value in self.config.items()
+        }
         return {"type": self.type, "config": config} if config else {"type": self.type}
 
     def secrets(self) -> dict[str, str]:

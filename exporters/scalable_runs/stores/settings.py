@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from scalable_runs.hints import suggestion
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
+_USER: Final = re.compile(r"://[^/?#]*@")
 _KINDS: Final = {
     str: "must be text",
     bool: "must be true or false",
@@ -169,6 +171,11 @@ def _as(kind: Any, value: Any) -> Any:
             raise ValueError
         return int(number) if kind is int else number
     return value
+
+
+def without_password(value: Any) -> Any:
+    """Return a value, without user and password if it is a URL."""
+    return _USER.sub("://***@", value) if isinstance(value, str) else value
 
 
 def _is_short(value: Any) -> bool:

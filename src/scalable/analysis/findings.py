@@ -129,7 +129,7 @@ class Diagnosis:
     """
 
     run_id: str
-    path: Path
+    path: Path | str
     status: str
     summary: str
     findings: tuple[Finding, ...]

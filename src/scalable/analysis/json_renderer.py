@@ -37,7 +37,7 @@ def json_text(document: Any) -> str:
     return escape_json(data.decode())
 
 
-def path_text(path: Path) -> str:
+def path_text(path: Path | str) -> str:
     """Return a path as text that can be encoded: a file name may be any bytes."""
     return str(path).encode(errors="replace").decode()
 

@@ -135,7 +135,7 @@ def _report(
     as_of = _last_sign(reader, document)
     return Report(
         run_id=reader.run_id,
-        path=reader.path,
+        path=reader.place,
         project=str(run.get("project_name") or ""),
         target=str(run.get("target_name") or ""),
         provider=str(run.get("provider_name") or ""),

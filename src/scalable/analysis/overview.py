@@ -34,7 +34,7 @@ class Overview:
     """
 
     run_id: str
-    path: Path
+    path: Path | str
     project: str
     status: str
     started_at: datetime | None
@@ -79,7 +79,7 @@ def overview_of(reader: RunReader, document: SummaryDocument | None) -> Overview
         duration = max(0.0, (end - reader.started_at).total_seconds())
     return Overview(
         run_id=reader.run_id,
-        path=reader.path,
+        path=reader.place,
         project=reader.document.get("project_name") or "",
         status=reader.status,
         started_at=reader.started_at,

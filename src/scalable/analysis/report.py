@@ -90,7 +90,7 @@ class Report:
     """
 
     run_id: str
-    path: Path
+    path: Path | str
     project: str
     target: str
     provider: str

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, str]] = {
     "export": "Send a recorded run to an OpenTelemetry collector.",
     "plan": "Show what a session would start, and what it may cost.",
     "run": "Run a script or a function in a session.",
+    "config": "Show every option in force, and where it comes from.",
     "cache": "List or remove the results kept by @cacheable.",
     "demo": "Record a real workload and show its report.",
 }
@@ -56,7 +57,8 @@ then look at it:
   scalable runs                        all of them
 
 Runs are read from .scalable/runs here or in the nearest directory above; --runs-dir or
-SCALABLE_RUNS_DIR names another place. Exit codes: 0 done, 1 not done (no such run, not
+SCALABLE_RUNS_DIR names another directory, --runs-dir s3://bucket/prefix or SCALABLE_RUN_STORE
+another place. Exit codes: 0 done, 1 not done (no such run, not
 readable, problems found), 2 wrong usage.
 
 \b

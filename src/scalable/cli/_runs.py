@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._commands import Command, CommandError, completed
+from scalable.cli._commands import CommandError, completed
+from scalable.cli._places import (
+    Runs,
+    RunsParameter,
+    check_readable,
+    nearest_runs_dir,
+    no_runs,
+    run_ids,
+    runs_option,
+    same_option,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from scalable_runs.reader import RunReader
 
-#: Where runs are written by default.
-RUNS_DIR: Final = Path(".scalable/runs")
 HOW_TO_RECORD: Final = """\
 Record one with a line in your own program:
 
@@ -42,10 +51,11 @@ _MAX_COMPLETIONS: Final = 200
 class RunChoice:
     """The run that a command reads.
 
-    `name` is an id, the beginning of one, or a directory; None is the latest run in `runs_dir`.
+    `name` is an id, the beginning of one, a directory or a URL; None is the latest run in
+    `runs_dir`.
     """
 
-    runs_dir: Path
+    runs_dir: Runs
     name: str | None = None
 
     def open(self) -> RunReader:
@@ -54,7 +64,7 @@ class RunChoice:
         if not reader.document and not reader.files():
             raise CommandError(
                 f"{reader.path} is not a run: {_why_no_run(reader)}.\n\n"
-                f"List all runs: scalable runs{_option(self.runs_dir)}"
+                f"List all runs: scalable runs{same_option(self.runs_dir)}"
             )
         return reader
 
@@ -64,7 +74,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def chosen(
-        *, run: str | None, run_id: str | None, latest: bool, runs_dir: Path, **rest: Any
+        *, run: str | None, run_id: str | None, latest: bool, runs_dir: Runs, **rest: Any
     ) -> Any:
         if (run is not None) + (run_id is not None) + latest > 1:
             raise click.UsageError(
@@ -72,7 +82,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             )
         return command(choice=RunChoice(runs_dir, run if run is not None else run_id), **rest)
 
-    added = runs_dir_option(chosen)
+    added = runs_option(chosen)
     added = click.option(
         "--run-id",
         metavar="ID",
@@ -85,32 +95,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("run", required=False, shell_complete=_complete_runs)(added)
 
 
-def runs_dir_option(command: Command) -> Command:
-    """Add `--runs-dir`."""
-    return click.option(
-        "--runs-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=nearest_runs_dir,
-        envvar="SCALABLE_RUNS_DIR",
-        show_envvar=True,
-        metavar="DIR",
-        help="Where the runs are. Default: .scalable/runs here or in the nearest directory above.",
-    )(command)
-
-
-def nearest_runs_dir() -> Path:
-    """Return `.scalable/runs` of the nearest directory that has it, from the working one up.
-
-    If none has it, that of the working directory.
-    """
-    here = Path.cwd()
-    for above in (here, *here.parents):
-        if (above / RUNS_DIR).is_dir():
-            return RUNS_DIR if above == here else Path(os.path.relpath(above / RUNS_DIR, here))
-    return RUNS_DIR
-
-
-def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
+def open_run(runs_dir: Runs, run_id: str | None) -> RunReader:
     """Return the run of an id or the beginning of one; without an id the latest."""
     from scalable_runs.reader import AmbiguousRunError, RunNotFoundError, find_runs, resolve_run
 
@@ -125,11 +110,15 @@ def open_run(runs_dir: Path, run_id: str | None) -> RunReader:
                 [f"{run_id!r} matches {len(error.matching):,} runs, give more of the id:", *listed]
             )
         ) from None
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(runs_dir, Path):
+            raise
+        raise unreadable(runs_dir, error) from None
     except RunNotFoundError as error:
         check_readable(runs_dir)
         if find_runs(runs_dir):
             raise CommandError(
-                f"{error}.\n\nList all runs: scalable runs{_option(runs_dir)}"
+                f"{error}.\n\nList all runs: scalable runs{same_option(runs_dir)}"
             ) from None
         raise CommandError(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}") from None
 
@@ -147,6 +136,8 @@ def _run_at_path(name: str | None) -> RunReader | None:
 
     if name is None:
         return None
+    if "://" in name:
+        return _run_at_url(name)
     path = Path(name).expanduser()
     if os.sep in name or name in (".", ".."):
         if not path.is_dir() and not _is_packed(path):
@@ -154,6 +145,14 @@ def _run_at_path(name: str | None) -> RunReader | None:
         return RunReader(path.resolve() if path.name in ("", "..") else path)
     # In the directory of runs, an id is also a path.
     return RunReader(path) if (path / "run.json").is_file() or _is_packed(path) else None
+
+
+def _run_at_url(url: str) -> RunReader:
+    """Return the run at a URL, whose last part is the run's id."""
+    address, mark, settings = url.partition("?")
+    above, _, run_id = address.rstrip("/").rpartition("/")
+    place = RunsParameter().convert(f"{above}{mark}{settings}", None, None)
+    return open_run(place, run_id)
 
 
 def _is_packed(path: Path) -> bool:
@@ -165,39 +164,9 @@ def _is_packed(path: Path) -> bool:
 def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    from scalable_runs.schema import RUN_ID_PATTERN
-
     if os.sep in incomplete:
         return [CompletionItem(incomplete, type="dir")]
-    try:
-        names = os.listdir(ctx.params.get("runs_dir") or nearest_runs_dir())  # noqa: PTH208
-    except OSError:
-        return []
+    names = run_ids(ctx.params.get("runs_dir") or nearest_runs_dir())
     # An id begins with its time: list the latest first.
-    latest = sorted(filter(RUN_ID_PATTERN.fullmatch, names), reverse=True)
+    latest = sorted(names, reverse=True)
     return completed(latest, incomplete)[:_MAX_COMPLETIONS]
-
-
-def no_runs(runs_dir: Path) -> str:
-    """Return the message that there are no runs."""
-    where = runs_dir if runs_dir.is_absolute() else f"{runs_dir} (in {Path.cwd()})"
-    if runs_dir.is_dir():
-        return f"There are no runs in {where} yet."
-    return f"There are no runs yet: {where} does not exist."
-
-
-def check_readable(runs_dir: Path) -> None:
-    """Raise CommandError if a directory exists and cannot be read."""
-    try:
-        with os.scandir(runs_dir):
-            pass
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise CommandError(
-            f"{runs_dir} cannot be read: {error.strerror}. Name another directory by --runs-dir."
-        ) from None
-
-
-def _option(runs_dir: Path) -> str:
-    return "" if runs_dir == RUNS_DIR else f" --runs-dir {runs_dir}"

@@ -11,7 +11,7 @@ import click
 
 from scalable.cli._commands import CommandError, ask, deliver, deliver_json, json_option
 from scalable.cli._filters import Age, filter_options
-from scalable.cli._runs import check_readable, runs_dir_option
+from scalable.cli._places import Runs, check_readable, runs_option
 from scalable.cli._terminal import echo, layout, progress_bar
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Chosen:
 
 
 @click.command(epilog=_EPILOG)
-@runs_dir_option
+@runs_option
 @filter_options
 @click.option(
     "--older-than",
@@ -59,7 +59,7 @@ class _Chosen:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def clean(
-    runs_dir: Path,
+    runs_dir: Runs,
     which: RunFilter,
     older_than: float | None,
     keep: int | None,
@@ -78,6 +78,9 @@ def clean(
         )
     if as_json and not (yes or dry_run):
         raise click.UsageError("--json does not ask: give --yes or --dry-run as well.")
+    if not isinstance(runs_dir, Path) and runs_dir.local:
+        # What the configured store has elsewhere goes only if its URL is given.
+        runs_dir = Path(runs_dir.local)
     check_readable(runs_dir)
     root = open_root(runs_dir)
     chosen = _choose(root, which, older_than, keep)
@@ -99,7 +102,7 @@ def clean(
             ask(f"Remove {count} from {root.location}?")
         removed, failed = _remove(root, chosen.runs)
     if as_json:
-        names = [run.path.name for run in chosen.runs]
+        names = [Path(run.path).name for run in chosen.runs]
         deliver_json({"chosen": names, "removed": removed, "failed": failed})
     elif removed:
         echo(f"Removed {plural(len(removed), 'run')}.", err=True)
@@ -151,7 +154,7 @@ def _remove(root: StoreRoot, runs: list[Overview]) -> tuple[list[str], dict[str,
         for done, run in enumerate(reversed(runs)):
             if progress is not None:
                 progress(done, len(runs))
-            name = run.path.name
+            name = Path(run.path).name
             store = stores.get(name)
             try:
                 if store is None:

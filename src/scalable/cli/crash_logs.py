@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from scalable.cli._commands import CommandError, HelpGroup, completed, deliver_json, json_option
-from scalable.cli._runs import RunChoice, nearest_runs_dir, run_options
+from scalable.cli._places import nearest_runs_dir
+from scalable.cli._runs import RunChoice, run_options
 from scalable.cli._terminal import echo, layout
 
 if TYPE_CHECKING:

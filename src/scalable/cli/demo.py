@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from scalable.cli._commands import CommandError
-from scalable.cli._runs import RUNS_DIR, open_run
+from scalable.cli._places import RUNS_DIR
 from scalable.cli._terminal import echo, layout, wants_color
 
 _EPILOG: Final = """\b
@@ -72,7 +72,7 @@ def demo(runs_dir: Path, workers: int) -> None:
     except NotRecordedError as error:
         raise CommandError(f"{error}.") from None
     echo(answer_text(outcome))
-    report = load_report(open_run(runs_dir, outcome.run_id))
+    report = load_report(outcome.reader)
     echo(render_text(report, **layout(None)), nl=False, styled=wants_color())
     echo(f"\nThe run: {outcome.location}")
     if not outcome.as_pandas:

@@ -76,9 +76,8 @@ class _RunCommand(click.Command):
 @click.option("--no-progress", is_flag=True, help="Show no progress on a terminal.")
 @click.option(
     "--runs-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to record the run.",
+    metavar="DIR|URL",
+    help="Where to record the run: a directory, or a URL such as s3://bucket/prefix.",
 )
 @click.option(
     "--run-id",
@@ -105,7 +104,7 @@ def run(
     workflow: str | None,
     dry_run: bool,
     no_progress: bool,
-    runs_dir: Path | None,
+    runs_dir: str | None,
     run_id: str | None,
     crash_upload: str | None,
     log_level: str | None,
@@ -122,7 +121,7 @@ def run(
     given, workflow, args = _split_arguments(args, workflow)
     manifest = one_manifest(given, manifest)
     options: Any = {
-        "runs_dir": runs_dir,
+        "run_store" if runs_dir and "://" in runs_dir else "runs_dir": runs_dir,
         "run_id": run_id,
         "crash_upload": crash_upload,
         "log_level": log_level,

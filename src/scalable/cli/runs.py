@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from scalable.cli._commands import deliver, json_option
 from scalable.cli._filters import filter_options
-from scalable.cli._runs import HOW_TO_RECORD, check_readable, no_runs, runs_dir_option
+from scalable.cli._places import Runs, check_readable, no_runs, runs_option, unreadable
+from scalable.cli._runs import HOW_TO_RECORD
 from scalable.cli._terminal import echo, layout
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@runs_dir_option
+@runs_option
 @filter_options
 @json_option
 @click.option(
@@ -34,7 +34,7 @@ Examples:
     metavar="N",
     help="Only the newest N runs.",
 )
-def runs(runs_dir: Path, which: RunFilter, as_json: bool, limit: int | None) -> None:
+def runs(runs_dir: Runs, which: RunFilter, as_json: bool, limit: int | None) -> None:
     """List the recorded runs, newest first.
 
     A run that is not finished has no summary yet: its tasks are counted if its journals are small,
@@ -54,7 +54,10 @@ def runs(runs_dir: Path, which: RunFilter, as_json: bool, limit: int | None) -> 
 
     check_readable(runs_dir)
     root = open_root(runs_dir)
-    overviews, matching = list_runs(root, which, limit=limit, count=load_overviews)
+    try:
+        overviews, matching = list_runs(root, which, limit=limit, count=load_overviews)
+    except (OSError, ValueError, ImportError) as error:
+        raise unreadable(runs_dir, error) from None
     if as_json:
         rows = [{**asdict(overview), "path": path_text(overview.path)} for overview in overviews]
         for row in rows:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalable.cli._commands import CommandError, deliver_json, json_option
-from scalable.cli._runs import open_run, runs_dir_option
+from scalable.cli._places import Runs, local_runs, runs_option
+from scalable.cli._runs import open_run
 from scalable.cli._terminal import echo, progress_bar
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ recorded.
 
 @click.command(epilog=_EPILOG)
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@runs_dir_option
+@runs_option
 @click.option("--all", "all_runs", is_flag=True, help="All runs in the directory.")
 @click.option(
     "--to",
@@ -43,7 +44,7 @@ recorded.
 def sync(
     ctx: click.Context,
     runs: tuple[str, ...],
-    runs_dir: Path,
+    runs_dir: Runs,
     all_runs: bool,
     to: str | None,
     as_json: bool,
@@ -56,7 +57,7 @@ def sync(
     if runs and all_runs:
         raise click.UsageError("RUN and --all exclude each other: give one of them.")
     spec = _place(to)
-    stores = _stores(runs_dir, runs, all_runs=all_runs)
+    stores = _stores(local_runs(runs_dir), runs, all_runs=all_runs)
     try:
         objects = spec.objects()
     except (OSError, ValueError, ImportError) as error:

@@ -57,6 +57,8 @@ class Outcome:
     #: Where the run is, for people.
     location: str
     run_id: str
+    #: Reads the run.
+    reader: Any
 
 
 def run(
@@ -96,6 +98,7 @@ def run(
         as_pandas=_same(rows, expected(data)),
         location=run.location,
         run_id=run.run_id,
+        reader=run.reader(),
     )
 
 
