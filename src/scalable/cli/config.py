@@ -21,8 +21,8 @@ Examples:
   scalable config --manifest scalable.yaml
   scalable config --json | jq '.options[] | select(.origin != "default")'
 \b
-An argument of instrument() goes before what is listed here. Without --manifest
-no manifest is read, as in instrument(); sessions and `scalable run` read one.
+An argument of instrument() goes before what is listed here. No manifest is
+read without --manifest: instrument() reads none, `scalable run` reads one.
 """
 
 
