@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext
 
@@ -184,7 +185,7 @@ class _Resending:
             for batch in _batches(self._made(file, make)):
                 send = partial(self._destination.send, "logs")
                 self._resent.log_records += self._deliver(send, batch)
-        for batch in _batches(self._records(METRICS), key=lambda record: record.get("timestamp")):
+        for batch in _batches(self._records(METRICS), key=_source_of):
             self._resent.metric_points += self._deliver(self._send_metrics, batch)
         return self._resent
 
@@ -489,7 +490,8 @@ class _Resending:
         return len(batch)
 
     def _send_metrics(self, records: Sequence[Record]) -> None:
-        data = decode_metrics(map(renamed, records), self._resource, SCOPE)
+        resource = _of_writer(self._resource, records[0].get("writer"))
+        data = decode_metrics(map(renamed, records), resource, SCOPE)
         self._destination.send("metrics", (data,))
 
     def _event(self, name: str, record: Record) -> ReadableLogRecord:
@@ -505,6 +507,17 @@ class _Resending:
 
 
 _FAILED: Final = frozenset({"failed", "retried", "lost"})
+
+
+def _source_of(record: Record) -> tuple[Any, Any]:
+    return record.get("writer"), record.get("timestamp")
+
+
+def _of_writer(resource: Resource, writer: str | None) -> Resource:
+    """The resource of a writer: each counts for itself, in series of its own."""
+    if writer is None:
+        return resource
+    return resource.merge(Resource({semconv.SERVICE_INSTANCE: writer}))
 
 
 def _tops(document: Mapping[str, Any]) -> dict[int, str]:
