@@ -375,3 +375,79 @@ def test_a_manifest_says_where_the_store_is_wrong(section, problem):
 
 def test_specifications_do_not_compare_by_their_text():
     assert StoreSpec("object", {"bucket_name": "a"}) != StoreSpec("object", {"bucket_name": "b"})
+
+
+# --- third parties ----------------------------------------------------------------------------
+
+THEIRS = '''
+from dataclasses import dataclass, field
+from scalable_runs.stores.memory_objects import MemoryObjects
+
+class Tape(MemoryObjects):
+    """Reels of tape."""
+
+    shared = False
+    not_for = "Not for people in a hurry."
+
+    @dataclass(frozen=True)
+    class Config:
+        path: str
+        pin: str = field(default="", repr=False)
+
+    def __init__(self, config):
+        super().__init__(MemoryObjects.Config())
+        self.location = f"tape:{config.path}"
+
+class Other:
+    pass
+'''
+
+
+@pytest.fixture
+def tape(tmp_path, monkeypatch):
+    """A package that brings a type of run stores, and one that does not."""
+    from scalable_runs.stores import types
+
+    (tmp_path / "their_tape.py").write_text(THEIRS)
+    about = tmp_path / "their_tape-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-tape\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[scalable.run_stores]\ntape = their_tape:Tape\nother = their_tape:Other\n"
+        "object = their_tape:Tape\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (types._registered, types._third_party):
+        cached.cache_clear()
+    yield
+    for cached in (types._registered, types._third_party):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("tape")
+def test_a_package_brings_a_type_of_its_own(tmp_path):
+    by_url = spec_of("tape:///reels/7")
+    assert by_url == spec_of({"type": "tape", "config": {"path": "/reels/7"}})
+    assert by_url.is_elsewhere
+    assert by_url.portable
+    objects = by_url.objects()
+    assert objects is not None
+    assert objects.location == "tape:/reels/7"
+    with_secret = spec_of({"type": "tape", "config": {"path": "/7", "pin": SECRET}})
+    assert SECRET not in repr(with_secret) + with_secret.location + str(with_secret.shown())
+    assert with_secret.beside(tmp_path).writing().new("run-1").directory == tmp_path / "run-1"
+    text = f"{MANIFEST}run_store:\n  type: tape\n  config: {{path: /7, pin: '{SECRET}'}}\n"
+    assert SECRET not in parse_manifest(text, environ={}).copy, "declared as a secret"
+    (problem,) = check_manifest(text.replace("pin:", "pim:"), "m.yaml", {})
+    assert str(problem).startswith(
+        "m.yaml:6:21: run_store.config.pim: unknown key; did you mean 'p"
+    )
+
+
+@pytest.mark.usefixtures("tape")
+def test_what_a_package_cannot_bring():
+    assert spec_of({"type": "object", "config": {"bucket": "b"}}).config == {"bucket_name": "b"}
+    with pytest.raises(PlaceError, match="'other' cannot be used: their_tape:Other is not a Run"):
+        spec_of({"type": "other"})
+    with pytest.raises(PlaceError, match="did you mean 'tape'"):
+        spec_of({"type": "tapes"})
