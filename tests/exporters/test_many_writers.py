@@ -138,7 +138,10 @@ def _check_a_round(runs: Path, kill_at: int, what: str) -> None:
     reader = RunReader(run)
     was_closed = codes[0] == 0
     states = {name: state["status"] for name, state in reader.document["writers"].items()}
-    assert states.pop(victim.name) == ("completed" if was_closed else "lost"), what
+    state = states.pop(victim.name)
+    # It may be killed after its last line, before its process has ended.
+    assert state == "lost" or (state == "completed" and found[victim.name] == RECORDS), what
+    assert state == "completed" or not was_closed, what
     assert set(states.values()) == {"completed"}, what
     assert reader.status == "completed", what
     assert len(list(reader.records(FAILURES))) >= (WRITERS - 1) * RECORDS // 500, what
