@@ -159,6 +159,13 @@ def test_nothing_is_packed_over_what_exists_and_a_failure_changes_nothing(
     assert content(run) == files
 
 
+def test_no_run_is_recorded_over_a_packed_one(run: Path) -> None:
+    packing.pack(run)
+    with pytest.raises(FileExistsError):
+        RunBuilder(run.parent, RUN)
+    assert [path.name for path in run.parent.iterdir()] == [f"{RUN}.tar.zst"]
+
+
 def test_a_damaged_file_is_refused_or_said_and_never_raises_more(run: Path) -> None:
     files = content(run)
     packed = packing.pack(run)

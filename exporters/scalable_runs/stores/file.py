@@ -133,6 +133,9 @@ class FileStore:
     ) -> None:
         """Make the directory and all its files, or leave nothing."""
         with self._lock:
+            packed = f"{self.path}{schema.PACKED}"
+            if os.path.lexists(packed):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), packed)
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             parent = os.open(self.path.parent, OPEN_DIRECTORY)
             try:

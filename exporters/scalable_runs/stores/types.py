@@ -295,13 +295,12 @@ _OBJECT: Final = "object storage; a run is also kept in runs_dir, and copied whi
 _CHUNKED: Final = "object storage alone; each program that joins a run writes objects of its own"
 _NOT_OBJECT: Final = "Not for several programs that write one run: see chunked-object."
 _NOT_CHUNKED: Final = "Not for one writer, which `object` serves with fewer requests."
-_BUILT_IN: Final[tuple[StoreType, ...]] = (
-    FileSystem(),
-    Buffered(),
-    ChunkedFileSystem(),
-    Objects("object", _OBJECT, _NOT_OBJECT),
-    Objects("chunked-object", _CHUNKED, _NOT_CHUNKED, shared=True),
-)
+FILES: Final = FileSystem()
+MEMORY: Final = Buffered()
+SHARED_FILES: Final = ChunkedFileSystem()
+OBJECTS: Final = Objects("object", _OBJECT, _NOT_OBJECT)
+SHARED_OBJECTS: Final = Objects("chunked-object", _CHUNKED, _NOT_CHUNKED, shared=True)
+_BUILT_IN: Final[tuple[StoreType, ...]] = (FILES, MEMORY, SHARED_FILES, OBJECTS, SHARED_OBJECTS)
 #: Names of types that mean another one.
 ALIASES: Final = {"minio": "object", "chunked-minio": "chunked-object"}
 
