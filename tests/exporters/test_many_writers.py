@@ -20,23 +20,24 @@ from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS
 
 #: As `make chaos` asks for, else short.
-ROUNDS = int(os.environ.get("CHAOS_N", "4"))
+ROUNDS = int(os.environ.get("CHAOS_N", "2"))
 WRITERS = 8
 RECORDS = 10_000 if "CHAOS_N" in os.environ else 3_000
 
-#: Prints how many records were acknowledged, after each sync.
+#: Prints how many records were acknowledged; the last argument says when it ends. `work` closes
+#: when it has written all, `wait` when it is told to, `die` writes until it is killed.
 _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from store_world import failure, run_document, task
 from scalable_runs.stores.places import StoreSpec
 from scalable_runs.writer import RunWriter
-runs, name, _, count = sys.argv[1:]
+runs, name, _, count, end = sys.argv[1:]
 place = StoreSpec("chunked-fs", {"log_folder": runs})
 writer = RunWriter.create(place, run_document(), writer=name, sync_interval=0.05)
 sys.stdin.readline()
 done = 0
-while done < int(count):
+while end == "die" or done < int(count):
     writer.append("tasks.jsonl", [task(n) for n in range(done + 1, done + 51)])
     done += 50
     if done % 500 == 0:
@@ -45,19 +46,26 @@ while done < int(count):
     if done % 250 == 0:
         writer.flush()
         print(done, flush=True)
+if end == "wait":
+    sys.stdin.readline()
 writer.close(status="completed")
-print(done, "closed", flush=True)
 """
 
 
 class _Writer:
-    """A program that writes, and what it has said that it has passed to the kernel."""
+    """A program that writes, and what it has said that it has passed to the kernel.
 
-    def __init__(self, runs: Path, name: str) -> None:
+    A thread of its own listens to the program, and kills it as soon as it has acknowledged
+    `kill_at` records: the program writes on at that moment.
+    """
+
+    def __init__(self, runs: Path, name: str, end: str, kill_at: int | None = None) -> None:
         self.name = name
         self.acknowledged = 0
+        self._kill_at = kill_at
+        here = Path(__file__).parent
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, runs, name, Path(__file__).parent, str(RECORDS)],
+            [sys.executable, "-c", _PROGRAM, runs, name, here, str(RECORDS), end],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -68,7 +76,9 @@ class _Writer:
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.acknowledged = int(line.split()[0])
+            self.acknowledged = int(line)
+            if self._kill_at is not None and self.acknowledged >= self._kill_at:
+                self.process.send_signal(signal.SIGKILL)
 
     def go(self) -> None:
         assert self.process.stdin is not None
@@ -113,35 +123,32 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
 
 def _check_a_round(runs: Path, kill_at: int, what: str) -> None:
     run = runs / RUN_ID
-    writers = [_Writer(runs, f"w{number}") for number in range(WRITERS)]
-    victim, *others = writers
+    # One is certainly there when the victim is dead: it closes the run.
+    last, *others = (_Writer(runs, f"w{n}", "work" if n else "wait") for n in range(WRITERS - 1))
+    victim = _Writer(runs, "victim", "die", kill_at)
+    writers = [victim, last, *others]
     seen: Counter[str] = Counter()
     try:
         for writer in writers:
             writer.go()
-        while victim.acknowledged < kill_at and victim.process.poll() is None:
+        while any(writer.process.poll() is None for writer in (victim, *others)):
             if run.exists():
                 seen = read_whole(run, seen)
-        victim.process.send_signal(signal.SIGKILL)
-        while any(writer.process.poll() is None for writer in others):
-            seen = read_whole(run, seen)
+        last.go()
         codes = [writer.end() for writer in writers]
     finally:
         for writer in writers:
             writer.process.kill()
             writer.end()
-    assert codes[1:] == [0] * (WRITERS - 1), what
+    assert codes == [-signal.SIGKILL] + [0] * (WRITERS - 1), what
     found = read_whole(run, seen)
-    for writer in others:
+    for writer in (last, *others):
         assert found[writer.name] == RECORDS, what
-    assert victim.acknowledged <= found[victim.name] <= RECORDS, what
+    assert found[victim.name] >= victim.acknowledged >= kill_at, what
     reader = RunReader(run)
-    was_closed = codes[0] == 0
     states = {name: state["status"] for name, state in reader.document["writers"].items()}
-    state = states.pop(victim.name)
-    # It may be killed after its last line, before its process has ended.
-    assert state == "lost" or (state == "completed" and found[victim.name] == RECORDS), what
-    assert state == "completed" or not was_closed, what
+    assert states.pop(victim.name) == "lost", what
+    assert len(states) == WRITERS - 1, what
     assert set(states.values()) == {"completed"}, what
     assert reader.status == "completed", what
     assert len(list(reader.records(FAILURES))) >= (WRITERS - 1) * RECORDS // 500, what
