@@ -65,9 +65,11 @@ JOURNALS: Final = (TASKS, RESOURCES, WORKERS, FAILURES, CACHE, ARTIFACTS, COST)
 SPANS: Final = "spans.jsonl"
 LOGS: Final = "logs.jsonl"
 METRICS: Final = "metrics.jsonl"
+GRAPHS: Final = "graphs.jsonl"
 
-#: Journals that appear once there is something to write: signals that are no record of the seven.
-SIGNALS: Final = (SPANS, LOGS, METRICS)
+#: Journals that appear once there is something to write: signals that are no record of the seven,
+#: and the sizes of submissions.
+SIGNALS: Final = (SPANS, LOGS, METRICS, GRAPHS)
 
 MANIFEST: Final = "manifest.yaml"
 PLAN: Final = "plan.json"
@@ -96,6 +98,7 @@ EventType: TypeAlias = Literal[
     "span",
     "log",
     "metric",
+    "graph",
     "upload",
 ]
 
@@ -111,6 +114,7 @@ FILE_OF: Final[Mapping[str, str]] = {
     "span": SPANS,
     "log": LOGS,
     "metric": METRICS,
+    "graph": GRAPHS,
 }
 
 TaskState: TypeAlias = Literal[
@@ -460,6 +464,13 @@ class MetricRecord(SignalRecord, total=False):
     negative: Annotated[MetricBuckets, "Of an exponential histogram: negative values."]
 
 
+class GraphRecord(AnyRecord, total=False):
+    """How large the graphs of a submission are, once it is known; `span_id` is the submission's."""
+
+    tasks: Annotated[Count, "Tasks that the scheduler did not have before."]
+    layers: Annotated[Count, "Layers that these tasks are in; absent for single submits."]
+
+
 class UploadRecord(AnyRecord, total=False):
     """Outcome of sending the log of a lost worker."""
 
@@ -491,6 +502,7 @@ DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
     SPANS: SpanRecord,
     LOGS: LogRecord,
     METRICS: MetricRecord,
+    GRAPHS: GraphRecord,
     UPLOADS: UploadRecord,
 }
 

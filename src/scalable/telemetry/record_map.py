@@ -33,12 +33,27 @@ def _record_fields(event_type: str) -> dict[str, str]:
     return found
 
 
+#: Types of records that signals become.
+_ROUTED: Final = (
+    *("task", "worker", "failure", "resource", "artifact", "cache", "cost"),
+    "graph",
+)
+
 #: Which attribute becomes which field.
 RECORD_MAP: Final = RecordMap(
     route=semconv.RECORD,
     fields={
         event_type: _record_fields(event_type)
-        for event_type in ("task", "worker", "failure", "resource", "artifact", "cache", "cost")
+        for event_type in (
+            "task",
+            "worker",
+            "failure",
+            "resource",
+            "artifact",
+            "cache",
+            "cost",
+            "graph",
+        )
     },
     constants={"resource": {"entity_type": "task"}},
     metrics={

@@ -109,8 +109,8 @@ TASK_CPU: Final = "dask.attempt.cpu.time"
 
 #: Graphs of a submission.
 GRAPH_COUNT: Final = "dask.graph.count"
-#: Tasks of the graphs of a submission that the scheduler did not have before. Absent in the run
-#: directory, and where their number is not known for certain.
+#: Tasks of the graphs of a submission that the scheduler did not have before. Absent where their
+#: number is not known for certain; in the run directory it is in graphs.jsonl.
 GRAPH_TASKS: Final = "dask.graph.tasks"
 #: Layers (Dask's task groups) that these tasks are in; absent for single submits.
 GRAPH_LAYERS: Final = "dask.graph.layers"
@@ -524,6 +524,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     TASK_TRANSFER: ("transfer_s",),
     TASK_DISK_WRITE: ("disk_write_s",),
     TASK_CPU: ("cpu_s",),
+    GRAPH_TASKS: ("graph.tasks",),
+    GRAPH_LAYERS: ("graph.layers",),
     COMPONENT: ("component",),
     TAG: ("tag",),
     REQUESTED_WORKERS: ("requested_workers",),

@@ -158,8 +158,7 @@ class TaskBook:
         if found.sent is not None:
             self.graphs.note(found, time, name=name)
         submission = found.submission
-        is_counted = self._sends_spans or (found.block and found.sent is None)
-        if submission is not None and is_counted:
+        if submission is not None:
             self.graph_sizes.add(submission[1], new_layer=new_layer)
         if self._sends_spans:
             task.dependencies = dependencies[:MAX_LINKS]

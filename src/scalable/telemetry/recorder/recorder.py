@@ -131,6 +131,7 @@ class Recorder(RecorderLoop):
             self._ledger.tasks.graphs,
             self._router.submitted,
             self._router.send_spans if self._router.sends_spans else None,
+            self._router.write_spans,
         )
         blocks, puller = self._ledger.tasks.blocks, self._puller
         self._work = SubmittedWork(submissions, spans, blocks, self._router, puller, clock)

@@ -186,6 +186,10 @@ class SignalRouter:
         if self._ordered is not None and span.context and span.context.trace_flags.sampled:
             self._ordered.order.begin(exported_span(span), context)
 
+    def write_spans(self, spans: Sequence[ReadableSpan]) -> None:
+        """Write spans, or the records that they are routed to, without sending them."""
+        self._span_file.export(spans)
+
     def send_spans(self, spans: Sequence[ReadableSpan]) -> None:
         """Send spans of the run that were written before."""
         self._spans.send(spans)

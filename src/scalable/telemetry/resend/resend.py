@@ -24,6 +24,7 @@ from scalable.telemetry.record_map import RECORD_MAP
 from scalable.telemetry.resend.destinations import Destination, ResendError
 from scalable.telemetry.resend.earlier_names import renamed
 from scalable.telemetry.resend.missing import missing_parent
+from scalable.telemetry.resend.recorded_sizes import decoded, recorded_sizes
 from scalable.telemetry.resend.recorded_tree import RecordedTree, is_nested, is_ours, is_phase
 from scalable.telemetry.signals.spans import SCOPE, SpanFactory, event, span_context
 from scalable.telemetry.spans.budget import Group, SpanBudget
@@ -43,7 +44,17 @@ from scalable_runs.otel.decode import (
 from scalable_runs.plain import cut, hex_id, parse_nanoseconds
 from scalable_runs.reader import RunReader
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import ENDS, FAILURES, LOGS, METRICS, SPANS, TASKS, WORKERS, Record
+from scalable_runs.schema import (
+    ENDS,
+    FAILURES,
+    GRAPHS,
+    LOGS,
+    METRICS,
+    SPANS,
+    TASKS,
+    WORKERS,
+    Record,
+)
 from scalable_runs.writers import qualified
 
 #: Items sent at once.
@@ -133,6 +144,7 @@ class _Resending:
         self._resent = Resent()
         self._waiting: list[ReadableSpan] = []
         self._read = 0
+        self._sizes = recorded_sizes(reader.records(GRAPHS))
         #: The first span without a parent of each trace.
         self._first: dict[int, SpanContext] = {}
         often = (TASKS, SPANS, FAILURES, WORKERS)
@@ -274,7 +286,7 @@ class _Resending:
         def make(record: Record) -> ReadableSpan | None:
             if is_phase(record) or not is_ours(record) or is_nested(record):
                 return None
-            span = decode_span(renamed(record), self._resource, SCOPE)
+            span = decoded(record, self._sizes, self._resource)
             context: Any = span.context
             if context.span_id in self._tops:
                 # Each program that closed the run has written one, and one for each lost writer.
@@ -320,7 +332,7 @@ class _Resending:
                 is_sent = self._all or self._is_sent(parent_of(record))
             else:
                 is_sent = is_nested(record) and self._is_sent(context_of(record))
-            return decode_span(renamed(record), self._resource, SCOPE) if is_sent else None
+            return decoded(record, self._sizes, self._resource) if is_sent else None
 
         self._send(self._made(SPANS, make))
 

@@ -46,7 +46,8 @@ class SubmissionSpans:
     """Makes the spans of submissions; called by the recorder's thread only.
 
     `write` is called with each span at once, and with the caller's context. `send`, if any, is
-    called later, with spans that have the number of tasks and layers in addition.
+    called later, with spans that have the number of tasks and layers in addition; and `write_sizes`
+    with those whose numbers are known.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SubmissionSpans:
         graphs: TaskGraphs,
         write: Callable[[ReadableSpan, Context | None], None],
         send: Callable[[Sequence[ReadableSpan]], None] | None,
+        write_sizes: Callable[[Sequence[ReadableSpan]], None] = lambda spans: None,
     ) -> None:
         self._run = run
         self._project = project
@@ -70,6 +72,7 @@ class SubmissionSpans:
         self._graphs = graphs
         self._write = write
         self._send = send
+        self._write_sizes = write_sizes
         self._held: dict[int, _Held] = {}
         #: Of submissions begun before this time, a predecessor may have counted some tasks.
         self.exact_from = 0.0
@@ -87,8 +90,7 @@ class SubmissionSpans:
     def _note(self, ended: Iterable[Sent], offset: float, now: float) -> None:
         for submission in ended:
             self._write(self._span(submission, offset), submission.context)
-            if self._send is not None or submission.block is not None:
-                self._held[submission.ids.span_id] = _Held(submission, offset, now)
+            self._held[submission.ids.span_id] = _Held(submission, offset, now)
 
     def release(
         self, now: float, *, exact: bool, drained: bool = True, everything: bool = False
@@ -100,6 +102,7 @@ class SubmissionSpans:
         if not self._held:
             return
         out: list[ReadableSpan] = []
+        sized: list[ReadableSpan] = []
         for span_id, held in list(self._held.items()):
             size = self._sizes.get(span_id)
             if size is not None and size.tasks != held.tasks:
@@ -111,9 +114,15 @@ class SubmissionSpans:
                 continue
             is_known = is_complete and exact and held.submission.start >= self.exact_from
             totals = self._totals(span_id) if is_known else _NOTHING
-            out.append(self._span(held.submission, held.offset, totals))
+            if totals:
+                routed = {**totals, semconv.RECORD: "graph"}
+                sized.append(self._span(held.submission, held.offset, routed))
+            if self._send is not None:
+                out.append(self._span(held.submission, held.offset, totals))
             del self._held[span_id]
             self._sizes.forget(span_id)
+        if sized:
+            self._write_sizes(sized)
         if out and self._send is not None:
             self._send(out)
 
