@@ -157,6 +157,7 @@ def begin(
             carrier=submissions.carrier,
             blocks=submissions,
             problem=warn,
+            uses_files=settings.place.type != BUFFERED,
         )
     if documents is None:
         documents = _as_found(settings, client, connection)

@@ -112,6 +112,8 @@ def test_a_buffered_run_that_loses_a_worker_has_its_certificate(tmp_path, monkey
     )
     with cluster, Client(cluster) as client:
         with scalable.instrument(client, run_store="buffered") as run:
+            client.submit(double, 1).result()
+            assert list(spool.glob("scalable-*/**/*")) == [], "not even a temporary file"
             assert client.submit(die, retries=0).exception() is not None
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline and not any(

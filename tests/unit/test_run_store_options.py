@@ -440,7 +440,7 @@ def test_a_package_brings_a_type_of_its_own(tmp_path):
     assert SECRET not in parse_manifest(text, environ={}).copy, "declared as a secret"
     (problem,) = check_manifest(text.replace("pin:", "pim:"), "m.yaml", {})
     assert str(problem).startswith(
-        "m.yaml:6:21: run_store.config.pim: unknown key; did you mean 'p"
+        "m.yaml:6:22: run_store.config.pim: unknown key; did you mean 'p"
     )
 
 

@@ -20,7 +20,7 @@ from scalable.instrumentation.dask_compat import is_on_loop, run_on
 from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
-from scalable.instrumentation.worker_plugin import ScalableWorkerPlugin
+from scalable.instrumentation.worker_plugin import MemoryWorkerPlugin, ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
 CONNECTION_TIMEOUT: Final = 5.0
@@ -36,7 +36,7 @@ class ClusterConnection:
     Made and used by the thread that called ``instrument()``; what must happen on the scheduler's
     event loop is sent there. `carrier` makes the annotation of the client's next graph; `blocks`
     hears of the blocks of Dask's ``span()``. `problem` is called with a sentence that says what
-    could not be attached, and where.
+    could not be attached, and where. Without `uses_files` the workers keep no temporary files.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class ClusterConnection:
         carrier: Callable[[GraphRequest], str | None],
         blocks: BlockListener,
         problem: Callable[[str], None],
+        uses_files: bool = True,
     ) -> None:
         self.client = client
+        self._uses_files = uses_files
         self.run = run
         self._problem = problem
         self._carrier = carrier
@@ -157,7 +159,7 @@ class ClusterConnection:
     async def _watch_workers(self, scheduler: Any) -> None:
         """Register the plugins of all workers and nannies, present and future."""
         try:
-            plugin = ScalableWorkerPlugin()
+            plugin = ScalableWorkerPlugin() if self._uses_files else MemoryWorkerPlugin()
             answers = await _register(scheduler, "worker", plugin, WORKER_PLUGIN_NAME)
         except Exception as error:
             self._problem(f"the workers cannot be watched: {error!r}")

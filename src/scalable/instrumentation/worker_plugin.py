@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from distributed import Status
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -40,10 +40,12 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     name = WORKER_PLUGIN_NAME
     idempotent = True
+    #: Whether the worker's output and running attempts are kept in temporary files.
+    uses_files: ClassVar[bool] = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as source text: a worker without this package must start all the same."""
-        return reduced(ScalableWorkerPlugin, _FALLBACK)
+        return reduced(type(self), _FALLBACK)
 
     def setup(self, worker: Worker) -> None:
         """Begin to watch."""
@@ -60,7 +62,7 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
-        self._watch = Watch(worker, self.guard)
+        self._watch = Watch(worker, self.guard, uses_files=self.uses_files)
         worker.metrics[SENT_METRIC] = self._watch.heartbeat
         # Dask calls it directly, six times per task.
         self.transition = self._watch.transition
@@ -75,6 +77,8 @@ class ScalableWorkerPlugin(WorkerPlugin):
 
     @guarded("capture_setup")
     def _begin_capture(self, worker: Worker) -> None:
+        if not self.uses_files:
+            return
         ahead = self._watch.clock.seconds if self._watch is not None else 0.0
         self._capture = Capture.start(worker, ahead)
 
@@ -84,3 +88,13 @@ class ScalableWorkerPlugin(WorkerPlugin):
         if self._capture is not None and worker.status in (Status.running, Status.paused):
             self._capture.stop()
             self._capture = None
+
+
+class MemoryWorkerPlugin(ScalableWorkerPlugin):
+    """Watches a worker for a run that leaves nothing on disk; called by the worker's event loop.
+
+    Where a run with files and one without are recorded on one cluster at the same time, that which
+    began first decides.
+    """
+
+    uses_files = False

@@ -57,7 +57,7 @@ class Watch:
     execution only, and nothing that the loop changes at the same time.
     """
 
-    def __init__(self, worker: Worker, guard: Guard) -> None:
+    def __init__(self, worker: Worker, guard: Guard, *, uses_files: bool = True) -> None:
         self._worker = worker
         self._guard = guard
         self._loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Watch:
         self._relay: RelayProviders | None = None
         self._own_exports = OwnExports(guard)
         self._own_exports.follow()
-        self._slots = self._open_slots()
+        self._slots = self._open_slots() if uses_files else None
         self._tasks = worker.state.tasks
         self._threads_by_default = dask_compat.has_threads(worker, "default")
         #: The scheduler's clock, compared with this process's.
