@@ -177,9 +177,8 @@ class _Resending:
                 continue
             self._budget.parent(ids)
             if span_id not in known:
-                about = (self._run_id, self._project, ids, parent, root)
-                above = self._first.get(parent.trace_id)
-                self._send([missing_parent(self._spans, *about, above)])
+                about = (self._run_id, self._project, ids, parent, root, self._first.get(ids[0]))
+                self._send([missing_parent(self._spans, *about)])
         self._send_attempts(tree, tracebacks)
         self._send_user_spans(tree)
         self._send(self._budget.settle())
