@@ -83,6 +83,7 @@ def test_a_place_that_is_gone_is_told_and_synced_later(client, tmp_path: Path):
     arguments = ["sync", "--runs-dir", runs, "--to", str(there), "--json"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
+    assert "not complete in" in CliRunner().invoke(cli, ["runs", "--runs-dir", runs]).stderr
     there.unlink()
     there.mkdir()
     for _ in range(2):
@@ -91,3 +92,4 @@ def test_a_place_that_is_gone_is_told_and_synced_later(client, tmp_path: Path):
         (state,) = json.loads(result.stdout)
         assert state["complete"]
     assert records(resolve_run(root(there))) == records(here)
+    assert not CliRunner().invoke(cli, ["runs", "--runs-dir", runs]).stderr

@@ -56,6 +56,7 @@ class Shipping:
         self._shipper: Shipper | None = None
         self._missing = 0
         self._error = ""
+        self._has_noted = False
         self._warned: set[str] = set()
         self._condition = threading.Condition()
         #: Flushes that were asked for, and how many of them are answered.
@@ -200,8 +201,10 @@ class Shipping:
         shipper = self._shipper
         if shipper is not None:
             self._missing = shipper.missing
-            if self._error:
+            if self._error or not self._has_noted:
+                # Should this process be killed, whoever lists the runs knows that there is a copy.
                 self._error = ""
+                self._has_noted = True
                 shipper.note_state(shipper.state())
             for problem in shipper.problems:
                 self._warn_once(problem, problem)

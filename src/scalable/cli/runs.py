@@ -13,7 +13,10 @@ from scalable.cli._runs import HOW_TO_RECORD
 from scalable.cli._terminal import echo, layout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scalable.analysis import RunFilter
+    from scalable.analysis.overview import Overview
 
 _EPILOG = """\b
 Examples:
@@ -67,9 +70,33 @@ def runs(runs_dir: Runs, which: RunFilter, as_json: bool, limit: int | None) -> 
     elif overviews:
         page = layout(None)
         deliver(render_overviews(overviews, page["width"], page["color"], strict=page["strict"]))
+    if behind := _behind(overviews):
+        echo(
+            f"{len(behind):,} {'run is' if len(behind) == 1 else 'runs are'} not complete in "
+            f"{', '.join(sorted(set(behind.values())))}: scalable sync --all",
+            err=True,
+        )
     if not overviews and which != RunFilter() and root.ids():
         echo(f"No run in {root.location} is like that.", err=True)
     elif not overviews:
         echo(f"{no_runs(runs_dir)}\n\n{HOW_TO_RECORD}", err=True)
     elif matching > len(overviews) and not as_json:
         echo(f"… and {matching - len(overviews):,} older", err=True)
+
+
+def _behind(overviews: Sequence[Overview]) -> dict[str, str]:
+    """Return the runs on this machine that have ended and whose copy lacks something: where."""
+    from scalable_runs.reader import parse_time
+    from scalable_runs.remote.shipper import read_states
+    from scalable_runs.stores.file import FileStore
+
+    found: dict[str, str] = {}
+    for run in overviews:
+        if run.status != "running" and (run.path / "remote.json").is_file():
+            for place, state in read_states(FileStore(run.path)).items():
+                # A lost run is never closed: it is behind if it went on after somebody looked.
+                looked = parse_time(state.at)
+                is_late = run.last_at is None or looked is None or looked < run.last_at
+                if not state.complete and (run.status != "lost" or state.missing_bytes or is_late):
+                    found[run.run_id] = place
+    return found
