@@ -92,8 +92,11 @@ def _behind(overviews: Sequence[Overview]) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for run in overviews:
-        if run.status != "running" and (run.path / "remote.json").is_file():
-            for place, state in read_states(FileStore(run.path)).items():
+        directory = run.path
+        if not isinstance(directory, Path) or run.status == "running":
+            continue
+        if (directory / "remote.json").is_file():
+            for place, state in read_states(FileStore(directory)).items():
                 # A lost run is never closed: it is behind if it went on after somebody looked.
                 looked = parse_time(state.at)
                 is_late = run.last_at is None or looked is None or looked < run.last_at
