@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from run_builder import RunBuilder, life
 from scalable.cli import cli
 from scalable_runs.remote.shipper import Shipper, sync
+from scalable_runs.stores.directory import DirectoryObjects
 from scalable_runs.stores.places import spec_of
 
 HERE = "run-20260102T030405Z-flights-0a1b2c3d"
@@ -74,6 +75,32 @@ def test_every_command_reads_the_configured_store(tmp_path):
     # What is named by the option is all that is read.
     only = json.loads(scalable("runs", "--json", "--runs-dir", ".scalable/runs").output)
     assert [one["run_id"] for one in only] == [HERE]
+
+
+@pytest.mark.usefixtures("configured")
+def test_sync_copies_to_the_configured_store(tmp_path):
+    result = scalable("sync", "--all", "--json")
+    assert result.exit_code == 0, result.output
+    (copied,) = json.loads(result.stdout)
+    assert copied["run_id"] == HERE
+    assert copied["complete"]
+    assert (tmp_path / "there" / HERE / "tasks.jsonl").is_file()
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_listing_of_both_places_reads_no_run_that_an_index_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(110):
+        run_id = f"run-20260103T030405Z-many-{number:08x}"
+        path = made(tmp_path / "elsewhere", run_id)
+        (tmp_path / "there" / run_id).mkdir()
+        for name in ("run.json", "summary.json"):
+            (tmp_path / "there" / run_id / name).write_bytes((path / name).read_bytes())
+    first = json.loads(scalable("runs", "--json").output)
+    assert len(first) == 112
+    monkeypatch.setattr(DirectoryObjects, "get", None)
+    again = json.loads(scalable("runs", "--json").output)
+    assert again == first
 
 
 def test_a_broken_manifest_does_not_keep_runs_from_being_read(store, tmp_path):

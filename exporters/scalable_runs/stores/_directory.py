@@ -146,6 +146,13 @@ class Directory:
             os.close(self.fd)
 
 
+def check_not_packed(path: Path) -> None:
+    """Raise FileExistsError if a run was packed, and so has no directory."""
+    packed = f"{path}{schema.PACKED}"
+    if os.path.lexists(packed):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), packed)
+
+
 def remove_directory(path: Path) -> None:
     """Remove a run's directory, which is no run any more from the first moment."""
     import shutil

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -62,6 +62,22 @@ class BothRoots:
         if self.shared:
             return self._remote().find(run_id) or self._here.find(run_id)
         return self._here.find(run_id) or self._remote().find(run_id)
+
+    # What a listing of many runs asks of a place in which each read is a request
+
+    def prefetch(self, stores: Iterable[Store], names: Sequence[str]) -> None:
+        """Read documents of runs that are not here at the same time."""
+        self._distant().prefetch([one for one in stores if one.directory is None], names)
+
+    def kept_index(self) -> bytes:
+        """Return the index that readers keep there."""
+        return self._distant().kept_index()
+
+    def keep_index(self, data: bytes) -> None:
+        """Nothing: the index of both places is not that of the other one."""
+
+    def _distant(self) -> Any:
+        return self._remote()
 
     def _remote(self) -> StoreRoot:
         if self._there is None:

@@ -31,6 +31,7 @@ from scalable_runs.stores._directory import (
     RESERVE,
     TEMPORARY,
     Directory,
+    check_not_packed,
     remove_directory,
 )
 from scalable_runs.stores.base import (
@@ -133,9 +134,7 @@ class FileStore:
     ) -> None:
         """Make the directory and all its files, or leave nothing."""
         with self._lock:
-            packed = f"{self.path}{schema.PACKED}"
-            if os.path.lexists(packed):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), packed)
+            check_not_packed(self.path)
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             parent = os.open(self.path.parent, OPEN_DIRECTORY)
             try:

@@ -14,6 +14,7 @@ from scalable.cli._commands import CommandError
 from scalable.cli._terminal import echo
 
 if TYPE_CHECKING:
+    from scalable.common.options import Settings
     from scalable_runs.stores.places import StoreSpec
 
 #: A directory of runs, or another place.
@@ -92,21 +93,38 @@ def configured_runs(runs_dir: Runs) -> Runs:
         return runs_dir
     if not manifest and not any(os.environ.get(name, "").strip() for name in _VARIABLES):
         return runs_dir
-    from scalable.common.options import OptionError, resolve
-    from scalable.configured import configured_store
-
-    try:
-        file = configured_store(os.environ)
-        configured = {} if file is None else {"run_store": file}
-        store = resolve({"enabled": False}, None, manifest, configured).run_store
-    except OptionError as error:
-        raise CommandError(f"{error}.") from None
+    store = configured_settings(manifest).run_store
     if store is None or store.type == "buffered":
         return runs_dir
     if store.is_elsewhere:
         return store.beside(runs_dir)
     folder = store.config.get("log_folder")
     return Path(folder) if folder else runs_dir
+
+
+def configured_settings(manifest: Mapping[str, Any] | None = None) -> Settings:
+    """Return the options that variables, the manifest and a configuration file set.
+
+    Parameters
+    ----------
+    manifest
+        Those of the manifest, if they are known; by default that of a session here.
+
+    Raises
+    ------
+    CommandError
+        A value is not allowed.
+    """
+    from scalable.common.options import OptionError, resolve
+    from scalable.configured import configured_store
+
+    given = _manifest_options() if manifest is None else manifest
+    try:
+        file = configured_store(os.environ)
+        configured = {} if file is None else {"run_store": file}
+        return resolve({"enabled": False}, None, given, configured)
+    except OptionError as error:
+        raise CommandError(f"{error}.") from None
 
 
 def _manifest_options() -> Mapping[str, Any]:

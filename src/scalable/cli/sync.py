@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalable.cli._commands import CommandError, deliver_json, json_option
-from scalable.cli._places import Runs, local_runs, runs_option
+from scalable.cli._places import Runs, configured_settings, local_runs, runs_option
 from scalable.cli._runs import open_run
 from scalable.cli._terminal import echo, progress_bar
 
@@ -78,12 +78,7 @@ def _place(to: str | None) -> StoreSpec:
     from scalable_runs.stores.places import PlaceError, copied_to
 
     if to is None:
-        from scalable.common.options import OptionError, resolve
-
-        try:
-            place = resolve({}).copy
-        except OptionError as error:
-            raise CommandError(str(error)) from None
+        place = configured_settings().copy
         if place is None:
             raise CommandError(
                 "There is no place to copy runs to: name it by --to or SCALABLE_RUNS_DIR_REMOTE."
