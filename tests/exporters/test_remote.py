@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from exporters.remote_world import (
     lost_connection,
     shipper,
 )
-from exporters.store_world import RUN_ID, create, run_document
+from exporters.store_world import RUN_ID, create, create_shared, run_document
 from run_builder import RunBuilder, eventful
 from scalable.analysis import load_report, render_json
 from scalable_runs.reader import RunReader, find_runs, resolve_run
@@ -33,7 +35,8 @@ from scalable_runs.remote.position import OtherRunError
 from scalable_runs.remote.root import RemoteRoot
 from scalable_runs.remote.shipper import sync
 from scalable_runs.remote.store import RemoteStore
-from scalable_runs.schema import JOURNALS, TASKS, WRITERS
+from scalable_runs.remote.syncing import sync_run
+from scalable_runs.schema import FAILURES, JOURNALS, TASKS, WRITERS
 from scalable_runs.stores.file import FileStore
 from scalable_runs.stores.memory_objects import MemoryObjects
 from scalable_runs.stores.run_store import Object
@@ -264,6 +267,127 @@ def test_an_older_run_json_does_not_stay(tmp_path: Path):
     objects.before = close
     assert sync(shipper(objects, writer.path)).complete
     assert everything(RemoteStore(objects, RUN_ID)) == everything(writer.path)
+
+
+def test_what_only_chunks_have_stays_there(tmp_path: Path):
+    """A file was removed here after it was copied: no later copy takes its lines away there."""
+    writer = create(tmp_path)
+    fill(writer, 1, 50)
+    assert writer.sync(10)
+    objects = MemoryObjects()
+    shipper(objects, writer.path, role="recorder").ship()
+    lines = (writer.path / FAILURES).read_bytes()
+    writer.close(status="completed")
+    (writer.path / FAILURES).unlink()
+    for _ in range(3):
+        sync(shipper(objects, writer.path))
+        assert b"".join(RemoteStore(objects, RUN_ID).read(FAILURES)) == lines
+
+
+def test_a_plain_file_that_is_damaged_does_not_cost_the_chunks(tmp_path: Path):
+    """All sizes are right and run.json is there, but no chunk was deleted yet."""
+    writer = create(tmp_path)
+    fill(writer, 1, 50)
+    assert writer.sync(10)
+    objects = Counting()
+    shipper(objects, writer.path, role="recorder").ship()
+    writer.close(status="completed")
+
+    def kill(verb: str, key: str) -> None:
+        if verb == "delete" and "/chunks/" in key:
+            raise Killed
+
+    objects.before = kill
+    with pytest.raises(Killed):
+        sync(shipper(objects, writer.path))
+    objects.before = lambda verb, key: None
+    objects.put(f"{RUN_ID}/{TASKS}", bytes((writer.path / TASKS).stat().st_size))
+    assert sync(shipper(objects, writer.path)).complete
+    assert objects.get(f"{RUN_ID}/{TASKS}") == (writer.path / TASKS).read_bytes()
+    assert not list(objects.list(f"{RUN_ID}/chunks/"))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_each_step_of_the_end(tmp_path: Path, moment: str):
+    """A reader finds all lines at any moment, and a later copy ends what was begun."""
+    writer = create(tmp_path)
+    fill(writer, 1, 50)
+    assert writer.sync(10)
+    objects = Counting()
+    recorder = shipper(objects, writer.path, role="recorder")
+    recorder.ship()
+    start = list(objects.inner.list())
+    begun = {entry.key: objects.inner.get(entry.key) for entry in start}
+    fill(writer, 50, 60)
+    writer.close({"counts": {}}, status="completed")
+    found = everything(writer.path)
+    step, is_killed = 0, True
+    while is_killed:
+        objects.inner = MemoryObjects()
+        for key, data in begun.items():
+            objects.inner.put(key, data)
+        count = iter(range(step, -1, -1))
+
+        def kill(verb: str, key: str, count: Iterator[int] = count) -> None:
+            if next(count, 1) == 0:
+                raise Killed
+
+        recorder = shipper(objects, writer.path, role="recorder")
+        setattr(objects, moment, kill)
+        try:
+            assert recorder.finish()
+            is_killed = False
+        except Killed:
+            pass
+        objects.before = objects.after = lambda verb, key: None
+        there = everything(RemoteStore(objects, RUN_ID))
+        numbers = [record["seq"] for record in there["records"][TASKS]]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len(numbers) >= 49
+        assert sync(shipper(objects, writer.path)).complete
+        assert everything(RemoteStore(objects, RUN_ID)) == found
+        assert not list(objects.list(f"{RUN_ID}/chunks/"))
+        step += 1
+    assert step > 30
+
+
+@pytest.mark.parametrize("name", [b"a\\b.log", b"a\xff.log", b"a\\b.jsonl", b"chunks"])
+def test_a_name_that_no_object_can_have_does_not_hold_up_the_rest(tmp_path: Path, name: bytes):
+    path = closed_run(tmp_path)
+    Path(os.fsdecode(bytes(path) + b"/" + name)).write_text("{}\n")
+    objects = MemoryObjects()
+    copy = shipper(objects, path)
+    assert sync(copy).complete
+    assert len(copy.problems) == (name != b"chunks")
+    for problem in copy.problems:
+        assert "is not copied" in problem
+        assert problem.isprintable()
+
+
+def test_it_is_said_that_too_many_files_are_beside_the_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("scalable_runs.remote.local_files.MAX_ATTACHMENTS", 2)
+    path = closed_run(tmp_path)
+    for number in range(3):
+        (path / f"{number}.log").write_text("x")
+    copy = shipper(MemoryObjects(), path)
+    assert sync(copy).complete
+    assert copy.problems == ["only 2 of 3 files beside the journals are copied"]
+
+
+def test_a_run_with_several_writers_that_was_closed_is_complete_there(tmp_path: Path):
+    writers = [create_shared(tmp_path, name) for name in ("rank-0", "rank-1")]
+    run, objects = FileStore(tmp_path / RUN_ID), MemoryObjects()
+    for number, writer in enumerate(writers):
+        fill(writer, number * 100 + 1, number * 100 + 50)
+        assert writer.sync(10)
+        assert not sync_run(objects, run).complete
+        writer.close(status="completed", finished_at="2026-11-21T16:34:03.000000Z")
+    for _ in range(2):
+        assert sync_run(objects, run).complete
+        assert everything(RemoteStore(objects, RUN_ID)) == everything(run.path)
+    assert everything(run.path)["summary"] is not None
 
 
 # -- faults ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 
 from scalable_runs.remote.compression import compressed, decompressed
-from scalable_runs.stores.base import is_inside
+from scalable_runs.stores.run_store import is_key
 
 #: Compressed bytes at which a chunk is full.
 FULL: Final = 8 * 1024 * 1024
@@ -249,7 +249,7 @@ def parse_header(beginning: bytes, size: int) -> Header:
 
 def is_file(name: str) -> bool:
     """Whether a chunk may hold lines of a file of that name."""
-    return name.endswith(".jsonl") and "/" not in name and is_inside(name) and name.isprintable()
+    return name.endswith(".jsonl") and "/" not in name and is_key(name) and name.isprintable()
 
 
 def _are_ends(ends: Any) -> bool:

@@ -12,6 +12,7 @@ from scalable_runs import schema
 from scalable_runs.remote.chunks import MAX_PIECE, PIECE, is_file
 from scalable_runs.remote.keys import CHUNKS, STATE
 from scalable_runs.stores.base import Hole, Store, joined
+from scalable_runs.stores.run_store import is_key
 
 #: Documents that are brought once, and again where they have changed.
 DOCUMENTS: Final = (schema.OWNER, schema.MANIFEST, schema.PLAN, schema.LOCK)
@@ -32,10 +33,16 @@ class LocalFiles:
     ----------
     store
         The store of the run, or of a writer's part.
+
+    Attributes
+    ----------
+    left_out
+        Sentences about attachments that cannot be copied, by what they are about.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.left_out: dict[str, str] = {}
 
     def journals(self) -> list[str]:
         """Return the names of all files of lines, those of `tasks.jsonl` last.
@@ -105,11 +112,20 @@ class LocalFiles:
                 relative = name if inside == "." else f"{inside}/{name}"
                 if name.startswith(".") or relative in _NOT_ATTACHED or relative in journals:
                     continue
+                if not is_key(relative):
+                    self.left_out[relative] = f"{relative!r} is not copied: no object has that name"
+                    continue
                 with suppress(OSError):  # it is gone meanwhile
                     entry = os.lstat(os.path.join(folder, name))  # noqa: PTH118
                     if stat.S_ISREG(entry.st_mode):
                         found.append((relative, entry.st_size, entry.st_mtime))
+        if len(found) > MAX_ATTACHMENTS:
+            self.left_out[""] = (
+                f"only {MAX_ATTACHMENTS} of {len(found)} files beside the journals are copied"
+            )
         return sorted(found)[:MAX_ATTACHMENTS]
 
 
-_NOT_ATTACHED: Final = frozenset({*DOCUMENTS, schema.RUN, schema.SUMMARY, STATE})
+_NOT_ATTACHED: Final = frozenset(
+    {*DOCUMENTS, schema.RUN, schema.SUMMARY, STATE, CHUNKS, schema.WRITERS}
+)

@@ -112,7 +112,7 @@ class Shipper:
     @property
     def problems(self) -> list[str]:
         """Sentences about files that cannot be copied."""
-        return list(self._problems.values())
+        return [*self._problems.values(), *self.files.left_out.values()]
 
     @property
     def missing(self) -> int:
@@ -146,9 +146,8 @@ class Shipper:
         OSError
             The place does not answer; the next call goes on where this one stopped.
         """
-        if self._role == "sync" and self.is_complete():
+        if self._role == "sync" and self.is_complete() and not self._has_chunks():
             self._has_all = True
-            delete_all(self._store, self.keys)
             return True
         run = self.files.document(schema.RUN)
         if run is None or not is_final(run):
@@ -189,6 +188,11 @@ class Shipper:
                 return False
         return self._store.get(self.keys.files + schema.RUN) == run
 
+    def finish_shared(self) -> None:
+        """Bring what is last of a run with several writers, whose parts are there and closed."""
+        self._put_document(schema.SUMMARY, self.files.document(schema.SUMMARY))
+        self._has_all = True
+
     def state(self, error: str = "") -> CopyState:
         """Return what the copy lacks, as far as this shipper knows."""
         missing = 0 if self._has_all else self.missing
@@ -223,6 +227,10 @@ class Shipper:
 
     def _there(self) -> dict[str, Object]:
         return dict(self.keys.files_of(self._store.list(self.keys.files)))
+
+    def _has_chunks(self) -> bool:
+        # They are deleted only after each file was read back: equal sizes are not enough.
+        return bool(self.keys.chunks_of(self._store.list(self.keys.chunks)))
 
     def _put_lines(self) -> None:
         position = self._position or Position()

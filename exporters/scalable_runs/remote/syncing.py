@@ -43,13 +43,17 @@ def sync_run(
     """
     run_id = Path(run.location).name
     # The run's own documents are last: with them it is closed.
-    stores: list[tuple[str | None, Store]] = [*run.parts().items(), (None, run)]
+    parts = run.parts()
+    stores: list[tuple[str | None, Store]] = [*parts.items(), (None, run)]
     states: list[CopyState] = []
     for writer, store in stores:
         shipper = Shipper(objects, store, run_id=run_id, writer=writer, compress=compress)
         shipper.progress = progress
         try:
             state = sync(shipper)
+            if parts and writer is None and all(state.complete for state in states):
+                shipper.finish_shared()
+                state = shipper.state()
         except SupersededError as error:
             state = shipper.state(str(error))
         except OSError as error:
