@@ -182,10 +182,10 @@ class JournalScan:
         if not stripped.strip():
             return None
         problems.nul_bytes += stripped.count(b"\0")
-        if is_end and not self._is_live:
-            problems.torn += 1
-        else:
+        if not is_end:
             problems.broken += 1
+        elif not self._is_live:
+            problems.torn += 1
         return None
 
     def _lines(self, name: str, mark: JournalMark) -> Iterator[tuple[list[bytes], bool]]:
