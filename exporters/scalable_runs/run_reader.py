@@ -92,7 +92,8 @@ class RunReader:
         self._wait = wait
         self.problems: dict[str, FileProblems] = {}
         self.document: dict[str, Any] = self._read_document(schema.RUN, schema.RunDocument) or {}
-        if not getattr(self.store, "reads_are_requests", False):
+        self._is_copy = bool(getattr(self.store, "reads_are_requests", False))
+        if not self._is_copy:
             # Only an open run needs it, but what is damaged is told.
             _ = self.owner
         if "writers" in self.document:
@@ -104,6 +105,9 @@ class RunReader:
         self._own_marks = self.marks()
         if writer is None:
             self.parts = self._find_parts()
+        if self.parts and self._is_copy and schema.RUN not in self.store.names():
+            # Each writer copies its own part alone, and the parts say what the run is.
+            self.problems.pop(schema.RUN, None)
         if not self.parts:
             self.started_at: datetime | None = parse_time(self.document.get("started_at"))
             self.finished_at: datetime | None = parse_time(self.document.get("finished_at"))
