@@ -237,21 +237,21 @@ def contradiction(summary: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     run
         run.json, whose marks have the numbers of lines.
     """
-    of_run, run_id = cast("dict[str, Any]", summary.get("run") or {}), run.get("run_id")
+    of_run, run_id = _mapping(summary.get("run")), run.get("run_id")
     if run_id is not None and of_run.get("run_id", run_id) != run_id:
         return f"it is the summary of another run, {of_run.get('run_id')!r}"
     if run.get("writers"):
         return ""  # each writer counts from 1, so the last number is not that of all lines
-    telemetry = cast("dict[str, Any]", run.get("telemetry") or {})
+    telemetry = _mapping(run.get("telemetry"))
     lacks_lines = any(
         telemetry.get(name) for name in ("dropped", "errors", "uncertain", "restarts")
     )
     lines: Counter[str] = Counter()
-    for name, mark in cast("dict[str, Any]", run.get("journal") or {}).items():
+    for name, mark in _mapping(run.get("journal")).items():
         seq = cast("Any", mark).get("seq") if isinstance(mark, dict) else None
         journal = segment_of(name)[0]
         lines[journal] = max(lines[journal], seq if type(seq) is int else 0)
-    counts = cast("dict[str, Any]", summary.get("counts") or {})
+    counts = _mapping(summary.get("counts"))
     for event, journal in FILE_OF.items():
         count = counts.get(f"{event}_events")
         if type(count) is not int or not lines[journal]:
@@ -269,3 +269,8 @@ def _gap(gap: Gap) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A summary of another version is not checked: its fields may be anything."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
