@@ -223,7 +223,8 @@ class RunReader:
         if len(sources) == 1:
             yield from sources[0]._own_records(file, progress)
         else:
-            many = len(sources) if len(sources) > MAX_OPEN else 0
+            opens_files = not getattr(self.store, "reads_are_requests", False)
+            many = len(sources) if opens_files and len(sources) > MAX_OPEN else 0
             yield from by_time([source._own_records(file, progress, many) for source in sources])
         for part in self._parts():
             self._take_problems(part)

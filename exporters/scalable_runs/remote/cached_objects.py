@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 #: Requests at a time.
 _THREADS: Final = 8
-#: Answers of :data:`RANGE` bytes that wait for the reader.
+#: Answers that wait for the reader of one object.
 _AHEAD: Final = 3
 
 
@@ -29,10 +29,18 @@ class CachedObjects:
         The place.
     cache
         What is kept on this machine; None: nothing.
+    at_once
+        Bytes that one request asks for.
+    depth
+        Answers that wait for the reader of an object.
     """
 
-    def __init__(self, store: RunStore, cache: ReadCache | None) -> None:
+    def __init__(
+        self, store: RunStore, cache: ReadCache | None, at_once: int = RANGE, depth: int = _AHEAD
+    ) -> None:
         self.store = store
+        self.at_once = at_once
+        self.depth = depth
         self._cache = cache
         self._pool: ThreadPoolExecutor | None = None
 
@@ -59,10 +67,10 @@ class CachedObjects:
 
     def parts(self, entry: Object, start: int = 0) -> Iterator[bytes]:
         """Yield an object from `start` on; some parts are asked for in advance."""
-        starts = range(start, entry.size, RANGE)
+        starts = range(start, entry.size, self.at_once)
         if len(starts) == 1:
-            return iter((self.get(entry, start, RANGE),))
-        return self.ahead(lambda at: self.get(entry, at, RANGE), starts, _AHEAD)
+            return iter((self.get(entry, start, self.at_once),))
+        return self.ahead(lambda at: self.get(entry, at, self.at_once), starts, self.depth)
 
     def ahead(
         self, call: Callable[[int], T], arguments: Iterable[int], depth: int = _THREADS

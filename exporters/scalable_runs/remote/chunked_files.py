@@ -8,11 +8,9 @@ from typing import Final, NamedTuple
 
 from scalable_runs.remote.cached_objects import CachedObjects
 from scalable_runs.remote.chunks import ChunkName, Header, Piece
-from scalable_runs.remote.objects import BEGINNING, RANGE, ChangedError, read_header
+from scalable_runs.remote.objects import BEGINNING, ChangedError, read_header
 from scalable_runs.stores.run_store import Object
 
-#: Parts that wait for the reader.
-_AHEAD: Final = 3
 #: What a chunk says that cannot be read.
 _NOTHING: Final = Header((), {}, 0)
 
@@ -92,9 +90,9 @@ class ChunkedFiles:
             needed, others = self._needed(file, start)
         except ChunksGoneError:
             raise ChunksGoneError(start) from None
-        parts = list(_joined(needed))
+        parts = list(_joined(needed, self._objects.at_once))
         answers = self._objects.ahead(
-            lambda number: self._data(parts[number]), range(len(parts)), 3
+            lambda number: self._data(parts[number]), range(len(parts)), self._objects.depth
         )
         for part, data in zip(parts, answers, strict=False):
             if data is None:
@@ -175,7 +173,7 @@ class ChunkedFiles:
             return b""
 
 
-def _joined(pieces: Sequence[tuple[Object, Piece]]) -> Iterator[_Part]:
+def _joined(pieces: Sequence[tuple[Object, Piece]], at_once: int) -> Iterator[_Part]:
     """Yield pieces that are neighbours in a chunk together, up to what is read at once."""
     part: _Part | None = None
     for entry, piece in pieces:
@@ -183,7 +181,7 @@ def _joined(pieces: Sequence[tuple[Object, Piece]]) -> Iterator[_Part]:
             part is not None
             and part.entry is entry
             and part.start + part.size == piece.at
-            and part.size + piece.size <= RANGE
+            and part.size + piece.size <= at_once
         ):
             part.pieces.append(piece)
             continue

@@ -22,7 +22,7 @@ from scalable_runs.stores.run_store import is_key
 #: Compressed bytes at which a chunk is full.
 FULL: Final = 8 * 1024 * 1024
 #: Bytes of a file in one piece; only a longer line makes a larger one.
-PIECE: Final = 4 * 1024 * 1024
+PIECE: Final = 1024 * 1024
 #: A longer line is not copied.
 MAX_PIECE: Final = 64 * 1024 * 1024
 #: A larger header is damage.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BytesIO
@@ -19,7 +20,9 @@ from scalable_runs.remote.cached_objects import CachedObjects
 from scalable_runs.remote.chunked_files import ChunkedFiles, ChunksGoneError
 from scalable_runs.remote.compression import decompressed_parts
 from scalable_runs.remote.keys import COMPRESSED, RunKeys, writers_of
+from scalable_runs.remote.objects import RANGE
 from scalable_runs.stores.base import Entry, is_inside
+from scalable_runs.stores.file import BLOCK
 from scalable_runs.stores.read_only import ReadOnly
 from scalable_runs.stores.run_store import Object, RunStore
 
@@ -27,6 +30,11 @@ from scalable_runs.stores.run_store import Object, RunStore
 _MAX_TURNS: Final = 3
 #: Bytes of a document that is read before it is asked for.
 _SMALL: Final = 1024 * 1024
+#: Bytes asked for at once of the parts of a run, of all together and of one at least.
+_OF_ALL_PARTS: Final = 32 * 1024 * 1024
+_LEAST: Final = 64 * 1024
+#: Parts that are looked at at the same time.
+_THREADS: Final = 16
 
 
 class RemoteStore(ReadOnly):
@@ -55,8 +63,6 @@ class RemoteStore(ReadOnly):
     reads_are_requests: Final = True
     #: It has no directory.
     directory: Path | None = None
-    # A run is recorded on this machine, and its copy is brought by a shipper.
-    why: ClassVar[str] = "a copy of a run is not written directly"
 
     def __init__(
         self,
@@ -69,7 +75,6 @@ class RemoteStore(ReadOnly):
     ) -> None:
         self.keys = RunKeys(run_id, writer)
         part = "" if writer is None else f"/{schema.WRITERS}/{writer}"
-        self.directory: Path | None = None
         self.location = f"{objects.location.rstrip('/')}/{run_id}{part}"
         self._objects = objects
         self._cache = cache
@@ -87,12 +92,28 @@ class RemoteStore(ReadOnly):
         if self.keys.writer is not None:
             return {}
         run_id, entries = self.keys.run_id, self._listed()
-        return {
+        parts = {
             writer: RemoteStore(
                 self._objects, run_id, writer=writer, entries=entries, cache=self._cache
             )
             for writer in writers_of(run_id, entries)
         }
+        if len(parts) > 1:
+            # A reader goes through all of them at the same time.
+            at_once = min(RANGE, max(_LEAST, _OF_ALL_PARTS // len(parts)))
+            reader = CachedObjects(self._objects, self._cache, at_once, depth=1)
+            for part in parts.values():
+                part._reader = reader
+            with ThreadPoolExecutor(_THREADS, "scalable-read") as pool:
+                list(pool.map(RemoteStore._look, parts.values()))
+        return parts
+
+    def _look(self) -> None:
+        """Read what tells the state of a part."""
+        self.prefetch(schema.RUN)
+        with suppress(OSError):
+            if self._ends():
+                self.prefetch(schema.OWNER)
 
     def names(self) -> set[str]:
         """Return the names of documents, files and attachments without a folder."""
@@ -138,7 +159,9 @@ class RemoteStore(ReadOnly):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         for _ in range(_MAX_TURNS):
             try:
-                yield from self._read(name, start)
+                for data in self._read(name, start):
+                    for at in range(0, len(data), BLOCK):
+                        yield data[at : at + BLOCK]
                 return
             except ChunksGoneError as error:
                 start = error.position
