@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -621,3 +622,9 @@ def test_the_commands_print_through_one_function_alone() -> None:
                 case _:
                     pass
     assert not found, f"print with scalable.cli._terminal.echo: {found}"
+
+
+def test_each_file_of_tests_has_a_name_of_its_own():
+    """The folders of tests are no packages: two files of one name cannot be collected together."""
+    names = Counter(path.name for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
