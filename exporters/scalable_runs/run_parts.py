@@ -163,6 +163,8 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     for name in one.keys() & other.keys():
         if isinstance(one[name], int) and isinstance(other[name], int):
             both[name] = one[name] + other[name]
+        elif isinstance(one[name], dict) and isinstance(other[name], dict):
+            both[name] = _added(one[name], other[name])
     return both
 
 

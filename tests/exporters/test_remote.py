@@ -395,6 +395,54 @@ def test_a_run_with_several_writers_that_was_closed_is_complete_there(tmp_path: 
     assert everything(run.path)["summary"] is not None
 
 
+def test_what_somebody_removed_there_is_brought_again(tmp_path: Path):
+    writer = create(tmp_path)
+    objects = MemoryObjects()
+    recorder = shipper(objects, writer.path, role="recorder")
+    for first in range(1, 81, 20):
+        fill(writer, first, first + 20)
+        recorder.ship()
+    chunks = list(objects.list(f"{RUN_ID}/chunks/"))
+    assert len(chunks) == 4
+    # A part of the lines: a command finds that out by the names.
+    objects.delete(chunks[1].key)
+    assert sync(shipper(objects, writer.path)).missing_bytes == 0
+    contents(objects, writer.path)
+    # All of the run: a recorder finds that out as well, and goes on.
+    RemoteStore(objects, RUN_ID).delete()
+    for first in (81, 101):
+        fill(writer, first, first + 20)
+        assert writer.sync(10)
+        recorder.ship()
+    contents(objects, writer.path)
+    assert everything(RemoteStore(objects, RUN_ID)) == everything(writer.path)
+    writer.close(status="completed")
+    assert recorder.finish()
+    assert everything(RemoteStore(objects, RUN_ID)) == everything(writer.path)
+
+
+def test_a_command_knows_of_a_recorder_that_began_at_the_same_moment(tmp_path: Path):
+    writer = create(tmp_path)
+    objects = Counting()
+    first = shipper(objects.inner, writer.path, role="recorder")
+    first.ship()
+    successor = shipper(objects.inner, writer.path, role="recorder")
+
+    def begin(verb: str, key: str) -> None:
+        if verb == "create" and "/epoch-" in key:
+            objects.before = lambda verb, key: None
+            successor.ship()
+
+    objects.before = begin
+    shipper(objects, writer.path).ship()
+    fill(writer, 1, 5)
+    assert writer.sync(10)
+    with pytest.raises(SupersededError):
+        first.ship()
+    successor.ship()
+    writer.close()
+
+
 # -- faults ---------------------------------------------------------------------------------------
 
 
@@ -524,7 +572,6 @@ def test_a_last_chunk_that_is_damaged_is_brought_again(tmp_path: Path):
 def test_foreign_objects_and_names_that_lead_elsewhere_are_left_alone(tmp_path: Path):
     writer, objects = live_copy(tmp_path)
     strange = Counting(objects)
-    entries = list(objects.list())
     keys = [
         "../../etc/passwd",
         f"{RUN_ID}/../x",
@@ -534,9 +581,13 @@ def test_foreign_objects_and_names_that_lead_elsewhere_are_left_alone(tmp_path: 
         f"{RUN_ID}/writers/../../y/run.json",
         f"{RUN_ID}//run.json",
     ]
-    listing = sorted(entries + [Object(key, 10, 0.0, "1") for key in keys])
+    foreign = [Object(key, 10, 0.0, "1") for key in keys]
     strange.list = lambda prefix="", after="": iter(  # type: ignore[method-assign]
-        [one for one in listing if one.key.startswith(prefix) and one.key > after]
+        [
+            one
+            for one in sorted([*objects.list(), *foreign])
+            if one.key.startswith(prefix) and one.key > after
+        ]
     )
     assert everything(RemoteStore(strange, RUN_ID)) == everything(RemoteStore(objects, RUN_ID))
     assert RemoteRoot(strange).ids() == [RUN_ID]

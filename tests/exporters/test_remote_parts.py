@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from exporters.store_world import RUN_ID, run_document, task
 from scalable_runs.reader import RunReader
 from scalable_runs.remote.shipper import Shipper
 from scalable_runs.remote.store import RemoteStore
+from scalable_runs.run_parts import combined
 from scalable_runs.schema import TASKS, WRITERS
 from scalable_runs.stores.file import FileStore
 from scalable_runs.stores.memory_objects import MemoryObjects
@@ -77,3 +79,13 @@ def test_the_state_of_all_parts_is_asked_for_at_the_same_time(tmp_path: Path):
     objects.keys.clear()
     assert RunReader(RemoteStore(objects, RUN_ID)).status == "completed"
     assert [verb for verb, _ in objects.keys] == ["list", *["get"] * 4]
+
+
+def test_what_the_copies_of_all_parts_lack_is_added_up():
+    def run(**remote: int | str) -> dict[str, Any]:
+        return {"telemetry": {"remote": {"s3://bucket/runs": remote}}}
+
+    parts = {"a": run(missing_bytes=2, errors=1), "b": run(missing_bytes=3, error="no answer")}
+    made = combined({}, parts, {})
+    remote = {"missing_bytes": 5, "errors": 1, "error": "no answer"}
+    assert made["telemetry"]["remote"] == {"s3://bucket/runs": remote}

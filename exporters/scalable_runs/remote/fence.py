@@ -21,6 +21,8 @@ from scalable_runs.stores.run_store import RunStore
 Role = Literal["recorder", "sync"]
 
 _MAX_CONTENT: Final = 4096
+#: Others that take an epoch at the same moment.
+_MAX_TRIES: Final = 1_000
 
 
 class SupersededError(OSError):
@@ -66,18 +68,21 @@ class Fence:
             The place does not answer.
         """
         check_once(self._store)
-        epochs = self._epochs()
-        number = max(epochs, default=0) + 1
-        recorder = self._recorder_of(max(epochs)) if epochs else 0
-        while True:
+        number = 0
+        for _ in range(_MAX_TRIES):
+            epochs = self._epochs()
+            highest = max(epochs, default=0)
+            number = max(number, highest) + 1
+            is_recorder = self._role == "recorder"
             about = {
-                "recorder": number if self._role == "recorder" else recorder,
+                "recorder": number if is_recorder else self._recorder_of(highest),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
             }
             if self._store.create(self._keys.epoch(number), orjson.dumps(about)):
                 break
-            number += 1
+        else:
+            raise OSError(f"{self._store.location} says of every new object that it exists")
         self._epoch = number
         for epoch in epochs:
             self._store.delete(self._keys.epoch(epoch))
@@ -88,7 +93,8 @@ class Fence:
         Parameters
         ----------
         taken_over
-            Called where a command has come meanwhile and this is a recorder, which goes on.
+            Called where a command has come meanwhile and this is a recorder, which goes on, or
+            where somebody has removed what was there.
 
         Raises
         ------
@@ -98,7 +104,11 @@ class Fence:
             The place does not answer.
         """
         highest = max(self._epochs(), default=0)
-        if highest <= self._epoch:
+        if highest == self._epoch:
+            return
+        if highest < self._epoch:
+            taken_over()
+            self.take()
             return
         if self._role == "sync" or self._recorder_of(highest) > self._epoch:
             raise SupersededError("another process copies this run now")
@@ -111,6 +121,8 @@ class Fence:
 
     def _recorder_of(self, epoch: int) -> int:
         """Return the last epoch of a recorder, as the taker of another one knew it."""
+        if not epoch:
+            return 0
         try:
             content: Any = orjson.loads(
                 self._store.get(self._keys.epoch(epoch), length=_MAX_CONTENT)

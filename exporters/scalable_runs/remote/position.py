@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Final
 
-from scalable_runs.remote.chunks import Header
+from scalable_runs.remote.chunks import ChunkName, Header
 from scalable_runs.remote.keys import RunKeys
 from scalable_runs.remote.local_files import LocalFiles
 from scalable_runs.remote.objects import read_header
@@ -46,7 +46,9 @@ class Position:
 
 
 def find_position(store: RunStore, keys: RunKeys, files: LocalFiles) -> Position:
-    """Return what the last good chunk says: each was put when all before it was there.
+    """Return what the last good chunk says that has all before it in the place.
+
+    Each was put when that was so, but somebody may have removed some since.
 
     Raises
     ------
@@ -56,6 +58,8 @@ def find_position(store: RunStore, keys: RunKeys, files: LocalFiles) -> Position
         The place cannot be read.
     """
     found = keys.chunks_of(store.list(keys.chunks))
+    end = _end_of_first(name for name, _ in found)
+    found = [(name, entry) for name, entry in found if name.last <= end]
     for name, entry in islice(reversed(found), _MAX_DAMAGED):
         try:
             header = read_header(partial(store.get, entry.key), entry.size)
@@ -68,6 +72,16 @@ def find_position(store: RunStore, keys: RunKeys, files: LocalFiles) -> Position
             "those of this directory, which may have been made anew"
         )
     return Position()
+
+
+def _end_of_first(names: Iterable[ChunkName]) -> int:
+    """Return the last line up to which no line is missing."""
+    end = 0
+    for name in sorted(names):
+        if name.first > end + 1:
+            break
+        end = max(end, name.last)
+    return end
 
 
 def is_of(header: Header, files: LocalFiles) -> bool:
