@@ -196,11 +196,24 @@ class _Table:
         self._reader = reader
         self._journal = journal
         self._progress = progress
-        self.columns = _columns(journal, reader.records(journal, progress=progress))
+        self._count = 0
+        self.columns = _columns(journal, self._counted())
+
+    def _counted(self) -> Iterator[Any]:
+        for record in self._reader.records(self._journal, progress=self._progress):
+            self._count += 1
+            yield record
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """The rows, some thousands at a time."""
-        rows = iter(self._reader.records(self._journal, progress=self._progress))
+        """The rows, some thousands at a time; without those that came after the first reading.
+
+        Raises
+        ------
+        OSError
+            The run cannot be read, or another writer's records came between.
+        """
+        records = self._reader.records(self._journal, progress=self._progress)
+        rows = islice(records, self._count)
         while batch := [_row(record, self.columns) for record in islice(rows, _ROWS)]:
             yield batch
 
@@ -271,7 +284,9 @@ def _column(value: Any) -> Column:
 def _row(record: Any, columns: Mapping[str, Column]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in record.items():
-        column = columns[name]
+        column = columns.get(name)
+        if column is None:
+            raise OSError("the run went on while it was read: repeat this, or wait for its end")
         if value is None:
             pass
         elif column == "time":

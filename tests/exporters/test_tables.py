@@ -152,3 +152,25 @@ def test_a_missing_library_is_named_with_its_extra(
     assert result.exit_code == 1
     assert f"scalable-otel[{extra}]" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_goes_on_while_it_is_converted(tmp_path: Path) -> None:
+    """The rows are those of the first reading, whose columns are known."""
+    writer = create(tmp_path / "runs")
+    writer.append(TASKS, [task(1), task(2)])
+    writer.flush()
+    calls: list[int] = []
+
+    def go_on(length: int) -> None:
+        calls.append(length)
+        if len(calls) == 2:
+            writer.append(TASKS, [{**task(3), "unheard_of": 1}])
+            writer.flush()
+
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (path,) = write_csv(RunReader(writer.path), folder, go_on)
+    assert len(calls) > 2
+    with path.open(encoding="utf-8", newline="") as file:
+        assert [row["task_id"] for row in csv.DictReader(file)] == ["inc-1", "inc-2"]
+    writer.close()
