@@ -33,7 +33,7 @@ from scalable_runs.run_parts import (
 )
 from scalable_runs.scan import JournalScan
 from scalable_runs.schema import JournalMark, Record, RunStatus
-from scalable_runs.stores.base import Store, joined
+from scalable_runs.stores.base import Store, joined, place_of
 from scalable_runs.stores.file import FileStore
 
 #: A recorder that cannot be observed from here is considered dead after this much silence.
@@ -126,7 +126,7 @@ class RunReader:
     @property
     def place(self) -> Path | str:
         """The run's directory, or where it is, for people."""
-        return self.path if self.store.directory is not None else self.store.location
+        return place_of(self.store)
 
     @property
     def is_live(self) -> bool:

@@ -38,6 +38,7 @@ from scalable_runs.remote.shipper import sync
 from scalable_runs.remote.store import RemoteStore
 from scalable_runs.remote.syncing import sync_run
 from scalable_runs.schema import FAILURES, JOURNALS, TASKS, WRITERS
+from scalable_runs.stores.base import place_of
 from scalable_runs.stores.file import FileStore
 from scalable_runs.stores.memory_objects import MemoryObjects
 from scalable_runs.stores.run_store import Object
@@ -207,6 +208,23 @@ def test_a_run_with_several_writers_is_read_by_parts(tmp_path: Path):
     assert list(found.pop("problems")) == [schema.RUN]
     assert there.pop("problems") == {}
     assert there == found
+    assert sync_run(objects, FileStore(run)).complete
+
+
+def test_a_closed_run_of_several_writers_is_found_by_any_name(tmp_path: Path):
+    # Its chunks are gone, and nobody but `scalable sync` copies the run.json of the whole.
+    objects = MemoryObjects()
+    objects.create("array-1/writers/rank-0/run.json", b"{}")
+    assert RemoteRoot(objects).ids() == ["array-1"]
+
+
+def test_the_name_of_a_run_follows_that_of_its_place():
+    class Elsewhere(MemoryObjects):
+        address = "s3://bucket/runs"
+
+    store = RemoteStore(Elsewhere(), RUN_ID)
+    assert store.location == f"s3://bucket/runs/{RUN_ID}"
+    assert place_of(store) == store.location
 
 
 def test_two_shippers_of_one_run_do_no_harm(tmp_path: Path):

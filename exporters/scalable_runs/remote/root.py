@@ -159,4 +159,7 @@ def _is_run(run_id: str, entries: list[Object]) -> bool:
             return True
         if name.partition("/")[0] in (CHUNKS, schema.WRITERS) and name.endswith(".jsonl.zst"):
             return True
+        # A closed part has no chunks any more.
+        if name.startswith(f"{schema.WRITERS}/") and name.endswith(f"/{schema.RUN}"):
+            return True
     return False

@@ -75,7 +75,7 @@ class RemoteStore(ReadOnly):
     ) -> None:
         self.keys = RunKeys(run_id, writer)
         part = "" if writer is None else f"/{schema.WRITERS}/{writer}"
-        self.location = f"{objects.location.rstrip('/')}/{run_id}{part}"
+        self.location = f"{objects.address.rstrip('/')}/{run_id}{part}"
         self._objects = objects
         self._cache = cache
         self._reader = CachedObjects(objects, cache)

@@ -60,11 +60,13 @@ def sync_run(
             state = shipper.state(error.strerror or str(error))
         problems = "; ".join(filter(None, (state.error, *shipper.problems)))
         states.append(replace(state, error=problems))
+    error = "; ".join(dict.fromkeys(state.error for state in states if state.error))
     state = replace(
         states[-1],
-        complete=all(state.complete for state in states),
+        # The run.json of several writers is written once, at the start: their own say the end.
+        complete=not error and all(state.complete for state in states[:-1] or states),
         missing_bytes=sum(state.missing_bytes for state in states),
-        error="; ".join(dict.fromkeys(state.error for state in states if state.error)),
+        error=error,
     )
     Shipper(objects, run, run_id=run_id).note_state(state)
     return state

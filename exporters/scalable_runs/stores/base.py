@@ -339,3 +339,8 @@ class StoreRoot(Protocol):
     def find(self, run_id: str) -> Store | None:
         """Return the store of a run, also of a broken one; None if nothing has that name."""
         ...
+
+
+def place_of(store: Store) -> Path | str:
+    """Return the directory of a run, or the name of its place if it has none: a URL is no path."""
+    return store.location if store.directory is None else Path(store.location)

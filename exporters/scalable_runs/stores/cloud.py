@@ -118,12 +118,18 @@ class CloudObjects(RunStore):
         self._request_timeout = min(_REQUEST_TIMEOUT, config.timeout / 2)
         self._closed = threading.Event()
         self._pid = os.getpid()
-        self.location = f"{self.scheme}://{self._bucket}/{config.folder}".rstrip("/")
+        self._address = f"{self.scheme}://{self._bucket}/{config.folder}".rstrip("/")
+        self.location = self._address
         endpoint = self._endpoint(config)
         if endpoint:
             self.location += f" at {_shown(endpoint)}"
         self._library = _obstore()
         self._objects = self._opened(config, endpoint)
+
+    @property
+    def address(self) -> str:
+        """The URL, without the endpoint that :attr:`location` tells as well."""
+        return self._address
 
     def _opened(self, config: CloudConfig, endpoint: str) -> ObjectStore:
         # Each attempt is one request: the attempts are counted and bounded here.

@@ -127,6 +127,11 @@ class RunStore(ABC):
     #: Names the place for people; contains no secret.
     location: str
 
+    @property
+    def address(self) -> str:
+        """What the names of runs are joined to, for people; the same as `location` most often."""
+        return self.location
+
     @abstractmethod
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return the content of an object, or a part of it.

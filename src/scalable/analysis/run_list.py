@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -18,7 +17,7 @@ from scalable_runs._process import EXIT_TIMEOUT
 from scalable_runs.plain import parse_time
 from scalable_runs.reader import RunReader, find_stores, started
 from scalable_runs.schema import RUN, RUN_STATUSES, SCHEMA_VERSION, SUMMARY
-from scalable_runs.stores.base import Store, StoreRoot, joined
+from scalable_runs.stores.base import Store, StoreRoot, joined, place_of
 
 #: Counts the tasks of runs.
 Count: TypeAlias = Callable[[Iterable[RunReader]], Iterable[Overview]]
@@ -121,7 +120,7 @@ class _Listing:
     def _run(self, name: str, store: Store) -> Overview:
         stamp = _stamp(store)
         if stamp is not None and (found := self._index.get(name, stamp)) is not None:
-            return replace(found, path=Path(store.location))
+            return replace(found, path=place_of(store))
         if stamp is not None and not store.parts():
             self._stamps[name] = stamp
             if (found := _ended(store, name)) is not None:
@@ -222,7 +221,7 @@ def _ended(store: Store, run_id: str) -> Overview | None:
         return None
     return Overview(
         run_id=run_id,
-        path=Path(store.location),
+        path=place_of(store),
         project=project,
         status=status,
         started_at=begun,
