@@ -170,7 +170,7 @@ def test_a_run_that_goes_on_while_it_is_converted(tmp_path: Path) -> None:
     folder = tmp_path / "tables"
     folder.mkdir()
     (path,) = write_csv(RunReader(writer.path), folder, go_on)
-    assert len(calls) > 2
+    assert len(calls) >= 2
     with path.open(encoding="utf-8", newline="") as file:
         assert [row["task_id"] for row in csv.DictReader(file)] == ["inc-1", "inc-2"]
     writer.close()
