@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tarfile
 from contextlib import suppress
@@ -19,6 +20,7 @@ from store_world import create, task
 from run_builder import RunBuilder, at, eventful, life
 from scalable.cli import cli
 from scalable_runs.reader import RunReader, find_runs, resolve_run
+from scalable_runs.remote.compression import compressed
 from scalable_runs.schema import TASKS
 from scalable_runs.stores.file import FileRoot, FileStore
 from scalable_runs.writer import RunWriter
@@ -256,3 +258,37 @@ def test_a_packed_run_without_zstandard_names_the_extra(
     result = scalable("report", "--runs-dir", str(run.parent))
     assert result.exit_code == 1
     assert "scalable-otel[store]" in result.output
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [1],
+        None,
+        {"run.json": 5},
+        {"run.json": ["x", 1.0, None, [["a", "b", "c"]]]},
+        {"run.json": [3, "x", None, [[0, 10, 3]]]},
+        {"run.json": [3.0, 1, None, [[0.0, 10.0, 3.0]]]},
+        {"tasks.jsonl": [3, None, None, [[0, 10, 3]]]},
+    ],
+)
+def test_an_index_that_is_none_is_no_more_than_a_damaged_run(run: Path, index: Any) -> None:
+    path = packing.pack(run)
+    text = json.dumps(index).encode()
+    packed = compressed(text)
+    end = struct.pack("<II8s", len(packed), len(text), b"scalabl1")
+    path.write_bytes(path.read_bytes()[:500] + packed + end)
+    (found,) = find_runs(path.parent)
+    assert found.summary() is None
+    assert [list(found.records(file)) for file in found.files()] in ([], [[]])
+
+
+@pytest.mark.parametrize("content", [b"x" * 3000, b"", b"\x28\xb5\x2f\xfd" + b"\xff" * 100])
+def test_a_file_that_only_has_the_name_of_a_packed_run(run: Path, content: bytes) -> None:
+    """It must not end commands that read all runs of a directory."""
+    path = packing.pack(run)
+    path.write_bytes(content)
+    (found,) = find_runs(path.parent)
+    assert "cannot be read" in str(found.problems["run.json"].sentences())
+    with pytest.raises(OSError, match="cannot be read"):
+        packing.unpack(path)

@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import orjson
 
@@ -227,9 +227,11 @@ def _index_of(file: BinaryIO) -> dict[str, Member] | None:
     if magic != _MAGIC or length > size - _END.size or whole > _MAX_INDEX:
         return None
     file.seek(size - _END.size - length)
-    rows: dict[str, Any] = orjson.loads(decompressed(file.read(length), whole))
+    rows: Any = orjson.loads(decompressed(file.read(length), whole))
+    if not isinstance(rows, dict):
+        raise ValueError("its index is damaged")
     members: dict[str, Member] = {}
-    for name, (member_size, modified, crc32, blocks) in rows.items():
+    for name, (member_size, modified, crc32, blocks) in cast("dict[str, Any]", rows).items():
         member = Member(member_size, modified, crc32, tuple((a, b, c) for a, b, c in blocks))
         if is_inside(name) and _fits(member, size):
             members[name] = member
@@ -238,8 +240,11 @@ def _index_of(file: BinaryIO) -> dict[str, Member] | None:
 
 def _fits(member: Member, size: int) -> bool:
     """Whether an index says nothing about a member that cannot be."""
+    numbers = [member.size, *(number for block in member.blocks for number in block)]
     return (
-        sum(length for _, _, length in member.blocks) == member.size
+        all(type(number) is int for number in numbers)
+        and type(member.modified) in (int, float)
+        and sum(length for _, _, length in member.blocks) == member.size
         and all(
             start >= 0 and length > 0 and start + length <= size
             for start, length, _ in member.blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 #: How to install what copies of runs need.
 EXTRA: Final = "pip install 'scalable-otel[store]'"
@@ -83,9 +83,26 @@ def decompressed_parts(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def stream(file: BinaryIO) -> BinaryIO:
-    """Return a file that reads the content of frames that follow one another in another file."""
-    reader: BinaryIO = _zstandard().ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return reader
+    """Return a file that reads the content of frames that follow one another in another file.
+
+    Its `read` raises ValueError if they are not zstd frames.
+    """
+    return cast("BinaryIO", _Frames(file))
+
+
+class _Frames:
+    """A file for a reader of it, which need not know the library's errors."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        zstandard = _zstandard()
+        self._reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        self._error: type[Exception] = zstandard.ZstdError
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._reader.read(size)
+        except self._error as error:
+            raise ValueError(f"not a zstd frame: {error}") from None
 
 
 class _Parts:

@@ -63,8 +63,7 @@ def sync_run(
     error = "; ".join(dict.fromkeys(state.error for state in states if state.error))
     state = replace(
         states[-1],
-        # The run.json of several writers is written once, at the start: their own say the end.
-        complete=not error and all(state.complete for state in states[:-1] or states),
+        complete=not error and all(state.complete for state in states),
         missing_bytes=sum(state.missing_bytes for state in states),
         error=error,
     )
