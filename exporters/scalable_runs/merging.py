@@ -26,6 +26,7 @@ from scalable_runs.journal import Segment
 from scalable_runs.run_reader import RunReader
 from scalable_runs.schema import JournalMark, Record
 from scalable_runs.stores._directory import OPEN_DIRECTORY
+from scalable_runs.stores.base import place_of
 from scalable_runs.stores.file import FileStore
 from scalable_runs.summary import RunSummary
 
@@ -94,12 +95,12 @@ def merge(
     """
     here = reader.store.directory
     place = here if to is None else Path(to) / reader.run_id
-    if place is None:
-        raise MergeError(f"{reader.store.location} is no directory: name one by --to")
     merged = tuple(reader.document.get("merged") or ())
+    if to is None and not reader.parts and not merged:
+        raise MergeError(f"{reader.run_id} was written by one program: it is merged as it is")
+    if place is None:
+        raise MergeError(f"{place_of(reader.store)} is no directory: name one by --to")
     if to is None and not reader.parts:
-        if not merged:
-            raise MergeError(f"{reader.run_id} was written by one program: it is merged as it is")
         # A merge that was killed may have left them.
         return Merged(place, merged, 0, _remove_parts(place, merged), changed=False)
     if reader.is_live:

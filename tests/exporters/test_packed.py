@@ -92,6 +92,17 @@ def test_a_packed_run_answers_as_its_directory_did_and_comes_back(run: Path) -> 
     assert content(run) == files
 
 
+def test_commands_name_the_file_of_a_packed_run(run: Path) -> None:
+    packed = packing.pack(run)
+    runs_dir = ("--runs-dir", str(run.parent))
+    assert str(packed) in scalable("report", *runs_dir).output
+    (listed,) = json.loads(scalable("runs", "--json", *runs_dir).stdout)
+    assert listed["path"] == str(packed)
+    result = scalable("clean", "--keep", "0", "--yes", "--json", *runs_dir)
+    assert json.loads(result.stdout) == {"chosen": [RUN], "removed": [RUN], "failed": {}}
+    assert not packed.exists()
+
+
 def test_a_file_is_read_from_any_byte(run: Path) -> None:
     whole = (run / TASKS).read_bytes()
     assert len(whole) > 5_000_000  # more than a block

@@ -131,7 +131,7 @@ def test_a_storage_that_does_not_answer_is_one_sentence(monkeypatch, tmp_path):
     for arguments in (["report"], ["runs"], ["report", "run-2026"]):
         result = scalable(*arguments, "--runs-dir", url)
         assert result.exit_code == 1
-        assert "s3://bucket/runs at 127.0.0.1 cannot be read: " in result.stderr
+        assert result.stderr.count("s3://bucket/runs") == 1
         assert "internal error" not in result.stderr
 
 

@@ -19,7 +19,7 @@ def _zstandard() -> ModuleType:
     try:
         import zstandard
     except ImportError:
-        raise ImportError(f"copies of runs need the package zstandard: {EXTRA}") from None
+        raise ImportError(f"compression needs the package zstandard: {EXTRA}") from None
     return zstandard
 
 

@@ -342,5 +342,8 @@ class StoreRoot(Protocol):
 
 
 def place_of(store: Store) -> Path | str:
-    """Return the directory of a run, or the name of its place if it has none: a URL is no path."""
-    return store.location if store.directory is None else Path(store.location)
+    """Return the directory of a run or its packed file; else the name of its place, as a URL."""
+    if store.directory is not None:
+        return Path(store.location)
+    file = getattr(store, "file", None)
+    return file if isinstance(file, Path) else store.location

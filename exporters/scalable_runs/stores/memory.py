@@ -224,7 +224,7 @@ class MemoryRoot:
 
     def add(self, run_id: str) -> MemoryStore:
         """Return a new store for a run."""
-        store = self._stores[run_id] = MemoryStore(run_id)
+        store = self._stores[run_id] = MemoryStore(f"memory://{run_id}")
         return store
 
     def exists(self) -> bool:

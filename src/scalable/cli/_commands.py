@@ -24,6 +24,12 @@ class CommandError(click.ClickException):
     exit_code = 1
 
 
+def sentence(error: Exception) -> str:
+    """Return the text of an error as a sentence; a command at its end can be copied as it is."""
+    text = str(error)
+    return text if text.endswith((".", "?", "!", "]'")) else f"{text}."
+
+
 class HelpGroup(click.Group):
     """A group that lists commands as declared, and prints its help if there is none (exit 0)."""
 

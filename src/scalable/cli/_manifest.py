@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from scalable.cli._commands import Command, CommandError, completed
+from scalable.cli._commands import Command, CommandError, completed, sentence
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -100,6 +100,6 @@ def session_errors() -> Generator[None]:
         count = len(error.problems)
         raise CommandError(f"{count} problem{'' if count == 1 else 's'}:\n{error}") from None
     except SessionError as error:
-        raise CommandError(f"{error}.") from None
+        raise CommandError(sentence(error)) from None
     except OptionError as error:
-        raise click.UsageError(f"{error}.") from None
+        raise click.UsageError(sentence(error)) from None

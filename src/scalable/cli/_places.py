@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 from click.core import ParameterSource
 
-from scalable.cli._commands import CommandError
+from scalable.cli._commands import CommandError, sentence
 from scalable.cli._terminal import echo
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RunsParameter(click.ParamType):  # pyright: ignore[reportMissingTypeArgume
         try:
             spec = spec_of(value)
         except PlaceError as error:
-            self.fail(f"{error}.", param, ctx)
+            self.fail(sentence(error), param, ctx)
         if spec.is_elsewhere:
             return spec
         if not spec.folder:
@@ -124,7 +124,7 @@ def configured_settings(manifest: Mapping[str, Any] | None = None) -> Settings:
         configured = {} if file is None else {"run_store": file}
         return resolve({"enabled": False}, None, given, configured)
     except OptionError as error:
-        raise CommandError(f"{error}.") from None
+        raise CommandError(sentence(error)) from None
 
 
 def _manifest_options() -> Mapping[str, Any]:
@@ -200,7 +200,10 @@ def check_readable(runs: Runs) -> None:
 def unreadable(runs: Runs, error: Exception) -> CommandError:
     """Return the error of a command for a place that does not answer."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return CommandError(f"{location_of(runs)} cannot be read: {reason}")
+    place = location_of(runs)
+    # Most errors of a storage name it.
+    is_named = place.partition(" at ")[0] in reason
+    return CommandError(reason if is_named else f"{place} cannot be read: {reason}")
 
 
 def no_runs(runs: Runs) -> str:

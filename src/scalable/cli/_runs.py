@@ -86,13 +86,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     added = click.option(
         "--run-id",
         metavar="ID",
-        shell_complete=_complete_runs,
+        shell_complete=complete_runs,
         help="The same as RUN.",
     )(added)
     added = click.option(
         "--latest", is_flag=True, help="The run that started last. This is the default."
     )(added)
-    return click.argument("run", required=False, shell_complete=_complete_runs)(added)
+    return click.argument("run", required=False, shell_complete=complete_runs)(added)
 
 
 def open_run(runs_dir: Runs, run_id: str | None) -> RunReader:
@@ -161,7 +161,8 @@ def _is_packed(path: Path) -> bool:
     return path.name.endswith(PACKED) and path.is_file()
 
 
-def _complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the runs in the place of the command, for completion."""
     from click.shell_completion import CompletionItem
 
     if os.sep in incomplete:

@@ -102,7 +102,7 @@ def clean(
             ask(f"Remove {count} from {root.location}?")
         removed, failed = _remove(root, chosen.runs)
     if as_json:
-        names = [Path(run.path).name for run in chosen.runs]
+        names = [_name(run) for run in chosen.runs]
         deliver_json({"chosen": names, "removed": removed, "failed": failed})
     elif removed:
         echo(f"Removed {plural(len(removed), 'run')}.", err=True)
@@ -154,7 +154,7 @@ def _remove(root: StoreRoot, runs: list[Overview]) -> tuple[list[str], dict[str,
         for done, run in enumerate(reversed(runs)):
             if progress is not None:
                 progress(done, len(runs))
-            name = Path(run.path).name
+            name = _name(run)
             store = stores.get(name)
             try:
                 if store is None:
@@ -169,3 +169,10 @@ def _remove(root: StoreRoot, runs: list[Overview]) -> tuple[list[str], dict[str,
             except OSError as error:
                 failed[name] = error.strerror or str(error)
     return removed, failed
+
+
+def _name(run: Overview) -> str:
+    """Return the name of a run among the others, which its run.json may contradict."""
+    from scalable_runs.schema import PACKED
+
+    return Path(run.path).name.removesuffix(PACKED)

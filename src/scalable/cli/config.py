@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalable.cli._commands import CommandError, deliver, deliver_json, json_option
-from scalable.cli._manifest import manifest_option, session_errors, target_option
+from scalable.cli._commands import CommandError, deliver, deliver_json, json_option, sentence
+from scalable.cli._manifest import session_errors, target_option
 
 if TYPE_CHECKING:
     from scalable.common.options import Resolved
@@ -27,7 +27,14 @@ read without --manifest: instrument() reads none, `scalable run` reads one.
 
 
 @click.command(epilog=_EPILOG)
-@manifest_option
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    envvar="SCALABLE_MANIFEST",
+    show_envvar=True,
+    metavar="FILE",
+    help="A manifest whose options count too. Default: none.",
+)
 @target_option
 @click.option("--stores", is_flag=True, help="List the types of run stores and their settings.")
 @json_option
@@ -62,7 +69,7 @@ def _resolved(manifest: Path | None, target: str | None) -> Resolved:
     try:
         return resolve_all({}, None, options, configured_options())
     except OptionError as error:
-        raise CommandError(f"{error}.") from None
+        raise CommandError(sentence(error)) from None
 
 
 def _rows(resolved: Resolved) -> list[dict[str, Any]]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scalable.cli._commands import CommandError, HelpGroup, completed, deliver_json, json_option
+from scalable.cli._commands import (
+    CommandError,
+    HelpGroup,
+    completed,
+    deliver_json,
+    json_option,
+    sentence,
+)
 from scalable.cli._places import nearest_runs_dir
 from scalable.cli._runs import RunChoice, run_options
 from scalable.cli._terminal import echo, layout
@@ -89,8 +97,6 @@ def list_logs(choice: RunChoice, as_json: bool) -> None:
 
 
 def _described(reader: RunReader, death: dict[str, Any], sent: dict[Any, Any]) -> dict[str, Any]:
-    from scalable.analysis import path_text
-
     log = death.get("stderr_path") or None
     entry = reader.store.stat(log) if log else None
     return {
@@ -99,10 +105,19 @@ def _described(reader: RunReader, death: dict[str, Any], sent: dict[Any, Any]) -
         "ended_by": death.get("signal") or death.get("exit_code"),
         "lost_at": death["lost_at"],
         "log": log,
-        "path": path_text((reader.path / log).resolve()) if log and entry else None,
+        "path": _log_path(reader, log) if log and entry else None,
         "size_bytes": entry.size if entry else None,
         "upload": sent.get(log or ""),
     }
+
+
+def _log_path(reader: RunReader, log: str) -> str | None:
+    """Return where a log is; None in a packed run, out of which only `show` reads it."""
+    from scalable.analysis import path_text
+
+    if reader.store.directory is not None:
+        return path_text((reader.path / log).resolve())
+    return None if isinstance(reader.place, Path) else f"{reader.place}/{log}"
 
 
 def _row(log: dict[str, Any], death: dict[str, Any]) -> list[Any]:
@@ -148,7 +163,7 @@ def show_log(worker: str, choice: RunChoice) -> None:
     try:
         text = read_log(reader.store, logs[-1]).decode("utf-8", "replace")
     except OSError as error:
-        where = reader.path / logs[-1]
+        where = f"{reader.place}/{logs[-1]}"
         raise CommandError(f"{where} cannot be read: {error.strerror or error}.") from None
     echo("\n".join(terminal_lines(text)))
 
@@ -190,7 +205,7 @@ def upload(
             versions=environment.get("packages") or {},
         )
     except ValueError as error:
-        raise click.BadParameter(f"{error}.", param_hint="--url") from None
+        raise click.BadParameter(sentence(error), param_hint="--url") from None
     logs = list(crash_logs(reader))
     if not logs:
         echo(f"{reader.run_id} has no logs of dead workers.", err=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from scalable.cli._commands import CommandError
+from scalable.cli._commands import CommandError, sentence
 from scalable.cli._places import RUNS_DIR
 from scalable.cli._terminal import echo, layout, wants_color
 
@@ -70,7 +70,7 @@ def demo(runs_dir: Path, workers: int) -> None:
     try:
         outcome = run(data, runs_dir, workers=workers, progress=progress)
     except NotRecordedError as error:
-        raise CommandError(f"{error}.") from None
+        raise CommandError(sentence(error)) from None
     echo(answer_text(outcome))
     report = load_report(outcome.reader)
     echo(render_text(report, **layout(None)), nl=False, styled=wants_color())

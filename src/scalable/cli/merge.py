@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._commands import CommandError, deliver_json, json_option
+from scalable.cli._commands import CommandError, deliver_json, json_option, sentence
 from scalable.cli._runs import RunChoice, run_options
 from scalable.cli._terminal import echo, progress_bar
 
@@ -42,7 +42,7 @@ def merge(choice: RunChoice, to: Path | None, as_json: bool) -> None:
         with progress_bar("Merging the run") as progress:
             merged = merge_run(reader, to, progress=progress)
     except MergeError as error:
-        raise CommandError(f"{error}.") from None
+        raise CommandError(sentence(error)) from None
     except OSError as error:
         where = error.filename or reader.path
         raise CommandError(f"{where}: {error.strerror or error}.") from None

@@ -9,7 +9,7 @@ import click
 
 from scalable.cli._commands import CommandError, deliver_json, json_option
 from scalable.cli._places import Runs, configured_settings, local_runs, runs_option
-from scalable.cli._runs import open_run
+from scalable.cli._runs import complete_runs, open_run
 from scalable.cli._terminal import echo, progress_bar
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ recorded.
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @runs_option
 @click.option("--all", "all_runs", is_flag=True, help="All runs in the directory.")
 @click.option(
