@@ -26,8 +26,7 @@ from scalable_runs.run_parts import common_status
 from scalable_runs.run_reader import RunReader
 from scalable_runs.schema import RunDocument, RunStatus
 from scalable_runs.stores.base import joined
-from scalable_runs.stores.places import spec_of
-from scalable_runs.stores.shared import SharedRoot, SharedStore
+from scalable_runs.stores.shared import SharedStore
 from scalable_runs.summary import RunSummary
 
 #: Seconds for which a document that another program is writing is read again; see `make`.
@@ -37,7 +36,8 @@ _END_WAIT: Final = 1.0
 _CLOSED: Final = "closed"
 #: Characters of the host's name in a writer's.
 _MAX_HOST: Final = 40
-_PRETTY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_INDENT_2
+#: How documents are written.
+PRETTY: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_INDENT_2
 
 
 #: Bytes of journals of which the last writer makes a summary: some tenths of a second.
@@ -60,27 +60,6 @@ def new_writer_name() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-def shared_run(place: Any, run_id: str, writer: str | None) -> SharedRun | None:
-    """Return a run as a whole if several programs may write it; None if it has one writer.
-
-    Parameters
-    ----------
-    place
-        The place of runs, or the store of a run.
-    run_id
-        Its id.
-    writer
-        Name of this program among its writers; None: a new one.
-    """
-    if hasattr(place, "append"):
-        return None
-    root = spec_of(place).writing()
-    if not root.shared:
-        return None
-    store = cast("SharedRoot", root).run(run_id)
-    return SharedRun(store, writer or new_writer_name())
-
-
 class SharedRun:
     """What a writer has to do with the run as a whole; used by one thread at a time.
 
@@ -90,11 +69,24 @@ class SharedRun:
         The run, without parts.
     writer
         Name of this writer.
+    last_lines, look
+        Seconds to wait for the last lines of others that have left, and between two looks.
     """
 
-    def __init__(self, store: SharedStore, writer: str) -> None:
+    def __init__(
+        self,
+        store: SharedStore,
+        writer: str,
+        *,
+        last_lines: float = LAST_LINES,
+        look: float = 0.05,
+    ) -> None:
         self.writer = writer
         self.store = store
+        self._last_lines = last_lines
+        self._look = look
+        #: Why the run was begun without the others, if it was.
+        self.trouble: OSError | None = None
         #: run.json of the run as a whole.
         self.run: dict[str, Any] = {}
         self._documents: dict[str, bytes] = {}
@@ -128,7 +120,7 @@ class SharedRun:
             **common,
             "recorder": {**recorder, "heartbeat_at": owner["created_at"]},
         }
-        self._make({**documents, schema.RUN: plain.dumps(own, _PRETTY)})
+        self._make({**documents, schema.RUN: plain.dumps(own, PRETTY)})
         found = self._read(schema.RUN)
         fields.clean(found, fields.row_of(RunDocument))
         if "root_span_id" not in found:
@@ -137,7 +129,7 @@ class SharedRun:
                 f"the run {self.store.location} exists and has one writer: give another run_id",
             )
         self.run = found
-        self._documents = {**documents, schema.RUN: plain.dumps(found, _PRETTY)}
+        self._documents = {**documents, schema.RUN: plain.dumps(found, PRETTY)}
         return found
 
     def make_again(self) -> None:
@@ -164,7 +156,7 @@ class SharedRun:
             return None
         self._has_left = True
         mark = {"status": status, "finished_at": finished_at}
-        self.store.make(f"{_CLOSED}/{self.writer}.json", plain.dumps(mark, _PRETTY))
+        self.store.make(f"{_CLOSED}/{self.writer}.json", plain.dumps(mark, PRETTY))
         marked = {name.removesuffix(".json") for name in self.store.made(_CLOSED)}
         states: dict[str, RunStatus] = {}
         lost: dict[str, Mapping[str, Any]] = {}
@@ -191,18 +183,18 @@ class SharedRun:
         """
         if self._closing is None:
             return
-        deadline = monotonic() + LAST_LINES
+        deadline = monotonic() + self._last_lines
         while (reader := RunReader(self.store, wait=0)).is_live:
             if monotonic() > deadline:
                 return
-            sleep(0.05)
+            sleep(self._look)
         if sum(map(reader.size, schema.JOURNALS)) > MAX_SUMMED_UP:
             return
         summary = RunSummary()
         for file in schema.JOURNALS:
             summary.add_all(file, reader.records(file))
         document = {**summary.document(reader.document), "run": reader.document}
-        self.store.put(schema.SUMMARY, plain.dumps(document, _PRETTY))
+        self.store.put(schema.SUMMARY, plain.dumps(document, PRETTY))
 
     def _claims(self, states: Mapping[str, RunStatus], status: RunStatus, finished_at: str) -> bool:
         """Whether this writer is the one that closes the run with these states."""
@@ -214,7 +206,7 @@ class SharedRun:
         }
         for number in count(1):
             name = f"{_CLOSED}.json" if number == 1 else f"{_CLOSED}-{number}.json"
-            if self.store.make(name, plain.dumps(document, _PRETTY)):
+            if self.store.make(name, plain.dumps(document, PRETTY)):
                 return True
             if self._read(name).get("writers") == document["writers"]:
                 return False

@@ -23,10 +23,11 @@ import orjson
 
 from scalable_runs import journal, plain, schema
 from scalable_runs._process import this_process
+from scalable_runs.joining import shared_run
 from scalable_runs.lines import LineBuffer
 from scalable_runs.problems import LossCounter, Problem
 from scalable_runs.schema import JournalMark, Owner, Record, RunDocument
-from scalable_runs.sharing import SharedRun, shared_run
+from scalable_runs.sharing import SharedRun
 from scalable_runs.stores.base import Found, RunGoneError, Store, joined
 from scalable_runs.stores.places import Place, store_of
 from scalable_runs.sync_loop import SyncLoop
@@ -148,6 +149,9 @@ class RunWriter:
         if shared is not None:
             writer = shared.writer
             joined_run = shared.join(run, documents, common or {})
+            if shared.trouble is not None:
+                problems.failed("join", "", shared.trouble)
+                problems.report()
             run = cast("RunDocument", {**run, "trace_id": joined_run.get("trace_id", "")})
         store = store_of(runs_dir, run_id, writer)
         made = cls(store, dict(run), documents, problems, sync_interval, program, writer)

@@ -265,7 +265,11 @@ class Instrumentation:
             raise ValueError("there is no run to read: telemetry is switched off")
         from scalable_runs.reader import RunReader
 
-        return RunReader(self._store)
+        store = self._store
+        if self._settings.place.is_elsewhere and not store.names():
+            # Its part was removed here, as all of it is there.
+            store = self._settings.place.open().find(self.run_id) or store
+        return RunReader(store)
 
     def report(self) -> str:
         """The report of the run as it is now, as text; as :meth:`reader`."""

@@ -34,9 +34,10 @@ from scalable.telemetry.process.spawning import Process
 from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.signals.spans import current_span, plain_ids
 from scalable.telemetry.submissions.submissions import Submissions
+from scalable_runs.joining import shared_run
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
-from scalable_runs.sharing import new_writer_name, shared_run
+from scalable_runs.sharing import new_writer_name
 from scalable_runs.stores.base import Store
 from scalable_runs.stores.places import BUFFERED, store_of
 
@@ -298,7 +299,9 @@ def _recorder(
         warn=parts.warn,
         routes=parts.routes,
         options=parts.settings,
-        copies=start_copies(parts.settings.copy, writer, parts.warn),
+        copies=start_copies(
+            parts.settings.copy, writer, parts.warn, keep=_is_read_after(parts.settings)
+        ),
         clock=parts.clock,
     )
 
@@ -315,7 +318,13 @@ def _portable_options(parts: _Parts) -> dict[str, Any]:
         "secrets": sorted(parts.redact.secrets),
         "redact_salt": parts.redact.salt,
         "copy": None if parts.settings.copy is None else parts.settings.copy.plain(),
+        "keep": _is_read_after(parts.settings),
     }
+
+
+def _is_read_after(settings: Settings) -> bool:
+    """Whether this program reads its part of the run once more when the run is closed."""
+    return settings.parquet or settings.crash_upload is not None
 
 
 def _uploads(parts: _Parts) -> CrashUploads | None:

@@ -47,12 +47,17 @@ class Shipping:
         make: Callable[[], Shipper],
         warn: Callable[[str], None],
         interval: float = INTERVAL,
+        *,
+        join: Callable[[], str] | None = None,
+        end: Callable[[Shipper], None] | None = None,
     ) -> None:
         self.location = location
         self.errors = 0
         self._make = make
         self._warn = warn
         self._interval = interval
+        self._join = join
+        self._end = end
         self._shipper: Shipper | None = None
         self._missing = 0
         self._error = ""
@@ -139,6 +144,8 @@ class Shipping:
                 with self._condition:
                     self._condition.wait(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
+            if self._is_complete and self._end is not None and self._shipper is not None:
+                self._end(self._shipper)
         except _FINAL as error:
             self._note(error)
         finally:
@@ -169,12 +176,18 @@ class Shipping:
         return False
 
     def _round(self, number: int) -> None:
+        self._join_others()
         shipper = self._opened()
         segments = shipper.files.store.segments().get(schema.FAILURES, [])
         self._failures = sum(map(shipper.files.size, segments))
         shipper.ship(attachments=number % _ATTACHMENTS_EVERY == 0)
 
+    def _join_others(self) -> None:
+        if self._join is not None and (sentence := self._join()):
+            self._warn_once(sentence, sentence)
+
     def _finish(self) -> None:
+        self._join_others()
         shipper = self._opened()
         run = shipper.files.document(schema.RUN)
         if run is not None and is_final(run):
@@ -183,6 +196,8 @@ class Shipping:
         else:
             shipper.ship()
         shipper.note_state(shipper.state())
+        if self._is_complete:
+            self._missing = 0
 
     def _opened(self) -> Shipper:
         if self._shipper is None:
@@ -239,6 +254,8 @@ def start_shipping(
     writer: str | None = None,
     compress: bool = False,
     warn: Callable[[str], None],
+    join: Callable[[], str] | None = None,
+    end: Callable[[Shipper], None] | None = None,
 ) -> Shipping:
     """Begin to bring a run to a place while it is recorded; returns at once.
 
@@ -258,6 +275,11 @@ def start_shipping(
         Whether all files of lines are compressed at the close, and not just large ones.
     warn
         Told once of each kind of problem.
+    join
+        Called before each round: joins the run of several programs there, if that was not possible
+        before. It returns a sentence for the user, or nothing.
+    end
+        Called when a closed run or part is there in its final form, with what has brought it.
     """
 
     def make() -> Shipper:
@@ -265,6 +287,6 @@ def start_shipping(
             open_store(), run, run_id=run_id, writer=writer, role="recorder", compress=compress
         )
 
-    shipping = Shipping(location, make, warn)
+    shipping = Shipping(location, make, warn, join=join, end=end)
     shipping.start()
     return shipping

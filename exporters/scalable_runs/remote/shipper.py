@@ -71,6 +71,9 @@ class Shipper:
         Who ships: the run's recorder, or a command.
     compress
         Whether all files of lines are compressed at the close, and not just large ones.
+    joins
+        Whether the documents belong to several programs: those that are there are not replaced
+        before the run is closed as a whole.
 
     Raises
     ------
@@ -89,6 +92,7 @@ class Shipper:
         writer: str | None = None,
         role: Role = "sync",
         compress: bool = False,
+        joins: bool = False,
     ) -> None:
         check_installed()
         local: Store = FileStore(run) if isinstance(run, Path) else run
@@ -98,6 +102,7 @@ class Shipper:
         self._fence = Fence(store, self.keys, role)
         self._plain = PlainFiles(store, self.keys, self.files, compress=compress)
         self._role: Role = role
+        self._joins = joins
         self._position: Position | None = None
         self._pending: Chunk | None = None
         #: What was put of each document and attachment: its content, or size and age.
@@ -288,7 +293,10 @@ class Shipper:
 
     def _put_document(self, name: str, data: bytes | None) -> None:
         if data is not None and self._put.get(name) != data:
-            self._store.put(self.keys.files + name, data)
+            if self._joins and name != schema.SUMMARY and not is_final(data):
+                self._store.create(self.keys.files + name, data)
+            else:
+                self._store.put(self.keys.files + name, data)
             self._put[name] = data
 
     def _put_attachments(self) -> None:

@@ -47,7 +47,14 @@ def sync_run(
     stores: list[tuple[str | None, Store]] = [*parts.items(), (None, run)]
     states: list[CopyState] = []
     for writer, store in stores:
-        shipper = Shipper(objects, store, run_id=run_id, writer=writer, compress=compress)
+        shipper = Shipper(
+            objects,
+            store,
+            run_id=run_id,
+            writer=writer,
+            compress=compress,
+            joins=writer is None and len(stores) > 1,
+        )
         shipper.progress = progress
         try:
             state = sync(shipper)

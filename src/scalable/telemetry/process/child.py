@@ -283,7 +283,9 @@ def _recorder(
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),
         options=RecorderOptions(**parts["options"]),
-        copies=start_copies(None if copy is None else spec_of(copy), writer, program.warn),
+        copies=start_copies(
+            None if copy is None else spec_of(copy), writer, program.warn, keep=parts["keep"]
+        ),
         yield_seconds=0.0,
     )
 

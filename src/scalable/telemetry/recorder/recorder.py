@@ -358,7 +358,7 @@ class Recorder(RecorderLoop):
         self._emit()
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
-        self._leave_shared_run(closing.status, now)
+        self._leave_shared_run(closing.status, now, closing.deadline)
         self._emit()
         if not puller.is_drained:
             self.guard.errors["close:timeout"] += 1
@@ -407,7 +407,7 @@ class Recorder(RecorderLoop):
         self._ledger.tasks.layers.close()
         if self._writer.shared is not None:
             self._ledger.sink.add_span(self._root_span("lost", now, {}))
-            self._leave_shared_run("lost", now)
+            self._leave_shared_run("lost", now, monotonic())
         self._emit()
         self._ledger.keep_logs()
         self._writer.request_sync()
@@ -418,12 +418,13 @@ class Recorder(RecorderLoop):
     def _root_span(self, status: str, now: float, counts: Mapping[str, int]) -> ReadableSpan:
         return self._roots.span(status, self.identity.started + self._puller.offset, now, counts)
 
-    def _leave_shared_run(self, status: RunStatus, now: float) -> None:
+    def _leave_shared_run(self, status: RunStatus, now: float, deadline: float) -> None:
         """Where several programs write the run: the last of them to leave it closes it."""
         shared = self._writer.shared
         if shared is None:
             return
         with self.guard.watch("shared_run"):
+            self._copies.before_leaving(deadline)
             closing = shared.leave(status, iso(now))
             if closing is not None:
                 for span in self._roots.of_run(closing, now):
