@@ -461,6 +461,18 @@ def test_a_command_knows_of_a_recorder_that_began_at_the_same_moment(tmp_path: P
     writer.close()
 
 
+@pytest.mark.parametrize("journal", [[], 5, {TASKS: 5}, {TASKS: {"bytes": "x"}}])
+def test_marks_of_any_shape_do_not_hinder_a_reader(tmp_path: Path, journal: object):
+    path = closed_run(tmp_path)
+    objects = MemoryObjects()
+    assert sync(shipper(objects, path, compress=True)).complete
+    document = orjson.loads(objects.get(f"{RUN_ID}/run.json"))
+    objects.put(f"{RUN_ID}/run.json", orjson.dumps({**document, "journal": journal}))
+    reader = RunReader(RemoteStore(objects, RUN_ID))
+    assert reader.size(TASKS) > 0
+    assert sum(1 for _ in reader.records(TASKS)) == 99
+
+
 # -- faults ---------------------------------------------------------------------------------------
 
 

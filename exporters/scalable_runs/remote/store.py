@@ -138,7 +138,7 @@ class RemoteStore(ReadOnly):
                 return None
             size = entry.size
             if _is_compressed(entry.key):
-                size = self._marks.get(name, {}).get("bytes", size)
+                size = self._synced.get(name, size)
             return Entry(size, entry.modified)
         except OSError:
             return None
@@ -199,13 +199,14 @@ class RemoteStore(ReadOnly):
         return entry, in_chunks > (entry.size if entry is not None else -1)
 
     @cached_property
-    def _marks(self) -> Mapping[str, Any]:
+    def _synced(self) -> Mapping[str, int]:
+        """Bytes of each file, as run.json says."""
         try:
             document: Any = orjson.loads(b"".join(self.read(schema.RUN)))
-            marks: Any = document["journal"]
-        except (OSError, ValueError, LookupError, TypeError):
+            sizes = {name: mark["bytes"] for name, mark in document["journal"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
-        return {name: mark for name, mark in marks.items() if isinstance(mark, dict)}
+        return {name: size for name, size in sizes.items() if type(size) is int and size >= 0}
 
     def _ends(self) -> Mapping[str, int]:
         try:
@@ -230,7 +231,7 @@ class RemoteStore(ReadOnly):
     def _look_again(self) -> None:
         self._entries = None
         self._prefetched.clear()
-        for name in ("_chunks", "_files", "_marks"):
+        for name in ("_chunks", "_files", "_synced"):
             self.__dict__.pop(name, None)
 
     # Attachments, and the end of a copy
