@@ -109,6 +109,12 @@ def test_a_broken_manifest_does_not_keep_runs_from_being_read(store, tmp_path):
     assert "is not used" in result.stderr
     assert [one["run_id"] for one in json.loads(result.stdout)] == [HERE]
 
+    config = "{path: '${NOWHERE}', log: '${NOR_THERE}'}"
+    (tmp_path / "scalable.yaml").write_text(
+        f"{MANIFEST}run_store: {{type: object, config: {config}}}\n"
+    )
+    assert "the environment has no NOWHERE" in scalable("runs").stderr
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
@@ -133,6 +139,10 @@ def test_a_storage_that_does_not_answer_is_one_sentence(monkeypatch, tmp_path):
         assert result.exit_code == 1
         assert result.stderr.count("s3://bucket/runs") == 1
         assert "internal error" not in result.stderr
+    monkeypatch.setenv("SCALABLE_RUN_STORE", url)
+    result = scalable("report")
+    assert result.exit_code == 1
+    assert f"scalable runs --runs-dir {tmp_path}" in result.stderr
 
 
 def test_the_configuration_is_listed_with_its_origins(monkeypatch, tmp_path):

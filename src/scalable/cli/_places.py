@@ -140,7 +140,8 @@ def _manifest_options() -> Mapping[str, Any]:
 
             store = load_manifest(path).run_store
     except click.ClickException as error:
-        message = error.message.partition("\n")[0]
+        lines = error.message.splitlines()
+        message = next((line for line in lines if not line.endswith(":")), error.message)
         echo(f"The run store of {path} is not used: {message}", err=True)
         return {}
     return {} if store is None else {"run_store": store}
@@ -203,7 +204,10 @@ def unreadable(runs: Runs, error: Exception) -> CommandError:
     place = location_of(runs)
     # Most errors of a storage name it.
     is_named = place.partition(" at ")[0] in reason
-    return CommandError(reason if is_named else f"{place} cannot be read: {reason}")
+    text = reason if is_named else f"{place} cannot be read: {reason}"
+    if not isinstance(runs, Path) and runs.local:
+        text += f"\n\nThe runs on this machine: scalable runs --runs-dir {runs.local}"
+    return CommandError(text)
 
 
 def no_runs(runs: Runs) -> str:
