@@ -24,7 +24,8 @@ Examples:
   scalable diagnose --ai    also in a model's words; set SCALABLE_AI_BASE_URL,
                             SCALABLE_AI_MODEL, SCALABLE_AI_API_KEY
 \b
-RUN is a run's id, the beginning of one, or the path of its directory.
+RUN is a run's id, the beginning of one, the path of its directory or packed
+file, or its URL.
 """
 
 

@@ -24,7 +24,8 @@ Examples:
   scalable report --json | jq .counts
   scalable report --exit-status   # for CI
 \b
-RUN is a run's id, the beginning of one, or the path of its directory.
+RUN is a run's id, the beginning of one, the path of its directory or packed
+file, or its URL.
 """
 
 
