@@ -266,7 +266,7 @@ class Instrumentation:
         from scalable_runs.reader import RunReader
 
         store = self._store
-        if self._settings.place.is_elsewhere and not store.names():
+        if self._settings.place.is_elsewhere and not self._part.names():
             # Its part was removed here, as all of it is there.
             store = self._settings.place.open().find(self.run_id) or store
         return RunReader(store)

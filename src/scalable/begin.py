@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.config
 from opentelemetry import baggage
@@ -34,12 +34,12 @@ from scalable.telemetry.process.spawning import Process
 from scalable.telemetry.recorder.run_roots import RunIdentity
 from scalable.telemetry.signals.spans import current_span, plain_ids
 from scalable.telemetry.submissions.submissions import Submissions
-from scalable_runs.joining import shared_run
 from scalable_runs.redact import Redactor
 from scalable_runs.rundoc import as_found, run_document
 from scalable_runs.sharing import new_writer_name
 from scalable_runs.stores.base import Store
-from scalable_runs.stores.places import BUFFERED, store_of
+from scalable_runs.stores.places import BUFFERED, StoreSpec, store_of
+from scalable_runs.stores.shared import SharedRoot
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -179,7 +179,6 @@ def begin(
     )
     files = _files(identity, settings, documents, redact)
     store = using.store or store_of(settings.place, run_id, writer or None)
-    whole = shared_run(settings.place, run_id, writer) if writer else None
     parts = _Parts(
         identity,
         files,
@@ -203,10 +202,15 @@ def begin(
     )
     undo.callback(recorder.close, "failed", settings.close_timeout)
     trace_id = f"{recorder.identity.trace_id:032x}"
-    run_store = store if whole is None else whole.store
+    run_store = _whole(settings.place, run_id) if writer else store
     return Recording(
         run_id, trace_id, settings, client, connection, recorder, uploads, run_store, store
     )
+
+
+def _whole(place: StoreSpec, run_id: str) -> Store:
+    """Return a run that several programs write, as far as it is on this machine."""
+    return cast("SharedRoot", place.writing()).run(run_id)
 
 
 def _routes(settings: Settings, warn: Callable[[str], None]) -> Routes:

@@ -24,7 +24,7 @@ from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metrics.metric_router import Figures
-from scalable.telemetry.recorder.copies import Copies
+from scalable.telemetry.recorder.copies import LEAVE_TIMEOUT, Copies
 from scalable.telemetry.recorder.puller import Closing
 from scalable.telemetry.recorder.recorder_loop import RecorderLoop
 from scalable.telemetry.recorder.resume import Position, Resumed
@@ -407,7 +407,8 @@ class Recorder(RecorderLoop):
         self._ledger.tasks.layers.close()
         if self._writer.shared is not None:
             self._ledger.sink.add_span(self._root_span("lost", now, {}))
-            self._leave_shared_run("lost", now, monotonic())
+            # Nobody waits for it, and others must not send the span of this writer as well.
+            self._leave_shared_run("lost", now, monotonic() + LEAVE_TIMEOUT)
         self._emit()
         self._ledger.keep_logs()
         self._writer.request_sync()
