@@ -530,10 +530,10 @@ def _begin_guarded(
     """Begin a run; if that fails, warn, and the program continues without a record."""
     try:
         instrumentation = _begin(client, settings, documents)
-    except FileExistsError as error:
-        # Only an id that the user gave can be that of another run.
-        raise OptionError(_taken(settings)) from error
     except OSError as error:
+        if settings.run_id and isinstance(error, FileExistsError):
+            # Only an id that the user gave can be that of another run.
+            raise OptionError(_taken(settings)) from error
         logger.warning("scalable records nothing: %s", error)
         return _OFF
     except Exception as error:
