@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,14 @@ def check_attempts(
 
     Where workers are killed from outside (`cut_short`), an attempt may die after it began and
     before its note was on disk: then there may be one more line for each attempt that was lost.
-    And what began around the run's end (after `until`) may be in the record or not.
+    And what began around the run's end (after `until`) may be in the record or not, as may what
+    began on a worker that the scheduler had just removed, if it died before it could report that.
     """
+    removed = {
+        record["details"]["pid"]: datetime.fromisoformat(record["timestamp"]).timestamp()
+        for record in read(run_dir, "workers.jsonl")
+        if record["state"] == "removed"
+    }
     pids = {
         record["worker"]: record["details"]["pid"]
         for record in read(run_dir, "workers.jsonl")
@@ -210,7 +217,8 @@ def check_attempts(
     for entry in notes(directory):
         if entry["what"] == "start":
             noted[entry["key"]][entry["pid"]] += 1
-            late[entry["key"]][entry["pid"]] += entry["time"] > until
+            latest = min(until, removed.get(entry["pid"], math.inf))
+            late[entry["key"]][entry["pid"]] += entry["time"] > latest
     wanted = set(noted) if keys is None else set(keys)
     recorded: dict[str, Counter[int]] = defaultdict(Counter)
     for record in read(run_dir, "tasks.jsonl"):
