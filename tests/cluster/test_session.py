@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -354,7 +355,9 @@ def test_parquet_snapshots_hold_what_the_journals_hold(monkeypatch: pytest.Monke
         table = pyarrow.parquet.read_table(session.run_dir / f"{Path(journal).stem}.parquet")
         rows = records(session, journal)
         assert table.column("seq").to_pylist() == [row["seq"] for row in rows]
-        assert table.column("timestamp").to_pylist() == [row["timestamp"] for row in rows]
+        assert table.column("timestamp").to_pylist() == [
+            datetime.fromisoformat(row["timestamp"]) for row in rows
+        ]
     assert not (session.run_dir / "failures.parquet").exists()
 
 

@@ -190,14 +190,20 @@ def _structure(cell: Cell, received: Received) -> Iterator[Finding]:
                 yield Finding("traces", shown(span), "is the root of a trace")
     if cell.budget == "default":
         nested = [
-            span
-            for span in received.attempts
-            if received.by_id.get(span["parent_span_id"], {}).get("name") == "inner"
+            span for span in received.attempts if _sender_of(received, span).get("name") == "inner"
         ]
         if len(nested) != 8:
             yield Finding("traces", cell.name, f"{len(nested)} of 8 nested attempts are nested")
         if cell.kind != "relay" and not _below(received, "nest", "request"):
             yield Finding("traces", cell.name, "attempts are not below the client's span")
+
+
+def _sender_of(received: Received, attempt: Item) -> Item:
+    """The span above an attempt's layer and submission."""
+    above = received.by_id.get(attempt["parent_span_id"], {})
+    while above and (above["kind"] == "producer" or semconv.LAYER_NAME in above["attributes"]):
+        above = received.by_id.get(above["parent_span_id"], {})
+    return above
 
 
 def _below(received: Received, name: str, above: str) -> bool:

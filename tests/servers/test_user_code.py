@@ -42,8 +42,11 @@ def check_spans(spans: list[dict[str, Any]], attempts: dict[str, dict[str, Any]]
         assert attempts[above]["task_name"] == span["name"]
         assert by_id[above]["trace_id"] == span["trace_id"]
         if span["name"] == "inner":
-            # The nested attempt hangs below the span that was open where it was sent.
-            sender = by_id[by_id[above]["parent_span_id"]]
+            # The nested attempt hangs below its submission, and that below the span that was open
+            # where it was sent.
+            submission = by_id[by_id[above]["parent_span_id"]]
+            assert submission["name"] == "submit inner"
+            sender = by_id[submission["parent_span_id"]]
             assert sender["name"] == "outer"
             assert sender["span_id"] not in attempts
 
