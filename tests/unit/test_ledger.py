@@ -310,6 +310,15 @@ def test_result_lost_and_its_second_attempt_too(book):
     assert counts_of(book)["tasks_succeeded"] == 1
 
 
+def test_an_attempt_whose_worker_left_before_word_of_its_start_is_lost_with_the_next(book):
+    book.take(ready(B, "1"), submitted("x"), unassigned("x", 1), waiting("x"))
+    book.take(started("x", 1), started("x", 2, B), succeeded("x", 2, B))
+    assert book.lines("x") == [
+        *(("submitted", 0), ("running", 1), ("lost", 1)),
+        *(("running", 2), ("succeeded", 2)),
+    ]
+
+
 def test_actor_is_lost_with_its_worker(book):
     book.take(submitted("x"), succeeded("x", 1))
     book.take(gone(A, executing=()), actor_lost("x", A))

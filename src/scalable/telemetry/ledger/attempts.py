@@ -78,6 +78,9 @@ class Attempts:
     def begin(self, task: Task, run_id: int, worker: str, start: float) -> None:
         """An attempt started on a worker."""
         self.settle_left(task)
+        if task.running:
+            # Its worker had left before word of its start came, so that nothing else ends it.
+            self.lose(task, start)
         task.attempt += 1
         task.run_id = run_id
         task.running = True
