@@ -25,7 +25,7 @@ from scalable_runs import plain, schema
 from scalable_runs.journal import Segment
 from scalable_runs.run_reader import RunReader
 from scalable_runs.schema import JournalMark, Record
-from scalable_runs.stores._directory import OPEN_DIRECTORY
+from scalable_runs.stores._directory import sync_directory
 from scalable_runs.stores.base import place_of
 from scalable_runs.stores.file import FileStore
 from scalable_runs.summary import RunSummary
@@ -121,9 +121,9 @@ def merge(
             kept = _remove_parts(place, writers)
         else:
             kept = _copy_attachments(reader, work)
-            _sync_directory(work)
+            sync_directory(work)
             work.rename(place)
-            _sync_directory(place.parent)
+            sync_directory(place.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Merged(place, writers, merging.count, kept)
@@ -226,9 +226,9 @@ def _name(work: Path, place: Path) -> None:
     names.remove(schema.RUN)
     for name in names:
         (work / name).replace(place / name)
-    _sync_directory(place)
+    sync_directory(place)
     (work / schema.RUN).replace(place / schema.RUN)
-    _sync_directory(place)
+    sync_directory(place)
 
 
 def _remove_parts(place: Path, writers: tuple[str, ...]) -> tuple[str, ...]:
@@ -289,11 +289,3 @@ def _write(path: Path, data: bytes) -> None:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, OPEN_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -12,7 +12,7 @@ from typing import Final
 
 from scalable_runs.packed.archive import BLOCK, Archive, ArchiveWriter
 from scalable_runs.schema import PACKED
-from scalable_runs.stores._directory import CREATE, remove_directory
+from scalable_runs.stores._directory import CREATE, remove_directory, sync_directory
 
 #: Called with the bytes done and all there are.
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ def pack(run: Path, *, keep: bool = False, progress: Progress | None = None) -> 
             os.fsync(file.fileno())
         _verify(temporary, writer, told)
         os.link(temporary, packed)
-        _sync_directory(run.parent)
+        sync_directory(run.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def unpack(packed: Path, *, keep: bool = False, progress: Progress | None = None
                 raise OSError(f"{packed.name} is damaged: {name} is not what was packed")
             os.utime(path, (member.modified, member.modified))
         temporary.rename(run)
-        _sync_directory(run.parent)
+        sync_directory(run.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             remove_directory(temporary)
@@ -181,11 +181,3 @@ def _verify(path: Path, writer: ArchiveWriter, told: _Told) -> None:
             crc = zlib.crc32(block, crc)
         if crc != member.crc32:
             raise OSError(f"{path.name} was not written as it should be: {name} differs")
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

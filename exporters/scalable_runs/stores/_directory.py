@@ -146,6 +146,15 @@ class Directory:
             os.close(self.fd)
 
 
+def sync_directory(path: Path) -> None:
+    """Make durable which names a directory has."""
+    fd = os.open(path, OPEN_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def check_not_packed(path: Path) -> None:
     """Raise FileExistsError if a run was packed, and so has no directory."""
     packed = f"{path}{schema.PACKED}"
