@@ -580,6 +580,11 @@ class Environment(TypedDict, total=False):
     host: Annotated[Anything, "Host of the program."]
     cpu_count: Annotated[Anything, "Processors of the host."]
     program: Annotated[Anything, "File name of the program."]
+    command: Annotated[
+        Anything,
+        "How the program was started: `kind`, `argv` (of Python, without secrets), `cwd`, "
+        "`executable`, `module`.",
+    ]
     packages: Annotated[dict[str, Text], "Versions of the packages that record."]
     resource: Annotated[Anything, "Attributes of the resource, in a run written by an SDK."]
 

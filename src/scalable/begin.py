@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
-from scalable.documents import RunDocuments, environment, packages, provider_of
+from scalable.documents import RunDocuments, command, environment, packages, provider_of
 from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
@@ -244,7 +244,7 @@ def _files(
         lock=documents.lock,
         started=identity.started,
         trace_id=f"{identity.trace_id:032x}",
-        environment=environment(),
+        environment={**environment(), "command": command(redact)},
         manifest_path=documents.manifest_path,
     )
     if identity.writer:

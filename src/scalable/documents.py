@@ -6,12 +6,14 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scalable.common.command_lines import CommandLine, own_command_line, redacted_arguments
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -69,6 +71,13 @@ def environment() -> Environment:
         "program": Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
         "packages": packages(),
     }
+
+
+def command(redact: Callable[[str], str]) -> CommandLine:
+    """How the program was started, without secrets."""
+    found = own_command_line()
+    found["argv"] = redacted_arguments(found["argv"], redact)
+    return found
 
 
 @cache  # a program may begin a run for each of its requests
