@@ -28,6 +28,7 @@ MINORS = range(11, 15)
 
 TESTS = (
     "tests/cluster/test_dask_compat.py",
+    "tests/cluster/test_task_calls.py",
     "tests/cluster/test_tasks.py",
     "tests/cluster/test_deaths.py::test_every_way_to_die",
     "tests/cluster/test_deaths.py::test_culprit_and_innocent_are_distinguished",

@@ -731,6 +731,60 @@ def test_truncation_patch(client):
     assert after < 20_000
 
 
+async def _double(x: int) -> int:
+    return 2 * x
+
+
+def test_run_patch_and_run_coroutine_patch(client):
+    seen: list[tuple[str, Any]] = []
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(task: Task, data: dict[str, Any], *args: Any) -> Any:
+            def call(values: dict[str, Any]) -> Any:
+                seen.append((str(task.key), dict(values)))
+                return task(values)
+
+            return original(call, data, *args)
+
+        return run
+
+    four = client.submit(int, "4")
+    wait(four)
+    patches = dask_compat.run_patch(wrap), dask_compat.run_coroutine_patch(wrap)
+    for patch in patches:
+        patch.apply()
+    try:
+        assert client.submit(abs, four, key="in a thread").result() == 4
+        assert client.submit(_double, four, key="on the loop").result() == 8
+    finally:
+        for patch in patches:
+            patch.undo()
+    assert client.submit(abs, four, key="afterwards").result() == 4
+    data = {four.key: 4}
+    assert seen == [("in a thread", data), ("on the loop", data)]
+
+
+def test_traceback_patch(client):
+    frames: list[str] = []
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_traceback() -> Any:
+            traceback = original()
+            frames.append(traceback.tb_frame.f_code.co_name)
+            return traceback
+
+        return get_traceback
+
+    patch = dask_compat.traceback_patch(wrap)
+    patch.apply()
+    try:
+        wait(client.submit(_fail, "planned"))
+    finally:
+        patch.undo()
+    # Without the frames of Dask above it.
+    assert frames == ["_fail"]
+
+
 def test_sent_bytes(client, worker):
     before = dask_compat.sent_bytes(worker)
     assert client.submit(bytes, 100_000).result() == bytes(100_000)

@@ -21,6 +21,7 @@ import distributed
 from dask.utils import parse_timedelta
 from distributed import Client, Nanny, Scheduler, Status, Worker, default_client, spans
 from distributed import core as distributed_core
+from distributed import worker as distributed_worker
 from distributed.protocol.pickle import loads
 from packaging.requirements import Requirement
 
@@ -445,6 +446,24 @@ def truncation_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -
     It is called where the task's code ran, and returns its argument if that is short enough.
     """
     return Patch(distributed_core, "truncate_exception", wrap)
+
+
+def run_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    """Wrap ``worker._run_task_simple(task, data, …)``: it calls ``task(data)`` and nothing else.
+
+    A thread's task is run by it; a process of a pool has it by its name in the module.
+    """
+    return Patch(distributed_worker, "_run_task_simple", wrap)
+
+
+def run_coroutine_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    """Wrap ``worker._run_task_async(task, data, …)``: it awaits ``task(data)`` on the loop."""
+    return Patch(distributed_worker, "_run_task_async", wrap)
+
+
+def traceback_patch(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    """Wrap ``core.get_traceback``: the current traceback without Dask's frames at its top."""
+    return Patch(distributed_core, "get_traceback", wrap)
 
 
 def sent_bytes(worker: Worker) -> int:
