@@ -201,17 +201,20 @@ def check_attempts(
     before its note was on disk: then there may be one more line for each attempt that was lost.
     And what began around the run's end (after `until`) may be in the record or not, as may what
     began on a worker that the scheduler had just removed, if it died before it could report that.
+
+    The system may give a worker the port of one that has ended: the process of a line is the last
+    one that had registered at its address when the attempt began.
     """
     removed = {
         record["details"]["pid"]: datetime.fromisoformat(record["timestamp"]).timestamp()
         for record in read(run_dir, "workers.jsonl")
         if record["state"] == "removed"
     }
-    pids = {
-        record["worker"]: record["details"]["pid"]
-        for record in read(run_dir, "workers.jsonl")
-        if record["state"] == "ready"
-    }
+    registered: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for record in read(run_dir, "workers.jsonl"):
+        if record["state"] == "ready":
+            process = record["timestamp"], record["details"]["pid"]
+            registered[record["worker"]].append(process)
     noted: dict[str, Counter[int]] = defaultdict(Counter)
     late: dict[str, Counter[int]] = defaultdict(Counter)
     for entry in notes(directory):
@@ -223,7 +226,9 @@ def check_attempts(
     recorded: dict[str, Counter[int]] = defaultdict(Counter)
     for record in read(run_dir, "tasks.jsonl"):
         if record["state"] == "running":
-            recorded[record["task_id"]][pids[record["worker"]]] += 1
+            processes = sorted(registered[record["worker"]])
+            earlier = [pid for ready, pid in processes if ready <= record["timestamp"]]
+            recorded[record["task_id"]][(earlier or [processes[0][1]])[-1]] += 1
     if not cut_short:
         assert {key: recorded[key] for key in wanted} == {key: noted[key] for key in wanted}
         return
