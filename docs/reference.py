@@ -127,7 +127,7 @@ def _kind(field: fields.Field) -> str:
     kind: Any = field.kind.kind if isinstance(field.kind, fields.Maybe) else field.kind
     if isinstance(kind, (fields.Row, fields.Each)):
         return "table"
-    if isinstance(kind, list):
+    if isinstance(kind, (list, fields.Rows)):
         return "tables"
     name = _KINDS[kind]
     if name == "any" and field.type is int:

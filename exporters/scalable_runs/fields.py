@@ -53,6 +53,8 @@ class Note(NamedTuple):
 ALWAYS: Final = Note("always")
 #: The text is an id or one of a fixed set: it cannot hold a secret and is not redacted.
 FIXED: Final = Note("fixed")
+#: A list of tables that was a table in runs of earlier versions.
+ONCE_A_TABLE: Final = Note("once a table")
 
 
 def text(value: Any) -> bool:
@@ -172,6 +174,12 @@ class Maybe(NamedTuple):
     kind: Any
 
 
+class Rows(NamedTuple):
+    """A list of tables, or a table, as earlier versions wrote it."""
+
+    kind: Any
+
+
 class Row(NamedTuple):
     """A table with declared fields."""
 
@@ -181,7 +189,7 @@ class Row(NamedTuple):
 
 
 #: A check of one value, a table, a list of values of one kind (in a list), or a value or null.
-Kind: TypeAlias = "Check | Row | list[Any] | Each | Maybe"
+Kind: TypeAlias = "Check | Row | Rows | list[Any] | Each | Maybe"
 
 
 class Field(NamedTuple):
@@ -275,6 +283,8 @@ def _kind(hint: Any) -> Kind:
     origin = get_origin(hint)
     if origin is Annotated:
         base, *notes = get_args(hint)
+        if ONCE_A_TABLE in notes:
+            return Rows(_kind(get_args(base)[0]))
         return next((note for note in notes if isinstance(note, FunctionType)), None) or _kind(base)
     if origin in (Union, UnionType):
         return Maybe(_kind(next(one for one in get_args(hint) if one is not type(None))))
@@ -314,6 +324,10 @@ def _cleaned(value: Any, kind: Kind) -> tuple[Any, int]:
         if value.__class__ is not dict:
             return None, 1
         return value, clean(value, kind)
+    if isinstance(kind, Rows):
+        if value.__class__ is dict:
+            return value, 0
+        kind = [kind.kind]
     if isinstance(kind, list):
         if value.__class__ is not list:
             return None, 1
@@ -345,6 +359,8 @@ def fits(value: Any, kind: Kind) -> bool:
             else name not in kind.always or (isinstance(below, Maybe) and name in value)
             for name, below in kind.kinds.items()
         )
+    if isinstance(kind, Rows):
+        return value.__class__ is dict or fits(value, [kind.kind])
     if isinstance(kind, list):
         return value.__class__ is list and all(fits(row, kind[0]) for row in value)
     return kind(value)

@@ -80,7 +80,7 @@ def run_document(
         "status": "running",
         "trace_id": trace_id,
         "environment": environment,
-        "code_identities": {},
+        "code_identities": [],
     }
 
 

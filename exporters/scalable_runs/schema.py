@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, Typed
 from scalable_runs.fields import (
     ALWAYS,
     FIXED,
+    ONCE_A_TABLE,
     Amount,
     Anything,
     Bytes,
@@ -76,6 +77,9 @@ PLAN: Final = "plan.json"
 LOCK: Final = "manifest.lock"
 RUN: Final = "run.json"
 SUMMARY: Final = "summary.json"
+
+#: What differs from the commit in the program's repositories, as `git diff` writes it.
+CODE_PATCH: Final = "code.patch"
 
 #: Outcomes of sending the logs of dead workers; see :mod:`scalable.crash_upload.uploads`.
 UPLOADS: Final = "uploads.jsonl"
@@ -589,6 +593,48 @@ class Environment(TypedDict, total=False):
     resource: Annotated[Anything, "Attributes of the resource, in a run written by an SDK."]
 
 
+class CodeState(TypedDict, total=False):
+    """The state of a work tree of git, or of a directory with sources."""
+
+    code_identifier: Annotated[
+        Text | None, FIXED, "The commit, or `sha256:` and a digest of all sources; null: unknown."
+    ]
+    code_identifier_type: Annotated[Word, "`git` or `sha256`."]
+    code_identifier_dependable: Annotated[
+        Flag,
+        "Whether the identifier says which code it was: nothing was changed, staged or untracked; "
+        "or every source was read for the digest.",
+    ]
+    code_identifier_url: Annotated[Text, "URL of the remote repository, without credentials."]
+    code_identifier_message: Annotated[Prose, "In words: what is known, and what is not and why."]
+    branch: Annotated[Text, "The branch; absent if no branch is checked out."]
+    describe: Annotated[Text, "The commit as `git describe --tags --always` names it."]
+    staged: Annotated[Texts, "Files with staged changes: the first of them."]
+    staged_count: Annotated[Count, "How many there are."]
+    unstaged: Annotated[Texts, "Files with changes that are not staged: the first of them."]
+    unstaged_count: Annotated[Count, "How many there are."]
+    untracked: Annotated[Texts, "Files that git does not track or ignore: the first of them."]
+    untracked_count: Annotated[Count, "How many there are."]
+
+
+class Submodule(CodeState, total=False):
+    """A submodule of a repository, with the fields of a repository."""
+
+    path: Annotated[Text, "Where it is in the repository's work tree."]
+    recorded_commit: Annotated[Text, FIXED, "The commit that the index of the repository names."]
+
+
+class CodeIdentity(CodeState, total=False):
+    """The version of the user's code in one place, soon after the start of the run."""
+
+    root: Annotated[Text, "Root of the work tree; without git the program's directory."]
+    directory: Annotated[Text, "Directory of the program, or of the manifest."]
+    observed_at: Annotated[Time, "When it was looked up."]
+    files_count: Annotated[Count, "Number of sources that a `sha256` covers."]
+    submodules: Annotated[list[Submodule], "Its submodules."]
+    submodules_count: Annotated[Count, "How many there are."]
+
+
 class RunWriterState(TypedDict, total=False):
     """One of the programs that write a run together."""
 
@@ -620,7 +666,11 @@ class RunDocument(TypedDict):
     ]
     trace_id: Annotated[HexId, "Trace of the run's root span."]
     environment: Annotated[Environment, "Versions and host."]
-    code_identities: Annotated[Table, "Versions of the user's code."]
+    code_identities: Annotated[
+        list[CodeIdentity],
+        ONCE_A_TABLE,
+        "Versions of the user's code; empty until they are known. A table in earlier versions.",
+    ]
     recorder: NotRequired[Annotated[Recorder, "Process that the run belongs to."]]
     telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
     journal: NotRequired[Annotated[dict[str, JournalMark], anything, "Synced part of each file."]]

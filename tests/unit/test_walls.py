@@ -43,6 +43,13 @@ ROOMS = (
         never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
     ),
     Room("causes", ("scalable.causes",), never=DASK | OTEL),
+    Room(
+        # Which code runs: asked where a run is recorded, and where runs are read.
+        "code",
+        ("scalable.code",),
+        doors=("common", "run store"),
+        never=DASK | OTEL,
+    ),
     Room("crash upload", ("scalable.crash_upload",), doors=("run store",), never=DASK | OTEL),
     Room(
         "worker's SDK side",
@@ -59,14 +66,14 @@ ROOMS = (
     Room(
         "instrumentation",
         ("scalable.instrumentation",),
-        doors=("facts", "common", "worker's SDK side"),
+        doors=("facts", "common", "code", "worker's SDK side"),
         # Inside the cluster there are facts, not spans: of OpenTelemetry at most the API.
         never=frozenset({"opentelemetry.sdk", "opentelemetry.exporter"}),
     ),
     Room(
         "telemetry",
         ("scalable.telemetry",),
-        doors=("facts", "common", "causes", *RUNS),
+        doors=("facts", "common", "causes", "code", *RUNS),
         never=DASK,
     ),
     Room(
@@ -81,7 +88,7 @@ ROOMS = (
         # What user code calls, in a process of the cluster or any other.
         "cache",
         ("scalable.cache", "scalable.records"),
-        doors=("instrumentation", "common"),
+        doors=("instrumentation", "common", "code"),
         never=DASK | OTEL,
     ),
     Room(
@@ -103,7 +110,7 @@ ROOMS = (
     Room(
         "analysis",
         ("scalable.analysis", "scalable.ai"),
-        doors=("causes", "run store"),
+        doors=("causes", "code", "run store"),
         never=DASK | OTEL,
     ),
     Room(
@@ -111,7 +118,8 @@ ROOMS = (
         ("scalable.cli", "scalable.__main__"),
         # What a command starts it imports when it is called; see the tests of imports below.
         doors=(
-            *("analysis", "cache", "common", "crash upload", "demo", "manifest", "public face"),
+            *("analysis", "cache", "code", "common", "crash upload", "demo", "manifest"),
+            "public face",
             "configuration files",
             *("run store", "session", "telemetry"),
         ),
@@ -137,7 +145,7 @@ ROOMS = (
             "scalable.testing",
         ),
         doors=(
-            *("facts", "common", "instrumentation", "telemetry", "crash upload", *RUNS),
+            *("facts", "common", "code", "instrumentation", "telemetry", "crash upload", *RUNS),
             # A run can report itself.
             *("analysis", "configuration files"),
         ),
