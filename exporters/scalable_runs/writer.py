@@ -347,6 +347,11 @@ class RunWriter:
         if urgent:
             self.request_sync()
 
+    def field(self, name: str) -> Any:
+        """Return a field of run.json as it will be written next; None if there is none."""
+        with self._lock:
+            return self._run.get(name)
+
     def count_error(self, kind: str, message: str, file: str = "") -> None:
         """Count a problem of the caller among this writer's, and report the first of its kind.
 

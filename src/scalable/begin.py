@@ -7,7 +7,7 @@ recorder's own modules, and those of the upload of crash logs, are imported wher
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.code.program import program_directories
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from scalable.crash_upload.uploads import CrashUploads
     from scalable.telemetry.deaths.deaths import OnDeath
     from scalable.telemetry.recorder.recorder import Recorder
+    from scalable.telemetry.recorder.run_code import RunCode
+    from scalable_runs.writer import RunWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class _Parts:
     routes: Routes
     warn: Callable[[str], None]
     clock: Callable[[], float]
+    #: Directories with the program's own code.
+    code: Sequence[str]
 
 
 def begin(
@@ -190,6 +195,7 @@ def begin(
         routes,
         warn,
         using.clock,
+        program_directories(documents.manifest_path),
     )
     recorder = _recorder(parts, process, undo)
     if connection is not None:
@@ -306,8 +312,18 @@ def _recorder(
         copies=start_copies(
             parts.settings.copy, writer, parts.warn, keep=_is_read_after(parts.settings)
         ),
+        code=_code(parts, writer),
         clock=parts.clock,
     )
+
+
+def _code(parts: _Parts, writer: RunWriter) -> RunCode:
+    """Begin to look up the program's code."""
+    from scalable.telemetry.recorder.run_code import RunCode
+
+    code = RunCode(parts.code, writer, parts.redact, with_patch=parts.settings.code_patch)
+    code.start()
+    return code
 
 
 def _portable_options(parts: _Parts) -> dict[str, Any]:
@@ -323,6 +339,7 @@ def _portable_options(parts: _Parts) -> dict[str, Any]:
         "redact_salt": parts.redact.salt,
         "copy": None if parts.settings.copy is None else parts.settings.copy.plain(),
         "keep": _is_read_after(parts.settings),
+        "code": parts.code,
     }
 
 

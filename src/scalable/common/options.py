@@ -53,6 +53,7 @@ class InstrumentOptions(TypedDict, total=False):
     task_events: bool | None
     running_after: float | None
     log_level: str | int | None
+    code_patch: bool | None
     recorder: Host | None
     parquet: bool | None
     tracer_provider: Any
@@ -239,6 +240,15 @@ class RecorderOptions:
         "a level of Python's logging (DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number), OFF",
         "Least severe log record of tasks and of Dask that is kept.",
         "INFO",
+    )
+    code_patch: bool = _option(
+        True,
+        "SCALABLE_CODE_PATCH",
+        _boolean,
+        _ON_OR_OFF,
+        "Keep what differs from the commit of the program's repository in the run, as code.patch: "
+        "without secrets, 1 MB at most.",
+        "on",
     )
 
 

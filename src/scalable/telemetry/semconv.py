@@ -372,6 +372,20 @@ NETWORK_DIRECTION: Final = "network.io.direction"
 COMPONENT_TYPE: Final = "otel.component.type"
 #: The processor or exporter among those of its kind: `otlp_grpc_span_exporter/0`.
 COMPONENT_NAME: Final = "otel.component.name"
+#: The commit of the program's repository.
+VCS_REVISION: Final = "vcs.ref.head.revision"
+#: The branch that is checked out there.
+VCS_REF_NAME: Final = "vcs.ref.head.name"
+#: `branch`, where one is checked out.
+VCS_REF_TYPE: Final = "vcs.ref.type"
+#: Address of the remote repository in the web, without credentials.
+VCS_URL: Final = "vcs.repository.url.full"
+#: Name of the remote repository.
+VCS_REPOSITORY: Final = "vcs.repository.name"
+#: User or group that it belongs to.
+VCS_OWNER: Final = "vcs.owner.name"
+#: `github`, `gitlab`, `bitbucket` or `gitea`, if its host is named so.
+VCS_PROVIDER: Final = "vcs.provider.name"
 
 # -- Attributes that stay in the process ---------------------------------------------------------
 

@@ -40,6 +40,8 @@ CHECK_INTERVAL: Final = 0.25
 NICENESS: Final = 5
 #: Signals to a whole process group or job are for the program; how it reacts is recorded.
 _NOT_FOR_US: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Longest wait for the commit of the program's code before its signals get their resource.
+CODE_WAIT: Final = 0.1
 #: Bytes read from the pipe at once.
 _CHUNK: Final = 65_536
 
@@ -261,28 +263,34 @@ def _recorder(
     identity: Mapping[str, Any],
     parts: Mapping[str, Any],
 ) -> Recorder:
+    from scalable.common.options import RecorderOptions
+    from scalable.telemetry.recorder.run_code import RunCode
+    from scalable_runs.redact import Redactor
+
+    options, copy = RecorderOptions(**parts["options"]), parts["copy"]
+    redact = Redactor(secrets=parts["secrets"], off=parts["redact_off"], salt=parts["redact_salt"])
+    code = RunCode(parts["code"], writer, redact, with_patch=options.code_patch)
+    # Git runs while the rest is imported.
+    code.start()
     from opentelemetry.sdk.resources import Resource
 
-    from scalable.common.options import RecorderOptions
     from scalable.telemetry.configuration.routes import find_routes
     from scalable.telemetry.recorder.copies import start_copies
     from scalable.telemetry.recorder.recorder import Recorder
     from scalable.telemetry.recorder.run_roots import RunIdentity
-    from scalable_runs.redact import Redactor
     from scalable_runs.stores.places import spec_of
 
-    copy = parts["copy"]
     return Recorder(
         RunIdentity(**identity),
         writer,
-        Resource(parts["resource"], parts["resource_schema"]),
+        # What is not known yet is on the run's root span alone.
+        Resource({**code.attributes(CODE_WAIT), **parts["resource"]}, parts["resource_schema"]),
         submissions,
-        redact=Redactor(
-            secrets=parts["secrets"], off=parts["redact_off"], salt=parts["redact_salt"]
-        ),
+        redact=redact,
         warn=program.warn,
         routes=find_routes(os.environ, program.warn),
-        options=RecorderOptions(**parts["options"]),
+        options=options,
+        code=code,
         copies=start_copies(
             None if copy is None else spec_of(copy), writer, program.warn, keep=parts["keep"]
         ),

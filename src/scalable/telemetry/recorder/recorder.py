@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic, sleep, time
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from scalable import facts
+from scalable.common.guard import Guard
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, FactSource, UserEvent
 from scalable.facts.texts import ErrorTexts
@@ -29,6 +31,7 @@ from scalable.telemetry.recorder.puller import Closing
 from scalable.telemetry.recorder.recorder_loop import RecorderLoop
 from scalable.telemetry.recorder.resume import Position, Resumed
 from scalable.telemetry.recorder.router import SignalRouter
+from scalable.telemetry.recorder.run_code import RunCode
 from scalable.telemetry.recorder.run_health import RunHealth
 from scalable.telemetry.recorder.run_roots import RunIdentity, RunRoots
 from scalable.telemetry.recorder.submitted_work import SubmittedWork
@@ -75,6 +78,7 @@ class Recorder(RecorderLoop):
         routes: Routes,
         options: RecorderOptions,
         copies: Copies | None = None,
+        code: RunCode | None = None,
         yield_seconds: float = YIELD_SECONDS,
         clock: Callable[[], float] = time,
     ) -> None:
@@ -92,7 +96,8 @@ class Recorder(RecorderLoop):
         self._redact = redact
         self._copies = copies or Copies(identity.run_id, warn)
         self._spans = SpanFactory(resource)
-        self._roots = RunRoots(identity, routes.sample, self._spans, redact)
+        self._code = code or RunCode((), writer, redact, with_patch=False)
+        self._roots = RunRoots(identity, routes.sample, self._spans, redact, self._code.attributes)
         self._root = self._roots.own
         self._router = SignalRouter(
             writer,
@@ -356,6 +361,7 @@ class Recorder(RecorderLoop):
         self._emit()
         self._work.close(exact=is_complete)
         self._emit()
+        self._code.finish(closing.deadline)
         ledger.sink.add_span(self._root_span(closing.status, now, self._router.settle()))
         self._emit()
         self._leave_shared_run(closing.status, now, closing.deadline)
@@ -375,7 +381,7 @@ class Recorder(RecorderLoop):
         self._router.finish(deadline, self._collect)
         puller.close()
         self._writer.close(
-            self._make_summary,
+            partial(_make_summary, self.summary, self.guard),
             status=closing.status,
             finished_at=iso(now),
             telemetry=self._health.document(),
@@ -431,14 +437,6 @@ class Recorder(RecorderLoop):
                 for span in self._roots.of_run(closing, now):
                     self._ledger.sink.add_span(span)
 
-    def _make_summary(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Called by the writer's thread, which continues without a summary if this raises."""
-        try:
-            return self.summary.document(run)
-        except BaseException as error:
-            self.guard.count("summary", error)
-            raise RuntimeError(f"the summary cannot be made: {error!r}") from error
-
     def _give_up(self) -> None:
         """Close the directory after an internal error; the status is the workload's."""
         closing = self._closing
@@ -453,6 +451,15 @@ class Recorder(RecorderLoop):
             )
         except BaseException as error:
             self.guard.count("give_up", error)
+
+
+def _make_summary(summary: RunSummary, guard: Guard, run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Called by the writer's thread, which continues without a summary if this raises."""
+    try:
+        return summary.document(run)
+    except BaseException as error:
+        guard.count("summary", error)
+        raise RuntimeError(f"the summary cannot be made: {error!r}") from error
 
 
 def _relay_decoder(

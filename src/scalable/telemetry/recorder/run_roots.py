@@ -100,8 +100,11 @@ class RunRoots:
         sample: Callable[..., Sampling],
         spans: SpanFactory,
         redact: Redactor,
+        code: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._identity = identity
+        #: What is known of the program's code.
+        self._code = code
         self._spans = spans
         self._redact = redact
         above = None if identity.parent is None else ids_of(identity.parent)
@@ -156,6 +159,7 @@ class RunRoots:
                 semconv.RUN_ID: identity.run_id,
                 semconv.RUN_STATUS: status,
                 semconv.PROVIDER: identity.provider,
+                **self._code(),
                 **counts,
             },
             error=status if status in _ERRORS else None,
@@ -184,6 +188,7 @@ class RunRoots:
                 semconv.RUN_STATUS: status,
                 semconv.WRITER: writer,
                 semconv.PROVIDER: identity.provider,
+                **self._code(),
                 **counts,
             },
             error=status if status in _ERRORS else None,
