@@ -50,6 +50,10 @@ VERSITYGW_VERSION = "1.8.0"
 AZURITE_VERSION = "3.37.0"
 #: Google Cloud Storage.
 FAKE_GCS_VERSION = "1.56.1"
+#: Checks RO-Crates. It pins an older `rich`, so it has packages of its own; the other package is
+#: the last one with the JSON-LD context of RO-Crate 1.1, which the validator would fetch.
+ROC_VALIDATOR_VERSION = "0.13.0"
+RO_CRATE_CONTEXT = "rocrate==0.11.0"
 #: Debian's, as it needs no compiler; its `promtool` checks the alert rules.
 PROMETHEUS_VERSION = "2.42"
 SLURM_VERSION = "22.05"
@@ -240,6 +244,14 @@ def _install_azurite(job: Job) -> None:
     )
 
 
+def _install_roc_validator(job: Job) -> None:
+    pip = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
+    site, context = job.target / "site", job.target / "context"
+    wanted = f"roc-validator=={ROC_VALIDATOR_VERSION}"
+    job.run("getting the validator", [*pip, "--target", str(site), wanted])
+    job.run("getting the context", [*pip, "--no-deps", "--target", str(context), RO_CRATE_CONTEXT])
+
+
 def _install_prometheus(job: Job) -> None:
     if not _unpack_debian(job, ("prometheus",), PROMETHEUS_VERSION):
         _link_prometheus_on_path(job)
@@ -364,6 +376,14 @@ SERVERS: Mapping[str, Server] = {
             _SLURM_WRAPPER,
             "some seconds",
             _install_slurm,
+        ),
+        Server(
+            "roc-validator",
+            ROC_VALIDATOR_VERSION,
+            "context/rocrate/data/ro-crate.jsonld",
+            f"{RO_CRATE_CONTEXT} {sys.version_info[:2]}",
+            "half a minute",
+            _install_roc_validator,
         ),
         Server(
             "azurite",

@@ -113,6 +113,7 @@ ROOMS = (
         doors=("causes", "code", "run store"),
         never=DASK | OTEL,
     ),
+    Room("provenance", ("scalable.provenance",), doors=("run store",), never=DASK | OTEL),
     Room(
         "cli",
         ("scalable.cli", "scalable.__main__"),
@@ -121,7 +122,7 @@ ROOMS = (
             *("analysis", "cache", "code", "common", "crash upload", "demo", "manifest"),
             "public face",
             "configuration files",
-            *("run store", "session", "telemetry"),
+            *("provenance", "run store", "session", "telemetry"),
         ),
         never=DASK | OTEL,
     ),

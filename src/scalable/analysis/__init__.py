@@ -7,6 +7,7 @@ OpenTelemetry.
 from scalable.analysis.attempts import Attempt, load_attempts
 from scalable.analysis.json_renderer import json_text, path_text, render_json
 from scalable.analysis.load import load_report
+from scalable.analysis.markdown_renderer import render_markdown
 from scalable.analysis.overview import Overview, load_overviews
 from scalable.analysis.report import Report
 from scalable.analysis.run_list import RunFilter, list_runs
@@ -24,6 +25,7 @@ __all__ = [
     "load_report",
     "path_text",
     "render_json",
+    "render_markdown",
     "render_overviews",
     "render_text",
 ]

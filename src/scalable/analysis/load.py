@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
+from scalable.analysis.code_and_data import load_code_and_data
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable.analysis.gaps import lost_writers, missing, notes
 from scalable.analysis.recorded import artifacts_of, metrics_of
@@ -132,6 +133,7 @@ def _report(
         ]
     )
     artifacts, metrics = artifacts_of(reader), metrics_of(reader)
+    code = load_code_and_data(reader)
     as_of = _last_sign(reader, document)
     return Report(
         run_id=reader.run_id,
@@ -162,11 +164,13 @@ def _report(
         program=program_of(run),
         artifacts=artifacts,
         metrics=metrics,
+        code=code,
         document={
             **document,
             "run": run,
             "artifacts": [{"artifact_name": row.name, **row.detail} for row in artifacts],
             "metrics": {row.name: {"count": row.count, **row.detail} for row in metrics},
+            "code_and_data": code.document(),
         },
     )
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from scalable.analysis.code_and_data import CodeAndData
 from scalable_runs.schema import (
     CacheSummary,
     NameSummary,
@@ -85,6 +86,8 @@ class Report:
         File name of the program, where its code was sent to the workers by value.
     artifacts, metrics
         What the program recorded of its own: the first of them, in the order of their names.
+    code
+        Code, packages and data, as far as they are recorded.
     document
         The whole of it in the shape of summary.json.
     """
@@ -117,6 +120,7 @@ class Report:
     program: str
     artifacts: tuple[Recorded, ...]
     metrics: tuple[Recorded, ...]
+    code: CodeAndData
     document: Document
 
     def worker_label(self, address: str | None) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from scalable.analysis import units
+from scalable.analysis.code_sections import code_section
 from scalable.analysis.frames import relevant_frames
 from scalable.analysis.gaps import lost_writers
 from scalable.analysis.messages import message_and_values
@@ -61,10 +62,42 @@ _MAX_NAMES: Final = 20
 _MAX_FAILURES: Final = 10
 _MAX_WORKERS: Final = 16
 _MAX_RECORDED: Final = 10
+#: The same on a card.
+_CARD_NAMES: Final = 8
+_CARD_FAILURES: Final = 3
 
 
 def report_outline(report: Report) -> Outline:
     """Return what a report says."""
+    return _outline(
+        report,
+        _unfinished(report),
+        _tasks(report),
+        _slowest(report),
+        _failures(report),
+        _workers(report),
+        code_section(report.code),
+        _artifacts(report),
+        _metrics(report),
+        _record(report),
+        _next(report),
+    )
+
+
+def card_outline(report: Report) -> Outline:
+    """Return what a report says on one page: for a pull request or the appendix of a paper."""
+    return _outline(
+        report,
+        _tasks(report, _CARD_NAMES),
+        _failures(report, _CARD_FAILURES),
+        code_section(report.code),
+        _artifacts(report),
+        _metrics(report),
+        _record(report),
+    )
+
+
+def _outline(report: Report, *sections: Section | None) -> Outline:
     tone: Tone = STATUS_TONES.get(report.status, "")
     if report.status == "completed" and (report.counts["tasks_failed"] or report.unknown):
         tone = "warning"
@@ -72,20 +105,11 @@ def report_outline(report: Report) -> Outline:
     if report.wall_s is not None:
         after = {"running": " for ", "lost": " after "}.get(report.status, " in ")
         after += seconds(report.wall_s)
-    sections = (
+    head = (
         Section((Quote((report.run_id,)), *_lead(report))),
         Section((Facts(tuple(_facts(report))),)),
-        _unfinished(report),
-        _tasks(report),
-        _slowest(report),
-        _failures(report),
-        _workers(report),
-        _artifacts(report),
-        _metrics(report),
-        _record(report),
-        _next(report),
     )
-    shown = tuple(section for section in sections if section is not None)
+    shown = (*head, *(section for section in sections if section is not None))
     return Outline(report.project or "run", shown, report.status, tone, after)
 
 
@@ -234,7 +258,7 @@ def _unfinished(report: Report) -> Section | None:
     return Section(tuple(blocks), title, plural(running or waiting, "task"))
 
 
-def _tasks(report: Report) -> Section | None:
+def _tasks(report: Report, limit: int = _MAX_NAMES) -> Section | None:
     rows = sorted(
         report.tasks.items(),
         key=lambda item: (
@@ -245,7 +269,7 @@ def _tasks(report: Report) -> Section | None:
     )
     if not rows:
         return None
-    shown, rest = rows[:_MAX_NAMES], [row for _, row in rows[_MAX_NAMES:]]
+    shown, rest = rows[:limit], [row for _, row in rows[limit:]]
     asides = ["most time first"] if len(rows) > 1 else []
     if any(row["queue"]["count"] for _, row in shown):
         asides.append("Queued: mean wait for a worker")
@@ -317,7 +341,7 @@ def _slowest(report: Report) -> Section | None:
 # -- failures --------------------------------------------------------------------------------------
 
 
-def _failures(report: Report) -> Section | None:
+def _failures(report: Report, limit: int = _MAX_FAILURES) -> Section | None:
     groups = report.failures
     if not groups:
         return None
@@ -331,8 +355,8 @@ def _failures(report: Report) -> Section | None:
         f"{number['program']:,} of the program or session" if number["program"] else "",
         f"{len(groups):,} causes" if len(groups) > 1 else "",
     ]
-    blocks: list[Block] = [_failure(report, group) for group in groups[:_MAX_FAILURES]]
-    rest = groups[_MAX_FAILURES:]
+    blocks: list[Block] = [_failure(report, group) for group in groups[:limit]]
+    rest = groups[limit:]
     if rest:
         count = sum(group.count for group in rest)
         text = f"and {count:,} of {plural(len(rest), 'more cause')}"

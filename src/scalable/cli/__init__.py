@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "init": "Write a commented manifest.",
     "validate": "Check a manifest.",
     "schema": "Print the manifest's JSON schema, for editors.",
-    "export": "Send a recorded run to an OpenTelemetry collector.",
+    "export": "Send a run to a collector, or write it as RO-Crate, PROV or OpenLineage.",
     "plan": "Show what a session would start, and what it may cost.",
     "run": "Run a script or a function in a session.",
     "config": "Show every option in force, and where it comes from.",

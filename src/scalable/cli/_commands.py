@@ -70,6 +70,29 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(added)
 
 
+def formats_option(*more: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--format` with text, JSON and `more`, and `--json`; the command gets `format_`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def formatted(*, format_: str, json_: bool, **rest: Any) -> Any:
+            return command(format_="json" if json_ else format_, **rest)
+
+        added = click.option("--json", "json_", is_flag=True, help="The same as --format json.")(
+            formatted
+        )
+        return click.option(
+            "--format",
+            "format_",
+            type=click.Choice(["text", "json", *more]),
+            default="text",
+            show_default=True,
+            help="Text for people, JSON for programs, Markdown for a page or a pull request.",
+        )(added)
+
+    return decorate
+
+
 def output_option(command: Command) -> Command:
     """Add `--output`."""
     return click.option(

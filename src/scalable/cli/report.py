@@ -9,7 +9,7 @@ import click
 from scalable.cli._commands import (
     deliver,
     exit_status_option,
-    json_option,
+    formats_option,
     output_option,
     status_code,
 )
@@ -22,6 +22,7 @@ Examples:
   scalable report run-20260102
   scalable report .scalable/runs/run-20260102T030405Z-flights-1a2b3c4d
   scalable report --json | jq .counts
+  scalable report --format md --output run.md   # one page, for a pull request
   scalable report --exit-status   # for CI
 \b
 RUN is a run's id, the beginning of one, the path of its directory or packed
@@ -31,7 +32,7 @@ file, or its URL.
 
 @click.command(epilog=_EPILOG)
 @run_options
-@json_option
+@formats_option("md")
 @output_option
 @click.option(
     "--scan",
@@ -43,7 +44,7 @@ file, or its URL.
 def report(
     ctx: click.Context,
     choice: RunChoice,
-    as_json: bool,
+    format_: str,
     output: Path | None,
     scan: bool,
     exit_status: bool,
@@ -54,12 +55,23 @@ def report(
     what the record lacks. A run that is going on is shown as it is now, one whose program was
     killed with what was running then.
     """
-    from scalable.analysis import json_text, load_report, render_json, render_text
+    from scalable.analysis import (
+        json_text,
+        load_report,
+        render_json,
+        render_markdown,
+        render_text,
+    )
 
     reader = choice.open()
     with progress_bar("Reading the run") as progress:
         loaded = load_report(reader, progress, scan=scan)
-    text = json_text(render_json(loaded)) if as_json else render_text(loaded, **layout(output))
-    deliver(text, output, f"the report of {loaded.run_id}", as_json=as_json)
+    if format_ == "json":
+        text = json_text(render_json(loaded))
+    elif format_ == "md":
+        text = render_markdown(loaded)
+    else:
+        text = render_text(loaded, **layout(output))
+    deliver(text, output, f"the report of {loaded.run_id}", as_json=format_ == "json")
     if exit_status:
         ctx.exit(status_code(loaded.status, failed=bool(loaded.counts.get("tasks_failed"))))
