@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from scalable.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from scalable import catalog
     from scalable.ai import diagnose_run
     from scalable.api import Instrumentation, instrument, uninstrument
     from scalable.cache.cacheable import cacheable
@@ -39,6 +40,7 @@ __all__ = [
     "TagError",
     "__version__",
     "cacheable",
+    "catalog",
     "current_session",
     "diagnose_run",
     "instrument",
@@ -57,6 +59,7 @@ _MODULES = {
     "DirType": "scalable.cache.store",
     "FileType": "scalable.cache.store",
     "cacheable": "scalable.cache.cacheable",
+    "catalog": "scalable.catalog",
     "ScalableClient": "scalable.session.client",
     "ManifestError": "scalable.manifest.errors",
     "SessionError": "scalable.manifest.errors",

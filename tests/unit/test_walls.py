@@ -92,12 +92,20 @@ ROOMS = (
         never=DASK | OTEL,
     ),
     Room(
+        # What user code calls, too; it says what it puts and gets to the run that goes on there.
+        "catalog",
+        ("scalable.catalog",),
+        doors=("facts", "common", "instrumentation", "run store"),
+        never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
+    ),
+    Room(
         "session",
         ("scalable.session",),
         doors=(
             *(
                 "manifest",
                 "cache",
+                "catalog",
                 "composition",
                 "configuration files",
                 "instrumentation",
@@ -121,7 +129,7 @@ ROOMS = (
         doors=(
             *("analysis", "cache", "code", "common", "crash upload", "demo", "manifest"),
             "public face",
-            "configuration files",
+            *("catalog", "configuration files"),
             *("provenance", "run store", "session", "telemetry"),
         ),
         never=DASK | OTEL,
@@ -161,7 +169,7 @@ ROOMS = (
     Room(
         "public face",
         ("scalable",),
-        doors=("analysis", "cache", "common", "composition", "manifest", "session"),
+        doors=("analysis", "cache", "catalog", "common", "composition", "manifest", "session"),
         never=DASK | OTEL,
     ),
 )

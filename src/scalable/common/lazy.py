@@ -24,7 +24,9 @@ def lazy(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = modules[name]
         try:
-            value = getattr(importlib.import_module(module), name)
+            value: Any = importlib.import_module(module)
+            if module != f"{package}.{name}":  # else the module is meant
+                value = getattr(value, name)
         except ImportError as error:
             missing = (error.name or "").partition(".")[0]
             if missing in ("", "scalable", "scalable_runs"):

@@ -54,6 +54,8 @@ SENT: Final = "sent"
 SUPPRESSED: Final = "suppressed"
 #: Entry of Dask's report of an execution: its code opened spans that the worker itself exports.
 EXPORTS_CHILDREN: Final = "scalable-children"
+#: Key of the carrier with the place of the data catalog.
+CATALOG: Final = "catalog"
 #: Key of the carrier of a graph whose layers have spans of their own.
 LAYERS: Final = "layers"
 #: Key of the carrier of a graph in Dask's own spans: their names and ids, outermost first.
