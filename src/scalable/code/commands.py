@@ -23,8 +23,13 @@ class Deadline:
     """The end of the time that several steps have together; any thread may move it forward."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds: Final = seconds
-        self._at = monotonic() + seconds
+        self._began = monotonic()
+        self._at = self._began + seconds
+
+    @property
+    def seconds(self) -> float:
+        """The whole time."""
+        return round(self._at - self._began, 1)
 
     def left(self, at_most: float | None = None) -> float:
         """Seconds that are left; never below zero."""

@@ -77,11 +77,12 @@ def gather(
     first
         Called as soon as commit, branch and URL of the first repository are known.
     """
+    deadline = deadline or Deadline(SECONDS)
     search = _Search(
         os.environ if environ is None else environ,
-        deadline or Deadline(SECONDS),
+        deadline,
         own,
-        Patch(redact) if with_patch else None,
+        Patch(redact, deadline) if with_patch else None,
         first,
     )
     identities: list[CodeIdentity] = []

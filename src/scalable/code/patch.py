@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from scalable.code.commands import Deadline
 from scalable.code.repository import Repository
 from scalable.code.source_files import is_source, open_file
 
@@ -37,10 +38,13 @@ class Patch:
     ----------
     redact
         Returns a text of any length without secrets.
+    deadline
+        When it has to be complete.
     """
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
+    def __init__(self, redact: Callable[[str], str], deadline: Deadline) -> None:
         self._redact = redact
+        self._deadline = deadline
         self._parts: list[bytes] = []
         self._size = 0
         self._missing: list[str] = []
@@ -59,14 +63,16 @@ class Patch:
         """Add the changes of a repository and of its submodules."""
         # `git apply` ignores what is not of a patch.
         head = self._redact(f"# {found.root} at {found.commit or 'no commit'}\n").encode()
-        count, size = len(self._parts), self._size
+        self._parts.append(head)
+        self._size += len(head)
+        size = self._size
         self._add(found, "")
         for entry, below in found.submodules:
             if below is not None:
                 self._add(below, f"{entry.get('path', '')}/")
-        if self._size > size:
-            self._parts.insert(count, head)
-            self._size += len(head)
+        if self._size == size:
+            self._parts.pop()
+            self._size -= len(head)
 
     def _add(self, found: Repository, prefix: str) -> None:
         """Add the changes of one work tree, whose place in that above it is `prefix`."""
@@ -96,12 +102,11 @@ class Patch:
             limit=left,
         )
         if answer.timed_out:
-            seconds = found.git.deadline.seconds
-            self._missing.append(f"git did not write the patch within {seconds:g} s.")
+            self._too_late()
             return
         if answer.code not in (0, None):
             reason = answer.errors.partition("\n")[0].removeprefix("fatal: ")[:300]
-            self._missing.append(f"git did not write the patch: {reason}.")
+            self._say(f"git did not write the patch: {reason}.")
             return
         text = answer.output.decode("utf-8", "surrogateescape")
         if answer.is_cut:
@@ -112,19 +117,27 @@ class Patch:
             self._cut()
 
     def _append(self, text: str) -> None:
-        if not text:
-            return
-        redacted = "".join(_redacted(section, self._redact) for section in _sections(text))
-        data = redacted.encode("utf-8", "surrogateescape")
-        if self._size + len(data) > MAX_PATCH:
-            data = data[: MAX_PATCH - self._size]
-            data = data[: data.rfind(b"\n") + 1]
-            self._cut()
-        self._parts.append(data)
-        self._size += len(data)
+        for section in _sections(text):
+            if self._deadline.is_over():
+                self._too_late()
+                return
+            data = _redacted(section, self._redact).encode("utf-8", "surrogateescape")
+            if self._size + len(data) > MAX_PATCH:
+                data = data[: max(0, MAX_PATCH - self._size)]
+                self._parts.append(data[: data.rfind(b"\n") + 1])
+                self._size = MAX_PATCH
+                self._cut()
+                return
+            self._parts.append(data)
+            self._size += len(data)
+
+    def _too_late(self) -> None:
+        self._say(f"code.patch is not complete after {self._deadline.seconds:g} s.")
 
     def _cut(self) -> None:
-        sentence = f"code.patch is cut at {MAX_PATCH // 1000:,} kB."
+        self._say(f"code.patch is cut at {MAX_PATCH // 1000:,} kB.")
+
+    def _say(self, sentence: str) -> None:
         if sentence not in self._missing:
             self._missing.append(sentence)
 
@@ -185,21 +198,15 @@ def _redacted(section: str, redact: Callable[[str], str]) -> str:
     """
     lines = section.split("\n")
     body = next((at for at, line in enumerate(lines) if line.startswith("@@ ")), len(lines))
+    found: dict[int, str] = {}
     for signs in (" +", " -"):
-        chosen = [
-            at
-            for at in range(body, len(lines))
-            if (lines[at][:1] and lines[at][0] in signs) or lines[at].startswith("@@ ")
-        ]
+        chosen = [at for at in range(body, len(lines)) if lines[at].startswith((*signs, "@@ "))]
         texts = [_content(lines[at]) for at in chosen]
         for at, before, after in zip(chosen, texts, _same_lines(texts, redact), strict=True):
             if before != after:
-                mark = lines[at][: len(lines[at]) - len(before)]
-                lines[at] = mark + after
-    head = "\n".join(lines[:body])
-    redacted_head = redact(head)
-    rest = lines[body:]
-    return "\n".join([redacted_head, *rest]) if rest else redacted_head
+                found[at] = lines[at].removesuffix(before) + after
+    rest = [found.get(at, lines[at]) for at in range(body, len(lines))]
+    return "\n".join([redact("\n".join(lines[:body])), *rest])
 
 
 def _content(line: str) -> str:
