@@ -66,6 +66,18 @@ def render_text(
     """Return a report or a diagnosis as lines of at most `width` columns; see :class:`Page`."""
     is_report = isinstance(subject, Report)
     outline = report_outline(subject) if is_report else diagnosis_outline(subject)
+    return outline_text(outline, width, color, elide=elide, strict=strict)
+
+
+def outline_text(
+    outline: Outline,
+    width: int = 80,
+    color: bool = False,
+    *,
+    elide: bool = False,
+    strict: bool = True,
+) -> str:
+    """Return an outline as lines of at most `width` columns; see :class:`Page`."""
     page = Page(max(MIN_WIDTH, width), color, elide, strict)
     return "\n".join(_Text(page).lines(outline)) + "\n"
 

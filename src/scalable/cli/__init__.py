@@ -24,6 +24,7 @@ from scalable.common.hints import suggestion
 COMMANDS: Final[dict[str, str]] = {
     "report": "Show what one run did, and how it went.",
     "diagnose": "Say what went wrong in one run, and what to do about it.",
+    "compare": "Show what differs between two runs.",
     "crash-logs": "List, show or send the logs of workers that died.",
     "runs": "List the recorded runs, newest first.",
     "sync": "Copy what the place of copies lacks of runs.",
