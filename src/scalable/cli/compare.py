@@ -13,7 +13,7 @@ from scalable.cli._terminal import layout, progress_bar
 
 _EPILOG = """\b
 Examples:
-  scalable compare run-20260102 run-20260103
+  scalable compare run-20260102 run-20260102T030405Z-flights-1a2b3c4d
   scalable compare run-20260102            with the latest run
   scalable compare run-20260102 --format md --output changes.md
   scalable compare run-20260102 --json | jq .differences
