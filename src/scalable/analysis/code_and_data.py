@@ -29,7 +29,7 @@ class Code:
     dependable
         The identifier alone says what ran: nothing was changed since. None if that is not known.
     changes
-        Changed files by kind: `staged`, `unstaged`, `untracked`, `submodules`.
+        Changed files by kind: `staged`, `unstaged`, `untracked`, and changed submodules.
     message
         What a reader must know of it, as a sentence.
     """
@@ -137,11 +137,13 @@ def codes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _code(row: Mapping[str, Any]) -> Code:
     dependable = row.get("code_identifier_dependable")
-    changes = {kind: _count(row.get(kind)) for kind in _CHANGES}
+    changes = {kind: _count(row, kind) for kind in _CHANGES}
     submodules: Any = row.get("submodules")
     if isinstance(submodules, list):
-        changed = [one for one in cast("list[Any]", submodules) if _is_changed(one)]
-        changes["submodules"] = len(changed)
+        found = cast("list[Any]", submodules)
+        changes["changed submodules"] = sum(
+            _table(one).get("code_identifier_dependable") is False for one in found
+        )
     return Code(
         identifier=_text(row.get("code_identifier")),
         kind=_text(row.get("code_identifier_type")),
@@ -153,17 +155,12 @@ def _code(row: Mapping[str, Any]) -> Code:
     )
 
 
-def _is_changed(submodule: object) -> bool:
-    row = _table(submodule)
-    return any(_count(row.get(kind)) for kind in _CHANGES) or bool(row.get("changed"))
-
-
-def _count(value: object) -> int:
-    """A number of files: of a list, or of a table with the list's beginning and its `count`."""
-    if isinstance(value, list):
-        return len(cast("list[Any]", value))
-    count: Any = _table(value).get("count")
-    return count if isinstance(count, int) else 0
+def _count(row: Mapping[str, Any], kind: str) -> int:
+    """The number of changed files: the list of them is bounded, and their count stands beside."""
+    count, files = row.get(f"{kind}_count"), row.get(kind)
+    if isinstance(count, int):
+        return count
+    return len(cast("list[Any]", files)) if isinstance(files, list) else 0
 
 
 def _function(record: Record) -> Function:

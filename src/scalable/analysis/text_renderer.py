@@ -134,7 +134,7 @@ class _Text:
                     for line in self._page.frame(frame, block.program, indent):
                         yield self._toned(line, block.tone)
             case Facts():
-                yield from self._facts(block)
+                yield from self._facts(block, indent)
             case Table():
                 yield from self._table(block)
             case Item():
@@ -179,10 +179,11 @@ class _Text:
             text = "".join(terminal_lines(line))
             yield from self._page.quoted(text, f"{indent}  | " if quote.is_output else indent)
 
-    def _facts(self, block: Facts) -> Iterator[str]:
-        width = 10 if len(block.facts) > 1 else max(len(fact.label) for fact in block.facts) + 2
+    def _facts(self, block: Facts, indent: str) -> Iterator[str]:
+        longest = max((len(fact.label) for fact in block.facts), default=0) + 2
+        width = len(indent) + (max(10, longest) if len(block.facts) > 1 else longest)
         for label, text, is_whole in block.facts:
-            first, text = f"{label:<{width}}", terminal_line(text)
+            first, text = f"{indent + label:<{width}}", terminal_line(text)
             if is_whole:
                 yield first + text
             else:
