@@ -98,6 +98,9 @@ def instrument(
         Default: 10.
     log_level : str or int, optional
         Least severe log record that is kept. Default: ``INFO``.
+    task_output : {"off", "failed", "all"}, optional
+        Attempts whose output (stdout and stderr) is kept, 64 kB of each at most. Default:
+        ``failed``.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other

@@ -151,6 +151,7 @@ def begin(
         inherited=baggage.get_all(started_in),
         labels=settings.baggage_attributes,
         environment=settings.task_environment,
+        output=settings.task_output,
     )
     connection = None
     if client is not None:
@@ -371,10 +372,10 @@ def _uploads(parts: _Parts) -> CrashUploads | None:
 
 def _submit_to(uploads: CrashUploads) -> OnDeath:
     from scalable.crash_upload.logs import CrashLog
-    from scalable.telemetry.deaths.worker_logs import LOGS_DIRECTORY
+    from scalable_runs.task_logs import WORKER_LOGS
 
     def on_death(name: str, log: str | None, cause: str) -> None:
-        if log is not None and log.startswith(LOGS_DIRECTORY):
+        if log is not None and log.startswith(WORKER_LOGS):
             uploads.submit(CrashLog(name, log, cause))
 
     return on_death

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, TypedDict, get_type_hints
 
 from scalable.common import run_stores
 from scalable.common.otel_environment import sdk_disabled
+from scalable.common.output_levels import LEVELS, TaskOutput
 from scalable.common.run_stores import FromFile, Origin
 from scalable_runs.schema import RUN_ID_PATTERN
 from scalable_runs.stores.places import FILE_SYSTEM, PlaceError, StoreSpec
@@ -54,6 +55,7 @@ class InstrumentOptions(TypedDict, total=False):
     running_after: float | None
     log_level: str | int | None
     code_patch: bool | None
+    task_output: TaskOutput | None
     recorder: Host | None
     parquet: bool | None
     tracer_provider: Any
@@ -249,6 +251,13 @@ class RecorderOptions:
         "Keep what differs from the commit of the program's repository in the run, as code.patch: "
         "without secrets, 1 MB at most.",
         "on",
+    )
+    task_output: TaskOutput = _option(
+        "failed",
+        "SCALABLE_TASK_OUTPUT",
+        _one_of(*LEVELS),
+        ", ".join(LEVELS),
+        "Attempts whose output (stdout and stderr) is kept: those that failed, or all.",
     )
 
 

@@ -320,7 +320,7 @@ class TaskGraph(NamedTuple):
 class RelayBatch(NamedTuple):
     """Spans, log records or metrics, as `kind` says, of user code and of Dask in a process.
 
-    Or what user code has written to the spans of its attempts.
+    Or what user code has written to the spans of its attempts, or printed.
     """
 
     kind: int
@@ -400,6 +400,7 @@ RELAY_SPANS: Final = 20
 RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
 RELAY_ATTEMPTS: Final = 23
+RELAY_OUTPUT: Final = 24
 WORKER_EXIT: Final = 30
 WORKER_EVENT: Final = 31
 USER_EVENT: Final = 40
@@ -427,6 +428,7 @@ _TYPES: Final[dict[int, Any]] = {
     RELAY_LOGS: RelayBatch,
     RELAY_METRICS: RelayBatch,
     RELAY_ATTEMPTS: RelayBatch,
+    RELAY_OUTPUT: RelayBatch,
     WORKER_EXIT: WorkerExit,
     WORKER_EVENT: WorkerEvent,
     USER_EVENT: UserEvent,

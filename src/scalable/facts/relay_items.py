@@ -5,7 +5,7 @@ Times are nanoseconds since the epoch on the scheduler's clock.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypeAlias, TypedDict
+from typing import Any, Final, NotRequired, TypeAlias, TypedDict
 
 Attributes: TypeAlias = dict[str, Any]
 #: Name, version and schema URL of an instrumentation scope.
@@ -91,6 +91,28 @@ class LogItem(Position):
     body: Any
     attributes: Attributes
     scope: Scope
+
+
+#: Flags of a piece of output. It was written by a thread without the context of an attempt, while
+#: only this one ran.
+BY_ELIMINATION: Final = 1
+#: A handler of Python's logging wrote it for a record that the run has.
+LOGGED: Final = 2
+#: It was not written by Python, but by a C library or another process.
+RAW: Final = 4
+
+#: In the place of a stream: the text is the number of characters that were left out.
+LEFT_OUT: Final = 0
+
+#: Time, stream (1 for stdout, 2 for stderr), flags and text.
+OutputPiece: TypeAlias = tuple[int, int, int, str]
+
+
+class OutputItem(Position):
+    """What an attempt has printed since the last item about it."""
+
+    run_id: int
+    pieces: list[OutputPiece]
 
 
 class PointItem(TypedDict):

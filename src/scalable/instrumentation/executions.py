@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distributed.worker_state_machine import TaskState
 
     from scalable.instrumentation.outbox import Outbox
+    from scalable.instrumentation.printed import Printed
 
 _set_item: Final = dict[int, Any].__setitem__
 _del_item: Final = dict[int, Any].__delitem__
@@ -37,6 +38,8 @@ class Execution:
     dask_delay = 0.0
     #: Submissions of its code that further graphs may join; made by the thread that sends one.
     submissions: dict[Any, Any] | None = None
+    #: What its code has printed; made by the first thread that prints.
+    printed: Printed | None = None
     #: Its start; 0 while it waits for its thread.
     start = 0.0
     #: The task's own code runs; set by its thread.

@@ -42,6 +42,8 @@ RATES: Final = {
     facts.RELAY_LOGS: Rate(200.0, 2_000.0),
     facts.RELAY_METRICS: Rate(2_000.0, 20_000.0),
     facts.RELAY_ATTEMPTS: Rate(1_000.0, 10_000.0),
+    # Bytes.
+    facts.RELAY_OUTPUT: Rate(64 * 2.0**10, 4 * 2.0**20),
 }
 
 #: ``(run id or None, fact)``
@@ -107,7 +109,8 @@ class Outbox:
 
     def _keep(self, kind: int, run: str | None, item: bytes) -> None:
         size = len(item)
-        if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take_token(kind):
+        cost = size if kind == facts.RELAY_OUTPUT else 1
+        if size > MAX_ITEM or self._bytes + size > MAX_WAITING or not self._take(kind, cost):
             self._count(kind, run, 1)
         else:
             self._bytes += size
@@ -144,10 +147,24 @@ class Outbox:
 
     def flush(self) -> None:
         """Send what waits; if that is blocked, or the resource is not known yet, try later."""
-        if not self._closed and (self._is_held() or self._is_blocked()):
+        if not self._closed and self._is_held():
+            if self._noted:
+                self.send_now(facts.RELAY_OUTPUT)
+            self._loop.call_later(FLUSH_INTERVAL, self.flush)
+        elif not self._closed and self._is_blocked():
             self._loop.call_later(FLUSH_INTERVAL, self.flush)
         else:
             self._flush()
+
+    def send_now(self, kind: int) -> None:
+        """Send what waits of one kind, as the scheduler may forget its task after the next message.
+
+        Its :data:`RATES` alone bound what may wait in the stream then.
+        """
+        waiting = self.waiting
+        self._flush(kind)
+        # A flush is still scheduled.
+        self.waiting = waiting
 
     def _is_held(self) -> bool:
         """The resource's detectors are still running, and may for a while."""
@@ -161,13 +178,13 @@ class Outbox:
             self._send([(None, empty)])
         return now - self._held_since < HOLD_TIME
 
-    def _flush(self) -> None:
-        reports = self.empty()
+    def _flush(self, only: int | None = None) -> None:
+        reports = self.empty(only)
         if reports:
             self._send(reports)
 
-    def empty(self) -> Reports:
-        """Remove what waits, and return it as reports."""
+    def empty(self, only: int | None = None) -> Reports:
+        """Remove what waits, if `only` is given that of one kind, and return it as reports."""
         self.waiting = False
         while self._noted:
             source = self._noted.popleft()
@@ -175,11 +192,16 @@ class Outbox:
             if item is not None:
                 self._keep(source.kind, source.run, item)
         batches: dict[tuple[int, str | None], list[bytes]] = {}
+        later: list[tuple[int, str | None, bytes]] = []
         while self._items:
             kind, run, item = self._items.popleft()
-            batches.setdefault((kind, run), []).append(item)
-        # Threads add to the sum without a lock: set it to 0, so that its errors do not add up.
-        self._bytes = 0
+            if only in (None, kind):
+                batches.setdefault((kind, run), []).append(item)
+            else:
+                later.append((kind, run, item))
+        self._items.extendleft(reversed(later))
+        # Threads add to the sum without a lock: set it, so that its errors do not add up.
+        self._bytes = sum(len(item) for _, _, item in later)
         dropped = {of: tally.take() for of, tally in list(self._dropped.items())}
         now = time()
         resource = encode({**self._resource.attributes(), **self._more}) if batches else b""
@@ -203,14 +225,15 @@ class Outbox:
         self._items.clear()
         self._noted.clear()
 
-    def _take_token(self, kind: int) -> bool:
+    def _take(self, kind: int, cost: int) -> bool:
         # Two threads may take the same token: the bound on the flow is not exact.
         rate = RATES[kind]
         tokens, since = self._tokens[kind]
         now = monotonic()
         tokens = min(rate.burst, tokens + (now - since) * rate.a_second)
-        self._tokens[kind] = (max(0.0, tokens - 1.0), now)
-        return tokens >= 1.0
+        is_enough = tokens >= cost
+        self._tokens[kind] = (tokens - cost if is_enough else tokens, now)
+        return is_enough
 
 
 def _in_parts(items: list[bytes]) -> Iterator[list[bytes]]:

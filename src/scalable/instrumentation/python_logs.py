@@ -7,6 +7,7 @@ handlers that there are, whatever those are; levels stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import traceback
@@ -94,7 +95,7 @@ class LogCollector:
         """Whether a record is one for the run."""
         if record.levelno < self.level:
             return False
-        return attempt is not None or self._everything or _below(record.name, _DASK)
+        return attempt is not None or self._everything or is_of_dask(record.name)
 
     def take(self, record: logging.LogRecord, attempt: Any) -> None:
         """Put a record into the outbox."""
@@ -108,36 +109,57 @@ class LogCollector:
 
 def _collecting(original: Callable[..., Any]) -> Callable[..., Any]:
     def callHandlers(self: logging.Logger, record: logging.LogRecord) -> Any:  # noqa: N802
+        taken_by = None
+        if _collectors and not getattr(_busy, "here", False):
+            with contextlib.suppress(Exception):
+                taken_by = _guarded(_taker, self, record)
+        if taken_by is None:
+            return original(self, record)
+        before, _busy.handling = handled(), record.name
         try:
             return original(self, record)
         finally:
-            if _collectors and not getattr(_busy, "here", False):
-                _busy.here = True
-                try:
-                    _collect(self, record)
-                finally:
-                    _busy.here = False
+            _busy.handling = before
+            _guarded(taken_by[0].take, record, taken_by[1])
 
     return callHandlers
+
+
+def _guarded(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function; what is logged meanwhile is not taken."""
+    _busy.here = True
+    try:
+        return function(*args)
+    finally:
+        _busy.here = False
+
+
+def handled() -> str:
+    """Logger of the record that the run takes and whose handlers are running in this thread."""
+    return getattr(_busy, "handling", "")
+
+
+def is_of_dask(logger: str) -> bool:
+    """Whether a logger is one of Dask's."""
+    return _below(logger, _DASK)
 
 
 _patch: Final = otel_compat.logging_patch(_collecting)
 
 
-def _collect(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Give a record to one collector: that of the attempt's worker, else the first that wants it.
+def _taker(logger: logging.Logger, record: logging.LogRecord) -> tuple[LogCollector, Any] | None:
+    """Who takes a record: the collector of the attempt's worker, else the first that wants it.
 
-    In a process with a scheduler the scheduler's comes first.
+    In a process with a scheduler the scheduler's comes first. With the attempt; None if none does.
     """
     if any(_below(record.name, name) for name in _NEVER):
-        return
+        return None
     attempt: Any = attempt_of(trace.get_current_span())
     own = [found for found in _collectors if attempt and found.outbox is attempt.outbox]
     for collector in own or _collectors:
         if collector.wants(record, attempt):
-            if not _exported(logger, record):
-                collector.take(record, attempt)
-            return
+            return None if _exported(logger, record) else (collector, attempt)
+    return None
 
 
 def _exported(logger: logging.Logger, record: logging.LogRecord) -> bool:

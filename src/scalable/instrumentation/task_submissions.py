@@ -29,6 +29,7 @@ from scalable.facts.protocol import (
     LABELS,
     LAYERS,
     LINEAGE,
+    OUTPUT,
     SENT,
     SUPPRESSED,
 )
@@ -75,7 +76,7 @@ class TaskSubmission:
         self._is_suppressed = is_suppressed(context)
         if self._is_suppressed:
             fields[SUPPRESSED] = 1
-        for name in (ENVIRONMENT, BLOCK):
+        for name in (ENVIRONMENT, OUTPUT, BLOCK):
             if name in of_task:
                 fields[name] = of_task[name]
         labels: Any = of_task.get(LABELS)

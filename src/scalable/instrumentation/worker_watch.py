@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from time import time
@@ -22,6 +23,7 @@ from scalable.instrumentation.child_environment import popen_patch
 from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
 from scalable.instrumentation.outbox import Outbox, Reports
+from scalable.instrumentation.output_streams import OutputCollector
 from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.process_pools import ContextPool
 from scalable.instrumentation.process_resource import process_resource
@@ -82,7 +84,9 @@ class Watch:
             dask_compat.BlockedStream(worker).is_blocked,
         )
         own_process = is_worker_process(worker)
+        self._loop_thread = threading.get_ident() if own_process else None
         self._logs = LogCollector(self._outbox, self._ahead, guard, everything=own_process)
+        self._output = OutputCollector(self._outbox, self._only_attempt, self._send_output_of_all)
         # If anything above fails, the worker is unchanged.
         self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
         self._watch_threads()
@@ -91,6 +95,7 @@ class Watch:
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._logs.start()
+            self._output.start()
             # The providers of an application's process are those of the application.
             if own_process and not sdk_disabled(os.environ):
                 self._relay = RelayProviders(self._outbox, self._ahead, guard)
@@ -156,6 +161,7 @@ class Watch:
             if isinstance(pool, ContextPool):
                 worker.executors[name] = pool.pool
         self._logs.stop()
+        self._output.stop()
         if self._relay is not None:
             self._relay.stop()
             self._relay = None
@@ -174,6 +180,7 @@ class Watch:
             if not isinstance(table, ActiveThreads):
                 table = worker.active_threads = ActiveThreads(table, self._guard)
         table.began, table.ended = self._began, self._ended
+        self._table = table
         self._tidy(table)
 
     def _tidy(self, table: ActiveThreads) -> None:
@@ -251,6 +258,17 @@ class Watch:
             if self._slots is not None:
                 self._slots.end(execution.slot)
 
+    def _ended_with_output(self) -> None:
+        """Also send what it has printed, where that is wanted of all attempts."""
+        self._ended()
+        printed = getattr(propagation.current_attempt.get(), "printed", None)
+        if printed is not None and printed.at_once:
+            printed.finish()
+
+    def _send_output_of_all(self) -> None:
+        """Called by any thread, when a task has printed something that is sent in any case."""
+        self._table.ended = self._ended_with_output
+
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Hook: a task changed its state. Six calls per task."""
         if start not in _UNDER_WAY:
@@ -291,7 +309,11 @@ class Watch:
         """
         if execution.elsewhere and self._slots is not None:
             self._slots.end(execution.slot)
-        if finish == "error" and start in _WANTED:
+        printed, failed = execution.printed, finish == "error" and start in _WANTED
+        if printed is not None and (failed or printed.at_once):
+            printed.finish()
+            self._outbox.send_now(facts.RELAY_OUTPUT)
+        if failed:
             self._report_error(execution)
         elif finish == "rescheduled" or start not in _WANTED:
             self._announce_if_begun(execution)
@@ -323,6 +345,16 @@ class Watch:
         """Stream message of the scheduler: what its runs record, and the boot of its host."""
         self._logs.level = log_level
         self.clock.compare_boots(boot)
+
+    def _only_attempt(self) -> Execution | None:
+        """The attempt that runs, if there is but one, for output of a thread without a context.
+
+        None on the loop, and where other code than that of tasks may print.
+        """
+        if self._loop_thread in (None, threading.get_ident()):
+            return None
+        executions = list(self._executions.values())
+        return executions[0] if len(executions) == 1 and executions[0].began else None
 
     def _ahead(self) -> float:
         return self.clock.seconds

@@ -122,6 +122,11 @@ SUBMIT_TASK: Final = "dask.submission.task"
 DASK_SPAN_NAME: Final = "dask.span.name"
 #: Ids of Dask's own spans, as its dashboard and its scheduler have them.
 DASK_SPAN_ID: Final = "dask.span.id"
+#: The output is that of a C library, of another process or of a thread without the task's context,
+#: written while the worker ran this attempt alone.
+OUTPUT_INFERRED: Final = "dask.output.inferred"
+#: Characters of the attempt's output that were left out before this one.
+OUTPUT_LEFT_OUT: Final = "dask.output.left_out"
 
 # -- What was asked for --------------------------------------------------------------------------
 
@@ -368,6 +373,8 @@ EXIT_CODE: Final = "process.exit.code"
 DISK_DIRECTION: Final = "disk.io.direction"
 #: Direction of bytes between workers: transmit.
 NETWORK_DIRECTION: Final = "network.io.direction"
+#: Stream that a task wrote to: stdout, stderr.
+LOG_STREAM: Final = "log.iostream"
 #: Kind of the processor or exporter: one of OpenTelemetry's, or a class.
 COMPONENT_TYPE: Final = "otel.component.type"
 #: The processor or exporter among those of its kind: `otlp_grpc_span_exporter/0`.
@@ -451,6 +458,8 @@ DOUBLES: Final = frozenset(
 EVENT_RUN: Final = "scalable.run.started"
 #: A task changed its state: submitted, running, retried, lost, succeeded, failed, cancelled.
 EVENT_TASK: Final = "dask.task.state_change"
+#: A task printed something, which is the body: lines that were written together to one stream.
+EVENT_OUTPUT: Final = "dask.task.output"
 #: A worker changed its state: launched, ready, removed, lost.
 EVENT_WORKER: Final = "dask.worker.state_change"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 from scalable.common import spool
 from scalable_runs.redact import Redactor
 from scalable_runs.stores.base import Store, joined
+from scalable_runs.task_logs import WORKER_LOGS
 
 #: Seconds for redacting the workers' logs of a run: further logs stay on their host.
 REDACT_TIME: Final = 5.0
-LOGS_DIRECTORY: Final = "logs/workers"
 
 
 class KeptLog(NamedTuple):
@@ -53,7 +53,7 @@ class WorkerLogs:
         path = spool.find_log(name)
         if path is None:
             return
-        kept = f"{LOGS_DIRECTORY}/{_file_name(worker)}/{path.name}"
+        kept = f"{WORKER_LOGS}/{_file_name(worker)}/{path.name}"
         self._logs[address] = (path, kept)
         self._store.link(kept, path)
 

@@ -150,6 +150,14 @@ class RelayDecoder:
         else:
             self._waiting.metrics.append(self._points.decode(items, fact.worker, resource))
 
+    def keep_output(self, item: LogItem, resource: bytes) -> None:
+        """Add a record of what a task printed, of which secrets were removed."""
+        self._waiting.logs.append(self._record(item, self._resource(resource), item["attributes"]))
+
+    def drop(self, signal: str, number: int) -> None:
+        """Count what is left out."""
+        self.dropped[signal] += number
+
     def drain(self) -> RelayedSignals:
         """Remove and return the signals decoded since the last call."""
         waiting, self._waiting = self._waiting, RelayedSignals([], [], [])
@@ -194,19 +202,29 @@ class RelayDecoder:
 
     def _log(self, item: LogItem, resource: Resource) -> ReadableLogRecord:
         redact = self._redact
-        attributes = redact.attributes(item["attributes"])
+        clean: LogItem = {
+            **item,
+            "severity_text": redact.value(item["severity_text"]),
+            "body": redact.value(item["body"]),
+            "event": redact.value(item["event"]),
+        }
+        return self._record(clean, resource, redact.attributes(item["attributes"]))
+
+    def _record(
+        self, item: LogItem, resource: Resource, attributes: dict[str, Any]
+    ) -> ReadableLogRecord:
         if item["task"] is not None:
-            attributes[semconv.TASK_KEY] = redact.identity(item["task"])
+            attributes[semconv.TASK_KEY] = self._redact.identity(item["task"])
         severity = item["severity"]
         record = LogRecord(
             timestamp=item["time"],
             observed_timestamp=item["time"],
             context=_NO_CONTEXT,
-            severity_text=redact.value(item["severity_text"]),
+            severity_text=item["severity_text"],
             severity_number=None if severity is None else SeverityNumber(severity),
-            body=redact.value(item["body"]),
+            body=item["body"],
             attributes=attributes,
-            event_name=redact.value(item["event"]),
+            event_name=item["event"],
         )
         if item.get("suppressed"):
             record.trace_flags = _flags(item)

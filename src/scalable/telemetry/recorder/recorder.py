@@ -24,6 +24,7 @@ from scalable.telemetry.deaths.deaths import NANNY_WAIT, OnDeath
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
+from scalable.telemetry.ledger.task_output import TaskOutputs
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metrics.metric_router import Figures
 from scalable.telemetry.recorder.copies import LEAVE_TIMEOUT, Copies
@@ -141,8 +142,7 @@ class Recorder(RecorderLoop):
         blocks, puller = self._ledger.tasks.blocks, self._puller
         self._work = SubmittedWork(submissions, spans, blocks, self._router, puller, clock)
         self._relay = _relay_decoder(writer, resource, redact, routes, options)
-        for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
-            self._ledger.on(kind, self._relay.take)
+        _take_relayed(self._ledger, self._relay, writer, redact, options)
         self._health = RunHealth(
             self.guard, self._puller, self._ledger, self._router, self._relay, self._copies, warn
         )
@@ -460,6 +460,22 @@ def _make_summary(summary: RunSummary, guard: Guard, run: Mapping[str, Any]) -> 
     except BaseException as error:
         guard.count("summary", error)
         raise RuntimeError(f"the summary cannot be made: {error!r}") from error
+
+
+def _take_relayed(
+    ledger: Ledger,
+    relay: RelayDecoder,
+    writer: RunWriter,
+    redact: Redactor,
+    options: RecorderOptions,
+) -> None:
+    """Let the ledger pass on what processes of the cluster relay."""
+    for kind in (facts.RELAY_SPANS, facts.RELAY_LOGS, facts.RELAY_METRICS):
+        ledger.on(kind, relay.take)
+    if options.task_output != "off":
+        tasks = ledger.tasks.tasks
+        output = TaskOutputs(writer.store, tasks, redact, relay.keep_output, relay.drop)
+        ledger.on(facts.RELAY_OUTPUT, output.take)
 
 
 def _relay_decoder(

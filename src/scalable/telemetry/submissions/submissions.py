@@ -14,9 +14,18 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from scalable.common.carriers import chosen_baggage, inject, is_suppressed
+from scalable.common.output_levels import TaskOutput
 from scalable.facts.graphs import SUBMISSION_WINDOW, DaskSpan, GraphRequest
 from scalable.facts.identity import carrier_of, task_id
-from scalable.facts.protocol import BLOCK, DASK_SPANS, ENVIRONMENT, LABELS, LAYERS, SUPPRESSED
+from scalable.facts.protocol import (
+    BLOCK,
+    DASK_SPANS,
+    ENVIRONMENT,
+    LABELS,
+    LAYERS,
+    OUTPUT,
+    SUPPRESSED,
+)
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.ids import SecureIdGenerator, random_flag
 from scalable.telemetry.signals.dask_spans import LeftSpan, OpenedSpan
@@ -107,7 +116,7 @@ class Submission:
         ids: IdGenerator,
         inherited: Mapping[str, object],
         labels: Collection[str],
-        environment: bool,
+        wanted: Mapping[str, Any],
         block: OpenSpan | None,
     ) -> None:
         #: The caller's span, and that of the block that it is in.
@@ -142,9 +151,7 @@ class Submission:
         for name, value in inherited.items():
             if name not in self.baggage:
                 context = baggage.set_baggage(name, value, context)
-        fields: dict[str, Any] = {"run": run}
-        if environment:
-            fields[ENVIRONMENT] = 1
+        fields: dict[str, Any] = {"run": run, **wanted}
         chosen = chosen_baggage(labels, context)
         if chosen:
             fields[LABELS] = chosen
@@ -299,10 +306,13 @@ class Submissions(SentGraphs):
         inherited: Mapping[str, object] = MappingProxyType({}),
         labels: Collection[str] = (),
         environment: bool = False,
+        output: TaskOutput = "failed",
     ) -> None:
         super().__init__()
-        #: Processes that tasks start get the context in their environment.
-        self._environment = environment
+        #: What each carrier asks the workers for.
+        self._wanted: dict[str, Any] = {ENVIRONMENT: 1} if environment else {}
+        if output != "failed":
+            self._wanted[OUTPUT] = output
         #: Entries of baggage that become attributes.
         self._labels = labels
         #: Baggage of the program, which that of the caller's context extends.
@@ -344,7 +354,7 @@ class Submissions(SentGraphs):
                 self._ids,
                 self._inherited,
                 self._labels,
-                self._environment,
+                self._wanted,
                 block,
             )
             self._opened.append(submission.ids)
