@@ -19,6 +19,7 @@ from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.code.containers import own_container
 from scalable.code.program import program_directories
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
@@ -28,7 +29,7 @@ from scalable.facts import FactSource
 from scalable.instrumentation.connection import ClusterConnection
 from scalable.instrumentation.fact_sources import NoSource
 from scalable.telemetry.configuration.ids import find_id_generator, random_flag
-from scalable.telemetry.configuration.resource import make_resource
+from scalable.telemetry.configuration.resource import container_attributes, make_resource
 from scalable.telemetry.configuration.routes import Routes, find_routes
 from scalable.telemetry.process.process import RecorderProcess
 from scalable.telemetry.process.spawning import Process
@@ -190,7 +191,13 @@ def begin(
         files,
         store,
         settings,
-        make_resource(run_id, identity.project, redact, routes.resource),
+        make_resource(
+            run_id,
+            identity.project,
+            redact,
+            routes.resource,
+            container_attributes(own_container()),
+        ),
         submissions,
         redact,
         routes,

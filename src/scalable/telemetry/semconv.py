@@ -393,6 +393,20 @@ VCS_REPOSITORY: Final = "vcs.repository.name"
 VCS_OWNER: Final = "vcs.owner.name"
 #: `github`, `gitlab`, `bitbucket` or `gitea`, if its host is named so.
 VCS_PROVIDER: Final = "vcs.provider.name"
+#: Id of the program's container, where it can be told.
+CONTAINER_ID: Final = "container.id"
+#: Name of the container.
+CONTAINER_NAME: Final = "container.name"
+#: `docker`, `podman`, `containerd`, `cri-o`, `apptainer`, `singularity`, …
+CONTAINER_RUNTIME: Final = "container.runtime.name"
+#: The image, without tag and digest; of Apptainer the path of its file.
+CONTAINER_IMAGE: Final = "container.image.name"
+#: Tag of the image.
+CONTAINER_TAGS: Final = "container.image.tags"
+#: The image with its digest: `name@sha256:…`.
+CONTAINER_DIGESTS: Final = "container.image.repo_digests"
+#: The runtime's id of the image.
+CONTAINER_IMAGE_ID: Final = "container.image.id"
 
 # -- Attributes that stay in the process ---------------------------------------------------------
 

@@ -10,9 +10,8 @@ from typing import Any, Final, cast
 
 from scalable.code.commands import Deadline
 from scalable.code.identities import SECONDS, gather
-from scalable.code.remotes import web_address
 from scalable.common.guard import Guard
-from scalable.telemetry import semconv
+from scalable.telemetry.configuration.resource import vcs_attributes
 from scalable_runs.plain import iso
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import CODE_PATCH, CodeIdentity, CodeState
@@ -127,25 +126,3 @@ class RunCode:
         else:
             found["submodules"] = [self._without_secrets(one) for one in below]
         return found
-
-
-def vcs_attributes(state: CodeState) -> dict[str, Any]:
-    """Return a repository's commit, branch and URL by the names of OpenTelemetry's conventions."""
-    if state.get("code_identifier_type") != "git":
-        return {}
-    found: dict[str, Any] = {}
-    if (commit := state.get("code_identifier")) is not None:
-        found[semconv.VCS_REVISION] = commit
-    if "branch" in state:
-        found[semconv.VCS_REF_NAME] = state["branch"]
-        found[semconv.VCS_REF_TYPE] = "branch"
-    address = web_address(state.get("code_identifier_url", ""))
-    for name, value in (
-        (semconv.VCS_URL, address.url),
-        (semconv.VCS_REPOSITORY, address.name),
-        (semconv.VCS_OWNER, address.owner),
-        (semconv.VCS_PROVIDER, address.provider),
-    ):
-        if value:
-            found[name] = value
-    return found
