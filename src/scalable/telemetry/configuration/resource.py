@@ -101,8 +101,17 @@ def vcs_attributes(state: CodeState) -> dict[str, Any]:
     return found
 
 
-def recorded_attributes(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what run.json says of the program's code and container, by the same names."""
+def recorded_resource(
+    run_id: str, project: str, redact: Redactor, document: Mapping[str, Any]
+) -> Resource:
+    """The resource of a recorded run, with what its run.json says of code and container.
+
+    Where this process runs says nothing of the program.
+    """
+    return make_resource(run_id, project, redact, found=_recorded(document))
+
+
+def _recorded(run: Mapping[str, Any]) -> dict[str, Any]:
     identities: Any = run.get("code_identities")
     found: dict[str, Any] = {}
     if isinstance(identities, list) and identities:

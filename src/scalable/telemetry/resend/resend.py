@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext
 
 from scalable.telemetry import semconv
-from scalable.telemetry.configuration.resource import make_resource, recorded_attributes
+from scalable.telemetry.configuration.resource import recorded_resource
 from scalable.telemetry.export.exported import exported_log, exported_span
 from scalable.telemetry.metrics.metering import result_of
 from scalable.telemetry.record_map import RECORD_MAP
@@ -135,10 +135,7 @@ class _Resending:
         #: Of a run with several writers: the root spans, and whose they are; the run's has no name.
         self._tops = _tops(document)
         redact = Redactor.from_environment(os.environ)
-        # Where this command runs says nothing of the program.
-        self._resource = make_resource(
-            self._run_id, self._project, redact, found=recorded_attributes(document)
-        )
+        self._resource = recorded_resource(self._run_id, self._project, redact, document)
         self._spans = SpanFactory(self._resource)
         self._all = span_budget is None
         limit = sys.maxsize if span_budget is None else span_budget
