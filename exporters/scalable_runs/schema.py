@@ -194,6 +194,23 @@ class SpanLink(TypedDict, total=False):
     attributes: Annotated[Table, "Its attributes."]
 
 
+class Parameter(TypedDict, total=False):
+    """A value that a task was called with, or one that it returned."""
+
+    name: Annotated[Text, "Name of the parameter; `*args` are one, `…` are further ones."]
+    kind: Annotated[
+        Word, "`json`: `value` is all of it; `object`: it is described; `metric`: a number."
+    ]
+    value: Annotated[Anything, "The value, or `[redacted]`."]
+    description: Annotated[Prose, "What it is, or its beginning."]
+    type: Annotated[Text, "Its class, unless that is one of JSON's types."]
+    shape: Annotated[Counts, "Lengths of the dimensions of an array or a table."]
+    dtype: Annotated[Text, "Type of its items, or names and types of its columns."]
+    length: Annotated[Count, "Number of its entries or characters."]
+    size_bytes: Annotated[Bytes, "Size of its data."]
+    digest: Annotated[Text, "SHA-256 of its data, of at most 1 MB."]
+
+
 class TaskDetails(TypedDict, total=False):
     """What the code of a task wrote to the span of its attempt."""
 
@@ -239,6 +256,9 @@ class TaskRecord(AnyRecord, Placement, total=False):
     reopens: Annotated[TaskState, "Final state that no longer holds: the task runs again."]
     known_before: Annotated[Flag, "On `submitted`: the scheduler had the task before this run."]
     parent_span_id: Annotated[HexId, "Parent of the attempt's span, on its last line."]
+    input_parameters: Annotated[
+        list[Parameter], "What the attempt was called with, on its last line, if it failed."
+    ]
     details: Annotated[TaskDetails, "What its code wrote to the attempt's span, on its last line."]
 
 
@@ -318,6 +338,7 @@ class FailureDetails(Ending, total=False):
     attempt: Annotated[Count, "Number of the attempt."]
     will_retry: Annotated[Flag, "The task runs again after this failure."]
     traceback: Annotated[Prose, "The traceback."]
+    input_parameters: Annotated[list[Parameter], "What the attempt was called with."]
     confidence: Annotated[Word, "How certain the cause is."]
     evidence: Annotated[Texts, "Why this is the cause."]
     not_known: Annotated[Texts, "What could not be found out."]

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from scalable.telemetry import semconv
-from semconv.model import Signal, load
+from semconv.model import Attribute, Signal, load
 
 Item = Mapping[str, Any]
 
@@ -136,15 +136,16 @@ def _attributes(
     for name, value in attributes.items():
         if name.startswith(_ADDED):
             continue
-        registered = name in load().attributes
-        if registered and name not in signal.attributes and name not in _OF_RUN:
+        attribute = registered_as(name)
+        registered = attribute is not None
+        if registered and attribute.name not in signal.attributes and name not in _OF_RUN:
             yield f"{where} has {name}, which is not among its attributes"
         if registered or name.startswith(_OURS) or not (is_open or signal.is_open):
             yield from _attribute(where, name, value)
 
 
 def _attribute(where: str, name: str, value: Any) -> Iterator[str]:
-    attribute = load().attributes.get(name)
+    attribute = registered_as(name)
     if attribute is None:
         # Of OpenTelemetry's resource attributes only some are used here by name.
         if name.startswith(_OURS) or where.startswith(_SIGNALS):
@@ -156,8 +157,20 @@ def _attribute(where: str, name: str, value: Any) -> Iterator[str]:
         yield f"{where} has {name} = {value!r}, which is not one of {list(attribute.members)}"
 
 
+def registered_as(name: str) -> Attribute | None:
+    """Return the attribute that is registered, as it is or as the beginning of many names."""
+    attributes = load().attributes
+    if name in attributes:
+        return attributes[name]
+    for other in attributes.values():
+        if other.type.startswith("template") and name.startswith(f"{other.name}."):
+            return other
+    return None
+
+
 def has_type(value: Any, type: str) -> bool:
     """Whether a value is of a type of the registry."""
+    type = type.removeprefix("template[").removesuffix("]") if "template" in type else type
     if type.endswith("[]"):
         is_one = _TYPES[type.removesuffix("[]")]
         return isinstance(value, list) and all(map(is_one, value))

@@ -102,6 +102,8 @@ class Failed(NamedTuple):
     errno: int | None = None
     #: Module of the exception's class; empty if it is built in or unknown.
     module: str = ""
+    #: Descriptions of what it was called with, as JSON; see :mod:`scalable.facts.parameters`.
+    parameters: bytes = b""
 
 
 class Blamed(NamedTuple):
@@ -256,6 +258,7 @@ class AttemptError(NamedTuple):
     bases: tuple[str, ...] = ()
     errno: int | None = None
     module: str = ""
+    parameters: bytes = b""
 
 
 class WorkerExit(NamedTuple):

@@ -41,6 +41,9 @@ class RunningAttempt(Protocol):
     exports: bool
     #: Submissions of its code that further graphs may join; None before the first one.
     submissions: dict[Any, Any] | None
+    #: What it was called with is recorded if it fails; then what it was.
+    describes_failures: bool
+    parameters: bytes
 
     @property
     def key(self) -> str:

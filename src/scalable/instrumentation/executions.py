@@ -9,6 +9,7 @@ from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
 from scalable.facts.texts import module_of
 from scalable.instrumentation.exception_details import ExceptionDetails, details_of, details_of_task
+from scalable.instrumentation.parameters import describe_failed_call
 
 if TYPE_CHECKING:
     from distributed.worker_state_machine import TaskState
@@ -45,6 +46,8 @@ class Execution:
     #: The task's own code runs; set by its thread.
     began = False
     announced = False
+    #: What it was called with is recorded if it fails.
+    describes_failures = True
     #: No thread of this process runs it: a coroutine, or a task for a process pool.
     elsewhere = False
     #: The task was cancelled: no message of Dask will show that it had started.
@@ -59,6 +62,8 @@ class Execution:
     raised: ExceptionDetails | None = None
     #: Its class; what is left of an exception that cannot be pickled does not say the module.
     error_class: type | None = None
+    #: What it was called with, of an attempt that failed; empty if that is not known.
+    parameters = b""
 
     def __init__(self, task: TaskState) -> None:
         self.task = task
@@ -67,10 +72,15 @@ class Execution:
         self.exports = False
 
     def describe(self, error: BaseException, *, is_shortened: bool) -> None:
-        """Keep what Dask does not keep of `error`: its class, and its details if it is long."""
+        """Keep what Dask does not keep of `error`: its class, and its details if it is long.
+
+        And what the task was called with. Called where its code ran.
+        """
         self.error_class = type(error)
         if is_shortened:
             self.raised = details_of(error)
+        if self.describes_failures:
+            self.parameters = describe_failed_call(error)
 
     def details(self) -> ExceptionDetails:
         """Return what is known of the exception of the task."""

@@ -17,6 +17,7 @@ from scalable.common.otel_environment import sdk_disabled
 from scalable.instrumentation import propagation
 from scalable.instrumentation.outbox import Outbox, Source
 from scalable.instrumentation.own_exports import OwnExports
+from scalable.instrumentation.parameters import describe_failed_call
 from scalable.instrumentation.python_logs import LogCollector
 from scalable.instrumentation.relay_providers import RelayProviders
 
@@ -39,16 +40,25 @@ class TaskContext:
     outbox: Any = None
     exports: bool = False
     submissions: dict[Any, Any] | None = None
+    #: What the task was called with is recorded if it fails.
+    describes_failures: bool = True
+    parameters: bytes = b""
+
+    def describe(self, error: BaseException, *, is_shortened: bool) -> None:
+        """Keep what the task was called with; called where its code raised `error`."""
+        if self.describes_failures:
+            self.parameters = describe_failed_call(error)
 
 
 class TaskResult(NamedTuple):
     """The function's result, items as ``(kind, run, item)``, and how many were left out.
 
-    `exports` is that of the attempt.
+    `exports` and `parameters` are those of the attempt.
     """
 
     result: Any
     exports: bool
+    parameters: bytes
     items: list[tuple[int, str | None, bytes]]
     left_out: dict[tuple[int, str | None], int]
 
@@ -77,6 +87,7 @@ class ContextPool(Executor):
         context = TaskContext(
             attempt.key, attempt.run_id, attempt.carrier, attempt.ahead, self._log_level()
         )
+        context.describes_failures = attempt.describes_failures
         outer: Future[Any] = Future()
         inner = self.pool.submit(run_in_context, context, fn, *args, **kwargs)
 
@@ -88,7 +99,7 @@ class ContextPool(Executor):
             if not outer.set_running_or_notify_cancel():
                 return
             try:
-                result, attempt.exports, items, left_out = ended.result()
+                result, attempt.exports, attempt.parameters, items, left_out = ended.result()
             except BaseException as error:
                 outer.set_exception(error)
                 return
@@ -157,6 +168,8 @@ class _PoolProcess:
         self.logs = LogCollector(outbox, lambda: self.ahead, guard)
         self.logs.start()
         self.own_exports = OwnExports(guard)
+        # It describes exceptions where they are raised.
+        propagation.install()
 
 
 _here: _PoolProcess | None = None
@@ -179,4 +192,4 @@ def run_in_context(
         context.exports = True
     if here.relay is not None and here.relay.measured:
         here.relay.collect(force=True)
-    return TaskResult(result, context.exports, *here.buffer.empty())
+    return TaskResult(result, context.exports, context.parameters, *here.buffer.empty())

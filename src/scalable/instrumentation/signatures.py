@@ -17,8 +17,9 @@ MAX_WRAPPERS: Final = 20
 #: Modules whose `curry` is known: a partial with the same attributes.
 _CURRY: Final = frozenset({"toolz.functoolz", "cytoolz.functoolz"})
 
-_bases: Final = type.__dict__["__mro__"].__get__
-_class_fields: Final = type.__dict__["__dict__"].__get__
+#: The bases of a class with itself, and what it defines, by the methods of `type` alone.
+bases_of: Final = type.__dict__["__mro__"].__get__
+fields_of: Final = type.__dict__["__dict__"].__get__
 #: Fills a gap among the arguments of a partial, from Python 3.14 on.
 _GAP: Final[Any] = getattr(functools, "Placeholder", object())
 
@@ -213,8 +214,8 @@ def _without_first(parameters: Parameters) -> Parameters:
 
 def _method(owner: type, name: str) -> FunctionType | None:
     """A method as its class or the nearest base defines it; None if that is not Python's own."""
-    for base in _bases(owner):
-        if name in (fields := _class_fields(base)):
+    for base in bases_of(owner):
+        if name in (fields := fields_of(base)):
             found = fields[name]
             if type(found) is staticmethod:
                 found = found.__func__
@@ -225,7 +226,7 @@ def _method(owner: type, name: str) -> FunctionType | None:
 def _is_partial(function: Any) -> bool:
     kind = type(function)
     return kind is functools.partial or (
-        kind.__name__ == "curry" and _class_fields(kind).get("__module__") in _CURRY
+        kind.__name__ == "curry" and fields_of(kind).get("__module__") in _CURRY
     )
 
 

@@ -412,10 +412,12 @@ class TaskFacts:
         cpu = errno = None
         bases: tuple[str, ...] = ()
         traceback = module = ""
+        parameters = b""
         if announced is not None:
             error_type, message = announced.error_type, announced.message
             traceback, cpu = announced.traceback, announced.cpu
             bases, errno, module = announced.bases, announced.errno, announced.module
+            parameters = announced.parameters
         elif (exception_text := details.get("exception_text")) is not None:
             error_type, message = split_repr(exception_text)
             traceback = details.get("traceback_text") or ""
@@ -444,6 +446,7 @@ class TaskFacts:
                 bases,
                 errno,
                 module,
+                parameters,
             )
         )
 

@@ -418,6 +418,7 @@ class Watch:
                 details.bases,
                 details.errno,
                 details.module,
+                execution.parameters,
             ),
         )
 

@@ -83,6 +83,9 @@ TASK_REOPENS: Final = "dask.task.reopens"
 TASK_KNOWN_BEFORE: Final = "dask.task.known_before"
 #: The task runs again after this failure.
 TASK_WILL_RETRY: Final = "dask.task.will_retry"
+#: An argument of the task's call, by the name of its parameter: its value, or a short description;
+#: at most 20.
+TASK_INPUT: Final = "dask.task.input"
 #: Workers that died running it, on `KilledWorker`: a list of tables.
 TASK_DEATHS: Final = "dask.task.deaths.details"
 #: Number of workers that died running it, on `KilledWorker`.
@@ -427,6 +430,8 @@ OBSERVED_CPU: Final = "scalable.observed.cpu"
 OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 #: Start of the first noticeable phase; see spans.jsonl.
 SPAN_STARTED: Final = "dask.task.phases.start"
+#: What the task was called with, each argument by name; sent as `dask.task.input.…`.
+INPUT_PARAMETERS: Final = "scalable.task.input_parameters"
 #: Never sent.
 INTERNAL: Final = frozenset(
     {
@@ -438,6 +443,7 @@ INTERNAL: Final = frozenset(
         OBSERVED_CPU,
         OBSERVED_MEMORY,
         SPAN_STARTED,
+        INPUT_PARAMETERS,
     }
 )
 
@@ -634,6 +640,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     OBSERVED_CPU: ("observed_cpu",),
     OBSERVED_MEMORY: ("observed_memory_gb",),
     SPAN_STARTED: ("phases_start",),
+    INPUT_PARAMETERS: ("input_parameters",),
 }
 
 # -- Names of earlier versions -------------------------------------------------------------------

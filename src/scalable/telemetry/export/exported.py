@@ -11,9 +11,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import TraceFlags
 
 from scalable.telemetry import semconv
+from scalable.telemetry.parameters import attributes_of
 
 # Without them each log record reads its limits from the environment.
 _LIMITS = LogRecordLimits()
+
+#: What becomes an attribute for each of its entries.
+_PARAMETERS = ((semconv.TASK_INPUT, semconv.INPUT_PARAMETERS),)
 
 
 def exported_span(span: ReadableSpan) -> ReadableSpan:
@@ -47,6 +51,9 @@ def exported_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in attributes.items()
         if name not in internal and value is not None
     }
+    for prefix, of in _PARAMETERS:
+        if of in attributes:
+            sent.update(attributes_of(prefix, attributes[of]))
     # The run directory has the class of an exception without its module.
     error_class = attributes.get(semconv.ERROR_CLASS)
     if error_class is not None:

@@ -23,6 +23,7 @@ from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.task import Task
 from scalable.telemetry.ledger.task_graphs import TaskGraphs
 from scalable.telemetry.ledger.workers import WorkerBook
+from scalable.telemetry.parameters import read_parameters
 from scalable_runs.redact import Redactor
 from scalable_runs.schema import MAX_ERROR_MESSAGE
 from scalable_runs.summary import name_of_key
@@ -281,15 +282,16 @@ class TaskBook:
             task.reopen()
             task.recomputed = False
         ids = task.ids if task.running else task.root(self._sink.root)
-        self._write_failed(task, fact, "failure" if raised else "error")
-        self._record_failure(task, fact, raised, ids, now)
+        inputs = _inputs(fact, self._redact)
+        self._write_failed(task, fact, raised, inputs)
+        self._record_failure(fact, raised, _failure_attributes(task, fact) | inputs, ids, now)
 
-    def _write_failed(self, task: Task, fact: facts.Failed, result: str) -> None:
+    def _write_failed(self, task: Task, fact: facts.Failed, raised: bool, inputs: Any) -> None:
         error_type, message = fact.error_type, _cut(fact.message)
-        attributes = task.attributes("retried" if fact.will_retry else "failed")
+        attributes = task.attributes("retried" if fact.will_retry else "failed") | inputs
         error_class = qualified(fact.module, error_type)
         _add_error(attributes, error_type, error_class, message)
-        attributes[semconv.TASK_RESULT] = result
+        attributes[semconv.TASK_RESULT] = "failure" if raised else "error"
         if not fact.will_retry:
             task.finish("failed")
             self.errors[fact.key] = (error_type, error_class, message)
@@ -312,21 +314,21 @@ class TaskBook:
         )
 
     def _record_failure(
-        self, task: Task, fact: facts.Failed, raised: bool, ids: SpanContext | None, now: float
+        self,
+        fact: facts.Failed,
+        raised: bool,
+        failure: dict[str, Any],
+        ids: SpanContext | None,
+        now: float,
     ) -> None:
         """Write the failure's record, at once or when the death behind it is known."""
-        failure = _failure_attributes(task, fact)
         if fact.worker:
             failure[semconv.WORKER_ADDRESS] = fact.worker
             failure[semconv.WORKER_NAME] = self._workers.name_of(fact.worker)
 
         def write(deaths: Sequence[Presence]) -> None:
             if not deaths:
-                verdict = classify(
-                    Case(fact.error_type, fact.message, fact.traceback, fact.bases, fact.errno)
-                )
-                failure[semconv.CAUSE] = verdict.cause
-                failure[semconv.CAUSE_CONFIDENCE] = verdict.confidence
+                failure.update(_verdict(fact))
             self._sink.failure(fact.stop or fact.time, {**failure, **presences(deaths)}, ids)
 
         if raised or not fact.worker:
@@ -472,6 +474,18 @@ def _redacted(fact: facts.Failed, redact: Redactor) -> facts.Failed:
         bases=tuple(map(redact.short, fact.bases)),
         module=redact.short(fact.module),
     )
+
+
+def _verdict(fact: facts.Failed) -> dict[str, Any]:
+    """Class of the cause of a failure, as attributes."""
+    found = classify(Case(fact.error_type, fact.message, fact.traceback, fact.bases, fact.errno))
+    return {semconv.CAUSE: found.cause, semconv.CAUSE_CONFIDENCE: found.confidence}
+
+
+def _inputs(fact: facts.Failed, redact: Redactor) -> dict[str, Any]:
+    """What the attempt was called with, as an attribute; nothing if that is not known."""
+    found = read_parameters(fact.parameters, redact)
+    return {semconv.INPUT_PARAMETERS: found} if found else {}
 
 
 def _add_error(attributes: dict[str, Any], error_type: str, error_class: str, message: str) -> None:

@@ -1,0 +1,44 @@
+"""What an attempt was called with: bounded, as JSON of one text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+from distributed import Reschedule
+
+from scalable.facts.parameters import MAX_BYTES, MAX_DESCRIBED, bounded
+from scalable.instrumentation.task_calls import TaskCall, call_of_exception
+from scalable.instrumentation.value_descriptions import MAX_INNER_CHARACTERS, describe
+
+#: Bytes left for what redacting adds.
+_RESERVE: Final = 200
+
+
+def describe_failed_call(error: BaseException) -> bytes:
+    """The arguments of the call that raised `error`; empty if they are not known.
+
+    Called in the thread that ran the task.
+    """
+    # A task that asks to run elsewhere has not failed.
+    call = None if isinstance(error, Reschedule) else call_of_exception(error)
+    return describe_call(call) if call is not None else b""
+
+
+def describe_call(call: TaskCall) -> bytes:
+    """The arguments of a call: a list of descriptions with names, at most 2 kB of JSON."""
+    return described(call.arguments().items())
+
+
+def described(values: Iterable[tuple[str, Any]]) -> bytes:
+    """Descriptions of values with names, as JSON."""
+    pairs = list(values)
+    entries = [{"name": _name(name), **describe(value)} for name, value in pairs[:MAX_DESCRIBED]]
+    more = len(pairs) - len(entries)
+    return orjson.dumps(bounded(entries, MAX_BYTES - _RESERVE, more=more))
+
+
+def _name(name: Any) -> str:
+    text = str.__getitem__(name, slice(0, MAX_INNER_CHARACTERS))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
