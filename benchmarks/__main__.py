@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import machine, plot, table
+from benchmarks.advise import JSON_VARIABLE, TRACES_VARIABLE
 from benchmarks.table import Row
 
 #: Each part runs in a process of its own, and does not affect the others.
@@ -34,6 +35,7 @@ PARTS: Final = {
     "apart": "benchmarks.overhead:processes_apart",
     "otlp": "benchmarks.otlp:to_a_sink",
     "loss": "benchmarks.loss:loss",
+    "advise": "benchmarks.advise:advise",
 }
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -59,6 +61,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each ratio (default 7)")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="directory of the results")
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        metavar="DIR",
+        help="traces of workflows (*.csv), for the part advise",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what the part advise found as JSON"
+    )
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     # So that started processes are ended too.
@@ -67,6 +78,9 @@ def main() -> None:
         print(json.dumps(table.documents(_measure(given.part, given.quick))))
         return
     os.environ["SCALABLE_BENCH_ROUNDS"] = str(given.rounds)
+    for name, path in ((TRACES_VARIABLE, given.traces), (JSON_VARIABLE, given.json)):
+        if path is not None:
+            os.environ[name] = str(path.resolve())
     sys.exit(_run_all(given.only or list(PARTS), given.quick, given.results, bool(given.only)))
 
 

@@ -121,6 +121,7 @@ ROOMS = (
         doors=("causes", "code", "run store"),
         never=DASK | OTEL,
     ),
+    Room("advice", ("scalable.advice",), never=DASK | OTEL),
     Room("provenance", ("scalable.provenance",), doors=("run store",), never=DASK | OTEL),
     Room(
         "cli",

@@ -1,0 +1,1 @@
+"""What to ask for next time, learned from what attempts used."""
