@@ -407,6 +407,9 @@ class ArtifactRecord(UserRecord, total=False):
     size_bytes: Annotated[Bytes, "Size of the artifact."]
     digest: Annotated[Text, "SHA-256 of the whole file, as `sha256:` and hexadecimal digits."]
     stage: Annotated[Text, "Whether the artifact was written (`put`) or read (`get`)."]
+    catalog: Annotated[Text, "Data catalog that the artifact was put into or read from."]
+    version: Annotated[Text, "Version of the name in the catalog."]
+    put_by: Annotated[Text, "Id of the run that put what was read into the catalog."]
 
 
 class CostRecord(UserRecord, total=False):

@@ -105,6 +105,9 @@ def instrument(
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other
         than OTLP's.
+    catalog : str or path, optional
+        Where the data catalog is: a directory, or a URL that fsspec can write to. Default:
+        ``.scalable/catalog``.
     parquet : bool, optional
         Write a parquet copy of each journal when the run is closed. Default: False.
     tracer_provider, meter_provider, logger_provider : optional
@@ -225,7 +228,7 @@ class Instrumentation:
         self._blocks = 0
         self._stop_listening = self._unhook = _nothing
         if self._client is not None:
-            self._stop_listening = _listen(self.note)
+            self._stop_listening = _listen(self.note, self._settings.catalog, self.run_id)
             self._unhook = _hook_client(self._client, self)
         _end_with_the_interpreter()
         _open_runs.append(self)
@@ -285,7 +288,7 @@ class Instrumentation:
         """Name the options of a further `instrument()` that have no effect on this run."""
         # The values given for places may hold secrets, which their settings do not show.
         ignored = [
-            f"{name}={getattr(settings, name) if name in PLACES else value!r}"
+            f"{name}={getattr(settings, name) if name in PLACES else _shown(value)}"
             for name, value in options.items()
             if value is not None and getattr(settings, name) != getattr(self._settings, name)
         ]
@@ -594,6 +597,12 @@ def status_after(error: BaseException | None) -> RunStatus:
     return "failed"
 
 
+def _shown(value: Any) -> str:
+    from scalable_runs.redact import Redactor
+
+    return Redactor()(repr(value))
+
+
 def _described(error: BaseException) -> ErrorTexts:
     try:
         text = "".join(traceback.format_exception(error))
@@ -605,11 +614,15 @@ def _described(error: BaseException) -> ErrorTexts:
     return type(error).__qualname__, message, text, module_of(type(error))
 
 
-def _listen(note: Callable[[UserEvent], None]) -> Callable[[], None]:
+def _listen(note: Callable[[UserEvent], None], catalog: str, run_id: str) -> Callable[[], None]:
     """Record what the program's code reports outside of tasks; returns the undo function."""
+    from scalable.catalog.places import use
     from scalable.instrumentation.user_events import add_handler
 
-    return add_handler(note)
+    undo = ExitStack()
+    undo.callback(add_handler(note))
+    undo.callback(use(catalog, run_id))
+    return undo.close
 
 
 def _hook_client(client: Client, instrumentation: Instrumentation) -> Callable[[], None]:

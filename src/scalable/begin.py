@@ -19,6 +19,7 @@ from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.catalog.places import place_to_tell
 from scalable.code.containers import own_container
 from scalable.code.program import program_directories
 from scalable.common.carriers import chosen_baggage
@@ -152,6 +153,7 @@ def begin(
         inherited=baggage.get_all(started_in),
         labels=settings.baggage_attributes,
         environment=settings.task_environment,
+        catalog=place_to_tell(settings.catalog),
         output=settings.task_output,
     )
     connection = None

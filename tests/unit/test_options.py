@@ -75,7 +75,7 @@ def test_a_wrong_value_names_what_and_what_is_allowed(given, environ, message):
 def test_an_unknown_option_is_named_with_those_there_are():
     with pytest.raises(
         TypeError,
-        match="no option 'projekt'; it has baggage_attributes, close_timeout",
+        match="no option 'projekt'; it has baggage_attributes, catalog, close_timeout",
     ):
         resolve({"projekt": "x"}, {})
 

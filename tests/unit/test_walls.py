@@ -155,7 +155,16 @@ ROOMS = (
             "scalable.testing",
         ),
         doors=(
-            *("facts", "common", "code", "instrumentation", "telemetry", "crash upload", *RUNS),
+            *(
+                "facts",
+                "catalog",
+                "common",
+                "code",
+                "instrumentation",
+                "telemetry",
+                "crash upload",
+                *RUNS,
+            ),
             # A run can report itself.
             *("analysis", "configuration files"),
         ),

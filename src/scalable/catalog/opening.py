@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from scalable.catalog.local import LocalPlace
-from scalable.catalog.places import DEFAULT, Place, absolute, place_of
+from scalable.catalog.places import Place, absolute, place_of
 from scalable.catalog.remote import RemotePlace
+from scalable.common.catalog_places import DEFAULT
 
 
 def open_place(given: str | os.PathLike[str] | None = None) -> Place:

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from scalable.catalog.errors import CatalogError
+from scalable.common import catalog_places
+from scalable.common.catalog_places import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Names the place of the catalog.
 VARIABLE: Final = "SCALABLE_CATALOG"
-DEFAULT: Final = ".scalable/catalog"
 #: Lists of the files of directories are below this path.
 TREES: Final = "trees"
-#: URLs of directories on this machine.
-_LOCAL: Final = ("file://", "local://")
 _USER: Final = re.compile(r"://[^/@]*@")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/].*|[A-Za-z][A-Za-z0-9+.-]*:///.*")
 
 #: The places of the runs and sessions of this process, the latest last.
 _in_force: Final[list[tuple[str, str | None]]] = []
@@ -120,21 +118,13 @@ def use(place: str, run_id: str | None = None) -> Callable[[], None]:
 
 
 def absolute(place: str) -> str:
-    """Return a place that means the same in every working directory."""
-    for prefix in _LOCAL:
-        if place.startswith(prefix):
-            place = place.removeprefix(prefix)
-            if not place.startswith("/"):
-                raise CatalogError(
-                    f"{prefix}{place} is not a place of a catalog: file:// needs an absolute path"
-                )
-    if "://" in place:
-        if _SCHEME.fullmatch(place) is None:
-            raise CatalogError(f"{without_user(place)!r} is not a place of a catalog")
-        return place.rstrip("/") if not place.endswith("://") else place
-    if "\0" in place or not place:
-        raise CatalogError(f"{place!r} is not a place of a catalog")
-    return os.path.abspath(Path(place).expanduser())  # noqa: PTH100 - links are kept
+    """Return a place that means the same in every working directory; raises CatalogError."""
+    try:
+        return catalog_places.absolute(place)
+    except ValueError as error:
+        raise CatalogError(
+            f"{without_user(place)!r} is not a place of a catalog: {error}"
+        ) from None
 
 
 def without_user(place: str) -> str:
@@ -147,3 +137,8 @@ def has_secret(place: str) -> bool:
     from scalable.catalog.errors import redactor
 
     return without_user(place) != place or redactor()(place) != place
+
+
+def place_to_tell(place: str) -> str | None:
+    """Return a place as it travels with tasks: none with a secret in it, which Dask shows."""
+    return None if has_secret(place) else absolute(place)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scalable.catalog.entries import CatalogEntry
-from scalable.catalog.places import has_secret, in_force
+from scalable.catalog.places import in_force
 from scalable.facts.protocol import CATALOG
 
 #: Events of one call; the rest is in none.
@@ -24,11 +24,6 @@ def place_here() -> str | None:
         if isinstance(told, str) and told:
             return told
     return place
-
-
-def place_to_tell(place: str) -> str | None:
-    """Return a place as it may travel with tasks: none with a secret in it, which Dask shows."""
-    return None if has_secret(place) else place
 
 
 def origin() -> dict[str, Any]:

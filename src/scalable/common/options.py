@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_type_hints
 
-from scalable.common import run_stores
+from scalable.common import catalog_places, run_stores
 from scalable.common.otel_environment import sdk_disabled
 from scalable.common.output_levels import LEVELS, TaskOutput
 from scalable.common.run_stores import FromFile, Origin
@@ -56,6 +56,7 @@ class InstrumentOptions(TypedDict, total=False):
     log_level: str | int | None
     code_patch: bool | None
     task_output: TaskOutput | None
+    catalog: str | os.PathLike[str] | None
     recorder: Host | None
     parquet: bool | None
     tracer_provider: Any
@@ -104,6 +105,12 @@ def _path(value: Any) -> Path:
     if "\0" in str(path) or not str(value) or "://" in str(value):
         raise ValueError(value)
     return path.expanduser()
+
+
+def _catalog(value: Any) -> str:
+    text = os.fspath(value).strip()
+    catalog_places.absolute(text)
+    return text
 
 
 def _run_id(value: Any) -> str:
@@ -379,6 +386,15 @@ class Settings(RecorderOptions):
         "What turns facts into signals and files: a process of its own, or a thread of the "
         "program; see below.",
     )
+    catalog: str = _option(
+        catalog_places.DEFAULT,
+        "SCALABLE_CATALOG",
+        _catalog,
+        "a path, or a URL that fsspec can write to (s3://bucket/prefix, gs://…)",
+        "Where the data catalog keeps what `catalog.put()` and the `outputs` of the manifest's "
+        "tasks put there.",
+        "`.scalable/catalog`",
+    )
     parquet: bool = _option(
         False,
         "SCALABLE_TELEMETRY_PARQUET",
@@ -412,7 +428,12 @@ class Settings(RecorderOptions):
         """Values in the settings of places that no text may have, by names that say so."""
         places = [place for place in (self.place, self.copy) if place is not None]
         return {
-            f"{name}_secret": value for place in places for name, value in place.secrets().items()
+            "catalog": self.catalog,  # a password in a URL is found
+            **{
+                f"{name}_secret": value
+                for place in places
+                for name, value in place.secrets().items()
+            },
         }
 
     @property
@@ -437,7 +458,7 @@ OPTIONS: Final = tuple(
 #: Options whose values name places, and may hold secrets.
 PLACES: Final = ("run_store", "runs_dir_remote")
 #: Options that are sections of the manifest, beside `telemetry`.
-SECTIONS: Final = ("run_store",)
+SECTIONS: Final = ("run_store", "catalog")
 
 #: The options that plain data can give, for OpenTelemetry's declarative configuration.
 FileOptions: Final = make_dataclass(

@@ -24,6 +24,7 @@ from scalable.facts.graphs import SUBMISSION_WINDOW, GraphRequest, TaskRequest
 from scalable.facts.identity import SUBMISSION, Above, carried, carrier_of, lineage_text
 from scalable.facts.protocol import (
     BLOCK,
+    CATALOG,
     DASK_SPANS,
     ENVIRONMENT,
     LABELS,
@@ -76,7 +77,7 @@ class TaskSubmission:
         self._is_suppressed = is_suppressed(context)
         if self._is_suppressed:
             fields[SUPPRESSED] = 1
-        for name in (ENVIRONMENT, OUTPUT, BLOCK):
+        for name in (ENVIRONMENT, OUTPUT, CATALOG, BLOCK):
             if name in of_task:
                 fields[name] = of_task[name]
         labels: Any = of_task.get(LABELS)

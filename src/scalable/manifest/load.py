@@ -47,6 +47,8 @@ class Manifest:
     def options(self) -> dict[str, Any]:
         """Options of ``instrument()``, with the project's name and the run store."""
         found = {"project": self.root.project.name, **self.telemetry}
+        if self.root.catalog is not None:
+            found["catalog"] = self.root.catalog
         return found if self.run_store is None else {**found, "run_store": self.run_store}
 
     def make_provider(self) -> Provider:

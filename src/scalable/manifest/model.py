@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
+from scalable.common.catalog_places import absolute
 from scalable.common.units import memory_bytes
 from scalable.manifest.source import SourceFloat, SourceInt
 
@@ -147,7 +155,8 @@ class Task(Section):
     cache: bool = Field(False, description="Keep its results across runs, as @cacheable does.")
     outputs: Texts = Field(
         default_factory=list[str],
-        description="Files that it writes; recorded as artifacts once it has succeeded.",
+        description="Files, directories or patterns that it writes; put into the data catalog once "
+        "it has succeeded.",
     )
 
 
@@ -219,6 +228,11 @@ def _run_store(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _catalog(value: str) -> str:
+    absolute(value)
+    return value
+
+
 class RunStore(Section):
     """Where and how runs are kept."""
 
@@ -242,3 +256,8 @@ class Root(Section):
         RunStore | None,
         BeforeValidator(_run_store, json_schema_input_type=str | RunStore | None),
     ] = Field(None, description="Where and how runs are kept: a URL, a type, or a mapping.")
+    catalog: Annotated[Text, AfterValidator(_catalog)] | None = Field(
+        None,
+        description="Where the data catalog is: a directory or a URL. Default: .scalable/catalog.",
+        repr=False,
+    )

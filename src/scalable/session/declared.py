@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dask.base import normalize_token
+
+logger = logging.getLogger("scalable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Declared:
     outputs: tuple[str, ...] = ()
 
     def wrap(self, function: Any) -> Any:
-        """Return a function that caches its results and records its outputs as declared."""
+        """Return a function that caches its results and keeps its outputs as declared."""
         if self.cache or self.outputs:
             return DeclaredTask(function, self.cache, self.outputs)
         return function
@@ -35,15 +38,28 @@ class DeclaredTask:
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the function, or take its result from the cache; then record its outputs."""
+        """Run the function, or take its result from the cache; then put its outputs away."""
         from scalable.cache.cacheable import cacheable
-        from scalable.records import record_artifact
 
         function = cacheable(self._function) if self._cache else self._function
         result = function(*args, **kwargs)
         for output in self._outputs:
-            record_artifact(output, kind="output")
+            _put(output)
         return result
 
     def __dask_tokenize__(self) -> Any:
         return normalize_token((type(self).__name__, self._function, self._cache, self._outputs))
+
+
+def _put(output: str) -> None:
+    """Put an output into the catalog; a task that has succeeded does not fail for it."""
+    from scalable import catalog
+    from scalable.catalog.errors import redactor
+    from scalable.records import record_artifact
+
+    try:
+        catalog.put(output, kind="output")
+    except Exception as error:
+        text = redactor()(f"the output {output} is not in the catalog: {error}")
+        logger.warning("scalable: %s", text)
+        record_artifact(output, kind="output", digest=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, Unpack, cast
 
 from scalable import records
 from scalable.cache.store import set_directory
+from scalable.catalog.places import use
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.options import InstrumentOptions, resolve
 from scalable.configured import configured_options
@@ -269,7 +270,8 @@ class ScalableSession:
     def _prepare(self, plan: Plan | None, *, asynchronous: bool) -> Start:
         if self._state != "new":
             raise SessionError(f"the session is {self._state}: a session is started once")
-        start = prepare(self.manifest, plan, asynchronous)
+        start = prepare(self.manifest, plan, asynchronous, self._settings.catalog)
+        self._cleanup.callback(use(start.catalog))
         self._cleanup.callback(set_directory, set_directory(start.cache_directory))
         return start
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scalable.cache import store as cache
+from scalable.catalog.places import VARIABLE as CATALOG_VARIABLE
+from scalable.catalog.places import absolute
+from scalable.common.catalog_places import DEFAULT
 from scalable.manifest.errors import SessionError
 from scalable.manifest.load import Manifest
 from scalable.manifest.model import clock
@@ -33,6 +36,8 @@ class Start:
     asynchronous: bool
     #: Where the client and the workers keep cached results.
     cache_directory: Path
+    #: Where the client and the workers have the data catalog; it may hold a password.
+    catalog: str = field(repr=False)
 
     @property
     def groups(self) -> list[WorkerGroup]:
@@ -40,7 +45,9 @@ class Start:
         return list(self.plan.groups)
 
 
-def prepare(manifest: Manifest, plan: Plan | None, asynchronous: bool) -> Start:
+def prepare(
+    manifest: Manifest, plan: Plan | None, asynchronous: bool, catalog: str = DEFAULT
+) -> Start:
     """Check or make the plan of a start; raises SessionError if it cannot be started."""
     if plan is not None and plan.dry_run:
         raise SessionError("a plan made with dry_run=True cannot be started")
@@ -54,10 +61,11 @@ def prepare(manifest: Manifest, plan: Plan | None, asynchronous: bool) -> Start:
         directory = cache.cache_directory().resolve()
     else:
         directory = Path(local).expanduser().resolve()
-    variable = {cache.DIRECTORY_VARIABLE: str(directory)}
-    groups = tuple(replace(group, env={**variable, **group.env}) for group in plan.groups)
+    catalog = absolute(catalog)
+    variables = {cache.DIRECTORY_VARIABLE: str(directory), CATALOG_VARIABLE: catalog}
+    groups = tuple(replace(group, env={**variables, **group.env}) for group in plan.groups)
     timeout = manifest.target.start_timeout or provider.default_start_timeout
-    return Start(provider, replace(plan, groups=groups), timeout, asynchronous, directory)
+    return Start(provider, replace(plan, groups=groups), timeout, asynchronous, directory, catalog)
 
 
 def make_client(manifest: Manifest, start: Start, started: Any) -> Any:

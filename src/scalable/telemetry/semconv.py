@@ -240,6 +240,12 @@ ARTIFACT_KIND: Final = "scalable.artifact.kind"
 ARTIFACT_SIZE: Final = "scalable.artifact.size"
 #: SHA-256 of the whole file, as `sha256:` and hexadecimal digits.
 ARTIFACT_DIGEST: Final = "scalable.artifact.digest"
+#: Data catalog that the artifact was put into or read from.
+ARTIFACT_CATALOG: Final = "scalable.artifact.catalog"
+#: Version of the name in the catalog.
+ARTIFACT_VERSION: Final = "scalable.artifact.version"
+#: Id of the run that put what was read into the catalog.
+ARTIFACT_PUT_BY: Final = "scalable.artifact.put_by"
 #: Function whose result was looked up.
 CACHE_FUNCTION: Final = "scalable.cache.function"
 #: Digest of function and arguments.
@@ -615,6 +621,9 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ARTIFACT_KIND: ("kind",),
     ARTIFACT_SIZE: ("artifact.size_bytes",),
     ARTIFACT_DIGEST: ("digest",),
+    ARTIFACT_CATALOG: ("catalog",),
+    ARTIFACT_VERSION: ("artifact.version",),
+    ARTIFACT_PUT_BY: ("put_by",),
     CACHE_FUNCTION: ("cache.function_name",),
     CACHE_KEY: ("key_digest",),
     CACHE_HIT: ("hit",),

@@ -19,6 +19,7 @@ from scalable.facts.graphs import SUBMISSION_WINDOW, DaskSpan, GraphRequest
 from scalable.facts.identity import carrier_of, task_id
 from scalable.facts.protocol import (
     BLOCK,
+    CATALOG,
     DASK_SPANS,
     ENVIRONMENT,
     LABELS,
@@ -307,12 +308,15 @@ class Submissions(SentGraphs):
         labels: Collection[str] = (),
         environment: bool = False,
         output: TaskOutput = "failed",
+        catalog: str | None = None,
     ) -> None:
         super().__init__()
-        #: What each carrier asks the workers for.
+        #: What each carrier asks the workers for, and tells their tasks.
         self._wanted: dict[str, Any] = {ENVIRONMENT: 1} if environment else {}
         if output != "failed":
             self._wanted[OUTPUT] = output
+        if catalog is not None:
+            self._wanted[CATALOG] = catalog
         #: Entries of baggage that become attributes.
         self._labels = labels
         #: Baggage of the program, which that of the caller's context extends.
