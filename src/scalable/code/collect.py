@@ -23,7 +23,7 @@ from typing import Any
 from scalable.code import values
 from scalable.code.findings import MISSING, View
 from scalable.code.model import CLASS, CLOSURE, CONSTANT, DECORATOR, DEFAULT, HELPER, SOURCE
-from scalable.code.modules import Binding, Definition, namespace_of
+from scalable.code.modules import Binding, Definition, namespace_of, parsed_text
 from scalable.code.objects import (
     BUILTIN_CODE,
     cells_of,
@@ -36,6 +36,7 @@ from scalable.code.objects import (
 )
 from scalable.code.packages import PROJECT
 from scalable.code.scopes import Chain, Imported, Reach, parameters_of, reach_of
+from scalable.code.sources import program_sources
 from scalable.code.static import StaticCollector, absolute_name, enclosing_names, folded, methods_of
 from scalable.code.syntax import FUNCTIONS, digest_of
 
@@ -150,7 +151,14 @@ class Collector(StaticCollector):
     def definition_of(self, view: View, code: CodeType) -> tuple[Definition | None, View]:
         """The syntax of a function, and the module with its source."""
         found = view.parsed.find(code) if view.parsed is not None else None
-        return found, view
+        if found is not None:
+            return found, view
+        located = program_sources().find(code)
+        parsed = None if located is None else parsed_text(located.name, located.source.text)
+        if parsed is None:
+            return None, view
+        view = View(view.name, view.package, view.namespace, parsed)
+        return parsed.at_line(code), view
 
     def _follow_decorators(self, view: View, definition: Definition) -> None:
         """Note the functions that a decorator is, as such."""

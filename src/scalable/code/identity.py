@@ -14,6 +14,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from scalable.code import values
+from scalable.code.changes import Change, differences
 from scalable.code.collect import Collector
 from scalable.code.model import (
     CLOSURE,
@@ -25,7 +26,7 @@ from scalable.code.objects import module_of_class, name_of_code
 from scalable.code.packages import PROJECT, root_of
 from scalable.code.syntax import digest_of
 
-__all__ = ["Component", "FunctionIdentity", "identify", "source_of"]
+__all__ = ["Change", "Component", "FunctionIdentity", "differences", "identify", "source_of"]
 
 
 def identify(function: Any) -> FunctionIdentity:

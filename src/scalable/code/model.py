@@ -91,12 +91,8 @@ class FunctionIdentity:
 
     @property
     def dependable(self) -> bool:
-        """Whether the function's own code is part of its identity: by source, or by version."""
-        return (
-            bool(self.components)
-            and self.components[0].kind != ""
-            and any(each.kind in (SOURCE, PACKAGE) for each in self.components)
-        )
+        """Whether the function's own code is part of its identity: by its source, or by version."""
+        return any(each.kind == SOURCE for each in self.components)
 
 
 def identity_digest(components: Iterable[Component]) -> str:

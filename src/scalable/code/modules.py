@@ -150,13 +150,23 @@ class ParsedModule:
     def _lines(self) -> list[str]:
         return self.text.splitlines(keepends=True)
 
-    def find(self, code: CodeType) -> Definition | None:
-        """The function or lambda that a code object was compiled from; None if it is not here."""
-        found = [
+    def at_line(self, code: CodeType) -> Definition | None:
+        """The function or lambda of the name and the line of a code object, if there is one."""
+        found = self._at_line(code)
+        if len(found) > 1:
+            found = _at_columns(found, code)
+        return found[0] if len(found) == 1 else None
+
+    def _at_line(self, code: CodeType) -> list[Definition]:
+        return [
             each
             for each in self.by_line.get(code.co_firstlineno, ())
             if each.qualname.rpartition(".")[2] == code.co_name
         ]
+
+    def find(self, code: CodeType) -> Definition | None:
+        """The function or lambda that a code object was compiled from; None if it is not here."""
+        found = self._at_line(code)
         if len(found) == 1 and not self.is_newer:
             return found[0]
         if len(found) > 1 and not self.is_newer:
