@@ -117,6 +117,8 @@ def combined(
         "journal": journal,
         "writers": dict(writers),
     }
+    if identities := _code_identities([run, *documents]):
+        made["code_identities"] = identities
     if recorder := max(filter(None, map(_recorder, [run, *documents])), key=_seen, default=None):
         made["recorder"] = recorder
     return made
@@ -126,6 +128,22 @@ def combined(
 _OF_ONE_WRITER: Final = frozenset(
     {"started_at", "finished_at", "status", "journal", "recorder", "telemetry", "environment"}
 )
+
+
+def _code_identities(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each version of the code once; programs on several machines may have several."""
+    found: dict[str, dict[str, Any]] = {}
+    for document in documents:
+        identities: Any = document.get("code_identities")
+        if isinstance(identities, list):
+            for entry in filter(_is_table, cast("list[dict[str, Any]]", identities)):
+                about = {name: value for name, value in entry.items() if name != "observed_at"}
+                found.setdefault(repr(sorted(about.items())), entry)
+    return list(found.values())
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def file_of(writer: str, name: str) -> str:

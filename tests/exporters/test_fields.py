@@ -70,6 +70,23 @@ def test_in_a_list_of_tables_only_what_is_wrong_goes() -> None:
     assert (record["events"], record["links"]) == (kept, None)
 
 
+@pytest.mark.parametrize(
+    ("value", "kept", "wrong"),
+    [
+        ([{"code_identifier": "12ab"}, 3], [{"code_identifier": "12ab"}], 1),
+        ([{"staged": "a", "submodules": {}}], [{"staged": None, "submodules": None}], 2),
+        # As earlier versions wrote it.
+        ({}, {}, 0),
+        ({"work": {"commit": "12ab"}}, {"work": {"commit": "12ab"}}, 0),
+        ("12ab", None, 1),
+    ],
+)
+def test_versions_of_the_code_are_a_list_that_was_a_table(value: Any, kept: Any, wrong: int):
+    run = {"code_identities": value}
+    assert clean(run, row_of(schema.RunDocument)) == wrong
+    assert run == {"code_identities": kept}
+
+
 def test_a_free_table_keeps_a_bounded_number_of_right_entries() -> None:
     dropped = {str(number): number for number in range(2 * fields.MAX_ENTRIES)}
     document: dict[str, Any] = {"telemetry": {"dropped": {"bad": "x", **dropped}}}

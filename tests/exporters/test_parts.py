@@ -49,6 +49,15 @@ def join(store: Store, writer: str) -> RunWriter:
     return RunWriter.create(store, run_document(), writer=writer)
 
 
+def test_each_version_of_the_code_is_there_once(run: FileRun | MemoryRun) -> None:
+    for name, at, commit in (("a", "1", "12ab"), ("b", "2", "12ab"), ("c", "3", "34cd")):
+        writer = join(run.part(name), name)
+        entry = {"code_identifier": commit, "observed_at": f"2026-01-0{at}T00:00:00Z"}
+        writer.close(status="completed", code_identities=[entry])
+    found = RunReader(run.store).document["code_identities"]
+    assert [entry["code_identifier"] for entry in found] == ["12ab", "34cd"]
+
+
 def test_records_of_all_writers_come_by_time(run: FileRun | MemoryRun) -> None:
     writers = [join(run.part(name), name) for name in ("a", "b", "c")]
     for number in range(1, 31):
