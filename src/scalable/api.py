@@ -11,7 +11,6 @@ import atexit
 import logging
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache
@@ -21,6 +20,7 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
+from scalable.code.tracebacks import format_exception
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, Warnings
 from scalable.common.options import PLACES, InstrumentOptions, OptionError, Settings, resolve
@@ -605,7 +605,7 @@ def _shown(value: Any) -> str:
 
 def _described(error: BaseException) -> ErrorTexts:
     try:
-        text = "".join(traceback.format_exception(error))
+        text = format_exception(error)
     except Exception:
         text = ""
     message = printable(error)

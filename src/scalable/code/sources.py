@@ -12,11 +12,11 @@ import __future__
 import inspect
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, reduce
 from types import CodeType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from scalable.common.forks import unlocked_in_forks
 
@@ -78,7 +78,7 @@ class Located(NamedTuple):
 
 
 class _Entry:
-    """A text and the code objects that it compiles to; used under the lock of the sources."""
+    """A text and the code objects that it compiles to, at first use; used by any thread."""
 
     def __init__(self, source: SourceText, number: int) -> None:
         self.source = source
@@ -128,6 +128,8 @@ class ProgramSources:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._weight = 0
         self._added = 0
+        #: See :meth:`names`; and how many texts had been added.
+        self._names: tuple[int, frozenset[str]] = (0, frozenset())
 
     def add(self, source: SourceText) -> bool:
         """Keep a text; False if it is kept already, or too long.
@@ -165,10 +167,13 @@ class ProgramSources:
 
     def names(self) -> frozenset[str]:
         """Names and file names of all texts."""
-        with self._lock:
-            return frozenset(
-                name for it in self._entries.values() for name in (it.source.name, it.source.file)
-            )
+        added, names = self._names
+        if added != self._added:
+            with self._lock:
+                texts = [it.source for it in self._entries.values()]
+                names = frozenset(name for it in texts for name in (it.name, it.file))
+                self._names = self._added, names
+        return names
 
     def find(self, code: CodeType) -> Located | None:
         """Find the source of a code object: a text that compiles to an equal one.
@@ -177,11 +182,10 @@ class ProgramSources:
         """
         flags = code.co_flags & _FUTURE
         found: list[Located] = []
-        with self._lock:
-            for entry in reversed(self._entries.values()):
-                named = entry.named(code.co_name, flags)
-                if any(_are_equal(code, other) for other in named):
-                    found.append(Located(entry.source, code.co_firstlineno))
+        for entry in self._latest_first():
+            named = entry.named(code.co_name, flags)
+            if any(_are_equal(code, other) for other in named):
+                found.append(Located(entry.source, code.co_firstlineno))
         return _chosen(found)
 
     def locate(self, function: str, line: int, file: str = "") -> Located | None:
@@ -202,15 +206,19 @@ class ProgramSources:
             None if no text has code of such a function on that line, or if several have.
         """
         found: list[Located] = []
-        with self._lock:
-            for entry in reversed(self._entries.values()):
-                if file and file not in (entry.source.file, entry.source.name):
-                    continue
-                for code in entry.named(function):
-                    if any(number == line for _, _, number in code.co_lines()):
-                        found.append(Located(entry.source, code.co_firstlineno))
-                        break
+        for entry in self._latest_first():
+            if file and file not in (entry.source.file, entry.source.name):
+                continue
+            for code in entry.named(function):
+                if any(number == line for _, _, number in code.co_lines()):
+                    found.append(Located(entry.source, code.co_firstlineno))
+                    break
         return _chosen(found)
+
+    def _latest_first(self) -> list[_Entry]:
+        # What follows may compile, for which nobody who adds a text must wait.
+        with self._lock:
+            return list(reversed(self._entries.values()))
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:
@@ -246,7 +254,10 @@ def program_sources() -> ProgramSources:
     return _sources
 
 
-def add_sources(sources: Iterable[SourceText]) -> None:
-    """Add texts to those that this process knows."""
-    for source in sources:
-        _sources.add(source)
+def readable(sent: Any) -> Iterator[SourceText]:
+    """Source texts that another process has sent; what cannot be read is left out."""
+    for fields in sent if isinstance(sent, list | tuple) else ():
+        if isinstance(fields, list | tuple):
+            texts = cast("list[Any]", list(fields))[: len(SourceText._fields)]
+            if len(texts) == len(SourceText._fields) and all(isinstance(it, str) for it in texts):
+                yield SourceText(*texts)

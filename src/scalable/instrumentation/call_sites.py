@@ -16,6 +16,7 @@ from typing import Any, Final
 import dask.config
 from dask.base import is_dask_collection
 
+from scalable.code.tracebacks import name_of_code
 from scalable.facts.graphs import CallSite, DaskSpan, GraphRequest
 from scalable.instrumentation import dask_compat
 
@@ -127,7 +128,7 @@ def _site(frame: FrameType) -> CallSite:
     if site is None:
         module = frame.f_globals.get("__name__", "")
         function = f"{module}.{code.co_qualname}"
-        site = CallSite(function, code.co_filename, frame.f_lineno or code.co_firstlineno)
+        site = CallSite(function, name_of_code(code), frame.f_lineno or code.co_firstlineno)
         # A line is kept as long as its code is, whose address is a part of its key.
         known = _roles.get(id(code))
         if known is not None and known[1] is code:

@@ -18,8 +18,10 @@ from scalable.instrumentation import dask_blocks, dask_compat, propagation
 from scalable.instrumentation.dask_blocks import BlockListener
 from scalable.instrumentation.dask_compat import is_on_loop, run_on
 from scalable.instrumentation.fact_sources import GraphCount, LocalSource, RemoteSource
+from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.nanny_plugin import ScalableNannyPlugin
 from scalable.instrumentation.scheduler_plugin import ScalableSchedulerPlugin
+from scalable.instrumentation.source_sender import SourceSender
 from scalable.instrumentation.worker_plugin import MemoryWorkerPlugin, ScalableWorkerPlugin
 
 #: Seconds that attaching or detaching may take where the caller waits for it.
@@ -56,7 +58,8 @@ class ClusterConnection:
         self._uses_files = uses_files
         self.run = run
         self._problem = problem
-        self._carrier = carrier
+        self._make_carrier = carrier
+        self._sources = SourceSender(client)
         self._blocks = blocks
         self._sent = GraphCount()
         self._plugin = ScalableSchedulerPlugin(
@@ -120,6 +123,7 @@ class ClusterConnection:
     def _connect_local(self, scheduler: Scheduler) -> None:
         def attach() -> None:
             self._plugin.attach(scheduler)
+            Hub.of(scheduler).add_sources(self._sources.give_first())
             scheduler.add_plugin(self._plugin, name=self._plugin.name)
             self._sent.is_counting = True
 
@@ -152,6 +156,7 @@ class ClusterConnection:
                 return
             source.registered.set()
             self._sent.is_counting = True
+            await self._sources.send_first()
             await self._watch_workers(scheduler)
 
         self._now_or_later(register)
@@ -177,6 +182,12 @@ class ClusterConnection:
             registered.add_done_callback(_retrieve)
         except Exception as error:
             self._problem(f"the nannies cannot be watched: {error!r}")
+
+    def _carrier(self, request: GraphRequest) -> str | None:
+        """Called by each thread that sends a graph, before it is sent."""
+        with propagation.guard.watch("sources"):
+            self._sources.send_new()
+        return self._make_carrier(request)
 
     # -- detaching ----------------------------------------------------------------------------
 

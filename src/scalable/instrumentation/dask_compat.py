@@ -154,6 +154,14 @@ def fetch_workers(client: Client, timeout: float = 2.0) -> dict[str, dict[str, A
     return dict((found or {}).get("workers", {}))
 
 
+def stream_of(client: Client) -> Any:
+    """A client's stream to its scheduler, which has `send`: ``scheduler_comm``, None without one.
+
+    A client that connects again has another one. The client sends graphs with it, on its loop.
+    """
+    return cast("Any", client).scheduler_comm
+
+
 def close_method(client: Client) -> Callable[..., Any]:
     """The coroutine function ``_close``, which every way of closing a client calls."""
     return cast("Any", client)._close

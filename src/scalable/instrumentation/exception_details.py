@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from scalable.code.tracebacks import format_exception, resolve_text
 from scalable.facts.texts import module_of, printable, shortened, split_repr
 from scalable.instrumentation import dask_compat
 
@@ -37,7 +37,8 @@ def details_of_task(task: TaskState) -> ExceptionDetails:
     # Dask replaces an exception that cannot be pickled by ``Exception(repr(e))``.
     if exception is None or (type(exception) is Exception and exception.args == (text,)):
         name, message = split_repr(text)
-        return ExceptionDetails(name, message, f"{_HEADER}{task.traceback_text}{text}\n")
+        whole = resolve_text(f"{_HEADER}{task.traceback_text}{text}\n")
+        return ExceptionDetails(name, message, whole)
     return details_of(exception, task.traceback_text)
 
 
@@ -48,8 +49,9 @@ def details_of(exception: BaseException, traceback_text: str = "") -> ExceptionD
     whole = ""
     if exception.__traceback__ is not None:  # else it was unpickled
         with contextlib.suppress(Exception):
-            whole = "".join(traceback.format_exception(exception))
-    whole = shortened(whole or f"{_HEADER}{traceback_text}{name}: {message}\n")
+            whole = format_exception(exception)
+    whole = resolve_text(whole or f"{_HEADER}{traceback_text}{name}: {message}\n")
+    whole = shortened(whole)
     errno: Any = getattr(exception, "errno", None) if isinstance(exception, OSError) else None
     return ExceptionDetails(
         name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from scalable.code.tracebacks import has_unnamed
 from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
 from scalable.facts.texts import module_of
@@ -74,10 +75,11 @@ class Execution:
     def describe(self, error: BaseException, *, is_shortened: bool) -> None:
         """Keep what Dask does not keep of `error`: its class, and its details if it is long.
 
-        And what the task was called with. Called where its code ran.
+        And what the task was called with, and the details if frames have lost their file: only here
+        is their code known. Called where its code ran.
         """
         self.error_class = type(error)
-        if is_shortened:
+        if is_shortened or has_unnamed(error):
             self.raised = details_of(error)
         if self.describes_failures:
             self.parameters = describe_failed_call(error)

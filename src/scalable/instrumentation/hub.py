@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from scalable import facts
+from scalable.code.sources import ProgramSources, SourceText, program_sources, readable
 from scalable.common.clocks import boot_id
 from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
@@ -84,6 +85,8 @@ class Hub:
             DRAIN_OP: self.drain,
         }
         dask_compat.rpc_handlers(scheduler).update(self._rpcs)
+        #: Source texts of the programs, for the workers.
+        self._sources = ProgramSources()
         self._late: asyncio.TimerHandle | None = None
         self._late_until = 0.0
         self._listen("task-erred", self.task_erred)
@@ -178,12 +181,21 @@ class Hub:
     # -- reports of workers and nannies -----------------------------------------------------------
 
     def receive(
-        self, worker: Any = "", reports: Any = (), protocol: Any = 1, oldest: Any = 1, **_: Any
+        self,
+        worker: Any = "",
+        reports: Any = (),
+        protocol: Any = 1,
+        oldest: Any = 1,
+        sources: Any = (),
+        **_: Any,
     ) -> None:
-        """Stream message of the workers, RPC of the nannies: ``(run id or None, fact)`` pairs.
+        """Stream message of workers and clients, RPC of nannies and clients.
 
-        A peer may send anything: each fact that cannot be read or is too large is counted.
+        Workers and nannies send ``(run id or None, fact)`` pairs, clients source texts. A peer may
+        send anything: each fact that cannot be read or is too large is counted.
         """
+        if sources:
+            self.add_sources(readable(sources))
         unread: Counter[str] = Counter()
         received: list[tuple[Any, facts.Fact | None]] = []
         if not facts.are_compatible(protocol, oldest):
@@ -217,8 +229,27 @@ class Hub:
                 self._workers = {it: yes for it, yes in self._workers.items() if it in known}
             self._workers[worker] = False
             self._configure_worker(worker)
+            self._send_sources(worker, 0)
         elif kind == facts.RELAY_METRICS and worker in self._workers:
             self._workers[worker] = True
+
+    def add_sources(self, sources: Iterable[SourceText]) -> None:
+        """Keep source texts of a program, and send the workers those that are new."""
+        before = self._sources.added
+        for source in sources:
+            self._sources.add(source)
+            # For a recorder in this process.
+            program_sources().add(source)
+        for address in list(self._workers):
+            self._send_sources(address, before)
+
+    def _send_sources(self, address: str, after: int) -> None:
+        """Send a worker the texts after the first ones, unless it is in this process."""
+        texts = self._sources.since(after)
+        if texts and not address.startswith("inproc://"):
+            plain = [tuple(text) for text in texts]
+            # Only messages of this name are known to every version.
+            self._configure_worker(address, sources=plain)
 
     def configure(self) -> None:
         """A run began or ended: send the workers settings that suit all runs."""
@@ -230,8 +261,8 @@ class Hub:
     def _log_level(self) -> int:
         return min((plugin.log_level for plugin in self.plugins.values()), default=logging.INFO)
 
-    def _configure_worker(self, address: str) -> None:
-        message = {"op": CONFIG_OP, "log_level": self._log_level, "boot": self._boot}
+    def _configure_worker(self, address: str, **more: Any) -> None:
+        message = {"op": CONFIG_OP, "log_level": self._log_level, "boot": self._boot, **more}
         dask_compat.send_to_worker(self._scheduler, address, message)
 
     def _failed(self, place: str, error: BaseException) -> None:

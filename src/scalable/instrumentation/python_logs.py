@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import trace
 
 from scalable import facts
+from scalable.code.tracebacks import format_exception
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.facts import MAX_TEXT
@@ -191,12 +191,11 @@ def _item(record: logging.LogRecord, shift: int, attempt: Any) -> LogItem:
             plain = isinstance(value, str | bool | int | float)
             attributes[name] = value if plain else printable(value, limit=MAX_TEXT)
     if record.exc_info and record.exc_info[0] is not None:
-        kind, error, _ = record.exc_info
+        kind, error, frames = record.exc_info
         attributes["exception.type"] = qualified(module_of(kind), kind.__qualname__)
         attributes["exception.message"] = printable(error, limit=MAX_TEXT)
-        attributes["exception.stacktrace"] = printable(
-            "".join(traceback.format_exception(*record.exc_info)), limit=MAX_TEXT
-        )
+        text = format_exception(error, frames)
+        attributes["exception.stacktrace"] = printable(text, limit=MAX_TEXT)
     ids = trace.get_current_span().get_span_context()
     return {
         "time": int(record.created * 1e9) + shift,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from distributed.metrics import thread_time
 
 from scalable import facts
+from scalable.code.sources import program_sources, readable
 from scalable.common.clocks import ClockShift, boot_id
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import sdk_disabled
@@ -341,8 +342,15 @@ class Watch:
             self._guard.failed("flush", error)
             return []
 
-    def _configure(self, log_level: int = logging.INFO, boot: str = "", **_: Any) -> None:
-        """Stream message of the scheduler: what its runs record, and the boot of its host."""
+    def _configure(
+        self, log_level: int = logging.INFO, boot: str = "", sources: Any = (), **_: Any
+    ) -> None:
+        """Stream message of the scheduler: what its runs record, and the boot of its host.
+
+        It may have source texts of the programs.
+        """
+        for source in readable(sources):
+            program_sources().add(source)
         self._logs.level = log_level
         self.clock.compare_boots(boot)
 

@@ -28,6 +28,7 @@ from opentelemetry.trace import (
 from scalable import facts
 from scalable.facts.relay_items import LogItem, Payload, Position, SpanItem
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.named_frames import with_names
 from scalable.telemetry.ledger.relayed_points import PointDecoder
 from scalable.telemetry.ledger.written import events_of, links_of
 from scalable.telemetry.signals.spans import NOT_SENT
@@ -177,7 +178,7 @@ class RelayDecoder:
         if item["parent"] is not None:
             is_remote = bool(item.get("remote"))
             parent = SpanContext(ids.trace_id, int(item["parent"], 16), is_remote, ids.trace_flags)
-        attributes = redact.attributes(item["attributes"])
+        attributes = redact.attributes(with_names(item["attributes"]))
         if item["task"] is not None:
             attributes.setdefault(semconv.TASK_KEY, redact.identity(item["task"]))
         # A worker of an earlier version does not name the attempt.
@@ -208,7 +209,8 @@ class RelayDecoder:
             "body": redact.value(item["body"]),
             "event": redact.value(item["event"]),
         }
-        return self._record(clean, resource, redact.attributes(item["attributes"]))
+        attributes = redact.attributes(with_names(item["attributes"]))
+        return self._record(clean, resource, attributes)
 
     def _record(
         self, item: LogItem, resource: Resource, attributes: dict[str, Any]

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.causes import Case, classify
+from scalable.code.tracebacks import resolve_text
 from scalable.facts.texts import qualified, shortened
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths.certificates import Presence, presences
@@ -470,7 +471,7 @@ def _redacted(fact: facts.Failed, redact: Redactor) -> facts.Failed:
     return fact._replace(
         error_type=redact.short(fact.error_type),
         message=redact(fact.message),
-        traceback=redact(fact.traceback),
+        traceback=redact(resolve_text(fact.traceback)),
         bases=tuple(map(redact.short, fact.bases)),
         module=redact.short(fact.module),
     )

@@ -11,6 +11,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from scalable import facts
 from scalable.facts.relay_items import AttemptItem, EventItem, LinkItem
+from scalable.telemetry.ledger.named_frames import with_names
 from scalable.telemetry.ledger.task import Task
 from scalable_runs.otel.additions import Additions
 from scalable_runs.redact import Redactor
@@ -107,7 +108,8 @@ def _size(added: Additions) -> int:
 def events_of(items: list[EventItem], redact: Redactor) -> list[Event]:
     """Events of a span."""
     return [
-        Event(redact.short(name), redact.attributes(given), time) for name, time, given in items
+        Event(redact.short(name), redact.attributes(with_names(given)), time)
+        for name, time, given in items
     ]
 
 

@@ -303,6 +303,7 @@ def _handle(
 ) -> None:
     """Handle a message of the program that is not about its source of facts."""
     from scalable import facts
+    from scalable.code.sources import program_sources, readable
     from scalable.telemetry.signals.dask_spans import LeftSpan, OpenedSpan
     from scalable.telemetry.signals.spans import ids_of
     from scalable.telemetry.submissions.submissions import Sent
@@ -317,6 +318,9 @@ def _handle(
             if isinstance(fact, facts.UserEvent):
                 recorder.note(fact)
         recorder.count_message()
+    elif kind == "sources":
+        for source in readable(*content):
+            program_sources().add(source)
     elif kind == "fail":
         recorder.fail(*content)
     elif kind == "flush":

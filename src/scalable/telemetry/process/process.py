@@ -21,6 +21,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from scalable import facts
+from scalable.code.own_sources import own_sources
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.common.processes import EXIT_TIMEOUT
@@ -104,6 +105,8 @@ class RecorderProcess:
         self._has_finished = False
         self._progress = (0, 0, 0)
         self._unconfirmed = Unconfirmed()
+        #: How many source texts of the program it has.
+        self._sources_sent = 0
         #: None before the start, and without a source.
         self._facts: OutgoingFacts | None = None
         self._last_facts = 0.0
@@ -335,6 +338,7 @@ class RecorderProcess:
                 self._last_facts = monotonic()
             if frame is not None:
                 self._unconfirmed.add_facts(outgoing.after, frame)
+        self._send_sources()
         # The program's own messages precede what the scheduler reports of their effects.
         while self._notes:
             size, note = self._notes.popleft()
@@ -357,6 +361,13 @@ class RecorderProcess:
         if opened or ended or begun or left:
             blocks = [block.plain() for block in begun], [tuple(each) for each in left]
             self._send_kept(("submissions", opened, ended, blocks))
+
+    def _send_sources(self) -> None:
+        """Send the source texts of the program that are new."""
+        texts = own_sources().texts
+        if texts.added != self._sources_sent:
+            before, self._sources_sent = self._sources_sent, texts.added
+            wire.write(self._stdin, ("sources", [tuple(text) for text in texts.since(before)]))
 
     def _send_kept(self, message: wire.Message) -> None:
         frame = wire.frame(message)
@@ -406,6 +417,7 @@ class RecorderProcess:
         for frame in (*frames, *self._unconfirmed.for_successor()):
             wire.write_bytes(self._stdin, frame)
         outgoing.repeat_state()
+        self._sources_sent = 0
         self._submissions.repeat_blocks()
         if self._flush_done < self._flush_asked:
             self._flush_until = monotonic() + FLUSH_AGAIN

@@ -15,6 +15,7 @@ From the program:
 ``trouble``     whether the scheduler is gone, or only late; why
 ``submissions`` submissions begun, submissions ended, spans of blocks opened and left
 ``note``        an event of the program's own code
+``sources``     source texts of the program
 ``fail``        a failure that belongs to no task
 ``flush``       number, timeout; all that the scheduler knew has been sent before
 ``close``       errors, status, timeout, error; likewise
