@@ -228,6 +228,16 @@ def test_fetch_workers__of_more_than_a_client_is_told(make_cluster):
     assert dask_compat.fetch_workers(client) == {}
 
 
+def test_stream_of(client, scheduler):
+    stream = dask_compat.stream_of(client)
+    seen: list[Any] = []
+    dask_compat.stream_handlers(scheduler)["mine"] = lambda **message: seen.append(message)
+    on_loop(client, stream.send, {"op": "mine", "x": 1})
+    eventually(lambda: seen)
+    assert seen == [{"client": client.id, "x": 1}]
+    assert dask_compat.stream_of(client) is stream
+
+
 def test_close_method(client):
     calls: list[str] = []
     original = dask_compat.close_method(client)

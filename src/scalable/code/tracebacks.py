@@ -107,11 +107,11 @@ def _located(function: str, line: int, file: str, added: int) -> Located | None:
     return program_sources().locate(function, line, file)
 
 
-def name_of_code(code: CodeType) -> str:
-    """Return the file of a piece of code, or its cell; its file name where that is not known."""
+def name_of_code(code: CodeType, line: int) -> str:
+    """Return the file of a line of code, or its cell; its file name where that is not known."""
     if not is_unnamed(code.co_filename):
         return code.co_filename
-    located = program_sources().find(code)
+    located = _find_code(code, line)
     return code.co_filename if located is None else located.name
 
 
@@ -178,12 +178,18 @@ def _name_stack(
 
 def _find(frame: FrameType) -> Located | None:
     """Find the source of a frame: of the program, or of a module that is imported here too."""
-    code = frame.f_code
-    located = program_sources().find(code)
-    if located is None and code.co_filename == _LOST:
-        located = _in_module(code, frame.f_globals)
+    located = _find_code(frame.f_code, frame.f_lineno)
+    if located is None and frame.f_code.co_filename == _LOST:
+        located = _in_module(frame.f_code, frame.f_globals)
+    return located
+
+
+def _find_code(code: CodeType, line: int) -> Located | None:
+    sources = program_sources()
+    located = sources.find(code)
     if located is None and code.co_filename != _LOST:
-        located = program_sources().locate(code.co_name, frame.f_lineno, code.co_filename)
+        # IPython compiles the statements of a cell one by one.
+        located = sources.locate(code.co_name, line, code.co_filename)
     return located
 
 

@@ -128,7 +128,8 @@ def _site(frame: FrameType) -> CallSite:
     if site is None:
         module = frame.f_globals.get("__name__", "")
         function = f"{module}.{code.co_qualname}"
-        site = CallSite(function, name_of_code(code), frame.f_lineno or code.co_firstlineno)
+        line = frame.f_lineno or code.co_firstlineno
+        site = CallSite(function, name_of_code(code, line), line)
         # A line is kept as long as its code is, whose address is a part of its key.
         known = _roles.get(id(code))
         if known is not None and known[1] is code:

@@ -155,7 +155,7 @@ def fetch_workers(client: Client, timeout: float = 2.0) -> dict[str, dict[str, A
 
 
 def stream_of(client: Client) -> Any:
-    """A client's stream to its scheduler, which has `send`: ``scheduler_comm``, None without one.
+    """A client's stream to its scheduler, which has `send`: ``scheduler_comm``; None at first.
 
     A client that connects again has another one. The client sends graphs with it, on its loop.
     """
