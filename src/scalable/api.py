@@ -98,6 +98,9 @@ def instrument(
         Default: 10.
     log_level : str or int, optional
         Least severe log record that is kept. Default: ``INFO``.
+    code_patch : bool, optional
+        Keep what differs from the commit of the program's repository as code.patch in the run.
+        Default: True.
     task_output : {"off", "failed", "all"}, optional
         Attempts whose output (stdout and stderr) is kept, 64 kB of each at most. Default:
         ``failed``.
