@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 #: Modules of the commands: they are imported when they are called.
-COMMANDS = ("report", "diagnose", "runs", "export", "crash_logs")
+COMMANDS = ("report", "diagnose", "runs", "compare", "export", "crash_logs")
 
 
 def main() -> int:

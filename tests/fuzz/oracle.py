@@ -30,6 +30,8 @@ SECRET = "this is somebody else's"
 GOOD = "run-20260101T000000Z-good-00000000"
 BROKEN = "run-20260102T000000Z-broken-00000000"
 
+_CRATE = "crate"
+
 #: What the commands themselves write for colours.
 _STYLE = re.compile(r"\x1b\[\d{0,2}(?:;\d{1,2})*m")
 _ACTS = re.compile(
@@ -62,6 +64,15 @@ def commands(run_id: str, file: Path, choose: random.Random) -> Iterator[list[st
     if choose.random() < 0.2:
         yield ["crash-logs", "upload", "--dry-run", *which]
         yield ["report"]
+    if choose.random() < 0.2:
+        yield ["report", "--format", "md", *which]
+        yield ["compare", *choose.choice(([GOOD, run_id], [run_id, GOOD])), "--json"]
+    if choose.random() < 0.2:
+        yield ["export", "--prov", str(file), *which]
+        crate = file.with_name(_CRATE)
+        shutil.rmtree(crate, ignore_errors=True)
+        profile = choose.choice(("process", "provenance"))
+        yield ["export", "--ro-crate", str(crate), "--profile", profile, *which]
 
 
 class World:
@@ -153,13 +164,18 @@ class World:
                 json.loads(out)
             except (ValueError, RecursionError) as error:
                 yield f"{what}: its JSON cannot be read: {error}"
+        crate = self.file.with_name(_CRATE)
+        for path in crate.rglob("*") if "--ro-crate" in arguments else ():
+            if path.is_symlink() or SECRET in path.read_text(errors="surrogateescape"):
+                yield f"{what}: copies what is outside"
         if self.file.exists():
             written = self.file.read_text(encoding="utf-8", errors="surrogateescape")
             self.file.unlink()
             if SECRET in written:
                 yield f"{what}: writes what is outside"
-            for line in filter(None, written.split("\n")):
-                json.loads(line)
+            whole = "--prov" in arguments
+            for text in filter(None, [written] if whole else written.split("\n")):
+                json.loads(text)
 
     def _told_of_good(self) -> dict[str, Any]:
         _, out, _, _ = run(["runs", "--json"], self.runs)
