@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from run_builder import RunBuilder, eventful, failure
+from scalable.catalog import Catalog
 from scalable.cli import COMMANDS, cli
 from scalable.manifest.load import check_manifest, parse_manifest
 from scalable_runs.reader import find_runs, resolve_run
@@ -75,6 +76,7 @@ SAYS = {
     ],
     "docs/diagnose.md": ["completed"],
     "docs/run-directory.md": ["count", "completed"],
+    "docs/reproducibility.md": ["2026,3.1"],
     "docs/testing.md": ["power succeeded 1", "2026-01-01T00:00:01.500000Z cancelled", ""],
 }
 
@@ -199,6 +201,17 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stderr_path=log,
         )
     )  # fmt: skip
+    here = Catalog(home / ".scalable" / "catalog")
+    here.put_bytes(b"1", name="maps/a.tif")
+    digest = here.put_bytes(b"3.1", name="results/yield.csv")
+    run.add(
+        {
+            "event_type": "artifact",
+            "artifact_name": "results/yield.csv",
+            "stage": "put",
+            "digest": digest,
+        }
+    )
     run.finish(12.5)
     return home
 

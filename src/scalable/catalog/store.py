@@ -323,7 +323,7 @@ class Catalog:
     def _changed(self, name: str, expected: str, found: str) -> ChangedError:
         message = (
             f"{name!r} was changed in the catalog {self.location}: {expected} was put there, now "
-            f"it is {found}. Put it there again, or get an earlier version by digest="
+            f"it is {found}. Put it there again, or get an earlier version"
         )
         return ChangedError(message, expected, found)
 
@@ -333,11 +333,11 @@ class Catalog:
     # -- verify -------------------------------------------------------------------------------
 
     def verify(
-        self, only: str | None = None, progress: Callable[[int], None] | None = None
+        self, only: str | None = None, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Changed]:
         """Read all contents again, or those of a name, and yield what is not as it was put there.
 
-        `progress` is called with the number of contents read so far.
+        `progress` is called with the number of contents read so far, and of all.
         """
         wanted: dict[str, list[str]] = {}
         known = [only] if only is not None else list(self.names())
@@ -357,7 +357,7 @@ class Catalog:
             if found != digest:
                 yield Changed("content", tuple(wanted.get(digest, ())), digest, found)
             if progress is not None:
-                progress(number + 1)
+                progress(number + 1, len(there))
 
     def _wanted(self, entry: CatalogEntry, wanted: dict[str, list[str]]) -> Iterator[Changed]:
         """Note which contents a version needs."""

@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, str]] = {
     "run": "Run a script or a function in a session.",
     "config": "Show every option in force, and where it comes from.",
     "cache": "List or remove the results kept by @cacheable.",
+    "catalog": "List, check or read what the data catalog keeps.",
     "demo": "Record a real workload and show its report.",
 }
 #: Commands that run the user's program.

@@ -129,8 +129,8 @@ def configured_settings(manifest: Mapping[str, Any] | None = None) -> Settings:
 
 def _manifest_options() -> Mapping[str, Any]:
     """Return the run store of the manifest that a session would use; empty without one."""
-    path = _nearest_manifest()
-    if path is None or "run_store" not in _text(path):
+    path = nearest_manifest()
+    if path is None or "run_store" not in text_of(path):
         return {}
     from scalable.cli._manifest import session_errors
 
@@ -147,7 +147,7 @@ def _manifest_options() -> Mapping[str, Any]:
     return {} if store is None else {"run_store": store}
 
 
-def _nearest_manifest() -> Path | None:
+def nearest_manifest() -> Path | None:
     """Find a manifest as sessions do, without the packages that read it."""
     if named := os.environ.get("SCALABLE_MANIFEST", "").strip():
         return Path(named)
@@ -156,7 +156,8 @@ def _nearest_manifest() -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
