@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, cast
 
 from scalable.analysis.code_and_data import codes_of
@@ -82,7 +82,16 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """The same as a JSON document."""
-        return asdict(self)
+        return {
+            "before": self.before,
+            "after": self.after,
+            "differences": [
+                {field.name: getattr(one, field.name) for field in fields(one)}
+                for one in self.differences
+            ],
+            "same": dict(self.same),
+            "unknown": list(self.unknown),
+        }
 
 
 @dataclass(slots=True)
@@ -219,7 +228,7 @@ class _Compared:
         self, subject: Subject, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> None:
         for name in sorted({*before, *after}):
-            one, other = before.get(name), after.get(name)
+            one, other = _plain(before.get(name)), _plain(after.get(name))
             if one == other:
                 self.same[subject] = self.same.get(subject, 0) + 1
             else:
@@ -384,6 +393,16 @@ def _by_name(states: Mapping[tuple[str, str], int]) -> dict[str, str]:
     for (name, state), count in sorted(states.items()):
         names.setdefault(name, []).append(f"{count:,} {state}")
     return {f"tasks of {name}": ", ".join(counts) for name, counts in names.items()}
+
+
+def _plain(value: Any, depth: int = 3) -> Any:
+    """A value without what is nested deeply: run.json may hold what others wrote."""
+    if isinstance(value, dict):
+        table = cast("dict[Any, Any]", value)
+        return {str(name): _plain(one, depth - 1) for name, one in table.items()} if depth else "…"
+    if isinstance(value, list):
+        return [_plain(one, depth - 1) for one in cast("list[Any]", value)] if depth else "…"
+    return value
 
 
 def _picked(row: Mapping[str, Any], name: str) -> dict[str, Any]:
