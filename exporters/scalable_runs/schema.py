@@ -396,6 +396,14 @@ class CacheRecord(UserRecord, total=False):
     hit: Annotated[Flag, "The result was found."]
     duration_s: Annotated[Seconds, "Time to load the result, or to compute it."]
     size_bytes: Annotated[Bytes, "Size of the result."]
+    function_identity: Annotated[
+        Text, FIXED, "`sha256:` and the digest of the function's code, with what it calls."
+    ]
+    arguments_digest: Annotated[Text, FIXED, "Digest of all arguments."]
+    arguments: Annotated[Table, FIXED, "Digest of each argument, by its name."]
+    result_digest: Annotated[Text, FIXED, "Digest of the result."]
+    reused_from: Annotated[Text, "Id of the run that computed the result that was found."]
+    not_kept: Annotated[Text, "Why the result was not kept, where results are."]
 
 
 class ArtifactRecord(UserRecord, total=False):
@@ -689,6 +697,14 @@ class RunDocument(TypedDict):
         "with status `running` whose recorder has ended is read as `lost`, too.",
     ]
     trace_id: Annotated[HexId, "Trace of the run's root span."]
+    retry_of: NotRequired[Annotated[Text, "Id of the run that this one repeats."]]
+    kept: NotRequired[
+        Annotated[
+            Table,
+            "What is kept of its tasks: `results_bytes` and `failed_bytes`, the largest of each, "
+            "and the `directory` of results.",
+        ]
+    ]
     environment: Annotated[Environment, "Versions and host."]
     code_identities: Annotated[
         list[CodeIdentity],

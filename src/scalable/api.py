@@ -104,6 +104,15 @@ def instrument(
     task_output : {"off", "failed", "all"}, optional
         Attempts whose output (stdout and stderr) is kept, 64 kB of each at most. Default:
         ``failed``.
+    keep_results : bool, int or str, optional
+        Keep the results of tasks across runs, and take what is kept instead of computing it again;
+        a number of bytes or a size such as ``500MB`` is the largest result that is kept. Default:
+        False; True stands for 256 MiB.
+    keep_failed : bool, int or str, optional
+        Keep function and arguments of attempts that fail, as they are, for ``scalable replay``; a
+        number or a size as above. Default: False; True stands for 8 MiB.
+    retry_of : str, optional
+        Id of the run that this one repeats; it keeps and takes results as with `keep_results`.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other

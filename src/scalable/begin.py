@@ -19,6 +19,7 @@ from opentelemetry import baggage
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from scalable.again.settings import keep_settings
 from scalable.catalog.places import place_to_tell
 from scalable.code.containers import own_container
 from scalable.code.program import program_directories
@@ -46,6 +47,7 @@ from scalable_runs.stores.shared import SharedRoot
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.diagnostics.plugin import WorkerPlugin
 
     from scalable.crash_upload.uploads import CrashUploads
     from scalable.telemetry.deaths.deaths import OnDeath
@@ -168,6 +170,7 @@ def begin(
             blocks=submissions,
             problem=warn,
             uses_files=settings.place.type != BUFFERED,
+            plugins=_keeping_plugins(key, run_id, settings),
         )
     if documents is None:
         documents = _as_found(settings, client, connection)
@@ -224,6 +227,16 @@ def begin(
     )
 
 
+def _keeping_plugins(run: str, run_id: str, settings: Settings) -> tuple[WorkerPlugin, ...]:
+    """Return the plugins of the workers of a run that keeps results or failed calls."""
+    found = keep_settings(run, run_id, settings)
+    if found is None:
+        return ()
+    from scalable.again.worker_plugin import KeepingPlugin
+
+    return (KeepingPlugin(*found),)
+
+
 def _whole(place: StoreSpec, run_id: str) -> Store:
     """Return a run that several programs write, as far as it is on this machine."""
     return cast("SharedRoot", place.writing()).run(run_id)
@@ -263,6 +276,10 @@ def _files(
         environment={**environment(), "command": command(redact)},
         manifest_path=documents.manifest_path,
     )
+    if settings.retry_of is not None:
+        run["retry_of"] = settings.retry_of
+    if (kept := keep_settings(identity.run_id, identity.run_id, settings)) is not None:
+        run["kept"] = kept.document()
     if identity.writer:
         run["root_span_id"] = f"{identity.root_span_id:016x}"
     return {

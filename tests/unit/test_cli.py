@@ -139,7 +139,7 @@ def completions(line: str) -> list[str]:
 def test_commands_runs_workers_targets_and_functions_are_completed(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert completions("scalable re") == ["report"]
+    assert completions("scalable re") == ["report", "retry", "replay"]
     assert completions("scalable report run-20") == [SECOND, FIRST]
     assert completions("scalable diagnose --run-id run-20260102T04") == [SECOND]
     assert completions("scalable crash-logs list run-20260102T03") == [FIRST]

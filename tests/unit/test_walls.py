@@ -99,6 +99,26 @@ ROOMS = (
         never=DASK | {"opentelemetry.sdk", "opentelemetry.exporter"},
     ),
     Room(
+        # Hooks around tasks, in the processes of the cluster.
+        "again's worker side",
+        (
+            "scalable.again.code_digests",
+            "scalable.again.failed_calls",
+            "scalable.again.fingerprints",
+            "scalable.again.keeping",
+            "scalable.again.worker_plugin",
+        ),
+        doors=("again", "cache", "code", "common", "facts", "instrumentation"),
+        never=OTEL,
+    ),
+    Room(
+        # What is kept of runs, and what is made of it when a program runs again.
+        "again",
+        ("scalable.again",),
+        doors=("cache", "code", "common", "run store"),
+        never=DASK | OTEL,
+    ),
+    Room(
         "session",
         ("scalable.session",),
         doors=(
@@ -128,6 +148,7 @@ ROOMS = (
         ("scalable.cli", "scalable.__main__"),
         # What a command starts it imports when it is called; see the tests of imports below.
         doors=(
+            "again",
             *("analysis", "cache", "code", "common", "crash upload", "demo", "manifest"),
             "public face",
             *("catalog", "configuration files"),
@@ -165,6 +186,7 @@ ROOMS = (
                 "crash upload",
                 *RUNS,
             ),
+            *("again", "again's worker side"),
             # A run can report itself.
             *("analysis", "configuration files"),
         ),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
-from scalable.cache.store import DirType, FileType, Store, cache_directory
+from scalable.cache.store import KEEPS_ITSELF, DirType, FileType, Store, cache_directory
 from scalable.common.digests import measure
 
 P = ParamSpec("P")
@@ -93,6 +93,7 @@ def cacheable(
         def cached(*args: Any, **kwargs: Any) -> Any:
             return cached_function(args, kwargs)
 
+        setattr(cached, KEEPS_ITSELF, True)
         return cached
 
     return decorate if function is None else decorate(function)

@@ -16,8 +16,8 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -33,6 +33,9 @@ DIRECTORY_VARIABLE: Final = "SCALABLE_CACHE_DIR"
 LIMIT_VARIABLE: Final = "SCALABLE_CACHE_LIMIT"
 DEFAULT_DIRECTORY: Final = Path(".scalable/cache")
 DEFAULT_LIMIT: Final = 10 * 10**9
+
+#: Attribute, true, of functions whose calls are looked up by themselves.
+KEEPS_ITSELF: Final = "__scalable_cacheable__"
 
 #: Layout of entries; each layout has a directory of its own.
 _LAYOUT: Final = "v1"
@@ -92,6 +95,8 @@ class Found:
 
     value: Any
     size: int
+    #: What was kept with it; see :meth:`Store.save`.
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,10 @@ class Entry:
         """Whether it is a result of this function, given by its full name or the last part."""
         name = self.function
         return function in (name, name.rpartition(".")[2])
+
+
+class TooLargeError(Exception):
+    """A result has more bytes than are kept."""
 
 
 class Store:
@@ -140,7 +149,8 @@ class Store:
         try:
             for directory in (self._entries, path.parent, path):
                 spool.check_unwritable(directory)
-            size = int(_read_meta(path)["size_bytes"])
+            meta = _read_meta(path)
+            size = int(meta["size_bytes"])
             import joblib
 
             with os.fdopen(spool.open_private(path / _RESULT), "rb") as file:
@@ -150,7 +160,7 @@ class Store:
                 _restore(path / _CONTENT, Path(value))
             with contextlib.suppress(OSError):
                 os.utime(path)
-            return Found(value, size)
+            return Found(value, size, _about(meta))
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -160,10 +170,50 @@ class Store:
             self._remove(path)
             return None
 
+    def about(self, digest: str) -> Mapping[str, Any] | None:
+        """Return what was kept with a result, without loading it; None if it is not kept."""
+        path = self._path(digest)
+        try:
+            for directory in (self._entries, path.parent, path):
+                spool.check_unwritable(directory)
+            return _about(_read_meta(path))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    def discard(self, digest: str) -> None:
+        """Remove a result, if it is kept."""
+        self._remove(self._path(digest))
+
     def save(
-        self, digest: str, result: Any, return_type: Any, function_name: str, duration: float
+        self,
+        digest: str,
+        result: Any,
+        return_type: Any,
+        function_name: str,
+        duration: float,
+        *,
+        about: Mapping[str, Any] | None = None,
+        most: int | None = None,
     ) -> int:
-        """Keep a result; returns its bytes. After an error nothing is left."""
+        """Keep a result; returns its bytes. After an error nothing is left.
+
+        Parameters
+        ----------
+        digest : str
+            What it is found by. A result that is kept stays.
+        result
+            The result.
+        return_type
+            :class:`FileType` or :class:`DirType` if it is the path of what was written.
+        function_name : str
+            Function that returned it.
+        duration : float
+            Seconds that this took.
+        about : mapping, optional
+            Plain values to keep with it.
+        most : int, optional
+            Bytes that it may have; TooLargeError is raised if it has more.
+        """
         import joblib
 
         path = self._path(digest)
@@ -177,14 +227,16 @@ class Store:
                 if (temporary / _CONTENT).is_file():
                     (temporary / _CONTENT).chmod(0o600)
             with _new_file(temporary / _RESULT) as file:
-                cast("Any", joblib).dump(result, file)
+                cast("Any", joblib).dump(result, file if most is None else _Limited(file, most))
             size = _size(temporary)
-            meta = {
+            meta: dict[str, Any] = {
                 "function_name": function_name,
                 "duration_s": duration,
                 "size_bytes": size,
                 "created_at": time.time(),
             }
+            if about:
+                meta["about"] = dict(about)
             with _new_file(temporary / _META) as file:
                 file.write(json.dumps(meta).encode())
             try:
@@ -297,6 +349,31 @@ def _temporary_beside(entry: Path) -> Path:
 def _read_meta(entry: Path) -> dict[str, Any]:
     with os.fdopen(spool.open_private(entry / _META), "rb") as file:
         return json.loads(file.read(_MAX_META))
+
+
+def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    about = meta.get("about")
+    return cast("dict[str, Any]", about) if isinstance(about, dict) else {}
+
+
+class _Limited:
+    """A file that refuses what is beyond its limit; used by the thread that saves a result."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file = file
+        self._left = most
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, bytes or a buffer; raises TooLargeError."""
+        size = memoryview(data).nbytes
+        self._left -= size
+        if self._left < 0:
+            raise TooLargeError
+        self._file.write(data)
+        return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @contextlib.contextmanager

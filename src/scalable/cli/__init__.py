@@ -39,6 +39,8 @@ COMMANDS: Final[dict[str, str]] = {
     "export": "Send a run to a collector, or write it as RO-Crate, PROV or OpenLineage.",
     "plan": "Show what a session would start, and what it may cost.",
     "run": "Run a script or a function in a session.",
+    "retry": "Run a program again, and reuse the results that still hold.",
+    "replay": "Run one failed attempt here, with the arguments it had.",
     "config": "Show every option in force, and where it comes from.",
     "cache": "List or remove the results kept by @cacheable.",
     "catalog": "List, check or read what the data catalog keeps.",

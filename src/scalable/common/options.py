@@ -18,6 +18,7 @@ from scalable.common import catalog_places, run_stores
 from scalable.common.otel_environment import sdk_disabled
 from scalable.common.output_levels import LEVELS, TaskOutput
 from scalable.common.run_stores import FromFile, Origin
+from scalable.common.units import memory_bytes
 from scalable_runs.schema import RUN_ID_PATTERN
 from scalable_runs.stores.places import FILE_SYSTEM, PlaceError, StoreSpec
 
@@ -57,6 +58,9 @@ class InstrumentOptions(TypedDict, total=False):
     code_patch: bool | None
     task_output: TaskOutput | None
     catalog: str | os.PathLike[str] | None
+    keep_results: bool | int | str | None
+    keep_failed: bool | int | str | None
+    retry_of: str | None
     recorder: Host | None
     parquet: bool | None
     tracer_provider: Any
@@ -169,6 +173,20 @@ def _log_level(value: Any) -> int:
     return level
 
 
+def _kept_bytes(most: int) -> Callable[[Any], int]:
+    """Parse a switch, or the most bytes of one kept thing; on stands for `most`, off for 0."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            return value
+        text = str(value).strip()
+        if text.lower() in _TRUE:
+            return most
+        return 0 if text.lower() in _FALSE else memory_bytes(text)
+
+    return parse
+
+
 def _upload_url(value: Any) -> str:
     """A first check; :func:`scalable.crash_upload.transfer.check_url` is the strict one."""
     text = str(value).strip()
@@ -212,6 +230,9 @@ def _provider(kind: str, signals: str) -> Any:
 
 
 _ON_OR_OFF: Final = "1, true, yes, on, 0, false, no, off"
+#: Bytes of one result, and of one failed call, that are kept unless another number is given.
+KEPT_RESULT: Final = 256 * 2**20
+KEPT_FAILURE: Final = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +398,34 @@ class Settings(RecorderOptions):
         "an https address (http on this machine)",
         "Send the logs of workers that died there, redacted; off unless set.",
         "off",
+    )
+    keep_results: int = _option(
+        0,
+        "SCALABLE_KEEP_RESULTS",
+        _kept_bytes(KEPT_RESULT),
+        f"{_ON_OR_OFF}, or the largest size such as 500MB",
+        "Keep the results of tasks across runs, and take what is kept instead of computing it "
+        "again; the same code and the same arguments are the same result. On keeps results up to "
+        "256 MiB.",
+        "off",
+    )
+    keep_failed: int = _option(
+        0,
+        "SCALABLE_KEEP_FAILED",
+        _kept_bytes(KEPT_FAILURE),
+        f"{_ON_OR_OFF}, or the largest size such as 50MB",
+        "Keep function and arguments of attempts that fail, as they are, for `scalable replay`. On "
+        "keeps up to 8 MiB of each.",
+        "off",
+    )
+    retry_of: str | None = _option(
+        None,
+        "SCALABLE_RETRY_OF",
+        _run_id,
+        "the id of a run",
+        "The run that this one repeats: results are kept, and taken from what was kept. "
+        "`scalable retry` sets it.",
+        "none",
     )
     recorder: Host = _option(
         "process",

@@ -55,6 +55,8 @@ SENT: Final = "sent"
 #: Key of the carrier of what was submitted where instrumentation is suppressed: it is recorded, and
 #: sent nowhere.
 SUPPRESSED: Final = "suppressed"
+#: Type of the event with which a worker sends a part of the call of an attempt that failed.
+FAILED_CALL: Final = "failed_call"
 #: Entry of Dask's report of an execution: its code opened spans that the worker itself exports.
 EXPORTS_CHILDREN: Final = "scalable-children"
 #: Key of the carrier with the place of the data catalog.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from distributed import Client, Scheduler
 from distributed.core import rpc
+from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import dumps
 
 from scalable.common.guard import Guard
@@ -39,6 +40,7 @@ class ClusterConnection:
     event loop is sent there. `carrier` makes the annotation of the client's next graph; `blocks`
     hears of the blocks of Dask's ``span()``. `problem` is called with a sentence that says what
     could not be attached, and where. Without `uses_files` the workers keep no temporary files.
+    `plugins` are further plugins of the workers, each with a name of the run's own.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class ClusterConnection:
         blocks: BlockListener,
         problem: Callable[[str], None],
         uses_files: bool = True,
+        plugins: Sequence[WorkerPlugin] = (),
     ) -> None:
         self.client = client
         self._uses_files = uses_files
+        self._plugins = plugins
         self.run = run
         self._problem = problem
         self._make_carrier = carrier
@@ -68,6 +72,7 @@ class ClusterConnection:
             scope=scope,
             sample_interval=sample_interval,
             log_level=log_level,
+            worker_plugins=tuple(plugin_name(plugin) for plugin in plugins),
         )
         self._address = dask_compat.scheduler_address(client)
         self._connection_args = client.connection_args
@@ -172,6 +177,11 @@ class ClusterConnection:
         failed = [address for address, answer in answers.items() if answer["status"] == "error"]
         if failed:
             self._problem(f"these workers cannot be watched: {', '.join(sorted(failed)[:10])}")
+        for further in self._plugins:
+            try:
+                await _register(scheduler, "worker", further, plugin_name(further))
+            except Exception as error:
+                self._problem(f"{plugin_name(further)} cannot be added to the workers: {error!r}")
         registered = asyncio.ensure_future(
             _register(scheduler, "nanny", ScalableNannyPlugin(), NANNY_PLUGIN_NAME)
         )
@@ -258,6 +268,11 @@ class ClusterConnection:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def plugin_name(plugin: WorkerPlugin) -> str:
+    """Name under which a worker plugin is registered."""
+    return str(getattr(plugin, "name", type(plugin).__name__))
 
 
 async def _register(scheduler: Any, kind: str, plugin: Any, name: str) -> Any:

@@ -16,24 +16,27 @@ try:
         from {module} import {name} as Plugin
 except Exception as error:
 {fallback}
-plugin = Plugin()
+plugin = Plugin(*{arguments!r})
 """
 
 
-def reduced(plugin: type, fallback: str) -> tuple[Any, ...]:
+def reduced(plugin: type, fallback: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...]:
     """What ``__reduce__`` of a plugin returns.
 
     Parameters
     ----------
     plugin : type
-        The class, which is made without arguments.
+        The class.
     fallback : str
         Python statements that define `Plugin` where the class cannot be imported because of
         `error`.
+    arguments : tuple
+        Arguments that the class is made with: plain values.
     """
     source = _SOURCE.format(
         module=plugin.__module__,
         name=plugin.__name__,
+        arguments=arguments,
         fallback=textwrap.indent(textwrap.dedent(fallback).strip(), "    "),
     )
     return eval, (f"(lambda names: (exec({source!r}, names), names['plugin'])[1])({{}})",)

@@ -14,9 +14,9 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from scalable import __version__, facts
 from scalable.common.guard import Guard, guarded
-from scalable.facts.protocol import NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
+from scalable.facts.protocol import FAILED_CALL, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.instrumentation import dask_compat
-from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT, FactBuffer
+from scalable.instrumentation.fact_buffer import ANSWER_BYTES, BUFFER_LIMIT, PULL_LIMIT, FactBuffer
 from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.task_facts import TaskFacts
 from scalable.instrumentation.worker_facts import WorkerFacts
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: How long a closing scheduler waits for its recorder to fetch the last facts, in seconds.
 CLOSE_TIMEOUT: Final = 1.0
 
+#: Bytes of waiting facts beyond which no calls of failed attempts are taken.
+CALLS_LIMIT: Final = BUFFER_LIMIT // 4
 #: Facts that workers and nannies may report, besides errors.
 _FROM_WORKERS: Final = (
     facts.Started
@@ -59,6 +61,7 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         scope: Literal["client", "cluster"] = "client",
         sample_interval: float = 5.0,
         log_level: int = logging.INFO,
+        worker_plugins: tuple[str, ...] = (),
     ) -> None:
         self.name = plugin_name(run)
         self.run = run
@@ -66,6 +69,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         self.scope = scope
         self.sample_interval = sample_interval
         self.log_level = log_level
+        #: Names of the worker plugins that this run alone has.
+        self.worker_plugins = worker_plugins
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -127,6 +132,10 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         if scheduler.plugins.get(self.name) is self:
             scheduler.remove_plugin(self.name)
         self.detach_quietly()
+        if scheduler.status == Status.running:
+            for name in self.worker_plugins:
+                if name in scheduler.worker_plugins:
+                    await scheduler.unregister_worker_plugin(None, name=name)
         if scheduler.status != Status.running or self._hub.plugins:
             return
         if WORKER_PLUGIN_NAME in scheduler.worker_plugins:
@@ -236,7 +245,11 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         elif isinstance(fact, facts.AttemptError):
             self.buffer.dropped += self.tasks.errors.keep(fact)
         elif isinstance(fact, _FROM_WORKERS):
-            self.buffer.note(fact)
+            if self.buffer.bytes > CALLS_LIMIT and getattr(fact, "event_type", "") == FAILED_CALL:
+                # The record of what happened goes before the arguments that it happened with.
+                self.guard.errors["failed_call:dropped"] += 1
+            else:
+                self.buffer.note(fact)
 
 
 def plugin_name(run: str) -> str:

@@ -27,6 +27,10 @@ logger = logging.getLogger("scalable")
 #: Errors of this module, in any run of the process.
 guard: Final = Guard()
 
+#: Gets the events of the code of this context as well, before they are recorded.
+observer: Final[ContextVar[Callable[[str, Mapping[str, Any]], None] | None]] = ContextVar(
+    "scalable_observer", default=None
+)
 _own_handler: ContextVar[EventHandler | None] = ContextVar("scalable_handler", default=None)
 _handlers: list[EventHandler] = []
 _lock = unlocked_in_forks(threading.Lock())
@@ -69,6 +73,9 @@ def emit(event_type: str, fields: Mapping[str, Any]) -> bool:
         False if no run takes it.
     """
     try:
+        observe = observer.get()
+        if observe is not None:
+            observe(event_type, fields)
         attempt = current_attempt.get()
         worker = _worker_here() if attempt is not None else None
         if attempt is None or worker is None:

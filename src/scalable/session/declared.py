@@ -10,6 +10,8 @@ from typing import Any
 
 from dask.base import normalize_token
 
+from scalable.cache.store import KEEPS_ITSELF
+
 logger = logging.getLogger("scalable")
 
 
@@ -36,6 +38,8 @@ class DeclaredTask:
         self._cache = cache
         self._outputs = tuple(outputs)
         functools.update_wrapper(self, function, updated=())
+        if cache:
+            setattr(self, KEEPS_ITSELF, True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function, or take its result from the cache; then put its outputs away."""

@@ -256,6 +256,16 @@ CACHE_HIT: Final = "scalable.cache.hit"
 CACHE_DURATION: Final = "scalable.cache.duration"
 #: Size of the result. In bytes.
 CACHE_SIZE: Final = "scalable.cache.size"
+#: `sha256:` and the digest of the function's code, with what it calls.
+CACHE_IDENTITY: Final = "scalable.cache.function_identity"
+#: Digest of all arguments.
+CACHE_ARGUMENTS_DIGEST: Final = "scalable.cache.arguments_digest"
+#: Digest of the result.
+CACHE_RESULT_DIGEST: Final = "scalable.cache.result_digest"
+#: Id of the run that computed the result that was found.
+CACHE_REUSED_FROM: Final = "scalable.cache.reused_from"
+#: Why the result was not kept, where results are.
+CACHE_NOT_KEPT: Final = "scalable.cache.not_kept"
 #: Region of the prices.
 COST_REGION: Final = "scalable.cost.region"
 #: Currency of the prices.
@@ -422,6 +432,8 @@ CONTAINER_IMAGE_ID: Final = "container.image.id"
 #: Class of the exception with its module, unless it is built in; sent as `error.type` or
 #: `exception.type`.
 ERROR_CLASS: Final = "scalable.error.class"
+#: Digest of each argument of a call whose result was looked up, by the argument's name.
+CACHE_ARGUMENTS: Final = "scalable.cache.arguments"
 #: Event type of the record that a signal becomes in the run directory.
 RECORD: Final = "scalable.record"
 #: The key again: a failure record has it in its details, too.
@@ -442,6 +454,7 @@ INPUT_PARAMETERS: Final = "scalable.task.input_parameters"
 INTERNAL: Final = frozenset(
     {
         ERROR_CLASS,
+        CACHE_ARGUMENTS,
         RECORD,
         FAILED_TASK,
         ENTITY_TYPE,
@@ -629,6 +642,11 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     CACHE_HIT: ("hit",),
     CACHE_DURATION: ("cache.duration_s",),
     CACHE_SIZE: ("cache.size_bytes",),
+    CACHE_IDENTITY: ("cache.function_identity",),
+    CACHE_ARGUMENTS_DIGEST: ("arguments_digest",),
+    CACHE_RESULT_DIGEST: ("result_digest",),
+    CACHE_REUSED_FROM: ("reused_from",),
+    CACHE_NOT_KEPT: ("not_kept",),
     COST_REGION: ("region",),
     COST_CURRENCY: ("currency",),
     COST_HOURLY: ("total_hourly",),
@@ -643,6 +661,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     PROCESS_PID: ("pid",),
     EXIT_CODE: ("exit_code",),
     ERROR_CLASS: ("error_class",),
+    CACHE_ARGUMENTS: ("cache.arguments",),
     FAILED_TASK: ("failure.details.task_id",),
     ENTITY_TYPE: ("entity_type",),
     ENTITY_ID: ("entity_id",),

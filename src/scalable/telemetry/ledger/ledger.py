@@ -116,12 +116,25 @@ class Ledger:
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.SCHEDULER_CLOSED: self._scheduler_closed,
             facts.RELAY_ATTEMPTS: lambda fact, _: tasks.attempts.written.take(fact),
-            facts.USER_EVENT: lambda fact, _: record_user_event(fact, self.sink, tasks, redact),
+            facts.USER_EVENT: lambda fact, _: self._user_event(fact, redact),
         }
+        #: What takes events of certain types.
+        self._takers: dict[str, Callable[[facts.UserEvent], None]] = {}
 
     def on(self, kind: int, handler: Callable[[Any], None]) -> None:
         """Pass facts of a kind that the ledger does not handle to another handler."""
         self._handlers[kind] = lambda fact, _: handler(fact)
+
+    def on_event(self, event_type: str, taker: Callable[[facts.UserEvent], None]) -> None:
+        """Pass user events of a type to `taker`: no record is made of them here."""
+        self._takers[event_type] = taker
+
+    def _user_event(self, fact: facts.UserEvent, redact: Redactor) -> None:
+        taker = self._takers.get(fact.event_type)
+        if taker is not None:
+            taker(fact)
+        else:
+            record_user_event(fact, self.sink, self.tasks, redact)
 
     def take(self, batch: Iterable[facts.Fact], now: float) -> None:
         """Enter facts, in order, and settle what waits.

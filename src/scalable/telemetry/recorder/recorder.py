@@ -17,12 +17,14 @@ from scalable import facts
 from scalable.common.guard import Guard
 from scalable.common.options import RecorderOptions
 from scalable.facts import Batch, FactSource, UserEvent
+from scalable.facts.protocol import FAILED_CALL
 from scalable.facts.texts import ErrorTexts
 from scalable.telemetry.configuration.routes import Routes, exception_signal
 from scalable.telemetry.deaths.certificates import Certificate
 from scalable.telemetry.deaths.deaths import NANNY_WAIT, OnDeath
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger import Ledger
+from scalable.telemetry.ledger.failed_calls import FailedCalls
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.ledger.task_output import TaskOutputs
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
@@ -143,6 +145,8 @@ class Recorder(RecorderLoop):
         self._work = SubmittedWork(submissions, spans, blocks, self._router, puller, clock)
         self._relay = _relay_decoder(writer, resource, redact, routes, options)
         _take_relayed(self._ledger, self._relay, writer, redact, options)
+        failed_calls = FailedCalls(writer.store, identity.key, redact)
+        self._ledger.on_event(FAILED_CALL, failed_calls.take)
         self._health = RunHealth(
             self.guard, self._puller, self._ledger, self._router, self._relay, self._copies, warn
         )
