@@ -16,6 +16,7 @@ import pytest
 from scalable.code import patch as patches
 from scalable.code import source_files
 from scalable.code.commands import Deadline
+from scalable.code.git_head import commit_of
 from scalable.code.identities import Gathered, gather
 from scalable.code.remotes import web_address, without_credentials
 from scalable_runs.redact import Redactor
@@ -334,6 +335,35 @@ def test_a_submodule_that_is_not_checked_out(with_submodule: Path, tmp_path: Pat
     found, entry = submodule(tmp_path / "clone")
     assert entry["code_identifier_message"] == "The submodule is not checked out."
     assert found["code_identifier_dependable"]
+
+
+# -- the commit without git -----------------------------------------------------------------------
+
+
+def test_the_commit_is_read_from_the_files_of_git(with_submodule: Path, tmp_path: Path):
+    def is_the_same(directory: Path) -> bool:
+        return commit_of(directory) == git(directory, "rev-parse", "HEAD")
+
+    below = with_submodule / "steps"
+    below.mkdir()
+    assert is_the_same(below)
+    assert is_the_same(with_submodule / "lib")
+    git(with_submodule, "worktree", "add", "--quiet", "-b", "topic/a", str(tmp_path / "tree"))
+    assert is_the_same(tmp_path / "tree")
+    git(with_submodule, "pack-refs", "--all")
+    assert is_the_same(with_submodule)
+    assert is_the_same(tmp_path / "tree")
+    git(with_submodule, "checkout", "--quiet", "--detach")
+    assert is_the_same(with_submodule)
+
+
+def test_no_commit_is_read_where_there_is_none(tmp_path: Path):
+    git(tmp_path, "init", "--quiet")
+    assert commit_of(tmp_path) is None
+    (tmp_path / ".git" / "HEAD").write_text("ref: ../../../etc/passwd\n")
+    assert commit_of(tmp_path) is None
+    (tmp_path / ".git" / "HEAD").write_bytes(b"\xff\0")
+    assert commit_of(tmp_path) is None
 
 
 # -- a repository may be hostile -------------------------------------------------------------------

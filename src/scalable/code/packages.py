@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from scalable.code.git_head import commit_of
 from scalable.common.forks import unlocked_in_forks
 
 #: What records a function is no part of what it computes.
@@ -188,7 +189,9 @@ def editable_state(directory: str) -> tuple[str, str]:
     with _lock:
         known = _states.get(directory)
     if known is None:
-        known = _sources_state(directory)
+        digest, made_of = _sources_state(directory)
+        commit = commit_of(Path(directory))
+        known = digest, f"{made_of}, git commit {commit[:12]}" if commit else made_of
         with _lock:
             _states[directory] = known
     return known
