@@ -893,6 +893,25 @@ class Resources(TypedDict):
     workers: Annotated[list[WorkerSummary], "By address."]
 
 
+class ArgumentValue(TypedDict, total=False):
+    """A value of an argument."""
+
+    value: Annotated[Anything, "The value."]
+    description: Annotated[Text, "What it is, where it is not given itself."]
+    count: Annotated[Count, "Number of calls with it."]
+
+
+class ArgumentSummary(TypedDict):
+    """An argument of calls that failed."""
+
+    name: Annotated[Text, "Name of the parameter."]
+    count: Annotated[Count, "Number of calls that had it."]
+    values: Annotated[list[ArgumentValue], "Its values, at most 50 different ones."]
+    others: Annotated[Count, "Number of calls with further values."]
+    min: NotRequired[Annotated[Number, "The least, if all are numbers."]]
+    max: NotRequired[Annotated[Number, "The greatest, if all are numbers."]]
+
+
 class FailureGroup(TypedDict):
     """Failures of one cause."""
 
@@ -911,6 +930,7 @@ class FailureGroup(TypedDict):
     last_at: Annotated[Text | None, FIXED, "Time of the last."]
     sample_task_id: NotRequired[Annotated[Text | None, "One of the failed tasks."]]
     traceback: Annotated[Text | None, "The traceback of the first."]
+    arguments: NotRequired[Annotated[list[ArgumentSummary], "What the attempts were called with."]]
 
 
 class Failures(TypedDict):

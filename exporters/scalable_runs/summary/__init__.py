@@ -1,5 +1,6 @@
 """The summary of a run, kept while it is recorded or made by a scan of its journals."""
 
+from scalable_runs.summary.arguments import Arguments
 from scalable_runs.summary.groups import MAX_FAILURE_GROUPS, MAX_MESSAGES, MAX_WORKERS
 from scalable_runs.summary.names import OTHER, failure_pattern, name_of_key
 from scalable_runs.summary.running import RunSummary
@@ -14,6 +15,7 @@ __all__ = [
     "MAX_WORKERS",
     "OTHER",
     "RELATIVE_ERROR",
+    "Arguments",
     "NameCounts",
     "RunSummary",
     "failure_pattern",

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from scalable_runs import fields
 from scalable_runs.plain import cut, parse_seconds
 from scalable_runs.schema import FailureGroup, WorkerDetails, WorkerSummary
+from scalable_runs.summary.arguments import Arguments
 from scalable_runs.summary.names import (
     MAX_PATTERN,
     OTHER,
@@ -242,6 +243,7 @@ class _FailureGroup:
     last_at: str | None = None
     sample_task_id: str | None = None
     traceback: str | None = None
+    arguments: Arguments = field(default_factory=Arguments)
 
     def add(self, timestamp: str) -> None:
         self.count += 1
@@ -261,9 +263,13 @@ class _FailureGroup:
         traceback = details.get("traceback")
         if traceback and self.traceback is None:
             self.traceback = cut(traceback, _MAX_TRACEBACK)
+        self.arguments.add(details.get("input_parameters"))
 
     def document(self) -> FailureGroup:
         row: Any = {name: getattr(self, name) for name in FailureGroup.__annotations__}
+        del row["arguments"]
+        if arguments := self.arguments.document():
+            row["arguments"] = arguments
         return row | {
             "messages": list(self.messages) if len(self.messages) > 1 else [],
             "task_names": self.task_names.document(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from scalable.analysis.frames import Frame
+from scalable_runs.schema import ArgumentSummary
 
 if TYPE_CHECKING:
     from scalable.causes import Confidence  # a report needs no patterns compiled
@@ -61,6 +62,8 @@ class Evidence:
         The last lines of a lost worker.
     files
         Files to open, relative to the run's directory where they lie in it.
+    arguments
+        What the attempts that failed were called with.
     """
 
     sentences: tuple[str, ...] = ()
@@ -79,6 +82,7 @@ class Evidence:
     frames: tuple[Frame, ...] = ()
     stderr_tail: str | None = None
     files: tuple[str, ...] = ()
+    arguments: tuple[ArgumentSummary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

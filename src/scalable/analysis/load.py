@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
+from scalable.analysis.argument_words import joined_arguments
 from scalable.analysis.code_and_data import load_code_and_data
 from scalable.analysis.frames import own_frame, program_of, relevant_frames
 from scalable.analysis.gaps import lost_writers, missing, notes
@@ -194,6 +195,7 @@ def _failure_group(row: FailureSummary) -> FailureGroup:
         first_at=parse_time(row["first_at"]),
         last_at=parse_time(row["last_at"]),
         traceback=row["traceback"],
+        arguments=row.get("arguments") or (),
     )
 
 
@@ -279,6 +281,7 @@ def _joined(one: FailureGroup, other: FailureGroup) -> FailureGroup:
         count=one.count + other.count,
         retried=one.retried + other.retried,
         dependents_failed=one.dependents_failed + other.dependents_failed,
+        arguments=joined_arguments(one.arguments, other.arguments),
         task_names=added(one.task_names, other.task_names),
         workers=added(one.workers, other.workers),
         first_at=min(filter(None, (one.first_at, other.first_at)), default=None),

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from scalable.analysis.code_and_data import CodeAndData
 from scalable_runs.schema import (
+    ArgumentSummary,
     CacheSummary,
     NameSummary,
     Resources,
@@ -39,6 +40,8 @@ class FailureGroup:
     first_at: datetime | None
     last_at: datetime | None
     traceback: str | None
+    #: What the attempts were called with, as far as that is known.
+    arguments: Sequence[ArgumentSummary] = ()
     #: Where the program ended with it, by its own traceback; None if it did not.
     ended_run: str | None = None
 

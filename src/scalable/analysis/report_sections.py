@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from scalable.analysis import units
+from scalable.analysis.argument_words import argument_sentences
 from scalable.analysis.code_sections import code_section
 from scalable.analysis.frames import relevant_frames
 from scalable.analysis.gaps import lost_writers
@@ -372,6 +373,7 @@ def _failure(report: Report, group: FailureGroup) -> Item:
     message, values = message_and_values(text, group.messages)
     blocks: list[Block] = [Sentence(values)] if values else []
     blocks += _circumstances(report, group)
+    blocks += map(Sentence, argument_sentences(group.arguments, group.count))
     frames = relevant_frames(group.traceback or "")
     # Frames of this package, or of another, explain nothing of the program's own exception.
     if frames and (group.kind != "program" or any(frame.is_own for frame in frames)):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from scalable.analysis.argument_words import argument_sentences
 from scalable.analysis.diagnose.deaths import deaths
 from scalable.analysis.diagnose.observations import MAX_TASKS, Group, Observations
 from scalable.analysis.diagnose.wording import (
@@ -88,7 +89,12 @@ def _failed_tasks(
         title=f"{title} ({group.failure_class})",
         count=count,
         evidence=Evidence(
-            sentences=(*group.evidence, *_patterns(report, seen, group, tasks)),
+            sentences=(
+                *argument_sentences(group.arguments.document(), group.count),
+                *group.evidence,
+                *_patterns(report, seen, group, tasks),
+            ),
+            arguments=tuple(group.arguments.document()),
             task_ids=tuple(tasks[:MAX_IDS]),
             task_count=count,
             task_names=top(group.names),
@@ -131,9 +137,13 @@ def _suggestion(report: Report, group: Group, *, survived: bool) -> str:
             return f"Retries helped. {text}"
         if not group.retried:
             text += " These tasks had no retries: client.submit(…, retries=2) would try again."
-    if group.cause == "input_validation" and any(_TOKEN.search(task) for task in group.final):
+    if (
+        group.cause == "input_validation"
+        and not group.arguments.calls
+        and any(_TOKEN.search(task) for task in group.final)
+    ):
         text += (
-            " Arguments are not recorded: a key of your own, as in "
+            " Their arguments are not known: a key of your own, as in "
             'client.submit(f, x, key=f"tile-{x}"), shows in the record which input it was.'
         )
     return text

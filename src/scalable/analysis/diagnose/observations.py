@@ -27,7 +27,7 @@ from scalable_runs.schema import (
     TaskRecord,
     WorkerRecord,
 )
-from scalable_runs.summary import MAX_MESSAGES, failure_pattern, name_of_key
+from scalable_runs.summary import MAX_MESSAGES, Arguments, failure_pattern, name_of_key
 from scalable_runs.writers import told_apart
 
 #: Journals of tasks up to this size are read for what differs between failures and successes; of
@@ -79,6 +79,8 @@ class Group:
     first: str = ""
     last: str = ""
     traceback: str = ""
+    #: What the attempts were called with.
+    arguments: Arguments = field(default_factory=Arguments)
     #: Of lost workers.
     deaths: list[FailureDetails] = field(default_factory=list[FailureDetails])
 
@@ -111,6 +113,7 @@ class Group:
         if len(self.patterns) < 20:
             self.patterns.add(failure_pattern(self.failure_class, message))
         self.traceback = self.traceback or details.get("traceback") or ""
+        self.arguments.add(details.get("input_parameters"))
         if self.phase == "worker_lost" and len(self.deaths) < MAX_TASKS:
             self.deaths.append(details)
 
