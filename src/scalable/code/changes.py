@@ -127,7 +127,7 @@ def components_of(identity: Identity) -> tuple[Component, ...]:
             fields = cast("Mapping[str, Any]", each)
             texts = [fields.get(name) or "" for name in _FIELDS]
             if all(isinstance(text, str) for text in texts) and all(texts[:3]):
-                found.append(Component(*texts))
+                found.append(Component(*texts, held=fields.get("held") is True))
     return tuple(found)
 
 

@@ -22,7 +22,16 @@ from typing import Any
 
 from scalable.code import values
 from scalable.code.findings import MISSING, View
-from scalable.code.model import CLASS, CLOSURE, CONSTANT, DECORATOR, DEFAULT, HELPER, SOURCE
+from scalable.code.model import (
+    CLASS,
+    CLOSURE,
+    CONSTANT,
+    DECORATOR,
+    DEFAULT,
+    HELPER,
+    SOURCE,
+    VALUE_OF,
+)
 from scalable.code.modules import Binding, Definition, namespace_of, parsed_text
 from scalable.code.objects import (
     BUILTIN_CODE,
@@ -53,8 +62,28 @@ class Collector(StaticCollector):
         kind = type(found)
         if issubclass(kind, ModuleType):
             self._module(name_of_module(found), rest, user, namespace_of(found))
-        elif not self.code(found, HELPER):
+        elif self.code(found, HELPER):
+            self._assigned_code(view, name, found)
+        else:
             self._constant_named(view, name, found, user, reach)
+
+    def _assigned_code(self, view: View, name: str, found: Any) -> None:
+        """Code that a statement made, such as a partial: note the statement too."""
+        bindings = view.parsed.bindings.get(name, []) if view.parsed is not None else []
+        if not bindings or not self.is_new("constant", view.key, name):
+            return
+        imported = bindings[-1].imported
+        if imported is not None and imported.attribute is not None:
+            live = sys.modules.get(absolute_name(imported, view.package))
+            namespace = {} if live is None else namespace_of(live)
+            if namespace.get(imported.attribute) is found and self._is_project(namespace):
+                self._assigned_code(self.live_view(namespace), imported.attribute, found)
+        elif any(each.value is not None for each in bindings):
+            self.computed(view, name, bindings)
+
+    def _is_project(self, namespace: dict[str, Any]) -> bool:
+        name = namespace.get("__name__")
+        return type(name) is str and self.origin(name, namespace) == PROJECT
 
     def code(self, found: Any, kind: str) -> bool:
         """Follow an object that is code: a function, a class, or what wraps one."""
@@ -303,7 +332,7 @@ class Collector(StaticCollector):
             digest = values.value_digest(found, self._known)
         except values.NoDigestError:
             return  # what computes it is known
-        self.add(CONSTANT, f"{full} (value)", digest, values.shown(found))
+        self.add(CONSTANT, f"{full}{VALUE_OF}", digest, values.shown(found))
 
     # -- classes ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Final
 
-from scalable.code.model import PACKAGE, SOURCE, Component
+from scalable.code.model import SOURCE, Component
 from scalable.code.modules import (
     Definition,
     ParsedModule,
@@ -17,8 +17,7 @@ from scalable.code.modules import (
     namespace_of,
     parsed_file,
 )
-from scalable.code.packages import OWN, PROJECT, PYTHON, Origin, editable_state, origin_of
-from scalable.code.syntax import digest_of
+from scalable.code.packages import OWN, PROJECT, PYTHON, Origin, origin_of, package_component
 
 #: A name without a live object.
 MISSING: Final = object()
@@ -47,8 +46,10 @@ class View:
 class Findings:
     """What was found of one function; used by one thread."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, roots: tuple[str, ...] = ()) -> None:
         self._root = root
+        #: Directories in which modules are looked for first.
+        self._roots = roots
         self.components: dict[tuple[str, str, str], Component] = {}
         self.not_covered: dict[str, None] = {}
         self._seen: set[Any] = set()
@@ -105,9 +106,13 @@ class Findings:
             parsed = loaded_source(namespace)
         return View(name, package, namespace, parsed)
 
+    def find_file(self, module: str) -> str | None:
+        """The file of a module, without importing it."""
+        return find_file(module, self._roots)
+
     def static_view(self, name: str) -> View | None:
         """A module by its source alone."""
-        file = find_file(name)
+        file = self.find_file(name)
         parsed = None if file is None else parsed_file(file)
         if parsed is None:
             return None
@@ -118,12 +123,12 @@ class Findings:
         """Where a module comes from."""
         if namespace is not None:
             file = file_of_namespace(namespace)
-        elif (loaded := sys.modules.get(module)) is not None:
+        elif not self._roots and (loaded := sys.modules.get(module)) is not None:
             file = file_of_namespace(namespace_of(loaded))
             if file is None and "__path__" in namespace_of(loaded):
                 return self._origin_of_namespace_package(module)
         else:
-            file = find_file(module)
+            file = self.find_file(module)
         if module == "__main__":
             return PROJECT
         return origin_of(module, file, self._root)
@@ -138,16 +143,8 @@ class Findings:
             return False
         if origin in (PYTHON, OWN):
             return True
-        if origin.editable:
-            digest, detail = editable_state(origin.editable)
-            self.add(
-                PACKAGE,
-                origin.name,
-                digest_of(f"{origin.version} {digest}"),
-                f"{origin.version}, editable, {detail}",
-            )
-        else:
-            self.add(PACKAGE, origin.name, digest_of(origin.version), origin.version)
-            if not origin.version:
-                self.leave(f"the version of {origin.name}, which no distribution has")
+        found = package_component(origin)
+        self.add(found.kind, found.name, found.digest, found.detail)
+        if not origin.version:
+            self.leave(f"the version of {origin.name}, which no distribution has")
         return True

@@ -16,6 +16,9 @@ CLOSURE: Final = "closure"
 CONSTANT: Final = "constant"
 PACKAGE: Final = "package"
 
+#: Ends the name of a constant's value, beside what computes it.
+VALUE_OF: Final = " (value)"
+
 #: Kinds of components that have a source text.
 WITH_SOURCE: Final = frozenset({SOURCE, HELPER, CLASS, DECORATOR})
 
@@ -37,6 +40,9 @@ class Component:
         Where it is (``file:line``), its value or its version, for people. No part of the identity.
     source : str
         Its source text, if it has one, cut. No part of the identity.
+    held : bool
+        It is reached through a live object, such as a closure, and not by names alone. No part of
+        the identity; set in records only.
     """
 
     kind: str
@@ -44,6 +50,7 @@ class Component:
     digest: str
     detail: str = ""
     source: str = ""
+    held: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

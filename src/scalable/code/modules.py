@@ -383,14 +383,21 @@ def loaded_source(namespace: dict[str, Any]) -> ParsedModule | None:
     return parsed_text(file, text) if type(text) is str else None
 
 
-def find_file(name: str) -> str | None:
-    """The file of a module that may not have been imported; nothing is imported for it."""
-    path: Any = None
+def find_file(name: str, roots: Sequence[str] = ()) -> str | None:
+    """The file of a module that may not have been imported; nothing is imported for it.
+
+    `roots` are directories that are searched before those of ``sys.path``.
+    """
+    found = _find_file(name, list(roots), use_loaded=False) if roots else None
+    return found or _find_file(name, None, use_loaded=True)
+
+
+def _find_file(name: str, path: Any, *, use_loaded: bool) -> str | None:
     parts = name.split(".")
     spec = None
     for number in range(len(parts)):
         above = ".".join(parts[: number + 1])
-        module = sys.modules.get(above)
+        module = sys.modules.get(above) if use_loaded else None
         if module is not None and number + 1 < len(parts):
             path = namespace_of(module).get("__path__")
             continue

@@ -24,6 +24,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from scalable.code.git_head import commit_of
+from scalable.code.model import PACKAGE, Component
+from scalable.code.syntax import digest_of
 from scalable.common.forks import unlocked_in_forks
 
 #: What records a function is no part of what it computes.
@@ -195,6 +197,23 @@ def editable_state(directory: str) -> tuple[str, str]:
         with _lock:
             _states[directory] = known
     return known
+
+
+def editable_component(name: str) -> Component | None:
+    """The component of a distribution that is installed in editable mode here; else None."""
+    for directory, found, version in _editable_installations():
+        if found == name:
+            return package_component(Origin("package", name, version, directory))
+    return None
+
+
+def package_component(origin: Origin) -> Component:
+    """The component of a package: its version, or the state of an editable installation."""
+    if not origin.editable:
+        return Component(PACKAGE, origin.name, digest_of(origin.version), origin.version)
+    digest, made_of = editable_state(origin.editable)
+    detail = f"{origin.version}, editable, {made_of}"
+    return Component(PACKAGE, origin.name, digest_of(f"{origin.version} {digest}"), detail)
 
 
 def _sources_state(directory: str) -> tuple[str, str]:

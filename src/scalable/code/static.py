@@ -13,7 +13,7 @@ from typing import Any, Final
 from scalable.code import values
 from scalable.code.findings import MAX_COMPONENTS, MISSING, Findings, View
 from scalable.code.model import CLASS, CONSTANT, DECORATOR, HELPER
-from scalable.code.modules import Binding, Definition, find_file
+from scalable.code.modules import Binding, Definition
 from scalable.code.packages import PROJECT
 from scalable.code.scopes import Chain, Imported, Reach, bound_names, reach_of
 from scalable.code.syntax import FUNCTIONS, canonical, digest_of
@@ -24,8 +24,8 @@ DEFINED: Final = (*FUNCTIONS, ast.ClassDef)
 class StaticCollector(Findings):
     """Collects what a function is made of from sources; used by one thread."""
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, roots: tuple[str, ...] = ()) -> None:
+        super().__init__(root, roots)
         self._waiting: deque[Callable[[], None]] = deque()
         #: What is looked up in sources alone; done last, as live objects say more.
         self._static: deque[Callable[[], None]] = deque()
@@ -130,7 +130,7 @@ class StaticCollector(Findings):
             found = self.static_view(module)
             parsed = None if found is None else found.parsed
             is_bound = parsed is not None and imported.attribute in parsed.bindings
-            if not is_bound and find_file(below):
+            if not is_bound and self.find_file(below):
                 self._module(below, rest, user, None)
             elif found is None:
                 self.leave(f"the module {module}, which {user} imports: it has no source here")
