@@ -32,6 +32,11 @@ MAX_TEXT: Final = 16 * 1024
 _STARTED: Final = time.time() - 1.0
 
 
+#: Python 3.11 counts the depth of syntax trees for all threads together: two that convert one at
+#: the same time may get a SystemError.
+_ast_lock: Final = unlocked_in_forks(threading.Lock())
+
+
 @dataclass(slots=True)
 class Definition:
     """A function, a lambda or a class in a parsed module; used by any thread."""
@@ -186,7 +191,9 @@ class ParsedModule:
     def _compiled(self) -> dict[tuple[str, int], list[CodeType]]:
         """Code of all functions; a statement alone may be compiled to something else."""
         found: dict[tuple[str, int], list[CodeType]] = {}
-        for each in _codes(compile(self.tree, self.file, "exec", dont_inherit=True)):
+        with _ast_lock:
+            compiled = compile(self.tree, self.file, "exec", dont_inherit=True)
+        for each in _codes(compiled):
             found.setdefault((each.co_qualname, each.co_firstlineno), []).append(each)
         return found
 
@@ -339,7 +346,9 @@ def parsed_text(file: str, text: str) -> ParsedModule | None:
 
 def parse(file: str, text: str, *, is_newer: bool = False) -> ParsedModule:
     """Parse a text; raises SyntaxError if it is not Python."""
-    return ParsedModule(file, text, ast.parse(text), is_newer)
+    with _ast_lock:
+        tree = ast.parse(text)
+    return ParsedModule(file, text, tree, is_newer)
 
 
 def _known(file: str, version: Any) -> tuple[Any, ParsedModule | None] | None:
