@@ -67,10 +67,11 @@ SPANS: Final = "spans.jsonl"
 LOGS: Final = "logs.jsonl"
 METRICS: Final = "metrics.jsonl"
 GRAPHS: Final = "graphs.jsonl"
+ENVIRONMENTS: Final = "environments.jsonl"
 
 #: Journals that appear once there is something to write: signals that are no record of the seven,
-#: and the sizes of submissions.
-SIGNALS: Final = (SPANS, LOGS, METRICS, GRAPHS)
+#: and the sizes of submissions; what the processes run with.
+SIGNALS: Final = (SPANS, LOGS, METRICS, GRAPHS, ENVIRONMENTS)
 
 MANIFEST: Final = "manifest.yaml"
 PLAN: Final = "plan.json"
@@ -103,6 +104,7 @@ EventType: TypeAlias = Literal[
     "log",
     "metric",
     "graph",
+    "environment",
     "upload",
 ]
 
@@ -119,6 +121,7 @@ FILE_OF: Final[Mapping[str, str]] = {
     "log": LOGS,
     "metric": METRICS,
     "graph": GRAPHS,
+    "environment": ENVIRONMENTS,
 }
 
 TaskState: TypeAlias = Literal[
@@ -507,6 +510,46 @@ class GraphRecord(AnyRecord, total=False):
     layers: Annotated[Count, "Layers that these tasks are in; absent for single submits."]
 
 
+class EnvironmentRecord(AnyRecord, total=False):
+    """What a process runs with.
+
+    `packages`, `conda_packages` and `origins` are on the first line with the same `digest`,
+    `dask_config` is on the first with the same `dask_config_digest`. A line without `host` says
+    what a worker has imported since.
+    """
+
+    process: Annotated[Word, ALWAYS, "`program`, `scheduler` or `worker`."]
+    worker: Annotated[Text, "Address of the worker."]
+    worker_id: Annotated[Label, "Name of the worker."]
+    host: Annotated[Text, "Host of the process."]
+    pid: Annotated[Count, "Its process id."]
+    digest: Annotated[
+        Text,
+        "SHA-256 of Python and its packages with their origins, as `sha256:` and hexadecimal "
+        "digits.",
+    ]
+    python: Annotated[Text, "Version of Python."]
+    implementation: Annotated[Text, "Implementation of Python."]
+    executable: Annotated[Text, "Path of the interpreter."]
+    platform: Annotated[Text, "Operating system and processor."]
+    cpu: Annotated[Table, "`model`, `count`, and `usable`: those that the process may use."]
+    memory_bytes: Annotated[Bytes, "Memory of the host."]
+    variables: Annotated[Table, "Environment variables of an allow-list."]
+    container: Annotated[Table, "Container that the process is in."]
+    batch_job: Annotated[Table, "Job of a batch system: `system`, `id`, `name`, `partition`, …"]
+    differs: Annotated[
+        Table,
+        "Versions that are not the program's, by package, and of `python`: the process's and the "
+        "program's, null where it is not installed.",
+    ]
+    imported: Annotated[Texts, "Those of `differs` that the process had imported by then."]
+    packages: Annotated[Table, "Versions of all installed distributions, by name."]
+    conda_packages: Annotated[Table, "Versions and builds of conda's packages, by name."]
+    origins: Annotated[Table, "Where packages come from that no index provided, by name."]
+    dask_config_digest: Annotated[Text, "SHA-256 of Dask's configuration."]
+    dask_config: Annotated[Table, "Dask's configuration."]
+
+
 class UploadRecord(AnyRecord, total=False):
     """Outcome of sending the log of a lost worker."""
 
@@ -539,6 +582,7 @@ DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
     LOGS: LogRecord,
     METRICS: MetricRecord,
     GRAPHS: GraphRecord,
+    ENVIRONMENTS: EnvironmentRecord,
     UPLOADS: UploadRecord,
 }
 
@@ -622,6 +666,10 @@ class Environment(TypedDict, total=False):
         "`executable`, `module`.",
     ]
     packages: Annotated[dict[str, Text], "Versions of the packages that record."]
+    cpu: Annotated[Anything, "As in environments.jsonl."]
+    memory_bytes: Annotated[Anything, "Memory of the host."]
+    batch_job: Annotated[Anything, "Job of a batch system that the program belongs to."]
+    digest: Annotated[Anything, "Of the program's line in environments.jsonl."]
     resource: Annotated[Anything, "Attributes of the resource, in a run written by an SDK."]
 
 

@@ -113,6 +113,9 @@ def instrument(
         number or a size as above. Default: False; True stands for 8 MiB.
     retry_of : str, optional
         Id of the run that this one repeats; it keeps and takes results as with `keep_results`.
+    environment : bool, optional
+        Record what the program, the scheduler and the workers run with: versions of all packages,
+        Dask's configuration, host, variables of an allow-list. Default: True.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other

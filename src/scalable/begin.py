@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from scalable.again.settings import keep_settings
 from scalable.catalog.places import place_to_tell
 from scalable.code.containers import own_container
+from scalable.code.environment import OwnSettings
 from scalable.code.program import program_directories
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from scalable.crash_upload.uploads import CrashUploads
     from scalable.telemetry.deaths.deaths import OnDeath
+    from scalable.telemetry.recorder.own_environment import OwnEnvironment
     from scalable.telemetry.recorder.recorder import Recorder
     from scalable.telemetry.recorder.run_code import RunCode
     from scalable_runs.writer import RunWriter
@@ -340,6 +342,7 @@ def _recorder(
             parts.settings.copy, writer, parts.warn, keep=_is_read_after(parts.settings)
         ),
         code=_code(parts, writer),
+        environment=_environment(parts, writer),
         clock=parts.clock,
     )
 
@@ -351,6 +354,17 @@ def _code(parts: _Parts, writer: RunWriter) -> RunCode:
     code = RunCode(parts.code, writer, parts.redact, with_patch=parts.settings.code_patch)
     code.start()
     return code
+
+
+def _environment(parts: _Parts, writer: RunWriter) -> OwnEnvironment | None:
+    """Begin to find out what the program runs with, if that is wanted."""
+    if not parts.settings.environment:
+        return None
+    from scalable.telemetry.recorder.own_environment import OwnEnvironment
+
+    environment = OwnEnvironment(OwnSettings.here(dask.config.config), writer)
+    environment.start()
+    return environment
 
 
 def _portable_options(parts: _Parts) -> dict[str, Any]:
@@ -367,6 +381,7 @@ def _portable_options(parts: _Parts) -> dict[str, Any]:
         "copy": None if parts.settings.copy is None else parts.settings.copy.plain(),
         "keep": _is_read_after(parts.settings),
         "code": parts.code,
+        "program": tuple(OwnSettings.here(dask.config.config)),
     }
 
 

@@ -61,6 +61,7 @@ class InstrumentOptions(TypedDict, total=False):
     keep_results: bool | int | str | None
     keep_failed: bool | int | str | None
     retry_of: str | None
+    environment: bool | None
     recorder: Host | None
     parquet: bool | None
     tracer_provider: Any
@@ -286,6 +287,15 @@ class RecorderOptions:
         _one_of(*LEVELS),
         ", ".join(LEVELS),
         "Attempts whose output (stdout and stderr) is kept: those that failed, or all.",
+    )
+    environment: bool = _option(
+        True,
+        "SCALABLE_ENVIRONMENT",
+        _boolean,
+        _ON_OR_OFF,
+        "Record what program, scheduler and workers run with: versions of all packages, Dask's "
+        "configuration, host, variables of an allow-list; without secrets.",
+        "on",
     )
 
 

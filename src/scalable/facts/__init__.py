@@ -291,8 +291,9 @@ class WorkerExit(NamedTuple):
 class WorkerEvent(NamedTuple):
     """Something else about a worker.
 
-    `event` is ``process`` (where its log is, limits of its batch job), ``unwatched`` (the package
-    cannot be imported there), or an event of Dask: ``worker-restart-memory``, ``worker-ttl``.
+    `event` is ``process`` (where its log is, limits of its batch job), ``environment`` (what its
+    process runs with), ``unwatched`` (the package cannot be imported there), or an event of Dask:
+    ``worker-restart-memory``, ``worker-ttl``.
     """
 
     kind: int
@@ -380,6 +381,8 @@ Fact: TypeAlias = (
 
 #: Event of a worker on which the package cannot be imported.
 UNWATCHED: Final = "unwatched"
+#: Event of a worker, or of the scheduler, that says what its process runs with.
+ENVIRONMENT: Final = "environment"
 
 SUBMITTED: Final = 1
 STARTED: Final = 2

@@ -23,6 +23,7 @@ from scalable.facts.protocol import (
     STREAM_OP,
 )
 from scalable.instrumentation import dask_compat
+from scalable.instrumentation.environments import KeptEnvironments
 from scalable.instrumentation.fact_buffer import ANSWER_BYTES, PULL_LIMIT
 from scalable.instrumentation.outbox import Outbox
 from scalable.instrumentation.process_resource import process_resource
@@ -92,6 +93,8 @@ class Hub:
         self._listen("task-erred", self.task_erred)
         #: Workers that have our plugin → whether they relay metrics.
         self._workers: dict[str, bool] = {}
+        #: What the workers run with, for runs that begin later.
+        self.environments = KeptEnvironments()
 
         def send(reports: Any) -> None:
             self.receive(reports=reports)
@@ -204,8 +207,11 @@ class Hub:
             try:
                 run, raw = pair
                 for fact in facts.decode((raw,), unread):
-                    received.append((run, facts.bounded(fact)))
+                    bounded = facts.bounded(fact)
+                    received.append((run, bounded))
                     self._note_worker(worker, fact[0])
+                    if isinstance(bounded, facts.WorkerEvent):
+                        self._note_event(bounded)
             except (TypeError, ValueError, RecursionError):
                 unread["unread:no report"] += 1
             except BaseException as error:
@@ -250,6 +256,10 @@ class Hub:
             plain = [tuple(text) for text in texts]
             # Only messages of this name are known to every version.
             self._configure_worker(address, sources=plain)
+
+    def _note_event(self, fact: facts.WorkerEvent) -> None:
+        if fact.event == facts.ENVIRONMENT:
+            self.environments.keep(fact.address, fact, self._scheduler.workers)
 
     def configure(self) -> None:
         """A run began or ended: send the workers settings that suit all runs."""

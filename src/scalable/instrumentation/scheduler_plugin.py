@@ -16,6 +16,7 @@ from scalable import __version__, facts
 from scalable.common.guard import Guard, guarded
 from scalable.facts.protocol import FAILED_CALL, NANNY_PLUGIN_NAME, WORKER_PLUGIN_NAME
 from scalable.instrumentation import dask_compat
+from scalable.instrumentation.environments import describe_later
 from scalable.instrumentation.fact_buffer import ANSWER_BYTES, BUFFER_LIMIT, PULL_LIMIT, FactBuffer
 from scalable.instrumentation.hub import Hub
 from scalable.instrumentation.task_facts import TaskFacts
@@ -77,6 +78,24 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         """Attach to `scheduler` (called by Dask where the plugin was registered by RPC)."""
         self.attach(scheduler)
+        # It runs in a process of its own.
+        self._describe()
+
+    @guarded("environment")
+    def _describe(self) -> None:
+        loop = self._loop
+
+        def note(fields: dict[str, Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(self._note_environment, fields)
+
+        describe_later("scheduler", note, self.guard)
+
+    @guarded("environment")
+    def _note_environment(self, fields: dict[str, Any]) -> None:
+        self.buffer.note(
+            facts.WorkerEvent(facts.WORKER_EVENT, time(), "", facts.ENVIRONMENT, fields)
+        )
 
     def attach(self, scheduler: Scheduler) -> None:
         """Begin to note facts; must be called on the scheduler's event loop."""
@@ -113,6 +132,8 @@ class ScalableSchedulerPlugin(SchedulerPlugin):
         for address in self._scheduler.workers:
             since = dask_compat.registered_at(self._scheduler, address)
             self.workers.note_ready(address, since)
+        for fact in self._hub.environments.of_workers(self._scheduler.workers):
+            self.buffer.note(fact)
         client = self._scheduler.clients.get(self.client) if self.client else None
         wanted = client.wants_what if client is not None else ()
         self._adopt_existing(self.tasks.adopt_existing(wanted))

@@ -11,7 +11,9 @@ from scalable import facts
 from scalable.common.guard import Guard, guarded
 from scalable.facts.protocol import SENT_METRIC, STREAM_OP, WORKER_PLUGIN_NAME
 from scalable.instrumentation.capture import Capture
+from scalable.instrumentation.environments import WorkerEnvironment
 from scalable.instrumentation.plugin_source import reduced
+from scalable.instrumentation.relay_providers import is_worker_process
 from scalable.instrumentation.worker_watch import Watch
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ class ScalableWorkerPlugin(WorkerPlugin):
         self.guard = Guard()
         self._watch: Watch | None = None
         self._capture: Capture | None = None
+        self._environment: WorkerEnvironment | None = None
         self._set_up(worker)
+        self._describe(worker)
         self._begin_capture(worker)
 
     def teardown(self, worker: Worker) -> None:
@@ -63,9 +67,24 @@ class ScalableWorkerPlugin(WorkerPlugin):
     @guarded("worker_setup")
     def _set_up(self, worker: Worker) -> None:
         self._watch = Watch(worker, self.guard, uses_files=self.uses_files)
-        worker.metrics[SENT_METRIC] = self._watch.heartbeat
+        worker.metrics[SENT_METRIC] = self._on_heartbeat
         # Dask calls it directly, six times per task.
         self.transition = self._watch.transition
+
+    @guarded("environment_setup")
+    def _describe(self, worker: Worker) -> None:
+        # Another process is described by whom it belongs to: the program, or the scheduler.
+        watch = self._watch
+        if watch is not None and is_worker_process(worker):
+            self._environment = WorkerEnvironment(worker, lambda: watch.clock.seconds, self.guard)
+            self._environment.start()
+
+    def _on_heartbeat(self, worker: Worker) -> int:
+        """Metric of Dask's heartbeats: the bytes sent; looks for new modules by the way."""
+        if self._environment is not None:
+            with self.guard.watch("environment"):
+                self._environment.check()
+        return 0 if self._watch is None else self._watch.heartbeat(worker)
 
     @guarded("worker_teardown")
     def _tear_down(self, worker: Worker) -> None:

@@ -37,24 +37,13 @@ def _record_fields(event_type: str) -> dict[str, str]:
 _ROUTED: Final = (
     *("task", "worker", "failure", "resource", "artifact", "cache", "cost"),
     "graph",
+    "environment",
 )
 
 #: Which attribute becomes which field.
 RECORD_MAP: Final = RecordMap(
     route=semconv.RECORD,
-    fields={
-        event_type: _record_fields(event_type)
-        for event_type in (
-            "task",
-            "worker",
-            "failure",
-            "resource",
-            "artifact",
-            "cache",
-            "cost",
-            "graph",
-        )
-    },
+    fields={event_type: _record_fields(event_type) for event_type in _ROUTED},
     constants={"resource": {"entity_type": "task"}},
     metrics={
         instruments.WORKER_CPU.name: ("observed_cpu", 1.0),

@@ -384,6 +384,12 @@ CODE_LINE: Final = "code.line.number"
 HOST_NAME: Final = "host.name"
 #: Process of the worker.
 PROCESS_PID: Final = "process.pid"
+#: Version of Python.
+PYTHON_VERSION: Final = "process.runtime.version"
+#: Implementation of Python.
+PYTHON_NAME: Final = "process.runtime.name"
+#: Path of the interpreter.
+EXECUTABLE: Final = "process.executable.path"
 #: Process of a service: the worker, for signals that user code recorded there.
 SERVICE_INSTANCE: Final = "service.instance.id"
 #: Exit code of the process, or minus the signal's number.
@@ -426,6 +432,41 @@ CONTAINER_TAGS: Final = "container.image.tags"
 CONTAINER_DIGESTS: Final = "container.image.repo_digests"
 #: The runtime's id of the image.
 CONTAINER_IMAGE_ID: Final = "container.image.id"
+
+# -- Environment ---------------------------------------------------------------------------------
+
+#: Whose environment it is.
+ENVIRONMENT_PROCESS: Final = "scalable.environment.process"
+#: SHA-256 of Python and its packages with their origins.
+ENVIRONMENT_DIGEST: Final = "scalable.environment.digest"
+#: Operating system and processor.
+ENVIRONMENT_PLATFORM: Final = "scalable.environment.platform"
+#: `model`, `count`, and `usable`: the processors that the process may use.
+ENVIRONMENT_CPU: Final = "scalable.environment.cpu"
+#: Memory of the host. In bytes.
+ENVIRONMENT_MEMORY: Final = "scalable.environment.memory"
+#: Environment variables of an allow-list.
+ENVIRONMENT_VARIABLES: Final = "scalable.environment.variables"
+#: Container that the process is in.
+ENVIRONMENT_CONTAINER: Final = "scalable.environment.container"
+#: Job of a batch system: `system`, `id`, `name`, `partition`, …
+ENVIRONMENT_BATCH_JOB: Final = "scalable.environment.batch_job"
+#: Versions that are not the program's, by package, and of `python`: the process's and the
+#: program's.
+ENVIRONMENT_DIFFERS: Final = "scalable.environment.differs"
+#: Those of `scalable.environment.differs` that the process had imported by then.
+ENVIRONMENT_IMPORTED: Final = "scalable.environment.imported"
+#: Versions of all installed distributions, by name; on the first event with the digest, as conda's
+#: packages and origins.
+ENVIRONMENT_PACKAGES: Final = "scalable.environment.packages"
+#: Versions and builds of conda's packages, by name.
+ENVIRONMENT_CONDA: Final = "scalable.environment.conda_packages"
+#: Where packages come from that no index provided, by name.
+ENVIRONMENT_ORIGINS: Final = "scalable.environment.origins"
+#: SHA-256 of Dask's configuration.
+ENVIRONMENT_DASK_CONFIG_DIGEST: Final = "scalable.environment.dask_config_digest"
+#: Dask's configuration, on the first event with its digest.
+ENVIRONMENT_DASK_CONFIG: Final = "scalable.environment.dask_config"
 
 # -- Attributes that stay in the process ---------------------------------------------------------
 
@@ -501,6 +542,8 @@ EVENT_TASK: Final = "dask.task.state_change"
 EVENT_OUTPUT: Final = "dask.task.output"
 #: A worker changed its state: launched, ready, removed, lost.
 EVENT_WORKER: Final = "dask.worker.state_change"
+#: What the program, the scheduler or a worker runs with.
+EVENT_ENVIRONMENT: Final = "scalable.environment.found"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
 #: On a worker's span: it accepts no new tasks, as its memory is full.
@@ -659,7 +702,25 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     FUNCTION_NAME: ("task.function_name",),
     HOST_NAME: ("host",),
     PROCESS_PID: ("pid",),
+    PYTHON_VERSION: ("environment.python",),
+    PYTHON_NAME: ("environment.implementation",),
+    EXECUTABLE: ("environment.executable",),
     EXIT_CODE: ("exit_code",),
+    ENVIRONMENT_PROCESS: ("process",),
+    ENVIRONMENT_DIGEST: ("environment.digest",),
+    ENVIRONMENT_PLATFORM: ("platform",),
+    ENVIRONMENT_CPU: ("environment.cpu",),
+    ENVIRONMENT_MEMORY: ("environment.memory_bytes",),
+    ENVIRONMENT_VARIABLES: ("variables",),
+    ENVIRONMENT_CONTAINER: ("environment.container",),
+    ENVIRONMENT_BATCH_JOB: ("environment.batch_job",),
+    ENVIRONMENT_DIFFERS: ("differs",),
+    ENVIRONMENT_IMPORTED: ("imported",),
+    ENVIRONMENT_PACKAGES: ("environment.packages",),
+    ENVIRONMENT_CONDA: ("conda_packages",),
+    ENVIRONMENT_ORIGINS: ("origins",),
+    ENVIRONMENT_DASK_CONFIG_DIGEST: ("dask_config_digest",),
+    ENVIRONMENT_DASK_CONFIG: ("dask_config",),
     ERROR_CLASS: ("error_class",),
     CACHE_ARGUMENTS: ("cache.arguments",),
     FAILED_TASK: ("failure.details.task_id",),

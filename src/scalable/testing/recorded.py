@@ -258,6 +258,8 @@ def _begun(
         "tracer_provider": signals.tracer_provider,
         "meter_provider": signals.meter_provider,
         "logger_provider": signals.logger_provider,
+        # It differs from machine to machine.
+        "environment": False,
     }
     settings = resolve({**providers, **options})
     run_id = f"run-20260101T000000Z-{settings.project}-00000001"

@@ -17,16 +17,19 @@ from scalable.telemetry.deaths.certificates import Certificate
 from scalable.telemetry.deaths.deaths import Deaths
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger.carriers import CarrierReader
+from scalable.telemetry.ledger.environments import Environments, OwnDescription
 from scalable.telemetry.ledger.restore import RestoredTasks
 from scalable.telemetry.ledger.signals import SignalSink
 from scalable.telemetry.ledger.tasks import TaskBook
 from scalable.telemetry.ledger.user_events import record_user_event
 from scalable.telemetry.ledger.workers import WorkerBook
 from scalable_runs.redact import Redactor
-from scalable_runs.schema import TASKS
+from scalable_runs.schema import ENVIRONMENTS, TASKS
 
 #: Tasks named in one failure record.
 MAX_TASKS_NAMED: Final = 100
+#: Seconds that the end of a run waits for what the program runs with.
+ENVIRONMENT_WAIT: Final = 1.0
 
 
 class UnknownEnds(NamedTuple):
@@ -64,6 +67,7 @@ class Ledger:
         logs: WorkerLogs | None = None,
         components: Mapping[str, Mapping[str, Any]] | None = None,
         on_death: Callable[[Certificate], None] | None = None,
+        environment: OwnDescription | None = None,
     ) -> None:
         self._redact = redact
         self._guard = guard
@@ -89,6 +93,7 @@ class Ledger:
             running_after=running_after,
             exceptions=exceptions != "logs",
         )
+        self.environments = Environments(self.sink, self.workers.name_of, redact, environment)
         self._restored = RestoredTasks(self.sink, self.tasks, carriers)
         #: The last sample.
         self.scheduler: facts.SchedulerSample | None = None
@@ -111,7 +116,7 @@ class Ledger:
             facts.WORKER_HELLO: workers.hello,
             facts.WORKER_GONE: lambda fact, now: workers.gone(fact, tasks.begun_on(fact), now),
             facts.WORKER_EXIT: workers.exit,
-            facts.WORKER_EVENT: workers.event,
+            facts.WORKER_EVENT: self._worker_event,
             facts.SAMPLE: workers.sample,
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.SCHEDULER_CLOSED: self._scheduler_closed,
@@ -165,6 +170,7 @@ class Ledger:
         self.tasks.tick(now)
         self.tasks.layers.tick(now)
         self.workers.tick(now)
+        self.environments.tick(now)
 
     @property
     def deaths_pending(self) -> bool:
@@ -176,7 +182,7 @@ class Ledger:
         """Whether all facts until now have become signals."""
         tasks = self.tasks
         waiting = tasks.pending_cancellations or tasks.attempts.written.kept or tasks.graphs.pending
-        return self.workers.is_settled and not waiting
+        return self.workers.is_settled and self.environments.is_settled and not waiting
 
     def close(self, now: float, *, complete: bool = True) -> UnknownEnds:
         """The run ends: cancel the tasks that no client waits for any more.
@@ -194,6 +200,7 @@ class Ledger:
         UnknownEnds
             The tasks whose end is unknown.
         """
+        self.environments.tick(now, ENVIRONMENT_WAIT)
         self.tasks.settle_cancellations()
         self.workers.close(now)
         unknown = self.tasks.close(now, complete=complete)
@@ -208,9 +215,10 @@ class Ledger:
 
     def restore(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Take over the state from the lines of a recorder that died; makes no signal."""
+        parts = {TASKS: self._restored, ENVIRONMENTS: self.environments}
         for file, record in records:
             try:
-                (self._restored if file == TASKS else self.workers).restore(record)
+                parts.get(file, self.workers).restore(record)
             except (KeyError, TypeError, ValueError) as error:
                 self._guard.failed("restore", error)
 
@@ -256,6 +264,12 @@ class Ledger:
         if task is not None:
             ids = self.sink.ids(fact.key, fact.run_id, task.parent)
             self.tasks.attempts.exported(ids)
+
+    def _worker_event(self, fact: facts.WorkerEvent, now: float) -> None:
+        if fact.event == facts.ENVIRONMENT:
+            self.environments.take(fact)
+        else:
+            self.workers.event(fact, now)
 
     def _scheduler_sample(self, fact: facts.SchedulerSample, now: float) -> None:
         self.scheduler = fact

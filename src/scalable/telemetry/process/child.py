@@ -263,7 +263,9 @@ def _recorder(
     identity: Mapping[str, Any],
     parts: Mapping[str, Any],
 ) -> Recorder:
+    from scalable.code.environment import OwnSettings
     from scalable.common.options import RecorderOptions
+    from scalable.telemetry.recorder.own_environment import OwnEnvironment
     from scalable.telemetry.recorder.run_code import RunCode
     from scalable_runs.redact import Redactor
 
@@ -272,6 +274,10 @@ def _recorder(
     code = RunCode(parts["code"], writer, redact, with_patch=options.code_patch)
     # Git runs while the rest is imported.
     code.start()
+    environment = None
+    if options.environment:
+        environment = OwnEnvironment(OwnSettings(*parts["program"]), writer)
+        environment.start()
     from opentelemetry.sdk.resources import Resource
 
     from scalable.telemetry.configuration.routes import find_routes
@@ -291,6 +297,7 @@ def _recorder(
         routes=find_routes(os.environ, program.warn),
         options=options,
         code=code,
+        environment=environment,
         copies=start_copies(
             None if copy is None else spec_of(copy), writer, program.warn, keep=parts["keep"]
         ),

@@ -30,6 +30,7 @@ from scalable.telemetry.ledger.task_output import TaskOutputs
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
 from scalable.telemetry.metrics.metric_router import Figures
 from scalable.telemetry.recorder.copies import LEAVE_TIMEOUT, Copies
+from scalable.telemetry.recorder.own_environment import OwnEnvironment
 from scalable.telemetry.recorder.puller import Closing
 from scalable.telemetry.recorder.recorder_loop import RecorderLoop
 from scalable.telemetry.recorder.resume import Position, Resumed
@@ -82,6 +83,7 @@ class Recorder(RecorderLoop):
         options: RecorderOptions,
         copies: Copies | None = None,
         code: RunCode | None = None,
+        environment: OwnEnvironment | None = None,
         yield_seconds: float = YIELD_SECONDS,
         clock: Callable[[], float] = time,
     ) -> None:
@@ -128,6 +130,7 @@ class Recorder(RecorderLoop):
             running_after=options.running_after,
             exceptions=exception_signal(routes.environ),
             components=identity.components,
+            environment=environment,
         )
         spans = SubmissionSpans(
             identity.run_id,

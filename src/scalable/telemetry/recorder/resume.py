@@ -11,7 +11,15 @@ from scalable.telemetry.recorder import wire
 from scalable.telemetry.submissions.recorded_blocks import block_above
 from scalable_runs.otel.decode import context_of, parent_of
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import SPANS, TASKS, WORKERS, Record, Restart, RunDocument
+from scalable_runs.schema import (
+    ENVIRONMENTS,
+    SPANS,
+    TASKS,
+    WORKERS,
+    Record,
+    Restart,
+    RunDocument,
+)
 from scalable_runs.stores.places import Place, store_of
 from scalable_runs.summary import RunSummary
 from scalable_runs.writer import Found, Problem, RunWriter, identity
@@ -38,7 +46,8 @@ class Resumed(NamedTuple):
 
     writer: RunWriter
     summary: RunSummary
-    #: Records of tasks.jsonl and workers.jsonl up to the position that give the present state.
+    #: Records of tasks.jsonl and workers.jsonl up to the position that give the present state, and
+    #: all of environments.jsonl.
     records: list[tuple[str, Record]]
     after: int
     #: Number of the first fact that the recorder which died did not get.
@@ -110,7 +119,7 @@ def resume(
     return Resumed(
         run_writer,
         summary,
-        state.records(),
+        [*state.records(), *((ENVIRONMENTS, it) for it in reader.records(ENVIRONMENTS))],
         after,
         news,
         all_restarts,
