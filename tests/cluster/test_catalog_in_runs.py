@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from distributed import LocalCluster
 
 import scalable
 from scalable import catalog
 from scalable.catalog import Catalog
-from scalable_runs.reader import find_runs
+from scalable.cli import cli
+from scalable_runs.reader import resolve_run
 
 SECRET = "hunter2Xk9vQ"
 
@@ -41,16 +44,32 @@ def nested() -> str:
         return client.submit(produce, 7, key="inner").result()
 
 
-def artifacts(runs: Path) -> list[dict[str, Any]]:
-    (reader,) = find_runs(runs)
-    return list(reader.records("artifacts.jsonl"))
+def plot() -> None:
+    Path("figure.txt").write_text(catalog.get("total").read_text())
+    catalog.put("figure.txt")
 
 
-def spans(runs: Path) -> dict[str, dict[str, Any]]:
+def artifacts(runs: Path, run_id: str | None = None) -> list[dict[str, Any]]:
+    return list(resolve_run(runs, run_id).records("artifacts.jsonl"))
+
+
+def spans(runs: Path, run_id: str) -> dict[str, dict[str, Any]]:
     """The last line of each task's successful attempt, by its span."""
-    (reader,) = find_runs(runs)
-    lines = reader.records("tasks.jsonl")
+    lines = resolve_run(runs, run_id).records("tasks.jsonl")
     return {line["span_id"]: line for line in lines if line["state"] == "succeeded"}
+
+
+def lineage_names_sources_in_both(runs: Path, first: str, second: str) -> None:
+    shown = CliRunner().invoke(
+        cli, ["lineage", "figure.txt", second, "--runs-dir", str(runs), "--json"]
+    )
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.output)
+    assert [(one["run_id"], one["task_id"]) for one in found["tasks"]] == [(second, "plot")]
+    # The figure has the content of the total, which is put in the first run.
+    sources = {(one["run_id"], one["task_id"]) for one in found["upstream"]["tasks"]}
+    assert sources == {(first, one) for one in ("consume", "produce-0", "produce-1", "produce-2")}
+    assert {one["run_id"] for one in found["runs"]} == {first, second}
 
 
 def test_what_tasks_put_and_get_is_recorded_with_the_attempt(
@@ -68,9 +87,13 @@ def test_what_tasks_put_and_get_is_recorded_with_the_attempt(
         digest = client.submit(nested, key="outer").result()
         assert catalog.get("parts/7.csv").read_text() == "7\n" * 10
         run_id = run.run_id
+    with scalable.instrument(client, runs_dir="runs", catalog=str(place)) as run:
+        client.submit(plot, key="plot").result()
+        second = run.run_id
+    lineage_names_sources_in_both(tmp_path / "runs", run_id, second)
     # After the run the place of the program counts again, and nothing is recorded.
     assert Catalog().location == str(tmp_path / ".scalable/catalog")
-    found, of_span = artifacts(tmp_path / "runs"), spans(tmp_path / "runs")
+    found, of_span = artifacts(tmp_path / "runs", run_id), spans(tmp_path / "runs", run_id)
     assert {one["catalog"] for one in found} == {str(place)}
     by_task = {
         (of_span[one["span_id"]]["task_id"] if one["span_id"] in of_span else None): one
@@ -182,6 +205,6 @@ def test_a_password_in_the_place_is_nowhere(
         future = client.submit(refused, key="task")
         assert "127.0.0.1" not in future.result()  # the worker was not told: its own place counts
         assert "cannot be" in refused()
-        annotations = repr(cluster.scheduler.tasks["task"].annotations)
-        assert SECRET not in annotations
+        scheduler: Any = cluster.scheduler
+        assert SECRET not in repr(scheduler.tasks["task"].annotations)
     hides_secret(tmp_path / "runs", capfd)

@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, str]] = {
     "config": "Show every option in force, and where it comes from.",
     "cache": "List or remove the results kept by @cacheable.",
     "catalog": "List, check or read what the data catalog keeps.",
+    "lineage": "Tell where a file or a task came from.",
     "demo": "Record a real workload and show its report.",
 }
 #: Commands that run the user's program.
