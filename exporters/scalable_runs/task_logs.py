@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+
+from scalable_runs.stores.base import Store
 
 #: Folder of a run with a file for each attempt that printed something and whose output was kept.
 TASK_LOGS: Final = "logs/tasks"
@@ -35,3 +39,25 @@ def task_log(task_id: str, attempt: int | None) -> str:
         digest = hashlib.blake2b(task_id.encode("utf-8", "replace"), digest_size=4)
         stem = f"{stem}-{digest.hexdigest()}".lstrip("-")
     return f"{TASK_LOGS}/{stem}.{'unknown' if attempt is None else attempt}.log"
+
+
+def attachments(store: Store, folder: str) -> list[str]:
+    """Return the names of the attachments of a run below a folder, in order.
+
+    There are none if the store cannot list them, or if they cannot be read now. A store without a
+    directory lists them if it has a method `inside`, called with the folder.
+    """
+    inside: Any = getattr(store, "inside", None)
+    try:
+        if inside is not None:
+            return list(inside(folder))
+    except OSError:
+        return []
+    if store.directory is None:
+        return []
+    found: list[str] = []
+    for path, folders, names in os.walk(store.directory / folder):  # links are not followed
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        below = Path(path).relative_to(store.directory).as_posix()
+        found += [f"{below}/{name}" for name in names if not name.startswith(".")]
+    return sorted(found)

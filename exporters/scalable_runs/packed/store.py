@@ -70,6 +70,11 @@ class PackedStore(ReadOnly):
         except OSError:
             return []
 
+    def inside(self, folder: str) -> list[str]:
+        """Return the names of attachments below a folder."""
+        names = [name.removeprefix(self._folder) for name in self._members()]
+        return sorted(name for name in names if name.startswith(f"{folder}/"))
+
     def segments(self) -> dict[str, list[str]]:
         """Return `tasks.jsonl`, `tasks.1.jsonl`, …"""
         return journal.segments_of(self.names())

@@ -124,6 +124,13 @@ class RemoteStore(ReadOnly):
         except OSError:
             return set()
 
+    def inside(self, folder: str) -> list[str]:
+        """Return the names of attachments below a folder."""
+        try:
+            return sorted(name for name in self._files if name.startswith(f"{folder}/"))
+        except OSError:
+            return []
+
     def segments(self) -> dict[str, list[str]]:
         """Return `tasks.jsonl`, `tasks.1.jsonl`, …"""
         return journal.segments_of(self.names())

@@ -156,6 +156,11 @@ class MemoryStore:
         with self._lock:
             return {name for name in self._files if "/" not in name}
 
+    def inside(self, folder: str) -> list[str]:
+        """Return the names of attachments below a folder."""
+        with self._lock:
+            return sorted(name for name in self._files if name.startswith(f"{folder}/"))
+
     def segments(self) -> dict[str, list[str]]:
         """Return `tasks.jsonl`, `tasks.1.jsonl`, …"""
         return journal.segments_of(self.names())

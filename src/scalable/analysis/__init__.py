@@ -7,17 +7,22 @@ OpenTelemetry.
 from scalable.analysis.attempts import Attempt, load_attempts
 from scalable.analysis.json_renderer import json_text, path_text, render_json
 from scalable.analysis.load import load_report
+from scalable.analysis.log_choice import LogChoice
+from scalable.analysis.log_renderer import render_log
 from scalable.analysis.markdown_renderer import render_markdown
 from scalable.analysis.overview import Overview, load_overviews
 from scalable.analysis.report import Report
 from scalable.analysis.run_list import RunFilter, list_runs
+from scalable.analysis.run_logs import RunLogs
 from scalable.analysis.text_renderer import render_overviews, render_text
 
 __all__ = [
     "Attempt",
+    "LogChoice",
     "Overview",
     "Report",
     "RunFilter",
+    "RunLogs",
     "json_text",
     "list_runs",
     "load_attempts",
@@ -25,6 +30,7 @@ __all__ = [
     "load_report",
     "path_text",
     "render_json",
+    "render_log",
     "render_markdown",
     "render_overviews",
     "render_text",

@@ -23,6 +23,7 @@ from scalable.common.hints import suggestion
 #: Name of a command → its text in the list. Its module and function have the same name.
 COMMANDS: Final[dict[str, str]] = {
     "report": "Show what one run did, and how it went.",
+    "logs": "Show what tasks and workers of a run printed and logged.",
     "diagnose": "Say what went wrong in one run, and what to do about it.",
     "compare": "Show what differs between two runs.",
     "crash-logs": "List, show or send the logs of workers that died.",

@@ -20,6 +20,8 @@ from typing import Final, Literal
 
 #: Bytes kept of a worker's output: its beginning and its end.
 LOG_LIMIT: Final = 10 * 2**20
+#: End of the name of the file with the times of a log; see :class:`~scalable.instrumentation.tee`.
+TIMES: Final = ".times"
 #: Bytes of the end that are sent to the recorder.
 TAIL_BYTES: Final = 16 * 2**10
 #: Bytes from the end that are searched for the stack of a crash.
@@ -129,6 +131,16 @@ def find_log(name: str) -> Path | None:
         if stat.S_ISREG(path.lstat().st_mode):
             return path
     return None
+
+
+def stdout_of(path: Path) -> Path:
+    """Path of the log of stdout, if it has one of its own; `path` is that of stderr."""
+    return path.with_name(path.name.replace(".stderr.", ".stdout."))
+
+
+def times_of(path: Path) -> Path:
+    """Path of the file that says when what is in a log was written."""
+    return path.with_name(path.name + TIMES)
 
 
 def latest_log(address: str) -> Path | None:

@@ -23,7 +23,15 @@ from weakref import ReferenceType, ref
 from scalable import facts
 from scalable.common.forks import no_fork, unlocked_in_forks
 from scalable.common.processes import adopts_orphans, start_detached
-from scalable.common.spool import LOG_LIMIT, create_log, name_of, new_log, spool
+from scalable.common.spool import (
+    LOG_LIMIT,
+    create_log,
+    name_of,
+    new_log,
+    spool,
+    stdout_of,
+    times_of,
+)
 from scalable.facts.protocol import STREAM_OP
 from scalable.instrumentation import dask_compat, tee
 from scalable.instrumentation.relay_providers import is_worker_process
@@ -100,7 +108,7 @@ class Capture:
         together = _place(_STDOUT) == _place(_STDERR)
         logs = {_STDERR: self.log}
         if not together:
-            logs[_STDOUT] = self.log.with_name(self.log.name.replace(".stderr.", ".stdout."))
+            logs[_STDOUT] = stdout_of(self.log)
         # A forked process must not inherit the helper's end of the lifeline.
         with no_fork, ExitStack() as opened:
 
@@ -111,18 +119,25 @@ class Capture:
             # The helper inherits the logs open and locked, so they exist at once.
             files = {descriptor: create_log(path) for descriptor, path in logs.items()}
             to_close(*files.values())
+            times = {descriptor: create_log(times_of(path)) for descriptor, path in logs.items()}
+            to_close(*times.values())
             ends = {descriptor: _open_pair(descriptor) for descriptor in logs}
             to_close(*(end for pair in ends.values() for end in pair))
             lifeline, held = os.pipe()
             to_close(lifeline, held)
             streams = [
-                f"{ends[descriptor][0]}:{descriptor}:{files[descriptor]}:{path}"
-                for descriptor, path in logs.items()
+                ":".join(map(str, (ends[of][0], of, files[of], times[of], path)))
+                for of, path in logs.items()
             ]
             # It inherits the present descriptors, and passes output on to them.
             start_detached(
                 [sys.executable, "-I", "-S", tee.__file__, str(LOG_LIMIT), str(spool()), *streams],
-                pass_fds=[*(end for end, _ in ends.values()), *files.values(), held],
+                pass_fds=[
+                    *(end for end, _ in ends.values()),
+                    *files.values(),
+                    *times.values(),
+                    held,
+                ],
                 cwd="/",
             )
             for descriptor in (_STDERR, _STDOUT):

@@ -4,11 +4,13 @@ It is a separate process, so that it survives the worker and reads the last outp
 killed, and so that the interpreter locks of worker and nanny cannot block the output. It imports
 the standard library only, and is run by its path.
 
-    python -I -S tee.py LIMIT SPOOL PIPE:FORWARD:LOG:PATH [PIPE:FORWARD:LOG:PATH]
+    python -I -S tee.py LIMIT SPOOL PIPE:FORWARD:LOG:TIMES:PATH [PIPE:FORWARD:LOG:TIMES:PATH]
 
 PIPE is the descriptor to read, a pipe or the master of a terminal; FORWARD receives the output, LOG
-is the log's descriptor and PATH its file. The lock on LOG, taken by the process that opened it,
-ends with this program; so does the pipe that shows the worker that this program runs.
+is the log's descriptor and PATH its file. TIMES is the descriptor of the file beside it, whose
+lines say when output was read: the offset in the log, and seconds since the epoch. The lock on LOG,
+taken by the process that opened it, ends with this program; so does the pipe that shows the worker
+that this program runs.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ EXPIRY = 7 * 24 * 3600.0
 #: An empty directory is removed after this time, in seconds: another worker may have created it for
 #: a new log.
 EMPTY_EXPIRY = 60.0
+#: End of the name of the file with the times of a log, after the log's.
+TIMES = ".times"
+#: Output that is read within this time of other has the same time, in seconds.
+RESOLUTION = 0.001
+#: Times kept of one log.
+MAX_MARKS = 1 << 16
 _CHUNK = 1 << 16
 
 
@@ -36,8 +44,9 @@ class Log:
     Used by the program's only thread.
     """
 
-    def __init__(self, descriptor: int, path: str, limit: int) -> None:
+    def __init__(self, descriptor: int, path: str, limit: int, times: int = -1) -> None:
         self._path = path
+        self._times = Times(times)
         self._fd = descriptor
         self._limit = limit
         self._head = limit // 2
@@ -48,6 +57,7 @@ class Log:
     def write(self, data: bytes) -> None:
         """Add `data`, as far as the disk has space."""
         with contextlib.suppress(OSError):
+            self._times.add(self._size, time.time())
             while data:
                 written = os.pwrite(self._fd, data[:_CHUNK], self._size)
                 self._size += written
@@ -63,18 +73,76 @@ class Log:
         # From the start of a line on, if there is one.
         tail = tail.partition(b"\n")[2] or tail
         self._left_out += self._size - begin - len(tail)
+        old = self._size - len(tail)
         marker = b"\n[... %d bytes left out ...]\n" % self._left_out
         os.ftruncate(self._fd, self._head)
         os.pwrite(self._fd, marker + tail, self._head)
         self._marker = len(marker)
         self._size = self._head + len(marker) + len(tail)
+        self._times.cut(self._head, old, self._head + len(marker))
 
     def close(self) -> None:
         """Finish; an empty log is removed."""
         with contextlib.suppress(OSError):
             if not self._size:
                 os.unlink(self._path)  # noqa: PTH108 (pathlib would double the start-up time)
+                os.unlink(self._path + TIMES)  # noqa: PTH108
         os.close(self._fd)
+        self._times.close()
+
+
+class Times:
+    """A file that says when what is in a log was read; there is none with the descriptor -1.
+
+    Used by the program's only thread.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._size = 0
+        self._marks: list[tuple[int, float]] = []
+
+    def add(self, offset: int, now: float) -> None:
+        """Output that was read now begins at an offset of the log."""
+        marks = self._marks
+        if self._fd < 0:
+            return
+        if marks and now - marks[-1][1] < RESOLUTION:
+            return
+        marks.append((offset, now))
+        if len(marks) > MAX_MARKS:
+            # The older half becomes less exact.
+            half = MAX_MARKS // 2
+            self._marks = marks[:half:2] + marks[half:]
+            self._write_all()
+        else:
+            self._write(marks[-1:])
+
+    def cut(self, head: int, old: int, new: int) -> None:
+        """Of the log its first `head` bytes are left, and what was at `old`, which is at `new`."""
+        if self._fd < 0:
+            return
+        kept = [mark for mark in self._marks if mark[0] < head]
+        tail = [(at - old + new, when) for at, when in self._marks if at >= old]
+        before = [when for at, when in self._marks if at < old]
+        if before and not (tail and tail[0][0] == new):
+            tail.insert(0, (new, before[-1]))
+        self._marks = kept + tail
+        self._write_all()
+
+    def close(self) -> None:
+        """Finish."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def _write_all(self) -> None:
+        os.ftruncate(self._fd, 0)
+        self._size = 0
+        self._write(self._marks)
+
+    def _write(self, marks: list[tuple[int, float]]) -> None:
+        data = b"".join(b"%d %.4f\n" % mark for mark in marks)
+        self._size += os.pwrite(self._fd, data, self._size)
 
 
 def copy(streams: dict[int, tuple[int, Log]]) -> None:
@@ -153,8 +221,8 @@ def main() -> None:
     limit, spool, *given = sys.argv[1:]
     streams: dict[int, tuple[int, Log]] = {}
     for stream in given:
-        pipe, forward, log, path = stream.split(":", 3)
-        streams[int(pipe)] = (int(forward), Log(int(log), path, int(limit)))
+        pipe, forward, log, times, path = stream.split(":", 4)
+        streams[int(pipe)] = (int(forward), Log(int(log), path, int(limit), int(times)))
     # For `ps`: only the name remains of a process that has ended and was not waited for.
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
         comm.write(NAME)

@@ -43,6 +43,8 @@ class WorkerLogs:
         self._spent = 0.0
         #: The log of each worker, and its name in the run.
         self._logs: dict[str, tuple[Path, str]] = {}
+        #: That of its stdout, where this goes to another place than stderr.
+        self._others: dict[str, tuple[Path, str]] = {}
 
     def begin(self, address: str, worker: str, process: Mapping[str, Any]) -> None:
         """A worker reported its log: link it into the run, if this is possible.
@@ -53,13 +55,23 @@ class WorkerLogs:
         path = spool.find_log(name)
         if path is None:
             return
-        kept = f"{WORKER_LOGS}/{_file_name(worker)}/{path.name}"
-        self._logs[address] = (path, kept)
+        folder = f"{WORKER_LOGS}/{_file_name(worker)}"
+        self._logs[address] = self._follow(path, folder)
+        other = spool.find_log(spool.stdout_of(Path(name)).as_posix())
+        if other is not None and other != path:
+            self._others[address] = self._follow(other, folder)
+
+    def _follow(self, path: Path, folder: str) -> tuple[Path, str]:
+        kept = f"{folder}/{path.name}"
         self._store.link(kept, path)
+        self._store.link(kept + spool.TIMES, spool.times_of(path))
+        return path, kept
 
     def end(self, address: str, host: str, process: Mapping[str, Any]) -> KeptLog:
         """The worker has ended, or the run ends: keep the present content of its log."""
-        found = self._logs.pop(address, None)
+        found, other = self._logs.pop(address, None), self._others.pop(address, None)
+        if other is not None:
+            self._keep_or_remove(*other)
         if found is None:
             log = process.get("log_path")
             if not isinstance(log, str):
@@ -70,15 +82,22 @@ class WorkerLogs:
             return KeptLog(f"{host}:{log}", "", None)
         path, kept = found
         state = spool.log_state(path)
+        data = self._keep_or_remove(path, kept)
+        if data is None:
+            return KeptLog(f"{host}:{path}", self._redact(spool.read_tail(path)), state)
+        return KeptLog(kept if data else None, spool.tail_of(data), state)
+
+    def _keep_or_remove(self, path: Path, kept: str) -> bytes | None:
+        """Write a redacted log into the run, or leave it on its host: None."""
         try:
             data = self._keep(path, kept)
         except OSError:
             data = None
-        if data is None:
-            with contextlib.suppress(OSError):
-                self._store.detach(kept)
-            return KeptLog(f"{host}:{path}", self._redact(spool.read_tail(path)), state)
-        return KeptLog(kept if data else None, spool.tail_of(data), state)
+        if not data:
+            for name in (kept, kept + spool.TIMES):
+                with contextlib.suppress(OSError):
+                    self._store.detach(name)
+        return data
 
     def _keep(self, path: Path, kept: str) -> bytes | None:
         """Write a redacted log into the run; return None if that takes too long.
@@ -99,13 +118,23 @@ class WorkerLogs:
         text = data.decode("utf-8", "surrogateescape")
         redacted = self._redact.lines(text).encode("utf-8", "surrogateescape")
         self._spent += monotonic() - began
-        if not redacted:
-            self._store.detach(kept)
-        elif redacted != data or not is_linked:
+        if redacted and (redacted != data or not is_linked):
             # The log itself, which this may be a link to, is not changed.
             with self._store.attach(kept) as file:
                 file.write(redacted)
+        if redacted:
+            self._keep_times(path, kept, data, redacted)
         return redacted
+
+    def _keep_times(self, path: Path, kept: str, data: bytes, redacted: bytes) -> None:
+        name = kept + spool.TIMES
+        try:
+            times = spool.times_of(path).read_bytes()
+        except FileNotFoundError:
+            return
+        moved = moved_times(times, data, redacted)
+        with self._store.attach(name) as file:
+            file.write(moved)
 
     def state(self, address: str) -> str | None:
         """Whether a worker's process still has its log open; None if unknown."""
@@ -116,6 +145,33 @@ class WorkerLogs:
         """The run ends while its workers still run."""
         for address in list(self._logs):
             self.end(address, "", {})
+
+
+def moved_times(times: bytes, data: bytes, redacted: bytes) -> bytes:
+    """The times of a log for its text without secrets: offsets move, as lines become shorter.
+
+    Times are left out behind a secret of several lines.
+    """
+    if redacted == data:
+        return times
+    marks = [line.split() for line in times.splitlines()]
+    before, after = data.split(b"\n"), redacted.split(b"\n")
+    same_lines = len(before) == len(after)
+    lines: list[bytes] = []
+    begin = moved = number = 0
+    for offset, when in marks:
+        at = int(offset)
+        while number < len(before) and at > begin + len(before[number]):
+            if not same_lines and (number >= len(after) or before[number] != after[number]):
+                return b"".join(lines)
+            begin += len(before[number]) + 1
+            moved += len(after[number]) + 1
+            number += 1
+        if number == len(before):
+            break
+        inside = min(at - begin, len(after[number]) if number < len(after) else 0)
+        lines.append(b"%d %s\n" % (moved + inside, when))
+    return b"".join(lines)
 
 
 def _file_name(name: str) -> str:

@@ -17,7 +17,7 @@ from scalable_runs.task_logs import task_log
 
 #: Characters of all output that is kept of a run, and attempts that have a file.
 MAX_OUTPUT: Final = 64 * 2**20
-MAX_FILES: Final = 10_000
+MAX_FILES: Final = 500
 #: What output is called in `telemetry.dropped` of run.json.
 DROPPED: Final = "task_output"
 
