@@ -177,6 +177,7 @@ ELSEWHERE = (
     *("scalable crash-logs upload run-", "scalable crash-logs upload --no-redact"),
     *("scalable run steps.py --target hpc", "scalable pack", "scalable unpack", "scalable sync"),
     *("scalable clean", "scalable convert --to duckdb", "scalable merge"),
+    *("scalable retry", "scalable replay"),
 )
 
 

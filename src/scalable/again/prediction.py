@@ -14,6 +14,7 @@ from scalable.again.kept_files import changed_file, differs_key
 from scalable.again.past import Past, PastTask
 from scalable.cache.store import Store
 from scalable.code.changes import Change
+from scalable.code.check import check
 
 #: What happens to a task: its result is reused, it is computed again, or that depends on the new
 #: result of a task that is computed again.
@@ -23,7 +24,7 @@ DEPENDS: Final = "depends"
 
 NOT_KEPT: Final = "its result was not kept"
 #: Reasons that change the result of a task, as far as is known.
-_CHANGING: Final = ("input file changed", "depends")
+_CHANGING: Final = ("code changed", "input file changed", "depends")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +75,32 @@ class _Predictor:
         self._past = past
         self._store = store
         self._expected: dict[str, Expected] = {}
+        #: What differs of each function, by its identity; and functions that cannot be compared.
+        self._changes: dict[str, tuple[Change, ...]] = {}
+        self._unchecked = 0
 
     def predict(self) -> Prediction:
         tasks = self._past.tasks
         for task in tasks.values():
             self._expected[task.task_id] = self._of(task)
         self._follow_changes()
-        return Prediction([self._expected[key] for key in tasks], {}, self._unknown())
+        changes: dict[str, tuple[Change, ...]] = {}
+        for identity, found in self._changes.items():
+            if known := tuple(each for each in found if each.is_known):
+                changes[str(self._past.functions[identity].get("function_name"))] = known
+        return Prediction([self._expected[key] for key in tasks], changes, self._unknown())
 
     # -- one task ---------------------------------------------------------------------------------
 
     def _of(self, task: PastTask) -> Expected:
         if task.state != "succeeded":
             return Expected(task, AGAIN, _why_no_result(task), task.error)
+        changed = self._changed_functions(task)
+        if changed:
+            detail = "; ".join(each.sentence for each in changed[0][1][:2])
+            return Expected(
+                task, AGAIN, f"code changed: {', '.join(n for n, _ in changed)}", detail
+            )
         lookup = task.lookup
         if lookup is None or not lookup.get("key_digest"):
             reason = str((lookup or {}).get("not_kept") or "")
@@ -101,6 +115,34 @@ class _Predictor:
             reason, _, path = changed_path.partition(": ")
             return Expected(task, AGAIN, reason, path)
         return Expected(task, REUSED)
+
+    def _changed_functions(self, task: PastTask) -> list[tuple[str, tuple[Change, ...]]]:
+        """The functions of a task that are not what they were, and what differs."""
+        functions = self._past.functions
+        identities = self._past.identities.get(task.name, ())
+        own = (task.lookup or {}).get("function_identity")
+        if isinstance(own, str) and own in functions:
+            # Other versions of it were run by other tasks; those fused with it have other names.
+            name = functions[own].get("function_name")
+            others = (each for each in identities if functions[each].get("function_name") != name)
+            identities = (own, *others)
+        return [
+            (str(functions[each].get("function_name")), known)
+            for each in identities
+            if (known := tuple(it for it in self._changes_of(each) if it.is_known))
+        ]
+
+    def _changes_of(self, identity: str) -> tuple[Change, ...]:
+        found = self._changes.get(identity)
+        if found is None:
+            try:
+                found = check(self._past.functions[identity])
+            except Exception:
+                # The record may be of any version, and sources may be anything.
+                found = ()
+                self._unchecked += 1
+            self._changes[identity] = found
+        return found
 
     # -- all of them ------------------------------------------------------------------------------
 
@@ -122,7 +164,13 @@ class _Predictor:
 
     def _unknown(self) -> list[str]:
         found: list[str] = []
-        found.append("whether code has changed")
+        if not self._past.functions:
+            found.append("whether code has changed, as the run did not record its functions")
+        if self._unchecked:
+            found.append(f"whether {self._unchecked:,} functions have changed")
+        for identity, changes in self._changes.items():
+            name = self._past.functions[identity].get("function_name")
+            found += [f"{name}: {each.sentence}" for each in changes if not each.is_known]
         if self._past.left_out:
             found.append(f"{self._past.left_out:,} further tasks are not looked at")
         return found
