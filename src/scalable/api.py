@@ -20,6 +20,7 @@ from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
+from scalable.code.own_sources import own_sources
 from scalable.code.tracebacks import format_exception
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.common.guard import Guard, Warnings
@@ -620,6 +621,7 @@ def _shown(value: Any) -> str:
 
 def _described(error: BaseException) -> ErrorTexts:
     try:
+        own_sources().gather()
         text = format_exception(error)
     except Exception:
         text = ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
+import time
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -189,6 +191,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     path = tmp_path / "script.py"
     path.write_text("# -*- coding: latin-1 -*-\nname = 'é'\n", encoding="latin-1")
     main.__file__ = str(path)
+    os.utime(path, (1, 1))
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(linecache, "cache", {})
     everything = ProgramSources()
@@ -203,6 +206,25 @@ def test_the_script_is_read_once_as_it_was(script: Any):
     script.write_text("changed")
     linecache.cache["/new"] = (1, 1.0, ["x"], "/new")
     assert mine.gather().added == 1
+
+
+@pytest.mark.parametrize(
+    ("at_start", "now", "known"),
+    [
+        ("def f():\n    return 1\n", "def f():\n    return 1\n", True),
+        ("def f():\n    return 1\n", "# new\ndef f():\n    return 1\n", False),
+        ("def f():\n    return 1\n", "def g():\n    return 1\n", False),
+        ("x = 1", "x = 1", False),
+    ],
+)
+def test_a_script_that_was_edited_since_its_start_is_left_out(
+    script: Any, at_start: str, now: str, known: bool
+):
+    exec(compile(at_start, script, "exec"), vars(sys.modules["__main__"]))
+    script.write_text(now)
+    later = time.time() + 60
+    os.utime(script, (later, later))
+    assert bool(OwnSources().gather().added) is known
 
 
 def test_cells_are_found_as_they_are_run(script: Any, monkeypatch: pytest.MonkeyPatch):

@@ -10,9 +10,11 @@ import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final, cast
 
 from scalable.code.sources import MAX_TEXT, ProgramSources, SourceText, program_sources
+from scalable.common.clocks import process_began
 from scalable.common.forks import unlocked_in_forks
 
 #: File names of cells: of IPython and its kernel, of Python's own prompt, of marimo.
@@ -20,6 +22,10 @@ _CELL: Final = re.compile(
     r"<ipython-input-(\d+)-[^>]*>|<python-input-\d+>"
     r"|.*[/\\]ipykernel_\d+[/\\][^/\\]+\.py|.*[/\\]marimo_\d+[/\\][^/\\]+\.py"
 )
+
+
+#: Seconds by which the two clocks of a file and a process may differ.
+LATER: Final = 1.0
 
 
 class OwnSources:
@@ -53,7 +59,9 @@ class OwnSources:
                 self._files.add(file)
                 text = _read(file)
                 if text is not None:
-                    yield SourceText(str(Path(file).absolute()), text, file)
+                    source = SourceText(str(Path(file).absolute()), text, file)
+                    if not _is_later(file) or _agrees(source):
+                        yield source
         numbers = _cell_numbers()
         for file, entry in list(linecache.cache.items()):
             match = _CELL.fullmatch(file)
@@ -113,6 +121,28 @@ def _read(file: str) -> str | None:
             return opened.read(MAX_TEXT + 1)
     except (OSError, SyntaxError, ValueError):
         return None
+
+
+def _is_later(file: str) -> bool:
+    """Whether a file was changed after this process began, and so maybe after it was read."""
+    try:
+        return Path(file).stat().st_mtime > process_began() + LATER
+    except OSError:
+        return True
+
+
+def _agrees(source: SourceText) -> bool:
+    """Whether the functions that the program has now are those of the text."""
+    texts = ProgramSources()
+    texts.add(source)
+    functions: list[CodeType] = []
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == source.file:
+            found = [getattr(value, "__code__", None) for value in list(vars(module).values())]
+            functions += [code for code in found if isinstance(code, CodeType)]
+    # What a decorator has returned may be of another file.
+    functions = [code for code in functions if code.co_filename == source.file]
+    return bool(functions) and all(texts.find(code) is not None for code in functions)
 
 
 _own: Final = OwnSources()

@@ -46,7 +46,7 @@ class SourceText(NamedTuple):
     @property
     def is_cell(self) -> bool:
         """Whether it has no file."""
-        return bool(self.file) and self.file != self.name
+        return self.name.startswith(("In [", "<"))
 
 
 class Located(NamedTuple):
@@ -175,16 +175,26 @@ class ProgramSources:
                 self._names = self._added, names
         return names
 
-    def find(self, code: CodeType) -> Located | None:
+    def find(self, code: CodeType, file: object = None) -> Located | None:
         """Find the source of a code object: a text that compiles to an equal one.
 
         Of cells with equal code the latest is returned. None also if several files have it.
+
+        Parameters
+        ----------
+        code : types.CodeType
+            The code.
+        file : object, optional
+            ``__file__`` of the function's globals, which cloudpickle keeps: the text of another
+            file is not meant.
         """
         flags = code.co_flags & _FUTURE
         found: list[Located] = []
         for entry in self._latest_first():
             named = entry.named(code.co_name, flags)
-            if any(_are_equal(code, other) for other in named):
+            if any(_are_equal(code, other) for other in named) and (
+                entry.source.is_cell or not isinstance(file, str) or entry.source.file == file
+            ):
                 found.append(Located(entry.source, code.co_firstlineno))
         return _chosen(found)
 

@@ -178,15 +178,15 @@ def _name_stack(
 
 def _find(frame: FrameType) -> Located | None:
     """Find the source of a frame: of the program, or of a module that is imported here too."""
-    located = _find_code(frame.f_code, frame.f_lineno)
+    located = _find_code(frame.f_code, frame.f_lineno, frame.f_globals.get("__file__"))
     if located is None and frame.f_code.co_filename == _LOST:
         located = _in_module(frame.f_code, frame.f_globals)
     return located
 
 
-def _find_code(code: CodeType, line: int) -> Located | None:
+def _find_code(code: CodeType, line: int, origin: object = None) -> Located | None:
     sources = program_sources()
-    located = sources.find(code)
+    located = sources.find(code, origin)
     if located is None and code.co_filename != _LOST:
         # IPython compiles the statements of a cell one by one.
         located = sources.locate(code.co_name, line, code.co_filename)

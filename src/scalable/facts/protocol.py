@@ -29,7 +29,9 @@ CONFIG_OP: Final = "scalable-config"
 FLUSH_OP: Final = "scalable_flush"
 #: RPC of the scheduler that calls :data:`FLUSH_OP` on all workers.
 DRAIN_OP: Final = "scalable_drain"
-#: Stream message with which a worker sends its facts to the scheduler.
+#: RPC of the scheduler with which a client sends source texts; the answer is their number.
+SOURCES_OP: Final = "scalable_sources"
+#: Stream message with which a worker sends its facts to the scheduler, and a client source texts.
 STREAM_OP: Final = "scalable-facts"
 #: RPC of the scheduler with which a nanny sends its facts.
 NANNY_OP: Final = "scalable_nanny"

@@ -20,6 +20,7 @@ from scalable.facts.protocol import (
     LEAVE_OP,
     NANNY_OP,
     PULL_OP,
+    SOURCES_OP,
     STREAM_OP,
 )
 from scalable.instrumentation import dask_compat
@@ -84,6 +85,7 @@ class Hub:
             LEAVE_OP: self.leave,
             NANNY_OP: self.receive,
             DRAIN_OP: self.drain,
+            SOURCES_OP: self.receive_sources,
         }
         dask_compat.rpc_handlers(scheduler).update(self._rpcs)
         #: Source texts of the programs, for the workers.
@@ -192,13 +194,13 @@ class Hub:
         sources: Any = (),
         **_: Any,
     ) -> None:
-        """Stream message of workers and clients, RPC of nannies and clients.
+        """Stream message of workers and clients, RPC of nannies.
 
         Workers and nannies send ``(run id or None, fact)`` pairs, clients source texts. A peer may
         send anything: each fact that cannot be read or is too large is counted.
         """
         if sources:
-            self.add_sources(readable(sources))
+            self.receive_sources(sources)
         unread: Counter[str] = Counter()
         received: list[tuple[Any, facts.Fact | None]] = []
         if not facts.are_compatible(protocol, oldest):
@@ -238,6 +240,14 @@ class Hub:
             self._send_sources(worker, 0)
         elif kind == facts.RELAY_METRICS and worker in self._workers:
             self._workers[worker] = True
+
+    def receive_sources(self, sources: Any = (), **_: Any) -> int:
+        """RPC of the clients; returns how many source texts there have been."""
+        try:
+            self.add_sources(readable(sources))
+        except BaseException as error:
+            self._failed("sources", error)
+        return self._sources.added
 
     def add_sources(self, sources: Iterable[SourceText]) -> None:
         """Keep source texts of a program, and send the workers those that are new."""

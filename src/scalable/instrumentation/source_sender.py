@@ -1,7 +1,7 @@
 """Sends the program's source texts to the scheduler, once, ahead of the graphs that need them.
 
 Dask closes the stream of a client that sends a message of an unknown name. So a request comes
-first, whose failure harms nothing: a scheduler that answers it has the handler of the message.
+first, whose failure harms nothing: a scheduler that knows it has the handler of the message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distributed import Client
 
 from scalable.code.own_sources import own_sources
 from scalable.code.sources import SourceText
-from scalable.facts.protocol import NANNY_OP, STREAM_OP
+from scalable.facts.protocol import SOURCES_OP, STREAM_OP
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.propagation import guard
 
@@ -76,11 +76,12 @@ class SourceSender:
         stream = dask_compat.stream_of(self._client)
         try:
             scheduler: Any = self._client.scheduler
-            await getattr(scheduler, NANNY_OP)(reports=(), sources=texts)
-            self._stream = stream
+            answer = await getattr(scheduler, SOURCES_OP)(sources=texts)
         except Exception as error:
-            # Not recorded there any more, or an earlier version: tracebacks stay as they are.
             guard.count("sources", error)
+        else:
+            # Dask answers None where it has no such request: an earlier version, or no plugin.
+            self._stream = stream if isinstance(answer, int) else None
 
 
 def _plain(after: int) -> list[tuple[str, ...]]:
