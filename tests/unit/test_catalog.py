@@ -12,14 +12,18 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from click.testing import CliRunner
+from fsspec.implementations.local import LocalFileSystem
 
 from scalable import catalog
 from scalable.catalog import Catalog, CatalogError, ChangedError, NotInCatalogError
 from scalable.catalog import files as catalog_files
 from scalable.catalog.names import spelled, unspelled
+from scalable.cli import cli
 from scalable.common import digests
 from scalable.common.digests import ChangedMeanwhileError, file_digest, measure
 
@@ -129,6 +133,7 @@ def test_bytes_are_put_and_read():
     assert here.entry("zeros").kind == "object"
     assert here.put_bytes(bytearray(b""), name="none") == sha(b"")
     assert here.read("none") == b""
+    assert here.read(sha(bytes(3_000_000))) == bytes(3_000_000)
 
 
 def test_what_is_not_there_is_refused_with_what_is_close(tmp_path: Path):
@@ -407,8 +412,6 @@ def test_the_place_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_place_elsewhere_is_copied_to_checked_and_kept_here():
-    import fsspec
-
     memory = fsspec.filesystem("memory")
     there = Catalog("memory://bucket/catalog")
     Path("out").mkdir()
@@ -439,7 +442,9 @@ def test_a_storage_that_needs_a_package_names_it():
         Catalog("nosuch://bucket/catalog")
 
 
-def test_secrets_in_names_places_and_paths_are_in_no_file(tmp_path: Path):
+def test_secrets_in_names_places_and_paths_are_in_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     secret = "hunter2Xk9vQ"
     with pytest.raises(CatalogError) as caught:
         Catalog().put_bytes(b"x", name=f"password={secret}")
@@ -452,5 +457,36 @@ def test_secrets_in_names_places_and_paths_are_in_no_file(tmp_path: Path):
         Catalog(f"ftp://me:{secret}@127.0.0.1:1/catalog").get("x")
     assert secret not in f"{caught.value!r}"
     assert caught.value.__cause__ is None
+    for place in (f"://me:{secret}@x", f"s3://key:{secret}@"):
+        monkeypatch.setenv("SCALABLE_CATALOG", place)
+        for words in (["config"], ["catalog", "list"]):
+            assert secret not in CliRunner().invoke(cli, words).output
     kept = Path(".scalable").rglob("*")
     assert all(secret.encode() not in path.read_bytes() for path in kept if path.is_file())
+
+
+def test_a_storage_that_shows_parts_gets_its_files_by_renaming(tmp_path: Path):
+    class Watched(LocalFileSystem):
+        """Says under which names files are written."""
+
+        written: ClassVar[list[str]] = []
+        protocol = "watched"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("watched://")
+
+        def put_file(self, lpath: str, rpath: str, *rest: Any, **more: Any) -> None:
+            self.written.append(str(rpath))
+            super().put_file(lpath, rpath, *rest, **more)
+
+    fsspec.register_implementation("watched", Watched, clobber=True)
+    place = f"watched://{tmp_path}/there"
+    Path("x").write_bytes(b"x" * 100)
+    there = Catalog(place)
+    there.put("x")
+    assert there.get("x").read_bytes() == b"x" * 100
+    assert Watched.written
+    assert all("/there/tmp/" in name for name in Watched.written)
+    assert Catalog(tmp_path / "there").read("x") == b"x" * 100
+    assert list((tmp_path / "there/tmp").iterdir()) == []

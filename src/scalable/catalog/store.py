@@ -223,7 +223,7 @@ class Catalog:
 
     def holders(self, digest: str) -> Iterator[CatalogEntry]:
         """Yield every version with a digest, and of directories those with such a file."""
-        trees = {f"sha256:{hexadecimal}" for hexadecimal in self._trees_with(digest)}
+        trees = set(self.directories_with(digest))
         for name in self.names():
             for entry in self.versions(name):
                 if entry.digest == digest or entry.digest in trees:
@@ -277,7 +277,9 @@ class Catalog:
         return views.directory(folder, items, contents, names.last_part(shown))
 
     def read(self, name: str, *, digest: str | None = None) -> bytes:
-        """Return the content of a file, checked, as bytes."""
+        """Return the content of a file, or that of a digest, checked, as bytes."""
+        if is_digest(name):
+            return self._content(name, name).read_bytes()
         entry = self.entry(name, digest=digest)
         if entry.is_directory:
             raise CatalogError(f"{name!r} is a directory in the catalog: get() returns its path")
@@ -401,12 +403,13 @@ class Catalog:
                 return entry
         raise NotInCatalogError(f"{digest} is in no version of the catalog {self.location}")
 
-    def _trees_with(self, digest: str) -> Iterator[str]:
+    def directories_with(self, digest: str) -> Iterator[str]:
+        """Yield the digests of directories with a file of this digest."""
         for name in self._place.list(TREES):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 text = self._place.read(f"{TREES}/{name}", MAX_TREE)
                 if any(item.digest == digest for item in read_tree(text)):
-                    yield name.removesuffix(".json")
+                    yield f"sha256:{name.removesuffix('.json')}"
 
 
 def _digits(digest: str) -> str:

@@ -101,10 +101,11 @@ def _plain(name: str, value: Any) -> Any:
             return sorted(value)
         case int() if name == "log_level":
             return logging.getLevelName(value) if value <= logging.CRITICAL else "OFF"
-        case str() if name == "crash_upload":
+        case str() if name in ("crash_upload", "catalog"):
             from scalable_runs.redact import Redactor
+            from scalable_runs.stores.settings import without_password
 
-            return Redactor()(value)
+            return Redactor()(without_password(value) if name == "catalog" else value)
         case _:
             return value
 

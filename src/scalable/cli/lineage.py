@@ -122,7 +122,6 @@ def _digests(thing: str, place: str | None) -> tuple[str, ...]:
     try:
         if digest is None:
             digest = here.entry(thing).digest
-        others = {entry.digest for entry in here.holders(digest)} - {digest}
+        return digest, *sorted(here.directories_with(digest))
     except CatalogError:
         return () if digest is None else (digest,)
-    return (digest, *sorted(others))

@@ -114,7 +114,11 @@ def _path(value: Any) -> Path:
 
 def _catalog(value: Any) -> str:
     text = os.fspath(value).strip()
-    catalog_places.absolute(text)
+    try:
+        catalog_places.absolute(text)
+    except ValueError as error:
+        # A URL may hold a password: it is not told.
+        raise PlaceError(str(error)) from None
     return text
 
 
