@@ -20,6 +20,9 @@ from distributed import Client
 import scalable
 from cluster import oracle
 from cluster.tasks import wait_until
+from scalable import diagnose_run
+from scalable.analysis import load_report, render_text
+from scalable_runs.reader import RunReader
 
 #: A package that nothing imports but a task, and its versions in the program and in a worker.
 PACKAGE = "twofold"
@@ -149,6 +152,10 @@ def test_a_worker_with_another_package_is_named(address, other_python, tmp_path)
     assert odd["origins"][PACKAGE] == f"git+https://me:[redacted]@example.com/{PACKAGE}.git@4ae1d0"
     assert "imported" not in odd
     assert since["imported"] == [PACKAGE]
+    sentence = f"orker odd has {PACKAGE} {OTHER}, the program {VERSION}"
+    assert f"w{sentence}" in " ".join(render_text(load_report(RunReader(run.run_dir))).split())
+    (finding,) = [it for it in diagnose_run(run_dir=run.run_dir).findings if sentence in it.title]
+    assert finding.category == "environment"
     environment = json.loads((run.run_dir / "run.json").read_text())["environment"]
     assert environment["digest"] == program["digest"]
     assert environment["cpu"] == program["cpu"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
+from scalable.analysis.environments import Environments, load_environments, packages_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, Record
 
@@ -64,6 +65,8 @@ class CodeAndData:
     ----------
     python, packages
         Version of the program's Python, and of its packages by name.
+    environments
+        What the processes ran with.
     files_read, files_written
         Records of artifacts: `get` and `put`.
     retry_of
@@ -76,19 +79,24 @@ class CodeAndData:
     functions: tuple[Function, ...]
     python: str
     packages: Mapping[str, str]
+    environments: Environments
     files_read: int
     files_written: int
     retry_of: str
     has_patch: bool
 
     def document(self) -> dict[str, Any]:
-        """The same as a JSON document; packages as their number, which run.json has in full."""
-        return {**asdict(self), "packages": len(self.packages)}
+        """The same as a JSON document; packages as their number, as the run has them in full."""
+        differences = [asdict(one) for one in self.environments.differences]
+        found = {**asdict(self), "packages": len(self.packages), "differences": differences}
+        del found["environments"]
+        return found
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is known but the version of Python and of what records."""
-        return not (self.code or self.functions or self.files_read or self.retry_of)
+        known = self.code or self.functions or self.files_read or self.retry_of
+        return not (known or self.environments.differences)
 
     @property
     def versions(self) -> Mapping[str, tuple[Function, ...]]:
@@ -113,12 +121,13 @@ def load_code_and_data(reader: RunReader) -> CodeAndData:
         for record in reader.records(FUNCTIONS):
             if len(functions) < _MAX_FUNCTIONS:
                 functions.append(_function(record))
-    packages = _table(environment.get("packages"))
+    environments = load_environments(reader)
     return CodeAndData(
         code=tuple(map(_code, codes_of(run))),
         functions=tuple(functions),
         python=_text(environment.get("python")),
-        packages={str(name): str(version) for name, version in packages.items()},
+        packages=packages_of(environments, run),
+        environments=environments,
         files_read=stages.get("get", 0),
         files_written=stages.get("put", 0),
         retry_of=_text(run.get("retry_of")),

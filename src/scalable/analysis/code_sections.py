@@ -7,6 +7,7 @@ from typing import Final
 
 from scalable.analysis import units
 from scalable.analysis.code_and_data import Code, CodeAndData
+from scalable.analysis.environments import Environments, difference_words
 from scalable.analysis.sections import Block, Fact, Facts, Section, Sentence
 from scalable.analysis.units import plural
 
@@ -21,6 +22,7 @@ def code_section(found: CodeAndData) -> Section | None:
         return None
     blocks: list[Block] = [Facts(tuple(_facts(found)))]
     blocks += _versions(found)
+    blocks += _environments(found.environments)
     return Section(tuple(blocks), "Code and data")
 
 
@@ -59,6 +61,19 @@ def code_words(code: Code, *, has_patch: bool = False) -> str:
     elif code.dependable is False and code.message:
         text += f". {code.message}"
     return text
+
+
+def _environments(found: Environments) -> Iterator[Sentence]:
+    named = found.named
+    for one in named[:_MAX_NAMED]:
+        yield Sentence(difference_words(one, found.worker_count), "bullet", "warning")
+    more = {one.package for one in named[_MAX_NAMED:]}
+    if more:
+        yield Sentence(f"and {plural(len(more), 'more package')} differ", "aside", "quiet")
+    if found.others:
+        text = f"{plural(found.others, 'package')} that nothing was seen to import"
+        verb = "differs" if found.others == 1 else "differ"
+        yield Sentence(f"{text} {verb} from the program's", "aside", "quiet")
 
 
 def _versions(found: CodeAndData) -> Iterator[Sentence]:

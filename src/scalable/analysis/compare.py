@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, cast
 
 from scalable.analysis.code_and_data import codes_of
+from scalable.analysis.environments import Environments, load_environments, packages_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, FINAL_STATES, TASKS, Record
 
@@ -27,7 +28,11 @@ _MAX_TABLE: Final = 20_000
 _MAX_TEXT: Final = 300
 _MAX_DIFF: Final = 200
 #: Keys of the environment that differ between any two runs, and say nothing of their code.
-_NOT_COMPARED: Final = frozenset({"packages", "command", "resource", "host", "program"})
+_NOT_COMPARED: Final = frozenset(
+    {"packages", "command", "resource", "host", "program", "digest", "batch_job"}
+)
+#: Variables that differ between any two runs: Dask chooses the seed.
+_VARIABLES_NOT_COMPARED: Final = frozenset({"PYTHONHASHSEED", "TMPDIR"})
 
 Progress = Callable[[int, int], None]
 
@@ -99,6 +104,7 @@ class _Side:
     """What one run has."""
 
     run: Mapping[str, Any]
+    environments: Environments
     #: By task name and function: identity → record.
     functions: dict[tuple[str, str], dict[str, Record]] = field(
         default_factory=dict[tuple[str, str], dict[str, Record]]
@@ -148,7 +154,8 @@ def compare(before: RunReader, after: RunReader, progress: Progress | None = Non
 
 
 def _read(reader: RunReader, advance: Callable[[int], None]) -> _Side:
-    side = _Side({**reader.document, "status": reader.status})
+    run = {**reader.document, "status": reader.status}
+    side = _Side(run, load_environments(reader))
     for record in reader.records(FUNCTIONS):
         key = str(record.get("task_name") or "-"), str(record.get("function_name") or "-")
         side.functions.setdefault(key, {})[str(record.get("identity") or "")] = record
@@ -284,7 +291,17 @@ class _Compared:
             for one in (before, after)
         ]
         self._tables("environment", *rest)
-        self._tables("package", _dict(before.get("packages")), _dict(after.get("packages")))
+        sides = self._before, self._after
+        known = [bool(side.environments.program) for side in sides]
+        packages = [packages_of(side.environments, side.run) for side in sides]
+        if known[0] != known[1]:
+            # A run that does not have all of its packages has those that record.
+            common = set(packages[0]).intersection(packages[1])
+            packages = [{name: one[name] for name in common} for one in packages]
+            self._say_missing("all packages", *known)
+        self._tables("package", *packages)
+        if all(known):
+            self._tables("environment", *(_settings(side.environments.program) for side in sides))
         commands = [_command(one) for one in (before, after)]
         if all(commands):
             self._tables("parameter", {"command line": commands[0]}, {"command line": commands[1]})
@@ -408,6 +425,24 @@ def _plain(value: Any, depth: int = 3) -> Any:
 def _picked(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     labels = {"code_identifier": "commit", "code_identifier_url": "repository"}
     return {labels.get(name, name): row[name]} if row.get(name) else {}
+
+
+def _settings(program: Mapping[str, Any]) -> dict[str, Any]:
+    """Dask's configuration with dotted names, and variables."""
+    found = {
+        f"variable {name}": value
+        for name, value in _dict(program.get("variables")).items()
+        if name not in _VARIABLES_NOT_COMPARED
+    }
+    waiting = [("dask", program.get("dask_config"))]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict) and value:
+            table = cast("dict[str, Any]", value)
+            waiting += [(f"{name}.{key}", below) for key, below in table.items()]
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def _command(environment: Mapping[str, Any]) -> str:

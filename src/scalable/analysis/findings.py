@@ -97,7 +97,8 @@ class Finding:
         One of :data:`scalable.causes.CAUSES`, or what is wrong where nothing failed:
         ``unfinished``, ``unknown_end``, ``scheduler_lost``, ``no_workers``, ``rescheduled``,
         ``memory_pressure``, ``spilling``, ``straggler``, ``skew``,
-        ``recomputation``, ``transfer``, ``small_tasks``, ``driver_bound``, ``record``.
+        ``recomputation``, ``transfer``, ``small_tasks``, ``driver_bound``, ``environment``,
+        ``record``.
     count
         How often it happened.
     consequences

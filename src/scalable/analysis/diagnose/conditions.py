@@ -17,6 +17,7 @@ from scalable.analysis.diagnose.wording import (
     running_sentence,
     top,
 )
+from scalable.analysis.environments import difference_words
 from scalable.analysis.findings import Evidence, Finding
 from scalable.analysis.gaps import lost_writers, writer_sentences
 from scalable.analysis.report import Report
@@ -24,7 +25,7 @@ from scalable.analysis.units import plural
 from scalable.analysis.words import has_no_workers, no_workers_words, unknown_words
 from scalable.causes import CAUSES
 from scalable_runs.plain import parse_time
-from scalable_runs.schema import FAILURES, RUN, TASKS, WORKERS
+from scalable_runs.schema import ENVIRONMENTS, FAILURES, RUN, TASKS, WORKERS
 
 
 def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
@@ -44,6 +45,31 @@ def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
     if report.counts.get("tasks_rescheduled"):
         yield _rescheduled(report)
     yield from _closed_at_work(report, seen)
+    if report.code.environments.named:
+        yield _environments(report)
+
+
+def _environments(report: Report) -> Finding:
+    """Some processes had other versions than the program."""
+    found = report.code.environments
+    named = found.named
+    sentences = [difference_words(one, found.worker_count) for one in named]
+    workers = {address: 1 for one in named for address in one.workers}
+    more = f", and {plural(len(named) - 1, 'more difference')}" if len(named) > 1 else ""
+    title = f"{sentences[0][:1].upper()}{sentences[0][1:]}{more}"
+    return Finding(
+        severity="warning",
+        category="environment",
+        title=title,
+        count=len(named),
+        evidence=Evidence(
+            sentences=tuple(sentences[:MAX_IDS]) if len(named) > 1 else (),
+            workers=workers,
+            files=(ENVIRONMENTS,),
+        ),
+        suggestion="Make the environments equal: the same lock file or image for the program and "
+        "all workers. environments.jsonl has the versions of all packages.",
+    )
 
 
 def _lost_writers(report: Report, writers: Mapping[str, Mapping[str, Any]]) -> Finding:
