@@ -171,7 +171,7 @@ def _report(
             "run": run,
             "artifacts": [{"artifact_name": row.name, **row.detail} for row in artifacts],
             "metrics": {row.name: {"count": row.count, **row.detail} for row in metrics},
-            "code_and_data": code.document(),
+            **({} if code.is_empty else {"code_and_data": code.document()}),
         },
     )
 

@@ -37,7 +37,7 @@ COMMANDS: Final[dict[str, str]] = {
     "init": "Write a commented manifest.",
     "validate": "Check a manifest.",
     "schema": "Print the manifest's JSON schema, for editors.",
-    "export": "Send a run to a collector, or write it as RO-Crate, PROV or OpenLineage.",
+    "export": "Send a run to a collector, or write it for another tool.",
     "plan": "Show what a session would start, and what it may cost.",
     "run": "Run a script or a function in a session.",
     "retry": "Run a program again, and reuse the results that still hold.",

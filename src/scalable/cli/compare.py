@@ -19,8 +19,8 @@ Examples:
   scalable compare run-20260102 --json | jq .differences
 \b
 With --exit-status the exit code is 1 if anything differs, as that of diff is.
-A run is an id, the beginning of one, the path of its directory or packed file,
-or its URL.
+A run is an id, the beginning of one, the path of its directory or packed
+file, or its URL.
 """
 
 

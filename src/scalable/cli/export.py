@@ -32,8 +32,8 @@ Examples:
 \b
 Headers, certificates, compression, timeouts and protocol are set by
 OTEL_EXPORTER_OTLP_*, those of OpenLineage by OPENLINEAGE_*. Exit codes: 0
-everything was accepted, 1 no such run, or not everything was accepted, 2 wrong
-usage.
+everything was accepted, 1 no such run, or not everything was accepted,
+2 wrong usage.
 """
 
 #: Options that name what is made: one of them is given, or none.
