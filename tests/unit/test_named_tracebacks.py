@@ -71,7 +71,7 @@ def without_file(code: CodeType, file: str) -> CodeType:
 
 
 def raised(name: str, *, file: str = "<dynamic-code>", text: str = SCRIPT) -> BaseException:
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__", "__file__": PATH}
     exec(without_file(compile(text, PATH, "exec", dont_inherit=True), file), names)
     with pytest.raises(BaseException) as caught:
         names[name](0)
@@ -97,7 +97,7 @@ def test_it_reads_as_if_the_file_were_there(
 ):
     import linecache
 
-    known.add(SourceText(PATH, SCRIPT))
+    known.add(SourceText(PATH, SCRIPT, PATH))
     error = raised(name)
     assert tracebacks.has_unnamed(error)
     text = tracebacks.format_exception(error)
@@ -111,7 +111,7 @@ def test_it_reads_as_if_the_file_were_there(
 def test_frames_stay_where_no_source_agrees(known: ProgramSources):
     error = raised("chained")
     assert tracebacks.format_exception(error) == plain(error)
-    known.add(SourceText(PATH, SCRIPT.replace("1 / x", "1 // x")))
+    known.add(SourceText(PATH, SCRIPT.replace("1 / x", "1 // x"), PATH))
     text = tracebacks.format_exception(error)
     assert 'File "<dynamic-code>", line 2, in deep' in text
     assert f'File "{PATH}", line 5, in nested\n    def nested(y): return deep(y)' in text
@@ -144,12 +144,19 @@ def test_the_file_of_the_globals_decides_between_equal_texts(known: ProgramSourc
     for file in ("/a.py", "/b.py"):
         known.add(SourceText(file, SCRIPT, file))
     error = raised("deep")
-    assert "<dynamic-code>" in tracebacks.format_exception(error)
     assert error.__traceback__ is not None
-    error.__traceback__.tb_frame.f_globals["__file__"] = "/b.py"
+    names = error.__traceback__.tb_frame.f_globals
+    names["__file__"] = "/b.py"
     assert 'File "/b.py", line 2, in deep' in tracebacks.format_exception(error)
-    error.__traceback__.tb_frame.f_globals["__file__"] = "/c.py"
+    names["__file__"] = "/c.py"
     assert "<dynamic-code>" in tracebacks.format_exception(error)
+    # That of a notebook has none.
+    del names["__file__"]
+    assert "<dynamic-code>" in tracebacks.format_exception(error)
+    known.add(SourceText("In [3]", SCRIPT, "/tmp/ipykernel_1/2.py"))
+    known.add(SourceText("In [4]", SCRIPT.replace("1 / x", "1 / x  # ?"), "/tmp/ipykernel_1/3.py"))
+    text = tracebacks.format_exception(error)
+    assert 'File "In [4]", line 2, in deep\n    return 1 / x  # ?\n' in text
 
 
 def test_a_function_that_a_module_makes_has_the_modules_file(
@@ -205,14 +212,14 @@ def test_a_function_that_a_module_makes_has_the_modules_file(
 def test_a_text_is_resolved_where_name_and_line_agree(
     given: str, resolved: str | None, known: ProgramSources
 ):
-    known.add(SourceText(PATH, SCRIPT))
+    known.add(SourceText(PATH, SCRIPT, PATH))
     assert tracebacks.resolve_text(given) == (given if resolved is None else resolved)
 
 
 def test_hostile_exceptions_and_sources_do_no_harm(
     known: ProgramSources, monkeypatch: pytest.MonkeyPatch
 ):
-    known.add(SourceText(PATH, SCRIPT))
+    known.add(SourceText(PATH, SCRIPT, PATH))
     error = raised("grouped")
     error.__cause__ = error.__context__ = error
     assert PATH in tracebacks.format_exception(error)
@@ -228,7 +235,7 @@ def test_hostile_exceptions_and_sources_do_no_harm(
 def test_the_limit_of_tracebacks_holds(
     limit: int, known: ProgramSources, monkeypatch: pytest.MonkeyPatch
 ):
-    known.add(SourceText(PATH, SCRIPT))
+    known.add(SourceText(PATH, SCRIPT, PATH))
     error = raised("outer")
     monkeypatch.setattr(sys, "tracebacklimit", limit, raising=False)
     text = tracebacks.format_exception(error)
@@ -284,7 +291,7 @@ def record(function: str) -> dict[str, Any]:
 def test_attributes_of_user_code_are_named(
     given: dict[str, Any], changed: dict[str, Any], known: ProgramSources
 ):
-    known.add(SourceText(PATH, SCRIPT))
+    known.add(SourceText(PATH, SCRIPT, PATH))
     assert with_names(given) == {**given, **changed}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
 import time
 from types import CodeType, ModuleType
 from typing import Any
@@ -161,6 +162,26 @@ def test_texts_are_bounded_and_numbered(monkeypatch: pytest.MonkeyPatch):
     assert [it.name for it in texts.since(texts.added - 1)] == ["In [9]"]
     assert texts.since(texts.added) == []
     assert texts.names() == {*(f"In [{i}]" for i in (7, 8, 9)), "<7>", "<8>", "<9>"}
+
+
+def test_who_needs_the_first_text_waits_for_it_once():
+    texts = ProgramSources()
+    began = time.monotonic()
+    texts.wait_for_first(0.01)
+    texts.wait_for_first(60)
+    assert time.monotonic() - began < 30
+    texts = ProgramSources()
+    found: list[SourceText] = []
+
+    def wait() -> None:
+        texts.wait_for_first(60)
+        found.extend(texts.since())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    texts.add(SourceText(PATH, SCRIPT))
+    thread.join(30)
+    assert [it.name for it in found] == [PATH]
 
 
 class Compiler:

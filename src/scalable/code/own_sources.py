@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, Final, cast
 
 from scalable.code.sources import MAX_TEXT, ProgramSources, SourceText, program_sources
@@ -102,14 +102,18 @@ def _cell_numbers() -> dict[str, int]:
 
 
 def _files() -> list[str]:
-    """Files of the modules that are sent by value: the script, and those that the user named."""
+    found = [getattr(module, "__file__", None) for module in _modules()]
+    return [file for file in found if isinstance(file, str)]
+
+
+def _modules() -> list[Any]:
+    """The modules that are sent by value: the script, and those that the user named."""
     names = ["__main__"]
     cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
     with suppress(Exception):
         for package in cloudpickle.list_registry_pickle_by_value() if cloudpickle else ():
             names += [name for name in list(sys.modules) if f"{name}.".startswith(f"{package}.")]
-    found = [getattr(sys.modules.get(name), "__file__", None) for name in names]
-    return [file for file in found if isinstance(file, str)]
+    return [sys.modules[name] for name in names if name in sys.modules]
 
 
 def _read(file: str) -> str | None:
@@ -136,10 +140,10 @@ def _agrees(source: SourceText) -> bool:
     texts = ProgramSources()
     texts.add(source)
     functions: list[CodeType] = []
-    for module in list(sys.modules.values()):
+    for module in _modules():
         if getattr(module, "__file__", None) == source.file:
-            found = [getattr(value, "__code__", None) for value in list(vars(module).values())]
-            functions += [code for code in found if isinstance(code, CodeType)]
+            found = [it for it in list(vars(module).values()) if isinstance(it, FunctionType)]
+            functions += [it.__code__ for it in found]
     # What a decorator has returned may be of another file.
     functions = [code for code in functions if code.co_filename == source.file]
     return bool(functions) and all(texts.find(code) is not None for code in functions)

@@ -124,7 +124,8 @@ class ProgramSources:
     """Source texts of a process, bounded; used by any thread."""
 
     def __init__(self) -> None:
-        self._lock = unlocked_in_forks(threading.Lock())
+        self._lock = unlocked_in_forks(threading.Condition(threading.Lock()))
+        self._was_awaited = False
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._weight = 0
         self._added = 0
@@ -150,7 +151,19 @@ class ProgramSources:
             self._weight += len(source.text)
             while self._weight > MAX_TEXTS or len(self._entries) > MAX_COUNT:
                 self._remove(next(iter(self._entries)))
+            self._lock.notify_all()
         return True
+
+    def wait_for_first(self, timeout: float) -> None:
+        """Wait until there is a text; only the first call of a process waits.
+
+        A worker that has just joined may run a task some milliseconds before the texts arrive. For
+        threads that nobody waits for.
+        """
+        with self._lock:
+            if not self._added and not self._was_awaited:
+                self._was_awaited = True
+                self._lock.wait(timeout)
 
     def _remove(self, key: tuple[str, str]) -> None:
         self._weight -= self._entries.pop(key).weight
@@ -185,18 +198,23 @@ class ProgramSources:
         code : types.CodeType
             The code.
         file : object, optional
-            ``__file__`` of the function's globals, which cloudpickle keeps: the text of another
-            file is not meant.
+            ``__file__`` of the function's globals, which cloudpickle keeps, empty if they have
+            none: the text of another file is not meant.
         """
         flags = code.co_flags & _FUTURE
         found: list[Located] = []
         for entry in self._latest_first():
             named = entry.named(code.co_name, flags)
             if any(_are_equal(code, other) for other in named) and (
-                entry.source.is_cell or not isinstance(file, str) or entry.source.file == file
+                entry.source.is_cell
+                or not isinstance(file, str)
+                or (entry.source.file or entry.source.name) == file
             ):
                 found.append(Located(entry.source, code.co_firstlineno))
-        return _chosen(found)
+        if found and all(it.source.is_cell for it in found):
+            # They differ at most in comments.
+            return found[0]
+        return found[0] if len(found) == 1 else None
 
     def locate(self, function: str, line: int, file: str = "") -> Located | None:
         """Find a frame of a traceback that is only known as text.

@@ -178,7 +178,7 @@ def _name_stack(
 
 def _find(frame: FrameType) -> Located | None:
     """Find the source of a frame: of the program, or of a module that is imported here too."""
-    located = _find_code(frame.f_code, frame.f_lineno, frame.f_globals.get("__file__"))
+    located = _find_code(frame.f_code, frame.f_lineno, frame.f_globals.get("__file__", ""))
     if located is None and frame.f_code.co_filename == _LOST:
         located = _in_module(frame.f_code, frame.f_globals)
     return located
