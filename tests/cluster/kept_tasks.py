@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import get_client
 
-from scalable import record_artifact
+from scalable import catalog, record_artifact
 from scalable.cache.cacheable import cacheable
 
 _counter = itertools.count()
@@ -99,3 +99,16 @@ class Counter:
     def add(self) -> int:
         self.n += 1
         return self.n
+
+
+def put(path: str, text: str) -> str:
+    """Write a file and put it into the catalog."""
+    note(LOG, "put")
+    Path(path).write_text(text)
+    catalog.put(path, name="out")
+    return path
+
+
+def get(name: str) -> str:
+    note(LOG, "get")
+    return catalog.get(name).read_text()

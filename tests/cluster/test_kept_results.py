@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster
 import scalable
 from cluster import kept_tasks
 from cluster.kept_tasks import LOG
+from scalable import catalog
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, CACHE
 
@@ -251,3 +252,37 @@ def test_nothing_stays_on_the_workers_once_the_run_has_ended(client: Client) -> 
     client.submit(kept_tasks.square, 5).result()
     assert task_calls._hooks == ()
     assert not [name for name in client.cluster.scheduler.worker_plugins if "keep" in name]
+
+
+def test_an_output_in_the_catalog_is_taken_from_there_once_it_is_gone(
+    client: Client, place: Path
+) -> None:
+    written = place / "results" / "out.txt"
+    written.parent.mkdir()
+
+    def work() -> Any:
+        return client.submit(kept_tasks.put, str(written), "text").result()
+
+    record(client, work)
+    written.unlink()
+    written.parent.rmdir()
+    _, second = record(client, work)
+    assert executions() == {"put": 1}
+    assert written.read_text() == "text"
+    written.write_text("changed by hand")
+    record(client, work)
+    assert executions() == {"put": 1}
+    assert written.read_text() == "text"
+    assert [one["hit"] for one in lookups(second)] == [True]
+
+
+def test_a_new_version_in_the_catalog_is_read_again(client: Client, place: Path) -> None:
+    def work() -> Any:
+        return client.submit(kept_tasks.get, "data").result()
+
+    source = place / "data.txt"
+    for text in ("one", "two"):
+        source.write_text(text)
+        catalog.put(source, name="data")
+        assert record(client, work)[0] == record(client, work)[0] == text
+    assert executions() == {"get": 2}

@@ -115,7 +115,7 @@ ROOMS = (
         # What is kept of runs, and what is made of it when a program runs again.
         "again",
         ("scalable.again",),
-        doors=("cache", "code", "common", "run store"),
+        doors=("cache", "catalog", "code", "common", "run store"),
         never=DASK | OTEL,
     ),
     Room(

@@ -141,7 +141,7 @@ class KeptResults:
         if about.get("run") == self._settings.run_id and about.get("task_id") != _task():
             # The program has asked for a further result, as for another random number.
             return None, ""
-        if changed := changed_file(about):
+        if changed := changed_file(about, restore=True):
             store.discard(wanted.key)
             logger.debug("scalable: %s runs again: %s", wanted.name, changed)
             return None, ""

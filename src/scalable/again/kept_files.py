@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,27 +49,63 @@ def files_of(
         written by it.
     artifacts : iterable of mapping
         Artifacts that its code recorded.
+
+    Returns
+    -------
+    dict
+        `inputs` and `outputs`: place and digest of each; `catalog_inputs`: catalog, name, digest;
+        `catalog_outputs`: catalog, name, digest, and the file that was put there.
     """
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
+    got: list[list[str]] = []
+    put: list[list[str]] = []
     for path, now in states_of(before).items():
         found = digest_now(path)
         if found is not None:
             (inputs if now == before[path] else outputs)[path] = found
     for artifact in artifacts:
-        place, digest = artifact.get("location"), artifact.get("digest")
-        if isinstance(place, str) and isinstance(digest, str):
-            (inputs if artifact.get("stage") == "get" else outputs)[place] = digest
-    return {"inputs": [*map(list, inputs.items())], "outputs": [*map(list, outputs.items())]}
+        place, digest = str(artifact.get("location") or ""), artifact.get("digest")
+        catalog, name = artifact.get("catalog"), str(artifact.get("artifact_name") or "")
+        if not isinstance(digest, str):
+            continue
+        is_input = artifact.get("stage") == "get"
+        if isinstance(catalog, str):
+            (got if is_input else put).append(
+                [catalog, name, digest, *([] if is_input else [place])]
+            )
+        elif place:
+            (inputs if is_input else outputs)[place] = digest
+    for _, _, _, place in put:
+        outputs.pop(place, None)
+    found = {
+        "inputs": [*map(list, inputs.items())],
+        "outputs": [*map(list, outputs.items())],
+        "catalog_inputs": got,
+        "catalog_outputs": put,
+    }
+    return {name: each for name, each in found.items() if each}
 
 
-def changed_file(about: Mapping[str, Any]) -> str:
-    """Say which file of a kept result is not as it was; empty if all are."""
+def changed_file(about: Mapping[str, Any], *, restore: bool = False) -> str:
+    """Say which file of a kept result is not as it was; empty if all are.
+
+    A file that was put into the catalog and is not there may be taken from the catalog: with
+    `restore` it is.
+    """
     for path, digest in about.get("inputs") or ():
         if digest_now(path) != digest:
             return f"input file changed: {path}"
+    for catalog, name, digest in about.get("catalog_inputs") or ():
+        if _latest(catalog, name) != digest:
+            return f"input file changed: {name} in {catalog}"
     for path, digest in about.get("outputs") or ():
         if digest_now(path) != digest:
+            return f"output file changed or gone: {path}"
+    for catalog, name, digest, path in about.get("catalog_outputs") or ():
+        if digest_now(path) == digest:
+            continue
+        if Path(path).exists() or not _take(catalog, name, digest, path, restore=restore):
             return f"output file changed or gone: {path}"
     return ""
 
@@ -79,3 +116,37 @@ def digest_now(place: Any) -> str | None:
         return measure(str(place))[1]
     except (OSError, ImportError, ValueError):
         return None
+
+
+def _latest(catalog: str, name: str) -> str | None:
+    from scalable.catalog import Catalog, CatalogError
+
+    try:
+        return Catalog(catalog).entry(name).digest
+    except (CatalogError, OSError, ImportError, ValueError):
+        return None
+
+
+def _take(catalog: str, name: str, digest: str, path: str, *, restore: bool) -> bool:
+    """Whether a file is in the catalog; with `restore` it is written where its task wrote it."""
+    from scalable.catalog import Catalog, CatalogError
+
+    target = Path(path)
+    try:
+        here = Catalog(catalog)
+        if not restore:
+            return here.entry(name, digest=digest).digest == digest
+        kept = here.get(name, digest=digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{hashlib.sha256(path.encode()).hexdigest()[:8]}")
+        if kept.is_dir():
+            shutil.copytree(kept, beside, symlinks=True, copy_function=shutil.copyfile)
+            for below in (beside, *beside.rglob("*")):
+                if below.is_dir() and not below.is_symlink():
+                    below.chmod(0o755)  # what is in the catalog is read-only
+        else:
+            shutil.copyfile(kept, beside)
+        beside.rename(target)
+    except (CatalogError, OSError, ImportError, ValueError):
+        return False
+    return True
