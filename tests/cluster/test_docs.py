@@ -76,7 +76,7 @@ SAYS = {
     ],
     "docs/diagnose.md": ["completed"],
     "docs/run-directory.md": ["count", "completed"],
-    "docs/reproducibility.md": ["2026,3.1"],
+    "docs/reproducibility.md": ["2026,3.1", "732"],
     "docs/testing.md": ["power succeeded 1", "2026-01-01T00:00:01.500000Z cancelled", ""],
 }
 

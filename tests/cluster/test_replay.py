@@ -126,7 +126,7 @@ def test_a_failed_attempt_fails_again_here_with_the_arguments_it_had(
     assert "Loading them runs code that is in them" in done.stderr
     document = json.loads(replay(recorded, run.run_id, "fit", "--yes", "--json").stdout)
     assert document["same_failure"] is True
-    assert "in fit" in document["traceback"]
+    assert 'program.py", line 23, in fit\n' in document["traceback"]
     assert "replaying.py" not in document["traceback"]
 
 
@@ -231,6 +231,7 @@ def test_a_packed_run_is_replayed_elsewhere(recorded: Path, run: RunReader, tmp_
     packed = pack(copy)
     done = replay(tmp_path, str(packed), "fit", "--yes")
     assert "It failed again in the same way" in done.stdout, done.stderr
+    assert "raise ValueError" in done.stderr, "its source is in the file"
 
 
 def test_the_debugger_opens_where_it_failed(recorded: Path, run: RunReader) -> None:
@@ -240,12 +241,13 @@ def test_the_debugger_opens_where_it_failed(recorded: Path, run: RunReader) -> N
         command, cwd=recorded, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     os.close(other)
-    os.write(own, b"y\np limit.most, scale\nq\n")
+    os.write(own, b"y\np limit.most, scale\nl\nq\n")
     try:
         output = process.communicate(timeout=60)[0].decode()
     finally:
         os.close(own)
     assert "(3, 1)" in output
+    assert "if len(values) > limit.most" in output, "the lines of its source"
     assert process.returncode == 1
 
 

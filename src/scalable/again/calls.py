@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class KeptCall(NamedTuple):
+    """What is kept of a failed attempt."""
+
+    call: Call
+    #: Sources of its functions that are in no module: name, text and file name of each.
+    sources: tuple[tuple[str, str, str], ...] = ()
+
+
 class Call(NamedTuple):
     """A function and its arguments; an argument may be a call whose result it is."""
 

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import cloudpickle
 
-from scalable.again.calls import Call
+from scalable.again.calls import Call, KeptCall
 from scalable.again.settings import KeepSettings
+from scalable.code.sources import SourceText, program_sources
+from scalable.code.tracebacks import is_unnamed
 from scalable.common.forks import unlocked_in_forks
 from scalable.facts.protocol import FAILED_CALL
 from scalable.instrumentation import user_events
@@ -56,25 +58,27 @@ class KeptFailures:
             return proceed()
         except Exception as error:
             try:
-                self._keep(call_of_exception(error) or call)
+                self._keep(call_of_exception(error) or call, error)
             except Exception as internal:
                 user_events.guard.failed("failed_call", internal)
             raise
 
-    def _keep(self, call: TaskCall) -> None:
+    def _keep(self, call: TaskCall, error: Exception) -> None:
         with self._lock:
             if self._calls <= 0:
                 return
             self._calls -= 1
         about: dict[str, Any] = {"function": name_of(call.function)}
         try:
-            data = _pickled(call, min(self._settings.failed, self._bytes))
+            data = _pickled(
+                KeptCall(_plain(call), _sources(error)), min(self._settings.failed, self._bytes)
+            )
         except _TooLargeError:
             self._send({**about, "not_kept": f"more than {self._settings.failed:,} bytes"})
             return
-        except Exception as error:
+        except Exception as problem:
             # Anybody's code runs when a value is pickled.
-            reason = f"it cannot be pickled ({type(error).__name__}: {str(error)[:200]})"
+            reason = f"it cannot be pickled ({type(problem).__name__}: {str(problem)[:200]})"
             self._send({**about, "not_kept": reason})
             return
         with self._lock:
@@ -100,10 +104,24 @@ class _Limited(io.BytesIO):
         return super().write(data)
 
 
-def _pickled(call: TaskCall, most: int) -> bytes:
+def _pickled(kept: KeptCall, most: int) -> bytes:
     file = _Limited(most)
-    cloudpickle.Pickler(file).dump(_plain(call))
+    cloudpickle.Pickler(file).dump(kept)
     return file.getvalue()
+
+
+def _sources(error: BaseException) -> tuple[tuple[str, str, str], ...]:
+    """The sources of the program that the traceback goes through, where no file is named."""
+    found: dict[SourceText, None] = {}
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if is_unnamed(code.co_filename):
+            located = program_sources().find(code)
+            if located is not None:
+                found[located.source] = None
+        trace = trace.tb_next
+    return tuple((source.name, source.text, source.file) for source in found)
 
 
 def _plain(value: Any) -> Any:

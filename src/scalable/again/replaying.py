@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import pickle
 import sys
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from scalable.again.calls import Call
+from scalable.again.calls import Call, KeptCall
+from scalable.code.sources import SourceText, program_sources
+from scalable.code.tracebacks import format_exception
 from scalable.common import spool
 from scalable_runs.failed_calls import DIRECTORY, KeptCallError, file_of, parse
 from scalable_runs.reader import RunReader
@@ -21,6 +23,8 @@ from scalable_runs.redact import Redactor
 from scalable_runs.schema import FAILURES
 from scalable_runs.stores.base import joined
 
+#: The name of functions that were pickled by value.
+_LOST: Final = "<dynamic-code>"
 #: Characters of a message that two failures are compared by.
 _MAX_COMPARED: Final = 2_000
 
@@ -112,15 +116,26 @@ def unpickle(data: bytes, reader: RunReader) -> Call:
     """
     _find_modules(reader)
     try:
-        call: Any = pickle.loads(data)
+        kept: Any = pickle.loads(data)
     except Exception as error:
         raise KeptCallError(
             f"it cannot be loaded here ({type(error).__name__}: {error}): run it where the "
             "program's modules and packages are, with the versions of the run"
         ) from error
-    if not isinstance(call, Call):
+    if not isinstance(kept, KeptCall):
         raise KeptCallError("the file has no call")
-    return call
+    _show_sources(kept)
+    return kept.call
+
+
+def _show_sources(kept: KeptCall) -> None:
+    """Let tracebacks and the debugger show the lines of functions that are in no file."""
+    for name, text, file in kept.sources:
+        program_sources().add(SourceText(name, text, file))
+    if len(kept.sources) == 1:
+        # cloudpickle gives all of them the same name.
+        text = kept.sources[0][1]
+        linecache.cache[_LOST] = (len(text), None, text.splitlines(keepends=True), _LOST)
 
 
 def _find_modules(reader: RunReader) -> None:
@@ -158,8 +173,7 @@ class Replayed:
         """The traceback as text."""
         if self.error is None:
             return ""
-        shown = traceback.format_exception(type(self.error), self.error, self.trace)
-        return "".join(shown)
+        return format_exception(self.error, self.trace)
 
     def is_same_as(self, attempt: FailedAttempt) -> bool:
         """Whether it failed as the attempt did: by class and message."""
