@@ -260,7 +260,12 @@ class TaskRecord(AnyRecord, Placement, total=False):
     known_before: Annotated[Flag, "On `submitted`: the scheduler had the task before this run."]
     parent_span_id: Annotated[HexId, "Parent of the attempt's span, on its last line."]
     input_parameters: Annotated[
-        list[Parameter], "What the attempt was called with, on its last line, if it failed."
+        list[Parameter],
+        "On its last line: what it was called with, if it failed or if that was asked for.",
+    ]
+    output_parameters: Annotated[
+        list[Parameter],
+        "What it returned, if asked for, and the last value of its metrics.",
     ]
     details: Annotated[TaskDetails, "What its code wrote to the attempt's span, on its last line."]
 

@@ -117,6 +117,10 @@ def instrument(
     environment : bool, optional
         Record what the program, the scheduler and the workers run with: versions of all packages,
         Dask's configuration, host, variables of an allow-list. Default: True.
+    parameters : {"off", "failed", "sample", "all"}, optional
+        Attempts whose arguments are described, 2 kB of each at most: those that failed or were
+        retried; with ``sample`` and ``all`` those that succeed too, with what they return. Default:
+        ``failed``.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other

@@ -159,6 +159,7 @@ def begin(
         environment=settings.task_environment,
         catalog=place_to_tell(settings.catalog),
         output=settings.task_output,
+        parameters=settings.parameters,
     )
     connection = None
     if client is not None:

@@ -366,3 +366,104 @@ def test_tasks_in_a_pool_of_processes(tmp_path: Path) -> None:
 def test_what_succeeds_is_not_described(cluster: Client, tmp_path: Path) -> None:
     reader = recorded(cluster, tmp_path, lambda: cluster.gather(cluster.map(simulate, range(1, 5))))
     assert not [record for record in reader.records(TASKS) if "input_parameters" in record]
+
+
+# -- attempts that succeed ------------------------------------------------------------------------
+
+
+def train(rate: float, rounds: int = 3) -> dict[str, Any]:
+    for step in range(rounds):
+        scalable.record_metric("loss", 1.0 / (step + 1))
+    return {"rate": rate, "api_key": "hunter2-hunter2"}
+
+
+async def add_later(x: int, y: int) -> int:
+    return x + y
+
+
+def outputs(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in record.get("output_parameters", ())}
+
+
+def test_all_attempts_say_what_they_were_called_with_and_returned(
+    cluster: Client, tmp_path: Path
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    def work() -> None:
+        cluster.gather(cluster.map(train, [0.1, 0.2, 0.3], rounds=2, pure=False))
+        cluster.submit(add_later, 1, y=2, pure=False).result()
+        wait(cluster.map(simulate, range(7, 9), pure=False))
+
+    reader = recorded(cluster, tmp_path, work, parameters="all", tracer_provider=provider)
+    succeeded = {}
+    for record in ends(reader, "succeeded"):
+        succeeded.setdefault(record["task_name"], []).append(record)
+    assert sorted(inputs(each)["rate"]["value"] for each in succeeded["train"]) == [0.1, 0.2, 0.3]
+    for each in succeeded["train"]:
+        assert inputs(each)["rounds"]["value"] == 2
+        assert outputs(each)["loss"] == {"name": "loss", "kind": "metric", "value": 0.5}
+        assert outputs(each)["result"]["value"]["api_key"] == "[redacted]"
+    (added,) = succeeded["add_later"]
+    assert {name: entry["value"] for name, entry in inputs(added).items()} == {"x": 1, "y": 2}
+    assert outputs(added)["result"] == {"name": "result", "kind": "json", "value": 3}
+    assert outputs(succeeded["simulate"][0])["result"]["value"] == 8
+    (failed,) = ends(reader)
+    assert inputs(failed)["scenario_id"]["value"] == 7
+    assert_nowhere(tmp_path, "hunter2")
+    sent = [dict(span.attributes) for span in exporter.get_finished_spans()]
+    assert [s["dask.task.returned.result"] for s in sent if s.get("dask.task.input.y") == 2] == [3]
+    assert not reader.document["telemetry"]["errors"]
+
+
+def test_a_sample_is_the_first_of_each_name_and_a_share_of_the_rest(
+    cluster: Client, tmp_path: Path
+) -> None:
+    def work() -> None:
+        cluster.gather(cluster.map(sampled, range(250), pure=False))
+        cluster.gather(cluster.map(simulate, range(1, 4), pure=False))
+
+    reader = recorded(cluster, tmp_path, work, parameters="sample")
+    described = [record for record in ends(reader, "succeeded") if inputs(record)]
+    names = [record["task_name"] for record in described]
+    # The first ten, the 101st and the 201st; two threads may count one number twice.
+    assert 10 <= names.count("sampled") <= 14
+    assert names.count("simulate") == 3
+    assert all("result" in outputs(record) for record in described)
+
+
+def sampled(x: int) -> int:
+    return x
+
+
+def test_nothing_of_it_if_it_is_off(cluster: Client, tmp_path: Path) -> None:
+    def work() -> None:
+        wait(cluster.map(simulate, range(7, 9), pure=False))
+        cluster.submit(train, 0.5, pure=False).result()
+
+    reader = recorded(cluster, tmp_path, work, parameters="off")
+    assert len(ends(reader)) == 1
+    for file in (TASKS, FAILURES):
+        lines = json.dumps(list(reader.records(file)))
+        assert "input_parameters" not in lines
+        assert "output_parameters" not in lines
+
+
+def test_metrics_of_attempts_are_on_their_last_line(cluster: Client, tmp_path: Path) -> None:
+    reader = recorded(cluster, tmp_path, lambda: cluster.submit(train, 0.5, pure=False).result())
+    (record,) = ends(reader, "succeeded")
+    assert "input_parameters" not in record
+    (metric,) = record["output_parameters"]
+    assert (metric["name"], metric["kind"], round(metric["value"], 3)) == ("loss", "metric", 0.333)
+
+
+def test_no_hook_is_left_after_a_run(cluster: Client, tmp_path: Path) -> None:
+    recorded(cluster, tmp_path, lambda: cluster.submit(sampled, 1).result(), parameters="all")
+    assert set(cluster.run(wrapped).values()) == {False}
+
+
+def wrapped() -> bool:
+    from distributed import worker
+
+    return hasattr(worker._run_task_simple, "__wrapped__")

@@ -23,6 +23,7 @@ from scalable_runs.schema import RUN_ID_PATTERN
 from scalable_runs.stores.places import FILE_SYSTEM, PlaceError, StoreSpec
 
 Scope = Literal["client", "cluster"]
+Parameters = Literal["off", "failed", "sample", "all"]
 Host = Literal["process", "thread"]
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on", "enable", "enabled"})
@@ -57,6 +58,7 @@ class InstrumentOptions(TypedDict, total=False):
     log_level: str | int | None
     code_patch: bool | None
     task_output: TaskOutput | None
+    parameters: Parameters | None
     catalog: str | os.PathLike[str] | None
     keep_results: bool | int | str | None
     keep_failed: bool | int | str | None
@@ -300,6 +302,14 @@ class RecorderOptions:
         "Record what program, scheduler and workers run with: versions of all packages, Dask's "
         "configuration, host, variables of an allow-list; without secrets.",
         "on",
+    )
+    parameters: Parameters = _option(
+        "failed",
+        "SCALABLE_PARAMETERS",
+        _one_of("off", "failed", "sample", "all"),
+        "off, failed, sample, all",
+        "Attempts whose arguments are described: those that failed or were retried; with `sample` "
+        "and `all` those that succeed too, with what they return.",
     )
 
 

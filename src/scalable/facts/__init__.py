@@ -407,6 +407,7 @@ RELAY_LOGS: Final = 21
 RELAY_METRICS: Final = 22
 RELAY_ATTEMPTS: Final = 23
 RELAY_OUTPUT: Final = 24
+RELAY_PARAMETERS: Final = 25
 WORKER_EXIT: Final = 30
 WORKER_EVENT: Final = 31
 USER_EVENT: Final = 40
@@ -435,6 +436,7 @@ _TYPES: Final[dict[int, Any]] = {
     RELAY_METRICS: RelayBatch,
     RELAY_ATTEMPTS: RelayBatch,
     RELAY_OUTPUT: RelayBatch,
+    RELAY_PARAMETERS: RelayBatch,
     WORKER_EXIT: WorkerExit,
     WORKER_EVENT: WorkerEvent,
     USER_EVENT: UserEvent,

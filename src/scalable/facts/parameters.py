@@ -9,9 +9,13 @@ value that is too long, as JSON.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
+
+#: Of which attempts the arguments are described; `sample` and `all` are of those that succeed, too,
+#: with what they return.
+Level = Literal["off", "failed", "sample", "all"]
 
 #: Bytes of the descriptions of one attempt's arguments, as JSON, and of its results.
 MAX_BYTES: Final = 2_000

@@ -48,6 +48,9 @@ ENVIRONMENT: Final = "environment"
 #: Key of the carrier that says of which attempts the printed output is kept, unless it is that of
 #: the failed ones: a level of :mod:`scalable.common.output_levels`.
 OUTPUT: Final = "output"
+#: Key of the carrier that says of which attempts arguments and results are described, unless it is
+#: that of the failed ones: a level of :mod:`scalable.facts.parameters`.
+PARAMETERS: Final = "parameters"
 #: Key of the carrier with the spans above a nested submission, the nearest first, as
 #: :func:`~scalable.facts.identity.lineage_of` reads them.
 LINEAGE: Final = "above"

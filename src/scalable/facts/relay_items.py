@@ -115,6 +115,15 @@ class OutputItem(Position):
     pieces: list[OutputPiece]
 
 
+class CallItem(TypedDict):
+    """What an attempt was called with, and what it returned: descriptions."""
+
+    task: str
+    run_id: int
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
 class PointItem(TypedDict):
     """A point of a metric: a number (`value`), or a histogram (the rest)."""
 

@@ -41,8 +41,7 @@ class RunningAttempt(Protocol):
     exports: bool
     #: Submissions of its code that further graphs may join; None before the first one.
     submissions: dict[Any, Any] | None
-    #: What it was called with is recorded if it fails; then what it was.
-    describes_failures: bool
+    #: What it was called with, if it failed.
     parameters: bytes
 
     @property

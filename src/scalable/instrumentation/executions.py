@@ -47,8 +47,6 @@ class Execution:
     #: The task's own code runs; set by its thread.
     began = False
     announced = False
-    #: What it was called with is recorded if it fails.
-    describes_failures = True
     #: No thread of this process runs it: a coroutine, or a task for a process pool.
     elsewhere = False
     #: The task was cancelled: no message of Dask will show that it had started.
@@ -81,8 +79,7 @@ class Execution:
         self.error_class = type(error)
         if is_shortened or has_unnamed(error):
             self.raised = details_of(error)
-        if self.describes_failures:
-            self.parameters = describe_failed_call(error)
+        self.parameters = describe_failed_call(error, self.carrier)
 
     def details(self) -> ExceptionDetails:
         """Return what is known of the exception of the task."""

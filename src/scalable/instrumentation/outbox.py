@@ -42,6 +42,7 @@ RATES: Final = {
     facts.RELAY_LOGS: Rate(200.0, 2_000.0),
     facts.RELAY_METRICS: Rate(2_000.0, 20_000.0),
     facts.RELAY_ATTEMPTS: Rate(1_000.0, 10_000.0),
+    facts.RELAY_PARAMETERS: Rate(2_000.0, 20_000.0),
     # Bytes.
     facts.RELAY_OUTPUT: Rate(64 * 2.0**10, 4 * 2.0**20),
 }

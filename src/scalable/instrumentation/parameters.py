@@ -8,7 +8,9 @@ from typing import Any, Final
 import orjson
 from distributed import Reschedule
 
+from scalable.facts.identity import carried
 from scalable.facts.parameters import MAX_BYTES, MAX_DESCRIBED, bounded
+from scalable.facts.protocol import PARAMETERS
 from scalable.instrumentation.task_calls import TaskCall, call_of_exception
 from scalable.instrumentation.value_descriptions import MAX_INNER_CHARACTERS, describe
 
@@ -16,13 +18,20 @@ from scalable.instrumentation.value_descriptions import MAX_INNER_CHARACTERS, de
 _RESERVE: Final = 200
 
 
-def describe_failed_call(error: BaseException) -> bytes:
-    """The arguments of the call that raised `error`; empty if they are not known.
+def level_of(carrier: str | None) -> str:
+    """Of which attempts the run of a task describes arguments."""
+    return str(carried(carrier).get(PARAMETERS, "failed"))
+
+
+def describe_failed_call(error: BaseException, carrier: str | None) -> bytes:
+    """The arguments of the call that raised `error`; empty if they are not known, or not wanted.
 
     Called in the thread that ran the task.
     """
     # A task that asks to run elsewhere has not failed.
-    call = None if isinstance(error, Reschedule) else call_of_exception(error)
+    if isinstance(error, Reschedule) or level_of(carrier) == "off":
+        return b""
+    call = call_of_exception(error)
     return describe_call(call) if call is not None else b""
 
 

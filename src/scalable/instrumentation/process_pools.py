@@ -40,14 +40,12 @@ class TaskContext:
     outbox: Any = None
     exports: bool = False
     submissions: dict[Any, Any] | None = None
-    #: What the task was called with is recorded if it fails.
-    describes_failures: bool = True
+    #: What the task was called with, if it failed.
     parameters: bytes = b""
 
     def describe(self, error: BaseException, *, is_shortened: bool) -> None:
         """Keep what the task was called with; called where its code raised `error`."""
-        if self.describes_failures:
-            self.parameters = describe_failed_call(error)
+        self.parameters = describe_failed_call(error, self.carrier)
 
 
 class TaskResult(NamedTuple):
@@ -87,7 +85,6 @@ class ContextPool(Executor):
         context = TaskContext(
             attempt.key, attempt.run_id, attempt.carrier, attempt.ahead, self._log_level()
         )
-        context.describes_failures = attempt.describes_failures
         outer: Future[Any] = Future()
         inner = self.pool.submit(run_in_context, context, fn, *args, **kwargs)
 

@@ -35,7 +35,14 @@ from scalable.facts.identity import (
     carrier_of,
     lineage_text,
 )
-from scalable.facts.protocol import ANNOTATION, LABELS, LINEAGE, PLACEMENT, SUPPRESSED
+from scalable.facts.protocol import (
+    ANNOTATION,
+    LABELS,
+    LINEAGE,
+    PARAMETERS,
+    PLACEMENT,
+    SUPPRESSED,
+)
 from scalable.instrumentation import dask_compat
 from scalable.instrumentation.attempt_span import AttemptSpan, RunningAttempt, run_of
 from scalable.instrumentation.call_sites import request_of
@@ -60,6 +67,10 @@ placement: Final[ContextVar[str | None]] = ContextVar("scalable_placement", defa
 #: Attributes of a client: makes the carrier of the next graph; called after each graph was sent.
 SOURCE_ATTRIBUTE: Final = "_scalable_carrier_source"
 SENT_ATTRIBUTE: Final = "_scalable_graph_sent"
+
+#: Called in the thread of a task, before its code, when a run asks for other parameters than those
+#: of failed attempts.
+on_parameters: Final[list[Callable[[], None]]] = []
 
 #: Errors of this module, in any run of the process.
 guard: Final = Guard()
@@ -107,6 +118,9 @@ def enter(attempt: RunningAttempt) -> None:
 def _extract(carrier: str) -> Context:
     if len(_contexts) >= _MAX_CONTEXTS:
         _contexts.clear()
+    if PARAMETERS in carried(carrier):
+        for begin in list(on_parameters):
+            begin()
     found = _contexts[carrier] = extract(carried(carrier))
     if SUPPRESSED in carried(carrier):
         found = _contexts[carrier] = suppressing(found)

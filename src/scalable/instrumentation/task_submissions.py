@@ -31,6 +31,7 @@ from scalable.facts.protocol import (
     LAYERS,
     LINEAGE,
     OUTPUT,
+    PARAMETERS,
     SENT,
     SUPPRESSED,
 )
@@ -77,7 +78,7 @@ class TaskSubmission:
         self._is_suppressed = is_suppressed(context)
         if self._is_suppressed:
             fields[SUPPRESSED] = 1
-        for name in (ENVIRONMENT, OUTPUT, CATALOG, BLOCK):
+        for name in (ENVIRONMENT, OUTPUT, PARAMETERS, CATALOG, BLOCK):
             if name in of_task:
                 fields[name] = of_task[name]
         labels: Any = of_task.get(LABELS)

@@ -19,7 +19,7 @@ from scalable.common.clocks import ClockShift, boot_id
 from scalable.common.guard import Guard
 from scalable.common.otel_environment import sdk_disabled
 from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
-from scalable.instrumentation import dask_compat, propagation
+from scalable.instrumentation import dask_compat, described_calls, propagation
 from scalable.instrumentation.child_environment import popen_patch
 from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
@@ -93,6 +93,7 @@ class Watch:
         self._watch_threads()
         propagation.install()
         popen_patch.apply()
+        described_calls.watch()
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._logs.start()
@@ -158,6 +159,7 @@ class Watch:
                 timer.cancel()
         propagation.remove()
         popen_patch.undo()
+        described_calls.unwatch()
         for name, pool in list(worker.executors.items()):
             if isinstance(pool, ContextPool):
                 worker.executors[name] = pool.pool
@@ -295,6 +297,9 @@ class Watch:
                 if relay is not None:
                     relay.collect()
                 self._outbox.flush()
+                if self._outbox.waiting:
+                    # It could not send all: the line of the attempt is written after the message.
+                    self._outbox.send_now(facts.RELAY_PARAMETERS)
             ahead, cpu = execution.ahead, execution.cpu
             dask_compat.report_times(execution.task, cpu, ahead - execution.dask_delay, ahead)
             if cpu is None or finish != "memory" or start not in _WANTED:

@@ -86,6 +86,9 @@ TASK_WILL_RETRY: Final = "dask.task.will_retry"
 #: An argument of the task's call, by the name of its parameter: its value, or a short description;
 #: at most 20.
 TASK_INPUT: Final = "dask.task.input"
+#: A value that the task returned, or the last value of a metric that it recorded: itself, or a
+#: short description; at most 20.
+TASK_RETURNED: Final = "dask.task.returned"
 #: Workers that died running it, on `KilledWorker`: a list of tables.
 TASK_DEATHS: Final = "dask.task.deaths.details"
 #: Number of workers that died running it, on `KilledWorker`.
@@ -491,6 +494,8 @@ OBSERVED_MEMORY: Final = "scalable.observed.memory_gb"
 SPAN_STARTED: Final = "dask.task.phases.start"
 #: What the task was called with, each argument by name; sent as `dask.task.input.…`.
 INPUT_PARAMETERS: Final = "scalable.task.input_parameters"
+#: What the task returned, and the numbers that it recorded; sent as `dask.task.returned.…`.
+OUTPUT_PARAMETERS: Final = "scalable.task.output_parameters"
 #: Never sent.
 INTERNAL: Final = frozenset(
     {
@@ -504,6 +509,7 @@ INTERNAL: Final = frozenset(
         OBSERVED_MEMORY,
         SPAN_STARTED,
         INPUT_PARAMETERS,
+        OUTPUT_PARAMETERS,
     }
 )
 
@@ -730,6 +736,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     OBSERVED_MEMORY: ("observed_memory_gb",),
     SPAN_STARTED: ("phases_start",),
     INPUT_PARAMETERS: ("input_parameters",),
+    OUTPUT_PARAMETERS: ("output_parameters",),
 }
 
 # -- Names of earlier versions -------------------------------------------------------------------

@@ -17,7 +17,10 @@ from scalable.telemetry.parameters import attributes_of
 _LIMITS = LogRecordLimits()
 
 #: What becomes an attribute for each of its entries.
-_PARAMETERS = ((semconv.TASK_INPUT, semconv.INPUT_PARAMETERS),)
+_PARAMETERS = (
+    (semconv.TASK_INPUT, semconv.INPUT_PARAMETERS),
+    (semconv.TASK_RETURNED, semconv.OUTPUT_PARAMETERS),
+)
 
 
 def exported_span(span: ReadableSpan) -> ReadableSpan:

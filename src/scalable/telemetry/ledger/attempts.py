@@ -11,6 +11,7 @@ from opentelemetry.trace import Link, SpanContext
 
 from scalable import facts
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.described_calls import DescribedCalls
 from scalable.telemetry.ledger.layers import Layers
 from scalable.telemetry.ledger.phases import (
     DISK_WRITE,
@@ -55,6 +56,7 @@ class Attempts:
     ) -> None:
         self._sink = sink
         self.written = WrittenSpans(tasks, redact)
+        self.described = DescribedCalls(tasks, redact)
         self._tasks = tasks
         self._layers = layers
         self._workers = workers
@@ -194,6 +196,8 @@ class Attempts:
             if self._some_exported and waste in ("worker-lost", "cancelled"):
                 # Nobody says whether this one has.
                 self.exported(ids)
+        if self.described.kept:
+            attributes |= self.described.pop(task)
         worker = self._workers.get(task.worker)
         if worker is not None:
             attributes[semconv.WORKER_NAME] = worker.name

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable import facts
 from scalable.common.guard import Guard
+from scalable.facts.parameters import Level
 from scalable.facts.texts import qualified
 from scalable.telemetry import semconv
 from scalable.telemetry.configuration.routes import ExceptionSignal
@@ -63,6 +64,7 @@ class Ledger:
         guard: Guard,
         sends_spans: bool = False,
         running_after: float = 0.0,
+        parameters: Level = "failed",
         exceptions: ExceptionSignal = "spans",
         logs: WorkerLogs | None = None,
         components: Mapping[str, Mapping[str, Any]] | None = None,
@@ -100,11 +102,12 @@ class Ledger:
         #: The scheduler closed cleanly: its open tasks will not end any more.
         self.scheduler_closed = False
         tasks, workers = self.tasks, self.workers
+        tasks.attempts.described.level = parameters
         self._handlers: dict[int, Callable[[Any, float], None]] = {
             facts.SUBMITTED: tasks.submitted,
             facts.STARTED: tasks.started,
             facts.SUCCEEDED: tasks.succeeded,
-            facts.FAILED: tasks.failed,
+            facts.FAILED: self._failed if parameters == "off" else tasks.failed,
             facts.BLAMED: tasks.blamed,
             facts.UNASSIGNED: tasks.unassigned,
             facts.CHILDREN_EXPORTED: self._children_exported,
@@ -120,6 +123,7 @@ class Ledger:
             facts.SAMPLE: workers.sample,
             facts.SCHEDULER_SAMPLE: self._scheduler_sample,
             facts.SCHEDULER_CLOSED: self._scheduler_closed,
+            facts.RELAY_PARAMETERS: lambda fact, _: tasks.attempts.described.take(fact),
             facts.RELAY_ATTEMPTS: lambda fact, _: tasks.attempts.written.take(fact),
             facts.USER_EVENT: lambda fact, _: self._user_event(fact, redact),
         }
@@ -270,6 +274,10 @@ class Ledger:
             self.environments.take(fact)
         else:
             self.workers.event(fact, now)
+
+    def _failed(self, fact: facts.Failed, now: float) -> None:
+        """A task of another client that wants its arguments recorded, other than this run."""
+        self.tasks.failed(fact._replace(parameters=b""), now)
 
     def _scheduler_sample(self, fact: facts.SchedulerSample, now: float) -> None:
         self.scheduler = fact

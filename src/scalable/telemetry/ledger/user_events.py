@@ -33,11 +33,13 @@ def record_user_event(
         if fact.run_id is not None:
             ids = sink.ids(fact.key, fact.run_id, task.parent if task is not None else None)
     if fact.event_type == "metric":
+        name, value = str(fields.pop("name", "")), float(fields.pop("value", 0.0))
+        tasks.attempts.described.note_metric(fact, name, value)
         sink.user_points.append(
             UserPoint(
                 fact.time,
-                str(fields.pop("name", "")),
-                float(fields.pop("value", 0.0)),
+                name,
+                value,
                 str(fields.pop("unit", "")),
                 attributes | dict(fields.pop("attributes", None) or ()),
             )

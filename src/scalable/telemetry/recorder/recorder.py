@@ -128,6 +128,7 @@ class Recorder(RecorderLoop):
             on_death=self._notify_death,
             sends_spans=self._router.sends_spans,
             running_after=options.running_after,
+            parameters=options.parameters,
             exceptions=exception_signal(routes.environ),
             components=identity.components,
             environment=environment,

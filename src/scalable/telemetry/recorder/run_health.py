@@ -52,9 +52,11 @@ class RunHealth:
 
     def document(self) -> dict[str, Any]:
         """The field `telemetry` of run.json; optional entries are left out where they are empty."""
+        attempts = self._ledger.tasks.attempts
         counts = {
             "facts": self._puller.dropped,
-            "attempt_spans": self._ledger.tasks.attempts.written.dropped,
+            "attempt_spans": attempts.written.dropped,
+            "parameters": attempts.described.dropped,
         }
         dropped = {what: count for what, count in counts.items() if count}
         optional = {

@@ -17,6 +17,7 @@ from scalable.common.carriers import chosen_baggage, inject, is_suppressed
 from scalable.common.output_levels import TaskOutput
 from scalable.facts.graphs import SUBMISSION_WINDOW, DaskSpan, GraphRequest
 from scalable.facts.identity import carrier_of, task_id
+from scalable.facts.parameters import Level
 from scalable.facts.protocol import (
     BLOCK,
     CATALOG,
@@ -25,6 +26,7 @@ from scalable.facts.protocol import (
     LABELS,
     LAYERS,
     OUTPUT,
+    PARAMETERS,
     SUPPRESSED,
 )
 from scalable.telemetry import semconv
@@ -308,6 +310,7 @@ class Submissions(SentGraphs):
         labels: Collection[str] = (),
         environment: bool = False,
         output: TaskOutput = "failed",
+        parameters: Level = "failed",
         catalog: str | None = None,
     ) -> None:
         super().__init__()
@@ -315,6 +318,8 @@ class Submissions(SentGraphs):
         self._wanted: dict[str, Any] = {ENVIRONMENT: 1} if environment else {}
         if output != "failed":
             self._wanted[OUTPUT] = output
+        if parameters != "failed":
+            self._wanted[PARAMETERS] = parameters
         if catalog is not None:
             self._wanted[CATALOG] = catalog
         #: Entries of baggage that become attributes.
