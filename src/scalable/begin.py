@@ -23,7 +23,7 @@ from scalable.again.settings import keep_settings
 from scalable.catalog.places import place_to_tell
 from scalable.code.containers import own_container
 from scalable.code.environment import OwnSettings
-from scalable.code.program import program_directories
+from scalable.code.program import program_places
 from scalable.common.carriers import chosen_baggage
 from scalable.common.environment_carriers import read_environment
 from scalable.common.options import RecorderOptions, Settings
@@ -117,7 +117,7 @@ class _Parts:
     routes: Routes
     warn: Callable[[str], None]
     clock: Callable[[], float]
-    #: Directories with the program's own code.
+    #: Where the program has its own code.
     code: Sequence[str]
 
 
@@ -211,7 +211,7 @@ def begin(
         routes,
         warn,
         using.clock,
-        program_directories(documents.manifest_path),
+        program_places(documents.manifest_path),
     )
     recorder = _recorder(parts, process, undo)
     if connection is not None:

@@ -129,13 +129,15 @@ def sent_revisions(taken: list[ExportTraceServiceRequest]) -> dict[str, str]:
 
 
 def test_a_program_that_is_no_script_has_its_code_in_the_working_directory(tmp_path: Path):
-    script = "from scalable.code.program import program_directories as p; print(p('m/s.yaml'))"
+    script = "from scalable.code.program import program_places as p; print(p('m/s.yaml'))"
     text = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout
-    assert text.strip() == str([str(tmp_path), str(tmp_path / "m")])
+    assert text.strip() == str([str(tmp_path), str(tmp_path / "m" / "s.yaml")])
     Path("steps.py").write_text(script)
-    for arguments in (["steps.py"], ["-m", "steps"]):
+    Path("bin").mkdir()
+    Path("bin/link.py").symlink_to("../steps.py")
+    for arguments in (["steps.py"], ["-m", "steps"], ["bin/link.py"]):
         command = [sys.executable, *arguments]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert text.strip() == str([str(tmp_path), str(tmp_path / "m")])
+        assert text.strip() == str([str(tmp_path / "steps.py"), str(tmp_path / "m" / "s.yaml")])

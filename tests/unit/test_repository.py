@@ -19,6 +19,7 @@ from scalable.code.commands import Deadline
 from scalable.code.git_head import commit_of
 from scalable.code.identities import Gathered, gather
 from scalable.code.remotes import web_address, without_credentials
+from scalable_runs import plain
 from scalable_runs.redact import Redactor
 
 ENVIRON = {
@@ -156,6 +157,44 @@ def test_the_records_of_runs_and_compiled_files_are_no_change(repository: Path):
     assert found["code_identifier_dependable"], found
     git(repository, "add", "--force", ".scalable")
     assert state(repository, own=[repository / "out [1]"])["staged"] == []
+
+
+def test_a_name_that_is_no_utf_8(repository: Path, tmp_path: Path):
+    (repository / os.fsdecode(b"\xff.py")).write_text("x = 1\n")
+    found = gathered(repository)
+    assert found.identities[0].get("untracked_count") == 1
+    redacted = Redactor().attributes(dict(found.identities[0]))
+    assert plain.dumps(redacted)
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_file_whose_changes_are_hidden_makes_it_undependable(repository: Path, flag: str):
+    git(repository, "update-index", flag, "work.py")
+    (repository / "work.py").write_text("x = 2\n")
+    found = state(repository)
+    assert found["code_identifier_dependable"] is False
+    assert "told not to look for changes of 1 file" in found["code_identifier_message"]
+
+
+@pytest.mark.parametrize("what", ["scratch/", "scratch/steps.py"])
+def test_a_program_that_git_ignores_is_not_that_of_the_commit(repository: Path, what: str):
+    (repository / ".gitignore").write_text(what)
+    (repository / "scratch").mkdir()
+    script = repository / "scratch" / "steps.py"
+    script.write_text("x = 1\n")
+    found = state(script)
+    assert found["code_identifier_type"] == "sha256"
+    assert found["code_identifier_message"].startswith("The repository that it is in ignores it")
+    assert (found["root"], found["files_count"]) == (str(script.parent), 1)
+
+
+def test_a_work_tree_somewhere_else_is_not_read(repository: Path, tmp_path: Path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "a.py").write_text("p = 1\n")
+    git(repository, "config", "core.worktree", str(tmp_path / "private"))
+    found = gathered(repository)
+    assert "in no work tree" in found.identities[0].get("code_identifier_message", "")
+    assert found.patch == b""
 
 
 def test_a_directory_below_the_root_and_another_one_are_one_place(repository: Path):
@@ -510,6 +549,8 @@ def test_data_and_links_are_no_part_of_the_patch(repository: Path, tmp_path: Pat
     (repository / "data.bin").write_bytes(b"\0\1")
     (repository / "binary.py").write_bytes(b"\0\1")
     (repository / "table.csv").write_text("a,b\n")
+    (repository / ".config").mkdir()
+    (repository / ".config" / "hosts.yml").write_text("user: ada\n")
     found = gathered(repository)
     assert found.identities[0].get("untracked_count", 0) >= 4
     assert found.patch == b""
@@ -569,6 +610,8 @@ def test_secrets_are_in_no_part_of_the_patch(repository: Path):
         ("ssh://git:hunter2@example.org:22/a/b", "ssh://git@example.org:22/a/b"),
         ("git@github.com:a/b.git", "git@github.com:a/b.git"),
         ("/srv/a.git", "/srv/a.git"),
+        ("ada:hunter2@example.org:a", "example.org:a"),
+        ("helper::https://ada:hunter2@example.org/a", "helper::https://example.org/a"),
         ("https://ada:hun[ter2@example.org/a", "https://example.org/a"),
     ],
 )

@@ -13,11 +13,13 @@ from scalable.code.git import Git, UnsafeError, find_git
 from scalable.code.patch import Patch
 from scalable.code.remotes import remote_url
 from scalable.code.repository import (
+    IGNORED,
     NO_GIT,
     Place,
     conclude,
     examine,
     head,
+    is_ignored,
     locate,
 )
 from scalable.code.source_files import digest_of
@@ -46,7 +48,7 @@ class Gathered:
 
 
 def gather(
-    directories: Iterable[str],
+    places: Iterable[str],
     redact: Callable[[str], str],
     *,
     now: Callable[[], str],
@@ -56,12 +58,13 @@ def gather(
     deadline: Deadline | None = None,
     first: Callable[[CodeState], None] | None = None,
 ) -> Gathered:
-    """Find out which code is in some directories; it takes :data:`SECONDS` at most.
+    """Find out which code is in some places; it takes :data:`SECONDS` at most.
 
     Parameters
     ----------
-    directories
-        The program's, the manifest's; those in one repository are one place.
+    places
+        The program and the manifest, each as a file or its directory; those in one repository are
+        one place.
     redact
         Returns a text of any length without secrets.
     now
@@ -86,15 +89,16 @@ def gather(
         first,
     )
     identities: list[CodeIdentity] = []
-    for directory in map(Path, directories):
+    for place in map(Path, places):
+        directory = place.parent if place.is_file() else place
         entry: CodeIdentity = {"directory": str(directory), "observed_at": now()}
-        if search.look_into(directory, entry):
+        if search.look_into(place, directory, entry):
             identities.append(entry)
     return Gathered(identities, b"" if search.patch is None else search.patch.content)
 
 
 class _Search:
-    """Looks into one directory after the other; used by one thread."""
+    """Looks at one place after the other; used by one thread."""
 
     def __init__(
         self,
@@ -112,26 +116,26 @@ class _Search:
         self._program = find_git(environ)
         self._roots: set[Path] = set()
 
-    def look_into(self, directory: Path, entry: CodeIdentity) -> bool:
+    def look_into(self, file: Path, directory: Path, entry: CodeIdentity) -> bool:
         """Complete an entry; False if the place is in another entry already."""
         place = Place(None, NO_GIT)
         git = None
         if self._program is not None:
             git = Git(self._program, directory, self._environ, self._deadline)
-            try:
-                place = locate(git)
-            except OSError as error:
-                place = Place(None, f"git cannot be started: {error}.")
+            place = _located(git, file)
         root = place.root or directory
         if root in self._roots:
             return False
         self._roots.add(root)
         entry["root"] = str(root)
-        if git is not None and place.root is not None:
-            self._repository(git.at(place.root), place.root, entry)
-        else:
-            if git is not None and place.is_repository:
+        try:
+            if git is not None and place.root is not None:
+                self._repository(git.at(place.root), place.root, entry)
+            elif git is not None and place.is_repository:
                 entry.update(cast("CodeIdentity", head(git)))
+        except OSError as error:
+            place = Place(None, f"git cannot be started: {error}.")
+        if place.root is None:
             entry["code_identifier_dependable"] = False
             entry["code_identifier_message"] = place.problem
         if entry.get("code_identifier") is None:
@@ -176,3 +180,13 @@ class _Search:
             said.append("The identifier is a digest of the sources below the directory.")
         said.append(found.problem)
         entry["code_identifier_message"] = " ".join(filter(None, said))
+
+
+def _located(git: Git, file: Path) -> Place:
+    try:
+        place = locate(git)
+        if place.root is not None and is_ignored(git, file, place.root):
+            return Place(None, IGNORED)
+    except OSError as error:
+        return Place(None, f"git cannot be started: {error}.")
+    return place

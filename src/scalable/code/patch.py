@@ -82,7 +82,7 @@ class Patch:
             if self._size >= MAX_PATCH:
                 self._cut()
                 break
-            if is_source(name) and not _is_secret(name):
+            if is_source(name) and not _is_private(name):
                 self._append(_section_of_new_file(found.root, name, prefix))
 
     def _add_tracked(self, found: Repository, prefix: str) -> None:
@@ -142,7 +142,10 @@ class Patch:
             self._missing.append(sentence)
 
 
-def _is_secret(name: str) -> bool:
+def _is_private(name: str) -> bool:
+    """Whether an untracked file has the name of a secret, or is hidden, as settings are."""
+    if name.startswith(".") or "/." in name:
+        return True
     return _SECRET_NAME.fullmatch(name.rpartition("/")[2]) is not None
 
 

@@ -10,11 +10,11 @@ from typing import Final
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
-def program_directories(manifest: str | None = None) -> list[str]:
-    """Return the directories that the program's own code is in; there is at least one.
+def program_places(manifest: str | None = None) -> list[str]:
+    """Return where the program's own code is; there is at least one place.
 
-    That of the script or module that was started, else of what a launcher such as ``scalable run``
-    runs, else the working directory, as for a notebook; and that of the manifest.
+    The script or module that was started, else the directory of what a launcher such as
+    ``scalable run`` runs, else the working directory, as for a notebook; and the manifest.
 
     Parameters
     ----------
@@ -22,16 +22,25 @@ def program_directories(manifest: str | None = None) -> list[str]:
         Path of the manifest, if there is one.
     """
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    candidates = [
-        Path(main).parent if isinstance(main, str) and main else None,
-        Path(sys.path[0]) if sys.path and sys.path[0] else None,
-    ]
-    found = next((each for each in candidates if each is not None and _is_own(each)), None)
-    places = [found if found is not None else _working_directory()]
+    # Python follows links to the script, too.
+    script = _real(Path(main)) if isinstance(main, str) and main else None
+    if script is not None and _is_own(script.parent):
+        places = [script]
+    elif sys.path and sys.path[0] and _is_own(Path(sys.path[0])):
+        places = [Path(sys.path[0])]
+    else:
+        here = _working_directory()
+        places = [] if here is None else [here]
     if manifest is not None:
-        places.append(Path(manifest).parent)
-    directories = [str(_absolute(place)) for place in places if place is not None]
-    return list(dict.fromkeys(directories))
+        places.append(Path(manifest))
+    return list(dict.fromkeys(str(_absolute(place)) for place in places))
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path
 
 
 def _is_own(directory: Path) -> bool:

@@ -31,8 +31,13 @@ def remote_url(configuration: Mapping[str, str], branch: str | None) -> str | No
 def without_credentials(url: str) -> str:
     """Return a URL without user, password, query and fragment; `ssh` keeps the user's name."""
     url = url.strip()[:_MAX_URL]
+    helper, double, rest = url.partition("::")
+    if double and "/" not in helper:
+        # Another program transports it: `helper::address`.
+        return f"{helper}::{without_credentials(rest)}"
     if "://" not in url:
-        return url
+        before, at, host = url.rpartition("@")
+        return host if at and ":" in before and url[0] not in "./" else url
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]

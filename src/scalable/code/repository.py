@@ -45,6 +45,7 @@ BARE: Final = (
     "The repository is bare: it has no work tree, so its commit says nothing of the files there."
 )
 NO_WORK_TREE: Final = "The directory belongs to git's own files and is in no work tree."
+IGNORED: Final = "The repository that it is in ignores it, so the commit says nothing of it."
 DETACHED: Final = "No branch is checked out (detached HEAD)."
 NO_REMOTE: Final = "The repository has no remote."
 CLEAN: Final = "The work tree is as in the commit."
@@ -109,8 +110,20 @@ def locate(git: Git) -> Place:
     if lines[0] == "false" and len(lines) < 3:
         return Place(None, NO_WORK_TREE, is_repository=True)
     if answer.good and len(lines) == 3:
-        return Place(Path(lines[2]), is_repository=True)
+        root = Path(lines[2])
+        real = git.directory.resolve()
+        if root.resolve() not in (real, *real.parents):
+            # The configuration names another directory as the work tree.
+            return Place(None, NO_WORK_TREE, is_repository=True)
+        return Place(root, is_repository=True)
     return Place(None, _problem(answer, git.directory))
+
+
+def is_ignored(git: Git, place: Path, root: Path) -> bool:
+    """Whether a repository ignores a file or directory in it."""
+    if place == root:
+        return False
+    return git.ask("check-ignore", "--quiet", "--", str(place)).good
 
 
 def head(git: Git) -> CodeState:
@@ -330,13 +343,15 @@ def _describe(found: Repository) -> None:
 
 
 def _submodules(found: Repository, own: Sequence[Path], depth: int) -> None:
-    answer = found.git.ask("ls-files", "--stage", "-z")
+    answer = found.git.ask("ls-files", "--stage", "-v", "-z")
     if not answer.good:
         found.is_known = False
         text = "Whether submodules differ is not known."
         found.sentences.append(_not_known(answer, found.git.deadline, text))
         return
-    recorded = dict(_links(answer.output))
+    entries = answer.output.split(b"\0")
+    _hidden(found, entries)
+    recorded = dict(_links(entries))
     found.submodules_count = len(recorded)
     for path, commit in recorded.items():
         if depth >= _MAX_DEPTH or len(found.submodules) >= _MAX_SUBMODULES:
@@ -344,12 +359,31 @@ def _submodules(found: Repository, own: Sequence[Path], depth: int) -> None:
         found.submodules.append(_submodule(found, path, commit, own, depth))
 
 
-def _links(output: bytes) -> Iterator[tuple[str, str]]:
-    """Yield path and commit of each link to a repository in `git ls-files --stage -z`."""
-    for entry in output.split(b"\0"):
-        if entry.startswith(b"160000 "):
+def _hidden(found: Repository, entries: Iterable[bytes]) -> None:
+    """Tell of files whose changes git was told not to look for.
+
+    `entries` are of `git ls-files --stage -v -z`: the first sign is small for files that are
+    assumed to be unchanged, and `S` for those that a sparse work tree leaves out.
+    """
+    count = 0
+    for entry in entries:
+        if entry[:1].islower():
+            count += 1
+        elif entry[:2] == b"S ":
+            path = os.fsdecode(entry.partition(b"\t")[2])
+            count += os.path.lexists(found.root / path)
+    if count:
+        found.is_known = False
+        files = "1 file" if count == 1 else f"{count:,} files"
+        found.sentences.append(f"git was told not to look for changes of {files} (update-index).")
+
+
+def _links(entries: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield path and commit of each link to a repository."""
+    for entry in entries:
+        if entry[2:9] == b"160000 ":
             about, _, path = entry.partition(b"\t")
-            yield os.fsdecode(path), about.split(b" ")[1].decode("ascii", "replace")
+            yield os.fsdecode(path), about.split(b" ")[2].decode("ascii", "replace")
 
 
 def _submodule(

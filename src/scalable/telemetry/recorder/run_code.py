@@ -28,7 +28,7 @@ class RunCode:
 
     Parameters
     ----------
-    directories
+    places
         Where the program has its code.
     writer
         Writes the run.
@@ -40,14 +40,14 @@ class RunCode:
 
     def __init__(
         self,
-        directories: Sequence[str],
+        places: Sequence[str],
         writer: RunWriter,
         redact: Redactor,
         *,
         with_patch: bool,
         guard: Guard | None = None,
     ) -> None:
-        self._directories = directories
+        self._places = places
         self._writer = writer
         self._redact = redact
         self._with_patch = with_patch
@@ -62,7 +62,7 @@ class RunCode:
         known: Any = self._writer.field("code_identities")
         if known:
             self._set(known[0])
-        elif self._directories:
+        elif self._places:
             self._deadline = Deadline(SECONDS)
             self._thread.start()
 
@@ -93,7 +93,7 @@ class RunCode:
 
     def _look(self) -> None:
         found = gather(
-            self._directories,
+            self._places,
             self._redact.lines,
             now=lambda: iso(time()),
             own=self._own_directories(),
