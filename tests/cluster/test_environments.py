@@ -87,17 +87,17 @@ def address(
     path = [str(place) for place in Path(__file__).parents[:2]]
     secrets = {"OMP_ACCESS_TOKEN": PLANTED[1], "DASK_GATEWAY__PASSWORD": PLANTED[2]}
     common = ("--scheduler-file", str(file), "--no-dashboard")
-    worker = ("worker", *common, "--no-nanny", "--nthreads", "1", "--name")
+    worker = (*common, "--no-nanny", "--nthreads", "1", "--name")
     commands = (
-        (sys.executable, "scheduler", "--host", "127.0.0.1", "--port", "0", *common),
-        (sys.executable, *worker, "same"),
-        (other_python, *worker, "odd"),
+        (sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", *common),
+        (sys.executable, "-m", "dask", "worker", *worker, "same"),
+        (other_python, "-m", "distributed.cli.dask_worker", *worker, "odd"),
     )
     with ExitStack() as stack:
-        for python, kind, *options in commands:
-            own = [str(own_packages)] if python == sys.executable else []
+        for command in commands:
+            own = [str(own_packages)] if command[0] == sys.executable else []
             process = subprocess.Popen(
-                [python, "-m", f"distributed.cli.dask_{kind}", *options],
+                command,
                 cwd=directory,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

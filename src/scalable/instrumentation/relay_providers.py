@@ -67,7 +67,8 @@ def is_worker_process(worker: Worker) -> bool:
         return True
     program = os.path.basename(sys.argv[0]) if sys.argv else ""  # noqa: PTH119
     return program.removesuffix(".py") in _WORKER_COMMANDS or (
-        program == "dask" and "worker" in sys.argv[1:2]
+        # The latter is `python -m dask`.
+        program in ("dask", "__main__.py") and "worker" in sys.argv[1:2]
     )
 
 
