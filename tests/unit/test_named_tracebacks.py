@@ -216,6 +216,24 @@ def test_a_text_is_resolved_where_name_and_line_agree(
     assert tracebacks.resolve_text(given) == (given if resolved is None else resolved)
 
 
+def test_a_stack_of_faulthandler_is_resolved_and_nothing_added(known: ProgramSources):
+    known.add(SourceText("In [3]", SCRIPT, "/tmp/ipykernel_1/2.py"))
+    stack = """Fatal Python error: Segmentation fault
+
+Current thread 0x00007f6b (most recent call first):
+  File "/lib/ctypes.py", line 2 in string_at
+  File "<dynamic-code>", line 2 in deep
+  File "<dynamic-code>", line 9 in deep
+  File "<dynamic-code>", line 6 in outer
+"""
+    text = tracebacks.resolve_text(stack, add_lines=False)
+    assert text.splitlines()[4:] == [
+        '  File "In [3]", line 2 in deep',
+        '  File "<dynamic-code>", line 9 in deep',
+        '  File "In [3]", line 6 in outer',
+    ]
+
+
 def test_hostile_exceptions_and_sources_do_no_harm(
     known: ProgramSources, monkeypatch: pytest.MonkeyPatch
 ):

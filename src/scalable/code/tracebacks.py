@@ -33,7 +33,8 @@ _MAX_FRAMES: Final = 10_000
 
 _FRAME: Final = re.compile(
     r'(?P<begin>[ |+]*File ")(?P<file>[^"\n]*)(?P<middle>", line )(?P<line>\d{1,9})'
-    r"(?P<in>, in )(?P<function>[^\n]+)"
+    # `faulthandler` has no comma.
+    r"(?P<in>,? in )(?P<function>[^\n]+)"
 )
 _numbers: Final = count(1)
 
@@ -70,10 +71,15 @@ def format_exception(error: BaseException, trace: TracebackType | None = None) -
     return "".join(formatted.format())
 
 
-def resolve_text(text: str) -> str:
+def resolve_text(text: str, *, add_lines: bool = True) -> str:
     """Return the text of a traceback with names where they are known.
 
-    The source line follows the frame, if the text has none.
+    Parameters
+    ----------
+    text : str
+        Text with frames, as Python or :mod:`faulthandler` writes them.
+    add_lines : bool, default True
+        Add the source line after its frame, if the text has none.
     """
     if not any(sign in text for sign in _SIGNS):
         return text
@@ -90,7 +96,11 @@ def resolve_text(text: str) -> str:
         found.append(line.replace(match["file"], located.name, 1))
         indent = match["begin"].removesuffix('File "')
         code = located.line(int(match["line"]))
-        if code and not (following.startswith(f"{indent}  ") and following.strip(" |+\r\n")):
+        if (
+            add_lines
+            and code
+            and not (following.startswith(f"{indent}  ") and following.strip(" |+\r\n"))
+        ):
             found[-1] = f"{found[-1].rstrip()}\n"
             found.append(f"{indent}  {code}\n")
     return "".join(found)

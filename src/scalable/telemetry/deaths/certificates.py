@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from scalable import facts
 from scalable.causes import Case, Verdict, classify
+from scalable.code.tracebacks import resolve_text
 from scalable.telemetry import semconv
 from scalable.telemetry.deaths.worker_logs import KeptLog
 from scalable_runs.redact import Redactor
@@ -82,7 +83,9 @@ class Certificate(NamedTuple):
 def certify(death: Death, log: KeptLog, redact: Redactor) -> Certificate:
     """Make the certificate of a death, of which no further report is awaited."""
     gone, ready, end = death.gone, death.ready, death.known.exit
-    tail = redact(log.tail or (end.tail if end is not None else ""))
+    tail = log.tail or (end.tail if end is not None else "")
+    # A crash names the frames of its stack.
+    tail = redact(resolve_text(tail, add_lines=False))
     case = _case(death, log, tail)
     verdict = classify(case)
     worker = _worker_attributes(death, case, verdict)
