@@ -289,6 +289,45 @@ def _kept_numbers(place: Path) -> set[str]:
     return found
 
 
+MANIFEST = """\
+version: 1
+project: {name: demo}
+keep_results: true
+targets:
+  one: {provider: local, max_workers: 1, processes: false}
+  two: {provider: local, max_workers: 2, processes: false}
+tasks:
+  write: {outputs: [out.txt]}
+"""
+STEPS = """\
+from pathlib import Path
+
+def write(text):
+    with open("log", "a") as file:
+        file.write("write\\n")
+    Path("out.txt").write_text(text)
+
+def main(client, args):
+    print("wrote", client.submit(write, *args).result())
+"""
+
+
+def test_a_session_is_retried_on_another_target_with_its_outputs(tmp_path: Path) -> None:
+    (tmp_path / "scalable.yaml").write_text(MANIFEST)
+    (tmp_path / "steps.py").write_text(STEPS)
+    done = run_command(tmp_path, "run", "--target", "one", "steps:main", "--", "text")
+    assert done.returncode == 0, done.stderr
+    assert executions(tmp_path) == {"write": 1}
+    (tmp_path / "out.txt").unlink()
+    document, done = retry(tmp_path, "--target", "two")
+    assert done.returncode == 0, done.stderr
+    assert executions(tmp_path) == {}
+    assert groups(document) == {("write", None): 1}
+    assert (tmp_path / "out.txt").read_text() == "text", "taken from the catalog"
+    latest = find_runs(tmp_path / ".scalable" / "runs")[0]
+    assert latest.document["target_name"] == "two"
+
+
 # -- the command ----------------------------------------------------------------------------------
 
 

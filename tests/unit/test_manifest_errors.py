@@ -122,7 +122,7 @@ CASES: dict[str, tuple[str | None, str, str]] = {
         "zebra: {}\n",
         (
             "7:1: zebra: unknown key; allowed: version, project, targets, components, tas"
-            "ks, overlays, telemetry, run_store, catalog"
+            "ks, overlays, telemetry, run_store, catalog, keep_results"
         ),
     ),
     "unknown-project-key": (

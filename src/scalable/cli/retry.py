@@ -36,7 +36,7 @@ Examples:
 \b
 Results are kept by @cacheable, `cache: true` in the manifest, or for all
 tasks: instrument(client, keep_results=True), SCALABLE_KEEP_RESULTS=1, or
-`telemetry: {keep_results: true}`. A result is reused if the function with
+`keep_results: true` in the manifest. A result is reused if the function with
 all that it calls, the arguments and the files among them are the same.
 The exit code is that of the program; 1 if it is not started.
 """

@@ -531,7 +531,7 @@ OPTIONS: Final = tuple(
 #: Options whose values name places, and may hold secrets.
 PLACES: Final = ("run_store", "runs_dir_remote")
 #: Options that are sections of the manifest, beside `telemetry`.
-SECTIONS: Final = ("run_store", "catalog")
+SECTIONS: Final = ("run_store", "catalog", "keep_results")
 
 #: The options that plain data can give, for OpenTelemetry's declarative configuration.
 FileOptions: Final = make_dataclass(

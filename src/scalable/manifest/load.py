@@ -49,6 +49,8 @@ class Manifest:
         found = {"project": self.root.project.name, **self.telemetry}
         if self.root.catalog is not None:
             found["catalog"] = self.root.catalog
+        if self.root.keep_results is not None:
+            found["keep_results"] = self.root.keep_results
         return found if self.run_store is None else {**found, "run_store": self.run_store}
 
     def make_provider(self) -> Provider:

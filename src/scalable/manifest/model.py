@@ -228,6 +228,16 @@ def _run_store(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _keep_results(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    memory_bytes(text)
+    return text
+
+
 def _catalog(value: str) -> str:
     absolute(value)
     return value
@@ -260,4 +270,12 @@ class Root(Section):
         None,
         description="Where the data catalog is: a directory or a URL. Default: .scalable/catalog.",
         repr=False,
+    )
+    keep_results: Annotated[
+        bool | str | None,
+        BeforeValidator(_keep_results, json_schema_input_type=bool | str | None),
+    ] = Field(
+        None,
+        description="Keep the results of tasks across runs: true, false, or the largest size, "
+        "such as 500MB.",
     )
