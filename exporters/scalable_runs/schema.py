@@ -68,10 +68,11 @@ LOGS: Final = "logs.jsonl"
 METRICS: Final = "metrics.jsonl"
 GRAPHS: Final = "graphs.jsonl"
 ENVIRONMENTS: Final = "environments.jsonl"
+FUNCTIONS: Final = "functions.jsonl"
 
 #: Journals that appear once there is something to write: signals that are no record of the seven,
-#: and the sizes of submissions; what the processes run with.
-SIGNALS: Final = (SPANS, LOGS, METRICS, GRAPHS, ENVIRONMENTS)
+#: and the sizes of submissions; what the processes run with, and the functions that ran.
+SIGNALS: Final = (SPANS, LOGS, METRICS, GRAPHS, ENVIRONMENTS, FUNCTIONS)
 
 MANIFEST: Final = "manifest.yaml"
 PLAN: Final = "plan.json"
@@ -105,6 +106,7 @@ EventType: TypeAlias = Literal[
     "metric",
     "graph",
     "environment",
+    "function",
     "upload",
 ]
 
@@ -122,6 +124,7 @@ FILE_OF: Final[Mapping[str, str]] = {
     "metric": METRICS,
     "graph": GRAPHS,
     "environment": ENVIRONMENTS,
+    "function": FUNCTIONS,
 }
 
 TaskState: TypeAlias = Literal[
@@ -555,6 +558,40 @@ class EnvironmentRecord(AnyRecord, total=False):
     dask_config: Annotated[Table, "Dask's configuration."]
 
 
+class FunctionComponent(TypedDict, total=False):
+    """One thing that a function is made of."""
+
+    kind: Annotated[
+        Word,
+        "`source`: the function itself; `helper`, `class`, `decorator`, `constant`, `package`; "
+        "`default`, `closure`: a value that it holds.",
+    ]
+    name: Annotated[Text, "Its full name."]
+    digest: Annotated[Text, FIXED, "SHA-256 of its syntax, its value or its version."]
+    detail: Annotated[Text, "File and line, the value if it is short, or the version."]
+    source: Annotated[Prose, "Its source, of at most 48 kB for all of a function."]
+    held: Annotated[Flag, "It is reached through an object, and not by names alone."]
+
+
+class FunctionRecord(AnyRecord, total=False):
+    """A function that tasks called, with what it calls; one line for each version."""
+
+    task_name: Annotated[Text, "Name of the first task that called it."]
+    task_id: Annotated[Text, "Dask's key of that task."]
+    function_name: Annotated[Text, "Module and qualified name."]
+    module: Annotated[Text, "Its module."]
+    qualname: Annotated[Text, "Its qualified name."]
+    file: Annotated[Text, "Its file, or a cell of a notebook, such as `In [12]`."]
+    line: Annotated[Count, "Line of its first decorator, or of its `def`."]
+    source: Annotated[Prose, "Its source, of at most 16 kB; absent if it is not known."]
+    identity: Annotated[Text, FIXED, "`sha256:` and the digest of all components."]
+    components: Annotated[list[FunctionComponent], "What it is made of, sorted."]
+    not_covered: Annotated[Texts, "What of it cannot be seen, a text each."]
+    worker: Annotated[Text, "Address of the worker that ran it first."]
+    worker_id: Annotated[Label, "Name of this worker."]
+    python: Annotated[Text, "Version of Python there."]
+
+
 class UploadRecord(AnyRecord, total=False):
     """Outcome of sending the log of a lost worker."""
 
@@ -588,6 +625,7 @@ DECLARATION_OF: Final[Mapping[str, type[AnyRecord]]] = {
     METRICS: MetricRecord,
     GRAPHS: GraphRecord,
     ENVIRONMENTS: EnvironmentRecord,
+    FUNCTIONS: FunctionRecord,
     UPLOADS: UploadRecord,
 }
 

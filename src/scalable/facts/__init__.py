@@ -381,6 +381,8 @@ Fact: TypeAlias = (
 
 #: Event of a worker on which the package cannot be imported.
 UNWATCHED: Final = "unwatched"
+#: User event of a function that tasks call.
+FUNCTION: Final = "function"
 #: Event of a worker, or of the scheduler, that says what its process runs with.
 ENVIRONMENT: Final = "environment"
 

@@ -39,6 +39,8 @@ LATE_AFTER: Final = 5.0
 NO_SUCH_RUN: Final = "no such run"
 #: Longest wait at the end of a run for what workers have measured, in seconds.
 DRAIN_TIMEOUT: Final = 0.5
+#: Versions of functions in a run at most.
+MAX_FUNCTIONS: Final = 10_000
 
 
 class Run(Protocol):
@@ -97,6 +99,8 @@ class Hub:
         self._workers: dict[str, bool] = {}
         #: What the workers run with, for runs that begin later.
         self.environments = KeptEnvironments()
+        #: Versions of functions that workers have reported, by run.
+        self._functions: dict[str, set[tuple[str, str]]] = {}
 
         def send(reports: Any) -> None:
             self.receive(reports=reports)
@@ -118,6 +122,7 @@ class Hub:
     def forget(self, plugin: Run) -> None:
         """A run ended; with the last one, restore the scheduler's own handlers."""
         self.plugins.pop(plugin.run, None)
+        self._functions.pop(plugin.run, None)
         if self.plugins:
             self.configure()
             return
@@ -222,10 +227,23 @@ class Hub:
             plugin.guard.errors.update(unread)
             for run, fact in received:
                 if run is None or run == plugin.run or plugin.scope == "cluster":
+                    if self._is_reported(plugin.run, fact):
+                        continue
                     try:
                         plugin.receive(fact)
                     except BaseException as error:
                         plugin.guard.failed("receive", error)
+
+    def _is_reported(self, run: str, fact: facts.Fact | None) -> bool:
+        """Whether another worker has reported the same version of a function."""
+        if not isinstance(fact, facts.UserEvent) or fact.event_type != facts.FUNCTION:
+            return False
+        name = str(fact.fields.get("function_name")), str(fact.fields.get("identity"))
+        known = self._functions.setdefault(run, set())
+        if name in known or len(known) >= MAX_FUNCTIONS:
+            return True
+        known.add(name)
+        return False
 
     def _note_worker(self, worker: Any, kind: Any) -> None:
         """Note which workers need the settings, and which have metrics to fetch at the end."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from types import FrameType, TracebackType
+from functools import partial
+from types import FrameType, FunctionType, TracebackType
 from typing import Any, Final, TypeAlias, cast
 
 from dask import _task_spec as task_spec
@@ -30,6 +31,7 @@ __all__ = [
     "call_of",
     "call_of_exception",
     "function_of",
+    "functions_given",
     "functions_of",
 ]
 
@@ -162,6 +164,24 @@ def functions_of(run_spec: Any) -> Iterator[Any]:
                 return
             if other is not node and isinstance(other, task_spec.Task):
                 yield from functions_of(other)
+
+
+def functions_given(run_spec: Any, limit: int) -> Iterator[Any]:
+    """Functions that are data of a task, and of those fused with it: what Dask's functions call."""
+    waiting, left = [run_spec], _MAX_FUSED
+    while waiting and left and limit:
+        node, left = waiting.pop(), left - 1
+        if type(node) is task_spec.DataNode:
+            node = node.value
+        if type(node) in (FunctionType, partial):
+            yield node
+            limit -= 1
+        elif isinstance(node, task_spec.Task):
+            waiting += [*node.args, *node.kwargs.values()]
+        elif type(node) is dict:
+            waiting += node.values()
+        elif type(node) in (list, tuple):
+            waiting += node
 
 
 def _last_of(node: Any) -> tuple[Any, Mapping[Any, Any]]:

@@ -22,6 +22,7 @@ from scalable.facts.protocol import ANNOTATION, CONFIG_OP, FLUSH_OP, STREAM_OP
 from scalable.instrumentation import dask_compat, described_calls, propagation
 from scalable.instrumentation.child_environment import popen_patch
 from scalable.instrumentation.executions import ActiveThreads, Execution
+from scalable.instrumentation.functions import TaskFunctions
 from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
 from scalable.instrumentation.outbox import Outbox, Reports
 from scalable.instrumentation.output_streams import OutputCollector
@@ -88,6 +89,8 @@ class Watch:
         self._loop_thread = threading.get_ident() if own_process else None
         self._logs = LogCollector(self._outbox, self._ahead, guard, everything=own_process)
         self._output = OutputCollector(self._outbox, self._only_attempt, self._send_output_of_all)
+        self._functions = TaskFunctions(worker, self._ahead, self._report, guard)
+        self._known_functions = self._functions.known
         # If anything above fails, the worker is unchanged.
         self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
         self._watch_threads()
@@ -225,6 +228,9 @@ class Watch:
             executor = annotations.get("executor")
             if executor is not None:
                 threads = dask_compat.has_threads(self._worker, executor)
+        # Once for each function; a thread does the rest.
+        if id(getattr(task.run_spec, "func", None)) not in self._known_functions:
+            self._functions.look(execution)
         # Dask asks for `is_coro` next and keeps the answer.
         if not threads or task.run_spec.is_coro:  # pyright: ignore[reportOptionalMemberAccess]
             # No thread of a task will report its start. This runs in an asyncio task of its own:
@@ -337,9 +343,10 @@ class Watch:
             self._relay.collect()
             self._observer = self._loop.call_later(COLLECT_INTERVAL, self._on_observe)
 
-    def flush(self, **_: Any) -> Reports:
+    async def flush(self, **_: Any) -> Reports:
         """RPC of the scheduler: a run ends; send what must be part of it."""
         try:
+            await self._functions.settle()
             if self._relay is not None:
                 self._relay.collect(force=True)
             return self._outbox.empty()
@@ -356,6 +363,7 @@ class Watch:
         """
         for source in readable(sources):
             program_sources().add(source)
+        self._functions.forget()
         self._logs.level = log_level
         self.clock.compare_boots(boot)
 

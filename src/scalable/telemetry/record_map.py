@@ -38,6 +38,7 @@ _ROUTED: Final = (
     *("task", "worker", "failure", "resource", "artifact", "cache", "cost"),
     "graph",
     "environment",
+    "function",
 )
 
 #: Which attribute becomes which field.

@@ -471,6 +471,17 @@ ENVIRONMENT_DASK_CONFIG_DIGEST: Final = "scalable.environment.dask_config_digest
 #: Dask's configuration, on the first event with its digest.
 ENVIRONMENT_DASK_CONFIG: Final = "scalable.environment.dask_config"
 
+# -- Functions -----------------------------------------------------------------------------------
+
+#: Module of the function.
+FUNCTION_MODULE: Final = "scalable.function.module"
+#: Qualified name of the function in its module.
+FUNCTION_QUALNAME: Final = "scalable.function.qualname"
+#: `sha256:` and the digest of the function's code, with what it calls.
+FUNCTION_IDENTITY: Final = "scalable.function.identity"
+#: What of the function's code cannot be seen, a text each.
+FUNCTION_NOT_COVERED: Final = "scalable.function.not_covered"
+
 # -- Attributes that stay in the process ---------------------------------------------------------
 
 #: Class of the exception with its module, unless it is built in; sent as `error.type` or
@@ -496,6 +507,10 @@ SPAN_STARTED: Final = "dask.task.phases.start"
 INPUT_PARAMETERS: Final = "scalable.task.input_parameters"
 #: What the task returned, and the numbers that it recorded; sent as `dask.task.returned.…`.
 OUTPUT_PARAMETERS: Final = "scalable.task.output_parameters"
+#: Source of a function that tasks call.
+FUNCTION_SOURCE: Final = "scalable.function.source"
+#: What a function is made of: itself, helpers, classes, constants, packages.
+FUNCTION_COMPONENTS: Final = "scalable.function.components"
 #: Never sent.
 INTERNAL: Final = frozenset(
     {
@@ -510,6 +525,8 @@ INTERNAL: Final = frozenset(
         SPAN_STARTED,
         INPUT_PARAMETERS,
         OUTPUT_PARAMETERS,
+        FUNCTION_SOURCE,
+        FUNCTION_COMPONENTS,
     }
 )
 
@@ -550,6 +567,8 @@ EVENT_OUTPUT: Final = "dask.task.output"
 EVENT_WORKER: Final = "dask.worker.state_change"
 #: What the program, the scheduler or a worker runs with.
 EVENT_ENVIRONMENT: Final = "scalable.environment.found"
+#: A task called a function, or a version of it, for the first time.
+EVENT_FUNCTION: Final = "scalable.function.seen"
 #: An attempt raised, or a worker was lost: on the attempt's span, or a log record.
 EVENT_FAILURE: Final = "exception"
 #: On a worker's span: it accepts no new tasks, as its memory is full.
@@ -705,10 +724,12 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     EXCEPTION_TYPE: ("failure_class",),
     EXCEPTION_MESSAGE: ("error_message", "message"),
     EXCEPTION_STACKTRACE: ("traceback",),
-    FUNCTION_NAME: ("task.function_name",),
+    FUNCTION_NAME: ("task.function_name", "function.function_name"),
+    CODE_FILE: ("function.file",),
+    CODE_LINE: ("function.line",),
     HOST_NAME: ("host",),
     PROCESS_PID: ("pid",),
-    PYTHON_VERSION: ("environment.python",),
+    PYTHON_VERSION: ("environment.python", "function.python"),
     PYTHON_NAME: ("environment.implementation",),
     EXECUTABLE: ("environment.executable",),
     EXIT_CODE: ("exit_code",),
@@ -727,6 +748,10 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ENVIRONMENT_ORIGINS: ("origins",),
     ENVIRONMENT_DASK_CONFIG_DIGEST: ("dask_config_digest",),
     ENVIRONMENT_DASK_CONFIG: ("dask_config",),
+    FUNCTION_MODULE: ("function.module",),
+    FUNCTION_QUALNAME: ("function.qualname",),
+    FUNCTION_IDENTITY: ("function.identity",),
+    FUNCTION_NOT_COVERED: ("function.not_covered",),
     ERROR_CLASS: ("error_class",),
     CACHE_ARGUMENTS: ("cache.arguments",),
     FAILED_TASK: ("failure.details.task_id",),
@@ -737,6 +762,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     SPAN_STARTED: ("phases_start",),
     INPUT_PARAMETERS: ("input_parameters",),
     OUTPUT_PARAMETERS: ("output_parameters",),
+    FUNCTION_SOURCE: ("function.source",),
+    FUNCTION_COMPONENTS: ("function.components",),
 }
 
 # -- Names of earlier versions -------------------------------------------------------------------

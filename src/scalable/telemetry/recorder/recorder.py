@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from scalable import facts
 from scalable.common.guard import Guard
 from scalable.common.options import RecorderOptions
-from scalable.facts import Batch, FactSource, UserEvent
+from scalable.facts import FUNCTION, Batch, FactSource, UserEvent
 from scalable.facts.protocol import FAILED_CALL
 from scalable.facts.texts import ErrorTexts
 from scalable.telemetry.configuration.routes import Routes, exception_signal
@@ -25,6 +25,7 @@ from scalable.telemetry.deaths.deaths import NANNY_WAIT, OnDeath
 from scalable.telemetry.deaths.worker_logs import WorkerLogs
 from scalable.telemetry.ledger import Ledger
 from scalable.telemetry.ledger.failed_calls import FailedCalls
+from scalable.telemetry.ledger.functions import Functions
 from scalable.telemetry.ledger.relay_decoder import RelayDecoder
 from scalable.telemetry.ledger.task_output import TaskOutputs
 from scalable.telemetry.ledger.tasks import CANCEL_WAIT
@@ -151,6 +152,10 @@ class Recorder(RecorderLoop):
         _take_relayed(self._ledger, self._relay, writer, redact, options)
         failed_calls = FailedCalls(writer.store, identity.key, redact)
         self._ledger.on_event(FAILED_CALL, failed_calls.take)
+        functions = Functions(
+            self._ledger.sink, self._ledger.tasks, self._ledger.workers.name_of, redact
+        )
+        self._ledger.on_event(FUNCTION, functions.take)
         self._health = RunHealth(
             self.guard, self._puller, self._ledger, self._router, self._relay, self._copies, warn
         )
