@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, Final, cast
 
 from scalable.analysis.environments import Environments, load_environments, packages_of
+from scalable.code.changes import differences
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, Record
 
@@ -15,6 +17,8 @@ FUNCTIONS: Final = "functions.jsonl"
 #: Bytes of a journal that are read, and functions that are kept.
 _MAX_BYTES: Final = 16 * 2**20
 _MAX_FUNCTIONS: Final = 1_000
+#: Components that are named of a version that differs.
+_MAX_DIFFERENCES: Final = 5
 #: Kinds of changes in a repository, as run.json names them.
 _CHANGES: Final = ("staged", "unstaged", "untracked")
 
@@ -55,6 +59,8 @@ class Function:
     identity: str
     worker: str
     not_covered: tuple[str, ...]
+    #: What differs from the version that ran first, a text each.
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,14 @@ def load_code_and_data(reader: RunReader) -> CodeAndData:
             stage = str(record.get("stage") or "put")
             stages[stage] = stages.get(stage, 0) + 1
     functions: list[Function] = []
+    first: dict[tuple[str, str], Record] = {}
     if 0 < reader.size(FUNCTIONS) <= _MAX_BYTES:
-        for record in reader.records(FUNCTIONS):
-            if len(functions) < _MAX_FUNCTIONS:
-                functions.append(_function(record))
+        for record in islice(reader.records(FUNCTIONS), _MAX_FUNCTIONS):
+            function = _function(record)
+            before = first.setdefault((function.task_name, function.function_name), record)
+            if before is not record:
+                function = replace(function, differs=_differing(before, record))
+            functions.append(function)
     environments = load_environments(reader)
     return CodeAndData(
         code=tuple(map(_code, codes_of(run))),
@@ -133,6 +143,15 @@ def load_code_and_data(reader: RunReader) -> CodeAndData:
         retry_of=_text(run.get("retry_of")),
         has_patch=reader.file_size("code.patch") > 0,
     )
+
+
+def _differing(before: Record, after: Record) -> tuple[str, ...]:
+    """Name the components of two versions of a function that differ."""
+    changes = differences(before, after)
+    named = [f"{change.kind} {change.name}" for change in changes[:_MAX_DIFFERENCES]]
+    named = [f"{each.removeprefix('source ')} differs" for each in named]
+    left = len(changes) - len(named)
+    return (*named, f"{left:,} more differ") if left else tuple(named)
 
 
 def codes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:

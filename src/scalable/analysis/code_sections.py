@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from scalable.analysis import units
-from scalable.analysis.code_and_data import Code, CodeAndData
+from scalable.analysis.code_and_data import Code, CodeAndData, Function
 from scalable.analysis.environments import Environments, difference_words
 from scalable.analysis.sections import Block, Fact, Facts, Section, Sentence
 from scalable.analysis.units import plural
@@ -76,12 +76,18 @@ def _environments(found: Environments) -> Iterator[Sentence]:
         yield Sentence(f"{text} {verb} from the program's", "aside", "quiet")
 
 
+def version_words(name: str, one: Function) -> str:
+    """Say where another version of a function ran first, and in what it differs."""
+    where = f"worker {one.worker}" if one.worker else "a worker"
+    differs = f": {', '.join(one.differs)}" if one.differs else ""
+    return f"{where} ran another version of {name}{differs}"
+
+
 def _versions(found: CodeAndData) -> Iterator[Sentence]:
     versions = found.versions
     for name, rows in list(versions.items())[:_MAX_NAMED]:
-        whose = ", ".join(dict.fromkeys(one.worker or "?" for one in rows))
-        text = f"{name} ran in {len(rows)} versions (first seen on workers {whose})"
-        yield Sentence(text, "bullet", "warning")
+        for one in rows[1:]:
+            yield Sentence(version_words(name, one), "bullet", "warning")
     if len(versions) > _MAX_NAMED:
         more = plural(len(versions) - _MAX_NAMED, "more function")
         yield Sentence(f"and {more}", "aside", "quiet")
