@@ -745,7 +745,8 @@ async def _double(x: int) -> int:
     return 2 * x
 
 
-def test_run_patch_and_run_coroutine_patch(client):
+def calls_seen(client: Client, make_patch: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """Calls of tasks in a thread and on the loop, as a patch sees them: key and data."""
     seen: list[tuple[str, Any]] = []
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -758,20 +759,25 @@ def test_run_patch_and_run_coroutine_patch(client):
 
         return run
 
-    four = client.submit(int, "4")
+    four = client.submit(int, "4", key="four")
     wait(four)
-    patches = dask_compat.run_patch(wrap), dask_compat.run_coroutine_patch(wrap)
-    for patch in patches:
-        patch.apply()
+    patch = make_patch(wrap)
+    patch.apply()
     try:
         assert client.submit(abs, four, key="in a thread").result() == 4
         assert client.submit(_double, four, key="on the loop").result() == 8
     finally:
-        for patch in patches:
-            patch.undo()
+        patch.undo()
     assert client.submit(abs, four, key="afterwards").result() == 4
-    data = {four.key: 4}
-    assert seen == [("in a thread", data), ("on the loop", data)]
+    return seen
+
+
+def test_run_patch(client):
+    assert calls_seen(client, dask_compat.run_patch) == [("in a thread", {"four": 4})]
+
+
+def test_run_coroutine_patch(client):
+    assert calls_seen(client, dask_compat.run_coroutine_patch) == [("on the loop", {"four": 4})]
 
 
 def test_traceback_patch(client):
