@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import ctypes
 import io
 import logging
+import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -193,3 +196,73 @@ def test_streams_stay_what_they_are(make_cluster):
     assert run.errors == {} if hasattr(run, "errors") else True
     with Client(client.scheduler.address) as other:
         wait_until(lambda: all(it[3] is None for it in other.run(bare).values()))
+
+
+def mixed(number: int, how: str) -> int:
+    print(f"python {number}")
+    os.write(1, f"raw {number}\n".encode())
+    subprocess.run([sys.executable, "-c", f"print('child {number}')"], check=True)
+    ctypes.CDLL(None).printf(f"C {number}\n".encode())
+    print(f"python again {number}", flush=True)
+    if how == "fails":
+        raise ValueError(str(number))
+    return number
+
+
+def is_captured(dask_worker: Any) -> bool:
+    """The helper that copies the output of the worker's process reads it."""
+    capture = dask_worker.plugins["scalable"]._capture
+    os.write(2, b"is it read?\n")
+    return not capture.is_behind() and capture.log.stat().st_size > 0
+
+
+def test_output_of_c_and_of_children_belongs_to_the_attempt_that_ran_alone(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    with scalable.instrument(client, task_output="all") as run:
+        wait_until(lambda: all(client.run(is_captured).values()))
+        for number, how in enumerate(("works", "fails", "works")):
+            wait_for = client.submit(mixed, number, how, key=f"mixed-{number}")
+            assert (wait_for.exception() is not None) == (how == "fails")
+    found = texts(run)
+    for number in range(3):
+        lines = found[f"mixed-{number}.1.log"].splitlines()
+        assert sorted(lines) == sorted(
+            f"{kind} {number}" for kind in ("python", "raw", "child", "C", "python again")
+        )
+    inferred = {it["body"] for it in printed(run) if it["attributes"].get("dask.output.inferred")}
+    assert {line for body in inferred for line in body.split("\n")} == {
+        f"{kind} {number}" for kind in ("raw", "child", "C") for number in range(3)
+    }
+
+
+def test_output_that_may_be_another_tasks_is_not_taken_for_ones_own(make_cluster):
+    _, client = make_cluster(n_workers=1, threads=4)
+    with scalable.instrument(client) as run:
+        wait_until(lambda: all(client.run(is_captured).values()))
+        futures = [client.submit(mixed, number, "fails", key=f"m-{number}") for number in range(4)]
+        assert all(isinstance(it.exception(), ValueError) for it in futures)
+    found = texts(run)
+    assert len(found) == 4
+    for number in range(4):
+        lines = found[f"m-{number}.1.log"].splitlines()
+        assert [line for line in lines if not line.startswith("[")] == [
+            f"python {number}",
+            f"python again {number}",
+        ]
+    assert any("not known whose they are" in text for text in found.values())
+
+
+def mute(number: int) -> int:
+    return number
+
+
+def test_a_task_that_prints_nothing_has_no_file_and_a_worker_no_more_work(make_cluster):
+    _, client = make_cluster(n_workers=1)
+    with scalable.instrument(client) as run:
+        assert client.gather(client.map(mute, range(20))) == list(range(20))
+
+        def ends(dask_worker: Any) -> str:
+            return dask_worker.active_threads.ended.__name__
+
+        assert set(client.run(ends).values()) == {"_ended"}
+    assert texts(run) == {}

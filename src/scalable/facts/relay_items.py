@@ -104,6 +104,9 @@ RAW: Final = 4
 #: In the place of a stream: the text is the number of characters that were left out.
 LEFT_OUT: Final = 0
 
+#: In the place of a stream: it is not known which of both.
+EITHER: Final = 3
+
 #: Time, stream (1 for stdout, 2 for stderr), flags and text.
 OutputPiece: TypeAlias = tuple[int, int, int, str]
 

@@ -33,6 +33,7 @@ from scalable.common.spool import (
     times_of,
 )
 from scalable.facts.protocol import STREAM_OP
+from scalable.facts.relay_items import EITHER
 from scalable.instrumentation import dask_compat, tee
 from scalable.instrumentation.relay_providers import is_worker_process
 
@@ -59,6 +60,8 @@ class Capture:
         self._saved: dict[int, int] = {}
         self._placed: dict[int, tuple[int, int, int]] = {}
         self._ends: list[int] = []
+        #: The log of each stream: one under :data:`EITHER` if both go to the same place.
+        self.logs: dict[int, Path] = {}
         self._crashes = CrashStacks()
         #: Readable when the helper has ended, which is not a child of this process.
         self._lifeline = self._divert()
@@ -92,6 +95,17 @@ class Capture:
             worker.batched_send({"op": STREAM_OP, **facts.report([(None, tuple(event))])})
         return capture
 
+    def is_behind(self) -> bool:
+        """Whether output waits that the helper has not read; called by any thread."""
+        import fcntl
+        import termios
+
+        waiting = bytes(4)
+        with self._lock:
+            if self._stopped:
+                return False
+            return any(fcntl.ioctl(end, termios.FIONREAD, waiting) != waiting for end in self._ends)
+
     def stop(self) -> None:
         """Restore the descriptors of the process."""
         with self._lock:
@@ -116,6 +130,7 @@ class Capture:
                 for descriptor in descriptors:
                     opened.callback(os.close, descriptor)
 
+            self.logs = {EITHER: self.log} if together else dict(logs)
             # The helper inherits the logs open and locked, so they exist at once.
             files = {descriptor: create_log(path) for descriptor, path in logs.items()}
             to_close(*files.values())

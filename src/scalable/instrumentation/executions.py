@@ -10,6 +10,7 @@ from scalable.common.guard import Guard
 from scalable.facts.identity import task_id
 from scalable.facts.texts import module_of
 from scalable.instrumentation.exception_details import ExceptionDetails, details_of, details_of_task
+from scalable.instrumentation.output_streams import add_raw_output
 from scalable.instrumentation.parameters import describe_failed_call
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Execution:
         if is_shortened or has_unnamed(error):
             self.raised = details_of(error)
         self.parameters = describe_failed_call(error, self.carrier)
+        if not self.elsewhere:
+            add_raw_output(self)
 
     def details(self) -> ExceptionDetails:
         """Return what is known of the exception of the task."""

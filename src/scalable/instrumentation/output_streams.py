@@ -11,7 +11,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scalable.common.forks import let_go_in_forks, unlocked_in_forks
 from scalable.facts.identity import carried
@@ -20,6 +20,9 @@ from scalable.facts.relay_items import BY_ELIMINATION, LOGGED
 from scalable.instrumentation import python_logs
 from scalable.instrumentation.printed import Printed, guard
 from scalable.instrumentation.propagation import current_attempt
+
+if TYPE_CHECKING:
+    from scalable.instrumentation.raw_output import RecentOutput
 
 #: Number and name of each stream.
 _STREAMS: Final = ((1, "stdout"), (2, "stderr"))
@@ -41,19 +44,19 @@ class OutputCollector:
     only_attempt : callable
         The attempt that is the only one which can have printed something, if there is one: asked
         for threads that do not have the context of an attempt.
-    all_wanted : callable
-        Called when an attempt prints whose output is sent although it may not fail.
     """
 
     def __init__(
         self,
         outbox: Any,
         only_attempt: Callable[[], Any] = lambda: None,
-        all_wanted: Callable[[], None] = lambda: None,
     ) -> None:
         self.outbox = outbox
         self.only_attempt = only_attempt
-        self.all_wanted = all_wanted
+        #: What Python writes in this process, if it is the worker's own.
+        self.recent: RecentOutput | None = None
+        #: Adds the raw output of an attempt.
+        self.find_raw: Callable[[Any], None] | None = None
 
     def start(self) -> None:
         """Take what is printed from now on."""
@@ -117,6 +120,13 @@ def _noting(original: Callable[..., Any], number: int) -> Callable[..., Any]:
 
 def _collect(number: int, text: Any) -> None:
     attempt: Any = current_attempt.get()
+    if not isinstance(text, str):
+        return
+    # A subclass of str may do anything in its own methods.
+    text = text if type(text) is str else str.__getitem__(text, slice(None))
+    for collector in _collectors:
+        if collector.recent is not None:
+            collector.recent.add(text)
     logger = python_logs.handled()
     if logger and python_logs.is_of_dask(logger):
         return  # Dask tells of a coroutine's failure in the coroutine's context
@@ -130,18 +140,25 @@ def _collect(number: int, text: Any) -> None:
             flags |= BY_ELIMINATION
         elif attempt.outbox is not collector.outbox:
             continue
-        if not isinstance(text, str):
-            return
-        printed = found.printed
-        if printed is None:
-            level = carried(found.carrier).get(OUTPUT)
-            if level == "off":
-                return
-            printed = found.printed = Printed(found, at_once=level == "all")
-            if level == "all":
-                collector.all_wanted()
-        # A subclass of str may do anything in its own methods.
-        printed.add(
-            number, text if type(text) is str else str.__getitem__(text, slice(None)), flags
-        )
+        printed = printed_by(found)
+        if printed is not None:
+            printed.add(number, text, flags)
         return
+
+
+def printed_by(attempt: Any) -> Printed | None:
+    """The output of an attempt, made now if there is none; None if it is not wanted."""
+    printed: Printed | None = attempt.printed
+    if printed is None:
+        level = carried(attempt.carrier).get(OUTPUT)
+        if level == "off":
+            return None
+        printed = attempt.printed = Printed(attempt, at_once=level == "all")
+    return printed
+
+
+def add_raw_output(attempt: Any) -> None:
+    """An attempt has failed: add what did not pass Python's streams; called by its thread."""
+    for collector in _collectors:
+        if collector.outbox is attempt.outbox and collector.find_raw is not None:
+            collector.find_raw(attempt)

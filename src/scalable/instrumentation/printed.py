@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from time import time
 from typing import Any, Final
 
 from scalable import facts
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard
-from scalable.facts.relay_items import LEFT_OUT, OutputItem, OutputPiece
+from scalable.facts.relay_items import LEFT_OUT, RAW, OutputItem, OutputPiece
 from scalable.instrumentation.attempt_span import RunningAttempt, run_of
 from scalable.instrumentation.propagation import ids_of
 from scalable.instrumentation.relay_values import encode, position
@@ -76,6 +77,7 @@ class Printed:
         self._attempt = attempt
         self.at_once = at_once
         self._head: list[_Piece] = []
+        self._raw: list[_Piece] = []
         self._head_size = 0
         self._tail: deque[_Piece] = deque()
         self._tail_size = 0
@@ -108,6 +110,14 @@ class Printed:
             self._tail_size -= size
             self._left_out += size
 
+    def add_raw(self, texts: Iterable[tuple[float, int, str]]) -> None:
+        """Keep what did not pass Python's streams, with its times on this process's clock."""
+        ahead = self._attempt.ahead
+        with _lock:
+            self._raw += [
+                _Piece(when + ahead, stream, RAW, text[:HEAD]) for when, stream, text in texts
+            ]
+
     def finish(self) -> None:
         """The attempt has ended: send what was not sent yet."""
         with _lock:
@@ -115,7 +125,11 @@ class Printed:
             self._note()
 
     def _note(self) -> None:
-        if not self._is_noted and (self._head or self._tail) and self._attempt.outbox is not None:
+        if (
+            not self._is_noted
+            and (self._head or self._tail or self._raw)
+            and self._attempt.outbox is not None
+        ):
             self._is_noted = True
             self._attempt.outbox.note(self)
 
@@ -137,6 +151,9 @@ class Printed:
                     pieces += self._tail
                     self._tail.clear()
                     self._tail_size = self._left_out = 0
+                if self._raw:
+                    pieces = sorted([*pieces, *self._raw], key=lambda piece: piece.time)
+                    self._raw = []
                 return self._encoded(pieces) if pieces else None
         except BaseException as error:
             guard.failed("printed", error)

@@ -59,6 +59,8 @@ current_attempt: Final[ContextVar[RunningAttempt | None]] = ContextVar(
 )
 
 _contexts: Final[dict[str, Context]] = {}
+#: Called with each carrier that is new in this process, before the code of its tasks runs.
+carrier_listeners: Final[list[Callable[[str], None]]] = []
 
 #: What the graph that is being sent asks for, set by the client that sends it; see
 #: :data:`~scalable.facts.protocol.PLACEMENT`.
@@ -121,6 +123,8 @@ def _extract(carrier: str) -> Context:
     if PARAMETERS in carried(carrier):
         for begin in list(on_parameters):
             begin()
+    for listener in list(carrier_listeners):
+        listener(carrier)
     found = _contexts[carrier] = extract(carried(carrier))
     if SUPPRESSED in carried(carrier):
         found = _contexts[carrier] = suppressing(found)

@@ -32,7 +32,7 @@ EMPTY_EXPIRY = 60.0
 #: End of the name of the file with the times of a log, after the log's.
 TIMES = ".times"
 #: Output that is read within this time of other has the same time, in seconds.
-RESOLUTION = 0.001
+RESOLUTION = 0.0002
 #: Times kept of one log.
 MAX_MARKS = 1 << 16
 _CHUNK = 1 << 16
@@ -141,7 +141,7 @@ class Times:
         self._write(self._marks)
 
     def _write(self, marks: list[tuple[int, float]]) -> None:
-        data = b"".join(b"%d %.4f\n" % mark for mark in marks)
+        data = b"".join(b"%d %.6f\n" % mark for mark in marks)
         self._size += os.pwrite(self._fd, data, self._size)
 
 

@@ -100,6 +100,8 @@ class ScalableWorkerPlugin(WorkerPlugin):
             return
         ahead = self._watch.clock.seconds if self._watch is not None else 0.0
         self._capture = Capture.start(worker, ahead)
+        if self._capture is not None and self._watch is not None:
+            self._watch.output.follow(self._capture)
 
     @guarded("capture_teardown")
     def _end_capture(self, worker: Worker) -> None:

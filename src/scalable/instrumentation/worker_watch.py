@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from time import time
@@ -25,7 +24,6 @@ from scalable.instrumentation.executions import ActiveThreads, Execution
 from scalable.instrumentation.functions import TaskFunctions
 from scalable.instrumentation.otel_compat import TRACER_PROVIDER, TRACES
 from scalable.instrumentation.outbox import Outbox, Reports
-from scalable.instrumentation.output_streams import OutputCollector
 from scalable.instrumentation.own_exports import OwnExports
 from scalable.instrumentation.process_pools import ContextPool
 from scalable.instrumentation.process_resource import process_resource
@@ -37,6 +35,7 @@ from scalable.instrumentation.relay_providers import (
     is_worker_process,
 )
 from scalable.instrumentation.slot_file import SlotFile
+from scalable.instrumentation.worker_output import WorkerOutput
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -86,11 +85,17 @@ class Watch:
             dask_compat.BlockedStream(worker).is_blocked,
         )
         own_process = is_worker_process(worker)
-        self._loop_thread = threading.get_ident() if own_process else None
         self._logs = LogCollector(self._outbox, self._ahead, guard, everything=own_process)
-        self._output = OutputCollector(self._outbox, self._only_attempt, self._send_output_of_all)
         self._functions = TaskFunctions(worker, self._ahead, self._report, guard)
         self._known_functions = self._functions.known
+        self.output = WorkerOutput(
+            worker,
+            self._outbox,
+            guard,
+            self._executions,
+            self._report_ends,
+            own_process=own_process,
+        )
         # If anything above fails, the worker is unchanged.
         self._restore_execute = dask_compat.wrap_execute(worker, self._on_execute)
         self._watch_threads()
@@ -100,7 +105,7 @@ class Watch:
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._logs.start()
-            self._output.start()
+            self.output.start()
             # The providers of an application's process are those of the application.
             if own_process and not sdk_disabled(os.environ):
                 self._relay = RelayProviders(self._outbox, self._ahead, guard)
@@ -167,7 +172,7 @@ class Watch:
             if isinstance(pool, ContextPool):
                 worker.executors[name] = pool.pool
         self._logs.stop()
-        self._output.stop()
+        self.output.stop()
         if self._relay is not None:
             self._relay.stop()
             self._relay = None
@@ -267,16 +272,15 @@ class Watch:
             if self._slots is not None:
                 self._slots.end(execution.slot)
 
-    def _ended_with_output(self) -> None:
-        """Also send what it has printed, where that is wanted of all attempts."""
-        self._ended()
-        printed = getattr(propagation.current_attempt.get(), "printed", None)
-        if printed is not None and printed.at_once:
-            printed.finish()
-
-    def _send_output_of_all(self) -> None:
-        """Called by any thread, when a task has printed something that is sent in any case."""
+    def _report_ends(self) -> None:
+        """Called by any thread before the first task runs whose output is kept if it succeeds."""
         self._table.ended = self._ended_with_output
+
+    def _ended_with_output(self) -> None:
+        self._ended()
+        execution = propagation.current_attempt.get()
+        if isinstance(execution, Execution) and not execution.elsewhere:
+            self.output.ended(execution)
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Hook: a task changed its state. Six calls per task."""
@@ -366,16 +370,6 @@ class Watch:
         self._functions.forget()
         self._logs.level = log_level
         self.clock.compare_boots(boot)
-
-    def _only_attempt(self) -> Execution | None:
-        """The attempt that runs, if there is but one, for output of a thread without a context.
-
-        None on the loop, and where other code than that of tasks may print.
-        """
-        if self._loop_thread in (None, threading.get_ident()):
-            return None
-        executions = list(self._executions.values())
-        return executions[0] if len(executions) == 1 and executions[0].began else None
 
     def _ahead(self) -> float:
         return self.clock.seconds

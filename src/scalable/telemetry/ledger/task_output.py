@@ -172,7 +172,9 @@ def _records(pieces: list[Piece]) -> Iterator[tuple[dict[str, Any], int, str]]:
         body = text.removesuffix("\n")
         if flags & LOGGED or not body:
             continue
-        attributes: dict[str, Any] = {semconv.LOG_STREAM: _STREAMS.get(stream, "stdout")}
+        attributes: dict[str, Any] = {}
+        if stream in _STREAMS:
+            attributes[semconv.LOG_STREAM] = _STREAMS[stream]
         if flags & (BY_ELIMINATION | RAW):
             attributes[semconv.OUTPUT_INFERRED] = True
         if left_out:
