@@ -134,6 +134,44 @@ def test_without_a_run_it_works_and_records_nothing(
     assert not Path(".scalable").exists()
 
 
+def shout() -> str:
+    with Path("calls").open("a") as file:
+        file.write("x")
+    loud = catalog.get("words").joinpath("first").read_text().upper()
+    Path("loud").write_text(loud)
+    catalog.put("loud")
+    return loud
+
+
+def test_a_kept_result_is_used_while_the_names_that_its_task_got_are_the_same(
+    make_cluster: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCALABLE_CATALOG", raising=False)
+    monkeypatch.setenv("SCALABLE_CACHE_DIR", str(tmp_path / "cache"))
+    _, client = make_cluster(1)
+    here = Catalog()
+
+    def run(result: str, calls: int) -> None:
+        with scalable.instrument(client, runs_dir="runs", keep_results=True):
+            assert client.submit(shout, key="shout").result() == result
+        assert len(Path("calls").read_text()) == calls
+        # What it puts is there, whether or not it was called.
+        assert here.read("loud") == Path("loud").read_bytes() == result.encode()
+
+    here.put_bytes(b"one", name="words/first")
+    run("ONE", 1)
+    run("ONE", 1)
+    here.put_bytes(b"mine", name="loud")
+    Path("loud").unlink()
+    run("ONE", 1)
+    here.put_bytes(b"two", name="words/first")
+    run("TWO", 2)
+    here.put_bytes(b"further", name="words/second")
+    run("TWO", 3)
+    run("TWO", 3)
+
+
 TASKS = f"""\
 version: 1
 project: {{name: demo}}

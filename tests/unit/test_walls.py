@@ -108,7 +108,7 @@ ROOMS = (
             "scalable.again.keeping",
             "scalable.again.worker_plugin",
         ),
-        doors=("again", "cache", "code", "common", "facts", "instrumentation"),
+        doors=("again", "cache", "catalog", "code", "common", "facts", "instrumentation"),
         never=OTEL,
     ),
     Room(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scalable.catalog.kept import digest_in, is_put_away, put_again, sources_of
 from scalable.common.digests import measure
 
 
@@ -71,9 +71,10 @@ def files_of(
             continue
         is_input = artifact.get("stage") == "get"
         if isinstance(catalog, str):
-            (got if is_input else put).append(
-                [catalog, name, digest, *([] if is_input else [place])]
-            )
+            if is_input:
+                got.append([*sources_of(artifact), digest])
+            else:
+                put.append([catalog, name, digest, place])
         elif place:
             (inputs if is_input else outputs)[place] = digest
     for _, _, _, place in put:
@@ -91,21 +92,21 @@ def changed_file(about: Mapping[str, Any], *, restore: bool = False) -> str:
     """Say which file of a kept result is not as it was; empty if all are.
 
     A file that was put into the catalog and is not there may be taken from the catalog: with
-    `restore` it is.
+    `restore` it is, and the latest version of its name is again the one that was put there, which
+    others will get.
     """
     for path, digest in about.get("inputs") or ():
         if digest_now(path) != digest:
             return f"input file changed: {path}"
     for catalog, name, digest in about.get("catalog_inputs") or ():
-        if _latest(catalog, name) != digest:
+        if digest_in(catalog, name) != digest:
             return f"input file changed: {name} in {catalog}"
     for path, digest in about.get("outputs") or ():
         if digest_now(path) != digest:
             return f"output file changed or gone: {path}"
     for catalog, name, digest, path in about.get("catalog_outputs") or ():
-        if digest_now(path) == digest:
-            continue
-        if Path(path).exists() or not _take(catalog, name, digest, path, restore=restore):
+        is_other = Path(path).exists() and digest_now(path) != digest
+        if is_other or not (put_again if restore else is_put_away)(catalog, name, digest, path):
             return f"output file changed or gone: {path}"
     return ""
 
@@ -116,37 +117,3 @@ def digest_now(place: Any) -> str | None:
         return measure(str(place))[1]
     except (OSError, ImportError, ValueError):
         return None
-
-
-def _latest(catalog: str, name: str) -> str | None:
-    from scalable.catalog import Catalog, CatalogError
-
-    try:
-        return Catalog(catalog).entry(name).digest
-    except (CatalogError, OSError, ImportError, ValueError):
-        return None
-
-
-def _take(catalog: str, name: str, digest: str, path: str, *, restore: bool) -> bool:
-    """Whether a file is in the catalog; with `restore` it is written where its task wrote it."""
-    from scalable.catalog import Catalog, CatalogError
-
-    target = Path(path)
-    try:
-        here = Catalog(catalog)
-        if not restore:
-            return here.entry(name, digest=digest).digest == digest
-        kept = here.get(name, digest=digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{hashlib.sha256(path.encode()).hexdigest()[:8]}")
-        if kept.is_dir():
-            shutil.copytree(kept, beside, symlinks=True, copy_function=shutil.copyfile)
-            for below in (beside, *beside.rglob("*")):
-                if below.is_dir() and not below.is_symlink():
-                    below.chmod(0o755)  # what is in the catalog is read-only
-        else:
-            shutil.copyfile(kept, beside)
-        beside.rename(target)
-    except (CatalogError, OSError, ImportError, ValueError):
-        return False
-    return True

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from scalable.catalog.entries import CatalogEntry
+from scalable.catalog.entries import CatalogEntry, whole
 from scalable.catalog.errors import CatalogError, ChangedError, NotInCatalogError
 from scalable.catalog.recording import origin, place_here, record
 from scalable.catalog.store import Catalog, Changed
+from scalable.common.digests import is_digest
 
 __all__ = [
     "Catalog",
@@ -100,5 +101,9 @@ def get(name: str, *, digest: str | None = None) -> Path:
     here = Catalog(place_here())
     entries = here.found(name, digest=digest)
     path = here.fetch(name, entries)
-    record("get", entries, here.location, path)
+    pinned = digest is not None or is_digest(name)
+    record("get", entries, here.location, path, pinned=pinned)
+    if not pinned and entries[0].name != name:
+        # The names below it may become more.
+        record("get", (whole(name, entries, here.digest(name)),), here.location, path)
     return path

@@ -82,6 +82,12 @@ def read_entry(text: bytes) -> CatalogEntry:
         raise ValueError(f"it is not an entry of a catalog: {error}") from None
 
 
+def whole(name: str, entries: tuple[CatalogEntry, ...], digest: str) -> CatalogEntry:
+    """Return an entry that stands for all names below one, as a directory."""
+    size = sum(entry.size_bytes for entry in entries)
+    return CatalogEntry(name, "", digest, size, sum(entry.files or 1 for entry in entries))
+
+
 def new_version(latest: str | None) -> tuple[str, str]:
     """Return a new version, and its time, that sorts after the latest one known.
 

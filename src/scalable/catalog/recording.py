@@ -9,6 +9,8 @@ from scalable.catalog.entries import CatalogEntry
 from scalable.catalog.places import in_force
 from scalable.facts.protocol import CATALOG
 
+#: Key of the metadata of an artifact that was got by its digest, and not by its name alone.
+PINNED: Final = "by_digest"
 #: Events of one call; the rest is in none.
 _MAX_EVENTS: Final = 10_000
 
@@ -49,9 +51,17 @@ def origin() -> dict[str, Any]:
 
 
 def record(
-    stage: str, entries: tuple[CatalogEntry, ...], catalog: str, path: Path | None = None
+    stage: str,
+    entries: tuple[CatalogEntry, ...],
+    catalog: str,
+    path: Path | None = None,
+    *,
+    pinned: bool = False,
 ) -> None:
-    """Record entries of the catalog as artifacts; nothing if no run goes on here."""
+    """Record entries of the catalog as artifacts; nothing if no run goes on here.
+
+    `pinned` says that their digest was asked for.
+    """
     try:
         from scalable.instrumentation.user_events import emit
     except ImportError:  # there is no Dask, so there is no run
@@ -66,9 +76,13 @@ def record(
             "size_bytes": entry.size_bytes,
             "digest": entry.digest,
             "catalog": catalog,
-            "version": entry.version,
+            "version": entry.version or None,
             "put_by": entry.run_id if stage == "get" else None,
-            "metadata": {"files": entry.files} if entry.is_directory else None,
+            "metadata": {
+                **({"files": entry.files} if entry.is_directory else {}),
+                **({PINNED: True} if pinned else {}),
+            }
+            or None,
         }
         emit("artifact", {name: value for name, value in fields.items() if value is not None})
 

@@ -229,6 +229,48 @@ class Catalog:
                 if entry.digest == digest or entry.digest in trees:
                     yield entry
 
+    def has(self, digest: str) -> bool:
+        """Whether the content of a file or directory is there, and right as far as it is read."""
+        if self._place.has(_digits(digest)):
+            return True
+        try:
+            items = self._tree(digest, digest)
+        except CatalogError:
+            return False
+        return all(item.digest is None or self._place.has(_digits(item.digest)) for item in items)
+
+    def digest(self, name: str) -> str:
+        """Return the digest of what :meth:`get` returns for a name, without reading it.
+
+        Raises
+        ------
+        NotInCatalogError
+            There is nothing of that name.
+        """
+        if is_digest(name):
+            if not self.has(name):
+                raise NotInCatalogError(f"{name} is not in the catalog {self.location}")
+            return name
+        entries = self.found(name)
+        is_one = entries[0].name == name
+        return entries[0].digest if is_one else tree_digest(self._joined(entries, name))
+
+    def restore(
+        self, name: str, digest: str, *, origin: Callable[[], dict[str, Any]] | None = None
+    ) -> CatalogEntry:
+        """Make an earlier version of a name the latest one; nothing if it is.
+
+        Raises
+        ------
+        NotInCatalogError
+            There is no such version, or its content is gone.
+        """
+        entry = self.entry(name, digest=digest)
+        if not self.has(digest):
+            raise NotInCatalogError(f"the content of {name!r}, {digest}, is gone")
+        about = {"kind": entry.kind, **(origin() if origin is not None else {})}
+        return self._version(name, digest, entry.size_bytes, entry.files, entry.source, about)
+
     # -- get ----------------------------------------------------------------------------------
 
     def get(self, name: str, *, digest: str | None = None) -> Path:

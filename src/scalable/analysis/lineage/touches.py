@@ -86,7 +86,9 @@ def read_touches(
         found.readers[run_id] = reader
         if size:
             for record in reader.records(ARTIFACTS):
-                found.add(_touch(run_id, record))
+                # All names below one: each of them has a record of its own.
+                if not record.get("catalog") or record.get("version"):
+                    found.add(_touch(run_id, record))
         done += size
         if progress is not None:
             progress(done, total)
