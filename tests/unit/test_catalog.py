@@ -454,6 +454,9 @@ def test_secrets_in_names_places_and_paths_are_in_no_file(
     (folder / "x").write_bytes(b"x")
     catalog.put(folder / "x", name="x")
     with pytest.raises(CatalogError) as caught:
+        catalog.put(tmp_path, name="all")
+    assert secret not in str(caught.value)
+    with pytest.raises(CatalogError) as caught:
         Catalog(f"ftp://me:{secret}@127.0.0.1:1/catalog").get("x")
     assert secret not in f"{caught.value!r}"
     assert caught.value.__cause__ is None

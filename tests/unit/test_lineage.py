@@ -81,6 +81,17 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run.add(artifact("put", "other", "other", 4.1, task_id="other-1"))
     # What the program gets after it put the weather is no source of it.
     run.add(artifact("get", "total", "3", 5, put_by=FIRST))
+    run.add(
+        {
+            "event_type": "function",
+            "timestamp": at(),
+            "task_name": "clean",
+            "function_name": "water.clean",
+            "file": "water.py",
+            "line": 7,
+            "identity": sha("clean"),
+        }
+    )
     run.finish(6)
     run = RunBuilder(folder, SECOND)
     run.add(*done("plot-1", 86400))
@@ -117,10 +128,11 @@ def test_a_result_of_one_run_is_followed_to_its_sources_in_another(runs: Path):
     by_id = {one["run_id"]: one for one in found["runs"]}
     assert by_id.keys() == {FIRST, SECOND}
     assert by_id[FIRST]["code"][0]["identifier"] == COMMIT
+    assert [one["identity"] for one in by_id[FIRST]["functions"]] == [sha("clean")]
     (clean, _) = (one for one in found["upstream"]["tasks"] if one["task_name"] == "clean")
     assert (clean["state"], clean["attempt"], clean["worker"]) == ("succeeded", 1, "1")
     shown = call("figure").output
-    for text in ("plot-1", "git 4f1c2d3e5a6b on main", "water.py", "weather"):
+    for text in ("plot-1", "git 4f1c2d3e5a6b on main", "water.clean", "water.py:7", "weather"):
         assert text in shown
 
 

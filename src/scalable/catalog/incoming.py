@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from scalable.catalog.entries import tree_text
-from scalable.catalog.errors import CatalogError, NotInCatalogError
+from scalable.catalog.errors import CatalogError, NotInCatalogError, redactor
 from scalable.catalog.files import copy_hashed, copy_stream, new_file, temporary_in
 from scalable.catalog.places import TREES, Place, without_user
 from scalable.common.digests import TreeItem, recall, tree_digest, tree_paths
@@ -26,7 +26,14 @@ class Incoming:
         """
         if not path.is_dir():
             return *self._file(path), None
-        items = [self._item(below, found) for below, found in tree_paths(path)]
+        paths = tree_paths(path)
+        for below, _ in paths:
+            if redactor()(below) != below:
+                raise CatalogError(
+                    f"{below[:80]!r} in {path} seems to have a secret in its name, and names are "
+                    "shown: rename it, or put the other files by a pattern"
+                )
+        items = [self._item(below, found) for below, found in paths]
         digest = tree_digest(items)
         hexadecimal = digest.removeprefix("sha256:")
         self._place.write(f"{TREES}/{hexadecimal}.json", tree_text(items))
