@@ -155,7 +155,10 @@ def test_a_failed_program_is_run_again_only_where_it_must_be(tmp_path: Path) -> 
     document, done = retry(tmp_path)
     assert "total 20" in done.stderr
     assert executions(tmp_path) == {"fit": 4, "total": 1}
-    assert expected(document)["fit", "reused"] == 4, "the run tells that it has changed"
+    assert expected(document)["fit", "code changed: __main__.fit"] == 4
+    assert expected(document)["total", "depends on fit, which is computed again"] == 1
+    [change] = document["changes"]
+    assert "FACTOR: 3 → 4" in change["change"]
     assert groups(document) == {
         ("load", None): 4,
         ("fit", "code changed: __main__.fit"): 4,
@@ -182,6 +185,9 @@ def test_each_edit_runs_again_what_depends_on_it_and_nothing_else(tmp_path: Path
     edit(tmp_path, "    return list(range(number))", "    return [*range(number)]")
     document, done = retry(tmp_path)
     assert executions(tmp_path) == {"load": 4}
+    assert expected(document)["load", "code changed: __main__.load"] == 4
+    assert "-    return list(range(number))" in document["changes"][0]["diff"]
+    assert expected(document)["fit", "depends on load, which is computed again"] == 4
     assert groups(document)["fit", None] == 4
     assert "total 20" in done.stderr
 
