@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import CACHE, FAILURES, TASKS
-
-FUNCTIONS: Final = "functions.jsonl"
+from scalable_runs.schema import CACHE, FAILURES, FUNCTIONS, TASKS
 
 #: Tasks that are told apart.
 MAX_TASKS: Final = 2_000_000
