@@ -182,7 +182,9 @@ class Collector(StaticCollector):
         found = view.parsed.find(code) if view.parsed is not None else None
         if found is not None:
             return found, view
-        located = program_sources().find(code)
+        # Of a function that was sent by value, the namespace has the file of the program.
+        file = None if view.namespace is None else view.namespace.get("__file__")
+        located = program_sources().find(code, file)
         parsed = None if located is None else parsed_text(located.name, located.source.text)
         if parsed is None:
             return None, view

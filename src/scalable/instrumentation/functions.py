@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from scalable import facts
 from scalable.code.check import record_of
 from scalable.code.identity import identify
+from scalable.code.sources import program_sources
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard
 from scalable.instrumentation import propagation
@@ -37,6 +38,8 @@ MAX_REPORTED: Final = 2_000
 MAX_OF_TASK: Final = 100
 #: Seconds that the end of a run waits for functions that are being identified.
 SETTLE_TIME: Final = 0.4
+#: Seconds that the first function waits for the program's sources, which may arrive after it.
+SOURCES_WAIT: Final = 0.3
 
 #: Functions of these packages call functions that are data of the task.
 _DASKS: Final = frozenset({"dask", "distributed", "toolz", "cytoolz"})
@@ -151,6 +154,7 @@ class TaskFunctions:
                 self._identify(seen)
 
     def _identify(self, seen: _Seen) -> None:
+        program_sources().wait_for_first(SOURCES_WAIT)
         for function in _all_functions(seen.spec):
             found = identify(function)
             place = seen.run, found.name, found.digest
