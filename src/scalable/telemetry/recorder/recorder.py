@@ -283,10 +283,9 @@ class Recorder(RecorderLoop):
 
     def _take_noted(self, now: float) -> None:
         if self._noted:
-            self._noted_bytes = 0
+            self._noted_bytes, ahead = 0, self._puller.offset
             noted = [self._noted.popleft() for _ in range(len(self._noted))]
-            moved = [fact._replace(time=fact.time + self._puller.offset) for fact in noted]
-            self._ledger.take(moved, now)
+            self._ledger.take([fact._replace(time=fact.time + ahead) for fact in noted], now)
 
     def _emit(self) -> None:
         """Export all signals, and pass what is for the directory to the kernel."""
