@@ -770,6 +770,19 @@ class RunWriterState(TypedDict, total=False):
     root_span_id: Annotated[HexId, "The span above all that it recorded."]
 
 
+class UserMetric(TypedDict, total=False):
+    """The numbers that the program and its tasks recorded by one name."""
+
+    last: Annotated[Number, "The value of the greatest step, or that which came last."]
+    step: Annotated[Integer, "Its step, if it has one."]
+    min: Annotated[Number, "The least."]
+    min_step: Annotated[Integer, "Its step."]
+    max: Annotated[Number, "The greatest."]
+    max_step: Annotated[Integer, "Its step."]
+    count: Annotated[Count, "Number of points."]
+    unit: Annotated[Text, "Unit of the values."]
+
+
 class RunDocument(TypedDict):
     """run.json: description and state of the run, and how much of each file is safely on disk."""
 
@@ -804,6 +817,9 @@ class RunDocument(TypedDict):
     ]
     recorder: NotRequired[Annotated[Recorder, "Process that the run belongs to."]]
     telemetry: NotRequired[Annotated[Telemetry, "What the record lacks."]]
+    user_defined_metrics: NotRequired[
+        Annotated[dict[str, UserMetric], anything, "Recorded by `record_metric`, by name; 200."]
+    ]
     journal: NotRequired[Annotated[dict[str, JournalMark], anything, "Synced part of each file."]]
     root_span_id: NotRequired[
         Annotated[HexId, "The run's root span, or the writer's, if several programs write the run."]

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -155,11 +156,15 @@ def record_metric(
     name: str,
     value: float,
     *,
+    step: int | None = None,
     unit: str = "",
     attributes: Mapping[str, Any] | None = None,
     emit: Emit | None = None,
 ) -> dict[str, Any]:
-    """Record a number: a point of a gauge of that name.
+    """Record a number: a point of a gauge of that name, and of a series.
+
+    The last value of each series and the least and the greatest are in the run's
+    `user_defined_metrics`, and in the report.
 
     Parameters
     ----------
@@ -167,6 +172,9 @@ def record_metric(
         Name of the metric, such as ``loss``.
     value : float
         The number; must be finite.
+    step : int, optional
+        Its place in the series, such as the number of an epoch: the last value is that of the
+        greatest step.
     unit : str
         UCUM code, such as ``s`` or ``By``.
     attributes : mapping, optional
@@ -176,6 +184,8 @@ def record_metric(
     ------
     ValueError
         The name is empty, or the value is not a finite number.
+    TypeError
+        The step is not a whole number.
     """
     number = float(value)
     if not name or not math.isfinite(number):
@@ -184,6 +194,7 @@ def record_metric(
         "name": name[:255],
         "value": number,
         "unit": unit[:63] or None,
+        "step": None if step is None else _whole(step),
     }
     if attributes:
         fields["attributes"] = {
@@ -193,6 +204,14 @@ def record_metric(
             for key, below in list(attributes.items())[:_MAX_ITEMS]
         }
     return _emit("metric", fields, emit)
+
+
+def _whole(step: int) -> int:
+    """A step as it is recorded: also a number of another package that is whole."""
+    number = index(step)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("a step of a metric has at most 64 bits")
+    return number
 
 
 def _emit(event_type: str, fields: dict[str, Any], emit: Emit | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import scalable
+from scalable.analysis import load_report, render_text
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import FAILURES, TASKS
 
@@ -456,6 +457,29 @@ def test_metrics_of_attempts_are_on_their_last_line(cluster: Client, tmp_path: P
     assert "input_parameters" not in record
     (metric,) = record["output_parameters"]
     assert (metric["name"], metric["kind"], round(metric["value"], 3)) == ("loss", "metric", 0.333)
+
+
+def descend(start: int) -> None:
+    for step in range(start, start + 4):
+        scalable.record_metric("loss", 10.0 / (step + 1), step=step, unit="1")
+
+
+def test_metrics_of_tasks_and_of_the_program_are_series_of_the_run(
+    cluster: Client, tmp_path: Path
+) -> None:
+    def work() -> None:
+        cluster.submit(descend, 4, pure=False).result()
+        cluster.submit(descend, 0, pure=False).result()
+        scalable.record_metric("score", 0.5)
+
+    reader = recorded(cluster, tmp_path, work)
+    found = reader.document["user_defined_metrics"]
+    assert found["loss"] == {
+        "count": 8, "unit": "1", "last": 1.25, "step": 7, "min": 1.25, "min_step": 7,
+        "max": 10.0, "max_step": 0,
+    }  # fmt: skip
+    assert found["score"] == {"count": 1, "last": 0.5, "min": 0.5, "max": 0.5}
+    assert "least at step 7, greatest at step 0" in render_text(load_report(reader))
 
 
 def test_no_hook_is_left_after_a_run(cluster: Client, tmp_path: Path) -> None:

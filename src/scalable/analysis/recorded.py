@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, cast
 
 from scalable.analysis.report import Recorded
 from scalable_runs.reader import RunReader
@@ -31,7 +31,18 @@ def artifacts_of(reader: RunReader) -> tuple[Recorded, ...]:
 
 
 def metrics_of(reader: RunReader) -> tuple[Recorded, ...]:
-    """Return the program's own gauges, in the order of their names."""
+    """Return the program's own numbers, in the order of their names.
+
+    Earlier versions, and several programs of one run, have them in metrics.jsonl alone.
+    """
+    kept: object = reader.document.get("user_defined_metrics")
+    if isinstance(kept, dict) and kept and not reader.parts:
+        rows = cast("dict[str, Any]", kept)
+        return tuple(
+            Recorded(name, rows[name].get("count") or 1, _detail(rows[name]))
+            for name in sorted(rows)[:_MAX_NAMES]
+            if isinstance(rows[name], dict) and {"last", "min", "max"} <= rows[name].keys()
+        )
     found: dict[str, list[float]] = {}
     units: dict[str, str] = {}
     for record in _records(reader, METRICS):
@@ -55,6 +66,17 @@ def metrics_of(reader: RunReader) -> tuple[Recorded, ...]:
         )
         for name, values in sorted(found.items())
     )
+
+
+def _detail(row: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a series: numbers and a unit."""
+    found = {
+        name: row[name]
+        for name in ("last", "step", "min", "min_step", "max", "max_step")
+        if type(row.get(name)) in (int, float)
+    }
+    unit = row.get("unit")
+    return found | ({"unit": unit} if isinstance(unit, str) and unit != "1" else {})
 
 
 def _records(reader: RunReader, file: str) -> Iterator[Record]:

@@ -12,7 +12,7 @@ from scalable.analysis.code_sections import code_section
 from scalable.analysis.frames import relevant_frames
 from scalable.analysis.gaps import lost_writers
 from scalable.analysis.messages import message_and_values
-from scalable.analysis.report import FailureGroup, Report, worker_label
+from scalable.analysis.report import FailureGroup, Recorded, Report, worker_label
 from scalable.analysis.sections import (
     Block,
     Column,
@@ -492,14 +492,30 @@ def _metrics(report: Report) -> Section | None:
         shown,
         (Column("Points", "count"), lambda row: row.count),
         (Column("Last", "number"), lambda row: row.detail["last"]),
+        *(((Column("Step", "ordinal", drop=2), _step),) if any(map(_step, shown)) else ()),
         (Column("Min", "number"), lambda row: row.detail["min"]),
         (Column("Max", "number"), lambda row: row.detail["max"]),
         (Column("Unit", drop=1), lambda row: row.detail.get("unit") or ""),
         (Column("Name"), lambda row: row.name),
         widest=5,
+        note=_best,
     )
     more = _more(len(report.metrics) - len(shown), "more in metrics.jsonl")
     return Section((table, *more), "Metrics", "of the program's own")
+
+
+def _step(row: Recorded) -> str | None:
+    """The step of the last value."""
+    step = row.detail.get("step")
+    return None if step is None else f"{step:,}"
+
+
+def _best(row: Recorded) -> Sentence | None:
+    """Say at which steps a series had its least and its greatest value."""
+    least, greatest = row.detail.get("min_step"), row.detail.get("max_step")
+    if least is None or greatest is None or row.count < 2:
+        return None
+    return Sentence(f"least at step {least:,}, greatest at step {greatest:,}")
 
 
 def _record(report: Report) -> Section | None:

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanContext
 
 from scalable.facts.identity import Above, attempt_span_id
 from scalable.telemetry import semconv
+from scalable.telemetry.ledger.user_metrics import UserMetrics
 from scalable.telemetry.signals.logs import EventFactory
 from scalable.telemetry.signals.spans import SpanFactory
 from scalable.telemetry.signals.usage import UsagePoint, UserPoint
@@ -67,6 +68,7 @@ class SignalSink:
         self.output = _no_output()
         #: Numbers that user code recorded.
         self.user_points: list[UserPoint] = []
+        self.user_metrics = UserMetrics()
         #: Seconds of execution without a result, by task name and reason.
         self.wasted: defaultdict[tuple[str, str], float] = defaultdict(float)
         #: Something must be on disk at once.

@@ -34,13 +34,15 @@ def record_user_event(
             ids = sink.ids(fact.key, fact.run_id, task.parent if task is not None else None)
     if fact.event_type == "metric":
         name, value = str(fields.pop("name", "")), float(fields.pop("value", 0.0))
+        unit, step = str(fields.pop("unit", "")), fields.pop("step", None)
+        sink.user_metrics.add(name, value, unit, step if type(step) is int else None)
         tasks.attempts.described.note_metric(fact, name, value)
         sink.user_points.append(
             UserPoint(
                 fact.time,
                 name,
                 value,
-                str(fields.pop("unit", "")),
+                unit,
                 attributes | dict(fields.pop("attributes", None) or ()),
             )
         )

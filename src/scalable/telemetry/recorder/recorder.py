@@ -192,6 +192,7 @@ class Recorder(RecorderLoop):
         self._ledger.workers.unwatched.update(resumed.unwatched)
         self._puller.after, self._first_new = resumed.after, resumed.news
         self._health.restarts = resumed.restarts
+        self._ledger.sink.user_metrics.restore(self._writer.field("user_defined_metrics"))
         self._work.resume(resumed.blocks)
         self._position = Position(resumed.after, self._writer.last_numbers(), 0)
 
@@ -339,6 +340,7 @@ class Recorder(RecorderLoop):
         if telemetry != self._telemetry:
             self._telemetry = telemetry
             self._writer.update_run(telemetry=telemetry)
+        _write_metrics(self._ledger, self._writer)
 
     def _notify_death(self, certificate: Certificate) -> None:
         if self._on_death is not None:
@@ -392,6 +394,7 @@ class Recorder(RecorderLoop):
         deadline = max(closing.deadline, monotonic() + MIN_SEND_TIMEOUT)
         self._router.finish(deadline, self._collect)
         puller.close()
+        _write_metrics(self._ledger, self._writer)
         self._writer.close(
             partial(_make_summary, self.summary, self.guard),
             status=closing.status,
@@ -463,6 +466,13 @@ class Recorder(RecorderLoop):
             )
         except BaseException as error:
             self.guard.count("give_up", error)
+
+
+def _write_metrics(ledger: Ledger, writer: RunWriter) -> None:
+    """Keep the program's own metrics in run.json up to date."""
+    metrics = ledger.sink.user_metrics
+    if metrics.changed:
+        writer.update_run(user_defined_metrics=metrics.document())
 
 
 def _make_summary(summary: RunSummary, guard: Guard, run: Mapping[str, Any]) -> Mapping[str, Any]:
