@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -89,6 +90,13 @@ def _blocks(diagnosis: Diagnosis, finding: Finding) -> Iterator[Block]:
     if evidence.stderr_tail:
         yield Sentence("Last output of one of them:", "line")
         yield Quote(tuple(_last_words(evidence.stderr_tail.splitlines())), is_output=True)
+    if evidence.output_tail and evidence.output_task:
+        yield Sentence("The last that one of them printed:", "line")
+        lines = evidence.output_tail.splitlines()
+        yield Quote(tuple(lines[-_STDERR_LINES:]), is_output=True)
+        task = shlex.quote(evidence.output_task)
+        command = f"scalable logs {diagnosis.run_id} --task {task}"
+        yield Sentence(f"All of it: {command}", "command")
     yield from _logs(diagnosis, evidence)
 
 

@@ -60,6 +60,8 @@ class Evidence:
         was raised, the innermost last.
     stderr_tail
         The last lines of a lost worker.
+    output_tail, output_task
+        The last lines that a task which failed had printed, and which task that was.
     files
         Files to open, relative to the run's directory where they lie in it.
     arguments
@@ -81,6 +83,8 @@ class Evidence:
     traceback: str | None = None
     frames: tuple[Frame, ...] = ()
     stderr_tail: str | None = None
+    output_tail: str | None = None
+    output_task: str | None = None
     files: tuple[str, ...] = ()
     arguments: tuple[ArgumentSummary, ...] = ()
 

@@ -15,6 +15,7 @@ from scalable.analysis.diagnose.conditions import conditions, incomplete_record
 from scalable.analysis.diagnose.failures import failures
 from scalable.analysis.diagnose.observations import gather
 from scalable.analysis.diagnose.performance import performance
+from scalable.analysis.diagnose.task_output import with_output
 from scalable.analysis.findings import (
     SEVERITIES,
     Consequence,
@@ -50,7 +51,12 @@ def diagnose(reader: RunReader, progress: Progress | None = None) -> Diagnosis:
         performance(report, seen),
         incomplete_record(report),
     )
-    findings = [_with_files(finding, reader.store) for rule in rules for finding in rule]
+    stores = [reader.store, *(part.store for part in reader.parts.values())]
+    findings = [
+        with_output(_with_files(finding, reader.store), stores)
+        for rule in rules
+        for finding in rule
+    ]
     findings.sort(key=_rank)
     return Diagnosis(
         run_id=report.run_id,
