@@ -148,8 +148,7 @@ class Recorder(RecorderLoop):
         )
         blocks, puller = self._ledger.tasks.blocks, self._puller
         self._work = SubmittedWork(submissions, spans, blocks, self._router, puller, clock)
-        self._relay = _relay_decoder(writer, resource, redact, routes, options)
-        _take_relayed(self._ledger, self._relay, writer, redact, options)
+        self._relay = _relay_of(self._ledger, writer, resource, redact, routes, options)
         failed_calls = FailedCalls(writer.store, identity.key, redact)
         self._ledger.on_event(FAILED_CALL, failed_calls.take)
         functions = Functions(
@@ -500,7 +499,8 @@ def _take_relayed(
         ledger.on(facts.RELAY_OUTPUT, output.take)
 
 
-def _relay_decoder(
+def _relay_of(
+    ledger: Ledger,
     writer: RunWriter,
     resource: Resource,
     redact: Redactor,
@@ -508,10 +508,12 @@ def _relay_decoder(
     options: RecorderOptions,
 ) -> RelayDecoder:
     preference = routes.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "")
-    return RelayDecoder(
+    relay = RelayDecoder(
         resource,
         redact=redact,
         log_level=options.log_level,
         program=(writer.owner["host"], writer.owner["pid"]),
         delta=preference.lower() == "delta",
     )
+    _take_relayed(ledger, relay, writer, redact, options)
+    return relay
