@@ -35,6 +35,7 @@ PARTS: Final = {
     "apart": "benchmarks.overhead:processes_apart",
     "otlp": "benchmarks.otlp:to_a_sink",
     "loss": "benchmarks.loss:loss",
+    "parameters": "benchmarks.parameters:levels",
     "advise": "benchmarks.advise:advise",
 }
 _RESULTS: Final = Path(__file__).parent / "results"
