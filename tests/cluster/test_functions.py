@@ -139,6 +139,9 @@ def test_two_workers_with_different_code_are_named(
     sentence = "worker odd ran another version of load: helper tidying.clean differs"
     report = CliRunner().invoke(cli, ["report", str(run.run_dir)])
     assert sentence in " ".join(report.output.split()), report.output
+    diagnosis = CliRunner().invoke(cli, ["diagnose", str(run.run_dir)])
+    capital = f"{sentence[0].upper()}{sentence[1:]}"
+    assert capital in " ".join(diagnosis.output.split()), diagnosis.output
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert PLANTED.encode() not in path.read_bytes(), path
 

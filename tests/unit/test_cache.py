@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,35 @@ def test_another_source_version_or_closure_is_another_function(tmp_path: Path):
     assert make(2, 5)(1) == 6
     assert make(1, 7)(1) == 8
     assert Path(counter).stat().st_size == 3
+
+
+def test_a_changed_helper_or_constant_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    helper = tmp_path / "cache_helper.py"
+    source = "RATE = {}\n\n\ndef scaled(x):\n    return x * RATE\n"
+    (tmp_path / "cache_model.py").write_text(
+        "from pathlib import Path\n\nimport cache_helper\nfrom scalable import cacheable\n\n\n"
+        "@cacheable\ndef load(x, counter):\n"
+        "    with Path(counter).open('a') as file:\n        file.write('.')\n"
+        "    return cache_helper.scaled(x)\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    counter = tmp_path / "n"
+
+    def load(text: str) -> int:
+        helper.write_text(text)
+        importlib.invalidate_caches()
+        for name in ("cache_helper", "cache_model"):
+            sys.modules.pop(name, None)
+        return importlib.import_module("cache_model").load(2, str(counter))
+
+    assert [load(source.format(3)), load("# A comment.\n" + source.format(" 3"))] == [6, 6]
+    assert counter.stat().st_size == 1
+    assert load(source.format(4)) == 8
+    assert load(source.format(4).replace("x * RATE", "x + RATE")) == 6
+    assert counter.stat().st_size == 3
+    for name in ("cache_helper", "cache_model"):
+        sys.modules.pop(name, None)
 
 
 def _counted(path: str) -> None:

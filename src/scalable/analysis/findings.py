@@ -102,7 +102,7 @@ class Finding:
         ``unfinished``, ``unknown_end``, ``scheduler_lost``, ``no_workers``, ``rescheduled``,
         ``memory_pressure``, ``spilling``, ``straggler``, ``skew``,
         ``recomputation``, ``transfer``, ``small_tasks``, ``driver_bound``, ``environment``,
-        ``record``.
+        ``code``, ``record``.
     count
         How often it happened.
     consequences

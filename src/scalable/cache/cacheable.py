@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from scalable.cache.store import KEEPS_ITSELF, DirType, FileType, Store, cache_directory
+from scalable.code.identity import identify
 from scalable.common.digests import measure
 
 P = ParamSpec("P")
@@ -50,9 +51,11 @@ def cacheable(
 ) -> Any:
     """Keep a function's results across runs and processes.
 
-    The key of a result is made of the function (module, name, source, `version`, values it closes
-    over) and its arguments (by joblib's hash; by content if declared as :class:`FileType` or
-    :class:`DirType`). A result that cannot be kept is still returned.
+    The key of a result is made of the function and its arguments (by joblib's hash; by content if
+    declared as :class:`FileType` or :class:`DirType`). The function counts with what it calls: its
+    syntax, and the helpers, classes, decorators, constants and closures of the project that it
+    reaches by name, and the versions of other packages. Comments and formatting do not count. A
+    result that cannot be kept is still returned.
 
     Parameters
     ----------
@@ -61,8 +64,8 @@ def cacheable(
     return_type : type, optional
         :class:`FileType` or :class:`DirType` if it returns the path of what it wrote.
     version : str or int, optional
-        Change it when something that the function calls has changed: only its own source is part of
-        the key.
+        Change it when something has changed that cannot be seen in the code, such as data that the
+        function reads, or a function that it looks up with ``getattr(module, name)``.
     directory : path, optional
         Where results are kept. Default: ``SCALABLE_CACHE_DIR``, else the manifest's
         `local_cache`, else ``.scalable/cache``.
@@ -160,6 +163,8 @@ class _Cached:
         }
         if size is not None:
             fields["size_bytes"] = size
+        if self._code is not None:
+            fields["function_identity"] = f"sha256:{self._code}"
         emit("cache", fields)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -191,13 +196,28 @@ class _Cached:
         return measure(str(path))[1]
 
     @functools.cached_property
+    def _code(self) -> str | None:
+        """Digest of the function with what it calls, at its first call; None without a source.
+
+        What it closes over may change later.
+        """
+        found = identify(inspect.unwrap(self._function))
+        return found.digest if found.dependable else None
+
+    @functools.cached_property
     def _identity(self) -> str:
-        """Digest of the function at its first call: what it closes over may change later."""
+        """Digest of the function and its version."""
         import joblib
 
-        function = inspect.unwrap(self._function)
-        closure = tuple(_closed_over(cell) for cell in getattr(function, "__closure__", None) or ())
-        content = (self._name, _source(function), str(self._version), closure)
+        code = self._code
+        if code is None:
+            function = inspect.unwrap(self._function)
+            cells = tuple(
+                _closed_over(cell) for cell in getattr(function, "__closure__", None) or ()
+            )
+            content = (self._name, _source(function), str(self._version), cells)
+        else:
+            content = (self._name, code, str(self._version))
         return str(joblib.hash(content, hash_name="sha1"))
 
 

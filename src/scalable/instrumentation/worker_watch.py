@@ -233,7 +233,6 @@ class Watch:
             executor = annotations.get("executor")
             if executor is not None:
                 threads = dask_compat.has_threads(self._worker, executor)
-        # Once for each function; a thread does the rest.
         if id(getattr(task.run_spec, "func", None)) not in self._known_functions:
             self._functions.look(execution)
         # Dask asks for `is_coro` next and keeps the answer.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from scalable.analysis.code_sections import version_words
 from scalable.analysis.diagnose.observations import Observations
 from scalable.analysis.diagnose.wording import (
     MAX_IDS,
@@ -25,7 +26,7 @@ from scalable.analysis.units import plural
 from scalable.analysis.words import has_no_workers, no_workers_words, unknown_words
 from scalable.causes import CAUSES
 from scalable_runs.plain import parse_time
-from scalable_runs.schema import ENVIRONMENTS, FAILURES, RUN, TASKS, WORKERS
+from scalable_runs.schema import ENVIRONMENTS, FAILURES, FUNCTIONS, RUN, TASKS, WORKERS
 
 
 def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
@@ -47,6 +48,8 @@ def conditions(report: Report, seen: Observations) -> Iterator[Finding]:
     yield from _closed_at_work(report, seen)
     if report.code.environments.named:
         yield _environments(report)
+    if report.code.versions:
+        yield _versions(report)
 
 
 def _environments(report: Report) -> Finding:
@@ -69,6 +72,25 @@ def _environments(report: Report) -> Finding:
         ),
         suggestion="Make the environments equal: the same lock file or image for the program and "
         "all workers. environments.jsonl has the versions of all packages.",
+    )
+
+
+def _versions(report: Report) -> Finding:
+    """Workers ran different code under one name."""
+    found = [(name, one) for name, rows in report.code.versions.items() for one in rows[1:]]
+    sentences = [version_words(name, one) for name, one in found]
+    more = f", and {plural(len(found) - 1, 'more version')}" if len(found) > 1 else ""
+    return Finding(
+        severity="warning",
+        category="code",
+        title=f"{sentences[0][:1].upper()}{sentences[0][1:]}{more}",
+        count=len(found),
+        evidence=Evidence(
+            sentences=tuple(sentences[:MAX_IDS]) if len(found) > 1 else (),
+            files=(FUNCTIONS,),
+        ),
+        suggestion="Deploy one version of the code to all workers, and restart those that imported "
+        "another. If the program itself has changed the function, nothing is wrong.",
     )
 
 

@@ -151,10 +151,6 @@ class Recorder(RecorderLoop):
         self._relay = _relay_of(self._ledger, writer, resource, redact, routes, options)
         failed_calls = FailedCalls(writer.store, identity.key, redact)
         self._ledger.on_event(FAILED_CALL, failed_calls.take)
-        functions = Functions(
-            self._ledger.sink, self._ledger.tasks, self._ledger.workers.name_of, redact
-        )
-        self._ledger.on_event(FUNCTION, functions.take)
         self._health = RunHealth(
             self.guard, self._puller, self._ledger, self._router, self._relay, self._copies, warn
         )
@@ -497,6 +493,8 @@ def _take_relayed(
         tasks = ledger.tasks.tasks
         output = TaskOutputs(writer.store, tasks, redact, relay.keep_output, relay.drop)
         ledger.on(facts.RELAY_OUTPUT, output.take)
+    functions = Functions(ledger.sink, ledger.tasks, ledger.workers.name_of, redact)
+    ledger.on_event(FUNCTION, functions.take)
 
 
 def _relay_of(
