@@ -23,7 +23,7 @@ def task(task_id: str, state: str = "succeeded", **more: Any) -> dict[str, Any]:
 def function(name: str, identity: str, source: str, **components: str) -> dict[str, Any]:
     rows = [
         {"kind": kind.partition("_")[0], "name": kind.partition("_")[2], "digest": digest}
-        for kind, digest in components.items()
+        for kind, digest in {f"source_flow.{name}": identity, **components}.items()
     ]
     return {
         "event_type": "function",
@@ -96,8 +96,9 @@ def test_a_function_that_differs_is_named_with_its_components_and_diff(runs):
     assert difference["subject"] == "function"
     assert difference["name"] == "flow.load"
     assert set(difference["details"]) == {
-        "constant LIMIT is not used any more",
+        "constant LIMIT is no longer used",
         "default x is new",
+        "function flow.load differs",
         "helper clean differs",
     }
     assert "+    return x + 1" in difference["diff"]

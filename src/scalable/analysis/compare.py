@@ -6,13 +6,13 @@ be compared. What only one of them has recorded is said, not guessed.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, cast
 
 from scalable.analysis.code_and_data import codes_of
 from scalable.analysis.environments import Environments, load_environments, packages_of
+from scalable.code.changes import differences as changes_of
 from scalable_runs.reader import RunReader
 from scalable_runs.schema import ARTIFACTS, FINAL_STATES, TASKS, Record
 
@@ -26,7 +26,6 @@ FUNCTIONS: Final = "functions.jsonl"
 _MAX_VALUES: Final = 20
 _MAX_TABLE: Final = 20_000
 _MAX_TEXT: Final = 300
-_MAX_DIFF: Final = 200
 #: Keys of the environment that differ between any two runs, and say nothing of their code.
 _NOT_COMPARED: Final = frozenset(
     {"packages", "command", "resource", "host", "program", "digest", "batch_job"}
@@ -274,8 +273,9 @@ class _Compared:
             diff: tuple[str, ...] = ()
             if one and other:
                 first, second = _last(one), _last(other)
-                details = component_changes(first, second)
-                diff = source_diff(first, second)
+                changes = changes_of(first, second)
+                details = tuple(change.sentence for change in changes)
+                diff = tuple(line for change in changes for line in change.diff.splitlines())
             name = (
                 key[1] if key[0] in (key[1], key[1].rpartition(".")[2]) else " as ".join(key[::-1])
             )
@@ -348,53 +348,6 @@ class _Compared:
         which = "Neither run has" if not (first or second) else "Only the {} run has"
         which = which.format("first" if first else "second")
         self.unknown.append(f"{which} {what} in its record.")
-
-
-def component_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the components of a function's identity that differ, a sentence each."""
-    one, other = _components(before), _components(after)
-    told: list[str] = []
-    for kind, name in sorted({*one, *other}):
-        first, second = one.get((kind, name)), other.get((kind, name))
-        if first is None:
-            told.append(f"{kind} {name} is new")
-        elif second is None:
-            told.append(f"{kind} {name} is not used any more")
-        elif first.get("digest") != second.get("digest"):
-            told.append(f"{kind} {name} differs{_detail(first, second)}")
-    return tuple(told)
-
-
-def source_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """A unified diff of the recorded sources of a function; empty if they are equal or unknown."""
-    one, other = before.get("source"), after.get("source")
-    if not isinstance(one, str) or not isinstance(other, str):
-        return ()
-    lines = difflib.unified_diff(
-        one.splitlines(),
-        other.splitlines(),
-        str(before.get("file") or "before"),
-        str(after.get("file") or "after"),
-        lineterm="",
-        n=2,
-    )
-    return tuple(list(lines)[:_MAX_DIFF])
-
-
-def _components(record: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {
-        (str(row.get("kind") or "-"), str(row.get("name") or "-")): row
-        for row in _rows(record.get("components"))
-    }
-
-
-def _detail(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    one, other = before.get("detail"), after.get("detail")
-    if not isinstance(one, str) or not isinstance(other, str) or one == other:
-        return ""
-    if "\n" in one + other or len(one) + len(other) > _MAX_TEXT:
-        return ""
-    return f": {one} → {other}"
 
 
 def _identities(records: Mapping[str, Record]) -> str | None:
