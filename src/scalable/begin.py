@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from scalable.again.settings import keep_settings
-from scalable.catalog.places import place_to_tell
+from scalable.catalog.places import DEFAULT, place_to_tell
 from scalable.code.containers import own_container
 from scalable.code.environment import OwnSettings
 from scalable.code.program import program_places
@@ -157,7 +157,8 @@ def begin(
         inherited=baggage.get_all(started_in),
         labels=settings.baggage_attributes,
         environment=settings.task_environment,
-        catalog=place_to_tell(settings.catalog),
+        # Tasks find the default place by themselves.
+        catalog=place_to_tell(settings.catalog) if settings.catalog != DEFAULT else None,
         output=settings.task_output,
         parameters=settings.parameters,
     )

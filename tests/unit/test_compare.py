@@ -23,8 +23,9 @@ def task(task_id: str, state: str = "succeeded", **more: Any) -> dict[str, Any]:
 def function(name: str, identity: str, source: str, **components: str) -> dict[str, Any]:
     rows = [
         {"kind": kind.partition("_")[0], "name": kind.partition("_")[2], "digest": digest}
-        for kind, digest in {f"source_flow.{name}": identity, **components}.items()
+        for kind, digest in components.items()
     ]
+    own = {"kind": "source", "name": f"flow.{name}", "digest": identity}
     return {
         "event_type": "function",
         "task_name": name,
@@ -33,7 +34,7 @@ def function(name: str, identity: str, source: str, **components: str) -> dict[s
         "line": 3,
         "identity": f"sha256:{identity}",
         "source": source,
-        "components": rows,
+        "components": [own, *rows],
     }
 
 

@@ -28,8 +28,8 @@ _LEVELS: Final = {"DEBUG": 5, "INFO": 9, "WARNING": 13, "ERROR": 17, "CRITICAL":
 _EPILOG: Final = """\b
 Examples:
   scalable logs                        the latest run
-  scalable logs run-2026 --task load-3f0a --attempt 2
-  scalable logs --task load            all tasks of that name
+  scalable logs run-2026 --task parse-row --attempt 1
+  scalable logs --task parse-row       all tasks of that name
   scalable logs --worker 3 --since 10m
   scalable logs --level WARNING -n 50
   scalable logs -f                     while the run goes on, until it ends

@@ -126,6 +126,9 @@ def components_of(identity: Identity) -> tuple[Component, ...]:
         if isinstance(each, Mapping):
             fields = cast("Mapping[str, Any]", each)
             texts = [fields.get(name) or "" for name in _FIELDS]
+            if fields.get("name") == identity.get("function_name") and not texts[-1]:
+                # A line has the function's own source once, for all who read it.
+                texts[-1] = identity.get("source") or ""
             if all(isinstance(text, str) for text in texts) and all(texts[:3]):
                 found.append(Component(*texts, held=fields.get("held") is True))
     return tuple(found)
