@@ -65,7 +65,7 @@ def test_functions_in_two_versions_are_named(tmp_path):
     ]
     text = section(reader(tmp_path, {}, functions=rows))
     assert "1 function; 1 with parts that are not covered" in text
-    assert "load ran in 2 versions (first seen on workers 0, 3)" in text
+    assert "worker 3 ran another version of load" in text
 
 
 def test_files_and_the_run_that_is_repeated(tmp_path):
