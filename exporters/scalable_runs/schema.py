@@ -215,6 +215,7 @@ class Parameter(TypedDict, total=False):
     length: Annotated[Count, "Number of its entries or characters."]
     size_bytes: Annotated[Bytes, "Size of its data."]
     digest: Annotated[Text, "SHA-256 of its data, of at most 1 MB."]
+    catalog: Annotated[Text, "Name in the data catalog under which the value is kept, pickled."]
 
 
 class TaskDetails(TypedDict, total=False):

@@ -121,6 +121,10 @@ def instrument(
         Attempts whose arguments are described, 2 kB of each at most: those that failed or were
         retried; with ``sample`` and ``all`` those that succeed too, with what they return. Default:
         ``failed``.
+    objects : bool, int or str, optional
+        Keep arguments and results that are described, and that the record does not have whole, in
+        the data catalog, pickled; a number or a size as above. Default: False; True stands for
+        64 MiB.
     recorder : {"process", "thread"}, optional
         What turns facts into signals and files: a separate process (default), or a thread of this
         one. It is always a thread if the application has set providers, or uses exporters other

@@ -106,6 +106,7 @@ ROOMS = (
             "scalable.again.failed_calls",
             "scalable.again.fingerprints",
             "scalable.again.keeping",
+            "scalable.again.kept_objects",
             "scalable.again.worker_plugin",
         ),
         doors=("again", "cache", "catalog", "code", "common", "facts", "instrumentation"),

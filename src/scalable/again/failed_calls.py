@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-import cloudpickle
-
 from scalable.again.calls import Call, KeptCall
+from scalable.again.pickled import TooLargeError, pickled
 from scalable.again.settings import KeepSettings
 from scalable.code.sources import SourceText, program_sources
 from scalable.code.tracebacks import is_unnamed
@@ -29,10 +27,6 @@ _PART: Final = 256 * 1024
 #: Bytes and calls that one process sends for a run at most.
 _MAX_BYTES: Final = 64 * 2**20
 _MAX_CALLS: Final = 200
-
-
-class _TooLargeError(Exception):
-    """A call has more bytes than are kept."""
 
 
 class KeptFailures:
@@ -70,10 +64,10 @@ class KeptFailures:
             self._calls -= 1
         about: dict[str, Any] = {"function": name_of(call.function)}
         try:
-            data = _pickled(
+            data = pickled(
                 KeptCall(_plain(call), _sources(error)), min(self._settings.failed, self._bytes)
             )
-        except _TooLargeError:
+        except TooLargeError:
             self._send({**about, "not_kept": f"more than {self._settings.failed:,} bytes"})
             return
         except Exception as problem:
@@ -89,25 +83,6 @@ class KeptFailures:
 
     def _send(self, fields: dict[str, Any]) -> None:
         user_events.emit(FAILED_CALL, fields)
-
-
-class _Limited(io.BytesIO):
-    """Refuses what is beyond a limit."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-
-    def write(self, data: Any, /) -> int:
-        if self.tell() + memoryview(data).nbytes > self._most:
-            raise _TooLargeError
-        return super().write(data)
-
-
-def _pickled(kept: KeptCall, most: int) -> bytes:
-    file = _Limited(most)
-    cloudpickle.Pickler(file).dump(kept)
-    return file.getvalue()
 
 
 def _sources(error: BaseException) -> tuple[tuple[str, str, str], ...]:

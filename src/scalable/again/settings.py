@@ -24,6 +24,8 @@ class KeepSettings(NamedTuple):
     results: int
     #: Bytes of a failed call at most; 0 keeps none.
     failed: int
+    #: Bytes of an argument or a result that is put into the catalog at most; 0 puts none there.
+    objects: int
     #: Where results are kept, unless the worker's environment names another place.
     directory: str
 
@@ -37,6 +39,7 @@ class KeepSettings(NamedTuple):
         return {
             "results_bytes": self.results,
             "failed_bytes": self.failed,
+            "objects_bytes": self.objects,
             "directory": self.directory,
         }
 
@@ -44,7 +47,7 @@ class KeepSettings(NamedTuple):
 def keep_settings(run: str, run_id: str, settings: Settings) -> KeepSettings | None:
     """Return what a run keeps; None if nothing."""
     results = settings.keep_results or (KEPT_RESULT if settings.retry_of is not None else 0)
-    if not results and not settings.keep_failed:
+    if not results and not settings.keep_failed and not settings.objects:
         return None
     return KeepSettings(
         run,
@@ -52,6 +55,7 @@ def keep_settings(run: str, run_id: str, settings: Settings) -> KeepSettings | N
         settings.scope == "cluster",
         results,
         settings.keep_failed,
+        settings.objects,
         str(_absolute(cache_directory())),
     )
 

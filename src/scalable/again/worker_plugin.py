@@ -11,9 +11,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from scalable.again.failed_calls import KeptFailures
 from scalable.again.keeping import KeptResults
+from scalable.again.kept_objects import KeptObjects
 from scalable.again.settings import KeepSettings
 from scalable.common.forks import unlocked_in_forks
 from scalable.common.guard import Guard, guarded
+from scalable.instrumentation.parameters import keep_objects
 from scalable.instrumentation.plugin_source import reduced
 from scalable.instrumentation.task_calls import around
 
@@ -51,6 +53,8 @@ def _hooks(settings: KeepSettings) -> Callable[[], None]:
         undo.callback(around(KeptFailures(settings)))
     if settings.results:
         undo.callback(around(KeptResults(settings)))
+    if settings.objects:
+        undo.callback(keep_objects(settings.run, KeptObjects(settings)))
     return undo.close
 
 

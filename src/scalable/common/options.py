@@ -62,6 +62,7 @@ class InstrumentOptions(TypedDict, total=False):
     catalog: str | os.PathLike[str] | None
     keep_results: bool | int | str | None
     keep_failed: bool | int | str | None
+    objects: bool | int | str | None
     retry_of: str | None
     environment: bool | None
     recorder: Host | None
@@ -240,6 +241,7 @@ _ON_OR_OFF: Final = "1, true, yes, on, 0, false, no, off"
 #: Bytes of one result, and of one failed call, that are kept unless another number is given.
 KEPT_RESULT: Final = 256 * 2**20
 KEPT_FAILURE: Final = 8 * 2**20
+KEPT_OBJECT: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +442,15 @@ class Settings(RecorderOptions):
         f"{_ON_OR_OFF}, or the largest size such as 50MB",
         "Keep function and arguments of attempts that fail, as they are, for `scalable replay`. On "
         "keeps up to 8 MiB of each.",
+        "off",
+    )
+    objects: int = _option(
+        0,
+        "SCALABLE_OBJECTS",
+        _kept_bytes(KEPT_OBJECT),
+        f"{_ON_OR_OFF}, or the largest size such as 50MB",
+        "Keep arguments and results that are described (see `parameters`) and are too large for "
+        "the record, or no plain values, in the data catalog. On keeps up to 64 MiB of each.",
         "off",
     )
     retry_of: str | None = _option(

@@ -22,7 +22,7 @@ MAX_BYTES: Final = 2_000
 #: Values of one call that are described.
 MAX_DESCRIBED: Final = 50
 #: Fields that go first if there is too much, in this order.
-_LESS: Final = ("preview", "dtype", "digest", "description", "value")
+_LESS: Final = ("preview", "dtype", "digest", "description", "value", "catalog")
 
 Description = dict[str, Any]
 

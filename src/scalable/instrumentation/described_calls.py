@@ -42,7 +42,7 @@ class _Describer:
         attempt = current_attempt.get()
         if attempt is None or not self._wants(attempt):
             return proceed()
-        inputs = describe_call(call)
+        inputs = describe_call(call, run_of(attempt))
         result = proceed()
         _send(attempt, inputs, result)
         return result
@@ -52,7 +52,7 @@ class _Describer:
         attempt = current_attempt.get()
         if attempt is None or not self._wants(attempt):
             return await proceed()
-        inputs = describe_call(call)
+        inputs = describe_call(call, run_of(attempt))
         result = await proceed()
         _send(attempt, inputs, result)
         return result
@@ -73,13 +73,14 @@ def _send(attempt: RunningAttempt, inputs: bytes, result: Any) -> None:
     outbox = attempt.outbox
     if outbox is None:
         return
+    run = run_of(attempt)
     item = {
         "task": attempt.key,
         "run_id": attempt.run_id,
         "inputs": orjson.Fragment(inputs),
-        "outputs": orjson.Fragment(described((("result", result),))),
+        "outputs": orjson.Fragment(described((("result", result),), run)),
     }
-    outbox.put(facts.RELAY_PARAMETERS, run_of(attempt), orjson.dumps(item))
+    outbox.put(facts.RELAY_PARAMETERS, run, orjson.dumps(item))
 
 
 class _Use:

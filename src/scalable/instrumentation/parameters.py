@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -14,6 +14,11 @@ from scalable.facts.protocol import PARAMETERS
 from scalable.instrumentation.task_calls import TaskCall, call_of_exception
 from scalable.instrumentation.value_descriptions import MAX_INNER_CHARACTERS, describe
 
+#: Keeps a value that the record does not have whole; returns its name in the data catalog, or None.
+Keeper = Callable[[Any], str | None]
+
+#: By run; any thread reads it.
+_keepers: Final[dict[str, Keeper]] = {}
 #: Bytes left for what redacting adds.
 _RESERVE: Final = 200
 
@@ -32,20 +37,41 @@ def describe_failed_call(error: BaseException, carrier: str | None) -> bytes:
     if isinstance(error, Reschedule) or level_of(carrier) == "off":
         return b""
     call = call_of_exception(error)
-    return describe_call(call) if call is not None else b""
+    if call is None:
+        return b""
+    return describe_call(call, str(carried(carrier).get("run")) if _keepers else None)
 
 
-def describe_call(call: TaskCall) -> bytes:
-    """The arguments of a call: a list of descriptions with names, at most 2 kB of JSON."""
-    return described(call.arguments().items())
+def describe_call(call: TaskCall, run: str | None = None) -> bytes:
+    """The arguments of a call: a list of descriptions with names, at most 2 kB of JSON.
+
+    `run` is the run of the task, which may keep those that are not in the record.
+    """
+    return described(call.arguments().items(), run)
 
 
-def described(values: Iterable[tuple[str, Any]]) -> bytes:
+def described(values: Iterable[tuple[str, Any]], run: str | None = None) -> bytes:
     """Descriptions of values with names, as JSON."""
     pairs = list(values)
     entries = [{"name": _name(name), **describe(value)} for name, value in pairs[:MAX_DESCRIBED]]
+    keeper = _keepers.get(run or "")
+    if keeper is not None:
+        for entry, (_, value) in zip(entries, pairs, strict=False):
+            kept = keeper(value) if entry["kind"] == "object" else None
+            if kept is not None:
+                entry["catalog"] = kept
     more = len(pairs) - len(entries)
     return orjson.dumps(bounded(entries, MAX_BYTES - _RESERVE, more=more))
+
+
+def keep_objects(run: str, keeper: Keeper) -> Callable[[], None]:
+    """Let the values of a run be kept that its record does not have whole; returns what ends it."""
+    _keepers[run] = keeper
+
+    def end() -> None:
+        _keepers.pop(run, None)
+
+    return end
 
 
 def _name(name: Any) -> str:

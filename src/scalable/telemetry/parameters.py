@@ -16,7 +16,7 @@ MAX_ATTRIBUTES: Final = 20
 MAX_CHARACTERS: Final = 256
 
 _KINDS: Final = frozenset({"json", "object", "metric"})
-_TEXTS: Final = ("type", "dtype", "description", "digest")
+_TEXTS: Final = ("type", "dtype", "description", "digest", "catalog")
 _COUNTS: Final = ("length", "size_bytes")
 #: What is told of a value whose name says that it is secret.
 _NOT_SECRET: Final = ("name", "kind", "type", "shape")

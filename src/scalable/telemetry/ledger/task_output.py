@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from scalable import facts
+from scalable.code.tracebacks import resolve_text
 from scalable.facts.relay_items import BY_ELIMINATION, LEFT_OUT, LOGGED, RAW, LogItem, OutputItem
 from scalable.telemetry import semconv
 from scalable.telemetry.ledger.task import Task
@@ -81,8 +82,13 @@ class TaskOutputs:
         self._left -= size
         task = self._tasks.get(key)
         number = self._number(task, key, item["run_id"])
+        # Tracebacks that were printed name the files of code that was sent by value.
         pieces = redacted(
-            [(at, to, flags, text) for at, to, flags, text in item["pieces"]], self._redact
+            [
+                (at, to, flags, resolve_text(text, add_lines=False))
+                for at, to, flags, text in item["pieces"]
+            ],
+            self._redact,
         )
         self._write(task_log(self._redact.identity(key), number), pieces)
         for attributes, at, text in _records(pieces):
