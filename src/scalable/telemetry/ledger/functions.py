@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
@@ -28,6 +29,10 @@ _TEXTS: Final[Mapping[str, str]] = {
     "identity": semconv.FUNCTION_IDENTITY,
     "python": semconv.PYTHON_VERSION,
 }
+#: A text within the ``repr`` of a value, also one whose end was cut off.
+_LITERAL: Final = re.compile(
+    r"""b?(?:'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$))""", re.DOTALL
+)
 _SHORT: Final = ("kind", "name", "digest", "detail")
 #: Kinds of components whose detail is a value.
 _VALUES: Final = ("constant", "closure", "default")
@@ -103,6 +108,10 @@ class Functions:
         return found
 
     def _value(self, name: str, text: str) -> str:
-        """A value, unless the name of its variable is that of a secret."""
+        """A value, unless the name of its variable is that of a secret, and without its texts.
+
+        What a constant is used for stands elsewhere in the code, so its name does not say whether
+        its text is a secret. Its digest says whether it has changed.
+        """
         variable = name.partition(" ")[0].rpartition(".")[2]
-        return str(self._redact.value(text, variable))
+        return str(self._redact.value(_LITERAL.sub("'…'", text), variable))
