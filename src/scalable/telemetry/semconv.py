@@ -468,8 +468,6 @@ ENVIRONMENT_CONDA: Final = "scalable.environment.conda_packages"
 ENVIRONMENT_ORIGINS: Final = "scalable.environment.origins"
 #: SHA-256 of Dask's configuration.
 ENVIRONMENT_DASK_CONFIG_DIGEST: Final = "scalable.environment.dask_config_digest"
-#: Dask's configuration, on the first event with its digest.
-ENVIRONMENT_DASK_CONFIG: Final = "scalable.environment.dask_config"
 
 # -- Functions -----------------------------------------------------------------------------------
 
@@ -511,6 +509,8 @@ OUTPUT_PARAMETERS: Final = "scalable.task.output_parameters"
 FUNCTION_SOURCE: Final = "scalable.function.source"
 #: What a function is made of: itself, helpers, classes, constants, packages.
 FUNCTION_COMPONENTS: Final = "scalable.function.components"
+#: Dask's configuration, on the first event with its digest: it is deep, and has empty tables.
+ENVIRONMENT_DASK_CONFIG: Final = "scalable.environment.dask_config"
 #: Never sent.
 INTERNAL: Final = frozenset(
     {
@@ -527,6 +527,7 @@ INTERNAL: Final = frozenset(
         OUTPUT_PARAMETERS,
         FUNCTION_SOURCE,
         FUNCTION_COMPONENTS,
+        ENVIRONMENT_DASK_CONFIG,
     }
 )
 
@@ -747,7 +748,6 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ENVIRONMENT_CONDA: ("conda_packages",),
     ENVIRONMENT_ORIGINS: ("origins",),
     ENVIRONMENT_DASK_CONFIG_DIGEST: ("dask_config_digest",),
-    ENVIRONMENT_DASK_CONFIG: ("dask_config",),
     FUNCTION_MODULE: ("function.module",),
     FUNCTION_QUALNAME: ("function.qualname",),
     FUNCTION_IDENTITY: ("function.identity",),
@@ -764,6 +764,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     OUTPUT_PARAMETERS: ("output_parameters",),
     FUNCTION_SOURCE: ("function.source",),
     FUNCTION_COMPONENTS: ("function.components",),
+    ENVIRONMENT_DASK_CONFIG: ("dask_config",),
 }
 
 # -- Names of earlier versions -------------------------------------------------------------------
