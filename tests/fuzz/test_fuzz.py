@@ -21,7 +21,7 @@ from fuzz.oracle import World
 from fuzz.source import BytesRandom
 
 #: Broken runs in all.
-COUNT = int(os.environ.get("FUZZ_N", "2000"))
+COUNT = int(os.environ.get("FUZZ_N", "1200"))
 #: Of those, the ones that hypothesis makes, and makes smaller where one shows a fault.
 SHRUNK = 100
 
