@@ -252,8 +252,11 @@ class Instrumentation:
         self._blocks = 0
         self._stop_listening = self._unhook = _nothing
         if self._client is not None:
-            self._stop_listening = _listen(self.note, self._settings.catalog, self.run_id)
-            self._unhook = _hook_client(self._client, self)
+            with ExitStack() as undo:
+                self._stop_listening = _listen(self.note, self._settings.catalog, self.run_id)
+                undo.callback(self._stop_listening)
+                self._unhook = _hook_client(self._client, self)
+                undo.pop_all()
         _end_with_the_interpreter()
         _open_runs.append(self)
         let_go_in_forks(self)

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster
 import scalable
 from cluster import oracle, tasks
 from scalable import api
+from scalable.catalog import places
 from scalable.instrumentation.task_facts import TaskFacts
 from scalable_runs.reader import find_runs, resolve_run
 
@@ -266,6 +267,8 @@ def test_an_internal_error_at_the_beginning_lets_the_work_go_on(
     assert ("internal error in instrument" in caplog.text) is not run.enabled
     assert set(scheduler.plugins) == plugins
     assert Client._send_to_scheduler is method
+    # Nor does the catalog of a run that did not begin stay in force.
+    assert places.in_force() == (None, None)
 
 
 def _script(tmp_path: Path, body: str) -> Path:
