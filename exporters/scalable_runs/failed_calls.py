@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -48,19 +48,20 @@ def parse(content: bytes) -> tuple[dict[str, Any], bytes]:
         The call was not kept, or the file is not whole.
     """
     head, newline, data = content.partition(b"\n")
-    about: Any = None
+    read: Any = None
     if head.startswith(_MAGIC) and newline and len(head) <= _MAX_HEADER:
         try:
-            about = orjson.loads(head[len(_MAGIC) :])
+            read = orjson.loads(head[len(_MAGIC) :])
         except ValueError:
-            about = None
-    if not isinstance(about, dict):
+            read = None
+    if not isinstance(read, dict):
         raise KeptCallError("the file is not a kept call")
-    if about.get("not_kept"):  # pyright: ignore[reportUnknownMemberType]
+    about = cast("dict[str, Any]", read)
+    if about.get("not_kept"):
         raise KeptCallError(f"the call was not kept: {about['not_kept']}")
-    size: Any = about.get("size")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    size = about.get("size")
     if len(data) != size:
         raise KeptCallError(f"the file is not whole: it has {len(data)} of {size} bytes")
-    if hashlib.sha256(data).hexdigest() != about.get("sha256"):  # pyright: ignore[reportUnknownMemberType]
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
         raise KeptCallError("the file was changed since it was written")
-    return about, data  # pyright: ignore[reportUnknownVariableType]
+    return about, data

@@ -134,16 +134,17 @@ def _code_identities(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """Return each version of the code once; programs on several machines may have several."""
     found: dict[str, dict[str, Any]] = {}
     for document in documents:
-        identities: Any = document.get("code_identities")
-        if isinstance(identities, list):
-            for entry in filter(_is_table, cast("list[dict[str, Any]]", identities)):
-                about = {name: value for name, value in entry.items() if name != "observed_at"}
-                found.setdefault(repr(sorted(about.items())), entry)
+        for entry in code_identities_of(document):
+            about = {name: value for name, value in entry.items() if name != "observed_at"}
+            found.setdefault(repr(sorted(about.items())), entry)
     return list(found.values())
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict)
+def code_identities_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the versions of the code in a run.json; earlier versions wrote an empty table."""
+    found: Any = document.get("code_identities")
+    rows = cast("list[Any]", found) if isinstance(found, list) else []
+    return [cast("dict[str, Any]", row) for row in rows if isinstance(row, dict)]
 
 
 def file_of(writer: str, name: str) -> str:

@@ -49,7 +49,7 @@ def multi(x):
 
 short = lambda x: deep(x)
 """
-PATH = "/home/me/script.py"
+PATH = "/srv/script.py"
 
 
 @pytest.fixture

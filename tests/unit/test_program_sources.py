@@ -47,7 +47,7 @@ class Model:
 
 double = lambda x: 2 * x
 '''
-PATH = "/home/me/script.py"
+PATH = "/srv/script.py"
 
 
 def sent(text: str, *qualname: str, **options: Any) -> CodeType:

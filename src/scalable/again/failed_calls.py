@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from scalable.again.calls import Call, KeptCall
-from scalable.again.pickled import TooLargeError, pickled
+from scalable.again.pickled import pickled
 from scalable.again.settings import KeepSettings
+from scalable.cache.store import TooLargeError
 from scalable.code.sources import SourceText, program_sources
 from scalable.code.tracebacks import is_unnamed
 from scalable.common.forks import unlocked_in_forks

@@ -10,10 +10,9 @@ from typing import Any, Final, cast
 from scalable.analysis.environments import Environments, load_environments, packages_of
 from scalable.code.changes import differences
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import ARTIFACTS, Record
+from scalable_runs.run_parts import code_identities_of
+from scalable_runs.schema import ARTIFACTS, CODE_PATCH, FUNCTIONS, Record
 
-#: Optional journal with the functions that ran.
-FUNCTIONS: Final = "functions.jsonl"
 #: Bytes of a journal that are read, and functions that are kept.
 _MAX_BYTES: Final = 16 * 2**20
 _MAX_FUNCTIONS: Final = 1_000
@@ -133,7 +132,7 @@ def load_code_and_data(reader: RunReader) -> CodeAndData:
             functions.append(function)
     environments = load_environments(reader)
     return CodeAndData(
-        code=tuple(map(_code, codes_of(run))),
+        code=tuple(map(_code, code_identities_of(run))),
         functions=tuple(functions),
         python=_text(environment.get("python")),
         packages=packages_of(environments, run),
@@ -141,7 +140,7 @@ def load_code_and_data(reader: RunReader) -> CodeAndData:
         files_read=stages.get("get", 0),
         files_written=stages.get("put", 0),
         retry_of=_text(run.get("retry_of")),
-        has_patch=reader.file_size("code.patch") > 0,
+        has_patch=reader.file_size(CODE_PATCH) > 0,
     )
 
 
@@ -152,15 +151,6 @@ def _differing(before: Record, after: Record) -> tuple[str, ...]:
     named = [f"{each.removeprefix('source ')} differs" for each in named]
     left = len(changes) - len(named)
     return (*named, f"{left:,} more differ") if left else tuple(named)
-
-
-def codes_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The code identities of a run.json; earlier versions wrote an empty table."""
-    found: Any = run.get("code_identities")
-    if not isinstance(found, list):
-        return []
-    rows = cast("list[Any]", found)
-    return [cast("dict[str, Any]", row) for row in rows if isinstance(row, dict)]
 
 
 def _code(row: Mapping[str, Any]) -> Code:

@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, cast
 
-from scalable.analysis.code_and_data import codes_of
 from scalable.analysis.environments import Environments, load_environments, packages_of
 from scalable.code.changes import differences as changes_of
 from scalable_runs.reader import RunReader
-from scalable_runs.schema import ARTIFACTS, FINAL_STATES, TASKS, Record
+from scalable_runs.run_parts import code_identities_of
+from scalable_runs.schema import ARTIFACTS, FINAL_STATES, FUNCTIONS, TASKS, Record
 
 #: What a difference is about.
 Subject = Literal[
     "status", "code", "function", "package", "environment", "parameter", "input", "result", "metric"
 ]
 
-FUNCTIONS: Final = "functions.jsonl"
 #: Different values of one argument that are kept for each run, and arguments and results.
 _MAX_VALUES: Final = 20
 _MAX_TABLE: Final = 20_000
@@ -246,7 +245,7 @@ class _Compared:
         self._tables("status", _by_name(before.states), _by_name(after.states))
 
     def _code(self) -> None:
-        before, after = codes_of(self._before.run), codes_of(self._after.run)
+        before, after = code_identities_of(self._before.run), code_identities_of(self._after.run)
         if not before or not after:
             self._say_missing("the version of the code", bool(before), bool(after))
             return

@@ -227,7 +227,7 @@ class Store:
                 if (temporary / _CONTENT).is_file():
                     (temporary / _CONTENT).chmod(0o600)
             with _new_file(temporary / _RESULT) as file:
-                cast("Any", joblib).dump(result, file if most is None else _Limited(file, most))
+                cast("Any", joblib).dump(result, file if most is None else LimitedFile(file, most))
             size = _size(temporary)
             meta: dict[str, Any] = {
                 "function_name": function_name,
@@ -356,8 +356,8 @@ def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("dict[str, Any]", about) if isinstance(about, dict) else {}
 
 
-class _Limited:
-    """A file that refuses what is beyond its limit; used by the thread that saves a result."""
+class LimitedFile:
+    """A file that refuses what is beyond its limit; used by the thread that writes to it."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self._file = file

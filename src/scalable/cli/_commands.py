@@ -54,8 +54,22 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--format text|json` and `--json`; the command gets `as_json`."""
 
     @functools.wraps(command)
+    def told(*, format_: str, **rest: Any) -> Any:
+        return command(as_json=format_ == "json", **rest)
+
+    return _format_option(told, "Text for people, or JSON for programs.")
+
+
+def markdown_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--format text|json|md` and `--json`; the command gets `format_`."""
+    text = "Text for people, JSON for programs, Markdown for a page or a pull request."
+    return _format_option(command, text, "md")
+
+
+def _format_option(command: Callable[..., Any], text: str, *more: str) -> Callable[..., Any]:
+    @functools.wraps(command)
     def formatted(*, format_: str, json_: bool, **rest: Any) -> Any:
-        return command(as_json=json_ or format_ == "json", **rest)
+        return command(format_="json" if json_ else format_, **rest)
 
     added = click.option("--json", "json_", is_flag=True, help="The same as --format json.")(
         formatted
@@ -63,34 +77,11 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--format",
         "format_",
-        type=click.Choice(["text", "json"]),
+        type=click.Choice(["text", "json", *more]),
         default="text",
         show_default=True,
-        help="Text for people, or JSON for programs.",
+        help=text,
     )(added)
-
-
-def formats_option(*more: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add `--format` with text, JSON and `more`, and `--json`; the command gets `format_`."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def formatted(*, format_: str, json_: bool, **rest: Any) -> Any:
-            return command(format_="json" if json_ else format_, **rest)
-
-        added = click.option("--json", "json_", is_flag=True, help="The same as --format json.")(
-            formatted
-        )
-        return click.option(
-            "--format",
-            "format_",
-            type=click.Choice(["text", "json", *more]),
-            default="text",
-            show_default=True,
-            help="Text for people, JSON for programs, Markdown for a page or a pull request.",
-        )(added)
-
-    return decorate
 
 
 def output_option(command: Command) -> Command:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalable.cli._commands import deliver, formats_option, output_option
+from scalable.cli._commands import deliver, markdown_option, output_option
 from scalable.cli._places import Runs, runs_option
 from scalable.cli._runs import RunChoice, complete_runs
 from scalable.cli._terminal import layout, progress_bar
@@ -28,7 +28,7 @@ file, or its URL.
 @click.argument("before", shell_complete=complete_runs)
 @click.argument("after", required=False, shell_complete=complete_runs)
 @runs_option
-@formats_option("md")
+@markdown_option
 @output_option
 @click.option("--exit-status", is_flag=True, help="Exit with 1 if anything differs.")
 @click.pass_context

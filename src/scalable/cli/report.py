@@ -9,7 +9,7 @@ import click
 from scalable.cli._commands import (
     deliver,
     exit_status_option,
-    formats_option,
+    markdown_option,
     output_option,
     status_code,
 )
@@ -32,7 +32,7 @@ file, or its URL.
 
 @click.command(epilog=_EPILOG)
 @run_options
-@formats_option("md")
+@markdown_option
 @output_option
 @click.option(
     "--scan",

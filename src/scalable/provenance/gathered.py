@@ -12,12 +12,10 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from scalable_runs.reader import RunReader
-from scalable_runs.run_parts import file_of
-from scalable_runs.schema import ARTIFACTS, FAILURES, FINAL_STATES, TASKS, Record
+from scalable_runs.run_parts import code_identities_of, file_of
+from scalable_runs.schema import ARTIFACTS, FAILURES, FINAL_STATES, FUNCTIONS, TASKS, Record
 from scalable_runs.writers import told_apart
 
-#: Optional journal with the functions that ran; see :mod:`scalable.code`.
-FUNCTIONS: Final = "functions.jsonl"
 #: Artifacts and functions that are described; the journals have the rest.
 MAX_ARTIFACTS: Final = 2_000
 MAX_FUNCTIONS: Final = 500
@@ -125,11 +123,7 @@ class Gathered:
     @property
     def code(self) -> Mapping[str, Any]:
         """The first code identity of the run; empty if it is not known."""
-        found = self.run.get("code_identities")
-        if isinstance(found, list):
-            rows = cast("list[Any]", found)
-            return next((row for row in rows if isinstance(row, dict)), {})
-        return {}
+        return next(iter(code_identities_of(self.run)), {})
 
     @property
     def program(self) -> str:
